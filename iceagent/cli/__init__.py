@@ -1,0 +1,5 @@
+"""The command line: one module per verb."""
+
+
+def main() -> None:
+    """Run the `iceagent` command."""

@@ -1,0 +1,141 @@
+"""What the agent needs of a network: the seam between real sockets (`net.system`) and the virtual network (`vnet`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from iceagent.core.address import TransportAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Datagrams of one remote address that arrived together, as one buffer.
+
+    `data` holds them back to back: each is `segment_size` bytes long, the last one may be shorter. That is what the
+    kernel delivers with UDP_GRO, and it is kept whole so that a bulk flow costs one Python object per 50 packets.
+    """
+
+    remote: TransportAddress
+    data: bytes
+    segment_size: int
+
+    def __len__(self) -> int:
+        """Return the number of datagrams; 1 for an empty datagram."""
+        return max(1, -(-len(self.data) // self.segment_size))
+
+    def datagrams(self) -> list[bytes]:
+        """Return the datagrams one by one, in order."""
+        size = self.segment_size
+        if len(self.data) <= size:
+            return [self.data]
+        return [self.data[at : at + size] for at in range(0, len(self.data), size)]
+
+
+@dataclass(frozen=True, slots=True)
+class IcmpError:
+    """The network's word that a datagram to `remote` did not arrive; `errno` as the system reports it."""
+
+    remote: TransportAddress
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAddress:
+    """One address of one network interface. `host` is an IP literal, with zone if link-local."""
+
+    name: str
+    host: str
+    prefix_length: int
+    is_loopback: bool = False
+    is_link_local: bool = False
+    is_temporary: bool = False
+
+
+@dataclass(slots=True)
+class SocketStatistics:
+    """What a UDP socket has counted since it was opened."""
+
+    datagrams_sent: int = 0
+    bytes_sent: int = 0
+    datagrams_received: int = 0
+    bytes_received: int = 0
+    send_calls: int = 0
+    receive_calls: int = 0
+    send_errors: int = 0
+    icmp_errors: int = 0
+
+
+class UdpSocket(Protocol):
+    """A bound UDP socket that moves batches. One task receives; any task may send."""
+
+    @property
+    def local_address(self) -> TransportAddress:
+        """The bound address; a wildcard bind shows `0.0.0.0` or `::`."""
+        ...
+
+    async def receive(self) -> list[Batch]:
+        """Wait until something arrived, then return all that is at hand (bounded), oldest first.
+
+        The list is empty when only ICMP errors arrived: see `take_errors`. Consecutive batches may share a remote.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed here.
+        """
+        ...
+
+    def take_errors(self) -> list[IcmpError]:
+        """Return and forget the ICMP errors that arrived; a bounded list, oldest dropped first."""
+        ...
+
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+        """Send as many of `datagrams` as the socket takes at once; return how many (0 to len).
+
+        A datagram that the network refuses (unreachable, too large) counts as sent: UDP promises nothing; it is
+        counted in `statistics().send_errors`.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed here.
+        """
+        ...
+
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+        """Send all, waiting while the socket's buffer is full. A checkpoint in any case.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed here.
+        """
+        ...
+
+    def statistics(self) -> SocketStatistics:
+        """Return the counters (live object, do not change)."""
+        ...
+
+    def close(self) -> None:
+        """Close at once; pending `receive` and `send` raise `trio.ClosedResourceError`. Idempotent."""
+        ...
+
+
+class Network(Protocol):
+    """A host's view of its network. `iceagent.net.SystemNetwork` is the real one, `iceagent.vnet.Host` a virtual one."""
+
+    def interfaces(self) -> list[InterfaceAddress]:
+        """Return the addresses of all interfaces that are up, loopback included."""
+        ...
+
+    async def open_udp(self, host: str, port: int = 0) -> UdpSocket:
+        """Bind a UDP socket.
+
+        Raises:
+            OSError: the address is not ours or the port is taken.
+        """
+        ...
+
+    async def resolve(self, host: str, port: int, *, family: int | None = None) -> list[TransportAddress]:
+        """Return the addresses of a name (or of an IP literal, at once), best first; `family` is 4, 6 or None for both.
+
+        Raises:
+            OSError: the name has none.
+        """
+        ...
