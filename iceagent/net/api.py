@@ -118,7 +118,7 @@ class UdpSocket(Protocol):
 
 
 class Network(Protocol):
-    """A host's view of its network. `iceagent.net.SystemNetwork` is the real one, `iceagent.vnet.Host` a virtual one."""
+    """A host's view of its network: `iceagent.net.SystemNetwork` is real, `iceagent.vnet.Host` virtual."""
 
     def interfaces(self) -> list[InterfaceAddress]:
         """Return the addresses of all interfaces that are up, loopback included."""
