@@ -3,26 +3,53 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
 
-.PHONY: test lint types unit clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick bench bench-smoke wheel clean
 
-$(STAMP): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,aioquic,servers,qr]'
-	touch $@
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+demo-nat: $(STAMP)
+	$(BIN)/python examples/demo.py --nat
+
+demo-plain: $(STAMP)
+	$(BIN)/python examples/demo.py --plain
 
 test: lint types unit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/flake8 --version >/dev/null 2>&1; $(BIN)/python -m flake8 --select ASYNC iceagent signal examples
+	$(BIN)/ruff format --check .
+	$(BIN)/flake8-async iceagent signal examples
 
 types: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/basedpyright --level error
 
+# Everything pytest knows, the examples' own tests among it.
 unit: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) tests examples
+
+# Only what needs no other processes: the quick round while writing.
+quick: $(STAMP)
+	$(PYTEST) tests -m "not processes and not slow"
+
+# The figures: each benchmark prints its own ratio against a yardstick of the same run.
+bench: $(STAMP)
+	for one in benchmarks/*.py; do echo "== $$one"; $(BIN)/python $$one || exit 1; done
+
+bench-smoke: $(STAMP)
+	for one in benchmarks/*.py; do echo "== $$one"; $(BIN)/python $$one --smoke || exit 1; done
+
+wheel: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+# pip is asked only when pyproject.toml is newer than the stamp, so a second run needs no network.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,aioquic,servers,qr]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
