@@ -1,1 +1,19 @@
-"""To be described by its first module."""
+"""Sockets, interfaces and names, on Trio. `SystemNetwork` is this machine; the protocols are what else may stand in."""
+
+from __future__ import annotations
+
+from iceagent.net.api import Batch, IcmpError, InterfaceAddress, Network, SocketStatistics, UdpSocket
+from iceagent.net.system import SystemNetwork
+from iceagent.net.udp import SystemUdpSocket, open_udp_socket
+
+__all__ = [
+    "Batch",
+    "IcmpError",
+    "InterfaceAddress",
+    "Network",
+    "SocketStatistics",
+    "SystemNetwork",
+    "SystemUdpSocket",
+    "UdpSocket",
+    "open_udp_socket",
+]

@@ -1,0 +1,81 @@
+"""Many datagrams as one buffer: which of them one GSO call can carry, and which arrivals make one batch.
+
+Linux sends a list of datagrams in one system call if all have one length and only the last may be shorter
+(UDP_SEGMENT), and delivers what arrived together the same way (UDP_GRO). Source: Linux
+`Documentation/networking/segmentation-offloads.rst`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
+from iceagent.core.address import TransportAddress
+from iceagent.net.api import Batch
+
+SOL_UDP = 17
+UDP_SEGMENT = 103  # linux/udp.h
+UDP_GRO = 104  # linux/udp.h
+MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of linux/udp.h; newer kernels take 128, older ones 64
+MAX_PAYLOAD = 65507  # 65535 less the IPv4 and UDP headers: the longest datagram, and the longest GSO call
+MAX_BATCH = 65535  # bytes; the longest buffer the kernel merges, kept as the bound for ours
+
+Arrival = tuple[TransportAddress, int, int, int]
+"""One receive call: remote, segment size, and where it lies in the scratch buffer (start, end)."""
+
+
+def run_end(datagrams: Sequence[bytes], start: int) -> int:
+    """Return the end (exclusive) of the run from `start` that one GSO call can carry: at least one datagram."""
+    size = len(datagrams[start])
+    end = start + 1
+    if not size:
+        return end
+    limit = min(len(datagrams), start + min(MAX_SEGMENTS, MAX_PAYLOAD // size))
+    while end < limit:
+        length = len(datagrams[end])
+        if length != size:
+            # An empty one cannot end a run: it would add nothing to the buffer and vanish.
+            return end + 1 if 0 < length < size else end
+        end += 1
+    return end
+
+
+@lru_cache(maxsize=256)
+def segment_cmsg(size: int) -> list[tuple[int, int, bytes]]:
+    """Return the ancillary data that asks the kernel to cut a buffer into datagrams of `size` bytes."""
+    return [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))]
+
+
+def gro_segment_size(ancillary: Sequence[tuple[int, int, bytes]], length: int) -> int:
+    """Return the segment size that came with a buffer of `length` bytes; without one it is a single datagram."""
+    for level, kind, data in ancillary:
+        if level == SOL_UDP and kind == UDP_GRO and len(data) >= 4:
+            size: int = struct.unpack_from("=i", data)[0]
+            if size > 0:
+                return size
+    return length or 1
+
+
+def join_arrivals(scratch: memoryview, arrivals: Sequence[Arrival]) -> list[Batch]:
+    """Copy arrivals out of the scratch buffer, neighbours of one remote and one size as one batch.
+
+    Arrivals lie back to back, so a plain socket that was read 50 times yields the same batch as one GRO buffer.
+    """
+    batches: list[Batch] = []
+    remote, size, start, end = arrivals[0]
+    for next_remote, next_size, next_start, next_end in arrivals[1:]:
+        length = next_end - next_start
+        if (
+            next_remote == remote
+            and end > start
+            and (end - start) % size == 0
+            and next_end - start <= MAX_BATCH
+            and ((next_size == size and length) or 0 < length == next_size < size)
+        ):
+            end = next_end
+            continue
+        batches.append(Batch(remote, scratch[start:end].tobytes(), size))
+        remote, size, start, end = next_remote, next_size, next_start, next_end
+    batches.append(Batch(remote, scratch[start:end].tobytes(), size))
+    return batches

@@ -1,0 +1,43 @@
+"""The real network of this machine."""
+
+from __future__ import annotations
+
+import trio
+
+from iceagent.core.address import TransportAddress
+from iceagent.net.api import InterfaceAddress
+from iceagent.net.interfaces import list_interfaces
+from iceagent.net.resolver import resolve
+from iceagent.net.udp import SystemUdpSocket, open_udp_socket
+
+
+class SystemNetwork:
+    """The machine's own interfaces, sockets and resolver; implements `iceagent.net.api.Network`.
+
+    Args:
+        segmentation: False keeps all UDP sockets to the plain path (no GSO, no GRO).
+    """
+
+    def __init__(self, *, segmentation: bool = True) -> None:
+        self._segmentation = segmentation
+
+    def interfaces(self) -> list[InterfaceAddress]:
+        """Return the addresses of all interfaces that are up, loopback included."""
+        return list_interfaces()
+
+    async def open_udp(self, host: str, port: int = 0) -> SystemUdpSocket:
+        """Bind a UDP socket.
+
+        Raises:
+            OSError: the address is not ours or the port is taken.
+        """
+        await trio.lowlevel.checkpoint()
+        return open_udp_socket(host, port, segmentation=self._segmentation)
+
+    async def resolve(self, host: str, port: int, *, family: int | None = None) -> list[TransportAddress]:
+        """Return the addresses of a name or literal, best first.
+
+        Raises:
+            OSError: the name has none.
+        """
+        return await resolve(host, port, family=family)
