@@ -21,7 +21,7 @@ test: lint types unit
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/flake8-async iceagent signal examples
+	$(BIN)/flake8-async $$(find iceagent signal examples -name '*.py')
 
 types: $(STAMP)
 	$(BIN)/mypy

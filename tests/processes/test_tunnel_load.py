@@ -1,0 +1,65 @@
+"""The tunnel under load and under loss of its parts, in real processes: what a user would see, nothing faked."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from processes import MemoryWatch
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+RESIDENT_LIMIT_MB = 150.0
+
+
+def test_trap_46_memory_stays_bounded_while_the_reader_stops(tcp_tunnel) -> None:
+    """A reader that stops reading must stop the writer at the far end, not fill this machine's memory."""
+    with MemoryWatch(tcp_tunnel.listener, tcp_tunnel.forwarder) as memory:
+        sink = tcp_tunnel.traffic(
+            "sink", tcp_tunnel.bind, "--bytes", "400000000", "--stall-after", "40000000", "--stall-s", "10"
+        )
+        done = sink.wait_for("done", timeout_s=100)
+    assert done["whole"] == 1
+    assert max(memory.peak_mb()) <= RESIDENT_LIMIT_MB, memory.peak_mb()
+
+
+def test_fifty_connections_at_once_arrive_whole(tcp_tunnel) -> None:
+    """Streams share one link; none may starve, mix with or corrupt another."""
+    with MemoryWatch(tcp_tunnel.listener, tcp_tunnel.forwarder) as memory:
+        sink = tcp_tunnel.traffic("sink", tcp_tunnel.bind, "--bytes", "20000000", "--connections", "50")
+        done = sink.wait_for("done", timeout_s=110)
+    assert done["whole"] == 50
+    assert max(memory.peak_mb()) <= RESIDENT_LIMIT_MB, memory.peak_mb()
+
+
+def test_udp_echo_is_answered_and_never_mixed(udp_tunnel) -> None:
+    """20,000 datagrams of 1 to 1,200 bytes from 50 sources at 5,000/s: the forward must keep up and keep them apart."""
+    ping = udp_tunnel.traffic("ping", udp_tunnel.bind, "--count", "20000", "--rate", "5000", "--sources", "50")
+    done = ping.wait_for("done", timeout_s=60)
+    assert done["mixed"] == 0
+    assert done["answered"] >= 0.999 * 20_000, done
+
+
+def test_forwards_go_on_when_the_relay_is_killed(tcp_tunnel) -> None:
+    """The relay introduces the peers; nothing may depend on it afterwards."""
+    tcp_tunnel.relay.signal(signal.SIGKILL)
+    tcp_tunnel.relay.wait()
+    for _ in range(2):
+        sink = tcp_tunnel.traffic("sink", tcp_tunnel.bind, "--bytes", "20000000")
+        assert sink.wait_for("done")["whole"] == 1
+    time.sleep(3)  # longer than the first attempts to resume at the dead relay
+    sink = tcp_tunnel.traffic("sink", tcp_tunnel.bind, "--bytes", "20000000")
+    assert sink.wait_for("done")["whole"] == 1
+
+
+@pytest.mark.parametrize("victim", ["listener", "forwarder"])
+def test_a_killed_peer_is_noticed_within_30_s(tcp_tunnel, victim: str) -> None:
+    """Consent (RFC 7675) expires 30 s after the last answer: then the survivor ends and says why."""
+    survivor = tcp_tunnel.forwarder if victim == "listener" else tcp_tunnel.listener
+    killed_at = time.monotonic()
+    getattr(tcp_tunnel, victim).signal(signal.SIGKILL)
+    error = survivor.wait_for("error", timeout_s=31)
+    assert survivor.wait(5) == error["exit"] == 5
+    assert time.monotonic() - killed_at <= 31
+    assert "30 s" in error["message"]
