@@ -18,7 +18,7 @@ BATCH = [PAYLOAD] * 50
 
 
 async def single(seconds: float) -> float:
-    """One `sendto` and one `recvfrom` await per datagram, with Trio's own socket: what the batches are compared with."""
+    """One `sendto` and one `recvfrom` await per datagram with Trio's own socket: the yardstick."""
     sender, receiver = (trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) for _ in range(2))
     with sender, receiver:
         await receiver.bind(("127.0.0.1", 0))
