@@ -1,0 +1,236 @@
+"""Hosts: machines of the virtual network, each an `iceagent.net.api.Network` for the software that runs on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.net.api import IcmpError, InterfaceAddress
+from iceagent.vnet.addressing import parse_ip
+from iceagent.vnet.link import Link
+from iceagent.vnet.node import Interface
+from iceagent.vnet.packet import Packet, Quote
+from iceagent.vnet.udp import VirtualUdpSocket
+
+if TYPE_CHECKING:
+    from iceagent.vnet.network import Network
+    from iceagent.vnet.router import Router
+
+LOOPBACK_DELAY_S = 0.00002
+EPHEMERAL_PORTS = (49152, 65535)  # RFC 6335 section 6
+MAX_DATAGRAM = 65507
+_WILDCARDS = {"0.0.0.0": 4, "::": 6}  # noqa: S104
+
+
+def _os_error(code: int, what: str) -> OSError:
+    return OSError(code, f"{os.strerror(code)}: {what}")
+
+
+class Host:
+    """A machine with a loopback interface and one or more others. Make one with `Network.host`.
+
+    It has all that an agent or a server wants of a network: `interfaces()`, `open_udp()` and `resolve()`.
+    """
+
+    def __init__(self, net: Network, name: str, families: tuple[int, ...]) -> None:
+        self.name = name
+        self._net = net
+        self._rng = net.rng(f"host {name}")
+        self._interfaces: list[Interface] = []
+        self._sockets: dict[TransportAddress, VirtualUdpSocket] = {}
+        addresses = [InterfaceAddress("lo", "127.0.0.1", 8, is_loopback=True)] if 4 in families else []
+        if 6 in families:
+            addresses.append(InterfaceAddress("lo", "::1", 128, is_loopback=True))
+        self._loopback = Interface(
+            self, "lo", Link(delay_s=LOOPBACK_DELAY_S), None, tuple(addresses), net.rng(f"lo {name}")
+        )
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name} {' '.join(self.addresses())}>"
+
+    def interfaces(self) -> list[InterfaceAddress]:
+        """Return the addresses of all interfaces, loopback first."""
+        return [entry for interface in (self._loopback, *self._interfaces) for entry in interface.addresses]
+
+    def addresses(self, family: int | None = None) -> list[str]:
+        """Return the host's own addresses as text, loopback left out; `family` is 4, 6 or None for both."""
+        return [
+            entry.host
+            for interface in self._interfaces
+            for entry in interface.addresses
+            if family is None or (":" in entry.host) == (family == 6)
+        ]
+
+    @property
+    def address(self) -> str:
+        """The host's first address, as text."""
+        return self.addresses()[0]
+
+    @property
+    def link(self) -> Link:
+        """The link of the first interface, to be changed at run time."""
+        return self._interfaces[0].link
+
+    @property
+    def sockets(self) -> list[VirtualUdpSocket]:
+        """The sockets now open, in the order of opening."""
+        return list(self._sockets.values())
+
+    def attach(self, router: Router, link: Link | None = None) -> Interface:
+        """Plug one more interface into the network of `router`; return it."""
+        interface = self._net.connect(self, f"eth{len(self._interfaces)}", router, link or Link())
+        self._interfaces.append(interface)
+        return interface
+
+    def partition(self) -> None:
+        """Cut the host off from everyone: nothing arrives and nothing leaves. Its loopback works on."""
+        for interface in self._interfaces:
+            interface.link.cut()
+
+    def heal(self) -> None:
+        """Undo `partition`."""
+        for interface in self._interfaces:
+            interface.link.restore()
+
+    def randbytes(self, size: int) -> bytes:
+        """Return bytes that depend on nothing but the network's seed and this host's name and calls.
+
+        Hand it to `AgentConfig(randbytes=host.randbytes)` and the like, for a trace that repeats byte for byte.
+        """
+        return self._rng.randbytes(size)
+
+    async def open_udp(self, host: str, port: int = 0) -> VirtualUdpSocket:
+        """Bind a socket to one of the host's addresses or to a wildcard (`0.0.0.0`, `::`); port 0 picks a free one.
+
+        Raises:
+            OSError: the address is not ours (EADDRNOTAVAIL) or the port is taken (EADDRINUSE).
+        """
+        await trio.lowlevel.checkpoint()
+        wanted = make_address(host, port)
+        if wanted.host not in _WILDCARDS and not self._owns(wanted.host):
+            raise _os_error(errno.EADDRNOTAVAIL, f"{self.name} has no address {host}, only {self.addresses()}")
+        if port == 0:
+            wanted = self._free_address(wanted.host)
+        elif self._is_taken(wanted):
+            raise _os_error(errno.EADDRINUSE, f"{wanted} on {self.name}")
+        bound = self._sockets[wanted] = VirtualUdpSocket(self, wanted)
+        return bound
+
+    async def resolve(self, host: str, port: int, *, family: int | None = None) -> list[TransportAddress]:
+        """Return the addresses of a literal, of `localhost` or of a name of the network; IPv6 first.
+
+        Raises:
+            OSError: there is no such name, or it has no address of the family.
+        """
+        await trio.sleep(self._net.dns_delay_s)
+        try:
+            found = [make_address(host, port)]
+        except ValueError:
+            hosts = [entry.host for entry in self._loopback.addresses]
+            if host != "localhost":
+                hosts = self._net.addresses_of(host)
+            found = [TransportAddress(text, port) for text in hosts]
+        found = sorted((a for a in found if family in (None, a.family)), key=lambda a: -a.family)
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address in this network")
+        return found
+
+    def send_datagram(self, sender: VirtualUdpSocket, data: bytes, remote: TransportAddress) -> bool:
+        """Put a datagram on its way; False when this host refuses it: too large, no route, wrong family."""
+        way = self._way_out(sender.local_address.host, remote)
+        if way is None or len(data) > MAX_DATAGRAM or remote.port == 0:
+            return False
+        source_host, interface = way
+        packet = Packet(TransportAddress(source_host, sender.local_address.port), remote, data)
+        now = trio.current_time()
+        self._net.record(now, self.name, "send", packet)
+        self._net.transmit(now, interface, packet=packet, up=interface is not self._loopback, sender=sender)
+        return True
+
+    def handle_packet(self, now: float, packet: Packet, via: Interface) -> None:
+        """Give a packet to the socket it is for; a closed port is answered with ICMP port unreachable."""
+        quote = packet.quote
+        if quote is not None:
+            receiver = self._socket_at(quote.source)
+            if receiver is not None:
+                self._net.record(now, self.name, "deliver", packet)
+                receiver.handle_error(IcmpError(quote.destination, quote.errno))
+            return
+        receiver = self._socket_at(packet.destination)
+        if receiver is None:
+            self._net.record(now, self.name, "drop", packet, "port closed")
+            self._answer_unreachable(now, packet, via)
+        elif receiver.handle_datagram(packet.source, packet.data):
+            self._net.record(now, self.name, "deliver", packet)
+        else:
+            self._net.record(now, self.name, "drop", packet, "receive buffer full")
+
+    def forget_socket(self, closed: VirtualUdpSocket) -> None:
+        """Free the address of a closed socket."""
+        self._sockets.pop(closed.local_address, None)
+
+    def _answer_unreachable(self, now: float, packet: Packet, via: Interface) -> None:
+        answer = Packet(
+            TransportAddress(packet.destination.host, 0),
+            TransportAddress(packet.source.host, 0),
+            b"",
+            Quote(packet.source, packet.destination, errno.ECONNREFUSED),
+        )
+        self._net.record(now, self.name, "send", answer)
+        self._net.transmit(now, via, packet=answer, up=via is not self._loopback)
+
+    def _owns(self, host: str) -> bool:
+        return any(entry.host == host for entry in self.interfaces())
+
+    def _socket_at(self, local: TransportAddress) -> VirtualUdpSocket | None:
+        bound = self._sockets.get(local)
+        if bound is not None:
+            return bound
+        return self._sockets.get(TransportAddress("::" if local.family == 6 else "0.0.0.0", local.port))  # noqa: S104
+
+    def _is_taken(self, wanted: TransportAddress) -> bool:
+        wanted_is_wildcard = wanted.host in _WILDCARDS
+        return any(
+            bound.port == wanted.port
+            and bound.family == wanted.family
+            and (wanted_is_wildcard or bound.host == wanted.host or bound.host in _WILDCARDS)
+            for bound in self._sockets
+        )
+
+    def _free_address(self, host: str) -> TransportAddress:
+        first, last = EPHEMERAL_PORTS
+        size = last - first + 1
+        start = self._rng.randrange(size)
+        for step in range(size):
+            address = TransportAddress(host, first + (start + step) % size)
+            if not self._is_taken(address):
+                return address
+        raise _os_error(errno.EADDRINUSE, f"no port is left on {self.name}")
+
+    def _way_out(self, bound_host: str, remote: TransportAddress) -> tuple[str, Interface] | None:
+        """Return the source address and interface of a packet to `remote`, or None when there is no way."""
+        is_wildcard = bound_host in _WILDCARDS
+        if (":" in bound_host) != (remote.family == 6):
+            return None
+        if self._owns(remote.host):
+            return (remote.host if is_wildcard else bound_host), self._loopback
+        if not is_wildcard:
+            return next(((bound_host, i) for i in self._interfaces if i.address(remote.family) == bound_host), None)
+        interface = self._default_interface(remote)
+        source = interface.address(remote.family) if interface else None
+        return (source, interface) if source and interface else None
+
+    def _default_interface(self, remote: TransportAddress) -> Interface | None:
+        """Return the interface on whose network `remote` is, else the first that has its family."""
+        usable = [interface for interface in self._interfaces if interface.address(remote.family)]
+        if len(usable) > 1:
+            ip = parse_ip(remote.host)
+            for interface in usable:
+                if interface.router is not None and interface.router.has_on_link(ip):
+                    return interface
+        return usable[0] if usable else None

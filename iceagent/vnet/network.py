@@ -1,0 +1,267 @@
+"""The virtual network: its topology, its clockwork and its memory of what happened."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from heapq import heappop, heappush
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import trio
+
+from iceagent.core.address import make_address
+from iceagent.errors import LocalError
+from iceagent.net.api import InterfaceAddress
+from iceagent.vnet.addressing import AddressPlan, IPNetwork, internet_plan, plan_within, private_subnet
+from iceagent.vnet.host import Host
+from iceagent.vnet.link import Link
+from iceagent.vnet.nat import Nat
+from iceagent.vnet.node import Interface, Node
+from iceagent.vnet.packet import Packet
+from iceagent.vnet.router import Router
+from iceagent.vnet.trace import TRACE_LIMIT, NetworkStatistics, Trace, TraceRecord
+from iceagent.vnet.udp import VirtualUdpSocket
+
+
+class Arrival(NamedTuple):
+    """A packet under way: when and where it comes out of its link. Ordered by time, then by order of sending."""
+
+    at: float
+    number: int
+    interface: Interface
+    packet: Packet
+    is_up: bool
+    is_lost: bool
+    sender: VirtualUdpSocket | None
+
+
+class Network:
+    """A network of hosts and routers in memory, under Trio's clock, real or mocked.
+
+    Build the topology, then `async with` the network to let packets flow. All chance comes from `seed`: each link, NAT
+    and host has its own stream of it, named after it, so adding a host does not change the luck of another.
+
+    Args:
+        seed: of all randomness.
+        families: 4, 6 or both: the address families that routers and hosts get unless they say otherwise.
+        trace_limit: how many records of the trace are kept, the newest ones; 0 for none.
+    """
+
+    def __init__(self, seed: int = 1, *, families: Iterable[int] = (4,), trace_limit: int = TRACE_LIMIT) -> None:
+        self.seed = seed
+        self.dns_delay_s = 0.0
+        self._trace = Trace(trace_limit)
+        self._names: dict[str, list[str]] = {}
+        self._nodes: dict[str, Host | Router] = {}
+        self._private_subnets = 0
+        self._arrivals: list[Arrival] = []
+        self._sent = 0
+        self._wake_up = trio.CancelScope()
+        self._started_at = 0.0
+        self._running: AbstractAsyncContextManager[Network] | None = None
+        plans = {family: internet_plan(family) for family in sorted(set(families))}
+        self.internet = Router(self, "internet", plans, None)
+        self._nodes["internet"] = self.internet
+
+    # Building
+
+    def router(
+        self,
+        parent: Router,
+        *,
+        nat: Nat | None = None,
+        subnet: str | None = None,
+        name: str | None = None,
+        families: Iterable[int] | None = None,
+        delay_s: float = 0.010,
+        jitter_s: float = 0.0,
+        loss: float = 0.0,
+    ) -> Router:
+        """Add a router with a network below it.
+
+        Args:
+            parent: the router it hangs on, `internet` or another.
+            nat: how it translates IPv4; None: it does not, and its hosts have addresses that the parent routes.
+            subnet: the network behind a NAT, as `10.0.0.0/16`. By default each gets its own: 192.168.1.0/24, …;
+                give two the same for the clash of addresses that real homes have.
+            name: for the trace; unique.
+            families: address families, by default those of the parent.
+            delay_s, jitter_s, loss: of the link to the parent, each way; later changed by `router.link`.
+        Raises:
+            LocalError: the name is taken, or addresses ran out.
+        """
+        chosen = parent.families if families is None else tuple(sorted(set(families) & set(parent.families)))
+        prefixes = {family: self._prefix_below(parent, family, nat, subnet) for family in chosen}
+        plans: dict[int, AddressPlan] = {family: plan_within(prefix) for family, prefix in prefixes.items()}
+        router = Router(self, self._unique_name(name, "router"), plans, nat)
+        self._nodes[router.name] = router
+        wan = self.connect(router, "wan", parent, Link(delay_s=delay_s, jitter_s=jitter_s, loss=loss))
+        router.connect_upwards(wan)
+        for family, prefix in prefixes.items():
+            if family == 6 or nat is None:
+                parent.add_route(wan, prefix)
+        return router
+
+    def host(
+        self,
+        router: Router,
+        *,
+        name: str | None = None,
+        delay_s: float = 0.001,
+        jitter_s: float = 0.0,
+        loss: float = 0.0,
+    ) -> Host:
+        """Add a host to a router's network.
+
+        Args:
+            router: whose network it joins; `Host.attach` gives it more interfaces.
+            name: unique; other hosts can resolve it.
+            delay_s, jitter_s, loss: of the host's own link, each way; later changed by `host.link`.
+        Raises:
+            LocalError: the name is taken, or addresses ran out.
+        """
+        host = Host(self, self._unique_name(name, "host"), router.families)
+        self._nodes[host.name] = host
+        host.attach(router, Link(delay_s=delay_s, jitter_s=jitter_s, loss=loss))
+        return host
+
+    def add_name(self, name: str, *addresses: str) -> None:
+        """Make `name` resolve to these IP literals, instead of what it resolved to before."""
+        self._names[name.lower()] = [make_address(address, 0).host for address in addresses]
+
+    def addresses_of(self, name: str) -> list[str]:
+        """Return what a name resolves to: `add_name`'s addresses, else those of the host so called; or nothing."""
+        given = self._names.get(name.lower())
+        if given is not None:
+            return given
+        node = self._nodes.get(name.lower())
+        return node.addresses() if isinstance(node, Host) else []
+
+    def connect(self, node: Node, name: str, router: Router, link: Link) -> Interface:
+        """Give `node` an interface in the network of `router`; hosts and routers are made by it."""
+        addresses = []
+        for family in router.families:
+            host, prefix_length = router.next_host(family)
+            addresses.append(InterfaceAddress(name, host, prefix_length))
+        rng = self.rng(f"link {node.name}.{name}")
+        interface = Interface(node, name, link, router, tuple(addresses), rng)
+        router.add_route(interface)
+        return interface
+
+    def rng(self, purpose: str) -> random.Random:
+        """Return the stream of chance that the seed gives to one purpose."""
+        return random.Random(f"{self.seed} {purpose}")  # noqa: S311  # repeatable is what it must be
+
+    # Running
+
+    async def __aenter__(self) -> Self:
+        """Let packets flow until the block ends."""
+        if self._running is not None:
+            raise LocalError("this network is running already; make a second one")
+        self._running = self._run()
+        await self._running.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        running, self._running = self._running, None
+        return await running.__aexit__(kind, error, traceback) if running is not None else None
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[Network]:
+        self._started_at = trio.current_time()
+        error: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._deliver_forever)
+            try:
+                yield self
+            except BaseException as raised:  # raised again below, where the nursery does not wrap it in a group
+                error = raised
+            for open_socket in self.sockets():
+                open_socket.close()
+            self._arrivals.clear()
+            nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
+
+    async def _deliver_forever(self) -> None:
+        while True:
+            now = trio.current_time()
+            while self._arrivals and self._arrivals[0].at <= now:
+                self._handle_arrival(now, heappop(self._arrivals))
+            next_at = self._arrivals[0].at if self._arrivals else math.inf
+            # The next arrival is this scope's deadline; `transmit` moves it when something will arrive earlier.
+            with trio.CancelScope(deadline=next_at) as self._wake_up:
+                await trio.sleep_forever()
+
+    def transmit(
+        self, now: float, interface: Interface, *, packet: Packet, up: bool, sender: VirtualUdpSocket | None = None
+    ) -> None:
+        """Put a packet on the link of an interface, towards the router (`up`) or away from it."""
+        link = interface.link
+        arrives_at, is_lost = (link.up if up else link.down).transit(now, interface.rng)
+        self._sent += 1
+        heappush(self._arrivals, Arrival(arrives_at, self._sent, interface, packet, up, is_lost, sender))
+        if sender is not None:
+            sender.charge(len(packet.data))
+        if arrives_at < self._wake_up.deadline:
+            self._wake_up.deadline = arrives_at
+
+    def _handle_arrival(self, now: float, arrival: Arrival) -> None:
+        interface = arrival.interface
+        if arrival.sender is not None:
+            arrival.sender.release(len(arrival.packet.data))
+        receiver: Node | None = interface.router if arrival.is_up else interface.node
+        if arrival.is_lost or interface.link.is_cut:
+            reason = "link cut" if interface.link.is_cut else "lost"
+            self.record(now, str(interface), "drop", arrival.packet, reason)
+        elif receiver is not None:
+            receiver.handle_packet(now, arrival.packet, interface)
+
+    # Looking
+
+    @property
+    def trace(self) -> list[TraceRecord]:
+        """The newest records of what happened to packets, oldest first."""
+        return list(self._trace.records)
+
+    def trace_bytes(self) -> bytes:
+        """Return the trace as text, a line per record: equal for equal seeds, byte for byte."""
+        return "".join(f"{record}\n" for record in self._trace.records).encode()
+
+    def statistics(self) -> NetworkStatistics:
+        """Return the counters (live object, do not change)."""
+        return self._trace.statistics
+
+    def sockets(self) -> list[VirtualUdpSocket]:
+        """Return the sockets open on any host; empty when the software under test has cleaned up."""
+        return [open_socket for host in self.hosts() for open_socket in host.sockets]
+
+    def hosts(self) -> list[Host]:
+        """Return all hosts, in the order they were added."""
+        return [node for node in self._nodes.values() if isinstance(node, Host)]
+
+    def record(self, now: float, place: str, event: str, packet: Packet, detail: str = "") -> None:
+        """Write one event into the trace."""
+        self._trace.add(now - self._started_at, place, event, packet, detail)
+
+    def _unique_name(self, name: str | None, kind: str) -> str:
+        chosen = (name or f"{kind}{len(self._nodes)}").lower()
+        if chosen in self._nodes:
+            raise LocalError(f"there is a node named {chosen!r} already")
+        return chosen
+
+    def _prefix_below(self, parent: Router, family: int, nat: Nat | None, subnet: str | None) -> IPNetwork:
+        if family == 6 or nat is None:
+            if family == 4 and subnet is not None:
+                raise LocalError("subnet is for the network behind a NAT; without one the parent delegates a prefix")
+            return parent.next_prefix(family)
+        if subnet is not None:
+            return ipaddress.IPv4Network(subnet)
+        self._private_subnets += 1
+        return private_subnet(self._private_subnets)
