@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -80,7 +81,7 @@ def test_sequential_ports_follow_one_another():
     table = table_of(Nat(mapping="address-and-port-dependent", port_allocation="sequential", ports=(2000, 2003)))
     ports = [table.outbound(0.0, INSIDE, TransportAddress("198.51.100.1", n)).port for n in (1, 2, 3, 4)]
     assert sorted(ports) == [2000, 2001, 2002, 2003]
-    assert all((later - earlier) % 4 == 1 for earlier, later in zip(ports, ports[1:], strict=False))
+    assert all((later - earlier) % 4 == 1 for earlier, later in itertools.pairwise(ports))
 
 
 def test_random_ports_repeat_with_the_seed():
@@ -179,7 +180,13 @@ def test_reboot_forgets_everything():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"mapping": "symmetric"}, {"filtering": ""}, {"port_allocation": "x"}, {"mapping_timeout_s": 0}, {"ports": (9, 1)}],
+    [
+        {"mapping": "symmetric"},
+        {"filtering": ""},
+        {"port_allocation": "x"},
+        {"mapping_timeout_s": 0},
+        {"ports": (9, 1)},
+    ],
 )
 def test_nonsense_is_refused_with_a_sentence(wrong):
     """A misspelt behaviour would silently test the wrong thing."""

@@ -1,0 +1,194 @@
+"""The house rules that no linter knows: who may import whom, how long things may grow, what must not be in the tree."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*(ROOT / "iceagent").rglob("*.py"), *(ROOT / "signal" / "icesignal").rglob("*.py")])
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+
+# Imports point downwards only. A room may use itself, what stands here, and everything the rooms named here may use.
+ROOMS: dict[str, set[str]] = {
+    "iceagent.core.address": set(),
+    "iceagent.errors": set(),
+    "iceagent.core": {"iceagent.core.address", "iceagent.errors"},
+    "iceagent.net": {"iceagent.core"},
+    "iceagent.agent": {"iceagent.net", "iceagent.core"},
+    "iceagent.link": {"iceagent.agent"},
+    "iceagent.session": {"iceagent.link", "icesignal"},
+    "iceagent.tunnel": {"iceagent.session"},
+    "iceagent.servers": {"iceagent.net", "iceagent.core"},
+    "iceagent.vnet": {"iceagent.net", "iceagent.core"},
+    "iceagent.cli": {"iceagent.tunnel", "iceagent.servers"},
+    "icesignal": set(),
+}
+FACADE = "iceagent"  # the package's own __init__ hands out names from every room; only the command line may ask it
+NOT_IN_CORE = {"trio", "socket", "time", "random", "logging", "os", "asyncio"}
+
+
+def module_name(path: Path) -> str:
+    base = ROOT / "signal" if ROOT / "signal" in path.parents else ROOT
+    parts = path.relative_to(base).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Give (line, module) for each import anywhere in the file, in functions and under TYPE_CHECKING too."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            for alias in node.names:
+                is_module = f"{module}.{alias.name}" in MODULES
+                yield node.lineno, f"{module}.{alias.name}" if is_module else module
+
+
+MODULES = {module_name(path) for path in SOURCES}
+
+
+def room_of(module: str) -> str | None:
+    """Return the room a module belongs to, the most particular one; None for what is not ours."""
+    inside = [room for room in ROOMS if module == room or module.startswith(room + ".")]
+    if inside:
+        return max(inside, key=len)
+    return FACADE if module.partition(".")[0] == "iceagent" else None
+
+
+def reachable(room: str) -> set[str]:
+    rooms = {room}
+    for below in ROOMS[room]:
+        rooms |= reachable(below)
+    return rooms
+
+
+def violations(path: Path) -> list[str]:
+    room = room_of(module_name(path))
+    if room in (None, FACADE):
+        return []
+    allowed = reachable(room) | ({FACADE} if room == "iceagent.cli" else set())
+    return [
+        f"{path.relative_to(ROOT)}:{line} {room} imports {module}"
+        for line, module in imported_names(path)
+        if room_of(module) not in (None, *allowed)
+    ]
+
+
+def test_imports_point_downwards():
+    """A layer that knows the one above it can be neither used nor tested alone."""
+    assert [text for path in SOURCES for text in violations(path)] == []
+
+
+def test_the_guard_sees_an_upward_import(tmp_path, monkeypatch):
+    """A guard that cannot fail guards nothing: absolute, relative, nested and submodule imports are all seen."""
+    package = tmp_path / "iceagent" / "core" / "ice"
+    package.mkdir(parents=True)
+    culprit = package / "culprit.py"
+    culprit.write_text(
+        "import iceagent.agent\nfrom iceagent import net\nfrom ...link import something\n"
+        "def f():\n    from icesignal import something\nfrom iceagent import Something\n"
+        "from iceagent.core import address\nfrom .. import stun\nimport trio\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    found = {text.partition(" imports ")[2] for text in violations(culprit)}
+    assert found == {"iceagent", "iceagent.agent", "iceagent.link", "iceagent.net", "icesignal"}
+
+
+def test_core_is_sans_io():
+    """Clock, sockets and chance come in as arguments; that is what makes every failure repeatable."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line} {module}"
+        for path in SOURCES
+        if module_name(path).startswith("iceagent.core")
+        for line, module in imported_names(path)
+        if module.partition(".")[0] in NOT_IN_CORE
+    ]
+    assert found == []
+
+
+def test_folder_signal_never_shadows_the_standard_library():
+    """A package named `signal` lets `import trio` work and kills `trio.run`; a folder without modules is safe."""
+    assert list((ROOT / "signal").glob("*.py")) == []
+    assert not (ROOT / "tests" / "signal" / "__init__.py").exists()
+    inside = [path for path in (ROOT / "signal").rglob("*.py") if path.name.startswith(("test_", "conftest"))]
+    assert inside == []
+    code = "import signal, sysconfig; print(signal.__file__.startswith(sysconfig.get_path('stdlib')))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "True"
+
+
+def test_files_stay_short():
+    """Every ICE stack has one agent file of thousands of lines; this one will not."""
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > MAX_FILE_LINES} == {}
+
+
+def test_functions_stay_short():
+    """What does not fit on a screen is not understood."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines"
+        for path in SOURCES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+    assert found == []
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so there is no list of tracked files")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [ROOT / name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+# Written in pieces, so that this file does not accuse itself.
+_REGISTRIES = ("pypi" + ".org", "files.python" + "hosted.org", "registry.npm" + "js.org", "deb." + "debian.org")
+_MACHINE_PATHS = ("work", "root", "home", "Users")
+_TELLTALES = re.compile(
+    "|".join([*map(re.escape, _REGISTRIES), r"(?<![\w.~$)}\]:>/-])/(?:" + "|".join(_MACHINE_PATHS) + r")/[\w.]"])
+)
+
+
+def test_no_registry_hosts_and_no_machine_paths_in_the_tree():
+    """A clone must work anywhere: where packages come from is the user's configuration, and nobody has our folders."""
+    found = []
+    for path in tracked_files():
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
+            if match := _TELLTALES.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number} {match.group()}")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_caught"),
+    [
+        ("cd /" + "work/main", True),
+        ('path = "/' + 'root/.config"', True),
+        ("https://" + _REGISTRIES[0] + "/simple", True),
+        ("~/work/notes", False),
+        ("https://example.org/work/item", False),
+    ],
+)
+def test_the_guard_tells_paths_from_words(line, is_caught):
+    """It must catch what it is for without crying wolf at every URL."""
+    assert bool(_TELLTALES.search(line)) is is_caught
