@@ -18,8 +18,13 @@ from iceagent.vnet.packet import Packet, Quote
 from iceagent.vnet.udp import VirtualUdpSocket
 
 if TYPE_CHECKING:
+    from iceagent.net import api
     from iceagent.vnet.network import Network
     from iceagent.vnet.router import Router
+
+    def _has_all_an_agent_wants(host: Host) -> api.Network:
+        return host
+
 
 LOOPBACK_DELAY_S = 0.00002
 EPHEMERAL_PORTS = (49152, 65535)  # RFC 6335 section 6
