@@ -1,0 +1,107 @@
+"""Application datagrams over QUIC DATAGRAM frames: cut into fragments where they do not fit, queued with a bound.
+
+A whole datagram is a frame of type 0 and its bytes. A larger one is cut: type 1, id (4 bytes), index and count (1 byte
+each). Fragments are lost like packets; a datagram with a lost fragment is dropped, as with IP fragmentation.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+
+_WHOLE = b"\x00"
+_FRAGMENT = struct.Struct("!BIBB")
+_MAX_PARTIAL = 64
+
+
+def max_size(frame_size: int) -> int:
+    """Return the largest datagram that fits into 255 frames of `frame_size` bytes."""
+    return 255 * (frame_size - _FRAGMENT.size)
+
+
+def split(data: bytes, number: int, frame_size: int) -> list[bytes]:
+    """Return the frames that carry `data`; `number` tells its fragments from those of other datagrams."""
+    if len(data) < frame_size:
+        return [_WHOLE + data]
+    size = frame_size - _FRAGMENT.size
+    count = -(-len(data) // size)
+    step = -(-len(data) // count)
+    return [
+        _FRAGMENT.pack(1, number & 0xFFFFFFFF, index, count) + data[index * step : (index + 1) * step]
+        for index in range(count)
+    ]
+
+
+class Reassembler:
+    """Puts fragments together; keeps at most 64 incomplete datagrams and `max_bytes`, the oldest go first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.dropped = 0
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._partial: dict[tuple[int, int], dict[int, bytes]] = {}
+
+    def feed_untrusted(self, frame: bytes) -> bytes | None:
+        """Return the datagram that `frame` completes, if any; malformed frames are dropped and counted."""
+        if frame[:1] == _WHOLE:
+            return frame[1:]
+        if len(frame) < _FRAGMENT.size:
+            self.dropped += 1
+            return None
+        kind, number, index, count = _FRAGMENT.unpack_from(frame)
+        if kind != 1 or index >= count:
+            self.dropped += 1
+            return None
+        key = (number, count)
+        parts = self._partial.setdefault(key, {})
+        if index in parts:
+            return None
+        parts[index] = frame[_FRAGMENT.size :]
+        self._size += len(frame)
+        if len(parts) == count:
+            self._forget(key)
+            return b"".join(parts[at] for at in range(count))
+        while len(self._partial) > _MAX_PARTIAL or self._size > self._max_bytes:
+            self._forget(next(iter(self._partial)))
+            self.dropped += 1
+        return None
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        self._size -= sum(len(part) + _FRAGMENT.size for part in self._partial.pop(key).values())
+
+
+class DatagramQueue:
+    """A queue bounded in count and bytes, which drops its oldest entry rather than grow."""
+
+    def __init__(self, max_count: int, max_bytes: int) -> None:
+        self.dropped = 0
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._items: deque[bytes] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more entry would push out the oldest."""
+        return len(self._items) >= self._max_count or self._size >= self._max_bytes
+
+    def push(self, data: bytes) -> None:
+        """Append `data`, dropping the oldest entries while there is no room."""
+        while self._items and self.is_full:
+            self._size -= len(self._items.popleft())
+            self.dropped += 1
+        self._items.append(data)
+        self._size += len(data)
+
+    def peek_size(self) -> int:
+        """Return the size of the oldest entry, which must exist."""
+        return len(self._items[0])
+
+    def pop(self) -> bytes:
+        """Return and remove the oldest entry, which must exist."""
+        data = self._items.popleft()
+        self._size -= len(data)
+        return data

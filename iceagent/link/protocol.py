@@ -1,0 +1,495 @@
+"""The link without I/O: authentication, streams with credit, datagrams, over one QUIC connection.
+
+The shell feeds batches and time, then sends what `datagrams_to_send` returns. What happened is told by callbacks that
+do no more than wake a task: `wake_reader` and `wake_writer` of each stream, `wake_link` for whoever waits for anything
+else, and `wake_driver` when there is something new to send.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+
+from iceagent.errors import IceError
+from iceagent.link.auth import Authenticator, AuthState
+from iceagent.link.config import MAX_DATAGRAM_SIZE, MIB, MIN_WINDOW, LinkConfig, LinkRole
+from iceagent.link.control import (
+    ControlError,
+    FrameReader,
+    FrameType,
+    decode_credit,
+    decode_welcome,
+    encode_credit,
+    encode_welcome,
+)
+from iceagent.link.credit import CreditExceeded, Ledger, ReceiveCredit
+from iceagent.link.datagrams import DatagramQueue, Reassembler, max_size, split
+from iceagent.link.errors import AuthenticationError, LinkClosedByPeer, LinkCode, LinkError, LinkLost, StreamCode
+from iceagent.link.quic import QuicClose, QuicEndpoint
+from iceagent.link.streams import BadHeader, StreamState, encode_header
+from iceagent.net.api import Batch
+
+CONTROL_STREAM = 0
+
+
+class LinkState(Enum):
+    """The life of a link."""
+
+    HANDSHAKE = auto()  # QUIC and TLS
+    AUTHENTICATING = auto()  # the proofs on stream 0
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class LinkProtocol:
+    """One end of a link; see the module's docstring for how it is driven."""
+
+    def __init__(
+        self,
+        endpoint: QuicEndpoint,
+        authenticator: Authenticator,
+        config: LinkConfig,
+        ledger: Ledger,
+        wake_link: Callable[[], None],
+        wake_driver: Callable[[], None],
+    ) -> None:
+        self.state = LinkState.HANDSHAKE
+        self.error: IceError | None = None
+        self.closed_here = False
+        self.counters: Counter[str] = Counter()
+        self.endpoint = endpoint
+        self.incoming: deque[StreamState] = deque()
+        self.received_datagrams = DatagramQueue(config.datagram_queue, 4 * MIB)
+        self.pending_datagrams = DatagramQueue(config.datagram_queue, 4 * MIB)
+        self.max_datagram_size = min(MAX_DATAGRAM_SIZE, max_size(endpoint.max_datagram_size))
+        self._config = config
+        self._auth = authenticator
+        self._ledger = Ledger(config.link_ceiling, ledger)
+        self._wake_link = wake_link
+        self._wake_driver = wake_driver
+        self._control = FrameReader()
+        self._streams: dict[int, StreamState] = {}
+        self._next_peer_stream = 4 if endpoint.role is LinkRole.SERVER else 1
+        self._send_window = 0  # the peer's initial window, 0 until its WELCOME
+        self._buffer_blocked: set[StreamState] = set()
+        self._reassembler = Reassembler(MIB)
+        self._datagram_number = 0
+        self._datagram_backlog = 0  # bytes of DATAGRAM frames that QUIC has not sent yet, estimated from above
+        self._pings = 0
+
+    # --- input
+
+    def start(self, now: float) -> None:
+        """Begin: the client speaks first."""
+        if self.endpoint.role is LinkRole.CLIENT:
+            self.endpoint.connect(now)
+
+    def receive_untrusted(self, batches: Iterable[Batch], now: float) -> None:
+        """Take what arrived."""
+        self.endpoint.receive_untrusted(batches, now)
+        self._after_input()
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        self.endpoint.handle_timer(now)
+        self._after_input()
+
+    def fail(self, error: IceError) -> None:
+        """End the link because the world did."""
+        self._end(error)
+
+    def close(self, code: LinkCode, reason: str) -> None:
+        """End the link on purpose; the next `datagrams_to_send` tells the peer. Idempotent."""
+        if self.state is not LinkState.CLOSED:
+            self.closed_here = True
+            self.endpoint.close(code, reason)
+            self._end(LinkClosedByPeer("the link is closed"))
+            self._wake_driver()
+
+    def _after_input(self) -> None:
+        self.endpoint.drain_events(self)
+        close = self.endpoint.close_reason
+        if close is not None and self.state is not LinkState.CLOSED:
+            self._end(_error_of(close))
+
+    # --- output
+
+    def timer(self) -> float | None:
+        """When `handle_timer` is due, or None."""
+        return self.endpoint.timer()
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """Return what is to be sent now, and wake the writers that found QUIC's buffer full."""
+        if self.pending_datagrams:
+            self._hand_over_datagrams()
+        datagrams = self.endpoint.datagrams_to_send(now)
+        if self._datagram_backlog:
+            # DATAGRAM frames go out before stream data, so whatever was sent was theirs first.
+            self._datagram_backlog = max(0, self._datagram_backlog - sum(map(len, datagrams)))
+            self._wake_link()
+        if self._buffer_blocked:
+            self._wake_blocked_writers()
+        return datagrams
+
+    @property
+    def all_delivered(self) -> bool:
+        """Whether the peer's QUIC has acknowledged everything written so far."""
+        return not self.pending_datagrams and not self.endpoint.bytes_in_flight and not self.endpoint.send_buffer_size()
+
+    def _wake_blocked_writers(self) -> None:
+        if self.endpoint.send_buffer_size() >= self._config.link_send_buffer // 2:
+            return
+        low = self._config.send_buffer // 2
+        for stream in list(self._buffer_blocked):
+            if self.endpoint.send_buffer_size(stream.id) <= low:
+                self._buffer_blocked.discard(stream)
+                stream.wake_writer()
+
+    # --- what the application does
+
+    @property
+    def can_open_stream(self) -> bool:
+        """Whether the peer's limit on concurrent streams leaves room for one more."""
+        return self.endpoint.can_open_stream()
+
+    def open_stream(self, name: str, header: bytes) -> StreamState:
+        """Open a stream and send its name."""
+        stream = self._add_stream(self.endpoint.open_stream(), is_local=True, name=name)
+        start = encode_header(header)
+        self._send(stream.id, start)
+        stream.send_credit.sent += len(start)
+        self.counters["streams opened"] += 1
+        return stream
+
+    def accept_stream(self) -> StreamState | None:
+        """Return the oldest stream the peer opened, if any waits."""
+        if not self.incoming:
+            return None
+        stream = self.incoming.popleft()
+        stream.accepted = True
+        self._consume(stream, stream.header_size)
+        return stream
+
+    def writable(self, stream: StreamState) -> int:
+        """Return how many bytes credit and buffers allow now; if none, `wake_writer` is called once that changes."""
+        room = stream.send_credit.available
+        if room <= 0:
+            return 0
+        endpoint, config = self.endpoint, self._config
+        room = min(
+            room,
+            config.send_buffer - endpoint.send_buffer_size(stream.id),
+            config.link_send_buffer - endpoint.send_buffer_size(),
+        )
+        if room <= 0:
+            self._buffer_blocked.add(stream)
+            return 0
+        return room
+
+    def write(self, stream: StreamState, data: memoryview) -> int:
+        """Hand over as much of `data` as credit and buffers allow; return how much that was."""
+        room = min(len(data), self.writable(stream))
+        if room <= 0:
+            return 0
+        self._send(stream.id, data[:room])
+        stream.send_credit.sent += room
+        return room
+
+    def end_sending(self, stream: StreamState) -> None:
+        """Send the end of the stream."""
+        if not stream.send_finished:
+            stream.send_ended = True
+            self._send(stream.id, b"", True)
+        self._forget_if_finished(stream)
+
+    def reset_sending(self, stream: StreamState, code: int) -> None:
+        """Give up sending, also what was written and not yet delivered."""
+        if not stream.send_reset:
+            stream.send_reset = True
+            self.endpoint.reset_stream(stream.id, code)
+            self._wake_driver()
+            stream.wake_writer()
+        self._forget_if_finished(stream)
+
+    def stop_receiving(self, stream: StreamState, code: int) -> None:
+        """Want nothing more of the stream."""
+        if not stream.receive_stopped:
+            if not stream.receive_finished:
+                self.endpoint.stop_stream(stream.id, code)
+                self._wake_driver()
+            stream.receive_stopped = True
+            stream.discard()
+            stream.credit.close()
+            stream.wake_reader()
+        self._forget_if_finished(stream)
+
+    def take(self, stream: StreamState, max_bytes: int) -> bytes:
+        """Return what has arrived, at most `max_bytes`, and grant the peer as much again."""
+        data = stream.take(max_bytes)
+        if data:
+            self._consume(stream, len(data))
+        return data
+
+    def queue_datagram(self, data: bytes) -> None:
+        """Queue a datagram of at most `max_datagram_size` bytes; a full queue drops its oldest."""
+        self.pending_datagrams.push(data)
+        self._wake_driver()
+
+    def detach(self) -> None:
+        """Take the link off the process's books."""
+        self._ledger.detach()
+
+    def probe_path(self) -> None:
+        """Make both ends notice at once that the path works again."""
+        if self.endpoint.started and self.state is not LinkState.CLOSED:
+            self._pings += 1
+            self.endpoint.forget_path()
+            self.endpoint.ping(self._pings)
+            self._wake_driver()
+
+    # --- credit
+
+    def _consume(self, stream: StreamState, count: int) -> None:
+        stream.credit.note_consumed(count)
+        self._grant(stream)
+
+    def _grant(self, stream: StreamState) -> None:
+        if stream.receive_finished or self.state is LinkState.CLOSED:
+            return
+        limit = stream.credit.next_grant()
+        if limit is not None:
+            self._send(CONTROL_STREAM, encode_credit(stream.id, limit))
+
+    # --- what QUIC reports (QuicHandler)
+
+    def on_handshake_completed(self) -> None:
+        """Check the certificate, then begin the proofs."""
+        if self.endpoint.role is LinkRole.CLIENT:
+            if self.endpoint.peer_certificate_fingerprint() != self.endpoint.peer_fingerprint:
+                self._refuse(LinkCode.AUTHENTICATION_FAILED, "the certificate is not the announced one")
+                return
+        if self.state is LinkState.HANDSHAKE:
+            self.state = LinkState.AUTHENTICATING
+            hello = self._auth.start()
+            if hello:
+                self.endpoint.open_stream()
+                self._send(CONTROL_STREAM, hello)
+
+    def on_stream_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Take data of any stream; before the proofs only that of the control stream."""
+        if self.state is LinkState.CLOSED:
+            return
+        if stream_id == CONTROL_STREAM:
+            self._on_control_untrusted(data, end_stream)
+            return
+        stream = self._streams.get(stream_id) or self._on_new_stream(stream_id)
+        if stream is None:
+            return
+        try:
+            stream.credit.note_received(len(data))
+        except CreditExceeded as exc:
+            self._refuse(LinkCode.CREDIT_EXCEEDED, str(exc))
+            return
+        if stream.receive_stopped:
+            stream.receive_ended |= end_stream
+            self._forget_if_finished(stream)
+            return
+        self._feed(stream, data, end_stream)
+
+    def _feed(self, stream: StreamState, data: bytes, end_stream: bool) -> None:
+        was_quiet = stream.credit.received == len(data)
+        try:
+            if data and stream.feed_untrusted(data):
+                self._offer(stream)
+        except BadHeader:
+            self._reject(stream, StreamCode.BAD_HEADER)
+            return
+        if end_stream:
+            stream.receive_ended = True
+            stream.credit.finish()
+            if stream.head is not None:
+                self._reject(stream, StreamCode.BAD_HEADER)
+                return
+            self._forget_if_finished(stream)
+        elif was_quiet and stream.accepted:
+            self._grant(stream)
+        stream.wake_reader()
+
+    def _offer(self, stream: StreamState) -> None:
+        """Queue a stream whose name is known for `accept_stream`."""
+        if len(self.incoming) >= self._config.accept_backlog:
+            self._reject(stream, StreamCode.BACKLOG_FULL)
+            return
+        self.incoming.append(stream)
+        self.counters["streams received"] += 1
+        self._wake_link()
+
+    def _reject(self, stream: StreamState, code: StreamCode) -> None:
+        self.counters[f"streams rejected: {code.name.lower()}"] += 1
+        self.stop_receiving(stream, code)
+        self.reset_sending(stream, code)
+
+    def _on_new_stream(self, stream_id: int) -> StreamState | None:
+        """Return the state of a stream seen for the first time, None for one that has ended."""
+        if self.state is not LinkState.OPEN:
+            self._refuse(LinkCode.PROTOCOL_VIOLATION, "data before authentication")
+            return None
+        if stream_id & 3 != self._next_peer_stream & 3:
+            if stream_id & 2:
+                self._refuse(LinkCode.PROTOCOL_VIOLATION, "a unidirectional stream")
+            return None
+        if stream_id < self._next_peer_stream:
+            return None
+        while self._next_peer_stream <= stream_id:
+            self._add_stream(self._next_peer_stream, is_local=False, name="")
+            self._next_peer_stream += 4
+        return self._streams[stream_id]
+
+    def on_stream_reset(self, stream_id: int, code: int) -> None:
+        """The peer gave up sending on a stream."""
+        if stream_id == CONTROL_STREAM:
+            self._refuse(LinkCode.PROTOCOL_VIOLATION, "the control stream was reset")
+            return
+        stream = self._streams.get(stream_id) or self._on_new_stream(stream_id)
+        if stream is None or stream.receive_ended:
+            return
+        stream.receive_reset = code
+        stream.discard()
+        stream.credit.close()
+        stream.wake_reader()
+        if stream.head is not None:
+            self.reset_sending(stream, code)
+        self._forget_if_finished(stream)
+
+    def on_stop_sending(self, stream_id: int, code: int) -> None:
+        """The peer wants nothing more of a stream."""
+        if stream_id == CONTROL_STREAM:
+            self._refuse(LinkCode.PROTOCOL_VIOLATION, "the control stream was stopped")
+            return
+        stream = self._streams.get(stream_id) or self._on_new_stream(stream_id)
+        if stream is not None:
+            stream.send_stopped = code
+            self.endpoint.reset_stream(stream_id, code)
+            stream.wake_writer()
+            self._forget_if_finished(stream)
+
+    def on_datagram(self, data: bytes) -> None:
+        """Queue a datagram for the reader, dropping the oldest if it does not keep up."""
+        if self.state is not LinkState.OPEN:
+            self.counters["datagrams before authentication"] += 1
+            return
+        whole = self._reassembler.feed_untrusted(data)
+        if whole is not None:
+            self.counters["datagrams received"] += 1
+            self.received_datagrams.push(whole)
+            self._wake_link()
+
+    # --- the control stream
+
+    def _on_control_untrusted(self, data: bytes, end_stream: bool) -> None:
+        try:
+            frames = self._control.feed_untrusted(data)
+        except ControlError as exc:
+            self._refuse(LinkCode.PROTOCOL_VIOLATION, str(exc))
+            return
+        for kind, body in frames:
+            if self.state is LinkState.CLOSED:
+                return
+            if self._auth.state is not AuthState.DONE:
+                self._on_auth_frame_untrusted(kind, body)
+            else:
+                self._on_control_frame_untrusted(kind, body)
+        if end_stream:
+            self._refuse(LinkCode.PROTOCOL_VIOLATION, "the control stream ended")
+
+    def _on_auth_frame_untrusted(self, kind: FrameType, body: bytes) -> None:
+        answer = self._auth.handle_frame_untrusted(kind, body)
+        if self._auth.state is AuthState.FAILED:
+            self._refuse(LinkCode.AUTHENTICATION_FAILED, "the session keys differ")
+            return
+        if self._auth.state is AuthState.DONE:
+            answer += encode_welcome(self._config.initial_window)
+        if answer:
+            self._send(CONTROL_STREAM, answer)
+
+    def _on_control_frame_untrusted(self, kind: FrameType, body: bytes) -> None:
+        if kind is FrameType.WELCOME and self.state is LinkState.AUTHENTICATING:
+            self._send_window = decode_welcome(body)
+            if self._send_window < MIN_WINDOW:
+                self._refuse(LinkCode.PROTOCOL_VIOLATION, "the initial window is too small")
+                return
+            self.state = LinkState.OPEN
+            self._wake_link()
+        elif kind is FrameType.CREDIT and self.state is LinkState.OPEN:
+            stream_id, limit = decode_credit(body)
+            stream = self._streams.get(stream_id)
+            if stream is not None and stream.send_credit.raise_to(limit):
+                stream.wake_writer()
+        else:
+            self._refuse(LinkCode.PROTOCOL_VIOLATION, f"an unexpected {kind.name} frame")
+
+    # --- bookkeeping
+
+    def _send(self, stream_id: int, data: bytes | memoryview, end_stream: bool = False) -> None:
+        self.endpoint.send_stream(stream_id, data, end_stream)
+        self._wake_driver()
+
+    def _add_stream(self, stream_id: int, *, is_local: bool, name: str) -> StreamState:
+        credit = ReceiveCredit(self._ledger, minimum=self._config.initial_window, window=self._config.stream_window)
+        stream = StreamState(stream_id, is_local=is_local, name=name, credit=credit, send_limit=self._send_window)
+        self._streams[stream_id] = stream
+        return stream
+
+    def _forget_if_finished(self, stream: StreamState) -> None:
+        """Drop the entry of a stream that neither direction needs; its reader may still hold what has arrived."""
+        if stream.send_finished and (stream.receive_ended or stream.receive_reset is not None):
+            self._streams.pop(stream.id, None)
+            self._buffer_blocked.discard(stream)
+
+    def _hand_over_datagrams(self) -> None:
+        room = self.endpoint.congestion_window - self.endpoint.bytes_in_flight - self._datagram_backlog
+        while self.pending_datagrams and room > 0:
+            data = self.pending_datagrams.pop()
+            self._datagram_number += 1
+            for frame in split(data, self._datagram_number, self.endpoint.max_datagram_size):
+                self.endpoint.send_datagram(frame)
+                room -= len(frame)
+                self._datagram_backlog += len(frame)
+            self.counters["datagrams sent"] += 1
+
+    def _refuse(self, code: LinkCode, reason: str) -> None:
+        """End the link because of what the peer did."""
+        if self.state is not LinkState.CLOSED:
+            self.endpoint.close(code, reason)
+            error = AuthenticationError if code is LinkCode.AUTHENTICATION_FAILED else LinkError
+            self._end(error(f"the link was refused here: {reason}"))
+
+    def _end(self, error: IceError) -> None:
+        if self.state is LinkState.CLOSED:
+            return
+        self.state = LinkState.CLOSED
+        self.error = error
+        for stream in list(self._streams.values()):
+            stream.credit.finish()
+            stream.wake()
+        for stream in self.incoming:
+            stream.wake()
+        self._streams.clear()
+        self._buffer_blocked.clear()
+        self._wake_link()
+
+
+def _error_of(close: QuicClose) -> IceError:
+    """Return what a connection's end means to the user."""
+    if close.by_application:
+        if close.code == LinkCode.CLOSED:
+            return LinkClosedByPeer(f"the other side closed the link: {close.reason or 'done'}")
+        if close.code == LinkCode.AUTHENTICATION_FAILED:
+            return AuthenticationError(f"the other side refused the link: {close.reason}")
+        return LinkError(f"the other side ended the link: {close.reason or f'code {close.code}'}")
+    if close.is_bad_certificate:
+        return AuthenticationError("the certificate is not the one that signaling announced")
+    if "timeout" in close.reason.lower():
+        return LinkLost("nothing has arrived from the other side for too long")
+    return LinkError(f"QUIC ended the link: {close.reason or f'error {close.code:#x}'}")

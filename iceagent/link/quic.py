@@ -1,0 +1,435 @@
+"""The one module that knows the QUIC libraries: `qh3` by default, `aioquic` as the second backend.
+
+Both are sans-IO with nearly the same interface. What they lack is made good here or above (see docs/architecture.md):
+
+- Each sees one constant pair of made-up addresses. ICE alone chooses the path; QUIC must not think of migration.
+- The server's connection starts with the first Initial packet, whose destination connection id it needs.
+- The client pins the server's certificate. `qh3` compares inside TLS, `aioquic` right after the handshake.
+- Path MTU discovery stays off: neither library notices when a path stops carrying what it once carried.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from iceagent.errors import LocalError
+from iceagent.link.config import LinkConfig, LinkRole
+from iceagent.link.identity import LinkIdentity
+from iceagent.net.api import Batch
+
+ALPN = "iceagent-link/1"
+_CLIENT_ADDRESS = ("192.0.2.1", 4433)  # RFC 5737: documentation addresses, valid for inet_pton and never real
+_SERVER_ADDRESS = ("192.0.2.2", 4433)
+_INITIAL_PACKET_SIZE = 1200  # RFC 9000 section 14.1: a smaller Initial must be ignored
+_QUIC_VERSION_1 = 1
+_CRYPTO_ERROR = 0x100  # RFC 9000 section 20.1: TLS alert n is QUIC error 0x100 + n
+_BAD_CERTIFICATE = _CRYPTO_ERROR + 42  # RFC 8446 section 6
+# RFC 9221 section 4; short header with an 8-byte connection id, 4-byte packet number, frame type and length, AEAD tag.
+_DATAGRAM_OVERHEAD = 1 + 8 + 4 + 3 + 16 + 4
+
+# `quic` is the logger of both libraries; without a handler Python would print their warnings to stderr.
+logging.getLogger("quic").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class QuicClose:
+    """Why a connection ended: `by_application` tells a code of the link from one of QUIC or TLS."""
+
+    code: int
+    reason: str
+    by_application: bool
+
+    @property
+    def is_bad_certificate(self) -> bool:
+        """Whether TLS refused the certificate."""
+        return not self.by_application and self.code == _BAD_CERTIFICATE
+
+
+class QuicHandler(Protocol):
+    """Who takes what a connection received."""
+
+    def on_handshake_completed(self) -> None: ...
+    def on_stream_data(self, stream_id: int, data: bytes, end_stream: bool) -> None: ...
+    def on_stream_reset(self, stream_id: int, code: int) -> None: ...
+    def on_stop_sending(self, stream_id: int, code: int) -> None: ...
+    def on_datagram(self, data: bytes) -> None: ...
+
+
+def initial_destination_cid_untrusted(datagram: bytes) -> bytes | None:
+    """Return the destination connection id of a QUIC version 1 Initial packet, or None if it is none.
+
+    Source: RFC 9000 sections 14.1, 17.2 and 17.2.2.
+    """
+    if len(datagram) < _INITIAL_PACKET_SIZE or datagram[0] & 0xF0 != 0xC0:
+        return None
+    if int.from_bytes(datagram[1:5], "big") != _QUIC_VERSION_1:
+        return None
+    size = datagram[5]
+    return datagram[6 : 6 + size] if 8 <= size <= 20 else None
+
+
+class QuicEndpoint(ABC):
+    """One end of a QUIC connection: datagrams and time in, datagrams and events out."""
+
+    def __init__(self, role: LinkRole, identity: LinkIdentity, peer_fingerprint: bytes, config: LinkConfig) -> None:
+        self.role = role
+        self.identity = identity
+        self.peer_fingerprint = peer_fingerprint
+        self.config = config
+        self.packet_size = config.packet_size
+        self.max_datagram_size = config.packet_size - _DATAGRAM_OVERHEAD
+        self.invalid_datagrams = 0
+        self._connection: Any = None
+        self._peer_address = _SERVER_ADDRESS if role is LinkRole.CLIENT else _CLIENT_ADDRESS
+        self._local_close: QuicClose | None = None
+
+    # --- what differs between the libraries
+
+    @abstractmethod
+    def _create(self, original_destination_cid: bytes | None) -> Any:
+        """Return the library's connection object."""
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether a server's connection took its first datagram for a real Initial packet."""
+
+    @abstractmethod
+    def _receive_batch(self, batch: Batch, now: float) -> None: ...
+
+    @abstractmethod
+    def peer_certificate_fingerprint(self) -> bytes | None:
+        """SHA-256 of the certificate the peer presented; None when there is none (a client's)."""
+
+    @abstractmethod
+    def send_buffer_size(self, stream_id: int | None = None) -> int:
+        """Bytes handed over and not yet sent for the first time, of one stream or of all."""
+
+    @property
+    @abstractmethod
+    def bytes_in_flight(self) -> int:
+        """Bytes sent and neither acknowledged nor given up."""
+
+    @property
+    @abstractmethod
+    def congestion_window(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def rtt_s(self) -> float | None:
+        """The smoothed round-trip time, None before the first measurement."""
+
+    @property
+    @abstractmethod
+    def packets_lost(self) -> int: ...
+
+    @abstractmethod
+    def forget_path(self) -> None:
+        """Reset round-trip time and congestion window, as far as the library allows."""
+
+    @abstractmethod
+    def can_open_stream(self) -> bool: ...
+
+    @abstractmethod
+    def _events(self) -> Any:
+        """The library's module of event classes."""
+
+    # --- what they share
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a connection: at once for the client, after the first Initial for the server."""
+        return self._connection is not None
+
+    def connect(self, now: float) -> None:
+        """Begin the client's handshake."""
+        self._connection = self._create(None)
+        self._connection.connect(self._peer_address, now)
+
+    def receive_untrusted(self, batches: Iterable[Batch], now: float) -> None:
+        """Take what arrived; what no QUIC connection can use is dropped and counted."""
+        for batch in batches:
+            if not batch.data:
+                self.invalid_datagrams += 1
+                continue
+            try:
+                if self._connection is None:
+                    self._accept_untrusted(batch, now)
+                else:
+                    self._receive_batch(batch, now)
+            except Exception:  # a library's bug must not end the process because of a stranger's bytes
+                self.invalid_datagrams += 1
+
+    def _accept_untrusted(self, batch: Batch, now: float) -> None:
+        """Start the server's connection with the first datagram that proves to be an Initial packet."""
+        for datagram in batch.datagrams():
+            if self._connection is not None:
+                self._connection.receive_datagram(datagram, self._peer_address, now)
+                continue
+            cid = initial_destination_cid_untrusted(datagram)
+            if cid is None:
+                self.invalid_datagrams += 1
+                continue
+            self._connection = self._create(cid)
+            try:
+                self._connection.receive_datagram(datagram, self._peer_address, now)
+            finally:
+                if not self._answers():
+                    self._connection = None
+                    self.invalid_datagrams += 1
+
+    def drain_events(self, handler: QuicHandler) -> None:
+        """Hand every pending event to `handler`, in order."""
+        if self._connection is None:
+            return
+        events = self._events()
+        next_event = self._connection.next_event
+        while (event := next_event()) is not None:
+            kind = type(event)
+            if kind is events.StreamDataReceived:
+                handler.on_stream_data(event.stream_id, event.data, event.end_stream)
+            elif kind is events.DatagramFrameReceived:
+                handler.on_datagram(event.data)
+            elif kind is events.StreamReset:
+                handler.on_stream_reset(event.stream_id, event.error_code)
+            elif kind is events.StopSendingReceived:
+                handler.on_stop_sending(event.stream_id, event.error_code)
+            elif kind is events.HandshakeCompleted:
+                handler.on_handshake_completed()
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """Return what is to be sent now."""
+        if self._connection is None:
+            return []
+        return [datagram for datagram, _ in self._connection.datagrams_to_send(now)]
+
+    def timer(self) -> float | None:
+        """When `handle_timer` is due, or None."""
+        timer: float | None = None if self._connection is None else self._connection.get_timer()
+        return timer
+
+    def handle_timer(self, now: float) -> None:
+        """Retransmit, give up or finish, whatever is due."""
+        if self._connection is not None:
+            self._connection.handle_timer(now)
+
+    @property
+    def close_reason(self) -> QuicClose | None:
+        """Why the connection ended or is ending; None while it lives."""
+        if self._local_close is not None or self._connection is None:
+            return self._local_close
+        event = self._connection._close_event  # noqa: SLF001 - the public event comes three probe timeouts later
+        if event is None:
+            return None
+        return QuicClose(event.error_code, event.reason_phrase, event.frame_type is None)
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection; the next `datagrams_to_send` tells the peer. Idempotent."""
+        if self._local_close is None and self.close_reason is None:
+            self._local_close = QuicClose(code, reason, True)
+            if self._connection is not None:
+                self._connection.close(error_code=code, reason_phrase=reason)
+
+    def open_stream(self) -> int:
+        """Return the id of the stream that the next write opens; write to it before opening another."""
+        stream_id: int = self._connection.get_next_available_stream_id()
+        return stream_id
+
+    def send_stream(self, stream_id: int, data: bytes | bytearray | memoryview, end_stream: bool = False) -> None:
+        """Hand over stream data; it is copied."""
+        self._connection.send_stream_data(stream_id, data, end_stream)
+
+    def reset_stream(self, stream_id: int, code: int) -> None:
+        """Give up sending; nothing happens if all was sent and acknowledged."""
+        try:
+            self._connection.reset_stream(stream_id, code)
+        except (ValueError, AssertionError):
+            return
+
+    def stop_stream(self, stream_id: int, code: int) -> None:
+        """Ask the peer to give up sending; nothing happens if all has arrived."""
+        try:
+            self._connection.stop_stream(stream_id, code)
+        except (ValueError, AssertionError):
+            return
+
+    def send_datagram(self, data: bytes) -> None:
+        """Queue one DATAGRAM frame of at most `max_datagram_size` bytes."""
+        self._connection.send_datagram_frame(data)
+
+    def ping(self, uid: int) -> None:
+        """Make the peer acknowledge something now."""
+        self._connection.send_ping(uid)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "is_client": self.role is LinkRole.CLIENT,
+            "alpn_protocols": [ALPN],
+            "idle_timeout": self.config.idle_timeout_s,
+            # QUIC's own windows must never be the bottleneck: the link's credit is.
+            "max_data": 2 * self.config.link_ceiling,
+            "max_stream_data": 2 * self.config.stream_window,
+            "max_datagram_size": self.config.packet_size,
+            "max_datagram_frame_size": 65535,
+            "initial_rtt": self.config.initial_rtt_s,
+            "supported_versions": [_QUIC_VERSION_1],
+            "verify_mode": ssl.CERT_NONE,  # the fingerprint is the identity; names and authorities mean nothing here
+            "server_name": "iceagent" if self.role is LinkRole.CLIENT else None,
+        }
+
+
+class Qh3Endpoint(QuicEndpoint):
+    """`qh3`: the protocol in Rust, whole GRO buffers in one call, post-quantum key exchange by default."""
+
+    def _create(self, original_destination_cid: bytes | None) -> Any:
+        from qh3.quic.configuration import QuicConfiguration
+        from qh3.quic.connection import QuicConnection
+
+        configuration = QuicConfiguration(**self._settings(), probe_datagram_size=False)
+        if self.role is LinkRole.CLIENT:
+            configuration.assert_fingerprint = self.peer_fingerprint.hex()
+        else:
+            configuration.load_cert_chain(self.identity.certificate_pem, self.identity.private_key_pem)
+        return QuicConnection(configuration=configuration, original_destination_connection_id=original_destination_cid)
+
+    def _core(self) -> Any:
+        return None if self._connection is None else self._connection._core  # noqa: SLF001 - no public statistics
+
+    def _answers(self) -> bool:
+        core = self._core()
+        return core is not None and core.received_authenticated_packet
+
+    def _receive_batch(self, batch: Batch, now: float) -> None:
+        self._connection.receive_gro_buffer(batch.data, batch.segment_size, self._peer_address, now)
+
+    def peer_certificate_fingerprint(self) -> bytes | None:
+        import hashlib
+
+        certificate = self._connection.get_peercert()
+        return None if certificate is None else hashlib.sha256(certificate.public_bytes()).digest()
+
+    def send_buffer_size(self, stream_id: int | None = None) -> int:
+        size: int = self._connection.get_send_buffer_size(stream_id)
+        return size
+
+    @property
+    def bytes_in_flight(self) -> int:
+        core = self._core()
+        return 0 if core is None else core.bytes_in_flight
+
+    @property
+    def congestion_window(self) -> int:
+        core = self._core()
+        return 0 if core is None else core.congestion_window
+
+    @property
+    def rtt_s(self) -> float | None:
+        core = self._core()
+        return None if core is None else core.smoothed_rtt
+
+    @property
+    def packets_lost(self) -> int:
+        core = self._core()
+        return 0 if core is None else core.loss_total
+
+    def forget_path(self) -> None:
+        """Nothing: the library has no setter. The first acknowledgement ends the probe back-off, which is what hurts."""
+
+    def can_open_stream(self) -> bool:
+        next_id: int = self._connection.get_next_available_stream_id()
+        limit: int = self._connection.max_concurrent_bidi_streams
+        return next_id // 4 < limit
+
+    def _events(self) -> Any:
+        from qh3.quic import events
+
+        return events
+
+
+class AioquicEndpoint(QuicEndpoint):
+    """`aioquic`: all Python, about a tenth as fast; an independent implementation to test the link with."""
+
+    def _create(self, original_destination_cid: bytes | None) -> Any:
+        from aioquic.quic.configuration import QuicConfiguration
+        from aioquic.quic.connection import QuicConnection
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        configuration = QuicConfiguration(**self._settings())
+        if self.role is LinkRole.SERVER:
+            configuration.certificate = x509.load_pem_x509_certificate(self.identity.certificate_pem)
+            configuration.private_key = load_pem_private_key(self.identity.private_key_pem, None)
+        return QuicConnection(configuration=configuration, original_destination_connection_id=original_destination_cid)
+
+    def _answers(self) -> bool:
+        return bool(self._connection._network_paths)  # noqa: SLF001 - set by the first packet that decrypts
+
+    def _receive_batch(self, batch: Batch, now: float) -> None:
+        for datagram in batch.datagrams():
+            self._connection.receive_datagram(datagram, self._peer_address, now)
+
+    def peer_certificate_fingerprint(self) -> bytes | None:
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        certificate = self._connection.tls._peer_certificate  # noqa: SLF001 - not public
+        return None if certificate is None else certificate.fingerprint(SHA256())
+
+    def send_buffer_size(self, stream_id: int | None = None) -> int:
+        streams = self._connection._streams  # noqa: SLF001 - not public
+        chosen = streams.values() if stream_id is None else filter(None, (streams.get(stream_id),))
+        return sum(stream.sender._buffer_stop - stream.sender.highest_offset for stream in chosen)  # noqa: SLF001
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return 0 if self._connection is None else self._connection._loss.bytes_in_flight  # noqa: SLF001 - not public
+
+    @property
+    def congestion_window(self) -> int:
+        return 0 if self._connection is None else self._connection._loss.congestion_window  # noqa: SLF001 - not public
+
+    @property
+    def rtt_s(self) -> float | None:
+        if self._connection is None or not self._connection._loss._rtt_initialized:  # noqa: SLF001 - not public
+            return None
+        rtt: float = self._connection._loss._rtt_smoothed  # noqa: SLF001 - not public
+        return rtt
+
+    @property
+    def packets_lost(self) -> int:
+        return 0
+
+    def forget_path(self) -> None:
+        """Start round-trip time and probe back-off afresh, as RFC 9002 section 6.2.2 does for a new path."""
+        loss = self._connection._loss  # noqa: SLF001 - not public
+        loss._rtt_initialized = False  # noqa: SLF001
+        loss._rtt_min = float("inf")  # noqa: SLF001
+        loss._pto_count = 0  # noqa: SLF001
+
+    def can_open_stream(self) -> bool:
+        next_id: int = self._connection.get_next_available_stream_id()
+        return next_id // 4 < self._connection._remote_max_streams_bidi  # noqa: SLF001 - not public
+
+    def _events(self) -> Any:
+        from aioquic.quic import events
+
+        return events
+
+
+_BACKENDS: dict[str, type[QuicEndpoint]] = {"qh3": Qh3Endpoint, "aioquic": AioquicEndpoint}
+
+
+def create_endpoint(
+    backend: str, role: LinkRole, identity: LinkIdentity, peer_fingerprint: bytes, config: LinkConfig
+) -> QuicEndpoint:
+    """Return an endpoint of the library named `backend`.
+
+    Raises:
+        LocalError: there is no such backend.
+    """
+    if backend not in _BACKENDS:
+        raise LocalError(f"no QUIC backend {backend!r}; there are: {', '.join(_BACKENDS)}")
+    return _BACKENDS[backend](role, identity, peer_fingerprint, config)

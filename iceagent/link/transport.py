@@ -1,0 +1,33 @@
+"""What a link runs over: anything that carries datagrams to one peer, an `iceagent.Agent` above all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from iceagent.net.api import Batch
+
+
+class DatagramTransport(Protocol):
+    """Unreliable datagrams to one peer, in batches. One task receives, one sends."""
+
+    async def send_many(self, datagrams: Sequence[bytes], /) -> None:
+        """Send the datagrams in order, waiting while the socket's buffer is full.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: no path will ever carry a datagram again.
+        """
+        ...
+
+    async def receive_batches(self) -> list[Batch]:
+        """Wait until datagrams arrived, then return all that are at hand, oldest first.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: no path will ever bring a datagram again.
+        """
+        ...
+
+    @property
+    def max_datagram_size(self) -> int:
+        """The largest datagram, in bytes of UDP payload, that the path is expected to carry."""
+        ...
