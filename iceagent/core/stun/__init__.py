@@ -1,1 +1,131 @@
-"""To be described by its first module."""
+"""STUN: messages as values, and the machines that exchange them. RFC 8489 and the families built upon it."""
+
+from __future__ import annotations
+
+from iceagent.core.stun.address_attributes import (
+    FAMILY_IPV4,
+    FAMILY_IPV6,
+    AlternateServer,
+    MappedAddress,
+    XorMappedAddress,
+)
+from iceagent.core.stun.attribute import Attribute, RawAttribute
+from iceagent.core.stun.auth_attributes import (
+    MD5,
+    SHA256,
+    Algorithm,
+    PasswordAlgorithm,
+    PasswordAlgorithms,
+    Userhash,
+)
+from iceagent.core.stun.behaviour_attributes import (
+    CacheTimeout,
+    ChangeRequest,
+    OtherAddress,
+    Padding,
+    ResponseOrigin,
+    ResponsePort,
+)
+from iceagent.core.stun.codec import decode, encode
+from iceagent.core.stun.credentials import long_term_key, short_term_key, userhash
+from iceagent.core.stun.error_attributes import Code, ErrorCode, UnknownAttributes
+from iceagent.core.stun.errors import StunError, StunErrorReason
+from iceagent.core.stun.header import MAGIC_COOKIE, MessageClass, Method, looks_like_stun
+from iceagent.core.stun.ice_attributes import IceControlled, IceControlling, Nomination, Priority, UseCandidate
+from iceagent.core.stun.integrity import Integrity
+from iceagent.core.stun.message import Message, binding_indication, binding_request, error, success
+from iceagent.core.stun.nonce_cookie import SecurityFeature, make_nonce, security_features
+from iceagent.core.stun.preparation import opaque_string
+from iceagent.core.stun.text_attributes import AlternateDomain, Nonce, Realm, Software, Username
+from iceagent.core.stun.turn_attributes import (
+    TRANSPORT_TCP,
+    TRANSPORT_UDP,
+    AdditionalAddressFamily,
+    AddressErrorCode,
+    ChannelNumber,
+    ConnectionId,
+    Data,
+    DontFragment,
+    EvenPort,
+    Icmp,
+    Lifetime,
+    MobilityTicket,
+    RequestedAddressFamily,
+    RequestedTransport,
+    ReservationToken,
+    XorPeerAddress,
+    XorRelayedAddress,
+)
+
+__all__ = [
+    "FAMILY_IPV4",
+    "FAMILY_IPV6",
+    "MAGIC_COOKIE",
+    "MD5",
+    "SHA256",
+    "TRANSPORT_TCP",
+    "TRANSPORT_UDP",
+    "AdditionalAddressFamily",
+    "AddressErrorCode",
+    "Algorithm",
+    "AlternateDomain",
+    "AlternateServer",
+    "Attribute",
+    "CacheTimeout",
+    "ChangeRequest",
+    "ChannelNumber",
+    "Code",
+    "ConnectionId",
+    "Data",
+    "DontFragment",
+    "ErrorCode",
+    "EvenPort",
+    "IceControlled",
+    "IceControlling",
+    "Icmp",
+    "Integrity",
+    "Lifetime",
+    "MappedAddress",
+    "Message",
+    "MessageClass",
+    "Method",
+    "MobilityTicket",
+    "Nomination",
+    "Nonce",
+    "OtherAddress",
+    "Padding",
+    "PasswordAlgorithm",
+    "PasswordAlgorithms",
+    "Priority",
+    "RawAttribute",
+    "Realm",
+    "RequestedAddressFamily",
+    "RequestedTransport",
+    "ReservationToken",
+    "ResponseOrigin",
+    "ResponsePort",
+    "SecurityFeature",
+    "Software",
+    "StunError",
+    "StunErrorReason",
+    "UnknownAttributes",
+    "UseCandidate",
+    "Userhash",
+    "Username",
+    "XorMappedAddress",
+    "XorPeerAddress",
+    "XorRelayedAddress",
+    "binding_indication",
+    "binding_request",
+    "decode",
+    "encode",
+    "error",
+    "long_term_key",
+    "looks_like_stun",
+    "make_nonce",
+    "opaque_string",
+    "security_features",
+    "short_term_key",
+    "success",
+    "userhash",
+]

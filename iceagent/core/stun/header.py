@@ -1,0 +1,70 @@
+"""The 20-byte header: classes, methods and the magic cookie. RFC 8489 section 5."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+MAGIC_COOKIE: Final = 0x2112A442
+COOKIE_BYTES: Final = MAGIC_COOKIE.to_bytes(4, "big")
+HEADER_LENGTH: Final = 20
+TRANSACTION_ID_LENGTH: Final = 12
+MAX_METHOD: Final = 0xFFF
+
+_START: Final = struct.Struct("!HHI")
+
+
+class MessageClass(IntEnum):
+    """The two class bits. RFC 8489 section 5."""
+
+    REQUEST = 0
+    INDICATION = 1
+    SUCCESS = 2
+    ERROR = 3
+
+
+class Method(IntEnum):
+    """The methods of the IANA registry that iceagent speaks."""
+
+    BINDING = 0x001  # RFC 8489
+    ALLOCATE = 0x003  # RFC 8656
+    REFRESH = 0x004
+    SEND = 0x006
+    DATA = 0x007
+    CREATE_PERMISSION = 0x008
+    CHANNEL_BIND = 0x009
+    CONNECT = 0x00A  # RFC 6062
+    CONNECTION_BIND = 0x00B
+    CONNECTION_ATTEMPT = 0x00C
+
+
+def message_type(message_class: MessageClass, method: int) -> int:
+    """Return the 14-bit type field: the method's bits with the two class bits between them."""
+    spread = (method & 0xF80) << 2 | (method & 0x070) << 1 | method & 0x00F
+    return spread | (message_class & 2) << 7 | (message_class & 1) << 4
+
+
+def split_message_type(value: int) -> tuple[MessageClass, int]:
+    """Return class and method of a type field; the method is a `Method` where it is a known one."""
+    known = _KNOWN_TYPES.get(value)
+    if known is not None:
+        return known
+    method = (value & 0x3E00) >> 2 | (value & 0x00E0) >> 1 | value & 0x000F
+    return MessageClass((value & 0x100) >> 7 | (value & 0x010) >> 4), method
+
+
+_KNOWN_TYPES: Final[dict[int, tuple[MessageClass, int]]] = {
+    message_type(message_class, method): (message_class, method) for message_class in MessageClass for method in Method
+}
+
+
+def looks_like_stun(data: bytes) -> bool:
+    """Return whether `data` has a STUN header that fits its length; decoding may fail all the same.
+
+    Source: RFC 8489 sections 5 and 6.3, RFC 7983.
+    """
+    if len(data) < HEADER_LENGTH:
+        return False
+    kind, length, cookie = _START.unpack_from(data)
+    return bool(kind < 0x4000 and cookie == MAGIC_COOKIE and length & 3 == 0 and length + HEADER_LENGTH == len(data))
