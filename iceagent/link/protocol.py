@@ -188,12 +188,16 @@ class LinkProtocol:
         return room
 
     def write(self, stream: StreamState, data: memoryview) -> int:
-        """Hand over as much of `data` as credit and buffers allow; return how much that was."""
+        """Hand over as much of `data` as credit and buffers allow; return how much that was.
+
+        If it was not all, `wake_writer` is called once more is allowed.
+        """
         room = min(len(data), self.writable(stream))
-        if room <= 0:
-            return 0
-        self._send(stream.id, data[:room])
-        stream.send_credit.sent += room
+        if room > 0:
+            self._send(stream.id, data[:room])
+            stream.send_credit.sent += room
+            if room < len(data):
+                self._buffer_blocked.add(stream)
         return room
 
     def end_sending(self, stream: StreamState) -> None:
