@@ -1,0 +1,42 @@
+"""The path a session uses now, as a value that prints as the one line users want to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iceagent.core.address import TransportAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """How the two sides reach each other now.
+
+    `local` is the address here, before any NAT; `remote` is where datagrams are sent. `rtt_s` is the round trip in
+    seconds as the connectivity checks measured it, None before the first answer.
+    """
+
+    direct: bool
+    transport: str
+    local: TransportAddress
+    remote: TransportAddress
+    rtt_s: float | None = None
+
+    def same_route(self, other: Path | None) -> bool:
+        """Tell whether only the round trip time differs."""
+        return other is not None and (self.direct, self.transport, self.local, self.remote) == (
+            other.direct,
+            other.transport,
+            other.local,
+            other.remote,
+        )
+
+    def __str__(self) -> str:
+        kind = "direct" if self.direct else "relayed"
+        rtt = "" if self.rtt_s is None else f" rtt {format_ms(self.rtt_s)} ms"
+        return f"{kind} {self.transport} {self.remote}{rtt}"
+
+
+def format_ms(seconds: float) -> str:
+    """Return milliseconds with as many digits as mean something: `0.4`, `3.1`, `18`."""
+    ms = seconds * 1000
+    return f"{ms:.0f}" if ms >= 10 else f"{ms:.1f}"

@@ -1,0 +1,111 @@
+"""A session: a link to one authenticated peer, with its streams and datagrams sorted and its path in view."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from iceagent.session.background import open_background
+from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
+from iceagent.session.path import Path
+from iceagent.session.raw import NamedStream, RawLink
+from iceagent.session.streams import StreamRouter
+
+
+class Session:
+    """What `invite()` and `join()` yield: streams and datagrams to the other side, over the best path there is.
+
+    Several streams may be open at once; each is a `trio.abc.HalfCloseableStream` with its own flow control.
+    """
+
+    def __init__(self, link: RawLink, *, inviter: bool, read_path: Callable[[], Path | None] = lambda: None) -> None:
+        """`inviter` tells the two sides apart; `read_path` returns the path of this moment."""
+        self.inviter = inviter
+        self.streams = StreamRouter(link)
+        self.datagrams = DatagramRouter(link, first_flow=1 if inviter else 2)
+        self._link = link
+        self._read_path = read_path
+        self._path_changed = trio.Event()
+
+    async def open_stream(self, name: str = "") -> NamedStream:
+        """Open a stream to the other side, which learns its name from `accept_stream`.
+
+        Raises:
+            LocalError: the name begins with `iceagent.`, which is reserved.
+            trio.BrokenResourceError: the link has ended.
+        """
+        return await self.streams.open(name)
+
+    async def accept_stream(self) -> NamedStream:
+        """Wait for the next stream the other side opens; its name is `.name`.
+
+        Raises:
+            trio.BrokenResourceError: the link has ended.
+        """
+        return await self.streams.accept()
+
+    async def send_datagram(self, data: bytes) -> None:
+        """Send one datagram; it is encrypted, and may be lost or overtaken as UDP's may.
+
+        Raises:
+            LocalError: it is larger than `max_datagram_size`.
+        """
+        await self.datagrams.send(APPLICATION_FLOW, data)
+
+    async def receive_datagram(self) -> bytes:
+        """Wait for the next datagram of the other side.
+
+        Raises:
+            trio.BrokenResourceError: the link has ended.
+        """
+        return await self.datagrams.receive()
+
+    @property
+    def max_datagram_size(self) -> int:
+        """The largest datagram that can be sent now, bytes."""
+        return self.datagrams.room(APPLICATION_FLOW)
+
+    @property
+    def path(self) -> Path | None:
+        """The path in use now; None while there is none."""
+        return self._read_path()
+
+    async def paths(self) -> AsyncIterator[Path]:
+        """Iterate over the paths: the one in use now, then each one the session moves to."""
+        shown: Path | None = None
+        while True:
+            changed = self._path_changed
+            path = self.path
+            if path is not None and not path.same_route(shown):
+                shown = path
+                yield path
+            await changed.wait()
+
+    def notify_path_changed(self) -> None:
+        """Wake everybody who follows `paths()`."""
+        self._path_changed.set()
+        self._path_changed = trio.Event()
+
+    async def wait_closed(self) -> None:
+        """Wait for the end of the session: returns when the other side closed it.
+
+        Raises:
+            PeerLost: the other side fell silent, and no path led to it for as long as consent lasts.
+        """
+        await self._link.wait_closed()
+
+    def statistics(self) -> Any:
+        """Return the link's counters."""
+        return self._link.statistics()
+
+
+@asynccontextmanager
+async def run_session(session: Session) -> AsyncIterator[None]:
+    """Sort the session's streams and datagrams while the body runs."""
+    async with open_background() as nursery:
+        nursery.start_soon(session.streams.run)
+        nursery.start_soon(session.datagrams.run)
+        yield

@@ -1,0 +1,83 @@
+"""Sorts the streams the other side opens: the application's, and those of the services built into iceagent."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from iceagent.errors import LocalError
+from iceagent.session.raw import NamedStream, RawLink
+
+RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own services
+TUNNEL_SERVICE = "iceagent.tunnel"
+APPLICATION = ""
+MAX_PENDING_STREAMS = 64  # opened by the other side and not yet taken, per service; more are reset
+RESET_BUSY = 1
+RESET_UNKNOWN = 2
+
+_log = logging.getLogger(__name__)
+
+
+class StreamRouter:
+    """Takes every stream from the link and queues it for whoever it is meant for.
+
+    A queue is there before anybody reads it, so a stream that comes before its service is ready waits instead of
+    failing. A full queue resets the newest stream: nothing the other side opens can grow memory without bound.
+    """
+
+    def __init__(self, link: RawLink) -> None:
+        self._link = link
+        self._ended: BaseException | None = None
+        self._queues = {
+            name: trio.open_memory_channel[NamedStream](MAX_PENDING_STREAMS) for name in (APPLICATION, TUNNEL_SERVICE)
+        }
+
+    async def run(self) -> None:
+        """Route until the link ends."""
+        try:
+            while True:
+                self._route(await self._link.accept_stream())
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as error:
+            self._ended = error
+        finally:
+            for send, _ in self._queues.values():
+                send.close()
+
+    def _route(self, stream: NamedStream) -> None:
+        name = stream.name if stream.name.startswith(RESERVED_PREFIX) else APPLICATION
+        queue = self._queues.get(name)
+        if queue is None:
+            _log.info("the other side opened a stream for an unknown service")
+            stream.reset(RESET_UNKNOWN)
+            return
+        try:
+            queue[0].send_nowait(stream)
+        except trio.WouldBlock:
+            _log.warning("more than %d streams wait to be accepted; the newest is reset", MAX_PENDING_STREAMS)
+            stream.reset(RESET_BUSY)
+
+    async def accept(self, name: str = APPLICATION) -> NamedStream:
+        """Wait for the next stream of the application, or of a service.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: the link has ended.
+        """
+        try:
+            return await self._queues[name][1].receive()
+        except trio.EndOfChannel:
+            raise trio.BrokenResourceError("the link has ended") from self._ended
+
+    async def open(self, name: str) -> NamedStream:
+        """Open a stream of the application.
+
+        Raises:
+            LocalError: the name is reserved.
+        """
+        if name.startswith(RESERVED_PREFIX):
+            raise LocalError(f"stream names beginning with {RESERVED_PREFIX!r} are reserved; choose another")
+        return await self._link.open_stream(name)
+
+    async def open_service(self, name: str) -> NamedStream:
+        """Open a stream to a service built into iceagent."""
+        return await self._link.open_stream(name)

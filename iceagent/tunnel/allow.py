@@ -1,0 +1,121 @@
+"""What the listening side lets its peer reach: `--allow`, a list of rules, empty meaning nothing (trap 43).
+
+    tcp:HOST:PORT   udp:HOST:PORT    exactly this, as in tcp:localhost:22 or udp:[2001:db8::1]:53
+    tcp:HOST:*      udp:*:53         any port of a host, a port of any host
+    unix:PATH                        exactly this path
+    any                              everything this machine can reach
+
+A rule is compared with the *text* the peer asks for, before any name is resolved: `localhost` and `127.0.0.1` are two
+things, and a name that later resolves to another address cannot slip through a rule written with an address. Names
+compare without regard to case, addresses by value.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from iceagent.tunnel.errors import SpecError
+from iceagent.tunnel.spec import (
+    PipeTarget,
+    Target,
+    TcpTarget,
+    UdpTarget,
+    UnixTarget,
+    join_host_port,
+    parse_host,
+    parse_port,
+    split_fields,
+    unix_path,
+)
+
+EXAMPLE = "tcp:localhost:22 (or udp:192.0.2.1:53, tcp:localhost:*, unix:/run/app.sock, any)"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowRule:
+    """One thing, or a family of things, that the peer may reach.
+
+    `kind` is "tcp", "udp", "unix" or "any". `host` None is any host, `port` None is any port.
+    """
+
+    kind: str
+    host: str | None = None
+    port: int | None = None
+    path: str = ""
+
+    def matches(self, target: Target) -> bool:
+        """Tell whether the rule covers the target. A pipe is never covered: it has no address."""
+        match target:
+            case TcpTarget(host, port) | UdpTarget(host, port):
+                kind = "tcp" if isinstance(target, TcpTarget) else "udp"
+                return self.kind == "any" or (self.kind == kind and self._matches_address(host, port))
+            case UnixTarget(path):
+                return self.kind == "any" or (self.kind == "unix" and self.path == path)
+            case PipeTarget():
+                return False
+
+    def _matches_address(self, host: str, port: int) -> bool:
+        return self.host in {None, canonical_host(host)} and self.port in {None, port}
+
+    def __str__(self) -> str:
+        if self.kind == "any":
+            return "any"
+        if self.kind == "unix":
+            return f"unix:{self.path}"
+        host = "*" if self.host is None else self.host
+        return f"{self.kind}:{join_host_port(host, '*' if self.port is None else self.port)}"
+
+
+def parse_allow(text: str) -> AllowRule:
+    """Return the rule written as `tcp:HOST:PORT`, `udp:HOST:PORT`, `unix:PATH` or `any`.
+
+    Raises:
+        SpecError: the text is none of these; the message has an example of a right one.
+    """
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise SpecError(f"{text!r} is not an --allow rule: {error}. A right one: {EXAMPLE}") from None
+
+
+def _parse(text: str) -> AllowRule:
+    if text == "any":
+        return AllowRule("any")
+    kind, colon, rest = text.partition(":")
+    if kind == "unix" and colon:
+        return AllowRule("unix", path=unix_path(rest))
+    if kind not in {"tcp", "udp"} or not colon:
+        raise ValueError("it begins with none of tcp:, udp:, unix:")
+    fields = split_fields(rest)
+    if len(fields) != 2:
+        raise ValueError(f"after {kind}: there must be HOST:PORT")
+    host, port = fields
+    return AllowRule(
+        kind,
+        host=None if host == "*" else canonical_host(parse_host(host)),
+        port=None if port == "*" else parse_port(port),
+    )
+
+
+def parse_rules(rules: Iterable[str | AllowRule]) -> tuple[AllowRule, ...]:
+    """Return rules given as text or as values.
+
+    Raises:
+        SpecError: one of the texts is not a rule.
+    """
+    return tuple(parse_allow(rule) if isinstance(rule, str) else rule for rule in rules)
+
+
+def is_allowed(rules: Sequence[AllowRule], target: Target) -> bool:
+    """Tell whether any rule covers the target."""
+    return any(rule.matches(target) for rule in rules)
+
+
+def canonical_host(host: str) -> str:
+    """Return a host in the form in which two spellings of the same are equal."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.lower().removesuffix(".")

@@ -1,0 +1,25 @@
+"""What can go wrong with a forward, apart from the link itself."""
+
+from __future__ import annotations
+
+from iceagent.errors import LocalError, RemoteError
+
+
+class SpecError(LocalError):
+    """A forward or an allow rule is not written as it must be; the message shows one that is."""
+
+
+class LocalIOError(LocalError):
+    """Our own machine would not read or write: standard output is closed, a disk full."""
+
+
+class BindError(LocalIOError):
+    """A local socket cannot be opened: the port is taken, the path exists, the permission is missing."""
+
+
+class RefusedError(RemoteError):
+    """The other side does not let us reach this; its user decides with `--allow`."""
+
+
+class FailedError(RemoteError):
+    """The other side would let us, but could not reach the target itself (connection refused, no such host)."""

@@ -1,0 +1,140 @@
+"""The side of the targets: answers what the other side asks for, within what this side allows (trap 43)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from iceagent.session.background import open_background
+from iceagent.session.raw import NamedStream
+from iceagent.session.session import Session
+from iceagent.session.streams import TUNNEL_SERVICE
+from iceagent.tunnel import wire
+from iceagent.tunnel.allow import AllowRule, is_allowed, parse_rules
+from iceagent.tunnel.errors import FailedError
+from iceagent.tunnel.local import connect_target
+from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
+from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
+from iceagent.tunnel.udp import serve_udp_flow
+
+MAX_STREAMS = 1024  # tunnel streams served at once; more wait in the session's queue, which is bounded too
+REQUEST_TIMEOUT_S = 20.0
+
+_log = logging.getLogger(__name__)
+
+RequestHandler = Callable[[NamedStream, wire.Request, Target], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serve_forwards(
+    session: Session, allow: Iterable[str | AllowRule], *, limit: int = MAX_STREAMS
+) -> AsyncIterator[None]:
+    """Let the other side reach what `allow` names, while the body runs.
+
+    Args:
+        session: where the requests come from.
+        allow: rules such as `tcp:localhost:22`, see `iceagent.tunnel.allow`; with none, everything is refused.
+        limit: connections and flows at once.
+    Raises:
+        SpecError: a rule is malformed.
+    """
+    rules = parse_rules(allow)
+
+    async def handle(stream: NamedStream, request: wire.Request, target: Target) -> None:
+        reason = refusal(rules, target)
+        if reason is not None:
+            _log.warning("refused the other side's wish for %s", target)
+            await answer_and_close(stream, wire.Answer("refused", reason))
+        elif request.op == "check":
+            await answer_and_close(stream, wire.OK)
+        else:
+            await _serve_target(session, stream, request, target)
+
+    async with open_background() as nursery:
+        nursery.start_soon(serve_requests, session, handle, limit)
+        yield
+
+
+async def serve_requests(session: Session, handler: RequestHandler, limit: int = MAX_STREAMS) -> None:
+    """Run `handler` for each request of the other side, at most `limit` at once, until the link ends."""
+    slots = trio.Semaphore(limit)
+
+    async def run(stream: NamedStream) -> None:
+        try:
+            await _handle_stream(stream, handler)
+        finally:
+            slots.release()
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            await slots.acquire()
+            try:
+                stream = await session.streams.accept(TUNNEL_SERVICE)
+            except trio.BrokenResourceError:
+                return
+            nursery.start_soon(run, stream)
+
+
+async def _handle_stream(stream: NamedStream, handler: RequestHandler) -> None:
+    """Read the request and hand it on; whatever goes wrong with one stream stays with that stream."""
+    target: Target | None = None
+    try:
+        with trio.fail_after(REQUEST_TIMEOUT_S):
+            request = await wire.receive_request(stream)
+        target = request.target()
+        await handler(stream, request, target)
+    except FailedError as error:
+        _log.warning("cannot reach %s: %s", target, error)
+        await answer_and_close(stream, wire.Answer("failed", str(error)))
+    except wire.WireError as error:
+        _log.warning("%s", error)
+        stream.reset(RESET_TUNNEL)
+    except trio.TooSlowError:
+        stream.reset(RESET_TUNNEL)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        _log.info("a connection to %s broke off: %s", target, error)
+        stream.reset(RESET_TUNNEL)
+
+
+async def answer_and_close(stream: NamedStream, answer: wire.Answer) -> None:
+    """Send the answer that is the stream's last word."""
+    try:
+        await wire.send_answer(stream, answer)
+        await stream.aclose()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the other side no longer wants to know
+
+
+def refusal(rules: Sequence[AllowRule], target: Target) -> str | None:
+    """Return why a target is refused, None if it is allowed. The text tells the other side's user what is allowed."""
+    if isinstance(target, PipeTarget):
+        return "it offers forwards, not a pipe; use: iceagent forward -L ..."
+    if is_allowed(rules, target):
+        return None
+    if not rules:
+        return "it allows nothing"
+    return f"it allows only {', '.join(map(str, rules))}"
+
+
+async def _serve_target(session: Session, stream: NamedStream, request: wire.Request, target: Target) -> None:
+    match target:
+        case UdpTarget():
+            await serve_udp_flow(session, stream, target, request.flow)
+        case TcpTarget() | UnixTarget():
+            await _serve_connection(stream, target)
+        case PipeTarget():
+            raise wire.WireError("a pipe was asked for where only forwards are served")
+
+
+async def _serve_connection(stream: NamedStream, target: TcpTarget | UnixTarget) -> None:
+    near = await connect_target(target)
+    try:
+        await wire.send_answer(stream, wire.OK)
+    except BaseException:
+        break_off(near)
+        raise
+    _log.debug("connected to %s", target)
+    await pump(near, stream)

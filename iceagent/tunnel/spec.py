@@ -1,0 +1,230 @@
+"""Forwards as a user writes them: ssh's grammar, with `/udp`, `unix:PATH` and brackets around IPv6 addresses.
+
+    [BIND:]PORT:HOST:PORT[/udp]      2222:localhost:22, [::1]:2222:[fe80::1]:22, 5353:192.0.2.1:53/udp
+    [BIND:]PORT:unix:PATH            8080:unix:/run/app.sock
+    unix:PATH:HOST:PORT              unix:/tmp/db.sock:localhost:5432
+    unix:PATH:unix:PATH              unix:/tmp/a.sock:unix:/tmp/b.sock
+
+Without BIND only this machine reaches the port (127.0.0.1); an empty BIND or `*` means every interface, as with ssh.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from iceagent.tunnel.errors import SpecError
+
+DEFAULT_BIND = "127.0.0.1"  # loopback unless the user says otherwise: a forward is not a public service
+EXAMPLE = "2222:localhost:22 (or [::1]:2222:[fe80::1]:22, 5353:192.0.2.1:53/udp, unix:/tmp/a.sock:unix:/tmp/b.sock)"
+
+_FIELD = re.compile(r"\[[^\[\]]*\]|[^:\[\]]*")
+_HOST = re.compile(r"[^\s/\[\]\x00-\x20\x7f]{1,253}")
+_MAX_UNIX_PATH = 107  # sun_path of Linux, less its final zero
+
+
+@dataclass(frozen=True, slots=True)
+class TcpTarget:
+    """A TCP service as the far side sees it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"tcp:{join_host_port(self.host, self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class UdpTarget:
+    """A UDP service as the far side sees it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"udp:{join_host_port(self.host, self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixTarget:
+    """A Unix stream socket of the far side."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class PipeTarget:
+    """The standard input and output of the command on the far side."""
+
+    def __str__(self) -> str:
+        return "pipe"
+
+
+Target = TcpTarget | UdpTarget | UnixTarget | PipeTarget
+
+
+@dataclass(frozen=True, slots=True)
+class PortBind:
+    """A local port. `host` is an IP literal or a name; empty for every interface; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return join_host_port(self.host or "*", self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class UnixBind:
+    """A local Unix stream socket, made when the forward opens and removed when it closes."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Bind = PortBind | UnixBind
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSpec:
+    """From a local socket to a target on the far side."""
+
+    bind: Bind
+    target: TcpTarget | UdpTarget | UnixTarget
+
+
+def parse_forward(text: str) -> ForwardSpec:
+    """Return the forward written as `[BIND:]PORT:HOST:PORT[/udp]`, with `unix:PATH` on either side.
+
+    Raises:
+        SpecError: the text is not of that form; the message has an example of a right one.
+    """
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise SpecError(f"{text!r} is not a forward: {error}. A right one: {EXAMPLE}") from None
+
+
+def _parse(text: str) -> ForwardSpec:
+    if text.startswith("unix:"):
+        return _parse_from_unix(text.removeprefix("unix:"))
+    left, is_unix, path = text.partition(":unix:")
+    if is_unix:
+        return ForwardSpec(_port_bind(split_fields(left)), UnixTarget(unix_path(path)))
+    plain, udp = _strip_protocol(text)
+    fields = split_fields(plain)
+    if len(fields) not in {3, 4}:
+        raise ValueError(f"parts: {len(fields)}, not three (PORT:HOST:PORT) or four (BIND:PORT:HOST:PORT)")
+    return ForwardSpec(_port_bind(fields[:-2]), _target(fields[-2], fields[-1], udp=udp))
+
+
+def _parse_from_unix(rest: str) -> ForwardSpec:
+    near, is_unix, far = rest.partition(":unix:")
+    if is_unix:
+        return ForwardSpec(UnixBind(unix_path(near)), UnixTarget(unix_path(far)))
+    plain, udp = _strip_protocol(rest)
+    if udp:
+        raise ValueError("a Unix stream socket cannot carry UDP")
+    match = re.fullmatch(r"(?P<path>.+):(?P<host>\[[^\[\]]*\]|[^:\[\]]+):(?P<port>[^:\[\]]*)", plain)
+    if match is None:
+        raise ValueError("after unix:PATH there must be HOST:PORT or unix:PATH")
+    return ForwardSpec(UnixBind(unix_path(match["path"])), _target(_unbracket(match["host"]), match["port"], udp=False))
+
+
+def _strip_protocol(text: str) -> tuple[str, bool]:
+    head, slash, protocol = text.rpartition("/")
+    if not slash or ":" in protocol:
+        return text, False
+    if protocol not in {"udp", "tcp"}:
+        raise ValueError(f"/{protocol} is neither /udp nor /tcp")
+    return head, protocol == "udp"
+
+
+def _port_bind(fields: list[str]) -> PortBind:
+    match fields:
+        case [port]:
+            return PortBind(DEFAULT_BIND, parse_port(port, zero=True))
+        case ["" | "*", port]:
+            return PortBind("", parse_port(port, zero=True))
+        case [host, port]:
+            return PortBind(parse_host(host), parse_port(port, zero=True))
+        case _:
+            raise ValueError("the local side must be PORT or BIND:PORT")
+
+
+def _target(host: str, port: str, *, udp: bool) -> TcpTarget | UdpTarget:
+    kind = UdpTarget if udp else TcpTarget
+    return kind(parse_host(host), parse_port(port))
+
+
+def split_fields(text: str) -> list[str]:
+    """Return what stands between the colons of `text`; a bracketed field counts as one and loses its brackets."""
+    fields: list[str] = []
+    at = 0
+    while True:
+        match = _FIELD.match(text, at)
+        end = match.end() if match else at
+        fields.append(_unbracket(text[at:end]))
+        if end == len(text):
+            return fields
+        if text[end] != ":":
+            raise ValueError(f"{text[end]!r} is in the wrong place; an IPv6 address stands in brackets, as in [::1]")
+        at = end + 1
+
+
+def _unbracket(field: str) -> str:
+    if not field.startswith("["):
+        return field
+    inner = field[1:-1]
+    try:
+        ipaddress.IPv6Address(inner)
+    except ValueError:
+        raise ValueError(f"[{inner}] is not an IPv6 address") from None
+    return inner
+
+
+def parse_host(text: str) -> str:
+    """Return a host name or an IP literal without brackets.
+
+    Raises:
+        ValueError: it cannot be either.
+    """
+    if not _HOST.fullmatch(text):
+        raise ValueError(f"{text!r} is not a host" if text else "a host is missing")
+    return text
+
+
+def parse_port(text: str, *, zero: bool = False) -> int:
+    """Return a port number, 1 to 65535, or 0 where the system may choose.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    lowest = 0 if zero else 1
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and lowest <= int(text) <= 65535):
+        raise ValueError(f"{text!r} is not a port number, {lowest} to 65535" if text else "a port is missing")
+    return int(text)
+
+
+def unix_path(text: str) -> str:
+    """Return a path that a Unix socket may have.
+
+    Raises:
+        ValueError: it is empty, has a zero byte, or is longer than the system allows.
+    """
+    if not text or "\0" in text:
+        raise ValueError("the path of a Unix socket is missing")
+    if len(text.encode()) > _MAX_UNIX_PATH:
+        raise ValueError(f"the path of a Unix socket has at most {_MAX_UNIX_PATH} bytes")
+    return text
+
+
+def join_host_port(host: str, port: int | str) -> str:
+    """Return `host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

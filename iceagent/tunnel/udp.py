@@ -1,0 +1,255 @@
+"""UDP through the link: one flow per source address, in QUIC datagrams that begin with the flow's id.
+
+A flow has a stream of its own. It carries the request and the answer, then the datagrams too large for one QUIC
+datagram, each behind its length (2 bytes, big-endian); its end is the end of the flow. So a flow never outlives its
+two ends, an application's large datagram arrives whole, and no reassembly table is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from iceagent.session.background import open_background
+from iceagent.session.raw import NamedStream
+from iceagent.session.session import Session
+from iceagent.session.streams import TUNNEL_SERVICE
+from iceagent.tunnel import wire
+from iceagent.tunnel.datagrams import PlainUdpSocket, SocketAddress, resolve_udp
+from iceagent.tunnel.errors import FailedError, RefusedError
+from iceagent.tunnel.local import bind_error, explain_os_error
+from iceagent.tunnel.pump import RESET_TUNNEL
+from iceagent.tunnel.spec import PortBind, UdpTarget, join_host_port
+
+IDLE_S = 300.0  # a flow without a datagram either way ends; RFC 4787 section 4.3 recommends 5 minutes
+MAX_FLOWS = 1024  # per forward; beyond it the longest idle one makes room
+MAX_QUEUED = 256  # datagrams per flow on their way to the link; more are dropped and counted
+ANSWER_TIMEOUT_S = 20.0
+REFUSED_PAUSE_S = 5.0  # how long a source that was refused is ignored, instead of asking again for each datagram
+
+_log = logging.getLogger(__name__)
+
+
+class Flow:
+    """One flow once both sides have agreed on it; the same on either side."""
+
+    def __init__(self, session: Session, stream: NamedStream, flow_id: int, deliver: Callable[[bytes], object]) -> None:
+        """`deliver` hands a datagram to the local socket and does not block."""
+        self._datagrams = session.datagrams
+        self._stream = stream
+        self._id = flow_id
+        self._deliver = deliver
+        self.active_at = trio.current_time()
+
+    def open(self) -> bool:
+        """Let datagrams in; False if the id is in use."""
+        return self._datagrams.open_flow(self._id, self._handle_datagram)
+
+    def close(self) -> None:
+        """Let no more datagrams in. Idempotent."""
+        self._datagrams.close_flow(self._id)
+
+    def _handle_datagram(self, data: bytes) -> None:
+        self.active_at = trio.current_time()
+        self._deliver(data)
+
+    async def send(self, data: bytes) -> None:
+        """Send a datagram: in a QUIC datagram if it fits, else on the stream."""
+        self.active_at = trio.current_time()
+        if len(data) <= self._datagrams.room(self._id):
+            await self._datagrams.send(self._id, data)
+        else:
+            await self._stream.send_all(len(data).to_bytes(2, "big") + data)
+
+    async def receive_large(self) -> None:
+        """Deliver what comes on the stream, until it ends."""
+        while True:
+            head = await self._stream.receive_some(1)
+            if not head:
+                return
+            size = int.from_bytes(head + await wire.receive_exactly(self._stream, 1), "big")
+            self._handle_datagram(await wire.receive_exactly(self._stream, size) if size else b"")
+
+
+class _NearFlow:
+    """A source address of the local socket, from its first datagram until it falls idle."""
+
+    def __init__(self, forward: UdpForward, source: SocketAddress) -> None:
+        self._forward = forward
+        self._source = source
+        self._queue = trio.open_memory_channel[bytes](MAX_QUEUED)
+        self._flow: Flow | None = None
+        self._opened_at = trio.current_time()
+        self.scope = trio.CancelScope()
+
+    @property
+    def active_at(self) -> float:
+        return self._flow.active_at if self._flow else self._opened_at
+
+    def put(self, data: bytes) -> None:
+        try:
+            self._queue[0].send_nowait(data)
+        except trio.WouldBlock:
+            self._forward.dropped["queue full"] += 1
+
+    async def run(self) -> None:
+        try:
+            with self.scope:
+                await self._run_logged()
+        finally:
+            self._forward.forget(self._source, self)
+
+    async def _run_logged(self) -> None:
+        target = self._forward.target
+        try:
+            await self._run_stream(await self._forward.session.streams.open_service(TUNNEL_SERVICE))
+        except (RefusedError, FailedError, trio.TooSlowError) as error:
+            _log.warning("%s", str(error) or f"the other side does not answer about {target}")
+            await trio.sleep(REFUSED_PAUSE_S)
+        except (wire.WireError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _log.info("a UDP flow to %s ended: %s", target, error)
+
+    async def _run_stream(self, stream: NamedStream) -> None:
+        session, target = self._forward.session, self._forward.target
+        flow_id = session.datagrams.new_flow_id()
+        flow = Flow(session, stream, flow_id, lambda data: self._forward.deliver(data, self._source))
+        try:
+            flow.open()
+            with trio.fail_after(ANSWER_TIMEOUT_S):
+                await wire.send_request(stream, wire.request_for(target, flow=flow_id))
+                (await wire.receive_answer(stream)).raise_unless_ok(target)
+            self._flow = flow
+            async with open_background() as nursery:
+                nursery.start_soon(self._send_queued, flow)
+                nursery.start_soon(self._watch_idle, flow, nursery.cancel_scope)
+                await flow.receive_large()
+        finally:
+            flow.close()
+            stream.reset(RESET_TUNNEL)
+
+    async def _send_queued(self, flow: Flow) -> None:
+        async for data in self._queue[1]:
+            await flow.send(data)
+
+    async def _watch_idle(self, flow: Flow, scope: trio.CancelScope) -> None:
+        while (idle_at := flow.active_at + self._forward.idle_s) > trio.current_time():  # noqa: ASYNC110 (it moves)
+            await trio.sleep_until(idle_at)
+        scope.cancel()
+
+
+class UdpForward:
+    """A local UDP socket whose every source has its own flow to the target."""
+
+    def __init__(self, session: Session, sock: PlainUdpSocket, target: UdpTarget, *, idle_s: float = IDLE_S) -> None:
+        """`idle_s`: seconds after which a flow without datagrams ends."""
+        self.session = session
+        self.target = target
+        self.idle_s = idle_s
+        self.dropped: Counter[str] = Counter()
+        self._socket = sock
+        self._flows: dict[SocketAddress, _NearFlow] = {}
+
+    async def run(self) -> None:
+        """Carry datagrams until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                for data, source in await self._socket.receive():
+                    flow = self._flows.get(source)
+                    if flow is None:
+                        self._make_room()
+                        flow = self._flows[source] = _NearFlow(self, source)
+                        nursery.start_soon(flow.run)
+                    flow.put(data)
+
+    def _make_room(self) -> None:
+        if len(self._flows) >= MAX_FLOWS:
+            source, longest_idle = min(self._flows.items(), key=lambda item: item[1].active_at)
+            longest_idle.scope.cancel()
+            del self._flows[source]
+            self.dropped["flow evicted"] += 1
+
+    def forget(self, source: SocketAddress, flow: _NearFlow) -> None:
+        """Drop a flow that has ended, unless its source has a newer one."""
+        if self._flows.get(source) is flow:
+            del self._flows[source]
+
+    def deliver(self, data: bytes, source: SocketAddress) -> None:
+        """Send a datagram of the far side to the source it answers."""
+        if not self._socket.send(data, source):
+            self.dropped["local send failed"] += 1
+
+    @property
+    def flows(self) -> int:
+        """How many sources have a flow now."""
+        return len(self._flows)
+
+
+@asynccontextmanager
+async def open_udp_forward(
+    session: Session, bind: PortBind, target: UdpTarget, *, idle_s: float = IDLE_S
+) -> AsyncIterator[str]:
+    """Forward a local UDP port while the body runs; yield its address as text.
+
+    Raises:
+        BindError: the port is taken or the address is not ours.
+    """
+    try:
+        family, address = await resolve_udp(bind.host, bind.port, passive=True)
+        sock = PlainUdpSocket(family)
+    except OSError as error:
+        raise bind_error(f"{bind}/udp", error) from error
+    try:
+        try:
+            sock.bind(address)
+        except OSError as error:
+            raise bind_error(f"{bind}/udp", error) from error
+        async with open_background() as nursery:
+            nursery.start_soon(UdpForward(session, sock, target, idle_s=idle_s).run)
+            yield join_host_port(*sock.address[:2]) + "/udp"
+    finally:
+        sock.close()
+
+
+async def serve_udp_flow(session: Session, stream: NamedStream, target: UdpTarget, flow_id: int) -> None:
+    """Carry a flow that the other side asked for, until its stream ends. Answers the request.
+
+    Raises:
+        FailedError: the target's name does not resolve, or the flow id is in use.
+        trio.BrokenResourceError: the stream broke.
+    """
+    sock = await _connected_socket(target)
+    flow = Flow(session, stream, flow_id, sock.send)
+    try:
+        if not flow.open():
+            raise FailedError(f"flow {flow_id} is already in use")
+        await wire.send_answer(stream, wire.OK)
+        async with open_background() as nursery:
+            nursery.start_soon(_send_received, sock, flow)
+            await flow.receive_large()
+    finally:
+        flow.close()
+        sock.close()
+
+
+async def _connected_socket(target: UdpTarget) -> PlainUdpSocket:
+    try:
+        family, address = await resolve_udp(target.host, target.port)
+        sock = PlainUdpSocket(family)
+        try:
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        raise FailedError(explain_os_error(error)) from error
+    return sock
+
+
+async def _send_received(sock: PlainUdpSocket, flow: Flow) -> None:
+    while True:
+        for data, _ in await sock.receive():
+            await flow.send(data)

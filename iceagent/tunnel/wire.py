@@ -1,0 +1,180 @@
+"""What stands at the beginning of a tunnel stream: one request, one answer, then the payload.
+
+Each is a frame: its length (2 bytes, big-endian), then a msgpack map. The request says what is wanted:
+
+    {"version": 1, "op": "open", "kind": "tcp", "host": "localhost", "port": 22}
+    {"version": 1, "op": "open", "kind": "udp", "host": "192.0.2.1", "port": 53, "flow": 6}
+    {"version": 1, "op": "open", "kind": "unix", "path": "/run/app.sock"}
+    {"version": 1, "op": "open", "kind": "pipe"}
+    {"version": 1, "op": "check", ...}      would it be allowed? answered without reaching for the target
+    {"version": 1, "op": "done", "kind": "pipe"}      the sender has read our pipe to its end
+
+and the answer `{"status": "ok" | "refused" | "failed", "reason": "..."}`: refused by policy, or allowed and out of
+reach. Unknown keys are ignored, so that later versions may add some.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from iceagent.errors import RemoteError
+from iceagent.session.raw import ByteStream
+from iceagent.tunnel.errors import FailedError, RefusedError
+from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget, parse_host, unix_path
+
+VERSION = 1
+MAX_FRAME = 4096  # bytes; the longest request has a path of 107
+MAX_REASON = 300  # characters of the other side's text that may reach a log or a terminal
+
+Operation = Literal["open", "check", "done"]
+Status = Literal["ok", "refused", "failed"]
+
+
+class WireError(RemoteError):
+    """The other side sent something that is no request or no answer."""
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the opener of a stream wants."""
+
+    op: Operation
+    kind: Literal["tcp", "udp", "unix", "pipe"]
+    host: str = ""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    path: str = ""
+    flow: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] = 0
+    version: int = 0
+
+    def target(self) -> Target:
+        """Return the target that is wanted.
+
+        Raises:
+            WireError: host, port or path cannot be.
+        """
+        try:
+            match self.kind:
+                case "pipe":
+                    return PipeTarget()
+                case "unix":
+                    return UnixTarget(unix_path(self.path))
+                case "tcp" | "udp":
+                    kind = TcpTarget if self.kind == "tcp" else UdpTarget
+                    return kind(parse_host(self.host), self._port())
+        except ValueError as error:
+            raise WireError(f"the other side asks for something that cannot be: {error}") from None
+
+    def _port(self) -> int:
+        if not self.port:
+            raise ValueError("port 0")
+        return self.port
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the other side says to a request."""
+
+    status: Status
+    reason: str = ""
+
+    def raise_unless_ok(self, target: Target) -> None:
+        """Turn a bad answer into the exception of its kind.
+
+        Raises:
+            RefusedError: the other side's policy forbids the target.
+            FailedError: the other side could not reach the target.
+        """
+        reason = printable(self.reason) or "no reason given"
+        if self.status == "refused":
+            raise RefusedError(f"the other side refuses {target}: {reason}")
+        if self.status == "failed":
+            raise FailedError(f"the other side cannot reach {target}: {reason}")
+
+
+OK = Answer("ok")
+_requests = msgspec.msgpack.Decoder(Request)
+_answers = msgspec.msgpack.Decoder(Answer)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def request_for(target: Target, *, op: Operation = "open", flow: int = 0) -> Request:
+    """Return the request for a target."""
+    match target:
+        case TcpTarget(host, port):
+            return Request(op, "tcp", host=host, port=port, version=VERSION)
+        case UdpTarget(host, port):
+            return Request(op, "udp", host=host, port=port, flow=flow, version=VERSION)
+        case UnixTarget(path):
+            return Request(op, "unix", path=path, version=VERSION)
+        case PipeTarget():
+            return Request(op, "pipe", version=VERSION)
+
+
+async def send_request(stream: ByteStream, request: Request) -> None:
+    """Send a request."""
+    await stream.send_all(_frame(request))
+
+
+async def send_answer(stream: ByteStream, answer: Answer) -> None:
+    """Send an answer, its reason cut to what fits."""
+    await stream.send_all(_frame(Answer(answer.status, answer.reason[:MAX_REASON])))
+
+
+async def receive_request(stream: ByteStream) -> Request:
+    """Wait for the request.
+
+    Raises:
+        WireError: what came is none.
+        trio.BrokenResourceError: the stream broke.
+    """
+    data = await _receive_frame(stream)
+    try:
+        return _requests.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"the other side sent no tunnel request: {error}") from None
+
+
+async def receive_answer(stream: ByteStream) -> Answer:
+    """Wait for the answer.
+
+    Raises:
+        WireError: what came is none.
+        trio.BrokenResourceError: the stream broke.
+    """
+    data = await _receive_frame(stream)
+    try:
+        return _answers.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"the other side sent no tunnel answer: {error}") from None
+
+
+def _frame(message: Request | Answer) -> bytes:
+    body = _encoder.encode(message)
+    return len(body).to_bytes(2, "big") + body
+
+
+async def _receive_frame(stream: ByteStream) -> bytes:
+    size = int.from_bytes(await receive_exactly(stream, 2), "big")
+    if size > MAX_FRAME:
+        raise WireError(f"the other side sent a frame of {size} bytes where at most {MAX_FRAME} may stand")
+    return await receive_exactly(stream, size)
+
+
+async def receive_exactly(stream: ByteStream, size: int) -> bytes:
+    """Return exactly `size` bytes and take no more from the stream.
+
+    Raises:
+        WireError: the stream ended before.
+    """
+    parts = bytearray()
+    while len(parts) < size:
+        data = await stream.receive_some(size - len(parts))
+        if not data:
+            raise WireError("the other side ended a tunnel stream in the middle of a frame")
+        parts += data
+    return bytes(parts)
+
+
+def printable(text: str) -> str:
+    """Return a text of the other side's without anything a terminal would obey (trap 44), cut to `MAX_REASON`."""
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON])
