@@ -184,6 +184,7 @@ class Network:
                 error = raised
             for open_socket in self.sockets():
                 open_socket.close()
+                self._trace.statistics.sockets_left_open += 1
             self._arrivals.clear()
             nursery.cancel_scope.cancel()
         if error is not None:
@@ -239,7 +240,7 @@ class Network:
         return self._trace.statistics
 
     def sockets(self) -> list[VirtualUdpSocket]:
-        """Return the sockets open on any host; empty when the software under test has cleaned up."""
+        """Return the sockets open on any host; those still open when the network ends are closed, and counted."""
         return [open_socket for host in self.hosts() for open_socket in host.sockets]
 
     def hosts(self) -> list[Host]:

@@ -44,6 +44,8 @@ class NetworkStatistics:
     packets_delivered: int = 0
     packets_dropped: Counter[str] = field(default_factory=Counter[str])
     """By reason."""
+    sockets_left_open: int = 0
+    """Sockets that had not been closed when the network ended; 0 if the software under test cleans up."""
 
 
 class Trace:

@@ -463,6 +463,7 @@ async def test_nothing_is_left_after_the_block(vnet):
         assert net.sockets() == [forgotten]
         forgotten.send_nowait([b"x"], TransportAddress("203.0.113.99", 1))
     assert net.sockets() == []
+    assert net.statistics().sockets_left_open == 1
     assert trio.lowlevel.current_statistics().tasks_living == before
     with pytest.raises(trio.ClosedResourceError):
         await forgotten.receive()
