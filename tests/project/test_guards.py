@@ -162,10 +162,8 @@ def tracked_files() -> list[Path]:
 
 # Written in pieces, so that this file does not accuse itself.
 _REGISTRIES = ("pypi" + ".org", "files.python" + "hosted.org", "registry.npm" + "js.org", "deb." + "debian.org")
-_MACHINE_PATHS = ("work", "root", "home", "Users")
-_TELLTALES = re.compile(
-    "|".join([*map(re.escape, _REGISTRIES), r"(?<![\w.~$)}\]:>/-])/(?:" + "|".join(_MACHINE_PATHS) + r")/[\w.]"])
-)
+_MACHINE_PATHS = r"(?<![\w.~$)}\]:>/-])/(?:work|root)\b"
+_TELLTALES = re.compile("|".join([*map(re.escape, _REGISTRIES), _MACHINE_PATHS]))
 
 
 def test_no_registry_hosts_and_no_machine_paths_in_the_tree():
@@ -184,6 +182,7 @@ def test_no_registry_hosts_and_no_machine_paths_in_the_tree():
     [
         ("cd /" + "work/main", True),
         ('path = "/' + 'root/.config"', True),
+        ("HOME=/" + "root", True),
         ("https://" + _REGISTRIES[0] + "/simple", True),
         ("~/work/notes", False),
         ("https://example.org/work/item", False),
