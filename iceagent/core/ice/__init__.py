@@ -1,1 +1,69 @@
-"""To be described by its first module."""
+"""The ICE agent, sans-IO: RFC 8445, 8838, 8863 and 7675. `IceAgent` is the door; the rest are values it deals in."""
+
+from __future__ import annotations
+
+from iceagent.core.ice.agent import IceAgent
+from iceagent.core.ice.candidate import Candidate, CandidateError, host_candidate, srflx_candidate, without_zone
+from iceagent.core.ice.config import IceConfig
+from iceagent.core.ice.credentials import Credentials, generate_credentials
+from iceagent.core.ice.events import (
+    AGENT_TRANSITIONS,
+    AgentState,
+    ConsentLost,
+    DropReason,
+    Failed,
+    HeldDataReleased,
+    IceEvent,
+    LocalCandidateAdded,
+    PairNominated,
+    PairStateChanged,
+    PairValidated,
+    RemoteCandidateAdded,
+    RoleChanged,
+    SelectedPairChanged,
+    StateChanged,
+    Verdict,
+)
+from iceagent.core.ice.pair import PAIR_TRANSITIONS, CandidatePair, PairState
+from iceagent.core.ice.policy import NominationPolicy, NominationQuestion, PatientNomination
+from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation, pair_priority
+from iceagent.core.ice.roles import Role
+
+__all__ = [
+    "AGENT_TRANSITIONS",
+    "PAIR_TRANSITIONS",
+    "AgentState",
+    "Candidate",
+    "CandidateError",
+    "CandidatePair",
+    "CandidateType",
+    "ConsentLost",
+    "Credentials",
+    "DropReason",
+    "Failed",
+    "HeldDataReleased",
+    "IceAgent",
+    "IceConfig",
+    "IceEvent",
+    "LocalCandidateAdded",
+    "NominationPolicy",
+    "NominationQuestion",
+    "PairNominated",
+    "PairState",
+    "PairStateChanged",
+    "PairValidated",
+    "PatientNomination",
+    "RemoteCandidateAdded",
+    "Role",
+    "RoleChanged",
+    "SelectedPairChanged",
+    "StateChanged",
+    "Verdict",
+    "candidate_priority",
+    "foundation",
+    "generate_credentials",
+    "host_candidate",
+    "pair_priority",
+    "srflx_candidate",
+    "without_zone",
+]

@@ -1,0 +1,54 @@
+"""Every timer and limit of the core, each with its source. Seconds unless the name says otherwise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Pacing and retransmission of connectivity checks.
+TA_S: Final = 0.050  # RFC 8445 section 14.2: at most one new check per Ta
+TA_MIN_S: Final = 0.005  # RFC 8445 section 14.2: no agent may pace faster than this
+CHECK_RTO_MIN_S: Final = 0.5  # RFC 8445 section 14.3
+CHECK_RTO_MAX_S: Final = (
+    1.0  # ours: RFC 8445 section 14.1 warns that a large RTO lets one lost packet cost the best pair
+)
+CHECK_TIMEOUT_S: Final = 39.5  # RFC 8489 section 6.2.1: Rc = 7, Rm = 16 at an RTO of 500 ms
+CHECK_RC: Final = 7  # RFC 8489 section 6.2.1
+CHECK_RM: Final = 16  # RFC 8489 section 6.2.1
+CHECK_UNREACHABLE_RC: Final = 3  # ours: sends granted to a check whose destination ICMP calls unreachable
+CHECK_UNREACHABLE_RM: Final = 4  # ours: and the wait after the last of them, in RTOs
+
+# Concluding.
+NOMINATION_SLACK_S: Final = 0.030  # ours: a better pair unanswered for one RTT plus this is no longer waited for
+NOMINATION_SETTLE_S: Final = 3.0  # RFC 8445 section 8.3.1: how long an aggressive peer's nominations may go on
+NOMINATION_PATIENCE_S: Final = 0.5  # ours: longest wait from the first valid pair to its nomination
+NOMINATION_RC: Final = 4  # ours: sends of one nominating check, before another valid pair gets its turn
+NOMINATION_RM: Final = 8  # RFC 8489 section 6.2.1, shortened as above: 0.5 + 1 + 2 + 4 s in all
+PATIENCE_S: Final = 39.5  # RFC 8863 section 4: no failure before this, with or without pairs
+
+# Consent and keepalives.
+CONSENT_INTERVAL_S: Final = 5.0  # RFC 7675 section 5.1
+CONSENT_JITTER: Final = 0.2  # RFC 7675 section 5.1: each interval is 0.8 to 1.2 times the basic one
+CONSENT_EXPIRY_S: Final = 30.0  # RFC 7675 section 5.1
+CONSENT_SUSPICION_S: Final = 0.5  # ours: a consent check unanswered this long (plus two RTTs) starts a probing check
+DISCONNECTED_AFTER_S: Final = 7.0  # ours: silence after which the path is reported disconnected; consent still stands
+DISCONNECTED_PROBE_S: Final = 1.0  # ours: a probing check must have gone unanswered this long, too
+BACKUP_PROBE_S: Final = 3.0  # ours: while disconnected, the other valid pairs are checked this often
+KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
+
+# Limits.
+MAX_PAIRS: Final = 100  # RFC 8445 section 6.1.2.5
+MAX_LOCAL_CANDIDATES: Final = 64  # ours
+MAX_REMOTE_CANDIDATES: Final = 128  # ours
+MAX_EARLY_CHECKS: Final = 64  # ours: authenticated checks kept until the peer's credentials arrive
+MAX_TRANSACTIONS: Final = 512  # ours: outstanding check transactions, cancelled ones included
+MAX_HELD_DATAGRAMS: Final = 64  # ours: data that overtook the answer to our check
+MAX_HELD_BYTES: Final = 96 * 1024  # ours
+MAX_QUEUED_TRANSMITS: Final = 1024  # ours: the shell drains after each call
+MAX_QUEUED_EVENTS: Final = 4096  # ours
+
+# Text forms, RFC 8839 section 5.
+MAX_CANDIDATE_TEXT: Final = 2048  # ours: characters of one candidate attribute
+MAX_CANDIDATE_EXTENSIONS: Final = 32  # ours
+FOUNDATION_CHARACTERS: Final = 32  # RFC 8839 section 5.1
+UFRAG_CHARACTERS: Final = (4, 256)  # RFC 8839 section 5.4: least and most
+PWD_CHARACTERS: Final = (22, 256)  # RFC 8839 section 5.4: least and most

@@ -1,0 +1,272 @@
+"""Outgoing check transactions: built, sent, retransmitted, matched with their responses.
+
+RFC 8445 sections 7.2.4 and 7.2.5 up to the question what a response means; RFC 8489 section 6.2.1 for retransmission.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from iceagent.core import constants, stun
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice.candidate import without_zone
+from iceagent.core.ice.credentials import KeyRing
+from iceagent.core.ice.events import DropReason
+from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.pair import CheckPair
+from iceagent.core.ice.priority import as_peer_reflexive
+from iceagent.core.ice.roles import RoleKeeper
+
+
+class CheckKind(Enum):
+    """What a check is for.
+
+    ORDINARY decides its pair's state. NOMINATION carries USE-CANDIDATE. CONSENT is sent once (RFC 7675 section 5.1).
+    PROBE is an ordinary check of a valid pair that went silent; its failure decides nothing.
+    """
+
+    ORDINARY = "ordinary"
+    NOMINATION = "nomination"
+    CONSENT = "consent"
+    PROBE = "probe"
+
+
+class CheckResult(Enum):
+    """What an authenticated response says."""
+
+    SUCCESS = "success"
+    ROLE_CONFLICT = "role-conflict"
+    REVOKED = "revoked"  # 403 to a consent check, RFC 7675 section 5.2
+    FAILED = "failed"
+
+
+@dataclass(slots=True, eq=False)
+class Check:
+    """One transaction. `gaps_s[i]` is the wait after the i-th send."""
+
+    pair: CheckPair
+    kind: CheckKind
+    transaction_id: bytes
+    data: bytes
+    role_generation: int
+    rto_s: float
+    gaps_s: tuple[float, ...]
+    started_at: float
+    expires_at: float
+    sent_at: float
+    next_at: float
+    sends: int = 1
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """A check that got an answer; `mapped` is set exactly on SUCCESS."""
+
+    check: Check
+    result: CheckResult
+    mapped: TransportAddress | None = None
+
+
+def rto_s(waiting: int, in_progress: int, ta_s: float = constants.TA_S) -> float:
+    """Return the first retransmission timeout of a connectivity check.
+
+    Args:
+        waiting: pairs in the Waiting state, whole checklist set.
+        in_progress: pairs In-Progress.
+        ta_s: pacing interval, seconds.
+
+    Returns:
+        Seconds, 0.5 to 1. Deviation from the formula of RFC 8445 section 14.3: its factor N ("the total number of
+        checks to be performed") makes the timeout quadratic, 500 s for a full checklist. In RFC 5245 N was the number
+        of checklists, here 1; and the upper bound keeps one lost packet from costing the best pair.
+
+    Raises:
+        ValueError: a count is negative.
+
+    Source: RFC 8445 section 14.3, which allows other mechanisms that stay above 500 ms.
+    """
+    if waiting < 0 or in_progress < 0:
+        raise ValueError("there cannot be fewer than no pairs")
+    return min(max(constants.CHECK_RTO_MIN_S, ta_s * (waiting + in_progress)), constants.CHECK_RTO_MAX_S)
+
+
+class CheckRunner:
+    """The transactions in flight. Bounded: the oldest cancelled one gives way."""
+
+    def __init__(self, outbox: Outbox, keys: KeyRing, roles: RoleKeeper, randbytes: Callable[[int], bytes]) -> None:
+        self._outbox = outbox
+        self._keys = keys
+        self._roles = roles
+        self._randbytes = randbytes
+        self._checks: dict[bytes, Check] = {}
+        self.checks_sent = 0
+        self.answers = 0
+
+    def start(self, now: float, pair: CheckPair, kind: CheckKind, rto: float) -> Check:
+        """Send the first request of a new transaction.
+
+        Args:
+            now: the present.
+            pair: what to check; the credentials of its remote side must be known.
+            kind: what for.
+            rto: first retransmission timeout, seconds.
+        """
+        if len(self._checks) >= constants.MAX_TRANSACTIONS:
+            self._make_room()
+        transaction_id = self._randbytes(12)
+        gaps_s, expires_s = _schedule(kind, rto)
+        check = Check(
+            pair=pair,
+            kind=kind,
+            transaction_id=transaction_id,
+            data=self._request(pair, kind, transaction_id),
+            role_generation=self._roles.generation,
+            rto_s=rto,
+            gaps_s=gaps_s,
+            started_at=now,
+            expires_at=now + expires_s,
+            sent_at=now,
+            next_at=min(now + gaps_s[0], now + expires_s),
+        )
+        self._checks[transaction_id] = check
+        self._transmit(now, check)
+        return check
+
+    def cancel(self, check: Check | None) -> None:
+        """Retransmit no more and expect nothing, but let an answer still count (RFC 8445 section 7.3.1.4)."""
+        if check is not None:
+            check.cancelled = True
+            check.next_at = check.expires_at
+
+    def discard_pair(self, pair: CheckPair) -> None:
+        """Forget all transactions of a pair: a later answer means nothing (RFC 7675 section 5.1)."""
+        for check in [check for check in self._checks.values() if check.pair is pair]:
+            del self._checks[check.transaction_id]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._checks.clear()
+
+    def handle_response(
+        self, now: float, local: TransportAddress, remote: TransportAddress, response: stun.Message
+    ) -> CheckOutcome | DropReason:
+        """Match a response with its check; anything not authenticated is as if never received (trap 1)."""
+        check = self._checks.get(response.transaction_id)
+        if check is None:
+            return DropReason.RESPONSE_UNKNOWN_TRANSACTION
+        if not response.has_integrity:
+            return DropReason.STUN_NO_INTEGRITY
+        if not response.verify_integrity(self._keys.remote_key):
+            return DropReason.STUN_BAD_INTEGRITY
+        pair = check.pair
+        if (pair.base, pair.destination) != (local, remote):
+            if check.kind is not CheckKind.ORDINARY:
+                return DropReason.RESPONSE_WRONG_PATH
+            del self._checks[check.transaction_id]
+            self._outbox.drop(DropReason.RESPONSE_WRONG_PATH)
+            return CheckOutcome(check, CheckResult.FAILED)  # RFC 8445 section 7.2.5.2.1
+        return self._read(now, check, response)
+
+    def handle_timeout(self, now: float) -> list[Check]:
+        """Retransmit what is due; return the checks that ended unanswered, cancelled ones left out."""
+        expired: list[Check] = []
+        for check in list(self._checks.values()):
+            if check.next_at > now:
+                continue
+            if now >= check.expires_at or check.sends >= len(check.gaps_s):
+                del self._checks[check.transaction_id]
+                if not check.cancelled:
+                    expired.append(check)
+                continue
+            gap_s = check.gaps_s[check.sends]
+            check.sends += 1
+            check.sent_at = now
+            check.next_at = min(now + gap_s, check.expires_at)
+            self._transmit(now, check)
+        return expired
+
+    def handle_unreachable(self, now: float, path: tuple[TransportAddress, TransportAddress]) -> None:
+        """Shorten the wait for the checks of one path that ICMP calls unreachable.
+
+        ICMP is not authenticated, so it fails nothing (RFC 8445 section 7.2.5.2.2 would): the check keeps its next
+        retransmissions, and an answer to any of them counts.
+        """
+        for check in self._checks.values():
+            if check.pair.path == path and check.kind is CheckKind.ORDINARY and not check.cancelled:
+                total = 2 ** (constants.CHECK_UNREACHABLE_RC - 1) - 1 + constants.CHECK_UNREACHABLE_RM
+                earliest = max(check.started_at + total * check.rto_s, now + check.rto_s)
+                check.expires_at = min(check.expires_at, earliest)
+                check.next_at = min(check.next_at, check.expires_at)
+
+    def next_timeout(self) -> float | None:
+        """Return when the next retransmission or expiry is due."""
+        return min((check.next_at for check in self._checks.values()), default=None)
+
+    def _read(self, now: float, check: Check, response: stun.Message) -> CheckOutcome | DropReason:
+        del self._checks[check.transaction_id]
+        if response.unknown_comprehension_required:  # RFC 8489 section 6.3.3: the transaction has failed
+            self._outbox.drop(DropReason.STUN_UNKNOWN_ATTRIBUTE)
+            return CheckOutcome(check, CheckResult.FAILED)
+        if response.message_class is stun.MessageClass.ERROR:
+            return self._read_error(check, response)
+        mapped = response.get(stun.XorMappedAddress)
+        if mapped is None:
+            self._outbox.drop(DropReason.RESPONSE_NO_ADDRESS)
+            return CheckOutcome(check, CheckResult.FAILED)
+        self.answers += 1
+        if check.sends == 1 or check.pair.rtt_s is None:
+            # A retransmitted check has an ambiguous RTT (Karn); as the very first estimate it is better than none.
+            check.pair.measure_rtt(max(0.0, now - check.sent_at))
+        return CheckOutcome(check, CheckResult.SUCCESS, mapped.address)
+
+    def _read_error(self, check: Check, response: stun.Message) -> CheckOutcome:
+        error = response.get(stun.ErrorCode)
+        code = 0 if error is None else error.code
+        self._outbox.drop(DropReason.RESPONSE_ERROR)
+        if code == 487:
+            return CheckOutcome(check, CheckResult.ROLE_CONFLICT)
+        if code == 403 and check.kind in (CheckKind.CONSENT, CheckKind.PROBE):
+            return CheckOutcome(check, CheckResult.REVOKED)
+        return CheckOutcome(check, CheckResult.FAILED)
+
+    def _request(self, pair: CheckPair, kind: CheckKind, transaction_id: bytes) -> bytes:
+        attributes: list[stun.Attribute] = [
+            stun.Username(self._keys.outgoing_username()),
+            stun.Priority(as_peer_reflexive(pair.local.priority)),
+            self._roles.attribute(),
+        ]
+        if kind is CheckKind.NOMINATION:
+            attributes.append(stun.UseCandidate())
+        return stun.encode(stun.binding_request(transaction_id, *attributes), key=self._keys.remote_key)
+
+    def _transmit(self, now: float, check: Check) -> None:
+        self.checks_sent += 1
+        check.pair.checks_sent += 1
+        check.pair.last_sent_at = now
+        self._outbox.send(check.pair.base, check.pair.destination, check.data)
+
+    def _make_room(self) -> None:
+        victim = next((check for check in self._checks.values() if check.cancelled), None)
+        if victim is None:
+            victim = next(iter(self._checks.values()))
+        del self._checks[victim.transaction_id]
+        self._outbox.drop(DropReason.TRANSACTION_LIMIT)
+
+
+def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
+    if kind is CheckKind.CONSENT:  # sent once; any answer while consent could still stand counts (trap 13)
+        return (constants.CONSENT_EXPIRY_S,), constants.CONSENT_EXPIRY_S
+    nominating = kind is CheckKind.NOMINATION
+    rc, rm = (
+        (constants.NOMINATION_RC, constants.NOMINATION_RM) if nominating else (constants.CHECK_RC, constants.CHECK_RM)
+    )
+    gaps_s = (*(rto * 2**sent for sent in range(rc - 1)), rto * rm)
+    return gaps_s, min(sum(gaps_s), constants.CHECK_TIMEOUT_S)
+
+
+def mapped_address(remote: TransportAddress) -> stun.XorMappedAddress:
+    """Return the XOR-MAPPED-ADDRESS that tells a peer its own address; zones are ours, not its."""
+    return stun.XorMappedAddress(without_zone(remote))

@@ -1,0 +1,117 @@
+"""Consent of the pair that carries data, and what happens while it falters: RFC 7675.
+
+Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of a path that dies: its next consent
+check (4 to 6 s apart, sent once each) gets no answer; half a second and two RTTs later an ordinary check, with its
+retransmissions, starts to probe it; after 7 s of silence the pair counts as silent (the agent is DISCONNECTED) and the
+other valid pairs are probed, too, so that the controlling agent can nominate one that answers; 30 s after the last
+answer consent is lost. Any authenticated answer in between, early or late, to any of these checks, ends it all.
+"""
+
+from __future__ import annotations
+
+from iceagent.core import constants
+from iceagent.core.ice.checks import Check, CheckKind
+from iceagent.core.ice.context import Context
+from iceagent.core.ice.events import ConsentLost
+from iceagent.core.ice.nomination import Nominator
+from iceagent.core.ice.pair import CheckPair, PairState
+
+
+class ConsentKeeper:
+    """Watches `context.data_pair`."""
+
+    def __init__(self, context: Context, nominator: Nominator) -> None:
+        self._context = context
+        self._nominator = nominator
+        self._pair: CheckPair | None = None
+        self._next_at = 0.0
+        self._unanswered_since: float | None = None
+        self._probe: Check | None = None
+        self._backups_at = 0.0
+
+    def advance(self, now: float) -> None:
+        """Do what is due."""
+        context = self._context
+        self._follow(now)
+        while self._pair is not None and not context.over and now >= self._expires_at():
+            self.lose(now, self._pair)
+            self._follow(now)
+        if self._pair is None or context.over:
+            return
+        if now >= self._next_at:
+            context.start_check(now, self._pair, CheckKind.CONSENT)
+            self._next_at = now + self._interval_s()
+            if self._unanswered_since is None:
+                self._unanswered_since = now
+        if self._probe is None and now >= self._suspicious_at():
+            self._probe = context.start_check(now, self._pair, CheckKind.PROBE)
+        if not context.silent and now >= self._silent_at():
+            context.silent = True
+            self._backups_at = now
+        if context.silent and now >= self._backups_at:
+            self._probe_backups()
+            self._backups_at = now + constants.BACKUP_PROBE_S
+
+    def next_timeout(self) -> float | None:
+        """Return when `advance` will have something to do."""
+        if self._pair is None or self._context.over:
+            return None
+        times = [self._expires_at(), self._next_at]
+        if self._probe is None:
+            times.append(self._suspicious_at())
+        if self._context.silent:
+            times.append(self._backups_at)
+        else:
+            times.append(self._silent_at())
+        return min(times)
+
+    def refreshed(self, now: float, pair: CheckPair) -> None:
+        """Take note of an authenticated answer on a pair (trap 14: of nothing else)."""
+        if pair is self._pair:
+            self._unanswered_since = None
+            self._context.runner.cancel(self._probe)
+            self._probe = None
+            self._context.silent = False
+
+    def lose(self, now: float, pair: CheckPair) -> None:
+        """Stop sending on a pair: consent has expired, or the peer has revoked it (RFC 7675 sections 5.1 and 5.2)."""
+        if not pair.is_valid:
+            return
+        view = pair.view()
+        self._nominator.invalidate(now, pair)
+        self._context.outbox.emit(ConsentLost(view))
+
+    def _follow(self, now: float) -> None:
+        pair = self._context.data_pair
+        if pair is not self._pair:
+            self._pair = pair
+            self._next_at = now + self._interval_s()
+            self._unanswered_since = None
+            self._context.runner.cancel(self._probe)
+            self._probe = None
+
+    def _expires_at(self) -> float:
+        assert self._pair is not None
+        return self._pair.last_response_at + self._context.config.consent_expiry_s
+
+    def _suspicious_at(self) -> float:
+        if self._pair is None or self._unanswered_since is None:
+            return float("inf")
+        return self._unanswered_since + constants.CONSENT_SUSPICION_S + 2 * (self._pair.rtt_s or 0.0)
+
+    def _silent_at(self) -> float:
+        if self._pair is None or self._probe is None:
+            return float("inf")
+        quiet_until = self._pair.last_response_at + self._context.config.disconnected_after_s
+        return max(quiet_until, self._probe.started_at + constants.DISCONNECTED_PROBE_S)
+
+    def _probe_backups(self) -> None:
+        checklist = self._context.checklist
+        for pair in checklist:
+            if pair is not self._pair and pair.state is PairState.SUCCEEDED:
+                checklist.trigger(pair)
+
+    def _interval_s(self) -> float:
+        # RFC 7675 section 5.1: 0.8 to 1.2 times the basic period, at random.
+        part = int.from_bytes(self._context.randbytes(4), "big") / 2**32
+        return self._context.config.consent_interval_s * (1 + constants.CONSENT_JITTER * (2 * part - 1))

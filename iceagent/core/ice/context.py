@@ -1,0 +1,95 @@
+"""What the parts of one ICE session share: its facts, in one place, and the few words they all use about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from iceagent.core.ice.candidates import CandidateTable
+from iceagent.core.ice.checklist import Checklist
+from iceagent.core.ice.checks import Check, CheckKind, CheckRunner, rto_s
+from iceagent.core.ice.config import IceConfig
+from iceagent.core.ice.credentials import Credentials, KeyRing
+from iceagent.core.ice.events import AgentState, DropReason, PairStateChanged, RoleChanged
+from iceagent.core.ice.held import HeldData
+from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.pair import CheckPair, PairState, Path
+from iceagent.core.ice.roles import Role, RoleKeeper
+
+
+class Context:
+    """The shared facts of a session.
+
+    Attributes:
+        selected: the nominated pair data goes over, or None.
+        data_pair: `selected`, or before nomination the best valid pair, or None.
+        data_path: (base, remote) of `data_pair`; kept here so that the data path costs one attribute.
+        validated: the paths from which data may reach the user.
+        silent: the data pair has not answered for a while.
+        started_at: when the peer's credentials came, from which patience counts; None before.
+        next_slot_at: before this no new check is sent (Ta).
+        candidate_at: when the last candidate of either side came.
+    """
+
+    def __init__(
+        self, role: Role, randbytes: Callable[[int], bytes], config: IceConfig, credentials: Credentials
+    ) -> None:
+        self.config = config
+        self.randbytes = randbytes
+        self.outbox = Outbox()
+        self.keys = KeyRing(credentials)
+        self.roles = RoleKeeper(role, randbytes)
+        self.table = CandidateTable(config.max_local_candidates, config.max_remote_candidates)
+        self.checklist = Checklist(config.max_pairs, self._pair_moved)
+        self.runner = CheckRunner(self.outbox, self.keys, self.roles, randbytes)
+        self.held = HeldData()
+        self.state = AgentState.NEW
+        self.selected: CheckPair | None = None
+        self.data_pair: CheckPair | None = None
+        self.data_path: Path | None = None
+        self.validated: set[Path] = set()
+        self.silent = False
+        self.started_at: float | None = None
+        self.candidate_at = 0.0
+        self.next_slot_at = float("-inf")
+        self.requests_received = 0
+        self.remote_lite = False
+
+    @property
+    def running(self) -> bool:
+        """Whether checks may be sent: the peer's credentials are known and the session is not over."""
+        return self.started_at is not None and not self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether the session has failed or was closed."""
+        return self.state in (AgentState.FAILED, AgentState.CLOSED)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether a pair is selected and answers, so that no further pairs need checking."""
+        return self.selected is not None and not self.silent
+
+    def drop(self, reason: DropReason) -> None:
+        """Count something that was not done."""
+        self.outbox.drop(reason)
+
+    def start_check(self, now: float, pair: CheckPair, kind: CheckKind) -> Check:
+        """Send a check of a pair with the timeout that suits the checklist."""
+        if kind is CheckKind.ORDINARY:
+            waiting = self.checklist.count(PairState.WAITING)
+            rto = rto_s(waiting, self.checklist.count(PairState.IN_PROGRESS), self.config.ta_s)
+        else:
+            rto = rto_s(0, 0)
+        return self.runner.start(now, pair, kind, rto)
+
+    def has_fresh_consent(self, now: float, pair: CheckPair) -> bool:
+        """Whether application data may be sent on a pair (RFC 7675 section 5.1)."""
+        return pair.is_valid and now < pair.last_response_at + self.config.consent_expiry_s
+
+    def role_changed(self) -> None:
+        """Rank the pairs by the new role and tell (RFC 8445 section 7.3.1.1)."""
+        self.checklist.rank_all(self.roles.controlling)
+        self.outbox.emit(RoleChanged(self.roles.role))
+
+    def _pair_moved(self, pair: CheckPair) -> None:
+        self.outbox.emit(PairStateChanged(pair.view()))

@@ -1,0 +1,189 @@
+"""What the ICE core tells its shell: agent states, verdicts on datagrams, events, reasons for drops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Final, TypeAlias
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice.candidate import Candidate
+from iceagent.core.ice.pair import CandidatePair
+from iceagent.core.ice.roles import Role
+
+
+class AgentState(Enum):
+    """Where the session stands.
+
+    CONNECTED: a valid pair exists, data may flow. COMPLETED: a pair is selected. DISCONNECTED: the path in use has
+    been silent for a while; data may still be sent, and it recovers with the next answer.
+    """
+
+    NEW = "new"
+    CHECKING = "checking"
+    CONNECTED = "connected"
+    COMPLETED = "completed"
+    DISCONNECTED = "disconnected"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+AGENT_TRANSITIONS: Final[dict[AgentState, frozenset[AgentState]]] = {
+    AgentState.NEW: frozenset({AgentState.CHECKING, AgentState.CLOSED}),
+    AgentState.CHECKING: frozenset({AgentState.CONNECTED, AgentState.FAILED, AgentState.CLOSED}),
+    AgentState.CONNECTED: frozenset(
+        {AgentState.COMPLETED, AgentState.DISCONNECTED, AgentState.FAILED, AgentState.CLOSED}
+    ),
+    AgentState.COMPLETED: frozenset(
+        {AgentState.CONNECTED, AgentState.DISCONNECTED, AgentState.FAILED, AgentState.CLOSED}
+    ),
+    AgentState.DISCONNECTED: frozenset(
+        {AgentState.CONNECTED, AgentState.COMPLETED, AgentState.FAILED, AgentState.CLOSED}
+    ),
+    AgentState.FAILED: frozenset({AgentState.CLOSED}),
+    AgentState.CLOSED: frozenset(),
+}
+
+
+class Verdict(Enum):
+    """What became of a datagram.
+
+    CONSUMED: it was STUN and is dealt with. APPLICATION_DATA: hand it to the user. HELD: data that overtook the answer
+    to our own check; it comes back in `HeldDataReleased` if that check succeeds. DROPPED: counted by reason.
+    """
+
+    CONSUMED = "consumed"
+    APPLICATION_DATA = "application-data"
+    HELD = "held"
+    DROPPED = "dropped"
+
+
+class DropReason(StrEnum):
+    """Why something was not done. `IceAgent.counters` counts each."""
+
+    CLOSED = "agent-closed"
+    DATA_UNVALIDATED = "data-from-unvalidated-path"
+    DATA_HELD_OVERFLOW = "data-ahead-of-validation-overflow"
+    STUN_MALFORMED = "stun-malformed"
+    STUN_METHOD = "stun-method-not-binding"
+    STUN_FINGERPRINT = "stun-fingerprint-missing-or-wrong"
+    STUN_NO_INTEGRITY = "stun-without-integrity"
+    STUN_NO_USERNAME = "stun-request-without-username"
+    STUN_WRONG_USERNAME = "stun-username-not-ours"
+    STUN_BAD_INTEGRITY = "stun-integrity-wrong"
+    STUN_UNKNOWN_ATTRIBUTE = "stun-unknown-required-attribute"
+    STUN_NO_PRIORITY = "stun-check-without-priority"
+    RESPONSE_UNKNOWN_TRANSACTION = "response-to-no-transaction-of-ours"
+    RESPONSE_WRONG_PATH = "response-from-another-path"
+    RESPONSE_NO_ADDRESS = "response-without-mapped-address"
+    RESPONSE_ERROR = "response-error"
+    RESPONSE_STALE_ROLE_CONFLICT = "response-role-conflict-stale"
+    CHECK_OTHER_GENERATION = "check-from-another-generation"
+    CHECK_EARLY_OVERFLOW = "check-before-credentials-overflow"
+    CHECK_UNKNOWN_LOCAL = "check-at-unknown-local-address"
+    CANDIDATE_DUPLICATE = "candidate-duplicate"
+    CANDIDATE_UNUSABLE = "candidate-address-unusable"
+    CANDIDATE_UNRESOLVED = "candidate-name-unresolved"
+    CANDIDATE_TRANSPORT = "candidate-transport-or-component-unsupported"
+    CANDIDATE_LIMIT = "candidate-limit"
+    PAIR_LIMIT = "pair-limit"
+    TRANSACTION_LIMIT = "transaction-limit"
+    ROLE_CONFLICT_REFUSED = "role-conflict-refused-with-487"
+    UNREACHABLE = "destination-reported-unreachable"
+    TRANSMIT_OVERFLOW = "transmit-queue-overflow"
+    EVENT_OVERFLOW = "event-queue-overflow"
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The agent moved from one state to another."""
+
+    old: AgentState
+    new: AgentState
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCandidateAdded:
+    """A local candidate is in use; send it to the peer unless it is peer-reflexive."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCandidateAdded:
+    """A remote candidate is in use: signalled, or peer-reflexive, or the signalled twin of a peer-reflexive one."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class PairStateChanged:
+    """A pair's check moved on; `pair.state` is the new state."""
+
+    pair: CandidatePair
+
+
+@dataclass(frozen=True, slots=True)
+class PairValidated:
+    """A check of the pair was answered for the first time: data may flow on it."""
+
+    pair: CandidatePair
+
+
+@dataclass(frozen=True, slots=True)
+class PairNominated:
+    """Both agents know that the controlling one chose this pair."""
+
+    pair: CandidatePair
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedPairChanged:
+    """Data now goes over another pair, or over none."""
+
+    pair: CandidatePair | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChanged:
+    """A role conflict was settled against us."""
+
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentLost:
+    """No valid answer came over the pair for 30 s, or the peer revoked its consent: nothing is sent there any more."""
+
+    pair: CandidatePair
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDataReleased:
+    """Data that arrived on the path just before it was validated; hand it to the user now, in this order."""
+
+    local: TransportAddress
+    remote: TransportAddress
+    datagrams: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The session is over; `reason` says why in words."""
+
+    reason: str
+
+
+IceEvent: TypeAlias = (
+    StateChanged
+    | LocalCandidateAdded
+    | RemoteCandidateAdded
+    | PairStateChanged
+    | PairValidated
+    | PairNominated
+    | SelectedPairChanged
+    | RoleChanged
+    | ConsentLost
+    | HeldDataReleased
+    | Failed
+)

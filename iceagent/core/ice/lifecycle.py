@@ -1,0 +1,111 @@
+"""The agent's state, and the patience before it fails: RFC 8445 section 6.1.3, RFC 8863."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from iceagent.core.ice.context import Context
+from iceagent.core.ice.events import AGENT_TRANSITIONS, AgentState, DropReason, Failed, StateChanged
+
+
+class Lifecycle:
+    """Derives the state from the facts; FAILED and CLOSED are for good."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._had_path = False
+
+    def advance(self, now: float) -> None:
+        """Move to the state the facts call for."""
+        context = self._context
+        if context.over:
+            return
+        if context.data_pair is not None:
+            self._had_path = True
+        elif self._had_path:
+            self.fail("the path died: the peer has not answered for 30 s, and no other path to it does")
+            return
+        fails_at = self._fails_at()
+        if fails_at is not None and now >= fails_at:
+            self.fail(self._why_no_pair())
+            return
+        wanted = self._wanted()
+        if wanted is not context.state:
+            if context.state is AgentState.NEW and wanted is not AgentState.CHECKING:
+                self._move(AgentState.CHECKING)
+            if context.state is AgentState.CHECKING and wanted is AgentState.COMPLETED:
+                self._move(AgentState.CONNECTED)
+            self._move(wanted)
+
+    def next_timeout(self) -> float | None:
+        """Return when patience ends, if it is running out."""
+        return None if self._context.over else self._fails_at()
+
+    def fail(self, reason: str) -> None:
+        """End the session, saying why."""
+        self._context.outbox.emit(Failed(reason))
+        self._move(AgentState.FAILED)
+
+    def close(self) -> None:
+        """End the session; idempotent."""
+        if self._context.state is not AgentState.CLOSED:
+            self._move(AgentState.CLOSED)
+
+    def _move(self, new: AgentState) -> None:
+        old = self._context.state
+        assert new in AGENT_TRANSITIONS[old], f"{old} to {new}"
+        self._context.state = new
+        self._context.outbox.emit(StateChanged(old, new))
+
+    def _wanted(self) -> AgentState:
+        context = self._context
+        if context.data_pair is not None:
+            if context.silent:
+                return AgentState.DISCONNECTED
+            return AgentState.CONNECTED if context.selected is None else AgentState.COMPLETED
+        return AgentState.NEW if context.started_at is None else AgentState.CHECKING
+
+    def _fails_at(self) -> float | None:
+        # RFC 8863 section 4: no failure before patience ends, be there failed pairs or none (trap 16). Deviation from
+        # RFC 8838 section 8: without end-of-candidates we do not wait for ever, but the same patience again after the
+        # last candidate of either side.
+        context = self._context
+        if context.started_at is None or context.data_pair is not None:
+            return None
+        if any(pair.is_pending for pair in context.checklist):
+            return None
+        since = context.started_at if context.table.complete else max(context.started_at, context.candidate_at)
+        return since + context.config.patience_s
+
+    def _why_no_pair(self) -> str:
+        context = self._context
+        pairs, runner = list(context.checklist), context.runner
+        local, remote = _kinds(context.table.local.values()), _kinds(context.table.remote.values())
+        if not context.table.local:
+            return "no local candidate: this machine has no usable network address"
+        if not context.table.remote:
+            return f"the peer sent no usable candidate within {context.config.patience_s:g} s"
+        if not pairs:
+            return f"no pair of candidates fits: ours are {local}, the peer's are {remote}"
+        text = (
+            f"no candidate pair answered: {_number(len(pairs), 'pair')} tried, "
+            f"{_number(runner.checks_sent, 'check')} sent, {runner.answers} answered, "
+            f"{_number(context.requests_received, 'check')} received; ours: {local}; the peer's: {remote}"
+        )
+        forged = context.outbox.counters[DropReason.STUN_BAD_INTEGRITY]
+        if forged:
+            text += (
+                f"; {_number(forged, 'message')} failed authentication: do both sides use the credentials exchanged?"
+            )
+        return text
+
+
+def _kinds(candidates: object) -> str:
+    counts: Counter[str] = Counter()
+    for candidate in candidates:  # type: ignore[attr-defined]
+        counts[f"{candidate.type.value} IPv{candidate.address.family}"] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

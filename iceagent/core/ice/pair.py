@@ -1,0 +1,139 @@
+"""Candidate pairs and their states: RFC 8445 section 6.1.2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice.candidate import Candidate
+from iceagent.core.ice.priority import pair_priority
+
+if TYPE_CHECKING:
+    from iceagent.core.ice.checks import Check
+
+Path: TypeAlias = tuple[TransportAddress, TransportAddress]  # (local base, remote address): what packets know
+
+
+class PairState(Enum):
+    """RFC 8445 section 6.1.2.6."""
+
+    FROZEN = "frozen"
+    WAITING = "waiting"
+    IN_PROGRESS = "in-progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+# Figure 6 of RFC 8445, with the edges its text adds: a cancelled check waits again for its triggered one (7.3.1.4),
+# a late answer to a cancelled or failed check counts, and a path that lost consent fails (RFC 7675).
+PAIR_TRANSITIONS: Final[dict[PairState, frozenset[PairState]]] = {
+    PairState.FROZEN: frozenset({PairState.WAITING}),
+    PairState.WAITING: frozenset({PairState.IN_PROGRESS, PairState.SUCCEEDED, PairState.FAILED}),
+    PairState.IN_PROGRESS: frozenset({PairState.WAITING, PairState.SUCCEEDED, PairState.FAILED}),
+    PairState.SUCCEEDED: frozenset({PairState.FAILED}),
+    PairState.FAILED: frozenset({PairState.WAITING, PairState.SUCCEEDED}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePair:
+    """A pair as it is at one moment, for users and events.
+
+    Attributes:
+        local: the local candidate: once the pair is valid, the one the peer sees us at.
+        remote: the remote candidate.
+        state: of the pair's connectivity check.
+        nominated: whether the controlling agent chose it.
+        rtt_s: smoothed round-trip time of its checks, seconds, or None before the first answer.
+        priority: 64 bits; higher is better.
+        valid: whether data may flow on it.
+    """
+
+    local: Candidate
+    remote: Candidate
+    state: PairState
+    nominated: bool
+    rtt_s: float | None
+    priority: int
+    valid: bool = False
+
+    def __str__(self) -> str:
+        kinds = f"{self.local.type.value} {self.local.address} to {self.remote.type.value} {self.remote.address}"
+        return f"{kinds} ({self.state.value})"
+
+
+@dataclass(slots=True, eq=False)
+class CheckPair:
+    """A pair as the checklist keeps it: one per path, its valid pair included.
+
+    RFC 8445 tells a pair of the checklist from the valid pair its check yields (section 7.2.5.3.2). The two always
+    share base and destination, that is the path packets take; so one object holds both, `valid_local` being the
+    local candidate of the valid pair, or None.
+    """
+
+    local: Candidate
+    remote: Candidate
+    base: TransportAddress
+    destination: TransportAddress
+    priority: int
+    state: PairState = PairState.FROZEN
+    valid_local: Candidate | None = None
+    nominated: bool = False
+    nominate_on_success: bool = False  # RFC 8445 section 7.3.1.5: USE-CANDIDATE came before our own check was answered
+    consent_lost: bool = False  # RFC 7675 section 5.1: never again with these credentials
+    nomination_failures: int = 0
+    heard: bool = False  # an authenticated check came from there
+    check: Check | None = None  # the one whose outcome decides the state
+    checked_at: float | None = None
+    checks_sent: int = 0
+    last_sent_at: float = 0.0
+    last_response_at: float = 0.0
+    rtt_s: float | None = None
+
+    @property
+    def path(self) -> Path:
+        """The pair's key: (local base, remote address)."""
+        return (self.base, self.destination)
+
+    @property
+    def foundation(self) -> tuple[str, str]:
+        """What the pair freezes and thaws by."""
+        return (self.local.foundation, self.remote.foundation)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the pair is on the valid list: our check was answered and consent stands."""
+        return self.valid_local is not None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether its check may yet succeed."""
+        return self.state in (PairState.FROZEN, PairState.WAITING, PairState.IN_PROGRESS)
+
+    def set_state(self, state: PairState) -> None:
+        """Move to `state`; moving to the present one changes nothing."""
+        if state is self.state:
+            return
+        assert state in PAIR_TRANSITIONS[self.state], f"{self.state} to {state}"
+        self.state = state
+
+    def rank(self, controlling: bool) -> None:
+        """Compute the priority anew, as after a change of role or candidate (RFC 8445 section 6.1.2.3)."""
+        local = self.local if self.valid_local is None else self.valid_local
+        if controlling:
+            self.priority = pair_priority(local.priority, self.remote.priority)
+        else:
+            self.priority = pair_priority(self.remote.priority, local.priority)
+
+    def measure_rtt(self, sample_s: float) -> None:
+        """Smooth one round-trip time in; the gain is twice RFC 6298's since samples come seconds apart."""
+        self.rtt_s = sample_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * sample_s
+
+    def view(self) -> CandidatePair:
+        """Return the pair as it is now."""
+        local = self.local if self.valid_local is None else self.valid_local
+        return CandidatePair(
+            local, self.remote, self.state, self.nominated, self.rtt_s, self.priority, self.valid_local is not None
+        )

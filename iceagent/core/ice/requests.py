@@ -1,0 +1,187 @@
+"""Incoming checks: authenticated, answered, and what they trigger. RFC 8445 section 7.3."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from iceagent.core import constants, stun
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice.candidate import Candidate, remote_prflx_candidate, without_zone
+from iceagent.core.ice.candidates import Added
+from iceagent.core.ice.checklist import path_of
+from iceagent.core.ice.checks import mapped_address
+from iceagent.core.ice.context import Context
+from iceagent.core.ice.events import DropReason, RemoteCandidateAdded
+from iceagent.core.ice.nomination import Nominator
+from iceagent.core.ice.pair import CheckPair, PairState
+from iceagent.core.ice.roles import Conflict
+
+
+class IncomingCheck(NamedTuple):
+    """What an authenticated check tells us, kept while the peer's credentials are unknown."""
+
+    local: TransportAddress
+    remote: TransportAddress
+    remote_ufrag: str
+    priority: int
+    use_candidate: bool
+
+
+class RequestHandler:
+    """Answers every authenticated check, whatever the state of its pair (trap 11)."""
+
+    def __init__(self, context: Context, nominator: Nominator) -> None:
+        self._context = context
+        self._nominator = nominator
+        self._early: deque[IncomingCheck] = deque()
+
+    def handle(
+        self, now: float, local: TransportAddress, remote: TransportAddress, request: stun.Message
+    ) -> DropReason | None:
+        """Deal with a Binding request; return why it was dropped without an answer, or None."""
+        ufrag_or_reason = self._authenticate(request)
+        if isinstance(ufrag_or_reason, DropReason):
+            # Deviation from RFC 8489 section 9.1.3, which answers 400 or 401: nothing is sent to whom we do not know,
+            # so that nobody can find our ports or use us as a reflector.
+            return ufrag_or_reason
+        context = self._context
+        context.requests_received += 1
+        if request.unknown_comprehension_required:
+            context.drop(DropReason.STUN_UNKNOWN_ATTRIBUTE)
+            unknown = stun.UnknownAttributes(request.unknown_comprehension_required)
+            self._answer(local, remote, stun.error(request, 420, "Unknown Attribute", unknown))
+            return None
+        priority = request.get(stun.Priority)
+        if priority is None and context.table.find_remote(remote) is None:
+            context.drop(DropReason.STUN_NO_PRIORITY)
+            self._answer(local, remote, stun.error(request, 400, "Bad Request"))
+            return None
+        if not self._settle_roles(local, remote, request):
+            return None
+        self._answer(local, remote, stun.success(request, mapped_address(remote)))
+        use_candidate = request.get(stun.UseCandidate) is not None
+        check = IncomingCheck(local, remote, ufrag_or_reason, 0 if priority is None else priority.value, use_candidate)
+        if context.keys.remote is None:
+            self._keep_early(check)
+        else:
+            self._process(now, check)
+        return None
+
+    def process_early(self, now: float) -> None:
+        """Act upon the checks that came before the peer's credentials (trap 18)."""
+        while self._early:
+            self._process(now, self._early.popleft())
+
+    def clear(self) -> None:
+        """Forget the checks kept."""
+        self._early.clear()
+
+    def _authenticate(self, request: stun.Message) -> str | DropReason:
+        # Cheapest tests first; trap 2: nothing happens before the last of them.
+        if not request.has_integrity:
+            return DropReason.STUN_NO_INTEGRITY
+        username = request.get(stun.Username)
+        if username is None:
+            return DropReason.STUN_NO_USERNAME
+        ours, colon, theirs = username.value.partition(":")
+        if not colon or ours != self._context.keys.local.ufrag:
+            return DropReason.STUN_WRONG_USERNAME
+        if not request.verify_integrity(self._context.keys.local_key):
+            return DropReason.STUN_BAD_INTEGRITY
+        return theirs
+
+    def _settle_roles(self, local: TransportAddress, remote: TransportAddress, request: stun.Message) -> bool:
+        """Send 487 or switch, never both (RFC 8445 section 7.3.1.1, trap 8); return whether to go on."""
+        context = self._context
+        conflict = context.roles.judge(request)
+        if conflict is Conflict.REFUSE:
+            context.drop(DropReason.ROLE_CONFLICT_REFUSED)
+            self._answer(local, remote, stun.error(request, 487, "Role Conflict"))
+            return False
+        if conflict is Conflict.SWITCH:
+            context.roles.switch()
+            context.role_changed()
+            self._nominator.role_changed()
+        return True
+
+    def _answer(self, local: TransportAddress, remote: TransportAddress, response: stun.Message) -> None:
+        self._context.outbox.send(local, remote, stun.encode(response, key=self._context.keys.local_key))
+
+    def _keep_early(self, check: IncomingCheck) -> None:
+        for index, known in enumerate(self._early):
+            if (known.local, known.remote, known.remote_ufrag) == (check.local, check.remote, check.remote_ufrag):
+                if check.use_candidate or not known.use_candidate:
+                    self._early[index] = check
+                return
+        if len(self._early) >= constants.MAX_EARLY_CHECKS:
+            self._context.drop(DropReason.CHECK_EARLY_OVERFLOW)
+            return
+        self._early.append(check)
+
+    def _process(self, now: float, check: IncomingCheck) -> None:
+        context = self._context
+        if not context.running:
+            return
+        assert context.keys.remote is not None
+        if check.remote_ufrag != context.keys.remote.ufrag:
+            context.drop(DropReason.CHECK_OTHER_GENERATION)
+            return
+        pair = context.checklist.pairs.get((check.local, check.remote)) or self._new_pair(now, check)
+        if pair is None or pair.consent_lost:
+            return
+        pair.heard = True
+        nominates = check.use_candidate and not context.roles.controlling
+        if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check (trap 15)
+            self._nominate_valid(now, pair, nominates)
+            return
+        if nominates:
+            pair.nominate_on_success = True
+        if nominates or not context.concluded:
+            self._trigger(pair)
+
+    def _nominate_valid(self, now: float, pair: CheckPair, nominates: bool) -> None:
+        context = self._context
+        if not nominates or pair is context.selected:
+            return
+        if context.has_fresh_consent(now, pair):
+            self._nominator.nominated(now, pair)
+        else:  # a backup last checked long ago: data may be sent on it once our own check is answered (RFC 7675)
+            pair.nominate_on_success = True
+            context.checklist.trigger(pair)
+
+    def _trigger(self, pair: CheckPair) -> None:
+        """Queue a triggered check; one that is in progress is cancelled for it (RFC 8445 section 7.3.1.4)."""
+        context = self._context
+        if pair.state is PairState.IN_PROGRESS:
+            context.runner.cancel(pair.check)
+            pair.check = None
+        context.checklist.set_state(pair, PairState.WAITING)
+        context.checklist.trigger(pair)
+
+    def _new_pair(self, now: float, check: IncomingCheck) -> CheckPair | None:
+        context = self._context
+        local = context.table.local_at(check.local)
+        if local is None:
+            context.drop(DropReason.CHECK_UNKNOWN_LOCAL)
+            return None
+        remote = context.table.find_remote(check.remote) or self._learn(now, check)
+        if remote is None or path_of(local, remote) is None:
+            return None
+        pair = CheckPair(local, remote, check.local, check.remote, priority=0)
+        pair.rank(context.roles.controlling)
+        if not context.checklist.insert(pair, needed=True):
+            context.drop(DropReason.PAIR_LIMIT)
+        return context.checklist.pairs.get(pair.path)
+
+    def _learn(self, now: float, check: IncomingCheck) -> Candidate | None:
+        """Add the peer-reflexive candidate the check reveals (RFC 8445 section 7.3.1.3)."""
+        context = self._context
+        fresh = remote_prflx_candidate(without_zone(check.remote), check.priority)
+        added = context.table.add_remote(fresh)
+        if not isinstance(added, Added):
+            context.drop(added)
+            return None
+        context.candidate_at = now
+        context.outbox.emit(RemoteCandidateAdded(fresh))
+        return fresh

@@ -1,0 +1,97 @@
+"""What the outcome of a check means for pairs, candidates and roles: RFC 8445 section 7.2.5."""
+
+from __future__ import annotations
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice.candidate import Candidate, local_prflx_candidate
+from iceagent.core.ice.candidates import Added
+from iceagent.core.ice.checks import Check, CheckKind, CheckOutcome, CheckResult
+from iceagent.core.ice.consent import ConsentKeeper
+from iceagent.core.ice.context import Context
+from iceagent.core.ice.events import DropReason, LocalCandidateAdded
+from iceagent.core.ice.nomination import Nominator
+from iceagent.core.ice.pair import PairState
+from iceagent.core.ice.priority import as_peer_reflexive
+
+
+class ResponseHandler:
+    """Applies outcomes of checks."""
+
+    def __init__(self, context: Context, nominator: Nominator, consent: ConsentKeeper) -> None:
+        self._context = context
+        self._nominator = nominator
+        self._consent = consent
+
+    def apply(self, now: float, outcome: CheckOutcome) -> None:
+        """Apply an authenticated answer."""
+        check = outcome.check
+        if self._context.checklist.pairs.get(check.pair.path) is not check.pair or check.pair.consent_lost:
+            self._context.drop(DropReason.RESPONSE_UNKNOWN_TRANSACTION)  # the pair has been given up meanwhile
+        elif outcome.mapped is not None:
+            self._succeeded(now, check, outcome.mapped)
+        elif outcome.result is CheckResult.ROLE_CONFLICT:
+            self._role_conflict(now, check)
+        elif outcome.result is CheckResult.REVOKED:
+            self._consent.lose(now, check.pair)
+        else:
+            self.failed(check)
+
+    def failed(self, check: Check) -> None:
+        """Apply that a check got no answer, or one that says no."""
+        pair = check.pair
+        if check.kind is CheckKind.NOMINATION:
+            self._nominator.nomination_ended(check)
+        elif check.kind is CheckKind.ORDINARY and pair.check is check:
+            pair.check = None
+            if pair.state is PairState.IN_PROGRESS:
+                self._context.checklist.set_state(pair, PairState.FAILED)
+
+    def _succeeded(self, now: float, check: Check, mapped: TransportAddress) -> None:
+        context, pair = self._context, check.pair
+        context.checklist.untrigger(pair)
+        if pair.check is not None and pair.check is not check:
+            context.runner.cancel(pair.check)
+        pair.check = None
+        newly_valid = not pair.is_valid
+        context.checklist.set_state(pair, PairState.SUCCEEDED)
+        self._nominator.validate(now, pair, self._local_seen_as(check, mapped))
+        if newly_valid:
+            context.checklist.thaw_foundation(pair.foundation)
+        self._consent.refreshed(now, pair)
+        we_nominate = check.kind is CheckKind.NOMINATION and context.roles.controlling
+        they_nominated = pair.nominate_on_success and not context.roles.controlling
+        if we_nominate or they_nominated:
+            pair.nominate_on_success = False
+            self._nominator.nominated(now, pair)
+        else:
+            self._nominator.refresh(now)
+
+    def _local_seen_as(self, check: Check, mapped: TransportAddress) -> Candidate:
+        # RFC 8445 section 7.2.5.3.1: a mapped address nobody knew is a peer-reflexive local candidate.
+        context, pair = self._context, check.pair
+        known = context.table.local_seen_as(mapped, pair.base)
+        if known is not None:
+            return known
+        fresh = local_prflx_candidate(mapped, pair.local, as_peer_reflexive(pair.local.priority))
+        added = context.table.add_local(fresh)
+        if isinstance(added, Added):
+            context.outbox.emit(LocalCandidateAdded(fresh))
+            return fresh
+        context.drop(added)
+        return pair.local
+
+    def _role_conflict(self, now: float, check: Check) -> None:
+        """Obey a 487 once, and check the pair again in the role we then have (RFC 8445 section 7.2.5.1, trap 9)."""
+        context, pair = self._context, check.pair
+        if context.roles.obey_487(check.role_generation):
+            context.role_changed()
+            self._nominator.role_changed()
+        else:
+            context.drop(DropReason.RESPONSE_STALE_ROLE_CONFLICT)
+        if check.kind is CheckKind.NOMINATION:
+            self._nominator.nomination_ended(check)
+        elif check.kind is CheckKind.ORDINARY and pair.check is check:
+            pair.check = None
+            context.checklist.set_state(pair, PairState.WAITING)
+            context.checklist.trigger(pair)
+        self._nominator.refresh(now)

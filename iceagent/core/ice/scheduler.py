@@ -1,0 +1,47 @@
+"""The pacing of checks: RFC 8445 sections 6.1.4.2 and 14.2."""
+
+from __future__ import annotations
+
+from iceagent.core.ice.checks import CheckKind
+from iceagent.core.ice.context import Context
+from iceagent.core.ice.pair import CheckPair, PairState
+
+
+class Scheduler:
+    """Sends one new check per Ta, triggered ones first; after a pause of Ta the first one goes at once."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def advance(self, now: float) -> None:
+        """Send the next check if its slot has come."""
+        context = self._context
+        if not context.running or now < context.next_slot_at:
+            return
+        pair = context.checklist.next_triggered()
+        if pair is None and not context.concluded:
+            pair = context.checklist.next_ordinary()
+        if pair is not None:
+            context.next_slot_at = now + context.config.ta_s
+            self._check(now, pair)
+
+    def next_timeout(self) -> float | None:
+        """Return the time of the next slot if a check is there to use it."""
+        context = self._context
+        if not context.running:
+            return None
+        checklist = context.checklist
+        if checklist.has_triggered() or (not context.concluded and checklist.has_ordinary()):
+            return context.next_slot_at
+        return None
+
+    def _check(self, now: float, pair: CheckPair) -> None:
+        context = self._context
+        if pair.checked_at is None:
+            pair.checked_at = now
+        if pair.state is PairState.SUCCEEDED:  # asked to confirm a backup whose consent has aged
+            context.start_check(now, pair, CheckKind.PROBE)
+            return
+        context.checklist.set_state(pair, PairState.WAITING)
+        pair.check = context.start_check(now, pair, CheckKind.ORDINARY)
+        context.checklist.set_state(pair, PairState.IN_PROGRESS)
