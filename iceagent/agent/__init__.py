@@ -1,1 +1,41 @@
-"""To be described by its first module."""
+"""The ICE agent on Trio: `open_agent()` and what goes in and comes out of it."""
+
+from __future__ import annotations
+
+from iceagent.agent.agent import Agent, open_agent
+from iceagent.agent.config import AgentConfig, IceServer
+from iceagent.agent.events import (
+    AgentEvent,
+    DestinationUnreachable,
+    GatheringFinished,
+    ServerAnswered,
+    ServerFailed,
+)
+from iceagent.agent.explain import Verdict, VerdictKind
+from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
+from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
+
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "AgentEvent",
+    "AgentState",
+    "AgentStatistics",
+    "Candidate",
+    "CandidatePair",
+    "CandidateStatistics",
+    "CandidateType",
+    "Credentials",
+    "DestinationUnreachable",
+    "GatheringFinished",
+    "IceServer",
+    "PairState",
+    "PairStatistics",
+    "Role",
+    "ServerAnswered",
+    "ServerFailed",
+    "TransportStatistics",
+    "Verdict",
+    "VerdictKind",
+    "open_agent",
+]

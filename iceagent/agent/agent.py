@@ -1,0 +1,244 @@
+"""The agent: datagrams to one peer over the best path ICE finds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from iceagent.agent.candidates import LocalCandidates
+from iceagent.agent.config import AgentConfig
+from iceagent.agent.driver import Driver
+from iceagent.agent.events import AgentEvent
+from iceagent.agent.explain import Verdict, explain
+from iceagent.agent.gather import Gatherer
+from iceagent.agent.statistics import AgentStatistics, collect_statistics
+from iceagent.core import ice, sdp
+from iceagent.core.address import TransportAddress
+from iceagent.errors import LocalError
+from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.system import SystemNetwork
+
+MAX_DATAGRAM_SIZE: Final = 1200
+"""Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""
+
+
+class Agent(trio.abc.Channel[bytes]):
+    """One ICE session: datagrams to and from one peer. Made by `open_agent`.
+
+    Sending and receiving need no `wait_connected` first: `send` waits for the first valid path, `receive` for data.
+    """
+
+    def __init__(self, config: AgentConfig, role: ice.Role) -> None:
+        self._config = config
+        core = ice.IceAgent(
+            role=role, randbytes=config.randbytes, config=_ice_config(config), credentials=config.credentials
+        )
+        self._driver = Driver(core, config.randbytes, config.receive_queue)
+        self._gatherer = Gatherer(config.network or SystemNetwork(), config, self._driver)
+        self._tasks = trio.CancelScope()
+
+    # What to carry to the peer, and what came from it
+
+    @property
+    def credentials(self) -> ice.Credentials:
+        """Our ufrag and password, for the peer's `set_remote_credentials`."""
+        return self._driver.ice.credentials
+
+    def local_candidates(self) -> AsyncIterator[ice.Candidate]:
+        """Iterate over our candidates as they are found; ends at end-of-candidates. May be called repeatedly."""
+        return LocalCandidates(self._driver, self._gatherer)
+
+    def set_remote_credentials(self, credentials: ice.Credentials) -> None:
+        """Take the peer's ufrag and password; checks start as soon as there are candidates.
+
+        Raises:
+            LocalError: others have been set before: one agent talks to one peer.
+            trio.ClosedResourceError: the agent is closed.
+        """
+        self._check_open()
+        if self._driver.ice.remote_credentials not in (None, credentials):
+            raise LocalError("the peer's credentials are already set; open a new agent for a new session")
+        self._driver.mutate(lambda now: self._driver.ice.set_remote_credentials(now, credentials))
+
+    def add_remote_candidate(self, candidate: ice.Candidate | str | None) -> None:
+        """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.
+
+        Candidates that cannot be used (another transport, a name) are counted and left out.
+
+        Raises:
+            RemoteError: the text is not a candidate (a `ValueError`, too).
+            trio.ClosedResourceError: the agent is closed.
+        """
+        self._check_open()
+        if not isinstance(candidate, ice.Candidate):
+            text = sdp.trickled_candidate(candidate)
+            candidate = None if text is None else ice.Candidate.from_sdp(text)
+        self._driver.mutate(lambda now: self._driver.ice.add_remote_candidate(now, candidate))
+
+    # Where the session stands
+
+    @property
+    def state(self) -> ice.AgentState:
+        """Where the session stands."""
+        return self._driver.ice.state
+
+    @property
+    def role(self) -> ice.Role:
+        """Who nominates; a role conflict may change it."""
+        return self._driver.ice.role
+
+    @property
+    def selected_pair(self) -> ice.CandidatePair | None:
+        """The nominated pair that carries the data, or None before nomination."""
+        return self._driver.ice.selected_pair
+
+    @property
+    def max_datagram_size(self) -> int:
+        """Bytes of the largest datagram that every path carries whole; larger ones may get lost."""
+        return MAX_DATAGRAM_SIZE
+
+    async def wait_connected(self) -> ice.CandidatePair:
+        """Wait until a pair is selected; return it.
+
+        Raises:
+            NetworkError: there is no path; `explain()` says why.
+            trio.ClosedResourceError: the agent was closed.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check_open()
+            pair = self._driver.ice.selected_pair
+            if pair is not None:
+                return pair
+            if self._driver.ice.state is ice.AgentState.FAILED:
+                raise self._driver.failure_error()
+            await self._driver.changed.park()
+
+    def events(self) -> AsyncIterator[AgentEvent]:
+        """Iterate over what has happened from the start on and what happens, until the agent closes.
+
+        A bounded log: who reads too late or too slowly misses the oldest; `statistics()` counts them.
+        """
+        return self._driver.timeline.subscribe()
+
+    def statistics(self) -> AgentStatistics:
+        """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
+        return collect_statistics(self._driver)
+
+    def explain(self) -> Verdict:
+        """Return why the agent is where it is, the evidence, and what to do about it."""
+        return explain(self._driver, self._gatherer, self._config)
+
+    # Data
+
+    async def send(self, value: bytes) -> None:
+        """Send one datagram; waits for the first valid path, then only while the socket is full.
+
+        Raises:
+            trio.BrokenResourceError: the session failed.
+            trio.ClosedResourceError: the agent is closed.
+        """
+        await self.send_many((value,))
+
+    async def send_many(self, datagrams: Sequence[bytes]) -> None:
+        """Send datagrams, in order and in as few system calls as the network allows. Raises as `send` does."""
+        sock, remote = self._path() or await self._wait_path()
+        await sock.send(datagrams, remote)
+
+    async def receive(self) -> bytes:
+        """Wait for the next datagram from the peer.
+
+        Raises:
+            trio.BrokenResourceError: the session failed, and all that arrived before has been received.
+            trio.ClosedResourceError: the agent is closed.
+        """
+        return await self._driver.inbox.datagram()
+
+    async def receive_many(self) -> list[bytes]:
+        """Wait, then return all datagrams at hand, oldest first. Raises as `receive` does."""
+        return await self._driver.inbox.datagrams()
+
+    async def receive_batches(self) -> list[Batch]:
+        """Wait, then return all that is at hand as the network delivered it. Raises as `receive` does."""
+        return await self._driver.inbox.batches()
+
+    async def aclose(self) -> None:
+        """Close at once: sockets, timers, tasks. Idempotent; leaving `open_agent` does the same."""
+        self._shut()
+        await trio.lowlevel.checkpoint()
+
+    # Inside
+
+    def _shut(self) -> None:
+        self._driver.close()
+        self._tasks.cancel()
+
+    async def _serve(self) -> None:
+        """Run the session's tasks until it is closed."""
+        with self._tasks:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._driver.run)
+                for base in self._gatherer.bases:
+                    nursery.start_soon(self._driver.receive_from, base.address)
+                nursery.start_soon(self._gatherer.run)
+
+    def _path(self) -> tuple[UdpSocket, TransportAddress] | None:
+        pair = self._driver.ice.data_pair()
+        return None if pair is None else (self._driver.sockets[pair[0]], pair[1])
+
+    async def _wait_path(self) -> tuple[UdpSocket, TransportAddress]:
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._check_open()
+            path = self._path()
+            if path is not None:
+                return path
+            if self._driver.ice.state is ice.AgentState.FAILED:
+                raise self._driver.broken()
+            await self._driver.changed.park()
+
+    def _check_open(self) -> None:
+        if self._driver.closed:
+            raise trio.ClosedResourceError("this agent is closed")
+
+
+@asynccontextmanager
+async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> AsyncIterator[Agent]:
+    """Open an ICE agent; its sockets are bound and its host candidates known when the body starts.
+
+    Args:
+        config: None for the defaults.
+        role: one of the peers is CONTROLLING, the other CONTROLLED; if both say the same, they sort it out.
+
+    Raises:
+        LocalError: no allowed local port can be bound.
+
+    When the body ends, however it does, no task and no socket is left. An exception of the body leaves unwrapped.
+    """
+    agent = Agent(config or AgentConfig(), role)
+    raised: BaseException | None = None
+    try:
+        await agent._gatherer.open_bases()  # noqa: SLF001 - of this module
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(agent._serve)  # noqa: SLF001
+            try:
+                yield agent
+            except BaseException as error:
+                raised = error  # kept out of the nursery, which would wrap it into a group
+            agent._shut()  # noqa: SLF001
+    finally:
+        agent._shut()  # noqa: SLF001
+    if raised is not None:
+        try:
+            raise raised
+        finally:
+            del raised  # its traceback holds this frame
+
+
+def _ice_config(config: AgentConfig) -> ice.IceConfig:
+    if config.ta is None:
+        return ice.IceConfig()
+    return ice.IceConfig(ta_s=config.ta)

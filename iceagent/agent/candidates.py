@@ -1,0 +1,39 @@
+"""Trickling our candidates to whoever carries them to the peer."""
+
+from __future__ import annotations
+
+import trio
+
+from iceagent.agent.driver import Driver
+from iceagent.agent.gather import Gatherer
+from iceagent.core import ice
+from iceagent.core.address import TransportAddress
+
+
+class LocalCandidates:
+    """One reader's place among our candidates. Holds no resources: it may be dropped at any point."""
+
+    def __init__(self, driver: Driver, gatherer: Gatherer) -> None:
+        self._driver = driver
+        self._gatherer = gatherer
+        self._told: set[tuple[TransportAddress, TransportAddress]] = set()
+
+    def __aiter__(self) -> LocalCandidates:
+        return self
+
+    async def __anext__(self) -> ice.Candidate:
+        await trio.lowlevel.checkpoint()
+        while True:
+            for candidate in self._driver.ice.local_candidates:
+                key = (candidate.address, candidate.path_base)
+                if _is_signalled(candidate) and key not in self._told:
+                    self._told.add(key)
+                    return candidate
+            if self._gatherer.finished or self._driver.closed:
+                raise StopAsyncIteration
+            await self._driver.changed.park()
+
+
+def _is_signalled(candidate: ice.Candidate) -> bool:
+    """Peer-reflexive candidates are not: the peer is who revealed them (RFC 8445 section 7.2.5.3.1)."""
+    return candidate.type is not ice.CandidateType.PRFLX

@@ -1,0 +1,134 @@
+"""What a user may ask of an agent. Whatever cannot be had is refused with a sentence, never ignored."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from iceagent.core.ice import Credentials
+from iceagent.errors import LocalError
+from iceagent.net.api import Network
+
+DEFAULT_STUN_PORT: Final = 3478  # RFC 8489 section 18.6
+GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included
+RECEIVE_QUEUE: Final = 4 * 1024 * 1024  # ours: bytes, some 30 ms at 1 Gbit/s
+MAX_SERVERS: Final = 16  # ours: each costs one transaction per local address
+
+_STUN_SCHEMES: Final = ("stun",)
+_KNOWN_SCHEMES: Final = ("stun", "stuns", "turn", "turns")
+
+
+@dataclass(frozen=True, slots=True)
+class IceServer:
+    """A server that helps gathering: `IceServer("stun:stun.example.org:3478")`.
+
+    Attributes:
+        url: `stun:HOST[:PORT]` (RFC 7064); an IPv6 literal needs brackets. The port is 3478 unless given.
+        username: for servers that ask for credentials.
+        credential: likewise; kept out of `repr` and logs.
+    """
+
+    url: str
+    username: str | None = None
+    credential: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is not such a URL.
+
+        Raises:
+            LocalError: the URL is malformed.
+        """
+        self.endpoint()
+
+    @property
+    def scheme(self) -> str:
+        """`stun`, `stuns`, `turn` or `turns`."""
+        return self.url.partition(":")[0].lower()
+
+    def endpoint(self) -> tuple[str, int]:
+        """Return host and port.
+
+        Raises:
+            LocalError: the URL is malformed.
+        """
+        scheme, colon, rest = self.url.partition(":")
+        rest = rest.partition("?")[0]
+        if not colon or scheme.lower() not in _KNOWN_SCHEMES or rest.startswith("//"):
+            raise LocalError(f"{self.url!r} is not an ICE server; write it as stun:stun.example.org:3478")
+        if rest.startswith("["):
+            host, _, port_text = rest[1:].partition("]")
+            port_text = port_text.removeprefix(":")
+        else:
+            host, _, port_text = rest.partition(":")
+        if not host or ":" in port_text:
+            raise LocalError(f"{self.url!r} has no host (an IPv6 address needs brackets: stun:[2001:db8::1]:3478)")
+        if not port_text:
+            return host, DEFAULT_STUN_PORT
+        if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65536):
+            raise LocalError(f"the port of {self.url!r} is not within 1 to 65535")
+        return host, int(port_text)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """How an agent gathers and behaves; the defaults suit a peer-to-peer tool.
+
+    Attributes:
+        servers: STUN servers, all asked in parallel.
+        transport_policy: "all". "relay" needs TURN, which this version has not, and is refused.
+        interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
+        families: IP versions to use, of 4 and 6.
+        port_range: lowest and highest local port, both included; None lets the system choose.
+        include_loopback: whether loopback addresses are candidates; None: only if there is no other address.
+        ta: pacing of checks, seconds; None for the default of RFC 8445 section 14.2.
+        gather_budget_s: seconds granted to each server and family, name lookup included.
+        receive_queue: bytes that may wait to be received; what comes when it is full is dropped and counted.
+        credentials: our ufrag and password; None makes fresh ones.
+        network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
+        randbytes: the source of all randomness.
+    """
+
+    servers: Sequence[IceServer] = ()
+    transport_policy: str = "all"
+    interfaces: Sequence[str] | None = None
+    families: Sequence[int] = (4, 6)
+    port_range: tuple[int, int] | None = None
+    include_loopback: bool | None = None
+    ta: float | None = None
+    gather_budget_s: float = GATHER_BUDGET_S
+    receive_queue: int = RECEIVE_QUEUE
+    credentials: Credentials | None = field(default=None, repr=False)
+    network: Network | None = None
+    randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            LocalError: a value is out of range, or asks for something this version does not have.
+        """
+        self._check_policy()
+        if not self.families or not set(self.families) <= {4, 6}:
+            raise LocalError(f"families {self.families!r} must name IP versions: (4, 6), (4,) or (6,)")
+        if isinstance(self.interfaces, str):
+            raise LocalError(f"interfaces is a list of names; write [{self.interfaces!r}]")
+        if self.port_range is not None:
+            low, high = self.port_range
+            if not 1 <= low <= high <= 65535:
+                raise LocalError(f"port_range {self.port_range!r} must be (lowest, highest) within 1 to 65535")
+        if self.gather_budget_s < 0 or self.receive_queue <= 0:
+            raise LocalError("gather_budget_s and receive_queue must be positive")
+
+    def _check_policy(self) -> None:
+        if self.transport_policy == "relay":
+            raise LocalError("transport_policy='relay' needs TURN servers, which this version does not support")
+        if self.transport_policy != "all":
+            raise LocalError(f"transport_policy {self.transport_policy!r} is not known; write 'all'")
+        if len(self.servers) > MAX_SERVERS:
+            raise LocalError(f"{len(self.servers)} servers are more than {MAX_SERVERS}; two or three are enough")
+        for server in self.servers:
+            if server.scheme not in _STUN_SCHEMES:
+                kind = "TURN" if server.scheme.startswith("turn") else "STUN over TLS"
+                raise LocalError(f"{kind} servers are not supported by this version; leave out {server.url!r}")

@@ -1,0 +1,203 @@
+"""The engine room: one core, its sockets, its one timer. Nothing here waits for the user."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import trio
+
+from iceagent.agent.events import AgentEvent, DestinationUnreachable
+from iceagent.agent.inbox import Inbox
+from iceagent.agent.queries import Queries
+from iceagent.agent.timeline import Timeline
+from iceagent.core import ice
+from iceagent.core.address import TransportAddress
+from iceagent.errors import NetworkError
+from iceagent.net.api import Batch, UdpSocket
+
+logger = logging.getLogger("iceagent.agent")
+
+_LAST_STUN_BYTE = 3
+"""RFC 7983 section 7: a first byte of 0 to 3 is STUN; everything above is left to the application."""
+
+_BINDING_REQUEST = b"\x00\x01"
+
+
+class Driver:
+    """Feeds the core with datagrams and time, and carries out what it asks for.
+
+    Every change of the core goes through `mutate` or a receive loop; both drain the core's transmits and events before
+    anything else runs, so all of this is synchronous, and only `run` and the receive loops wait.
+
+    Args:
+        core: the ICE agent.
+        randbytes: for the transaction ids of STUN queries.
+        receive_queue: bytes that may wait for the user.
+    """
+
+    def __init__(self, core: ice.IceAgent, randbytes: Callable[[int], bytes], receive_queue: int) -> None:
+        self.ice = core
+        self.queries = Queries(randbytes)
+        self.sockets: dict[TransportAddress, UdpSocket] = {}
+        self.inbox = Inbox(receive_queue)
+        self.timeline: Timeline[AgentEvent] = Timeline()
+        self.changed = trio.lowlevel.ParkingLot()
+        self.failure: str | None = None
+        self.closed = False
+        self.checks_received = 0
+        self._kick = trio.Event()
+        self._wakes_at = -math.inf  # nothing kicks before `run` sleeps
+
+    # Changing the core
+
+    def mutate(self, change: Callable[[float], object]) -> None:
+        """Apply one change to the core, given the time, and carry out what follows from it at once."""
+        now = trio.current_time()
+        change(now)
+        self._settle(now)
+
+    def note(self, event: AgentEvent) -> None:
+        """Put an event of the shell's own on the timeline."""
+        self.timeline.record(trio.current_time(), event)
+        self.changed.unpark_all()
+
+    def close(self) -> None:
+        """End the session and close the sockets. Idempotent; no timer runs afterwards."""
+        if self.closed:
+            return
+        self.closed = True
+        now = trio.current_time()
+        self.ice.close(now)
+        self._drain_events(now)
+        self.queries.close()
+        for sock in self.sockets.values():
+            sock.close()
+        self.inbox.end(lambda: trio.ClosedResourceError("this agent is closed"), discard=True)
+        self.timeline.end()
+        self._kick.set()
+        self.changed.unpark_all()
+
+    # Waiting
+
+    async def run(self) -> None:
+        """Sleep until the core or a query is due, or told to look again: the agent's one timer."""
+        while not self.closed:
+            self._kick = trio.Event()
+            self._wakes_at = self._next_timeout()
+            with trio.move_on_at(self._wakes_at):
+                await self._kick.wait()
+            if not self.closed:
+                self._settle(trio.current_time())
+
+    async def receive_from(self, base: TransportAddress) -> None:
+        """Receive at one socket until it is closed."""
+        sock = self.sockets[base]
+        while True:
+            try:
+                batches = await sock.receive()
+            except trio.ClosedResourceError:
+                return
+            for error in sock.take_errors():
+                self._note_unreachable(base, error.remote, error.errno)
+            for batch in batches:
+                self._sort(base, batch)
+
+    # Datagrams
+
+    def _sort(self, base: TransportAddress, batch: Batch) -> None:
+        """Hand a batch to the user whole if it is all data of a validated path, else look at each datagram."""
+        data = batch.data
+        if data and min(data[:: batch.segment_size]) > _LAST_STUN_BYTE and self.ice.is_validated(base, batch.remote):
+            self.inbox.put(batch)
+            return
+        for datagram in batch.datagrams():
+            self._handle(base, batch.remote, datagram)
+
+    def _handle(self, base: TransportAddress, remote: TransportAddress, datagram: bytes) -> None:
+        now = trio.current_time()
+        if self.queries.handle_datagram(now, base, remote, datagram):
+            self._settle(now)
+            return
+        verdict = self.ice.handle_datagram(now, base, remote, datagram)
+        if verdict is ice.Verdict.CONSUMED and datagram.startswith(_BINDING_REQUEST):
+            self.checks_received += 1
+        elif verdict is ice.Verdict.APPLICATION_DATA:
+            self.inbox.put(Batch(remote, datagram, len(datagram) or 1))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s: received %d bytes: %s", base, len(datagram), verdict.value)
+        self._settle(now)
+
+    def _note_unreachable(self, base: TransportAddress, remote: TransportAddress, errno: int) -> None:
+        self.note(DestinationUnreachable(base, remote, errno))
+        self.mutate(lambda now: self.ice.handle_unreachable(now, base, remote))
+
+    # After each change
+
+    def _settle(self, now: float) -> None:
+        """Let what is due happen, send and tell what came of it, and see that the timer is early enough."""
+        due = self.ice.next_timeout()
+        if due is not None and due <= now:
+            self.ice.handle_timeout(now)
+        self.queries.handle_timeout(now)
+        while (transmit := self.ice.poll_transmit()) is not None:
+            self._transmit(transmit.local, transmit.remote, transmit.data)
+        while (transmit := self.queries.poll_transmit()) is not None:
+            self._transmit(transmit.local, transmit.remote, transmit.data)
+        self._drain_events(now)
+        if self._next_timeout() < self._wakes_at:
+            self._kick.set()
+
+    def _next_timeout(self) -> float:
+        dues = (self.ice.next_timeout(), self.queries.next_timeout())
+        return min((due for due in dues if due is not None), default=math.inf)
+
+    def _transmit(self, local: TransportAddress, remote: TransportAddress, data: bytes) -> None:
+        sock = self.sockets.get(local)
+        if sock is None or self.closed:
+            return
+        # A full buffer loses the packet, as the network may: whatever matters is retransmitted.
+        taken = sock.send_nowait((data,), remote)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s: sent %d bytes%s", local, len(data), "" if taken else ": buffer full, lost")
+
+    def _drain_events(self, now: float) -> None:
+        happened = False
+        while (event := self.ice.poll_event()) is not None:
+            happened = True
+            if isinstance(event, ice.HeldDataReleased):
+                self._release(event.remote, event.datagrams)
+                continue
+            self.timeline.record(now, event)
+            self._react(event)
+        if happened:
+            self.changed.unpark_all()
+
+    def _release(self, remote: TransportAddress, datagrams: Sequence[bytes]) -> None:
+        for datagram in datagrams:
+            self.inbox.put(Batch(remote, datagram, len(datagram) or 1))
+
+    def _react(self, event: AgentEvent) -> None:
+        if isinstance(event, ice.StateChanged):
+            logger.info("%s: state %s, was %s", self.ice.credentials.ufrag, event.new.value, event.old.value)
+            if event.new is ice.AgentState.FAILED:
+                self.inbox.end(self.broken, discard=False)
+        elif isinstance(event, ice.SelectedPairChanged):
+            kinds = "none" if event.pair is None else f"{event.pair.local.type.value}-{event.pair.remote.type.value}"
+            logger.info("%s: selected pair %s", self.ice.credentials.ufrag, kinds)
+        elif isinstance(event, ice.RoleChanged):
+            logger.info("%s: role %s", self.ice.credentials.ufrag, event.role.value)
+        elif isinstance(event, ice.Failed):
+            self.failure = event.reason
+            logger.info("%s: failed: %s", self.ice.credentials.ufrag, event.reason)
+
+    def failure_error(self) -> NetworkError:
+        """Return the error that says why the session failed."""
+        return NetworkError(self.failure or "no path to the peer was found")
+
+    def broken(self) -> trio.BrokenResourceError:
+        """Return the same as Trio's error for a channel whose other end is gone."""
+        error = trio.BrokenResourceError(self.failure or "no path to the peer was found")
+        error.__cause__ = self.failure_error()
+        return error

@@ -1,0 +1,63 @@
+"""What the agent tells beside the events of its core: gathering and the network's own words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from iceagent.core import ice
+from iceagent.core.address import TransportAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAnswered:
+    """A STUN server told how it sees one of our sockets; `rtt_s` counts from the first request, seconds."""
+
+    url: str
+    base: TransportAddress
+    mapped: TransportAddress
+    rtt_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFailed:
+    """A server gave nothing; `base` is None when its name did not resolve."""
+
+    url: str
+    family: int
+    base: TransportAddress | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatheringFinished:
+    """No local candidate follows."""
+
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationUnreachable:
+    """An ICMP error arrived; it is about this one destination (`errno` as the system numbers it)."""
+
+    base: TransportAddress
+    remote: TransportAddress
+    errno: int
+
+
+AgentEvent: TypeAlias = (
+    ice.StateChanged
+    | ice.LocalCandidateAdded
+    | ice.RemoteCandidateAdded
+    | ice.PairStateChanged
+    | ice.PairValidated
+    | ice.PairNominated
+    | ice.SelectedPairChanged
+    | ice.RoleChanged
+    | ice.ConsentLost
+    | ice.Failed
+    | ServerAnswered
+    | ServerFailed
+    | GatheringFinished
+    | DestinationUnreachable
+)
