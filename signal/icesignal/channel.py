@@ -1,0 +1,392 @@
+"""From a code to a sealed channel: invitation, join, key confirmation, and what comes after it.
+
+Source: docs/relay-protocol.md sections 6 to 8.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import ssl
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import trio
+
+from icesignal import pake, wire
+from icesignal.client import TIMEOUT_S, Client, MessagesLost, open_client
+from icesignal.code import Code, generate_words, parse_code, parse_host_port
+from icesignal.errors import ChannelBroken, CodeMalformed, CodeWrong, PeerLeft, SignalError
+from icesignal.pake import Role, SessionKeys
+from icesignal.secretbox import COUNTER_BYTES, OVERHEAD_BYTES, Opener, OpenError, Sealer
+from icesignal.tasks import open_background
+
+logger = logging.getLogger("icesignal.channel")
+CONFIRMATION = b"\x01"
+KIND_MAP = b"\x00"
+KIND_REPEAT = b"\x01"
+MAX_BODY_BYTES = wire.MAX_PAYLOAD_BYTES - OVERHEAD_BYTES - 1
+CONFIRM_TIMEOUT_S = 30.0
+INBOX_MAPS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """What two peers keep to meet again without a code."""
+
+    role: Role
+    name: bytes
+    key: bytes = field(repr=False)
+
+
+class SealedChannel:
+    """Maps to and from the peer, end-to-end encrypted, in order, each once.
+
+    It never raises by itself: when the relay or the peer is gone for good, the next `send` and `receive` say so.
+    """
+
+    def __init__(self, client: Client, keys: SessionKeys) -> None:
+        self.counters: Counter[str] = Counter()
+        self._client = client
+        self._keys = keys
+        self._sealer = Sealer(keys.derive(f"seal {keys.role}"), keys.transcript)
+        self._opener = Opener(keys.derive(f"seal {pake.other(keys.role)}"), keys.transcript)
+        self._inbox: deque[dict[str, Any]] = deque()
+        self._over: SignalError | None = None
+        self._changed = trio.Event()
+        self._asked_for = -1
+
+    @property
+    def role(self) -> Role:
+        """`inviter` or `joiner`."""
+        return self._keys.role
+
+    @property
+    def ice_servers(self) -> list[dict[str, Any]]:
+        """The STUN and TURN servers that the relay recommends, as maps with `urls`, `username`, `credential`."""
+        return self._client.ice_servers
+
+    @property
+    def rendezvous(self) -> Rendezvous:
+        """What to keep in order to meet this peer again without a code."""
+        return Rendezvous(self.role, self.key_of("rendezvous name"), self.key_of("rendezvous key"))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._over is not None
+
+    def key(self, purpose: str, length: int = 32) -> bytes:
+        """Return `length` bytes (1 to 8160) that only the two peers know, the same on both sides, for one purpose."""
+        return self._keys.derive(f"application {purpose}", length)
+
+    def key_of(self, label: str) -> bytes:
+        """Return the 32-byte key of one of the protocol's own labels."""
+        return self._keys.derive(label)
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Send a map of msgpack's types.
+
+        Raises:
+            ValueError: it is not such a map, or longer than `MAX_BODY_BYTES` when packed.
+            SignalError: the conversation is over.
+        """
+        try:
+            body = bytes(msgpack.packb(dict(message), use_bin_type=True) or b"")
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"only what msgpack can express may be sent: {error}") from None
+        if len(body) > MAX_BODY_BYTES:
+            raise ValueError(f"a message has at most {MAX_BODY_BYTES} bytes when packed, not {len(body)}")
+        if self._over is not None:
+            raise self._over
+        await self._client.send(self._sealer.seal(KIND_MAP + body))
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the peer's next map.
+
+        Raises:
+            PeerLeft: it ended the conversation.
+            SignalError: the conversation is over for another reason. What had arrived is returned first.
+        """
+        while not self._inbox:
+            if self._over is not None:
+                raise self._over
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+        message = self._inbox.popleft()
+        self._notify()
+        return message
+
+    def close(self) -> None:
+        """End the conversation; the peer gets `PeerLeft`. Returns at once."""
+        self._client.close("done")
+
+    # -- the pump
+
+    async def run(self) -> None:
+        """Open what arrives until the end. Never raises but for cancellation."""
+        try:
+            while True:
+                while len(self._inbox) >= INBOX_MAPS:
+                    await self._changed.wait()
+                try:
+                    payload = await self._client.receive()
+                except MessagesLost:
+                    await self._ask_to_repeat()
+                    continue
+                await self._handle_payload(payload)
+        except SignalError as error:
+            self._over = error
+            self._notify()
+
+    async def _handle_payload(self, payload: bytes) -> None:
+        expected = self._opener.expected
+        try:
+            plaintext = self._opener.open(payload)
+        except OpenError:
+            self.counters["refused"] += 1
+            return
+        if plaintext is None:
+            is_early = self._opener.counter_of(payload) > expected
+            self.counters["early" if is_early else "replayed"] += 1
+            if is_early:
+                await self._ask_to_repeat()
+            return
+        kind, body = plaintext[:1], plaintext[1:]
+        if kind == KIND_REPEAT and len(body) == COUNTER_BYTES:
+            await self._repeat(int.from_bytes(body, "big"))
+        elif kind == KIND_MAP:
+            self._deliver(body)
+
+    def _deliver(self, body: bytes) -> None:
+        try:
+            message = wire.unpack_map_untrusted(body)
+        except wire.WireError:
+            self.counters["refused"] += 1
+            return
+        self._inbox.append(message)
+        self._notify()
+
+    async def _ask_to_repeat(self) -> None:
+        expected = self._opener.expected
+        if self._asked_for == expected:
+            return  # once for each place: a relay that reorders must not make us talk without end
+        self._asked_for = expected
+        self.counters["repeats_asked"] += 1
+        await self._client.send(self._sealer.seal(KIND_REPEAT + expected.to_bytes(COUNTER_BYTES, "big")))
+
+    async def _repeat(self, counter: int) -> None:
+        payloads = self._sealer.since(counter)
+        if payloads is None:
+            self._client.close("left")
+            raise ChannelBroken("the peer missed messages that are no longer kept; connect again")
+        self.counters["repeated"] += len(payloads)
+        for payload in payloads:
+            await self._client.send(payload)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+class Invitation:
+    """A code that waits for its one use. Made by `open_invitation`."""
+
+    def __init__(self, client: Client, code: Code, exchange: pake.Pake, nursery: trio.Nursery, app_id: str) -> None:
+        self._client = client
+        self._code = code
+        self._exchange = exchange
+        self._nursery = nursery
+        self._used = False
+
+    @property
+    def code(self) -> str:
+        """What the other side has to be told."""
+        return str(self._code)
+
+    @property
+    def nameplate(self) -> str:
+        """The number in front of the code; no secret."""
+        return self._code.nameplate
+
+    @property
+    def ice_servers(self) -> list[dict[str, Any]]:
+        """The STUN and TURN servers that the relay recommends; known before anybody joins."""
+        return self._client.ice_servers
+
+    async def wait_peer(self) -> SealedChannel:
+        """Wait until somebody joins with the right words. May be called once: the code is good for one guess.
+
+        Raises:
+            CodeWrong: somebody joined with other words, or left without proving that it had the right ones.
+            CodeExpired: the relay keeps the code no longer.
+            SignalError: the relay is gone for good.
+        """
+        if self._used:
+            raise RuntimeError("an invitation is good for one peer; open another")
+        self._used = True
+        opening = await self._client.wait_peer()
+        try:
+            keys = self._exchange.finish(opening, room=self._client.room)
+        except pake.PakeError:
+            self._client.close("code-wrong")
+            raise CodeWrong(_INVITER_WRONG) from None
+        try:
+            await _confirm(self._client, keys, _INVITER_WRONG)
+        except PeerLeft:
+            raise CodeWrong(
+                "somebody joined and left without showing that it knew the code; the code is dead. Make a new one."
+            ) from None
+        return _start(self._client, keys, self._nursery)
+
+
+_INVITER_WRONG = "somebody joined with a wrong code; the code is dead. Make a new one."
+_JOINER_WRONG = "the code is wrong, and dead now. Ask the other side for a new one."
+_STRANGER = "whoever waits at the rendezvous does not have the key of the earlier session."
+
+
+@asynccontextmanager
+async def open_invitation(
+    relay: Client | str,
+    *,
+    address: str | None = None,
+    app_id: str = pake.APP_ID,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> AsyncGenerator[Invitation, None]:
+    """Make a code at a relay. When the block ends, the conversation ends, too.
+
+    Args:
+        relay: a URL, or a client that is in no room yet.
+        address: `HOST:PORT` to put into the code behind an `@`, for a relay that the peer does not know.
+        app_id: bound into the keys; both sides must use the same.
+        ssl_context, timeout_s: as for `open_client`.
+    Raises:
+        CodeMalformed: `address` is not HOST:PORT.
+        RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client` and `Client.allocate`.
+    """
+    words = generate_words()
+    where = None if address is None else parse_host_port(address.lower())
+    async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
+        exchange = pake.Pake("inviter", "-".join(words), app_id=app_id)
+        nameplate = await client.allocate(exchange.message)
+        yield Invitation(client, Code(nameplate, words, where), exchange, nursery, app_id)
+
+
+@asynccontextmanager
+async def open_join(
+    relay: Client | str | None,
+    code: Code | str,
+    *,
+    app_id: str = pake.APP_ID,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> AsyncGenerator[SealedChannel, None]:
+    """Use a code; yields when both sides have proved that they know it. When the block ends, the conversation ends.
+
+    Args:
+        relay: a URL or a client that is in no room yet; None, or a code with an `@`, for the relay in the code.
+        code: as the other side read it out, or parsed.
+        app_id, ssl_context, timeout_s: as for `open_invitation`.
+    Raises:
+        CodeMalformed: the text is no code, or names no relay while `relay` is None.
+        CodeUnknown, CodeExpired, Crowded: the nameplate leads nowhere.
+        CodeWrong: the words are wrong; the code is dead now.
+        PeerLeft: the other side is not there any more.
+        RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
+    """
+    parsed = parse_code(code) if isinstance(code, str) else code
+    target = relay if isinstance(relay, Client) else parsed.relay_url or relay
+    if target is None:
+        raise CodeMalformed(f"{parsed} does not say at which relay; name one, or use a code with @HOST:PORT")
+    exchange = pake.Pake("joiner", parsed.password, app_id=app_id)
+    async with _client_of(target, ssl_context, timeout_s) as client, open_background() as nursery:
+        room = await client.join(parsed.nameplate, exchange.message)
+        wrong = _JOINER_WRONG + _hint(parsed)
+        try:
+            keys = exchange.finish(await client.wait_peer(), room=room)
+        except pake.PakeError:
+            client.close("code-wrong")
+            raise CodeWrong(wrong) from None
+        await _confirm(client, keys, wrong)
+        yield _start(client, keys, nursery)
+
+
+@asynccontextmanager
+async def open_rendezvous(
+    relay: Client | str,
+    rendezvous: Rendezvous,
+    *,
+    app_id: str = pake.APP_ID,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> AsyncGenerator[SealedChannel, None]:
+    """Meet the peer of an earlier `SealedChannel` again; waits for it without limit.
+
+    Yields when both sides have proved themselves. When the block ends, the conversation ends.
+
+    Raises:
+        Crowded: this place is taken.
+        CodeWrong: somebody is there who does not have the key.
+        PeerLeft: the other side came and left.
+        RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
+    """
+    async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
+        opening = secrets.token_bytes(pake.NONCE_BYTES)
+        room = await client.meet(rendezvous.name, rendezvous.role, opening)
+        keys = pake.derive_keys(
+            rendezvous.role,
+            rendezvous.key,
+            opening=opening,
+            peer_opening=await client.wait_peer(),
+            room=room,
+            app_id=app_id,
+        )
+        await _confirm(client, keys, _STRANGER)
+        yield _start(client, keys, nursery)
+
+
+@asynccontextmanager
+async def _client_of(
+    relay: Client | str, ssl_context: ssl.SSLContext | None, timeout_s: float
+) -> AsyncGenerator[Client, None]:
+    if isinstance(relay, Client):
+        try:
+            yield relay
+        finally:
+            relay.close("left")
+        return
+    async with open_client(relay, ssl_context=ssl_context, timeout_s=timeout_s) as client:
+        yield client
+
+
+async def _confirm(client: Client, keys: SessionKeys, wrong: str) -> None:
+    """Prove ourselves and check the peer's proof, before anything else is said."""
+    await client.send(CONFIRMATION + keys.confirmation())
+    proof: bytes | None = None
+    with trio.move_on_after(CONFIRM_TIMEOUT_S):
+        try:
+            proof = await client.receive()
+        except CodeWrong:
+            raise CodeWrong(wrong) from None
+    if proof is None:
+        client.close("left")
+        raise PeerLeft(f"the other side did not prove itself within {CONFIRM_TIMEOUT_S:g} s; use a new code")
+    if proof[:1] != CONFIRMATION or not keys.confirms(proof[1:]):
+        client.close("code-wrong")
+        raise CodeWrong(wrong)
+
+
+def _start(client: Client, keys: SessionKeys, nursery: trio.Nursery) -> SealedChannel:
+    channel = SealedChannel(client, keys)
+    nursery.start_soon(channel.run)
+    return channel
+
+
+def _hint(code: Code) -> str:
+    nearest = {word: near for word, near in code.unlisted_words().items() if near is not None}
+    return "".join(f" (Did you mean {near!r} where you wrote {word!r}?)" for word, near in nearest.items())

@@ -1,0 +1,331 @@
+"""The client of a relay: one session that survives its connections.
+
+Source: docs/relay-protocol.md sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from icesignal import wire
+from icesignal.client_session import Action, ClientSession, Lost
+from icesignal.dial import RelayUrl, dial, parse_relay_url, with_own_host
+from icesignal.errors import RelayRefused, RelayUnreachable, SignalError
+from icesignal.tasks import open_background
+from icesignal.transport import Connection, ConnectionEnded, OutboxFull
+
+logger = logging.getLogger("icesignal.client")
+TIMEOUT_S = 10.0
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+TOO_FAST_PAUSE_S = 2.0
+RESUME_S = 120.0  # until the relay says how long it keeps a session
+
+
+class MessagesLost(SignalError):
+    """At this place of the conversation messages are missing; `receive` may be called again for those after them."""
+
+
+class Client:
+    """A connection to a relay and at most one session on it. Made by `open_client`."""
+
+    def __init__(
+        self,
+        url: RelayUrl,
+        *,
+        ssl_context: ssl.SSLContext | None,
+        timeout_s: float,
+        randbytes: Callable[[int], bytes],
+    ) -> None:
+        self._url = url
+        self._ssl_context = ssl_context
+        self._timeout_s = timeout_s
+        self._randbytes = randbytes
+        self._connection: Connection | None = None
+        self._welcome: wire.Welcome | None = None
+        self._session: ClientSession | None = None
+        self._failure: SignalError | None = None
+        self._changed = trio.Event()
+        self._begun = trio.Event()
+
+    @property
+    def url(self) -> str:
+        """The relay's URL as it was given."""
+        return self._url.text
+
+    @property
+    def welcome(self) -> wire.Welcome:
+        """What the relay says of itself."""
+        assert self._welcome is not None, "open_client yields after the welcome"
+        return self._welcome
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection to the relay at this moment."""
+        return self._connection is not None and self._connection.is_open
+
+    @property
+    def room(self) -> str:
+        """The name of the room; empty before one is entered."""
+        return "" if self._session is None or self._session.joined is None else self._session.joined.room
+
+    @property
+    def peer(self) -> wire.PeerState:
+        """Whether the other member is `absent`, `present` or `away`."""
+        return "absent" if self._session is None else self._session.peer
+
+    @property
+    def ice_servers(self) -> list[dict[str, Any]]:
+        """The STUN and TURN servers that the relay recommends to members of a room; empty before one is entered.
+
+        Maps with `urls` and perhaps `username` and `credential`. The relay's own host is filled in.
+        """
+        joined = None if self._session is None else self._session.joined
+        return [] if joined is None else with_own_host(joined.ice_servers, self._url.host)
+
+    # -- entering a room
+
+    async def allocate(self, opening: bytes = b"") -> str:
+        """Make a room and return its nameplate.
+
+        Args:
+            opening: what the peer gets as it joins; at most 1,024 bytes.
+        Raises:
+            RelayRefused: too many codes from here, or the relay is full.
+            RelayUnreachable: it does not answer.
+        """
+        return await self._enter(wire.Allocate(session=self._new_session(), opening=opening))
+
+    async def join(self, nameplate: str, opening: bytes = b"") -> str:
+        """Enter the room with this nameplate.
+
+        Raises:
+            CodeUnknown, CodeExpired, Crowded: there is no such place.
+            RelayRefused, RelayUnreachable: as for `allocate`.
+        """
+        return await self._enter(wire.Join(session=self._new_session(), nameplate=nameplate, opening=opening))
+
+    async def meet(self, name: bytes, role: wire.Role, opening: bytes = b"") -> str:
+        """Enter the rendezvous room with this name of 32 bytes, making it if it is not there.
+
+        Raises:
+            Crowded: the place is taken.
+            RelayRefused, RelayUnreachable: as for `allocate`.
+        """
+        return await self._enter(wire.Meet(session=self._new_session(), name=name, role=role, opening=opening))
+
+    async def wait_peer(self) -> bytes:
+        """Wait until the other member is there; return its opening.
+
+        Raises:
+            SignalError: the session is over.
+        """
+        session = self._require_session()
+        while session.peer == "absent":
+            if session.over is not None:
+                raise session.over
+            await self._wait_change()
+        return session.peer_opening
+
+    # -- talking
+
+    async def send(self, payload: bytes) -> None:
+        """Send bytes to the other member; returns when they are queued, waits while too many are unacknowledged.
+
+        Raises:
+            ValueError: the payload is empty or longer than 61,440 bytes.
+            SignalError: the session is over.
+        """
+        if not 0 < len(payload) <= wire.MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a payload has 1 to {wire.MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+        session = self._require_session()
+        await trio.lowlevel.checkpoint()
+        while session.over is None and not session.may_send:
+            await self._wait_change()
+        if session.over is not None:
+            raise session.over
+        frame = session.send(payload)
+        if session.is_live:
+            self._transmit(frame)
+
+    async def receive(self) -> bytes:
+        """Return what the other member sent next.
+
+        Raises:
+            MessagesLost: some are missing at this place; call again for what comes after.
+            SignalError: the session is over, and everything that came before is taken.
+        """
+        session = self._require_session()
+        while not session.inbox:
+            if session.over is not None:
+                raise session.over
+            await self._wait_change()
+        await trio.lowlevel.checkpoint()
+        item = session.inbox.popleft()
+        self._notify()
+        if isinstance(item, Lost):
+            raise MessagesLost("messages were lost while the connection to the relay was away")
+        return item
+
+    def close(self, reason: wire.CloseReason = "left") -> None:
+        """End the room for both members; returns at once, the word goes out as the block of `open_client` ends."""
+        session = self._session
+        if session is None or session.over is not None:
+            return
+        if session.joined is not None:
+            self._transmit(wire.Close(reason=reason))
+        session.finish(SignalError("the conversation was ended here"))
+        self._notify()
+
+    # -- inside
+
+    def _new_session(self) -> bytes:
+        return self._randbytes(wire.SESSION_BYTES)
+
+    def _require_session(self) -> ClientSession:
+        if self._session is None:
+            raise RuntimeError("enter a room first: allocate, join or meet")
+        return self._session
+
+    async def _enter(self, entry: wire.Allocate | wire.Join | wire.Meet) -> str:
+        if self._session is not None:
+            raise RuntimeError("this client is in a room already; open another client")
+        session = self._session = ClientSession(entry)
+        if self.is_connected:
+            self._transmit(session.begin())
+        self._notify()
+        with trio.move_on_after(self._timeout_s):
+            while session.joined is None and session.refused is None and session.over is None:
+                await self._wait_change()
+        if session.joined is not None:
+            return session.joined.room
+        self._session = None
+        silent = RelayUnreachable(f"the relay {self.url} did not answer within {self._timeout_s:g} s")
+        raise session.refused or session.over or silent
+
+    def _transmit(self, frame: wire.Frame) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.send_nowait(wire.encode(frame))
+        except OutboxFull:
+            # What is unacknowledged goes out again on the next connection.
+            self._connection.abort(wire.CloseCode.GOING_AWAY)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _wait_change(self) -> None:
+        await self._changed.wait()
+
+    async def run(self) -> None:
+        """Keep a connection for as long as there is something to keep it for. Never raises."""
+        pause_s, lost_at = FIRST_PAUSE_S, trio.current_time()
+        while True:
+            code = None
+            try:
+                async with dial(self._url, ssl_context=self._ssl_context, timeout_s=self._timeout_s) as (
+                    connection,
+                    hello,
+                ):
+                    self._connection, self._welcome = connection, hello
+                    self._begun.set()
+                    code = await self._serve(connection)
+                    pause_s, lost_at = FIRST_PAUSE_S, trio.current_time()
+            except SignalError as error:
+                if self._welcome is None:
+                    self._failure = error
+                    return
+                self._give_up_after(lost_at, error)
+            finally:
+                self._connection = None
+                self._begun.set()
+                self._notify()
+            while self._session is None or self._session.over is not None or not self._session.has_room:
+                await self._wait_change()
+            await trio.sleep(
+                max(pause_s, TOO_FAST_PAUSE_S) if code == wire.CloseCode.TOO_FAST else self._jitter(pause_s)
+            )
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _serve(self, connection: Connection) -> int:
+        """Exchange frames until the connection ends; return its close code."""
+        if self._session is not None and self._session.over is None:
+            self._transmit(self._session.begin())
+        while True:
+            try:
+                message = await connection.receive()
+            except ConnectionEnded as ended:
+                if self._session is not None:
+                    self._session.handle_end(ended.code)
+                logger.debug("the connection to the relay ended with code %s", ended.code)
+                return ended.code
+            try:
+                frame = wire.decode_relay_untrusted(message)
+            except wire.WireError as error:
+                if error.reason is not wire.WireErrorReason.UNKNOWN_TYPE:
+                    logger.debug("the relay sent what is no frame")
+                    connection.abort(wire.CloseCode.GOING_AWAY)
+                continue
+            self._handle_frame(connection, frame)
+
+    def _handle_frame(self, connection: Connection, frame: wire.Frame) -> None:
+        session = self._session
+        if session is None or session.over is not None:
+            return
+        answers, action = session.handle_frame(frame)
+        for answer in answers:
+            self._transmit(answer)
+        if action is Action.RECONNECT:
+            connection.abort(wire.CloseCode.GOING_AWAY)
+        self._notify()
+
+    def _give_up_after(self, lost_at: float, error: SignalError) -> None:
+        session = self._session
+        keeps_s = RESUME_S if session is None or session.joined is None else session.joined.resume_s
+        if session is not None and trio.current_time() - lost_at >= keeps_s:
+            session.finish(error if isinstance(error, RelayRefused) else RelayUnreachable(str(error)))
+
+    def _jitter(self, pause_s: float) -> float:
+        return pause_s * (0.75 + 0.5 * self._randbytes(1)[0] / 255)
+
+
+@asynccontextmanager
+async def open_client(
+    url: str,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout_s: float = TIMEOUT_S,
+    randbytes: Callable[[int], bytes] = secrets.token_bytes,
+) -> AsyncGenerator[Client, None]:
+    """Connect to a relay. When the block ends, an open room is left, and nothing stays behind.
+
+    Args:
+        url: `ws://HOST:PORT`, `wss://HOST` or a bare `HOST:PORT`.
+        ssl_context: for `wss` with other than the system's certificates.
+        timeout_s: how long the relay may take to answer.
+        randbytes: a cryptographic source.
+    Raises:
+        ValueError: the URL is malformed.
+        RelayUnreachable: nobody answered in time; the sentence says why.
+        RelayRefused: the relay takes no more connections from here.
+        ProtocolMismatch: it speaks other versions.
+    """
+    client = Client(parse_relay_url(url), ssl_context=ssl_context, timeout_s=timeout_s, randbytes=randbytes)
+    async with open_background() as nursery:
+        nursery.start_soon(client.run)
+        await client._begun.wait()  # noqa: SLF001 - one module, one object
+        if client._failure is not None:  # noqa: SLF001
+            raise client._failure  # noqa: SLF001
+        try:
+            yield client
+        finally:
+            client.close("left")

@@ -1,0 +1,53 @@
+"""Engines keep the rooms of a relay: `memory` for one process; others may share them between nodes.
+
+Every engine passes the same suite, tests/relay/engine_contract.py. An engine never waits for a subscriber: it hands
+frames over and the subscriber bounds what it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from icesignal import wire
+from icesignal.engines.memory import MemoryEngine
+
+
+class Subscriber(Protocol):
+    """A connection, as an engine sees it. Both methods return at once and never raise."""
+
+    def deliver(self, frame: wire.Frame) -> None:
+        """Send a frame to the client, after all that was delivered before."""
+        ...
+
+    def close(self, code: wire.CloseCode) -> None:
+        """Close the connection after what was delivered; the engine has forgotten it already."""
+        ...
+
+
+class Engine(Protocol):
+    """The rooms, on one node or on many."""
+
+    def run(self) -> AbstractAsyncContextManager[None]:
+        """Keep the engine's clocks and connections going while the block lasts."""
+        ...
+
+    async def handle_frame(self, subscriber: Subscriber, frame: wire.Frame) -> None:
+        """Take a frame from a client; what follows is delivered, to it and to its peer, in the room's order."""
+        ...
+
+    async def disconnect(self, subscriber: Subscriber) -> None:
+        """Note that a client's connection is gone. Its session stays and may resume, on any node."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Return whether this node takes rooms now."""
+        ...
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return totals and gauges by name; none of them names a room."""
+        ...
+
+
+__all__ = ["Engine", "MemoryEngine", "Subscriber"]

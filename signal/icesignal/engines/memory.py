@@ -1,0 +1,96 @@
+"""The engine of a relay of one process: a `RoomTable`, its clock and its connections."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from icesignal import wire
+from icesignal.rooms import RoomLimits, RoomTable
+from icesignal.tasks import open_background
+
+if TYPE_CHECKING:
+    from icesignal.engines import Subscriber
+
+TICK_S = 1.0  # how late an expiry may come; each tick looks at every room once
+
+
+class MemoryEngine:
+    """Rooms that live and die with the process."""
+
+    def __init__(
+        self, *, limits: RoomLimits | None = None, randbytes: Callable[[int], bytes] = secrets.token_bytes
+    ) -> None:
+        """Make an engine without rooms.
+
+        Args:
+            limits: the bounds of rooms and logs.
+            randbytes: a cryptographic source.
+        """
+        self._table = RoomTable(randbytes=randbytes, limits=limits)
+        self._ids = itertools.count(1)
+        self._by_id: dict[int, Subscriber] = {}
+        self._by_subscriber: dict[Subscriber, int] = {}
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[None, None]:
+        """Expire what is due while the block lasts."""
+        async with open_background() as nursery:
+            nursery.start_soon(self._tick)
+            yield
+
+    async def handle_frame(self, subscriber: Subscriber, frame: wire.Frame) -> None:
+        """Take a frame; see `Engine`."""
+        connection = self._by_subscriber.get(subscriber)
+        if connection is None:
+            connection = next(self._ids)
+            self._by_subscriber[subscriber] = connection
+            self._by_id[connection] = subscriber
+        self._table.handle_frame(trio.current_time(), connection, frame)
+        self._drain()
+        await trio.lowlevel.checkpoint()
+
+    async def disconnect(self, subscriber: Subscriber) -> None:
+        """Note that a connection is gone; see `Engine`. Not a checkpoint, so that cleanup needs no shield."""
+        connection = self._by_subscriber.pop(subscriber, None)
+        if connection is not None:
+            del self._by_id[connection]
+            self._table.handle_disconnect(trio.current_time(), connection)
+            self._drain()
+
+    def is_ready(self) -> bool:
+        """Return whether another room has place."""
+        return self._table.room_count < self._table.limits.max_rooms
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return the table's counters and gauges."""
+        gauges = {
+            "rooms": self._table.room_count,
+            "sessions": self._table.session_count,
+            "log_bytes": self._table.log_bytes,
+        }
+        return {**self._table.counters, **gauges}
+
+    def _drain(self) -> None:
+        while (output := self._table.poll_output()) is not None:
+            subscriber = self._by_id.get(output.connection)
+            if subscriber is None:
+                continue
+            if output.frame is not None:
+                subscriber.deliver(output.frame)
+            if output.close is not None:
+                subscriber.close(output.close)
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            now = trio.current_time()
+            due = self._table.next_timeout()
+            if due is not None and due <= now:
+                self._table.handle_timeout(now)
+                self._drain()

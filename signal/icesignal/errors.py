@@ -1,0 +1,63 @@
+"""What can go wrong between a program, its relay and its peer. Each message says what happened and what to do next."""
+
+from __future__ import annotations
+
+
+class SignalError(Exception):
+    """Anything icesignal raises on purpose."""
+
+
+class RelayUnreachable(SignalError):
+    """The relay did not answer in time, or a resume was tried for as long as the relay keeps a session."""
+
+
+class RelayRefused(SignalError):
+    """The relay answered and said no: too many requests, too large, full, or an error of ours."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ProtocolMismatch(SignalError):
+    """The relay and this program, or the two programs, do not speak the same protocol version."""
+
+    def __init__(self, message: str, versions: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.versions = versions
+
+
+class SessionLost(SignalError):
+    """The relay no longer knows this session, or another connection has taken it over."""
+
+
+class PeerLeft(SignalError):
+    """The other side ended the conversation, or stayed away for longer than the relay keeps its place."""
+
+
+class ChannelBroken(SignalError):
+    """Messages between the peers were lost for good, or what arrived was not made by the peer."""
+
+
+class CodeError(SignalError):
+    """The code does not lead to a peer. Codes are good for one try: ask the other side for a new one."""
+
+
+class CodeMalformed(CodeError, ValueError):
+    """The text is not a code."""
+
+
+class CodeWrong(CodeError):
+    """Somebody joined with other words than the inviter's. Both sides get this, and the code is dead."""
+
+
+class CodeUnknown(CodeError):
+    """The relay has no such nameplate."""
+
+
+class CodeExpired(CodeError):
+    """The nameplate was used already, or nobody used it for too long."""
+
+
+class Crowded(CodeError):
+    """Two peers have met under this code; there is no place for a third."""

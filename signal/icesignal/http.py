@@ -1,0 +1,138 @@
+"""The relay's plain HTTP: reading one request with h11, telling websockets from pages, writing small answers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+import h11
+import trio
+
+MAX_REQUEST_BYTES = 16_384
+RECEIVE_BYTES = 4_096
+
+
+class BadRequest(Exception):
+    """What came is not a request that this server answers with a page. `status` is what it answers instead."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: its line, its headers, and the bytes that came behind them."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    trailing: bytes
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Return the comma-separated values of a header, in order."""
+        lines = [value for key, value in self.headers if key == name]
+        return [part.strip() for line in lines for part in line.split(b",") if part.strip()]
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether it asks for the upgrade."""
+        return b"websocket" in [value.lower() for value in self.values(b"upgrade")]
+
+
+async def read_request(stream: trio.abc.ReceiveStream, prefix: bytes = b"") -> Request | None:
+    """Return the request that comes; None when the client says nothing and leaves.
+
+    Raises:
+        BadRequest: it is no HTTP/1.1, or too long.
+        trio.BrokenResourceError: the connection broke.
+    """
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
+    data, received = prefix, 0
+    while True:
+        received += len(data)
+        try:
+            if data:
+                parser.receive_data(data)
+            event = parser.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadRequest(error.error_status_hint, "not a request") from None
+        if isinstance(event, h11.Request):
+            path = event.target.decode("ascii", "replace").partition("?")[0]
+            headers = tuple((bytes(name), bytes(value)) for name, value in event.headers)
+            return Request(event.method.decode("ascii", "replace"), path, headers, parser.trailing_data[0])
+        if isinstance(event, h11.ConnectionClosed):
+            return None
+        data = bytes(await stream.receive_some(RECEIVE_BYTES))
+        if not data:
+            if received:
+                raise BadRequest(400, "half a request")
+            return None
+
+
+def canonical_upgrade(request: Request) -> bytes:
+    """Return the same upgrade request, rebuilt from what matters, so that nothing odd reaches the websocket library.
+
+    Extensions are left out: nothing is ever compressed.
+
+    Raises:
+        BadRequest: it is no websocket request of version 13.
+    """
+    if request.method != "GET":
+        raise BadRequest(405, "a websocket begins with GET")
+    if b"upgrade" not in [value.lower() for value in request.values(b"connection")]:
+        raise BadRequest(400, "Connection: Upgrade is missing")
+    if request.values(b"sec-websocket-version") != [b"13"]:
+        raise BadRequest(426, "Sec-WebSocket-Version: 13 is missing")
+    keys = request.values(b"sec-websocket-key")
+    try:
+        valid = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
+    except binascii.Error:
+        valid = False
+    if not valid:
+        raise BadRequest(400, "Sec-WebSocket-Key is missing or malformed")
+    return (
+        b"GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + keys[0] + b"\r\n\r\n" + request.trailing
+    )
+
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    426: "Upgrade Required",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+def response(
+    status: int, body: str = "", *, content_type: str = "text/plain; charset=utf-8", head: bool = False
+) -> bytes:
+    """Return a whole answer that ends the connection.
+
+    Args:
+        status: one of those in docs/relay-protocol.md section 2.
+        body: its text; the reason phrase when empty.
+        content_type: of the body.
+        head: leave the body out, as HEAD wants it.
+    """
+    reason = _REASONS.get(status, "Error")
+    payload = (body or reason + "\n").encode()
+    lines = [
+        f"HTTP/1.1 {status} {reason}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(payload)}",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'",
+        "Connection: close",
+        *(["Retry-After: 10"] if status in (429, 503) else []),
+        *(["Sec-WebSocket-Version: 13"] if status == 426 else []),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if head else payload)

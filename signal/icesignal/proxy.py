@@ -1,0 +1,97 @@
+"""The true source behind a configured proxy: `X-Forwarded-For` and the PROXY protocol, versions 1 and 2. Sans-IO.
+
+Nothing here is to be called for a connection that does not come from a configured proxy.
+Source: haproxy's proxy-protocol.txt sections 2.1 and 2.2.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from icesignal.sources import IPNetwork, is_within
+
+V1_PREFIX = b"PROXY "
+V1_MAX_BYTES = 107
+V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+V2_HEADER_BYTES = 16
+V2_MAX_BODY = 1_024
+
+
+class ProxyHeaderError(Exception):
+    """A configured proxy sent a PROXY header that is none."""
+
+
+def begins_like_proxy_header(data: bytes) -> bool:
+    """Return whether `data` (which may still grow) may be the begin of a PROXY header."""
+    return any(data[: len(start)] == start[: len(data)] for start in (V1_PREFIX, V2_SIGNATURE))
+
+
+def parse_proxy_header_untrusted(data: bytes) -> tuple[str | None, int] | None:
+    """Return the client's address and the header's length; None while bytes are missing.
+
+    The address is None when the proxy speaks for itself (`UNKNOWN`, `LOCAL`).
+
+    Raises:
+        ProxyHeaderError: the header is malformed.
+    """
+    if data.startswith(V2_SIGNATURE):
+        return _parse_v2(data)
+    if data.startswith(V1_PREFIX):
+        return _parse_v1(data)
+    return None
+
+
+def _parse_v1(data: bytes) -> tuple[str | None, int] | None:
+    line, end, _ = data[: V1_MAX_BYTES + 1].partition(b"\r\n")
+    if not end:
+        if len(data) >= V1_MAX_BYTES:
+            raise ProxyHeaderError("a PROXY line without end")
+        return None
+    words = line.decode("ascii", "replace").split(" ")
+    if words[1] == "UNKNOWN":
+        return None, len(line) + 2
+    if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
+        raise ProxyHeaderError("a malformed PROXY line")
+    try:
+        return str(ipaddress.ip_address(words[2])), len(line) + 2
+    except ValueError:
+        raise ProxyHeaderError("a PROXY line without an address") from None
+
+
+def _parse_v2(data: bytes) -> tuple[str | None, int] | None:
+    if len(data) < V2_HEADER_BYTES:
+        return None
+    version_command, family = data[12], data[13]
+    size = int.from_bytes(data[14:16], "big")
+    if version_command >> 4 != 2 or version_command & 15 > 1 or size > V2_MAX_BODY:
+        raise ProxyHeaderError("a malformed PROXY header")
+    if len(data) < V2_HEADER_BYTES + size:
+        return None
+    body = data[V2_HEADER_BYTES : V2_HEADER_BYTES + size]
+    is_local = version_command & 15 == 0
+    length = {0x11: 4, 0x21: 16}.get(family, 0)
+    if is_local or not length:
+        return None, V2_HEADER_BYTES + size
+    if len(body) < 2 * length + 4:
+        raise ProxyHeaderError("a PROXY header too short for its addresses")
+    return str(ipaddress.ip_address(body[:length])), V2_HEADER_BYTES + size
+
+
+def forwarded_for(peer: str, values: Sequence[bytes], proxies: Sequence[IPNetwork]) -> str:
+    """Return the nearest address of the chain that is not a configured proxy.
+
+    Args:
+        peer: who is connected; believed as it is.
+        values: of `X-Forwarded-For`, in order; whatever is no address ends the chain.
+        proxies: the configured ones.
+    """
+    current = peer
+    for value in reversed(values):
+        if not is_within(current, proxies):
+            break
+        try:
+            current = str(ipaddress.ip_address(value.decode("ascii", "replace").strip().strip("[]")))
+        except ValueError:
+            break
+    return current

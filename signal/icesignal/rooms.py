@@ -1,0 +1,343 @@
+"""The rooms of a relay: who is in them, what was said, and who still has to hear it. Sans-IO.
+
+`RoomTable` takes frames and disconnects with the time, and yields outputs; it neither waits nor raises for anything
+that a client sends. Source: docs/relay-protocol.md sections 1, 4 and 5.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from icesignal import wire
+from icesignal.nameplates import Nameplates
+from icesignal.room import Member, Room, other
+from icesignal.wire import CloseCode, ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class RoomLimits:
+    """The bounds of the room table. Source: docs/relay-protocol.md sections 4, 5 and 10."""
+
+    max_rooms: int = 10_000
+    log_s: float = 120.0
+    log_messages: int = 256
+    log_bytes: int = 1 << 20
+    total_log_bytes: int = 256 << 20
+    resume_s: float = 120.0
+    unjoined_s: float = 86_400.0
+    nameplate_rest_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is to happen on one connection: a frame to send, then perhaps its end."""
+
+    connection: int
+    frame: wire.Frame | None = None
+    close: CloseCode | None = None
+
+
+class RoomTable:
+    """All rooms of one node. One mutation (`handle_*`), then drain `poll_output`, then wait until `next_timeout`."""
+
+    def __init__(self, *, randbytes: Callable[[int], bytes], limits: RoomLimits | None = None, epoch: int = 1) -> None:
+        """Make an empty table.
+
+        Args:
+            randbytes: a cryptographic source, for tokens and nameplates.
+            limits: the bounds.
+            epoch: of the rooms made here.
+        """
+        self.limits = limits or RoomLimits()
+        self.counters: Counter[str] = Counter()
+        self._randbytes = randbytes
+        self._epoch = epoch
+        self._nameplates = Nameplates(randbytes, self.limits.nameplate_rest_s, 4 * self.limits.max_rooms)
+        self._rooms: dict[str, Room] = {}
+        self._sessions: dict[bytes, Member] = {}
+        self._connections: dict[int, Member] = {}
+        self._outputs: deque[Output] = deque()
+        self._log_bytes = 0
+
+    @property
+    def room_count(self) -> int:
+        """The number of rooms there are."""
+        return len(self._rooms)
+
+    @property
+    def session_count(self) -> int:
+        """The number of sessions that could resume."""
+        return len(self._sessions)
+
+    @property
+    def log_bytes(self) -> int:
+        """The payload bytes in all logs."""
+        return self._log_bytes
+
+    # -- the sans-IO contract
+
+    def handle_frame(self, now: float, connection: int, frame: wire.Frame) -> None:
+        """Take one frame from one connection. `connection` is any number that the shell never uses twice."""
+        member = self._connections.get(connection)
+        if member is not None:
+            member.confirm_token()
+        match frame:
+            case wire.Send():
+                self._handle_send(now, connection, member, frame)
+            case wire.Close():
+                self._handle_close(now, connection, member, frame)
+            case _ if member is not None:
+                self._refuse(connection, ErrorCode.ALREADY_JOINED, "this connection has its session already")
+            case wire.Allocate():
+                self._handle_allocate(now, connection, frame)
+            case wire.Join():
+                self._handle_join(now, connection, frame)
+            case wire.Meet():
+                self._handle_meet(now, connection, frame)
+            case wire.Resume():
+                self._handle_resume(now, connection, frame)
+            case _:
+                self._refuse(connection, ErrorCode.UNKNOWN_TYPE, "a relay takes no such frame")
+
+    def handle_disconnect(self, now: float, connection: int) -> None:
+        """Note that a connection is gone. Its session stays for `resume_s`."""
+        member = self._connections.pop(connection, None)
+        if member is None:
+            return
+        member.connection = None
+        member.away_at = now
+        self._tell_peer(member)
+
+    def handle_timeout(self, now: float) -> None:
+        """Forget what is over: log entries, sessions without a connection, rooms nobody joined, rested nameplates."""
+        for room in list(self._rooms.values()):
+            self._trim(now, room)
+            if room.is_over(now, self.limits.resume_s, self.limits.unjoined_s):
+                self.counters["rooms_expired"] += 1
+                self._end(now, room, "expired")
+        self._nameplates.forget(now)
+
+    def next_timeout(self) -> float | None:
+        """Return when `handle_timeout` has something to do, at the earliest; None while there is nothing."""
+        deadlines = [
+            room.next_timeout(self.limits.log_s, self.limits.resume_s, self.limits.unjoined_s)
+            for room in self._rooms.values()
+        ]
+        rested = self._nameplates.next_timeout()
+        if rested is not None:
+            deadlines.append(rested)
+        soonest = min(deadlines, default=math.inf)
+        return None if soonest == math.inf else soonest
+
+    def poll_output(self) -> Output | None:
+        """Return the next thing to do, in order; None when all is done."""
+        return self._outputs.popleft() if self._outputs else None
+
+    # -- entering
+
+    def _handle_allocate(self, now: float, connection: int, frame: wire.Allocate) -> None:
+        if self._repeat_entry(connection, frame.session, "inviter", None):
+            return
+        if self._is_full(connection):
+            return
+        nameplate = self._nameplates.take()
+        room = Room(nameplate, epoch=self._epoch, created_at=now, is_rendezvous=False)
+        self._rooms[nameplate] = room
+        self.counters["allocated"] += 1
+        self._enter(connection, room, "inviter", frame.session, frame.opening)
+
+    def _handle_join(self, now: float, connection: int, frame: wire.Join) -> None:
+        if self._repeat_entry(connection, frame.session, "joiner", frame.nameplate):
+            return
+        room = self._rooms.get(frame.nameplate)
+        if room is None:
+            known = self._nameplates.is_resting(frame.nameplate)
+            code = ErrorCode.EXPIRED_NAMEPLATE if known else ErrorCode.UNKNOWN_NAMEPLATE
+            self._refuse(connection, code, "no room has this nameplate")
+        elif room.claimed:
+            self._refuse(connection, ErrorCode.CROWDED, "two peers have met under this nameplate")
+        else:
+            self.counters["joined"] += 1
+            self._enter(connection, room, "joiner", frame.session, frame.opening)
+
+    def _handle_meet(self, now: float, connection: int, frame: wire.Meet) -> None:
+        name = frame.name.hex()
+        if self._repeat_entry(connection, frame.session, frame.role, name):
+            return
+        room = self._rooms.get(name)
+        if room is not None and frame.role in room.members:
+            if room.members[frame.role].connection is not None:
+                self._refuse(connection, ErrorCode.CROWDED, "this place is taken")
+                return
+            # The program behind the silent session was started anew: the old conversation cannot go on.
+            self._end(now, room, "replaced")
+            room = None
+        if room is None:
+            if self._is_full(connection):
+                return
+            room = self._rooms[name] = Room(name, epoch=self._epoch, created_at=now, is_rendezvous=True)
+        self.counters["met"] += 1
+        self._enter(connection, room, frame.role, frame.session, frame.opening)
+
+    def _repeat_entry(self, connection: int, session: bytes, role: wire.Role, name: str | None) -> bool:
+        """Answer an entry whose first answer was lost; return whether it was one."""
+        member = self._sessions.get(session)
+        if member is None:
+            return False
+        if member.is_settled or member.role != role or name not in (None, member.room.name):
+            self._refuse(connection, ErrorCode.BAD_TOKEN, "this session exists; resume it with its token")
+            return True
+        self._attach(connection, member)
+        self._welcome(connection, member, wire.Joined)
+        return True
+
+    def _enter(self, connection: int, room: Room, role: wire.Role, session: bytes, opening: bytes) -> None:
+        member = Member(room, role, session, opening, token=self._randbytes(wire.TOKEN_BYTES))
+        room.members[role] = member
+        room.claimed = room.claimed or role == "joiner" or len(room.members) == 2
+        self._sessions[session] = member
+        self._attach(connection, member)
+        self._welcome(connection, member, wire.Joined)
+
+    def _is_full(self, connection: int) -> bool:
+        if len(self._rooms) < self.limits.max_rooms:
+            return False
+        self._refuse(connection, ErrorCode.BUSY, "the relay has no room left; try again later")
+        return True
+
+    # -- resuming
+
+    def _handle_resume(self, now: float, connection: int, frame: wire.Resume) -> None:
+        member = self._sessions.get(frame.session)
+        if member is None:
+            self._refuse(connection, ErrorCode.UNKNOWN_SESSION, "this session is over")
+            return
+        if not self._token_fits(member, frame.token):
+            self._refuse(connection, ErrorCode.BAD_TOKEN, "this token was used or replaced")
+            return
+        if hmac.compare_digest(member.token, frame.token):
+            member.rotate_token(self._randbytes(wire.TOKEN_BYTES))
+        member.is_settled = True
+        room = member.room
+        self._trim(now, room)
+        self._attach(connection, member)
+        if frame.epoch != room.epoch or frame.seq > room.seq or frame.seq < room.lost_seq[member.role]:
+            self.counters["resyncs"] += 1
+            self._welcome(connection, member, wire.Resync)
+            return
+        self.counters["resumes"] += 1
+        self._welcome(connection, member, wire.Resumed)
+        for entry in room.log:
+            if entry.seq > frame.seq and entry.sender != member.role:
+                self._output(connection, wire.Message(epoch=room.epoch, seq=entry.seq, payload=entry.payload))
+
+    @staticmethod
+    def _token_fits(member: Member, token: bytes) -> bool:
+        # Both are compared, so that time tells nothing about which one it was.
+        current = hmac.compare_digest(member.token, token)
+        previous = hmac.compare_digest(member.previous_token or b"", token)
+        return current or previous
+
+    def _attach(self, connection: int, member: Member) -> None:
+        if member.connection is not None:
+            self.counters["fenced"] += 1
+            self._connections.pop(member.connection, None)
+            self._outputs.append(Output(member.connection, close=CloseCode.FENCED))
+        member.connection = connection
+        member.away_at = None
+        self._connections[connection] = member
+
+    def _welcome(self, connection: int, member: Member, kind: type[wire.Joined]) -> None:
+        room, peer = member.room, member.peer
+        self._output(
+            connection,
+            kind(
+                room=room.name,
+                role=member.role,
+                token=member.token,
+                epoch=room.epoch,
+                seq=room.seq if kind is not wire.Joined else 0,
+                peer=room.state_of(other(member.role)),
+                opening=b"" if peer is None else peer.opening,
+                client_seq=member.client_seq,
+                resume_s=int(self.limits.resume_s),
+            ),
+        )
+        if kind is wire.Joined:  # an entry that is repeated must hear what was said since the first
+            for entry in room.log:
+                if entry.sender != member.role:
+                    self._output(connection, wire.Message(epoch=room.epoch, seq=entry.seq, payload=entry.payload))
+        self._tell_peer(member)
+
+    def _tell_peer(self, member: Member) -> None:
+        peer = member.peer
+        if peer is not None and peer.connection is not None:
+            state = member.room.state_of(member.role)
+            self._output(peer.connection, wire.Peer(state=state, opening=member.opening))
+
+    # -- talking
+
+    def _handle_send(self, now: float, connection: int, member: Member | None, frame: wire.Send) -> None:
+        if member is None:
+            self._refuse(connection, ErrorCode.NOT_JOINED, "enter a room first")
+            return
+        room = member.room
+        self._trim(now, room)
+        if frame.client_seq <= member.client_seq:
+            self.counters["duplicates"] += 1
+            seq = room.seq_of(member.role, frame.client_seq)
+            self._output(connection, wire.Ack(client_seq=frame.client_seq, epoch=room.epoch, seq=seq))
+            return
+        if frame.client_seq != member.client_seq + 1:
+            self._refuse(connection, ErrorCode.GAP, f"expected client_seq {member.client_seq + 1}")
+            return
+        if self._log_bytes + len(frame.payload) > self.limits.total_log_bytes:
+            self._refuse(connection, ErrorCode.BUSY, "the relay's memory is full; try again later")
+            return
+        self.counters["messages"] += 1
+        self._log_bytes += len(frame.payload)
+        entry = room.append(now, member, frame)
+        self._trim(now, room)
+        self._output(connection, wire.Ack(client_seq=frame.client_seq, epoch=room.epoch, seq=entry.seq))
+        peer = member.peer
+        if peer is not None and peer.connection is not None:
+            self._output(peer.connection, wire.Message(epoch=room.epoch, seq=entry.seq, payload=entry.payload))
+
+    def _handle_close(self, now: float, connection: int, member: Member | None, frame: wire.Close) -> None:
+        if member is None:
+            self._refuse(connection, ErrorCode.NOT_JOINED, "enter a room first")
+            return
+        self.counters[f"closed_{frame.reason}"] += 1
+        self._connections.pop(connection, None)
+        member.connection = None
+        self._outputs.append(Output(connection, close=CloseCode.DONE))
+        self._end(now, member.room, frame.reason)
+
+    # -- ending
+
+    def _end(self, now: float, room: Room, reason: str) -> None:
+        self._rooms.pop(room.name, None)
+        self._log_bytes -= room.log_bytes
+        if not room.is_rendezvous:
+            self._nameplates.rest(now, room.name)
+        for member in room.members.values():
+            self._sessions.pop(member.session, None)
+            if member.connection is not None:
+                self._connections.pop(member.connection, None)
+                self._outputs.append(Output(member.connection, wire.Closed(reason=reason), close=CloseCode.ROOM_ENDED))
+
+    def _trim(self, now: float, room: Room) -> None:
+        self._log_bytes -= room.trim(
+            now, self.limits.log_s, max_messages=self.limits.log_messages, max_bytes=self.limits.log_bytes
+        )
+
+    def _output(self, connection: int, frame: wire.Frame) -> None:
+        self._outputs.append(Output(connection, frame))
+
+    def _refuse(self, connection: int, code: ErrorCode, message: str) -> None:
+        self.counters[f"refused_{code}"] += 1
+        self._output(connection, wire.Error(code=code, message=message))

@@ -1,0 +1,256 @@
+"""The relay: it listens, looks at each request, serves pages itself and hands websockets to sessions.
+
+Source: docs/relay-protocol.md sections 2, 9, 10 and 11.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+import trio
+
+from icesignal import http, pages, wire
+from icesignal.engines import Engine, MemoryEngine
+from icesignal.peer import RelayPeer
+from icesignal.proxy import (
+    ProxyHeaderError,
+    begins_like_proxy_header,
+    forwarded_for,
+    parse_proxy_header_untrusted,
+)
+from icesignal.sources import IPNetwork, Limits, Source, SourceTable, is_within, parse_networks, source_of
+from icesignal.tasks import open_background
+from icesignal.transport import HandshakeFailed, PrefixedStream, accept_websocket
+
+logger = logging.getLogger("icesignal.server")
+RESPONSE_TIMEOUT_S = 5.0
+WEBSOCKET_PATHS = frozenset({"/", "/v1"})
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
+
+
+class Server:
+    """A running relay."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        ice_servers: Sequence[wire.IceServer],
+        ssl_context: ssl.SSLContext | None,
+        proxies: Sequence[IPNetwork],
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.addresses: list[tuple[str, int]] = []
+        self.ice_servers = list(ice_servers)
+        self._engine = engine
+        self._limits = limits
+        self._ssl_context = ssl_context
+        self._proxies = proxies
+        self._sources = SourceTable(limits)
+        self._peers: set[RelayPeer] = set()
+        self._open = 0
+        self._draining = False
+
+    @property
+    def port(self) -> int:
+        """The port of the first listening socket."""
+        return self.addresses[0][1]
+
+    @property
+    def url(self) -> str:
+        """Where a client of this machine reaches the relay; a wildcard address is shown as loopback."""
+        host, port = self.addresses[0]
+        host = WILDCARDS.get(host, host)
+        scheme = "ws" if self._ssl_context is None else "wss"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return the totals of the relay and its engine, and the gauges `connections_open` and `sources`."""
+        gauges = {"connections_open": self._open, "sources": len(self._sources)}
+        engine = {f"engine_{name}": value for name, value in self._engine.statistics().items()}
+        return {**self.counters, **gauges, **engine}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the relay takes new rooms."""
+        return not self._draining and self._engine.is_ready() and self._open < self._limits.max_connections
+
+    def drain(self) -> None:
+        """Tell every client that the relay goes away, and take no new one."""
+        self._draining = True
+        for peer in list(self._peers):
+            peer.close(wire.CloseCode.GOING_AWAY)
+
+    # -- one connection
+
+    async def handle_stream(self, stream: trio.SocketStream) -> None:
+        """Serve one accepted connection to its end. Never raises but for cancellation."""
+        if self._open >= self._limits.max_connections or self._draining:
+            self.counters["connections_over_limit"] += 1
+            await trio.aclose_forcefully(stream)
+            return
+        self._open += 1
+        self.counters["connections"] += 1
+        try:
+            await self._serve(stream)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, HandshakeFailed):
+            self.counters["connections_broken"] += 1
+        except Exception:
+            # One connection must never end the relay. The traceback names code, not what the client sent.
+            self.counters["internal_errors"] += 1
+            logger.exception("a connection ended by an error of the relay")
+        finally:
+            self._open -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, raw: trio.SocketStream) -> None:
+        stream: trio.abc.Stream = raw
+        request: http.Request | None = None
+        bad: http.BadRequest | None = None
+        host = ""
+        with trio.move_on_after(self._limits.header_timeout_s) as scope:
+            try:
+                host, prefix = await self._read_proxy_header(raw)
+                if self._ssl_context is not None:
+                    encrypted = PrefixedStream(raw, prefix)
+                    stream = trio.SSLStream(encrypted, self._ssl_context, server_side=True, https_compatible=True)
+                    prefix = b""
+                request = await http.read_request(stream, prefix)
+            except http.BadRequest as error:
+                bad = error
+        if scope.cancelled_caught:
+            self.counters["headers_too_slow"] += 1
+            bad = http.BadRequest(408, "the request took too long")
+        if bad is not None:
+            self.counters["bad_requests"] += 1
+            await self._respond(stream, http.response(bad.status, f"{bad}\n"))
+        elif request is not None:
+            await self._answer(stream, request, self._source_host(host, request))
+
+    async def _read_proxy_header(self, stream: trio.SocketStream) -> tuple[str, bytes]:
+        """Return the client's address as far as the connection tells it, and bytes that were read too far."""
+        host: str = stream.socket.getpeername()[0]
+        if not is_within(host, self._proxies):
+            return host, b""
+        data = b""
+        while begins_like_proxy_header(data):
+            try:
+                parsed = parse_proxy_header_untrusted(data)
+            except ProxyHeaderError as error:
+                raise http.BadRequest(400, str(error)) from None
+            if parsed is not None:
+                return parsed[0] or host, data[parsed[1] :]
+            more = bytes(await stream.receive_some(http.RECEIVE_BYTES))
+            if not more:
+                break
+            data += more
+        return host, data
+
+    def _source_host(self, host: str, request: http.Request) -> str:
+        return forwarded_for(host, request.values(b"x-forwarded-for"), self._proxies)
+
+    async def _answer(self, stream: trio.abc.Stream, request: http.Request, host: str) -> None:
+        source = self._sources.get(trio.current_time(), source_of(host))
+        if not self._admit(source):
+            self.counters["connections_refused"] += 1
+            await self._respond(stream, http.response(429))
+        elif request.wants_websocket and request.path in WEBSOCKET_PATHS:
+            await self._serve_websocket(stream, request, source)
+        else:
+            self.counters["pages"] += 1
+            await self._respond(stream, pages.page(request, self.statistics(), is_ready=self.is_ready))
+
+    def _admit(self, source: Source) -> bool:
+        full = source.open_connections >= self._limits.max_connections_per_source
+        return source.connections.take(trio.current_time()) and not full
+
+    async def _serve_websocket(self, stream: trio.abc.Stream, request: http.Request, source: Source) -> None:
+        try:
+            upgrade = http.canonical_upgrade(request)
+        except http.BadRequest as error:
+            self.counters["bad_requests"] += 1
+            await self._respond(stream, http.response(error.status, f"{error}\n"))
+            return
+        source.open_connections += 1
+        try:
+            allow = partial(self._allow_bytes, source)
+            async with accept_websocket(stream, upgrade, allow=allow) as connection:
+                self.counters["websockets"] += 1
+                peer = RelayPeer(connection, self._engine, source, self._limits, self.ice_servers, self.counters)
+                self._peers.add(peer)
+                try:
+                    await peer.run()
+                finally:
+                    self._peers.discard(peer)
+        finally:
+            source.open_connections -= 1
+
+    def _allow_bytes(self, source: Source, size: int) -> bool:
+        allowed = source.bytes.take(trio.current_time(), size)
+        if not allowed:
+            self.counters["bytes_over_limit"] += 1
+        return allowed
+
+    async def _respond(self, stream: trio.abc.Stream, answer: bytes) -> None:
+        with trio.move_on_after(RESPONSE_TIMEOUT_S):
+            await stream.send_all(answer)
+            if isinstance(stream, trio.SocketStream):
+                # Let the client read the answer before the socket goes: what it still sends would reset the connection.
+                await stream.send_eof()
+                for _ in range(16):
+                    if not await stream.receive_some(http.RECEIVE_BYTES):
+                        break
+            else:
+                await stream.aclose()
+
+
+def _ice_servers(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:
+    try:
+        return msgspec.convert([dict(entry) for entry in entries], list[wire.IceServer])
+    except msgspec.ValidationError as error:
+        raise ValueError(f'an ICE server looks like {{"urls": ["stun:host:3478"]}}: {error}') from None
+
+
+@asynccontextmanager
+async def serve(
+    *,
+    host: str | None = "127.0.0.1",
+    port: int = 0,
+    limits: Limits | None = None,
+    ice_servers: Sequence[Mapping[str, Any]] = (),
+    ssl_context: ssl.SSLContext | None = None,
+    engine: Engine | None = None,
+    trusted_proxies: Sequence[str] = (),
+) -> AsyncGenerator[Server, None]:
+    """Run a relay while the block lasts.
+
+    Args:
+        host: address or name to bind; None for all addresses of both families.
+        port: TCP port; 0 for any free one.
+        limits: what a source may ask for.
+        ice_servers: what members of a room are told: maps with `urls` and perhaps `username` and `credential`. A URL
+            with an empty host, as in `stun::3478`, means the host under which the client reached this relay.
+        ssl_context: with a certificate, for `wss`.
+        engine: where the rooms are kept; in memory by default.
+        trusted_proxies: addresses or networks whose `X-Forwarded-For` and PROXY headers are believed.
+    Raises:
+        OSError: the address cannot be bound, as it came from the system.
+        ValueError: an entry of `ice_servers` or `trusted_proxies` is malformed.
+    """
+    rooms = engine or MemoryEngine()
+    server = Server(rooms, limits or Limits(), _ice_servers(ice_servers), ssl_context, parse_networks(trusted_proxies))
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    server.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
+    async with rooms.run(), open_background() as nursery:
+        await nursery.start(partial(trio.serve_listeners, server.handle_stream, listeners))
+        try:
+            yield server
+        finally:
+            server.drain()

@@ -1,0 +1,377 @@
+"""The one module that touches trio-websocket: connections that always drain, bound what they keep, and always end.
+
+trio-websocket stops answering pings when its messages are not read, waits without end in `aclose`, and lets errors of
+its reader escape into a nursery. `Connection` reads always, into a bounded mailbox; writes from an outbox with a byte
+budget; pings; and ends within `CLOSE_TIMEOUT_S` whatever the other side does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import trio
+import trio_websocket
+
+from icesignal.tasks import open_background
+from icesignal.wire import MAX_MESSAGE_BYTES, CloseCode
+
+HANDSHAKE_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 0.5
+WRITE_TIMEOUT_S = 20.0
+PING_INTERVAL_S = 20.0
+PING_TIMEOUT_S = 20.0
+MAILBOX_MESSAGES = 512
+OUTBOX_BYTES = 1 << 20
+ABNORMAL = 1006  # RFC 6455 section 7.4.1: the connection just ended
+# Between two whole messages a peer needs at most one message, its fragments' headers and some pings. More is an attack
+# by endless empty fragments, which trio-websocket would collect.
+MAX_BYTES_BETWEEN_MESSAGES = 4 * MAX_MESSAGE_BYTES
+
+
+class ConnectionEnded(Exception):
+    """There will be no more messages. `code` is the close code of whoever ended it, 1006 if it just died."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"the connection ended with code {code}" + (f": {reason}" if reason else ""))
+        self.code = code
+        self.reason = reason
+
+
+class OutboxFull(Exception):
+    """The other side does not take what it is sent."""
+
+
+class HandshakeFailed(Exception):
+    """The other side is no websocket, or said no. `status` is its HTTP status, 0 without one."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class TransportCounters:
+    """What a connection has moved."""
+
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+
+
+class PrefixedStream(trio.abc.Stream):
+    """A stream that first gives bytes that somebody has read before, and watches what comes in."""
+
+    def __init__(self, stream: trio.abc.Stream, prefix: bytes = b"") -> None:
+        self._stream = stream
+        self._prefix = prefix
+        self.received = 0
+        self.ended = trio.Event()
+        self.on_received: Callable[[int], bool] | None = None
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return bytes, the prefix first; `b""` at the end or when `on_received` says no."""
+        if self._prefix:
+            size = len(self._prefix) if max_bytes is None else max_bytes
+            data, self._prefix = self._prefix[:size], self._prefix[size:]
+            await trio.lowlevel.checkpoint()
+        else:
+            try:
+                data = bytes(await self._stream.receive_some(max_bytes))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.ended.set()
+                raise
+        self.received += len(data)
+        if not data or (self.on_received is not None and not self.on_received(len(data))):
+            self.ended.set()
+            return b""
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait for room."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Close."""
+        self.ended.set()
+        await self._stream.aclose()
+
+
+class Connection:
+    """A websocket that carries binary messages both ways. Made by `accept_websocket` and `request_websocket`."""
+
+    def __init__(self, stream: PrefixedStream, timeout_s: float) -> None:
+        self.counters = TransportCounters()
+        self._stream = stream
+        self._websocket: trio_websocket.WebSocketConnection
+        self._mailbox: deque[bytes | str] = deque()
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._wake_reader = trio.Event()
+        self._wake_writer = trio.Event()
+        self._over = trio.Event()
+        self._ended: ConnectionEnded | None = None
+        self._closing: tuple[int, str] | None = None
+        self._scope = trio.CancelScope(deadline=trio.current_time() + timeout_s)  # until the handshake is done
+        self._begun = trio.Event()
+        self._finished = trio.Event()
+        self._failure: HandshakeFailed | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may still be sent."""
+        return self._ended is None and self._closing is None
+
+    async def receive(self) -> bytes | str:
+        """Return the next message; a `str` if the peer sent a text message.
+
+        Raises:
+            ConnectionEnded: there will be none.
+        """
+        while not self._mailbox:
+            if self._ended is not None:
+                raise self._ended
+            self._wake_reader = trio.Event()
+            await self._wake_reader.wait()
+        await trio.lowlevel.checkpoint()
+        return self._mailbox.popleft()
+
+    def send_nowait(self, message: bytes) -> None:
+        """Put a message into the outbox. Silently nothing once the connection ends.
+
+        Raises:
+            OutboxFull: more than `OUTBOX_BYTES` would be waiting.
+        """
+        if not self.is_open:
+            return
+        if self._outbox_bytes + len(message) > OUTBOX_BYTES:
+            raise OutboxFull
+        self._outbox.append(message)
+        self._outbox_bytes += len(message)
+        self._wake_writer.set()
+
+    def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
+        """Close after the outbox is written; returns at once. The first call counts."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            self._wake_writer.set()
+
+    def abort(self, code: int, reason: str = "") -> None:
+        """Close without writing the outbox, which nobody takes; returns at once."""
+        self._outbox.clear()
+        self.close(code, reason)
+
+    # -- inside
+
+    def _end(self, code: int, reason: str = "") -> None:
+        """Note that the connection is over: `receive` raises once the mailbox is empty."""
+        if self._ended is None:
+            self._ended = ConnectionEnded(code, reason)
+        self._wake_reader.set()
+        self._over.set()
+
+    async def _host(self, wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]]) -> None:
+        """Run the websocket and our tasks. Shielded once it runs, so that a cancelled owner can still say goodbye."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._websocket = await wrap(nursery)
+                    self._scope.deadline = math.inf
+                    self._scope.shield = True
+                    for task in (self._read, self._write, self._ping):
+                        nursery.start_soon(task)
+                    self._begun.set()
+                    await self._over.wait()
+                    nursery.cancel_scope.cancel()
+            if not hasattr(self, "_websocket"):
+                self._failure = HandshakeFailed("the other side did not answer in time")
+        except ExceptionGroup as group:
+            # trio-websocket's reader raises what wsproto thinks of odd input; any of it is the end of one connection.
+            self._failure = self._failure or _handshake_failure(group)
+            self._end(ABNORMAL, "the websocket failed")
+        finally:
+            self._end(ABNORMAL, "closed here")
+            self._finished.set()
+            self._begun.set()
+
+    async def _read(self) -> None:
+        """Move messages into the mailbox until the end, never waiting for whoever takes them out."""
+        while True:
+            try:
+                message = await self._websocket.get_message()
+            except trio_websocket.ConnectionClosed as closed:
+                reason = closed.reason
+                self._end(*((ABNORMAL, "") if reason is None else (reason.code, reason.reason or "")))
+                return
+            self.counters.messages_in += 1
+            if len(self._mailbox) >= MAILBOX_MESSAGES:
+                self.abort(CloseCode.TOO_FAST, "too many messages at once")
+                return
+            self._mailbox.append(message)
+            self._wake_reader.set()
+
+    async def _write(self) -> None:
+        """Write the outbox until the connection ends or is closed, then say goodbye, bounded."""
+        while True:
+            while self._outbox:
+                message = self._outbox.popleft()
+                self._outbox_bytes -= len(message)
+                with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
+                    try:
+                        await self._websocket.send_message(message)
+                    except trio_websocket.ConnectionClosed:
+                        return
+                self.counters.messages_out += 1
+                if scope.cancelled_caught:
+                    self._end(CloseCode.TOO_SLOW, "a write took too long")
+                    return
+            if self._closing is not None:
+                with trio.move_on_after(CLOSE_TIMEOUT_S):
+                    await self._websocket.aclose(*self._closing)
+                self._end(*self._closing)
+                return
+            self._wake_writer = trio.Event()
+            await self._wake_writer.wait()
+
+    async def _ping(self) -> None:
+        """End the connection when nothing at all comes from the other side, not even the answer to a ping."""
+        while True:
+            before = self._stream.received
+            await trio.sleep(PING_INTERVAL_S)
+            if self._stream.received != before:
+                continue
+            with trio.move_on_after(PING_TIMEOUT_S) as scope:
+                try:
+                    await self._websocket.ping()
+                except trio_websocket.ConnectionClosed:
+                    return
+            if scope.cancelled_caught:
+                self._end(ABNORMAL, "no answer to a ping")
+                return
+
+    def _watch(self, allow: Callable[[int], bool]) -> Callable[[int], bool]:
+        """Return what `PrefixedStream.on_received` is to be: it counts, and ends what is too much."""
+        seen_messages, since = 0, 0
+
+        def on_received(size: int) -> bool:
+            nonlocal seen_messages, since
+            self.counters.bytes_in += size
+            if self.counters.messages_in != seen_messages:
+                seen_messages, since = self.counters.messages_in, 0
+            since += size
+            if since > MAX_BYTES_BETWEEN_MESSAGES:
+                self._end(CloseCode.TOO_BIG, "a message without end")
+                return False
+            if not allow(size):
+                self.abort(CloseCode.TOO_FAST, "too many bytes")
+            return True
+
+        return on_received
+
+
+def _handshake_failure(group: BaseExceptionGroup[BaseException]) -> HandshakeFailed:
+    rejected, _ = group.split(trio_websocket.ConnectionRejected)
+    leaf: BaseException = group if rejected is None else rejected
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    if isinstance(leaf, trio_websocket.ConnectionRejected):
+        return HandshakeFailed(f"HTTP status {leaf.status_code}", leaf.status_code)
+    return HandshakeFailed(f"no websocket: {type(leaf).__name__}")
+
+
+def _allow_all(_size: int) -> bool:
+    return True
+
+
+@asynccontextmanager
+async def _run(
+    stream: PrefixedStream,
+    wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]],
+    allow: Callable[[int], bool],
+    timeout_s: float,
+) -> AsyncGenerator[Connection, None]:
+    connection = Connection(stream, timeout_s)
+    stream.on_received = connection._watch(allow)  # noqa: SLF001 - one module, one object
+    async with open_background() as nursery:
+        try:
+            nursery.start_soon(connection._host, wrap)  # noqa: SLF001
+            await connection._begun.wait()  # noqa: SLF001
+            if connection._failure is not None:  # noqa: SLF001
+                raise connection._failure  # noqa: SLF001
+            yield connection
+        finally:
+            connection.close()
+            with trio.move_on_after(2 * CLOSE_TIMEOUT_S, shield=True):
+                await connection._finished.wait()  # noqa: SLF001
+            connection._scope.cancel()  # noqa: SLF001
+            await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def accept_websocket(
+    stream: trio.abc.Stream, request: bytes, *, allow: Callable[[int], bool] = _allow_all
+) -> AsyncGenerator[Connection, None]:
+    """Run the server's side of a websocket.
+
+    Args:
+        stream: where the request came from.
+        request: a well-formed upgrade request and whatever followed it; see `http.canonical_upgrade`.
+        allow: called with each number of bytes that came; False closes the connection with 4004.
+    Raises:
+        HandshakeFailed: the client went away.
+    """
+    prefixed = PrefixedStream(stream, request)
+
+    async def wrap(nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
+        asked = await trio_websocket.wrap_server_stream(nursery, prefixed, max_message_size=MAX_MESSAGE_BYTES)
+        return await asked.accept()
+
+    async with _run(prefixed, wrap, allow, HANDSHAKE_TIMEOUT_S) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def request_websocket(
+    stream: trio.abc.Stream, host: str, path: str, *, timeout_s: float = HANDSHAKE_TIMEOUT_S
+) -> AsyncGenerator[Connection, None]:
+    """Run the client's side of a websocket.
+
+    Args:
+        stream: connected to the relay, with TLS if need be.
+        host: for the `Host` header.
+        path: of the resource.
+        timeout_s: for the handshake.
+    Raises:
+        HandshakeFailed: the other side is no websocket, or said no.
+    """
+    prefixed = PrefixedStream(stream)
+
+    async def wrap(nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
+        # trio-websocket waits for ever when the other side hangs up instead of answering.
+        async with trio.open_nursery() as watch:
+
+            async def until_hung_up() -> None:
+                await prefixed.ended.wait()
+                raise HandshakeFailed("the connection was closed during the handshake")
+
+            watch.start_soon(until_hung_up)
+            websocket = await trio_websocket.wrap_client_stream(
+                nursery,
+                cast("trio.SocketStream", prefixed),  # its annotation is too narrow: any stream does
+                host,
+                path,
+                max_message_size=MAX_MESSAGE_BYTES,
+            )
+            watch.cancel_scope.cancel()
+        return websocket
+
+    async with _run(prefixed, wrap, _allow_all, timeout_s) as connection:
+        yield connection

@@ -1,0 +1,326 @@
+"""The relay's frames: msgpack maps to frozen types and back, with every bound checked. Pure functions.
+
+`decode_client_untrusted` and `decode_relay_untrusted` raise `WireError` and nothing else, for any bytes.
+Source: docs/relay-protocol.md section 3.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import msgpack
+import msgspec
+
+VERSION = 1
+MAX_MESSAGE_BYTES = 65_536
+MAX_PAYLOAD_BYTES = 61_440
+MAX_OPENING_BYTES = 1_024
+MAX_MAP_KEYS = 32
+SESSION_BYTES = 16
+TOKEN_BYTES = 16
+NAME_BYTES = 32
+
+Session = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
+Token = Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+Name = Annotated[bytes, msgspec.Meta(min_length=NAME_BYTES, max_length=NAME_BYTES)]
+Opening = Annotated[bytes, msgspec.Meta(max_length=MAX_OPENING_BYTES)]
+Payload = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_PAYLOAD_BYTES)]
+Nameplate = Annotated[str, msgspec.Meta(min_length=1, max_length=9, pattern=r"^[1-9][0-9]*\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+ClientSeq = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+Text = Annotated[str, msgspec.Meta(max_length=256)]
+Role = Literal["inviter", "joiner"]
+PeerState = Literal["absent", "present", "away"]
+CloseReason = Literal["left", "done", "code-wrong"]
+
+
+class WireErrorReason(enum.Enum):
+    """Why a message is not a frame."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_TYPE = "unknown-type"
+    VERSION = "version"
+
+
+class WireError(ValueError):
+    """A message from the network is not a frame that we know."""
+
+    def __init__(self, reason: WireErrorReason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class CloseCode(enum.IntEnum):
+    """Why a connection is closed. Source: docs/relay-protocol.md section 11."""
+
+    DONE = 1000
+    GOING_AWAY = 1001
+    TOO_BIG = 1009
+    PROTOCOL_ERROR = 4000
+    VERSION = 4001
+    FENCED = 4002
+    TOO_SLOW = 4003
+    TOO_FAST = 4004
+    IDLE = 4005
+    ROOM_ENDED = 4006
+
+
+# After these a client must not come back with the same session.
+FINAL_CLOSE_CODES = frozenset(
+    {
+        CloseCode.DONE,
+        CloseCode.TOO_BIG,
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.VERSION,
+        CloseCode.FENCED,
+        CloseCode.ROOM_ENDED,
+    }
+)
+
+
+class ErrorCode(enum.StrEnum):
+    """Why the relay refused a frame. Source: docs/relay-protocol.md section 3.3."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_TYPE = "unknown-type"
+    VERSION = "version"
+    UNKNOWN_NAMEPLATE = "unknown-nameplate"
+    EXPIRED_NAMEPLATE = "expired-nameplate"
+    CROWDED = "crowded"
+    NOT_JOINED = "not-joined"
+    ALREADY_JOINED = "already-joined"
+    GAP = "gap"
+    RATE = "rate"
+    BUSY = "busy"
+    UNKNOWN_SESSION = "unknown-session"
+    BAD_TOKEN = "bad-token"  # noqa: S105 - the name of an error
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """The base of all frames; `type` is what stands on the wire."""
+
+    type: ClassVar[str]
+
+
+class Allocate(Frame, frozen=True, kw_only=True):
+    """Make a room and take the inviter's place."""
+
+    type: ClassVar[str] = "allocate"
+    session: Session
+    opening: Opening = b""
+
+
+class Join(Frame, frozen=True, kw_only=True):
+    """Take the joiner's place of the room with this nameplate."""
+
+    type: ClassVar[str] = "join"
+    session: Session
+    nameplate: Nameplate
+    opening: Opening = b""
+
+
+class Meet(Frame, frozen=True, kw_only=True):
+    """Enter a rendezvous room, making it if it is not there."""
+
+    type: ClassVar[str] = "meet"
+    session: Session
+    name: Name
+    role: Role
+    opening: Opening = b""
+
+
+class Resume(Frame, frozen=True, kw_only=True):
+    """Move a session to this connection; `(epoch, seq)` is the last position seen."""
+
+    type: ClassVar[str] = "resume"
+    session: Session
+    token: Token
+    epoch: Count
+    seq: Count
+
+
+class Send(Frame, frozen=True, kw_only=True):
+    """Say something to the other member."""
+
+    type: ClassVar[str] = "send"
+    client_seq: ClientSeq
+    payload: Payload
+
+
+class Close(Frame, frozen=True, kw_only=True):
+    """End the room for both."""
+
+    type: ClassVar[str] = "close"
+    reason: CloseReason
+
+
+class IceServer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A STUN or TURN server as browsers write it; a URL with an empty host means the relay's own host."""
+
+    urls: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=8)]
+    username: Text | None = None
+    credential: Text | None = None
+
+
+class Welcome(Frame, frozen=True, kw_only=True):
+    """The first frame on every connection."""
+
+    type: ClassVar[str] = "welcome"
+    versions: Annotated[list[Count], msgspec.Meta(max_length=MAX_MAP_KEYS)]
+    relay: Text = ""
+    max_payload: Count = MAX_PAYLOAD_BYTES
+
+
+class Joined(Frame, frozen=True, kw_only=True):
+    """The place is yours. Also the shape of `Resumed` and `Resync`."""
+
+    type: ClassVar[str] = "joined"
+    room: Text
+    role: Role
+    token: Token
+    epoch: Count
+    seq: Count
+    peer: PeerState
+    opening: Opening
+    client_seq: Count
+    resume_s: Count
+    ice_servers: Annotated[list[IceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)] = []
+
+
+class Resumed(Joined, frozen=True, kw_only=True):
+    """The session continues here; every message after the named position follows."""
+
+    type: ClassVar[str] = "resumed"
+
+
+class Resync(Joined, frozen=True, kw_only=True):
+    """The session continues here, but messages after the named position are no longer kept."""
+
+    type: ClassVar[str] = "resync"
+
+
+class Message(Frame, frozen=True, kw_only=True):
+    """The other member said this."""
+
+    type: ClassVar[str] = "message"
+    epoch: Count
+    seq: Count
+    payload: Payload
+
+
+class Ack(Frame, frozen=True, kw_only=True):
+    """A `Send` has its place in the order; `seq` 0: accepted before and no longer in the log."""
+
+    type: ClassVar[str] = "ack"
+    client_seq: Count
+    epoch: Count
+    seq: Count
+
+
+class Peer(Frame, frozen=True, kw_only=True):
+    """The other member came, went silent or came back."""
+
+    type: ClassVar[str] = "peer"
+    state: PeerState
+    opening: Opening
+
+
+class Closed(Frame, frozen=True, kw_only=True):
+    """The room has ended."""
+
+    type: ClassVar[str] = "closed"
+    reason: Text
+
+
+class Error(Frame, frozen=True, kw_only=True):
+    """A frame was refused."""
+
+    type: ClassVar[str] = "error"
+    code: Text
+    message: Text
+
+
+_CLIENT_TYPES: dict[str, type[Frame]] = {kind.type: kind for kind in (Allocate, Join, Meet, Resume, Send, Close)}
+_RELAY_TYPES: dict[str, type[Frame]] = {
+    kind.type: kind for kind in (Welcome, Joined, Resumed, Resync, Message, Ack, Peer, Closed, Error)
+}
+F = TypeVar("F", bound=Frame)
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the websocket message of a frame."""
+    fields: dict[str, Any] = msgspec.to_builtins(frame, builtin_types=(bytes,))
+    return bytes(msgpack.packb({"type": frame.type, "v": VERSION, **fields}, use_bin_type=True) or b"")
+
+
+def decode_client_untrusted(data: bytes | str) -> Frame:
+    """Return the frame a client sent.
+
+    Raises:
+        WireError: it is none.
+    """
+    return _decode_untrusted(data, _CLIENT_TYPES)
+
+
+def decode_relay_untrusted(data: bytes | str) -> Frame:
+    """Return the frame a relay sent.
+
+    Raises:
+        WireError: it is none.
+    """
+    return _decode_untrusted(data, _RELAY_TYPES)
+
+
+def unpack_map_untrusted(data: bytes) -> dict[str, Any]:
+    """Return the msgpack map that `data` is, bounded in every dimension.
+
+    Raises:
+        WireError: it is not one map with string keys, or it exceeds a bound.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise WireError(WireErrorReason.MALFORMED, f"a message of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
+    try:
+        value = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=MAX_MESSAGE_BYTES,
+            max_bin_len=MAX_MESSAGE_BYTES,
+            max_array_len=MAX_MAP_KEYS * 8,
+            max_map_len=MAX_MAP_KEYS * 8,
+            max_ext_len=0,
+        )
+    except Exception as error:  # msgpack raises six unrelated classes, and any of them only says: not msgpack
+        raise WireError(WireErrorReason.MALFORMED, f"not msgpack: {type(error).__name__}") from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise WireError(WireErrorReason.MALFORMED, "not a map with string keys")
+    return value
+
+
+def _decode_untrusted(data: bytes | str, types: dict[str, type[Frame]]) -> Frame:
+    if isinstance(data, str):
+        raise WireError(WireErrorReason.MALFORMED, "a text message; frames are binary")
+    fields = unpack_map_untrusted(data)
+    if len(fields) > MAX_MAP_KEYS:
+        raise WireError(WireErrorReason.MALFORMED, f"{len(fields)} keys")
+    version = fields.get("v")
+    if type(version) is not int:
+        raise WireError(WireErrorReason.MALFORMED, "the key v, the protocol version, is missing")
+    if version != VERSION:
+        raise WireError(WireErrorReason.VERSION, f"protocol version {version}; this is version {VERSION}")
+    name = fields.get("type")
+    if not isinstance(name, str):
+        raise WireError(WireErrorReason.MALFORMED, "the key type is missing")
+    kind = types.get(name)
+    if kind is None:
+        raise WireError(WireErrorReason.UNKNOWN_TYPE, "no such type of frame")
+    return _convert(fields, kind)
+
+
+def _convert(fields: dict[str, Any], kind: type[F]) -> F:
+    try:
+        return msgspec.convert(fields, kind, builtin_types=(bytes,))
+    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+        # The validator's text names keys and types, never values.
+        raise WireError(WireErrorReason.MALFORMED, f"{kind.type}: {error}"[:200]) from None
