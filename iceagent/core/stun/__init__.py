@@ -26,6 +26,7 @@ from iceagent.core.stun.behaviour_attributes import (
     ResponseOrigin,
     ResponsePort,
 )
+from iceagent.core.stun.client import Response, StunClient, TimedOut
 from iceagent.core.stun.codec import decode, encode
 from iceagent.core.stun.credentials import long_term_key, short_term_key, userhash
 from iceagent.core.stun.error_attributes import Code, ErrorCode, UnknownAttributes
@@ -35,8 +36,12 @@ from iceagent.core.stun.ice_attributes import IceControlled, IceControlling, Nom
 from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import Message, binding_indication, binding_request, error, success
 from iceagent.core.stun.nonce_cookie import SecurityFeature, make_nonce, security_features
-from iceagent.core.stun.preparation import opaque_string
+from iceagent.core.stun.preparation import opaque_string, saslprep
+from iceagent.core.stun.rate_limit import RateLimiter
+from iceagent.core.stun.schedule import DEFAULT_SCHEDULE, RetransmissionSchedule
+from iceagent.core.stun.server import BindingLimits, BindingServer
 from iceagent.core.stun.text_attributes import AlternateDomain, Nonce, Realm, Software, Username
+from iceagent.core.stun.transaction import ClientTransaction, FailureReason
 from iceagent.core.stun.turn_attributes import (
     TRANSPORT_TCP,
     TRANSPORT_UDP,
@@ -58,6 +63,7 @@ from iceagent.core.stun.turn_attributes import (
 )
 
 __all__ = [
+    "DEFAULT_SCHEDULE",
     "FAMILY_IPV4",
     "FAMILY_IPV6",
     "MAGIC_COOKIE",
@@ -71,15 +77,19 @@ __all__ = [
     "AlternateDomain",
     "AlternateServer",
     "Attribute",
+    "BindingLimits",
+    "BindingServer",
     "CacheTimeout",
     "ChangeRequest",
     "ChannelNumber",
+    "ClientTransaction",
     "Code",
     "ConnectionId",
     "Data",
     "DontFragment",
     "ErrorCode",
     "EvenPort",
+    "FailureReason",
     "IceControlled",
     "IceControlling",
     "Icmp",
@@ -97,17 +107,22 @@ __all__ = [
     "PasswordAlgorithm",
     "PasswordAlgorithms",
     "Priority",
+    "RateLimiter",
     "RawAttribute",
     "Realm",
     "RequestedAddressFamily",
     "RequestedTransport",
     "ReservationToken",
+    "Response",
     "ResponseOrigin",
     "ResponsePort",
+    "RetransmissionSchedule",
     "SecurityFeature",
     "Software",
+    "StunClient",
     "StunError",
     "StunErrorReason",
+    "TimedOut",
     "UnknownAttributes",
     "UseCandidate",
     "Userhash",
@@ -124,6 +139,7 @@ __all__ = [
     "looks_like_stun",
     "make_nonce",
     "opaque_string",
+    "saslprep",
     "security_features",
     "short_term_key",
     "success",

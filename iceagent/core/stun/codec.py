@@ -164,16 +164,20 @@ def _encode_body(message: Message) -> bytes:
         raise ValueError(f"method {message.method} is not within 0 to 4095")
     kind = message_type(message.message_class, message.method)
     parts = [_MESSAGE_HEADER.pack(kind, 0, MAGIC_COOKIE, transaction_id)]
-    pack = _ATTRIBUTE_HEADER.pack
-    try:
-        for attribute in message.attributes:
-            value = attribute.encode_value(transaction_id)
-            number = attribute.type if type(attribute) is RawAttribute else attribute.TYPE
-            size = len(value)
-            parts += (pack(number, size), value, bytes(-size & 3))
-    except (OverflowError, struct.error) as out_of_range:
-        raise ValueError(f"{attribute!r} does not fit its field: {out_of_range}") from None
+    for attribute in message.attributes:
+        parts += _encode_attribute(attribute, transaction_id)
     data = b"".join(parts)
     if len(data) > MAX_BODY:
         raise ValueError(f"a message of {len(data)} bytes is larger than STUN allows")
     return data
+
+
+def _encode_attribute(attribute: Attribute, transaction_id: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return header, value and padding."""
+    number = attribute.type if type(attribute) is RawAttribute else attribute.TYPE
+    try:
+        value = attribute.encode_value(transaction_id)
+        size = len(value)
+        return _ATTRIBUTE_HEADER.pack(number, size), value, bytes(-size & 3)
+    except (OverflowError, struct.error) as out_of_range:
+        raise ValueError(f"{attribute!r} does not fit its field: {out_of_range}") from None

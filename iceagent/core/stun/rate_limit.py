@@ -1,0 +1,57 @@
+"""A token bucket per source in a table of bounded size."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+
+@lru_cache(maxsize=4096)
+def source_of(host: str) -> str:
+    """Return what counts as one source: an IPv4 address, or the /64 of an IPv6 address.
+
+    A single IPv6 subscriber has at least a /64 to send from (RFC 6177), so its addresses share one bucket.
+    """
+    if ":" not in host:
+        return host
+    packed = ipaddress.IPv6Address(host.partition("%")[0]).packed
+    return packed[:8].hex()
+
+
+class RateLimiter:
+    """Lets each source through `burst` times at once and `rate_per_s` times a second after that.
+
+    When the table is full the source silent for longest is forgotten. Its bucket has usually filled up again; where it
+    has not, the flood comes from more sources than the table holds, and no limit per source would stop it.
+
+    Args:
+        rate_per_s: sustained rate of one source.
+        burst: bucket size, at least 1.
+        max_sources: table size, at least 1.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+
+    def __init__(self, *, rate_per_s: float, burst: float, max_sources: int) -> None:
+        if not (rate_per_s > 0 and burst >= 1 and max_sources >= 1):
+            raise ValueError(f"no limit has rate_per_s={rate_per_s}, burst={burst}, max_sources={max_sources}")
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._max_sources = max_sources
+        self._buckets: dict[str, tuple[float, float]] = {}  # source: tokens, when; least recently seen first
+
+    def __len__(self) -> int:
+        """Return how many sources are remembered."""
+        return len(self._buckets)
+
+    def allow(self, now: float, host: str) -> bool:
+        """Return whether `host` may have one more, and take it if so. `now` is in seconds."""
+        source = source_of(host)
+        tokens, at = self._buckets.pop(source, (self._burst, now))
+        tokens = min(self._burst, tokens + max(0.0, now - at) * self._rate_per_s)
+        allowed = tokens >= 1
+        if len(self._buckets) >= self._max_sources:
+            del self._buckets[next(iter(self._buckets))]
+        self._buckets[source] = (tokens - 1 if allowed else tokens, now)
+        return allowed

@@ -1,0 +1,57 @@
+"""When a request is sent again, and when its sender gives up: a value. RFC 8489 section 6.2."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+RTO_S: Final = 0.5  # RFC 8489 section 6.2.1: at least 500 ms
+RC: Final = 7  # RFC 8489 section 6.2.1: requests sent in all
+RM: Final = 16  # RFC 8489 section 6.2.1: RTOs waited after the last one
+TI_S: Final = 39.5  # RFC 8489 section 6.2.2: patience over reliable transports
+MAX_RC: Final = 32  # ours: doublings beyond this overflow any patience
+
+
+@dataclass(frozen=True, slots=True)
+class RetransmissionSchedule:
+    """The send times of one transaction, relative to its start.
+
+    Each wait is twice the one before; after the last request the client waits `rm` times `rto_s`.
+
+    Attributes:
+        rto_s: the first wait, seconds.
+        rc: requests sent in all, 1 to 32.
+        rm: how many `rto_s` to wait after the last request.
+        offsets: seconds after the start of each request; the first is 0.
+        timeout_s: seconds after the start when the transaction fails.
+    """
+
+    rto_s: float = RTO_S
+    rc: int = RC
+    rm: float = RM
+    offsets: tuple[float, ...] = field(init=False, compare=False, repr=False)
+    timeout_s: float = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.rto_s) and self.rto_s > 0 and 1 <= self.rc <= MAX_RC and self.rm > 0):
+            raise ValueError(f"no schedule has rto_s={self.rto_s}, rc={self.rc}, rm={self.rm}")
+        offsets = tuple(self.rto_s * (2**sent - 1) for sent in range(self.rc))
+        object.__setattr__(self, "offsets", offsets)
+        object.__setattr__(self, "timeout_s", offsets[-1] + self.rm * self.rto_s)
+
+    @classmethod
+    def reliable(cls, timeout_s: float = TI_S) -> Self:
+        """Return the schedule over TCP or TLS: one request, then patience. RFC 8489 section 6.2.2."""
+        return cls(rto_s=timeout_s, rc=1, rm=1)
+
+    def next_after(self, started_at: float, now: float) -> float:
+        """Return the first send time later than `now`, or when there is none the time of failure.
+
+        All are computed as `started_at + offset`, so that a timer set to the result finds it due and not almost due.
+        """
+        times = (started_at + offset for offset in self.offsets)
+        return next((at for at in times if at > now), started_at + self.timeout_s)
+
+
+DEFAULT_SCHEDULE: Final = RetransmissionSchedule()

@@ -1,0 +1,123 @@
+"""A Binding server without I/O: tells everybody which address they come from, and nobody more than that.
+
+Source: RFC 8489 sections 6.3.1 and 12 (basic server behavior).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.stun.address_attributes import XorMappedAddress
+from iceagent.core.stun.attribute import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
+from iceagent.core.stun.auth_attributes import PasswordAlgorithm, Userhash
+from iceagent.core.stun.codec import decode, encode
+from iceagent.core.stun.error_attributes import Code, UnknownAttributes
+from iceagent.core.stun.errors import StunError
+from iceagent.core.stun.header import MessageClass, Method, looks_like_stun
+from iceagent.core.stun.message import Message, error, success
+from iceagent.core.stun.rate_limit import RateLimiter
+from iceagent.core.stun.text_attributes import Nonce, Realm, Software, Username
+
+_TOLERATED: Final = frozenset((Username, Userhash, Realm, Nonce, PasswordAlgorithm))
+"""Comprehension-required attributes we know and have no use for: we answer whether or not a client has credentials."""
+_MAX_UNKNOWN: Final = 32  # ours: types named in one 420; the rest will show when these are gone
+
+
+@dataclass(frozen=True, slots=True)
+class BindingLimits:
+    """What one source (an IPv4 address, an IPv6 /64) may ask for.
+
+    Attributes:
+        rate_per_s: requests a second, sustained.
+        burst: requests at once; an agent behind one NAT asks for each of its interfaces and families.
+        max_sources: sources remembered; the oldest is forgotten first.
+    """
+
+    rate_per_s: float = 50.0
+    burst: float = 200.0
+    max_sources: int = 65536
+
+
+class BindingServer:
+    """Answers Binding requests.
+
+    `counters` tells what became of all datagrams: `answered`, `unknown_attributes`, `indication`, `rate_limited`,
+    `no_port`, `response`, `method`, `bad_fingerprint`, and the values of `StunErrorReason`.
+
+    Args:
+        limits: per source.
+        software: for SOFTWARE; empty for none, which keeps responses small and says nothing to scanners.
+    """
+
+    def __init__(self, *, limits: BindingLimits | None = None, software: str = "") -> None:
+        limits = limits or BindingLimits()
+        self._limiter = RateLimiter(
+            rate_per_s=limits.rate_per_s,
+            burst=limits.burst,
+            max_sources=limits.max_sources,
+        )
+        self._extras: tuple[Attribute, ...] = (Software(software),) if software else ()
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def sources(self) -> int:
+        """How many sources are remembered."""
+        return len(self._limiter)
+
+    def handle_datagram(
+        self,
+        now: float,
+        local: TransportAddress,
+        remote: TransportAddress,
+        data: bytes,
+    ) -> bytes | None:
+        """Return the datagram to send from `local` back to `remote`, or None.
+
+        Args:
+            now: seconds.
+            local: the address it came to.
+            remote: the address it came from.
+            data: whatever came.
+        """
+        if not looks_like_stun(data):
+            return self._drop("not_stun")
+        if not self._limiter.allow(now, remote.host):
+            return self._drop("rate_limited")
+        if remote.port == 0:
+            return self._drop("no_port")
+        try:
+            message = decode(data)
+        except StunError as malformed:
+            return self._drop(malformed.reason.value)
+        if message.method != Method.BINDING:
+            return self._drop("method")
+        if message.verify_fingerprint() is False:
+            return self._drop("bad_fingerprint")
+        if message.message_class is MessageClass.INDICATION:
+            return self._drop("indication")
+        if message.message_class is not MessageClass.REQUEST:
+            return self._drop("response")
+        return encode(self._answer(message, remote), fingerprint=message.has_fingerprint)
+
+    def _answer(self, request: Message, remote: TransportAddress) -> Message:
+        unknown = tuple(dict.fromkeys(kind for kind in map(_required_type, request.attributes) if kind is not None))
+        if unknown:
+            self.counters["unknown_attributes"] += 1
+            attribute = UnknownAttributes(unknown[:_MAX_UNKNOWN])
+            return error(request, Code.UNKNOWN_ATTRIBUTE, "", attribute, *self._extras)
+        self.counters["answered"] += 1
+        return success(request, XorMappedAddress(remote), *self._extras)
+
+    def _drop(self, reason: str) -> bytes | None:
+        """Count a datagram that gets no answer, and be that answer."""
+        self.counters[reason] += 1
+        return None
+
+
+def _required_type(attribute: Attribute) -> int | None:
+    """Return the type of an attribute that this server would have to understand and does not; None for others."""
+    kind = attribute.type if type(attribute) is RawAttribute else attribute.TYPE
+    return kind if kind < COMPREHENSION_OPTIONAL and type(attribute) not in _TOLERATED else None

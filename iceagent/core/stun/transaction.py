@@ -1,0 +1,130 @@
+"""One request and what may answer it. RFC 8489 sections 6.2, 6.3.3, 6.3.4, 9.1.4 and 9.2.5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.stun.error_attributes import ErrorCode
+from iceagent.core.stun.header import MessageClass
+from iceagent.core.stun.integrity import Integrity
+from iceagent.core.stun.message import Message
+from iceagent.core.stun.schedule import RetransmissionSchedule
+
+
+class FailureReason(Enum):
+    """Why a transaction ended without a response that counts."""
+
+    NO_ANSWER = "no_answer"
+    INTEGRITY_VIOLATED = "integrity_violated"  # RFC 8489 section 9.1.4: answers came, none of them authentic
+    UNKNOWN_ATTRIBUTES = "unknown_attributes"  # RFC 8489 sections 6.3.3 and 6.3.4
+    NO_ERROR_CODE = "no_error_code"  # RFC 8489 section 6.3.4
+
+
+class Judgement(Enum):
+    """What a message means to the transaction whose id it bears."""
+
+    ACCEPTED = "accepted"
+    WRONG_SOURCE = "wrong_source"
+    NO_RESPONSE = "no_response"
+    WRONG_METHOD = "wrong_method"
+    BAD_FINGERPRINT = "bad_fingerprint"
+    NOT_AUTHENTIC = "not_authentic"
+    UNKNOWN_ATTRIBUTES = "unknown_attributes"
+    NO_ERROR_CODE = "no_error_code"
+
+
+_ENDS_WITH = {
+    Judgement.UNKNOWN_ATTRIBUTES: FailureReason.UNKNOWN_ATTRIBUTES,
+    Judgement.NO_ERROR_CODE: FailureReason.NO_ERROR_CODE,
+}
+"""The judgements that end a transaction at once; after the others it goes on as if nothing had come."""
+
+
+@dataclass(slots=True)
+class ClientTransaction:
+    """A request under way. It knows when to send and what to believe; its owner sends.
+
+    Attributes:
+        transaction_id: 12 bytes.
+        local: the address it is sent from, and where its answer must arrive.
+        remote: the address it is sent to, and where its answer must come from.
+        method: of request and answer.
+        data: the encoded request.
+        key: what authenticates the answer; None where the usage knows no authentication.
+        integrity: what the request carries; the answer must match it.
+        schedule: when to send.
+        started_at: seconds, on the caller's clock.
+        unauthenticated_errors: codes believed without integrity, such as 401 and 438 of the long-term mechanism.
+        due_at: when to send again or give up.
+        sent: how often the request has been sent.
+        forgeries: answers thrown away because they were not authentic.
+    """
+
+    transaction_id: bytes
+    local: TransportAddress
+    remote: TransportAddress
+    method: int
+    data: bytes
+    key: bytes | None
+    integrity: Integrity
+    schedule: RetransmissionSchedule
+    started_at: float
+    unauthenticated_errors: frozenset[int] = frozenset()
+    due_at: float = 0.0
+    sent: int = 0
+    forgeries: int = 0
+
+    def send(self, now: float) -> None:
+        """Note that the request is being sent; missed send times are not made up for."""
+        self.sent += 1
+        self.due_at = self.schedule.next_after(self.started_at, now)
+
+    def is_expired(self, now: float) -> bool:
+        """Return whether the last wait is over."""
+        return now >= self.started_at + self.schedule.timeout_s
+
+    def rtt_s(self, now: float) -> float | None:
+        """Return the round-trip time; None where a retransmission makes it ambiguous (Karn's algorithm)."""
+        return now - self.started_at if self.sent == 1 else None
+
+    @property
+    def failure(self) -> FailureReason:
+        """What to report when time is up."""
+        return FailureReason.INTEGRITY_VIOLATED if self.forgeries else FailureReason.NO_ANSWER
+
+    def judge(self, local: TransportAddress, remote: TransportAddress, message: Message) -> Judgement:
+        """Return what a message with this transaction's id is worth. A forgery is counted."""
+        if remote != self.remote or local != self.local:
+            return Judgement.WRONG_SOURCE
+        if message.message_class not in (MessageClass.SUCCESS, MessageClass.ERROR):
+            return Judgement.NO_RESPONSE
+        if message.method != self.method:
+            return Judgement.WRONG_METHOD
+        if message.verify_fingerprint() is False:
+            return Judgement.BAD_FINGERPRINT
+        if not self._is_authentic(message):
+            self.forgeries += 1
+            return Judgement.NOT_AUTHENTIC
+        if message.unknown_comprehension_required:
+            return Judgement.UNKNOWN_ATTRIBUTES
+        if message.message_class is MessageClass.ERROR and message.get(ErrorCode) is None:
+            return Judgement.NO_ERROR_CODE
+        return Judgement.ACCEPTED
+
+    def _is_authentic(self, message: Message) -> bool:
+        if self.key is None:
+            return True
+        if not message.has_integrity:
+            code = message.get(ErrorCode) if message.message_class is MessageClass.ERROR else None
+            return code is not None and code.code in self.unauthenticated_errors
+        # RFC 8489 section 9.1.4: who sent one algorithm gets that one back, or is being bid down.
+        if self.integrity is not Integrity.BOTH and message.integrity is not self.integrity:
+            return False
+        return message.verify_integrity(self.key)
+
+
+def ends_with(judgement: Judgement) -> FailureReason | None:
+    """Return why the judgement ends the transaction; None where it does not."""
+    return _ENDS_WITH.get(judgement)

@@ -1,0 +1,100 @@
+"""A STUN server on Trio: one socket, one task, whole batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.stun import BindingLimits, BindingServer
+from iceagent.net.api import Batch, Network, UdpSocket
+
+DEFAULT_PORT: Final = 3478  # RFC 8489 section 18.6
+
+
+class StunServer:
+    """A running server; made by `open_stun_server`."""
+
+    def __init__(self, sock: UdpSocket, core: BindingServer) -> None:
+        self._socket = sock
+        self._core = core
+
+    @property
+    def address(self) -> TransportAddress:
+        """The bound address; its port is the real one also where 0 was asked for."""
+        return self._socket.local_address
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What became of all datagrams, by reason: see `BindingServer`; and `send_buffer_full` for lost answers."""
+        return self._core.counters
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        while True:
+            for batch in await self._socket.receive():
+                self._answer(batch)
+
+    def _answer(self, batch: Batch) -> None:
+        now, local, remote = trio.current_time(), self.address, batch.remote
+        answers = [
+            answer
+            for datagram in batch.datagrams()
+            if (answer := self._core.handle_datagram(now, local, remote, datagram)) is not None
+        ]
+        if answers:
+            # Waiting for one client would make all others wait; a lost answer is asked for again.
+            self.counters["send_buffer_full"] += len(answers) - self._socket.send_nowait(answers, remote)
+
+
+@asynccontextmanager
+async def open_stun_server(
+    host: str,
+    port: int = DEFAULT_PORT,
+    *,
+    network: Network | None = None,
+    limits: BindingLimits | None = None,
+    software: str = "",
+) -> AsyncGenerator[StunServer, None]:
+    """Serve Binding requests for as long as the block runs.
+
+    Args:
+        host: IP literal to bind. `0.0.0.0` answers from the address the system prefers, which on a machine with
+            several is not always the one that was asked: bind each then. `::` serves IPv6 only.
+        port: 0 lets the system choose.
+        network: where to bind; this machine by default.
+        limits: what one source may ask for.
+        software: what to say in SOFTWARE; empty to keep silent.
+
+    Raises:
+        OSError: the address is not ours or the port is taken.
+        ValueError: a limit is not positive.
+    """
+    core = BindingServer(limits=limits, software=software)
+    sock = await _network(network).open_udp(host, port)
+    failure: Exception | KeyboardInterrupt | None = None
+    try:
+        server = StunServer(sock, core)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            try:
+                yield server
+            except (Exception, KeyboardInterrupt) as error:
+                failure = error  # raised outside of the nursery, which would wrap it
+            nursery.cancel_scope.cancel()
+    finally:
+        sock.close()
+    if failure is not None:
+        raise failure
+
+
+def _network(network: Network | None) -> Network:
+    if network is not None:
+        return network
+    from iceagent.net import SystemNetwork
+
+    return SystemNetwork()
