@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -75,9 +76,10 @@ async def flood(link: Link, options: argparse.Namespace) -> None:
 
 
 async def catch(link: Link, received: list[int]) -> None:
-    while True:
-        await link.receive_datagram()
-        received[0] += 1
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await link.receive_datagram()
+            received[0] += 1
 
 
 async def run(role: LinkRole, options: argparse.Namespace, end: Connection, keys: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +95,7 @@ async def run(role: LinkRole, options: argparse.Namespace, end: Connection, keys
                 if role is LinkRole.CLIENT:
                     await flood(link, options)
                 else:
-                    nursery.start_soon(catch, link, received)
-                    await link.wait_closed()
+                    await catch(link, received)
                 nursery.cancel_scope.cancel()
             else:
                 for _ in range(options.streams):

@@ -57,7 +57,7 @@ class LinkConfig:
     link_ceiling: int = 32 * MIB
     send_buffer: int = MIB
     link_send_buffer: int = 4 * MIB
-    accept_backlog: int = 64
+    accept_backlog: int = 128
     datagram_queue: int = 1024
     datagram_patience_s: float = 0.25
     idle_timeout_s: float = 120.0

@@ -125,7 +125,7 @@ class Link:
 
     def notify_path_changed(self) -> None:
         """Tell that another path carries the datagrams now: transfers that stood still go on at once."""
-        self._protocol.probe_path()
+        self._protocol.probe_path(trio.current_time())
 
     async def wait_closed(self) -> None:
         """Wait until the link has ended, for whatever reason: see `close_reason`."""
@@ -287,7 +287,7 @@ async def open_link(
         if failure is not None:
             raise failure
     finally:
-        await _close(protocol, transport, config, clean=failure is None)
+        await _close(protocol, transport, config, failure)
 
 
 async def _wait_open(link: Link, protocol: LinkProtocol, config: LinkConfig) -> None:
@@ -306,10 +306,14 @@ async def _deliver(protocol: LinkProtocol) -> None:
         await trio.sleep(0.002)
 
 
-async def _close(protocol: LinkProtocol, transport: DatagramTransport, config: LinkConfig, *, clean: bool) -> None:
+async def _close(
+    protocol: LinkProtocol, transport: DatagramTransport, config: LinkConfig, failure: BaseException | None
+) -> None:
     """Tell the peer, bounded and shielded."""
-    if protocol.state is not LinkState.CLOSED:
-        protocol.close(LinkCode.CLOSED if clean else LinkCode.FAILED, "done" if clean else "the application failed")
+    if isinstance(failure, Exception):
+        protocol.close(LinkCode.FAILED, "its application failed")
+    else:
+        protocol.close(LinkCode.CLOSED, "done" if failure is None else "cancelled")
     datagrams = protocol.datagrams_to_send(trio.current_time())
     protocol.detach()
     if datagrams:

@@ -31,6 +31,7 @@ from iceagent.link.streams import BadHeader, StreamState, encode_header
 from iceagent.net.api import Batch
 
 CONTROL_STREAM = 0
+_PROBE_GAPS_S = (0.1, 0.3, 1.0)  # a lost ping on a fresh path would leave a transfer to its probe back-off, a minute long
 
 
 class LinkState(Enum):
@@ -76,6 +77,7 @@ class LinkProtocol:
         self._reassembler = Reassembler(MIB)
         self._datagram_number = 0
         self._datagram_backlog = 0  # bytes of DATAGRAM frames that QUIC has not sent yet, estimated from above
+        self._probes: deque[float] = deque()  # when to ping again, unless something was acknowledged first
         self._pings = 0
 
     # --- input
@@ -92,7 +94,13 @@ class LinkProtocol:
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        self.endpoint.handle_timer(now)
+        if self._probes and self._probes[0] <= now:
+            self._probes.popleft()
+            if self.state is not LinkState.CLOSED:
+                self._ping()
+        timer = self.endpoint.timer()
+        if timer is not None and timer <= now:
+            self.endpoint.handle_timer(now)
         self._after_input()
 
     def fail(self, error: IceError) -> None:
@@ -117,7 +125,10 @@ class LinkProtocol:
 
     def timer(self) -> float | None:
         """When `handle_timer` is due, or None."""
-        return self.endpoint.timer()
+        timer = self.endpoint.timer()
+        if not self._probes or timer is None:
+            return timer
+        return min(timer, self._probes[0])
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now, and wake the writers that found QUIC's buffer full."""
@@ -244,13 +255,17 @@ class LinkProtocol:
         """Take the link off the process's books."""
         self._ledger.detach()
 
-    def probe_path(self) -> None:
-        """Make both ends notice at once that the path works again."""
+    def probe_path(self, now: float) -> None:
+        """Make both ends notice that another path works: ping at once, and again until something is acknowledged."""
         if self.endpoint.started and self.state is not LinkState.CLOSED:
-            self._pings += 1
             self.endpoint.forget_path()
-            self.endpoint.ping(self._pings)
-            self._wake_driver()
+            self._ping()
+            self._probes = deque(now + gap for gap in _PROBE_GAPS_S)
+
+    def _ping(self) -> None:
+        self._pings += 1
+        self.endpoint.ping(self._pings)
+        self._wake_driver()
 
     # --- credit
 
@@ -388,6 +403,10 @@ class LinkProtocol:
             self.counters["datagrams received"] += 1
             self.received_datagrams.push(whole)
             self._wake_link()
+
+    def on_ping_acknowledged(self) -> None:
+        """The path works."""
+        self._probes.clear()
 
     # --- the control stream
 

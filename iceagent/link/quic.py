@@ -58,6 +58,7 @@ class QuicHandler(Protocol):
     def on_stream_reset(self, stream_id: int, code: int) -> None: ...
     def on_stop_sending(self, stream_id: int, code: int) -> None: ...
     def on_datagram(self, data: bytes) -> None: ...
+    def on_ping_acknowledged(self) -> None: ...
 
 
 def initial_destination_cid_untrusted(datagram: bytes) -> bytes | None:
@@ -198,6 +199,8 @@ class QuicEndpoint(ABC):
                 handler.on_stream_reset(event.stream_id, event.error_code)
             elif kind is events.StopSendingReceived:
                 handler.on_stop_sending(event.stream_id, event.error_code)
+            elif kind is events.PingAcknowledged:
+                handler.on_ping_acknowledged()
             elif kind is events.HandshakeCompleted:
                 handler.on_handshake_completed()
 
