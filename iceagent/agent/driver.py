@@ -101,6 +101,8 @@ class Driver:
                 return
             for error in sock.take_errors():
                 self._note_unreachable(base, error.remote, error.errno)
+            if self.closed:
+                return
             for batch in batches:
                 self._sort(base, batch)
 
@@ -194,10 +196,13 @@ class Driver:
 
     def failure_error(self) -> NetworkError:
         """Return the error that says why the session failed."""
-        return NetworkError(self.failure or "no path to the peer was found")
+        return NetworkError(self._why())
 
     def broken(self) -> trio.BrokenResourceError:
         """Return the same as Trio's error for a channel whose other end is gone."""
-        error = trio.BrokenResourceError(self.failure or "no path to the peer was found")
+        error = trio.BrokenResourceError(self._why())
         error.__cause__ = self.failure_error()
         return error
+
+    def _why(self) -> str:
+        return f"no path to the peer: {self.failure}" if self.failure else "no path to the peer"

@@ -110,7 +110,7 @@ class Queries:
             if isinstance(event, stun.Response):
                 query.mapped, query.failure = read_binding_response(event.message)
             else:
-                query.failure = "no answer"
+                query.failure = event.reason.value
             query.done.set()
 
 
