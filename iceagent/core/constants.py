@@ -21,8 +21,8 @@ CHECK_UNREACHABLE_RM: Final = 4  # ours: and the wait after the last of them, in
 NOMINATION_SLACK_S: Final = 0.030  # ours: a better pair unanswered for one RTT plus this is no longer waited for
 NOMINATION_SETTLE_S: Final = 3.0  # RFC 8445 section 8.3.1: how long an aggressive peer's nominations may go on
 NOMINATION_PATIENCE_S: Final = 0.5  # ours: longest wait from the first valid pair to its nomination
-NOMINATION_RC: Final = 4  # ours: sends of one nominating check, before another valid pair gets its turn
-NOMINATION_RM: Final = 8  # RFC 8489 section 6.2.1, shortened as above: 0.5 + 1 + 2 + 4 s in all
+CONFIRM_RC: Final = 4  # ours: sends of a nominating or probing check, before another valid pair gets its turn
+CONFIRM_RM: Final = 8  # ours: the wait after the last of them, in RTOs; 7.5 s in all
 PATIENCE_S: Final = 39.5  # RFC 8863 section 4: no failure before this, with or without pairs
 
 # Consent and keepalives.
@@ -32,7 +32,7 @@ CONSENT_EXPIRY_S: Final = 30.0  # RFC 7675 section 5.1
 CONSENT_SUSPICION_S: Final = 0.5  # ours: a consent check unanswered this long (plus two RTTs) starts a probing check
 DISCONNECTED_AFTER_S: Final = 7.0  # ours: silence after which the path is reported disconnected; consent still stands
 DISCONNECTED_PROBE_S: Final = 1.0  # ours: a probing check must have gone unanswered this long, too
-BACKUP_PROBE_S: Final = 3.0  # ours: while disconnected, the other valid pairs are checked this often
+BACKUP_PROBE_S: Final = 7.5  # ours: while disconnected, the other valid pairs are checked this often
 KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 
 # Limits.

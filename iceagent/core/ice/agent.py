@@ -217,8 +217,9 @@ class IceAgent:
     def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Verdict:
         """Deal with a datagram that came from `remote` at the socket bound to `local`; never raises."""
         context = self._context
-        if context.over and context.state is AgentState.CLOSED:
-            context.drop(DropReason.CLOSED)
+        if context.over:
+            # A failed agent no longer answers either: answers would keep up the peer's consent to a dead session.
+            context.drop(DropReason.SESSION_OVER)
             return Verdict.DROPPED
         if not stun.looks_like_stun(data):
             return self._handle_data((local, remote), data)
@@ -286,7 +287,8 @@ class IceAgent:
             return Verdict.APPLICATION_DATA
         context = self._context
         pair = context.checklist.pairs.get(path)
-        if pair is None or not pair.heard or pair.consent_lost or context.over:
+        heard = self._requests.has_early(path) if pair is None else pair.heard and not pair.consent_lost
+        if not heard:
             context.drop(DropReason.DATA_UNVALIDATED)
             return Verdict.DROPPED
         if not context.held.hold(path, data):
@@ -301,6 +303,7 @@ class IceAgent:
             message = stun.decode(data)
         except stun.StunError:
             return DropReason.STUN_MALFORMED
+        self._consent.expire(now)
         fingerprint = message.verify_fingerprint()
         kind = message.message_class
         # RFC 8445 section 7.1: checks and their responses carry a FINGERPRINT; without that rule a bit flipped in its

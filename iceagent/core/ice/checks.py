@@ -259,10 +259,9 @@ class CheckRunner:
 def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
     if kind is CheckKind.CONSENT:  # sent once; any answer while consent could still stand counts (trap 13)
         return (constants.CONSENT_EXPIRY_S,), constants.CONSENT_EXPIRY_S
-    nominating = kind is CheckKind.NOMINATION
-    rc, rm = (
-        (constants.NOMINATION_RC, constants.NOMINATION_RM) if nominating else (constants.CHECK_RC, constants.CHECK_RM)
-    )
+    ordinary = kind is CheckKind.ORDINARY
+    rc = constants.CHECK_RC if ordinary else constants.CONFIRM_RC
+    rm = constants.CHECK_RM if ordinary else constants.CONFIRM_RM
     gaps_s = (*(rto * 2**sent for sent in range(rc - 1)), rto * rm)
     return gaps_s, min(sum(gaps_s), constants.CHECK_TIMEOUT_S)
 

@@ -32,10 +32,7 @@ class ConsentKeeper:
     def advance(self, now: float) -> None:
         """Do what is due."""
         context = self._context
-        self._follow(now)
-        while self._pair is not None and not context.over and now >= self._expires_at():
-            self.lose(now, self._pair)
-            self._follow(now)
+        self.expire(now)
         if self._pair is None or context.over:
             return
         if now >= self._next_at:
@@ -51,6 +48,14 @@ class ConsentKeeper:
         if context.silent and now >= self._backups_at:
             self._probe_backups()
             self._backups_at = now + constants.BACKUP_PROBE_S
+
+    def expire(self, now: float) -> None:
+        """Give up the pairs whose consent has run out; to be called before a late answer is looked at."""
+        self._follow(now)
+        while self._pair is not None and not self._context.over and now >= self._expires_at():
+            seconds = self._context.config.consent_expiry_s
+            self.lose(now, self._pair, f"the peer has not answered for {seconds:g} s, and no other path to it works")
+            self._follow(now)
 
     def next_timeout(self) -> float | None:
         """Return when `advance` will have something to do."""
@@ -71,13 +76,16 @@ class ConsentKeeper:
             self._unanswered_since = None
             self._context.runner.cancel(self._probe)
             self._probe = None
-            self._context.silent = False
+            if self._context.silent:
+                self._context.silent = False
+                self._nominator.recovered()
 
-    def lose(self, now: float, pair: CheckPair) -> None:
+    def lose(self, now: float, pair: CheckPair, why: str) -> None:
         """Stop sending on a pair: consent has expired, or the peer has revoked it (RFC 7675 sections 5.1 and 5.2)."""
         if not pair.is_valid:
             return
         view = pair.view()
+        self._context.loss = why
         self._nominator.invalidate(now, pair)
         self._context.outbox.emit(ConsentLost(view))
 

@@ -27,6 +27,7 @@ class Context:
         silent: the data pair has not answered for a while.
         started_at: when the peer's credentials came, from which patience counts; None before.
         next_slot_at: before this no new check is sent (Ta).
+        loss: why the last path was lost, in words.
         candidate_at: when the last candidate of either side came.
     """
 
@@ -51,6 +52,7 @@ class Context:
         self.started_at: float | None = None
         self.candidate_at = 0.0
         self.next_slot_at = float("-inf")
+        self.loss = ""
         self.requests_received = 0
         self.remote_lite = False
 

@@ -61,7 +61,7 @@ class Verdict(Enum):
 class DropReason(StrEnum):
     """Why something was not done. `IceAgent.counters` counts each."""
 
-    CLOSED = "agent-closed"
+    SESSION_OVER = "session-over"
     DATA_UNVALIDATED = "data-from-unvalidated-path"
     DATA_HELD_OVERFLOW = "data-ahead-of-validation-overflow"
     STUN_MALFORMED = "stun-malformed"

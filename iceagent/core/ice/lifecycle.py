@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
+from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import AGENT_TRANSITIONS, AgentState, DropReason, Failed, StateChanged
 
@@ -23,7 +25,7 @@ class Lifecycle:
         if context.data_pair is not None:
             self._had_path = True
         elif self._had_path:
-            self.fail("the path died: the peer has not answered for 30 s, and no other path to it does")
+            self.fail(context.loss)
             return
         fails_at = self._fails_at()
         if fails_at is not None and now >= fails_at:
@@ -100,9 +102,9 @@ class Lifecycle:
         return text
 
 
-def _kinds(candidates: object) -> str:
+def _kinds(candidates: Iterable[Candidate]) -> str:
     counts: Counter[str] = Counter()
-    for candidate in candidates:  # type: ignore[attr-defined]
+    for candidate in candidates:
         counts[f"{candidate.type.value} IPv{candidate.address.family}"] += 1
     return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
 

@@ -128,6 +128,11 @@ class Nominator:
             context.data_path = None if data_pair is None else data_pair.path
             context.silent = False
 
+    def recovered(self) -> None:
+        """Stop looking for other paths: the one in use answers again."""
+        if self._context.selected is not None:
+            self._conclude(self._context.selected)
+
     def _conclude(self, selected: CheckPair) -> None:
         # RFC 8445 section 8.1.2. Pairs not yet checked stay in the list, unchecked: they are what is left to try
         # should the selected path go silent.

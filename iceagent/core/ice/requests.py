@@ -14,7 +14,7 @@ from iceagent.core.ice.checks import mapped_address
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, RemoteCandidateAdded
 from iceagent.core.ice.nomination import Nominator
-from iceagent.core.ice.pair import CheckPair, PairState
+from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.roles import Conflict
 
 
@@ -72,6 +72,10 @@ class RequestHandler:
         """Act upon the checks that came before the peer's credentials (trap 18)."""
         while self._early:
             self._process(now, self._early.popleft())
+
+    def has_early(self, path: Path) -> bool:
+        """Whether an authenticated check from there waits for the peer's credentials."""
+        return any((check.local, check.remote) == path for check in self._early)
 
     def clear(self) -> None:
         """Forget the checks kept."""

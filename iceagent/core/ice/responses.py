@@ -32,7 +32,7 @@ class ResponseHandler:
         elif outcome.result is CheckResult.ROLE_CONFLICT:
             self._role_conflict(now, check)
         elif outcome.result is CheckResult.REVOKED:
-            self._consent.lose(now, check.pair)
+            self._consent.lose(now, check.pair, "the peer has revoked its consent, and no other path to it works")
         else:
             self.failed(check)
 
@@ -45,6 +45,8 @@ class ResponseHandler:
             pair.check = None
             if pair.state is PairState.IN_PROGRESS:
                 self._context.checklist.set_state(pair, PairState.FAILED)
+                if self._context.held.release(pair.path):
+                    self._context.drop(DropReason.DATA_UNVALIDATED)
 
     def _succeeded(self, now: float, check: Check, mapped: TransportAddress) -> None:
         context, pair = self._context, check.pair
