@@ -95,6 +95,8 @@ class Network:
             LocalError: the name is taken, or addresses ran out.
         """
         chosen = parent.families if families is None else tuple(sorted(set(families) & set(parent.families)))
+        if not chosen:
+            raise LocalError(f"{parent.name} has IPv{parent.families[0]} only; families={families} leaves nothing")
         prefixes = {family: self._prefix_below(parent, family, nat, subnet) for family in chosen}
         plans: dict[int, AddressPlan] = {family: plan_within(prefix) for family, prefix in prefixes.items()}
         router = Router(self, self._unique_name(name, "router"), plans, nat)

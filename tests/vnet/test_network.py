@@ -496,6 +496,8 @@ def test_impossible_topologies_are_refused_with_a_sentence(vnet):
         net.host(net.internet, delay_s=-1)
     with pytest.raises(LocalError, match="behind a NAT"):
         net.router(net.internet, subnet="10.0.0.0/8")
+    with pytest.raises(LocalError, match="IPv4 only"):
+        net.router(net.internet, families=(6,))
     tiny = net.router(net.internet, nat=FULL_CONE, subnet="10.0.0.0/30")
     net.host(tiny)
     with pytest.raises(LocalError, match="larger subnet"):
