@@ -1,1 +1,68 @@
-"""To be described by its first module."""
+"""iceagent: any socket of one machine, reachable from another, through any NAT.
+
+Three levels, each useful alone: `open_agent` gives datagrams over the best path ICE finds; `invite` and `join` give
+encrypted streams and datagrams to whoever knows a code; their `Link` forwards TCP, UDP and Unix sockets.
+
+Names are imported when they are first used, so that `import iceagent` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iceagent.agent import (
+        Agent,
+        AgentConfig,
+        AgentState,
+        Candidate,
+        CandidatePair,
+        CandidateType,
+        Credentials,
+        IceServer,
+        Role,
+        open_agent,
+    )
+    from iceagent.errors import IceError, LocalError, NetworkError, RemoteError
+    from iceagent.tunnel.peer import Invitation, Link, invite, join
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "AgentState",
+    "Candidate",
+    "CandidatePair",
+    "CandidateType",
+    "Credentials",
+    "IceError",
+    "IceServer",
+    "Invitation",
+    "Link",
+    "LocalError",
+    "NetworkError",
+    "RemoteError",
+    "Role",
+    "__version__",
+    "invite",
+    "join",
+    "open_agent",
+]
+
+_HOMES = {
+    **dict.fromkeys(("IceError", "LocalError", "NetworkError", "RemoteError"), "iceagent.errors"),
+    **dict.fromkeys(("Invitation", "Link", "invite", "join"), "iceagent.tunnel.peer"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'iceagent' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES.get(name, "iceagent.agent")), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

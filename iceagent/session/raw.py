@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from iceagent.errors import IceError
+
 
 class ByteStream(Protocol):
     """A bidirectional stream of bytes whose directions end apart: `trio.abc.HalfCloseableStream`, structurally."""
@@ -63,7 +65,12 @@ class RawLink(Protocol):
         ...
 
     async def wait_closed(self) -> None:
-        """Return when the other side has closed; raise when the link was lost."""
+        """Return when the link has ended, for whatever reason."""
+        ...
+
+    @property
+    def close_reason(self) -> IceError | None:
+        """Why the link has ended; None while it lives, and when it was closed here."""
         ...
 
     def statistics(self) -> Any:

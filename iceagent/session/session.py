@@ -8,11 +8,16 @@ from typing import Any
 
 import trio
 
+from iceagent.core.constants import CONSENT_EXPIRY_S
+from iceagent.link import LinkClosedByPeer, LinkLost
 from iceagent.session.background import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
+from iceagent.session.errors import PeerLost
 from iceagent.session.path import Path
 from iceagent.session.raw import NamedStream, RawLink
 from iceagent.session.streams import StreamRouter
+
+PEER_LOST = f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network is down"
 
 
 class Session:
@@ -90,12 +95,18 @@ class Session:
         self._path_changed = trio.Event()
 
     async def wait_closed(self) -> None:
-        """Wait for the end of the session: returns when the other side closed it.
+        """Wait for the end of the session: returns when either side has closed it.
 
         Raises:
             PeerLost: the other side fell silent, and no path led to it for as long as consent lasts.
+            RemoteError: the other side broke the protocol.
         """
         await self._link.wait_closed()
+        reason = self._link.close_reason
+        if isinstance(reason, LinkLost):
+            raise PeerLost(PEER_LOST) from reason
+        if reason is not None and not isinstance(reason, LinkClosedByPeer):
+            raise reason
 
     def statistics(self) -> Any:
         """Return the link's counters."""

@@ -13,8 +13,8 @@ RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own ser
 TUNNEL_SERVICE = "iceagent.tunnel"
 APPLICATION = ""
 MAX_PENDING_STREAMS = 64  # opened by the other side and not yet taken, per service; more are reset
-RESET_BUSY = 1
-RESET_UNKNOWN = 2
+RESET_BUSY = 16  # codes from 16 upwards are not the link's own
+RESET_UNKNOWN = 17
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from iceagent.tunnel.errors import FailedError, RefusedError, SpecError
 from iceagent.tunnel.local import accept_connections, open_listeners
 from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
 from iceagent.tunnel.spec import Bind, ForwardSpec, PortBind, Target, TcpTarget, UdpTarget, UnixTarget, parse_forward
-from iceagent.tunnel.udp import open_udp_forward
+from iceagent.tunnel.udp import bind_udp, open_udp_forward
 
 CHECK_TIMEOUT_S = 20.0
 MAX_CONNECTIONS = 1024  # per forward; more wait in the listener's backlog
@@ -87,6 +87,19 @@ async def _open_stream_forward(session: Session, bind: Bind, target: TcpTarget |
 
             nursery.start_soon(accept)
         yield address
+
+
+async def check_bind(spec: ForwardSpec) -> None:
+    """Find out whether the local socket of a forward can be opened now.
+
+    Raises:
+        BindError: it cannot.
+    """
+    if isinstance(spec.target, UdpTarget) and isinstance(spec.bind, PortBind):
+        (await bind_udp(spec.bind)).close()
+        return
+    async with open_listeners(spec.bind):
+        pass
 
 
 async def check_allowed(session: Session, target: Target) -> None:

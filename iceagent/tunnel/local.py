@@ -55,9 +55,7 @@ async def _tcp_listeners(bind: Bind) -> list[trio.SocketListener]:
 def bind_error(what: str, error: OSError) -> BindError:
     """Return the error that tells why a local socket cannot be opened and what to do."""
     if error.errno == errno.EADDRINUSE:
-        return BindError(
-            f"{what} is already in use; stop the program that has it, or choose another (0: any)"
-        )
+        return BindError(f"{what} is already in use; stop the program that has it, or choose another (0: any)")
     if error.errno in {errno.EACCES, errno.EPERM}:
         return BindError(f"no permission to open {what}; choose a port above 1023")
     return BindError(f"cannot open {what}: {error.strerror or error}")

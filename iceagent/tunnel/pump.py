@@ -14,7 +14,8 @@ import trio
 from iceagent.session.raw import ByteStream, NamedStream
 
 CHUNK = 256 * 1024  # bytes per read: a bulk flow costs one wake-up per chunk, and a connection holds at most two
-RESET_TUNNEL = 3  # the code of a stream whose other half failed
+LAST_WORD_S = 1.0  # for the answer that comes with, or right after, the refusal to take more
+RESET_TUNNEL = 18  # the code of a stream whose other half failed; 0 to 15 are the link's own
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -61,11 +62,29 @@ async def copy(source: Source, sink: Sink) -> int:
     return count
 
 
+class _Outgoing:
+    """The link's stream as a sink that remembers whether it was the one that broke."""
+
+    def __init__(self, far: NamedStream) -> None:
+        self.is_broken = False
+        self._far = far
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._far.send_all(data)
+        except trio.BrokenResourceError:
+            self.is_broken = True
+            raise
+
+    async def send_eof(self) -> None:
+        await self._far.send_eof()
+
+
 async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = None) -> None:
     """Copy both ways until both directions have ended, then close both streams.
 
     When one side breaks, the other is broken off too, so that nobody takes half an answer for a whole one; the error
-    is raised. The same when cancelled.
+    is raised. The same when cancelled. A far side that takes nothing more may still have a last word, such as why.
 
     Args:
         near: the local socket.
@@ -75,30 +94,40 @@ async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = 
         trio.BrokenResourceError, trio.ClosedResourceError: a stream broke.
         Exception: whatever `incoming` raises.
     """
-    finished = False
-    failure: Exception | None = None
+    failures: list[Exception] = []
+    outgoing = _Outgoing(far)
+    incoming_ended = trio.Event()
 
-    async def direction(source: Source, sink: Sink) -> None:
-        nonlocal failure
+    async def send() -> None:
         try:
-            await copy(source, sink)
+            await copy(near, outgoing)
         except Exception as error:
-            failure = failure or error
+            if outgoing.is_broken:
+                with trio.move_on_after(LAST_WORD_S):
+                    await incoming_ended.wait()
+            failures.append(error)
             nursery.cancel_scope.cancel()
+
+    async def receive() -> None:
+        try:
+            await copy(incoming or far, near)
+        except Exception as error:
+            failures.append(error)
+            nursery.cancel_scope.cancel()
+        incoming_ended.set()
 
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(direction, near, far)
-            nursery.start_soon(direction, incoming or far, near)
-        if failure is not None:
-            raise failure
+            nursery.start_soon(send)
+            nursery.start_soon(receive)
+        if failures:
+            raise failures[0]
         await near.aclose()
         await far.aclose()
-        finished = True
-    finally:
-        if not finished:
-            break_off(near)
-            far.reset(RESET_TUNNEL)
+    except BaseException:
+        break_off(near)
+        far.reset(RESET_TUNNEL)
+        raise
 
 
 def break_off(stream: ByteStream) -> None:

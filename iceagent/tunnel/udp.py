@@ -197,21 +197,32 @@ async def open_udp_forward(
     Raises:
         BindError: the port is taken or the address is not ours.
     """
+    sock = await bind_udp(bind)
+    try:
+        async with open_background() as nursery:
+            nursery.start_soon(UdpForward(session, sock, target, idle_s=idle_s).run)
+            yield join_host_port(*sock.address[:2])
+    finally:
+        sock.close()
+
+
+async def bind_udp(bind: PortBind) -> PlainUdpSocket:
+    """Return a UDP socket bound as asked.
+
+    Raises:
+        BindError: the port is taken or the address is not ours.
+    """
     try:
         family, address = await resolve_udp(bind.host, bind.port, passive=True)
         sock = PlainUdpSocket(family)
-    except OSError as error:
-        raise bind_error(f"{bind}/udp", error) from error
-    try:
         try:
             sock.bind(address)
-        except OSError as error:
-            raise bind_error(f"{bind}/udp", error) from error
-        async with open_background() as nursery:
-            nursery.start_soon(UdpForward(session, sock, target, idle_s=idle_s).run)
-            yield join_host_port(*sock.address[:2]) + "/udp"
-    finally:
-        sock.close()
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise bind_error(f"{bind}/udp", error) from error
+    return sock
 
 
 async def serve_udp_flow(session: Session, stream: NamedStream, target: UdpTarget, flow_id: int) -> None:

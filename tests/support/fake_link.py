@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from iceagent.session.session import Session, run_session
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+
+from iceagent.errors import IceError
+from iceagent.session.session import Session, run_session
 
 WINDOW = 64 * 1024  # bytes a stream holds before its sender waits
 
@@ -80,7 +82,7 @@ class FakeLink:
         self._datagrams = trio.open_memory_channel[bytes](10_000)
         self._closed = trio.Event()
         self.max_datagram_size = 1200
-        self.lost: BaseException | None = None
+        self.lost: IceError | None = None
 
     async def open_stream(self, name: str) -> FakeStream:
         await trio.lowlevel.checkpoint()
@@ -105,13 +107,15 @@ class FakeLink:
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
-        if self.lost is not None:
-            raise self.lost
+
+    @property
+    def close_reason(self) -> IceError | None:
+        return self.lost
 
     def statistics(self) -> Any:
         return None
 
-    def close(self, lost: BaseException | None = None) -> None:
+    def close(self, lost: IceError | None = None) -> None:
         for end in (self, self.peer):
             end.lost = lost
             end._closed.set()

@@ -1,5 +1,7 @@
 """Forwards over a link in memory, with real sockets at both ends."""
 
+# ruff: noqa: SIM117 (what is around stands apart from what is tested)
+
 from __future__ import annotations
 
 import contextlib
@@ -14,6 +16,7 @@ import pytest
 import trio
 import trio.testing
 from fake_link import linked_sessions
+
 from iceagent.errors import LocalError
 from iceagent.tunnel import wire
 from iceagent.tunnel.errors import BindError, FailedError, RefusedError, SpecError
@@ -204,7 +207,9 @@ async def test_a_side_that_serves_nothing_is_noticed(autojump_clock):
             await check_allowed(joiner, TcpTarget("localhost", 22))
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\0", b"\xff\xff", b"\0\4junk", b"\0\1\x80", b"\0\x0c\x81\xa2op\xa4open\xff\xff"])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"\0", b"\xff\xff", b"\0\4junk", b"\0\1\x80", b"\0\x0c\x81\xa2op\xa4open\xff\xff"]
+)
 async def test_garbage_requests_harm_nothing(garbage):
     """A stream's first bytes come from the network."""
     async with linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
@@ -238,7 +243,7 @@ async def test_impossible_requests_are_not_served(request_):
 
 
 async def test_a_name_that_does_not_resolve_is_a_reason():
-    """"Failed" alone would send the user to the wrong place."""
+    """ "Failed" alone would send the user to the wrong place."""
     async with linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
         stream = await joiner.streams.open_service("iceagent.tunnel")
         await wire.send_request(stream, wire.request_for(TcpTarget("does-not-exist.invalid", 1)))

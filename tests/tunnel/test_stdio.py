@@ -8,6 +8,8 @@ import pytest
 import trio
 import trio.testing
 from fake_link import linked_sessions
+
+from iceagent.link import LinkLost
 from iceagent.session.errors import PeerLeft, PeerLost
 from iceagent.tunnel.errors import LocalIOError, RefusedError
 from iceagent.tunnel.serve import serve_forwards
@@ -83,7 +85,7 @@ async def test_trap_45_a_side_that_is_done_succeeds_although_the_other_closes_fi
         await run_pipe(joiner, near.streams, opener=True)
 
 
-@pytest.mark.parametrize(("lost", "expected"), [(None, PeerLeft), (PeerLost("silent"), PeerLost)])
+@pytest.mark.parametrize(("lost", "expected"), [(None, PeerLeft), (LinkLost("silent"), PeerLost)])
 async def test_an_early_end_is_an_error_with_its_reason(ends, lost, expected):
     """Half a file must not look like a whole one to the script that waits for the exit code."""
     near, far = ends
@@ -119,7 +121,7 @@ async def test_a_closed_output_is_a_local_error_here_and_an_early_end_there(ends
                 await run_pipe(inviter, far.streams, opener=False)
 
         nursery.start_soon(other)
-        nursery.start_soon(far.give, b"x" * 1_000_000)
+        nursery.start_soon(far.give, b"x" * 1000)
         with pytest.raises(LocalIOError, match="standard output"):
             await run_pipe(joiner, near.streams, opener=True)
     os.close(near.feed)

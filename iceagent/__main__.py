@@ -1,0 +1,7 @@
+"""`python -m iceagent` is the command `iceagent`."""
+
+import sys
+
+from iceagent.cli import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""The command `iceagent`: finds the verb, and turns mistakes on the command line into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import rich_click as click
+
+from iceagent import __version__
+from iceagent.cli.exits import Exit
+from iceagent.cli.output import Output
+
+VERBS = {
+    "serve": "Run a relay where two sides meet, and a STUN server.",
+    "listen": "Wait for the other side: let it reach what you allow, or pipe to it.",
+    "connect": "Join the other side's pipe with your standard input and output.",
+    "forward": "Forward a local port or socket to one of the other side's.",
+}
+
+
+class _Verbs(click.RichGroup):
+    """Imports a verb's module only when it is used, so that the others cost nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"iceagent.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="iceagent", message="%(prog)s %(version)s")
+def app() -> None:
+    """Connect two machines, through any NAT, and use the sockets of one on the other.
+
+    On the machine with the service: iceagent listen --allow tcp:localhost:22
+
+    It prints the command for the other one.
+    """
+
+
+def run_app(arguments: Sequence[str]) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        result = app.main(list(arguments), prog_name="iceagent", standalone_mode=False)
+    except click.ClickException as error:
+        _complain(error, arguments)
+        return Exit.USAGE
+    except click.Abort:
+        return Exit.INTERRUPTED
+    return result if isinstance(result, int) else Exit.OK
+
+
+def _complain(error: click.ClickException, arguments: Sequence[str]) -> None:
+    """Print a mistake on the command line; its options are not parsed, so look at them as they are."""
+    pipe = bool(arguments) and (
+        arguments[0] == "connect"
+        or (arguments[0] == "listen" and not any(argument.startswith("--allow") for argument in arguments))
+    )
+    output = Output(as_json="--json" in arguments, pipe=pipe)
+    help_hint = "" if "--help" in error.format_message() else f" (see iceagent {_verb(error)}--help)"
+    output.error(Exit.USAGE, error.format_message().rstrip(".") + help_hint)
+
+
+def _verb(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    name = context.info_name if context is not None and context.parent is not None else ""
+    return f"{name} " if name else ""

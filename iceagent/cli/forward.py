@@ -1,0 +1,56 @@
+"""`iceagent forward`: sockets of the other machine, here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import rich_click as click
+
+from iceagent.cli.options import Common, code_argument, output_options, relay_option
+from iceagent.cli.output import Output
+from iceagent.cli.paths import follow_paths
+from iceagent.cli.run import run_verb
+from iceagent.session.background import open_background
+from iceagent.session.errors import PeerLeft
+from iceagent.tunnel.forward import Forward, check_bind, forward_local
+from iceagent.tunnel.peer import join
+from iceagent.tunnel.spec import parse_forward
+
+
+@click.command("forward")
+@code_argument
+@click.option(
+    "-L",
+    "specs",
+    metavar="[BIND:]PORT:HOST:PORT[/udp]",
+    multiple=True,
+    required=True,
+    help="Forward PORT here to HOST:PORT there; unix:PATH may stand on either side. May be given again.",
+)
+@relay_option
+@output_options
+def command(code: str, specs: Sequence[str], relay: str | None, as_json: bool, quiet: bool, verbose: int) -> int:
+    """Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.
+
+    CODE is what the other side printed.
+    """
+    output = Common(as_json, quiet, verbose).open_output()
+    return run_verb(lambda: _forward(code, specs, relay, output), output)
+
+
+async def _forward(code: str, texts: Sequence[str], relay: str | None, output: Output) -> None:
+    specs = [parse_forward(text) for text in texts]
+    for spec in specs:
+        await check_bind(spec)  # before the code is used: it is good for one try
+    async with join(code, relay=relay) as link, open_background() as nursery, AsyncExitStack() as forwards:
+        await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
+        for spec in specs:
+            _show(await forwards.enter_async_context(forward_local(link, spec)), output)
+        await link.wait_closed()
+    raise PeerLeft("the other side has closed the session")
+
+
+def _show(forward: Forward, output: Output) -> None:
+    target = str(forward.target)
+    output.line("forwarding", f"forwarding {forward.bind} to {target}", bind=forward.bind, target=target)

@@ -1,0 +1,93 @@
+"""`iceagent listen`: wait for the other side, then serve forwards to it or pipe to it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import rich_click as click
+
+from iceagent.cli.options import Common, output_options, relay_option
+from iceagent.cli.output import Output
+from iceagent.cli.paths import follow_paths
+from iceagent.cli.run import run_verb
+from iceagent.session.background import open_background
+from iceagent.tunnel.allow import AllowRule, parse_rules
+from iceagent.tunnel.peer import Invitation, Link, invite
+from iceagent.tunnel.spec import join_host_port
+from iceagent.tunnel.stdio import StandardStreams, run_pipe
+
+
+@click.command("listen")
+@click.option(
+    "--allow",
+    metavar="RULE",
+    multiple=True,
+    help="Let the other side reach tcp:HOST:PORT, udp:HOST:PORT, unix:PATH or any. May be given again. "
+    "Without it, your standard input and output are joined with those of the other side's `iceagent connect`.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up if nobody comes.",
+)
+@relay_option
+@output_options
+def command(
+    allow: Sequence[str], timeout_s: float | None, relay: str | None, as_json: bool, quiet: bool, verbose: int
+) -> int:
+    """Print a code, and wait for the other side to use it.
+
+    Without a relay, one is started here and the code carries its address.
+    """
+    output = Common(as_json, quiet, verbose).open_output(pipe=not allow)
+    return run_verb(lambda: _listen(allow, timeout_s, relay, output), output)
+
+
+async def _listen(allow: Sequence[str], timeout_s: float | None, relay: str | None, output: Output) -> None:
+    rules = parse_rules(allow)
+    async with invite(relay=relay) as invitation:
+        _show_code(invitation, rules, relay, output)
+        async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
+            await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
+            if rules:
+                await _serve(link, rules)
+                output.line("closed", "the other side has closed the session")
+            else:
+                await run_pipe(link, StandardStreams(), opener=False)
+
+
+async def _serve(link: Link, rules: Sequence[AllowRule]) -> None:
+    async with link.serve_forwards(rules):
+        await link.wait_closed()
+
+
+def _show_code(invitation: Invitation, rules: Sequence[AllowRule], relay: str | None, output: Output) -> None:
+    command = other_command(invitation.code, rules, relay)
+    text = invitation.code if output.quiet else f"code: {invitation.code}\non the other machine, run:  {command}"
+    output.line("code", text, essential=True, code=invitation.code, relay=invitation.relay_url, command=command)
+
+
+def other_command(code: str, rules: Sequence[AllowRule], relay: str | None) -> str:
+    """Return what to paste on the other machine."""
+    options = ["--relay", relay] if relay else []
+    if not rules:
+        return shlex.join(["iceagent", "connect", *options, code])
+    return shlex.join(["iceagent", "forward", *options, "-L", example_forward(rules[0]), code])
+
+
+def example_forward(rule: AllowRule) -> str:
+    """Return a forward that the rule allows."""
+    if rule.kind == "unix":
+        return f"8080:{rule}"
+    port = rule.port or 80
+    suffix = "/udp" if rule.kind == "udp" else ""
+    return f"{_near_port(port)}:{join_host_port(rule.host or 'localhost', port)}{suffix}"
+
+
+def _near_port(port: int) -> int:
+    """Return a port like the far one that needs no privileges: 22 gives 2222, 80 gives 8080, 53 gives 5353."""
+    well_known = {22: 2222, 80: 8080, 443: 8443, 53: 5353}
+    return port if port > 1023 else well_known.get(port, 10_000 + port)

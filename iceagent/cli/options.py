@@ -1,0 +1,53 @@
+"""The options that all verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import rich_click as click
+
+from iceagent.cli.output import Output
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the shared options say."""
+
+    as_json: bool
+    quiet: bool
+    verbose: int
+
+    def open_output(self, *, pipe: bool = False) -> Output:
+        """Return where lines go, and let the library's log go there too; `pipe`: stdout carries payload."""
+        output = Output(as_json=self.as_json, quiet=self.quiet, pipe=pipe)
+        output.follow_log(self.verbose)
+        return output
+
+
+def output_options(function: F) -> F:
+    """Add `--json`, `-q` and `-v`."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print JSON lines for programs (docs/cli.md).")(
+        function
+    )
+    function = click.option("-q", "--quiet", is_flag=True, help="Print only the code and errors.")(function)
+    return click.option("-v", "--verbose", count=True, help="Print what happens; twice for everything.")(function)
+
+
+def relay_option(function: F) -> F:
+    """Add `--relay`."""
+    return click.option(
+        "--relay",
+        metavar="URL",
+        envvar="ICEAGENT_RELAY",
+        show_envvar=True,
+        help="The relay where the two sides meet, as ws://HOST:PORT.",
+    )(function)
+
+
+def code_argument(function: F) -> F:
+    """Add the argument CODE."""
+    return click.argument("code", envvar="ICEAGENT_CODE")(function)

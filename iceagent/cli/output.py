@@ -1,0 +1,67 @@
+"""Everything the command line prints.
+
+Standard output belongs to the payload of the pipe verbs (`connect`, `listen` without `--allow`). With `--json` the
+other verbs print their lines there, one JSON object each; the pipe verbs print them on standard error. Without
+`--json` all lines are for people and go to standard error. The JSON schema is in docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import suppress
+from typing import Any, TextIO
+
+SCHEMA = 1  # raised when a key changes its meaning; new keys and kinds may come at any time
+
+
+class Output:
+    """Prints lines, for a person or for a program."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, pipe: bool = False) -> None:
+        """`quiet` leaves only the code and errors to a person; `pipe`: standard output carries payload."""
+        self.as_json = as_json
+        self.quiet = quiet
+        self.pipe = pipe
+
+    def line(self, kind: str, text: str, *, essential: bool = False, **fields: Any) -> None:
+        """Print one line.
+
+        Args:
+            kind: of the JSON object.
+            text: what a person reads instead.
+            essential: printed with `-q` too.
+            fields: the other keys of the JSON object.
+        """
+        if self.as_json:
+            stream = sys.stderr if self.pipe else sys.stdout
+            _print(json.dumps({"kind": kind, **fields, "schema": SCHEMA}), stream)
+        elif essential or not self.quiet:
+            _print(text, sys.stderr)
+
+    def error(self, code: int, message: str) -> None:
+        """Print why the command ends with a code other than 0."""
+        self.line("error", f"iceagent: {message}", essential=True, exit=int(code), message=message)
+
+    def follow_log(self, verbose: int) -> None:
+        """Print what the library logs: warnings, with `-v` the course of things, with `-vv` everything."""
+        logger = logging.getLogger()
+        logger.addHandler(_LogHandler(self))
+        logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+
+
+class _LogHandler(logging.Handler):
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        name = record.levelname.lower()
+        self._output.line("log", f"{name}: {message}", level=name, logger=record.name, message=message)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    with suppress(OSError):  # whoever read our lines is gone; the tunnel is not
+        print(text, file=stream, flush=True)

@@ -1,0 +1,197 @@
+"""From a code to a session: relay, PAKE, agent and link in one step. The users' names for it are in `iceagent`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Generic, TypeVar
+
+import icesignal
+import trio
+
+from iceagent.agent import Agent, AgentConfig, CandidatePair, CandidateType, Role, open_agent
+from iceagent.core.ice import SelectedPairChanged
+from iceagent.errors import NetworkError
+from iceagent.link import LinkIdentity, LinkRole, generate_identity, open_link
+from iceagent.session.background import open_background
+from iceagent.session.description import receive_candidates, receive_description, send_description
+from iceagent.session.errors import NobodyCame, NoPath, PeerLeft, RelayError
+from iceagent.session.path import Path
+from iceagent.session.relay import agent_config, host_of, open_relay, parse_code, relay_for, signal_errors
+from iceagent.session.session import Session, run_session
+
+KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
+
+S = TypeVar("S", bound=Session)
+_log = logging.getLogger(__name__)
+
+
+class Invitation(Generic[S]):
+    """A code that waits for the other side. It is good for one."""
+
+    def __init__(
+        self,
+        signaling: icesignal.Invitation,
+        session_type: Callable[..., S],
+        *,
+        relay_url: str,
+        relay_host: str,
+        config: AgentConfig | None,
+    ) -> None:
+        self.relay_url = relay_url
+        self._signaling = signaling
+        self._session_type = session_type
+        self._relay_host = relay_host
+        self._config = config
+
+    @property
+    def code(self) -> str:
+        """What the other side has to be told, such as `7-guitar-ozone`."""
+        return self._signaling.code
+
+    @asynccontextmanager
+    async def accept(self, *, timeout_s: float | None = None) -> AsyncIterator[S]:
+        """Wait for the other side to use the code, then yield the session with it.
+
+        Args:
+            timeout_s: how long to wait for it, seconds; None for as long as the relay keeps the code.
+        Raises:
+            NobodyCame: `timeout_s` has passed.
+            CodeError: somebody came with a wrong code, or it has expired; it is dead, make another.
+            RelayError: the relay went away.
+            NoPath: the other side came, but no network path leads to it.
+        """
+        identity = generate_identity()
+        channel: icesignal.SealedChannel | None = None
+        with trio.move_on_after(math.inf if timeout_s is None else timeout_s), signal_errors():
+            channel = await self._signaling.wait_peer()
+        if channel is None:
+            raise NobodyCame(f"nobody came within {timeout_s:g} s")
+        config = agent_config(self._config, self._relay_host, channel.ice_servers)
+        async with _establish(self._session_type, channel, identity, config) as session:
+            yield session
+
+
+@asynccontextmanager
+async def invite(
+    session_type: Callable[..., S], *, relay: str | None = None, config: AgentConfig | None = None
+) -> AsyncIterator[Invitation[S]]:
+    """Yield an invitation to a session of the type `session_type`; see `iceagent.invite`.
+
+    Raises:
+        RelayError: the relay cannot be reached.
+        LocalError: its URL is malformed.
+    """
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(open_relay(relay))
+        with signal_errors():
+            signaling = await stack.enter_async_context(icesignal.open_invitation(place.url, address=place.address))
+        url = f"ws://{place.address}" if place.address else place.url
+        yield Invitation(signaling, session_type, relay_url=url, relay_host=host_of(url), config=config)
+
+
+@asynccontextmanager
+async def join(
+    session_type: Callable[..., S], code: str, *, relay: str | None = None, config: AgentConfig | None = None
+) -> AsyncIterator[S]:
+    """Yield the session that a code leads to; see `iceagent.join`.
+
+    Raises:
+        RelayMissing, RelayError, CodeError, NobodyCame, NoPath: see `iceagent.session.errors`.
+    """
+    parsed = parse_code(code)
+    url = relay_for(parsed, relay)
+    identity = generate_identity()
+    async with AsyncExitStack() as stack:
+        with signal_errors():
+            client = await stack.enter_async_context(icesignal.open_client(url))
+            channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
+        config = agent_config(config, host_of(url), channel.ice_servers)
+        yield await stack.enter_async_context(_establish(session_type, channel, identity, config))
+
+
+@asynccontextmanager
+async def _establish(
+    session_type: Callable[..., S], channel: icesignal.SealedChannel, identity: LinkIdentity, config: AgentConfig
+) -> AsyncIterator[S]:
+    """Find a path to the peer at the other end of the channel, and open the link over it.
+
+    The inviter is controlled and the QUIC server: the joiner is the one who wants something, and knows last.
+    """
+    is_inviter = channel.role == "inviter"
+    role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
+    async with open_agent(config, role=role) as agent, open_background() as nursery:
+        signaling = _Signaling(channel, agent, identity.fingerprint)
+        fingerprint = await signaling.exchange(nursery)
+        try:
+            await agent.wait_connected()
+        except NetworkError as error:
+            raise NoPath(str(error)) from error
+        signaling.is_needed = False
+        async with open_link(
+            agent,
+            role=LinkRole.SERVER if is_inviter else LinkRole.CLIENT,
+            identity=identity,
+            peer_fingerprint=fingerprint,
+            session_key=channel.key(KEY_PURPOSE),
+        ) as link:
+            session = session_type(link, inviter=is_inviter, read_path=lambda: _path_of(agent.selected_pair))
+            nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
+            async with run_session(session):
+                yield session
+
+
+class _Signaling:
+    """The exchange of descriptions and candidates; once a path is found, its end no longer matters."""
+
+    def __init__(self, channel: icesignal.SealedChannel, agent: Agent, fingerprint: bytes) -> None:
+        self.is_needed = True
+        self._channel = channel
+        self._agent = agent
+        self._fingerprint = fingerprint
+
+    async def exchange(self, nursery: trio.Nursery) -> bytes:
+        """Begin to tell the peer about us; return its certificate's fingerprint, and go on hearing of candidates."""
+        nursery.start_soon(self._tolerate, lambda: send_description(self._channel, self._agent, self._fingerprint))
+        with signal_errors(), _peer_left():
+            description = await receive_description(self._channel)
+        self._agent.set_remote_credentials(description.credentials())
+        nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent))
+        return description.fingerprint
+
+    async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with signal_errors(), _peer_left():
+                await talk()
+        except (RelayError, PeerLeft) as error:
+            if self.is_needed:
+                raise
+            _log.info("signaling ended, the session goes on: %s", error)
+        except trio.ClosedResourceError:
+            pass  # the agent was closed meanwhile
+
+
+@contextmanager
+def _peer_left() -> Iterator[None]:
+    """A peer that leaves during the exchange was there: that is another error than nobody's coming."""
+    try:
+        yield
+    except icesignal.PeerLeft as error:
+        raise PeerLeft(f"the other side left before a path was found: {error}") from error
+
+
+async def _follow_path(agent: Agent, *notify: Callable[[], None]) -> None:
+    async for event in agent.events():
+        if isinstance(event, SelectedPairChanged):
+            for call in notify:
+                call()
+
+
+def _path_of(pair: CandidatePair | None) -> Path | None:
+    if pair is None:
+        return None
+    is_relayed = CandidateType.RELAY in (pair.local.type, pair.remote.type)
+    transport = "turn-udp" if is_relayed else pair.local.transport
+    return Path(not is_relayed, transport, pair.local.path_base, pair.remote.address, pair.rtt_s)

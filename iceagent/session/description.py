@@ -1,0 +1,138 @@
+"""What the two sides tell each other inside the sealed channel: a description first, then candidates as they are found.
+
+    {"type": "description", "version": 1, "ufrag": str, "pwd": str, "fingerprint": 32 bytes}
+    {"type": "candidates", "candidates": ["candidate:...", ...], "end": bool}
+
+Unknown keys and unknown types are ignored, so that later versions may say more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any
+
+import msgspec
+import trio
+from icesignal import SealedChannel
+
+from iceagent.agent import Agent, Credentials
+from iceagent.errors import RemoteError
+from iceagent.session.errors import VersionMismatch
+
+VERSION = 1
+FINGERPRINT_SIZE = 32  # SHA-256 of the peer's certificate
+MAX_CANDIDATES = 64  # per message; more go into the next
+GROUPING_S = 0.002  # host candidates are found together: one message for all of them costs less than it waits
+
+_log = logging.getLogger(__name__)
+
+
+class Description(msgspec.Struct, frozen=True, tag_field="type", tag="description"):
+    """How to check paths to a peer, and which certificate it will show."""
+
+    version: int
+    ufrag: str
+    pwd: str
+    fingerprint: Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
+
+    def credentials(self) -> Credentials:
+        """Return the ICE credentials; raises ValueError if they cannot be."""
+        return Credentials(self.ufrag, self.pwd)
+
+
+class Candidates(msgspec.Struct, frozen=True, tag_field="type", tag="candidates"):
+    """Candidates found since the last message; `end`: none follows."""
+
+    candidates: Annotated[list[Annotated[str, msgspec.Meta(max_length=1024)]], msgspec.Meta(max_length=MAX_CANDIDATES)]
+    end: bool = False
+
+
+def parse_untrusted(message: Mapping[str, Any]) -> Description | Candidates | None:
+    """Return what the peer says; None for what this version does not know, or what cannot be."""
+    if message.get("type") == "description" and message.get("version") != VERSION:
+        raise VersionMismatch(
+            f"the other side speaks version {message.get('version')!r} of the session protocol, this one {VERSION}; "
+            "install the same version of iceagent on both machines"
+        )
+    try:
+        found: Description | Candidates = msgspec.convert(dict(message), Description | Candidates)
+        if isinstance(found, Description):
+            found.credentials()
+    except (msgspec.ValidationError, ValueError) as error:
+        _log.debug("ignored a message of type %r: %s", message.get("type"), type(error).__name__)
+        return None
+    return found
+
+
+async def send_description(channel: SealedChannel, agent: Agent, fingerprint: bytes) -> None:
+    """Tell the peer who we are, then every candidate as it is found (RFC 8838), those at hand in one message.
+
+    Raises:
+        SignalError: the relay or the peer is gone.
+    """
+    credentials = agent.credentials
+    await channel.send(
+        {
+            "type": "description",
+            "version": VERSION,
+            "ufrag": credentials.ufrag,
+            "pwd": credentials.pwd,
+            "fingerprint": fingerprint,
+        }
+    )
+    found, take = trio.open_memory_channel[str](MAX_CANDIDATES)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_collect, agent, found)
+        await _send_candidates(channel, take)
+
+
+async def _collect(agent: Agent, found: trio.MemorySendChannel[str]) -> None:
+    with found:
+        async for candidate in agent.local_candidates():
+            await found.send(candidate.to_sdp())
+
+
+async def _send_candidates(channel: SealedChannel, take: trio.MemoryReceiveChannel[str]) -> None:
+    async for first in take:
+        await trio.sleep(GROUPING_S)
+        candidates = [first]
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while len(candidates) < MAX_CANDIDATES:
+                candidates.append(take.receive_nowait())
+        await channel.send({"type": "candidates", "candidates": candidates, "end": False})
+    await channel.send({"type": "candidates", "candidates": [], "end": True})
+
+
+async def receive_description(channel: SealedChannel) -> Description:
+    """Wait for the peer's description.
+
+    Raises:
+        VersionMismatch: the peer speaks another version.
+        SignalError: the relay or the peer is gone.
+    """
+    while True:
+        message = parse_untrusted(await channel.receive())
+        if isinstance(message, Description):
+            return message
+
+
+async def receive_candidates(channel: SealedChannel, agent: Agent) -> None:
+    """Hand the peer's candidates to the agent, until none follows.
+
+    Raises:
+        SignalError: the relay or the peer is gone.
+    """
+    while True:
+        message = parse_untrusted(await channel.receive())
+        if not isinstance(message, Candidates):
+            continue
+        for candidate in message.candidates:
+            try:
+                agent.add_remote_candidate(candidate)
+            except RemoteError:
+                _log.debug("ignored a candidate of the other side that cannot be read")
+        if message.end:
+            agent.add_remote_candidate(None)
+            return

@@ -1,0 +1,139 @@
+"""Which relay a session uses: the one that was named, the one in the code, the one of the environment, or its own.
+
+A code with an address names the very relay where its maker waits, so it goes before `ICEAGENT_RELAY`, which is only a
+habit; a relay given as an argument goes before both.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import icesignal
+
+from iceagent.agent import AgentConfig, IceServer
+from iceagent.errors import LocalError
+from iceagent.net import SystemNetwork
+from iceagent.session.errors import CodeError, NobodyCame, RelayError, RelayMissing, VersionMismatch
+
+ENVIRONMENT = "ICEAGENT_RELAY"
+_OUTSIDE = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))  # RFC 5737 and 3849: nobody's
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPlace:
+    """A relay as this side reaches it; `address` is what the code carries so that the other side finds it."""
+
+    url: str
+    address: str | None = None
+
+
+@asynccontextmanager
+async def open_relay(relay: str | None) -> AsyncIterator[RelayPlace]:
+    """Yield the relay of an inviter; when none is configured, one runs while the body does.
+
+    Raises:
+        RelayError: a relay of our own cannot be started.
+    """
+    url = relay or os.environ.get(ENVIRONMENT)
+    if url:
+        yield RelayPlace(url)
+        return
+    host = best_address()
+    wildcard, loopback = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")  # noqa: S104 (its purpose)
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(icesignal.serve(host=wildcard, port=0))
+        except OSError as error:
+            raise RelayError(f"cannot start a relay here: {error.strerror}; name one with --relay") from error
+        yield RelayPlace(f"ws://{_authority(loopback, server.port)}", _authority(host, server.port))
+
+
+def relay_for(code: icesignal.Code, relay: str | None) -> str:
+    """Return the URL of a joiner's relay.
+
+    Raises:
+        RelayMissing: nothing names one.
+    """
+    url = relay or code.relay_url or os.environ.get(ENVIRONMENT)
+    if not url:
+        raise RelayMissing(
+            f"the code {code.nameplate}-... names no relay; give the one the other side uses (--relay URL)"
+        )
+    return url
+
+
+def parse_code(text: str) -> icesignal.Code:
+    """Return a code taken apart.
+
+    Raises:
+        CodeError: the text is no code.
+    """
+    try:
+        return icesignal.parse_code(text)
+    except ValueError as error:
+        raise CodeError(str(error)) from None
+
+
+def best_address() -> str:
+    """Return the address under which other machines most likely reach this one; loopback if it is alone."""
+    for outside, family in _OUTSIDE:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((outside, 9))  # sends nothing: only asks the routing table
+                host = str(probe.getsockname()[0])
+            except OSError:
+                continue
+            if not ipaddress.ip_address(host).is_loopback:
+                return host
+    usable = [one.host for one in SystemNetwork().interfaces() if not one.is_loopback and not one.is_link_local]
+    return min(usable, key=lambda host: ":" in host, default="127.0.0.1")
+
+
+def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Sequence[Mapping[str, Any]]) -> AgentConfig:
+    """Return the agent's configuration with the relay's STUN servers; peers that meet at loopback may use loopback."""
+    config = config or AgentConfig()
+    urls = [str(url) for entry in ice_servers for url in entry.get("urls", ())]
+    servers = [*config.servers, *(IceServer(url) for url in urls if url.startswith("stun:"))]
+    loopback = True if config.include_loopback is None and is_loopback(relay_host) else config.include_loopback
+    return replace(config, servers=tuple(dict.fromkeys(servers)), include_loopback=loopback)
+
+
+def host_of(url: str) -> str:
+    """Return the host of a relay's URL, without brackets."""
+    return urlsplit(url if "://" in url else f"ws://{url}").hostname or ""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine by name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def signal_errors() -> Iterator[None]:
+    """Turn what icesignal raises into the errors of a session."""
+    try:
+        yield
+    except icesignal.CodeError as error:
+        raise CodeError(str(error)) from error
+    except icesignal.ProtocolMismatch as error:
+        raise VersionMismatch(str(error)) from error
+    except icesignal.PeerLeft as error:
+        raise NobodyCame(str(error)) from error
+    except icesignal.SignalError as error:
+        raise RelayError(str(error)) from error
+    except ValueError as error:
+        raise LocalError(str(error)) from error

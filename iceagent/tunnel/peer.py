@@ -1,0 +1,79 @@
+"""`iceagent.invite`, `iceagent.join` and the `Link` they yield: a session, with forwards as methods.
+
+They live here, and not in `iceagent.session`, because imports point downwards only: a forward is made of a session,
+so a session cannot know of forwards. `Link` adds to `Session` what the tunnel offers, and the session layer makes
+whatever kind of session it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from iceagent.agent import AgentConfig
+from iceagent.session import connect
+from iceagent.session.session import Session
+from iceagent.tunnel.allow import AllowRule
+from iceagent.tunnel.forward import Forward, forward_local
+from iceagent.tunnel.serve import serve_forwards
+from iceagent.tunnel.spec import ForwardSpec
+
+
+class Link(Session):
+    """A session to the other side: streams, datagrams and forwards, over the best path there is."""
+
+    def forward_local(self, spec: str | ForwardSpec) -> AbstractAsyncContextManager[Forward]:
+        """Forward a local socket to one of the other side's, while the body of `async with` runs.
+
+        Args:
+            spec: as ssh's `-L`: `2222:localhost:22`, `5353:192.0.2.1:53/udp`, `unix:/tmp/a:unix:/run/b`.
+        Raises:
+            SpecError, BindError, RefusedError, FailedError: see `iceagent.tunnel.forward.forward_local`.
+        """
+        return forward_local(self, spec)
+
+    def serve_forwards(self, allow: Iterable[str | AllowRule]) -> AbstractAsyncContextManager[None]:
+        """Let the other side reach what `allow` names, while the body of `async with` runs.
+
+        Args:
+            allow: rules such as `tcp:localhost:22`, `unix:/run/app.sock` or `any`.
+        Raises:
+            SpecError: a rule is malformed.
+        """
+        return serve_forwards(self, allow)
+
+
+Invitation = connect.Invitation[Link]
+
+
+@asynccontextmanager
+async def invite(*, relay: str | None = None, config: AgentConfig | None = None) -> AsyncIterator[Invitation]:
+    """Make a code that one other side may use to reach this one.
+
+    Args:
+        relay: URL of the relay where the two meet, `ws://HOST:PORT`. None: the one of `ICEAGENT_RELAY`, else one is
+            started here and the code carries its address.
+        config: for the agent; the relay's ICE servers are added to it. None for the defaults.
+    Raises:
+        RelayError: the relay cannot be reached.
+    """
+    async with connect.invite(Link, relay=relay, config=config) as invitation:
+        yield invitation
+
+
+@asynccontextmanager
+async def join(code: str, *, relay: str | None = None, config: AgentConfig | None = None) -> AsyncIterator[Link]:
+    """Reach the other side with the code it made.
+
+    Args:
+        code: such as `7-guitar-ozone`, or `7-guitar-ozone@192.0.2.1:41234`.
+        relay: URL of the relay; None: the address in the code, else `ICEAGENT_RELAY`.
+        config: for the agent; the relay's ICE servers are added to it. None for the defaults.
+    Raises:
+        RelayMissing: neither the arguments nor the code nor the environment name a relay.
+        RelayError: the relay cannot be reached.
+        CodeError: the code is wrong, expired or in use.
+        NoPath: no network path leads to the other side.
+    """
+    async with connect.join(Link, code, relay=relay, config=config) as link:
+        yield link
