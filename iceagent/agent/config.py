@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from iceagent.core.constants import TA_MIN_S
 from iceagent.core.ice import Credentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
@@ -118,6 +119,8 @@ class AgentConfig:
             low, high = self.port_range
             if not 1 <= low <= high <= 65535:
                 raise LocalError(f"port_range {self.port_range!r} must be (lowest, highest) within 1 to 65535")
+        if self.ta is not None and not TA_MIN_S <= self.ta <= 10:
+            raise LocalError(f"ta {self.ta!r} is not within {TA_MIN_S} and 10 seconds (RFC 8445 section 14.2)")
         if self.gather_budget_s < 0 or self.receive_queue <= 0:
             raise LocalError("gather_budget_s and receive_queue must be positive")
 
