@@ -65,10 +65,14 @@ async def two_agents(
     loss: float = 0.0,
     **options: object,
 ) -> AsyncIterator[Lab]:
-    """Build the network, start the STUN server and two agents, alice controlling; all of it seeded by the network."""
+    """Build the network, start the STUN server and two agents, alice controlling; all of it seeded by the network.
+
+    `loss` is that of the path between the two in one direction; each one's line to the internet has half a share in it.
+    """
+    loss_of_line = 1 - (1 - loss) ** 0.5
     server = net.host(net.internet, name="stun.example")
     above = parents or (net.internet, net.internet)
-    homes = [net.router(a, nat=nat, delay_s=delay_s, loss=loss) for a, nat in zip(above, nats, strict=True)]
+    homes = [net.router(a, nat=nat, delay_s=delay_s, loss=loss_of_line) for a, nat in zip(above, nats, strict=True)]
     hosts = [net.host(home, name=name) for home, name in zip(homes, ("alice", "bob"), strict=True)]
     configs = [
         AgentConfig(servers=[IceServer(STUN_SERVER)], network=host, randbytes=host.randbytes, **options)  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ async def test_agents_connect_wherever_a_direct_path_exists(vnet, left, right):
         async with two_agents(vnet(), NATS[left], NATS[right]) as lab:
             start = trio.current_time()
             await lab.connect()
-            assert trio.current_time() - start < 2.5
+            assert trio.current_time() - start < 0.5
             alice, bob = lab.agents
             await exchange(alice, bob, b"to bob")
             await exchange(bob, alice, b"to alice")
@@ -65,7 +65,7 @@ async def test_hopeless_pairs_fail_with_the_reason(vnet, left, right):
 @pytest.mark.parametrize("loss", [0.1, 0.3])
 @pytest.mark.parametrize(("left", "right"), [pair for pair in PAIRS if pair not in HOPELESS and pair[0] <= pair[1]])
 async def test_agents_connect_over_lossy_lines(vnet, left, right, loss):
-    """Each datagram crosses two lossy lines, each check four: patience and retransmission must see it through."""
+    """A check and its answer arrive in half of all cases at worst: patience and retransmission must see it through."""
     with trio.fail_after(60):
         async with two_agents(vnet(), NATS[left], NATS[right], loss=loss, delay_s=0.040) as lab:
             await lab.connect()
@@ -122,6 +122,41 @@ async def test_carrier_nat_above_a_home_nat_still_connects(vnet):
         with trio.fail_after(30):
             await lab.connect()
             await exchange(*lab.agents, b"twice translated")
+
+
+async def test_peer_that_vanishes_is_noticed_within_half_a_minute(vnet):
+    """A killed process or a pulled cable says nothing: consent that is not renewed for 30 s must speak for it."""
+    async with two_agents(vnet(), PORT_RESTRICTED, PORT_RESTRICTED) as lab:
+        await lab.connect()
+        alice, _ = lab.agents
+        start = trio.current_time()
+        lab.hosts[1].partition()
+        with trio.fail_after(120), pytest.raises(trio.BrokenResourceError):
+            await alice.receive()
+        assert 20 < trio.current_time() - start <= 30.5
+
+
+async def test_short_partition_is_outlived(vnet):
+    """A lift, a tunnel, a hand-over: twenty seconds of nothing are no reason to give up."""
+    async with two_agents(vnet(), PORT_RESTRICTED, PORT_RESTRICTED) as lab:
+        await lab.connect()
+        lab.hosts[1].partition()
+        await trio.sleep(20)
+        lab.hosts[1].heal()
+        with trio.fail_after(10):
+            await exchange(*lab.agents, b"here again")
+            await exchange(*reversed(lab.agents), b"welcome back")
+        await trio.sleep(60)
+        await exchange(*lab.agents, b"and still here")
+
+
+async def test_reboot_of_a_port_preserving_nat_is_outlived(vnet):
+    """The checks that keep a mapping open also open it again, with the same port."""
+    async with two_agents(vnet(), PORT_RESTRICTED, PORT_RESTRICTED) as lab:
+        await lab.connect()
+        lab.homes[0].reboot()
+        with trio.fail_after(20):
+            await exchange(*reversed(lab.agents), b"do you hear me?")
 
 
 async def transfer(lab, size):
@@ -188,4 +223,4 @@ def test_whole_sessions_repeat_byte_for_byte(nats):
 
     traces = [vnet_package.run(session, seed=3) for _ in range(10)]
     assert len(set(traces)) == 1
-    assert traces[0].count(b"\n") > 300
+    assert traces[0].count(b"\n") > 200
