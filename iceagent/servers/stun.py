@@ -46,9 +46,12 @@ class StunServer:
             for datagram in batch.datagrams()
             if (answer := self._core.handle_datagram(now, local, remote, datagram)) is not None
         ]
-        if answers:
-            # Waiting for one client would make all others wait; a lost answer is asked for again.
-            self.counters["send_buffer_full"] += len(answers) - self._socket.send_nowait(answers, remote)
+        if not answers:
+            return
+        # Waiting for one client would make all others wait; a lost answer is asked for again.
+        lost = len(answers) - self._socket.send_nowait(answers, remote)
+        if lost:
+            self.counters["send_buffer_full"] += lost
 
 
 @asynccontextmanager

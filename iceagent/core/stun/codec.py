@@ -33,7 +33,8 @@ from iceagent.core.stun.registry import DECODERS
 
 MAX_ATTRIBUTES: Final = 256
 """Attributes of one message we are willing to read; a datagram of 64 KiB could hold 16,000."""
-MAX_BODY: Final = 0xFFFC
+MAX_BODY: Final = 0xFFFC - (4 + SHA1_LENGTH) - (4 + SHA256_LENGTH) - (4 + FINGERPRINT_LENGTH)
+"""Bytes of attributes we write, so that whatever closes the message fits into its 16 bits of length."""
 
 _ATTRIBUTE_HEADER: Final = struct.Struct("!HH")
 _MESSAGE_HEADER: Final = struct.Struct("!HHI12s")
@@ -149,10 +150,7 @@ def encode(
             data += integrity_attribute(MESSAGE_INTEGRITY_SHA256, data, key, sha256_length)
     if fingerprint:
         data += fingerprint_attribute(data)
-    length = len(data) - HEADER_LENGTH
-    if length > MAX_BODY:
-        raise ValueError(f"a message of {len(data)} bytes is larger than STUN allows")
-    return data[:2] + length.to_bytes(2, "big") + data[4:]
+    return data[:2] + (len(data) - HEADER_LENGTH).to_bytes(2, "big") + data[4:]
 
 
 def _encode_body(message: Message) -> bytes:
@@ -167,8 +165,8 @@ def _encode_body(message: Message) -> bytes:
     for attribute in message.attributes:
         parts += _encode_attribute(attribute, transaction_id)
     data = b"".join(parts)
-    if len(data) > MAX_BODY:
-        raise ValueError(f"a message of {len(data)} bytes is larger than STUN allows")
+    if len(data) - HEADER_LENGTH > MAX_BODY:
+        raise ValueError(f"{len(data) - HEADER_LENGTH} bytes of attributes are more than the {MAX_BODY} of a message")
     return data
 
 

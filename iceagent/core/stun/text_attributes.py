@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from iceagent.core.stun.attribute import TextAttribute
+from iceagent.core.stun.errors import bad_attribute
 
 
 class Username(TextAttribute):
@@ -46,3 +47,14 @@ class AlternateDomain(TextAttribute):
     MAX_CHARACTERS: ClassVar[int] = 255
     MAX_BYTES: ClassVar[int] = 255
     MAX_BYTES_READ: ClassVar[int] = 255
+
+    def encode_value(self, transaction_id: bytes) -> bytes:  # noqa: D102
+        if not self.value.isascii():
+            raise ValueError("ALTERNATE-DOMAIN takes ASCII only; write an international name as A-labels")
+        return TextAttribute.encode_value(self, transaction_id)
+
+    @classmethod
+    def decode_value(cls, value: bytes, transaction_id: bytes) -> Self:  # noqa: D102
+        if not value.isascii() or len(value) > cls.MAX_BYTES_READ:
+            raise bad_attribute("ALTERNATE-DOMAIN is not ASCII or is too long")
+        return cls(value.decode())
