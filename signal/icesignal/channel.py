@@ -196,7 +196,7 @@ class SealedChannel:
 class Invitation:
     """A code that waits for its one use. Made by `open_invitation`."""
 
-    def __init__(self, client: Client, code: Code, exchange: pake.Pake, nursery: trio.Nursery, app_id: str) -> None:
+    def __init__(self, client: Client, code: Code, exchange: pake.Pake, nursery: trio.Nursery) -> None:
         self._client = client
         self._code = code
         self._exchange = exchange
@@ -274,7 +274,7 @@ async def open_invitation(
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
         exchange = pake.Pake("inviter", "-".join(words), app_id=app_id)
         nameplate = await client.allocate(exchange.message)
-        yield Invitation(client, Code(nameplate, words, where), exchange, nursery, app_id)
+        yield Invitation(client, Code(nameplate, words, where), exchange, nursery)
 
 
 @asynccontextmanager
@@ -366,10 +366,10 @@ async def _client_of(
 
 async def _confirm(client: Client, keys: SessionKeys, wrong: str) -> None:
     """Prove ourselves and check the peer's proof, before anything else is said."""
-    await client.send(CONFIRMATION + keys.confirmation())
     proof: bytes | None = None
     with trio.move_on_after(CONFIRM_TIMEOUT_S):
         try:
+            await client.send(CONFIRMATION + keys.confirmation())
             proof = await client.receive()
         except CodeWrong:
             raise CodeWrong(wrong) from None

@@ -16,8 +16,8 @@ import trio
 
 from icesignal import wire
 from icesignal.client_session import Action, ClientSession, Lost
-from icesignal.dial import RelayUrl, dial, parse_relay_url, with_own_host
-from icesignal.errors import RelayRefused, RelayUnreachable, SignalError
+from icesignal.dial import ADVICE, RelayUrl, dial, parse_relay_url, with_own_host
+from icesignal.errors import RelayUnreachable, SignalError
 from icesignal.tasks import open_background
 from icesignal.transport import Connection, ConnectionEnded, OutboxFull
 
@@ -230,7 +230,7 @@ class Client:
         """Keep a connection for as long as there is something to keep it for. Never raises."""
         pause_s, lost_at = FIRST_PAUSE_S, trio.current_time()
         while True:
-            code = None
+            code, error = None, RelayUnreachable(f"the relay {self.url} hangs up each time. {ADVICE}")
             try:
                 async with dial(self._url, ssl_context=self._ssl_context, timeout_s=self._timeout_s) as (
                     connection,
@@ -239,16 +239,18 @@ class Client:
                     self._connection, self._welcome = connection, hello
                     self._begun.set()
                     code = await self._serve(connection)
-                    pause_s, lost_at = FIRST_PAUSE_S, trio.current_time()
-            except SignalError as error:
+                    if self._session is None or self._session.joined is None or self._session.resumed_here:
+                        pause_s, lost_at = FIRST_PAUSE_S, trio.current_time()
+            except SignalError as failure:
                 if self._welcome is None:
-                    self._failure = error
+                    self._failure = failure
                     return
-                self._give_up_after(lost_at, error)
+                error = RelayUnreachable(str(failure))
             finally:
                 self._connection = None
                 self._begun.set()
                 self._notify()
+            self._give_up_after(lost_at, error)
             while self._session is None or self._session.over is not None or not self._session.has_room:
                 await self._wait_change()
             await trio.sleep(
@@ -288,11 +290,12 @@ class Client:
             connection.abort(wire.CloseCode.GOING_AWAY)
         self._notify()
 
-    def _give_up_after(self, lost_at: float, error: SignalError) -> None:
+    def _give_up_after(self, lost_at: float, error: RelayUnreachable) -> None:
         session = self._session
         keeps_s = RESUME_S if session is None or session.joined is None else session.joined.resume_s
         if session is not None and trio.current_time() - lost_at >= keeps_s:
-            session.finish(error if isinstance(error, RelayRefused) else RelayUnreachable(str(error)))
+            session.finish(error)
+            self._notify()
 
     def _jitter(self, pause_s: float) -> float:
         return pause_s * (0.75 + 0.5 * self._randbytes(1)[0] / 255)

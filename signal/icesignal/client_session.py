@@ -52,6 +52,7 @@ class ClientSession:
         self.over: SignalError | None = None
         self.inbox: deque[bytes | Lost] = deque()
         self.is_live = False
+        self.resumed_here = False
         self.counters: Counter[str] = Counter()
         self._token = b""
         self._position = (0, 0)
@@ -71,7 +72,7 @@ class ClientSession:
 
     def begin(self) -> wire.Frame:
         """Return what to say first on a new connection."""
-        self.is_live = False
+        self.is_live = self.resumed_here = False
         if self.joined is None:
             return self.entry
         epoch, seq = self._position
@@ -135,7 +136,7 @@ class ClientSession:
         elif isinstance(frame, wire.Resumed):
             self.counters["resumes"] += 1
         self.joined = frame
-        self.is_live = True
+        self.is_live = self.resumed_here = True
         self._token = frame.token
         self._set_peer(frame.peer, frame.opening)
         self._acknowledge(frame.client_seq)

@@ -22,6 +22,12 @@ _FAILED_ENTRIES = frozenset({ErrorCode.UNKNOWN_NAMEPLATE, ErrorCode.EXPIRED_NAME
 _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
 
+def _tells_failure(frame: wire.Frame) -> bool:
+    if isinstance(frame, wire.Error):
+        return frame.code in _FAILED_ENTRIES
+    return isinstance(frame, wire.Closed) and frame.reason == "code-wrong"
+
+
 class RelayPeer:
     """The relay's side of one websocket. An engine knows it as a `Subscriber`."""
 
@@ -41,6 +47,7 @@ class RelayPeer:
         self._ice_servers = list(ice_servers)
         self._counters = counters
         self._malformed = 0
+        self._is_joiner = False
 
     # -- what the engine calls
 
@@ -48,7 +55,7 @@ class RelayPeer:
         """Send a frame; a client that does not take what it is sent is closed with a code that says resume."""
         if isinstance(frame, wire.Joined):
             frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers)
-        elif isinstance(frame, wire.Error) and frame.code in _FAILED_ENTRIES:
+        elif self._is_joiner and _tells_failure(frame):
             self._charge_failure()
         try:
             self._connection.send_nowait(wire.encode(frame))
@@ -99,7 +106,8 @@ class RelayPeer:
             self._counters["joins_over_limit"] += 1
             self.deliver(wire.Error(code=ErrorCode.RATE, message="too many codes from your address; wait a minute"))
             return
-        if isinstance(frame, wire.Close) and frame.reason == "code-wrong":
+        self._is_joiner = self._is_joiner or isinstance(frame, wire.Join)
+        if isinstance(frame, wire.Close) and frame.reason == "code-wrong" and self._is_joiner:
             self._charge_failure()
         await self._engine.handle_frame(self, frame)
 

@@ -9,7 +9,7 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -111,34 +111,59 @@ class Server:
             await trio.aclose_forcefully(stream)
 
     async def _serve(self, raw: trio.SocketStream) -> None:
+        host: str = raw.socket.getpeername()[0]
+        is_proxy = is_within(host, self._proxies)
+        with ExitStack() as holding:
+            # A direct client is known at once, so that slow headers, too, count against it and nobody else.
+            source = None if is_proxy else await self._admit(raw, host, holding)
+            if source is None and not is_proxy:
+                return
+            stream, request, host = await self._read_request(raw, host, is_proxy=is_proxy)
+            if request is None:
+                return
+            if source is None:
+                host = forwarded_for(host, request.values(b"x-forwarded-for"), self._proxies)
+                source = await self._admit(stream, host, holding)
+            if source is not None:
+                await self._answer(stream, request, source)
+
+    async def _admit(self, stream: trio.abc.Stream, host: str, holding: ExitStack) -> Source | None:
+        """Return the source of a connection, which counts it from now on; None when it has been refused."""
+        now = trio.current_time()
+        source = self._sources.get(now, source_of(host))
+        full = source.open_connections >= self._limits.max_connections_per_source
+        if source.connections.take(now) and not full:
+            holding.enter_context(source.hold())
+            return source
+        self.counters["connections_refused"] += 1
+        await self._respond(stream, http.response(429))
+        return None
+
+    async def _read_request(
+        self, raw: trio.SocketStream, host: str, *, is_proxy: bool
+    ) -> tuple[trio.abc.Stream, http.Request | None, str]:
+        """Return the stream, decrypted if need be, its request (None: answered here) and the client's address."""
         stream: trio.abc.Stream = raw
-        request: http.Request | None = None
-        bad: http.BadRequest | None = None
-        host = ""
+        bad = http.BadRequest(408, "the request took too long")
         with trio.move_on_after(self._limits.header_timeout_s) as scope:
             try:
-                host, prefix = await self._read_proxy_header(raw)
+                prefix = b""
+                if is_proxy:
+                    host, prefix = await self._read_proxy_header(raw, host)
                 if self._ssl_context is not None:
                     encrypted = PrefixedStream(raw, prefix)
                     stream = trio.SSLStream(encrypted, self._ssl_context, server_side=True, https_compatible=True)
                     prefix = b""
-                request = await http.read_request(stream, prefix)
+                return stream, await http.read_request(stream, prefix), host
             except http.BadRequest as error:
                 bad = error
-        if scope.cancelled_caught:
-            self.counters["headers_too_slow"] += 1
-            bad = http.BadRequest(408, "the request took too long")
-        if bad is not None:
-            self.counters["bad_requests"] += 1
-            await self._respond(stream, http.response(bad.status, f"{bad}\n"))
-        elif request is not None:
-            await self._answer(stream, request, self._source_host(host, request))
+        self.counters["headers_too_slow" if scope.cancelled_caught else "bad_requests"] += 1
+        await self._respond(stream, http.response(bad.status, f"{bad}\n"))
+        return stream, None, host
 
-    async def _read_proxy_header(self, stream: trio.SocketStream) -> tuple[str, bytes]:
-        """Return the client's address as far as the connection tells it, and bytes that were read too far."""
-        host: str = stream.socket.getpeername()[0]
-        if not is_within(host, self._proxies):
-            return host, b""
+    @staticmethod
+    async def _read_proxy_header(stream: trio.SocketStream, host: str) -> tuple[str, bytes]:
+        """Return the client's address as far as a PROXY header tells it, and the bytes that were read too far."""
         data = b""
         while begins_like_proxy_header(data):
             try:
@@ -153,50 +178,35 @@ class Server:
             data += more
         return host, data
 
-    def _source_host(self, host: str, request: http.Request) -> str:
-        return forwarded_for(host, request.values(b"x-forwarded-for"), self._proxies)
-
-    async def _answer(self, stream: trio.abc.Stream, request: http.Request, host: str) -> None:
-        source = self._sources.get(trio.current_time(), source_of(host))
-        if not self._admit(source):
-            self.counters["connections_refused"] += 1
-            await self._respond(stream, http.response(429))
-        elif request.wants_websocket and request.path in WEBSOCKET_PATHS:
-            await self._serve_websocket(stream, request, source)
-        else:
+    async def _answer(self, stream: trio.abc.Stream, request: http.Request, source: Source) -> None:
+        if not (request.wants_websocket and request.path in WEBSOCKET_PATHS):
             self.counters["pages"] += 1
             await self._respond(stream, pages.page(request, self.statistics(), is_ready=self.is_ready))
-
-    def _admit(self, source: Source) -> bool:
-        full = source.open_connections >= self._limits.max_connections_per_source
-        return source.connections.take(trio.current_time()) and not full
-
-    async def _serve_websocket(self, stream: trio.abc.Stream, request: http.Request, source: Source) -> None:
+            return
         try:
             upgrade = http.canonical_upgrade(request)
         except http.BadRequest as error:
             self.counters["bad_requests"] += 1
             await self._respond(stream, http.response(error.status, f"{error}\n"))
             return
-        source.open_connections += 1
-        try:
-            allow = partial(self._allow_bytes, source)
-            async with accept_websocket(stream, upgrade, allow=allow) as connection:
-                self.counters["websockets"] += 1
-                peer = RelayPeer(connection, self._engine, source, self._limits, self.ice_servers, self.counters)
-                self._peers.add(peer)
-                try:
-                    await peer.run()
-                finally:
-                    self._peers.discard(peer)
-        finally:
-            source.open_connections -= 1
+        async with accept_websocket(stream, upgrade, allow=partial(self._allow, source)) as connection:
+            self.counters["websockets"] += 1
+            peer = RelayPeer(connection, self._engine, source, self._limits, self.ice_servers, self.counters)
+            self._peers.add(peer)
+            try:
+                await peer.run()
+            finally:
+                self._peers.discard(peer)
 
-    def _allow_bytes(self, source: Source, size: int) -> bool:
-        allowed = source.bytes.take(trio.current_time(), size)
-        if not allowed:
+    def _allow(self, source: Source, size: int, pings: int) -> bool:
+        now = trio.current_time()
+        if not source.bytes.take(now, size):
             self.counters["bytes_over_limit"] += 1
-        return allowed
+            return False
+        if pings and not source.messages.take(now, pings):
+            self.counters["pings_over_limit"] += 1
+            return False
+        return True
 
     async def _respond(self, stream: trio.abc.Stream, answer: bytes) -> None:
         with trio.move_on_after(RESPONSE_TIMEOUT_S):

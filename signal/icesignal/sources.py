@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -108,6 +109,15 @@ class Source:
     messages: Bucket
     bytes: Bucket
     open_connections: int = 0
+
+    @contextmanager
+    def hold(self) -> Generator[None, None, None]:
+        """Count one open connection while the block lasts."""
+        self.open_connections += 1
+        try:
+            yield
+        finally:
+            self.open_connections -= 1
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ budget; pings; and ends within `CLOSE_TIMEOUT_S` whatever the other side does.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -20,17 +21,21 @@ import trio_websocket
 from icesignal.tasks import open_background
 from icesignal.wire import MAX_MESSAGE_BYTES, CloseCode
 
+logger = logging.getLogger("icesignal.transport")
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 0.5
 WRITE_TIMEOUT_S = 20.0
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
 MAILBOX_MESSAGES = 512
+MAILBOX_BYTES = 4 << 20
 OUTBOX_BYTES = 1 << 20
 ABNORMAL = 1006  # RFC 6455 section 7.4.1: the connection just ended
 # Between two whole messages a peer needs at most one message, its fragments' headers and some pings. More is an attack
 # by endless empty fragments, which trio-websocket would collect.
 MAX_BYTES_BETWEEN_MESSAGES = 4 * MAX_MESSAGE_BYTES
+
+Allow = Callable[[int, int], bool]
 
 
 class ConnectionEnded(Exception):
@@ -60,6 +65,7 @@ class TransportCounters:
 
     messages_in: int = 0
     messages_out: int = 0
+    pings_out: int = 0
     bytes_in: int = 0
 
 
@@ -70,6 +76,7 @@ class PrefixedStream(trio.abc.Stream):
         self._stream = stream
         self._prefix = prefix
         self.received = 0
+        self.send_calls = 0
         self.ended = trio.Event()
         self.on_received: Callable[[int], bool] | None = None
 
@@ -93,6 +100,7 @@ class PrefixedStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all."""
+        self.send_calls += 1
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -113,6 +121,7 @@ class Connection:
         self._stream = stream
         self._websocket: trio_websocket.WebSocketConnection
         self._mailbox: deque[bytes | str] = deque()
+        self._mailbox_bytes = 0
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._wake_reader = trio.Event()
@@ -142,7 +151,9 @@ class Connection:
             self._wake_reader = trio.Event()
             await self._wake_reader.wait()
         await trio.lowlevel.checkpoint()
-        return self._mailbox.popleft()
+        message = self._mailbox.popleft()
+        self._mailbox_bytes -= len(message)
+        return message
 
     def send_nowait(self, message: bytes) -> None:
         """Put a message into the outbox. Silently nothing once the connection ends.
@@ -193,10 +204,15 @@ class Connection:
                     nursery.cancel_scope.cancel()
             if not hasattr(self, "_websocket"):
                 self._failure = HandshakeFailed("the other side did not answer in time")
-        except ExceptionGroup as group:
+        except BaseExceptionGroup as group:
             # trio-websocket's reader raises what wsproto thinks of odd input; any of it is the end of one connection.
-            self._failure = self._failure or _handshake_failure(group)
-            self._end(ABNORMAL, "the websocket failed")
+            cancelled, errors = group.split(trio.Cancelled)
+            if errors is not None:
+                self._failure = _handshake_failure(errors)
+                logger.debug("a websocket failed: %s", self._failure)
+                self._end(ABNORMAL, "the websocket failed")
+            if cancelled is not None:
+                raise cancelled from None
         finally:
             self._end(ABNORMAL, "closed here")
             self._finished.set()
@@ -212,10 +228,11 @@ class Connection:
                 self._end(*((ABNORMAL, "") if reason is None else (reason.code, reason.reason or "")))
                 return
             self.counters.messages_in += 1
-            if len(self._mailbox) >= MAILBOX_MESSAGES:
+            if len(self._mailbox) >= MAILBOX_MESSAGES or self._mailbox_bytes + len(message) > MAILBOX_BYTES:
                 self.abort(CloseCode.TOO_FAST, "too many messages at once")
                 return
             self._mailbox.append(message)
+            self._mailbox_bytes += len(message)
             self._wake_reader.set()
 
     async def _write(self) -> None:
@@ -248,6 +265,7 @@ class Connection:
             await trio.sleep(PING_INTERVAL_S)
             if self._stream.received != before:
                 continue
+            self.counters.pings_out += 1
             with trio.move_on_after(PING_TIMEOUT_S) as scope:
                 try:
                     await self._websocket.ping()
@@ -257,12 +275,12 @@ class Connection:
                 self._end(ABNORMAL, "no answer to a ping")
                 return
 
-    def _watch(self, allow: Callable[[int], bool]) -> Callable[[int], bool]:
+    def _watch(self, allow: Allow) -> Callable[[int], bool]:
         """Return what `PrefixedStream.on_received` is to be: it counts, and ends what is too much."""
-        seen_messages, since = 0, 0
+        seen_messages, since, seen_answers = 0, 0, 0
 
         def on_received(size: int) -> bool:
-            nonlocal seen_messages, since
+            nonlocal seen_messages, since, seen_answers
             self.counters.bytes_in += size
             if self.counters.messages_in != seen_messages:
                 seen_messages, since = self.counters.messages_in, 0
@@ -270,24 +288,29 @@ class Connection:
             if since > MAX_BYTES_BETWEEN_MESSAGES:
                 self._end(CloseCode.TOO_BIG, "a message without end")
                 return False
-            if not allow(size):
-                self.abort(CloseCode.TOO_FAST, "too many bytes")
+            # Whatever was written and is not ours (the handshake counts as one) answers a ping.
+            answers = self._stream.send_calls - self.counters.messages_out - self.counters.pings_out - 1
+            new_answers, seen_answers = max(0, answers - seen_answers), max(answers, seen_answers)
+            if not allow(size, new_answers):
+                self.abort(CloseCode.TOO_FAST, "too many bytes or pings")
             return True
 
         return on_received
 
 
 def _handshake_failure(group: BaseExceptionGroup[BaseException]) -> HandshakeFailed:
-    rejected, _ = group.split(trio_websocket.ConnectionRejected)
-    leaf: BaseException = group if rejected is None else rejected
+    telling, _ = group.split((trio_websocket.ConnectionRejected, HandshakeFailed))
+    leaf: BaseException = group if telling is None else telling
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
+    if isinstance(leaf, HandshakeFailed):
+        return leaf
     if isinstance(leaf, trio_websocket.ConnectionRejected):
         return HandshakeFailed(f"HTTP status {leaf.status_code}", leaf.status_code)
     return HandshakeFailed(f"no websocket: {type(leaf).__name__}")
 
 
-def _allow_all(_size: int) -> bool:
+def _allow_all(_size: int, _pings: int) -> bool:
     return True
 
 
@@ -295,7 +318,7 @@ def _allow_all(_size: int) -> bool:
 async def _run(
     stream: PrefixedStream,
     wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]],
-    allow: Callable[[int], bool],
+    allow: Allow,
     timeout_s: float,
 ) -> AsyncGenerator[Connection, None]:
     connection = Connection(stream, timeout_s)
@@ -317,14 +340,14 @@ async def _run(
 
 @asynccontextmanager
 async def accept_websocket(
-    stream: trio.abc.Stream, request: bytes, *, allow: Callable[[int], bool] = _allow_all
+    stream: trio.abc.Stream, request: bytes, *, allow: Allow = _allow_all
 ) -> AsyncGenerator[Connection, None]:
     """Run the server's side of a websocket.
 
     Args:
         stream: where the request came from.
         request: a well-formed upgrade request and whatever followed it; see `http.canonical_upgrade`.
-        allow: called with each number of bytes that came; False closes the connection with 4004.
+        allow: called with the bytes that came and the pings that were answered; False closes with 4004.
     Raises:
         HandshakeFailed: the client went away.
     """

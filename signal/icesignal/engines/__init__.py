@@ -1,7 +1,7 @@
 """Engines keep the rooms of a relay: `memory` for one process; others may share them between nodes.
 
-Every engine passes the same suite, tests/relay/engine_contract.py. An engine never waits for a subscriber: it hands
-frames over and the subscriber bounds what it keeps.
+Every engine passes the same suite, tests/relay/test_engine_contract.py. An engine never waits for a subscriber: it
+hands frames over, and the subscriber bounds what it keeps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Subscriber(Protocol):
         ...
 
     def close(self, code: wire.CloseCode) -> None:
-        """Close the connection after what was delivered; the engine has forgotten it already."""
+        """Close the connection after what was delivered; the engine ignores what it still says."""
         ...
 
 

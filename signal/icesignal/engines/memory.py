@@ -51,6 +51,9 @@ class MemoryEngine:
             connection = next(self._ids)
             self._by_subscriber[subscriber] = connection
             self._by_id[connection] = subscriber
+        if connection not in self._by_id:
+            await trio.lowlevel.checkpoint()
+            return  # closed, and still talking
         self._table.handle_frame(trio.current_time(), connection, frame)
         self._drain()
         await trio.lowlevel.checkpoint()
@@ -59,7 +62,7 @@ class MemoryEngine:
         """Note that a connection is gone; see `Engine`. Not a checkpoint, so that cleanup needs no shield."""
         connection = self._by_subscriber.pop(subscriber, None)
         if connection is not None:
-            del self._by_id[connection]
+            self._by_id.pop(connection, None)
             self._table.handle_disconnect(trio.current_time(), connection)
             self._drain()
 
@@ -84,6 +87,7 @@ class MemoryEngine:
             if output.frame is not None:
                 subscriber.deliver(output.frame)
             if output.close is not None:
+                del self._by_id[output.connection]
                 subscriber.close(output.close)
 
     async def _tick(self) -> None:
