@@ -66,7 +66,7 @@ class Link:
             raise LocalError(f"a stream's name has at most {MAX_NAME_SIZE} bytes in UTF-8, this one has {len(header)}")
         await trio.lowlevel.checkpoint()
         self._check()
-        while not self._protocol.can_open_stream:
+        while not self._protocol.can_open_stream():
             await self._parked.park()
             self._check()
         return LinkStream(self._protocol, self._protocol.open_stream(name, header))
@@ -165,8 +165,8 @@ class _Driver:
     def __init__(self, transport: DatagramTransport) -> None:
         self.protocol: LinkProtocol
         self._transport = transport
+        self.in_hand: list[bytes] = []  # what a cancelled send may not have sent: perhaps the link's last words
         self._wake = trio.Event()
-        self._scope = trio.CancelScope()
 
     def wake(self) -> None:
         self._wake.set()
@@ -174,7 +174,6 @@ class _Driver:
     async def run(self) -> None:
         """Run until the link has ended and its last words are sent."""
         async with trio.open_nursery() as nursery:
-            nursery.cancel_scope = self._scope
             nursery.start_soon(self._receive)
             await self._transmit()
             nursery.cancel_scope.cancel()
@@ -198,9 +197,10 @@ class _Driver:
                 if timer is not None and timer <= now:
                     protocol.handle_timer(now)
                     timer = protocol.timer()
-                datagrams = protocol.datagrams_to_send(now)
-                if datagrams:
-                    await self._transport.send_many(datagrams)
+                self.in_hand = protocol.datagrams_to_send(now)
+                if self.in_hand:
+                    await self._transport.send_many(self.in_hand)
+                    self.in_hand = []
                 elif protocol.state is LinkState.CLOSED:
                     return
                 else:
@@ -287,7 +287,7 @@ async def open_link(
         if failure is not None:
             raise failure
     finally:
-        await _close(protocol, transport, config, failure)
+        await _close(driver, transport, config, failure)
 
 
 async def _wait_open(link: Link, protocol: LinkProtocol, config: LinkConfig) -> None:
@@ -307,18 +307,19 @@ async def _deliver(protocol: LinkProtocol) -> None:
 
 
 async def _close(
-    protocol: LinkProtocol, transport: DatagramTransport, config: LinkConfig, failure: BaseException | None
+    driver: _Driver, transport: DatagramTransport, config: LinkConfig, failure: BaseException | None
 ) -> None:
     """Tell the peer, bounded and shielded."""
+    protocol = driver.protocol
     if isinstance(failure, Exception):
         protocol.close(LinkCode.FAILED, "its application failed")
     else:
         protocol.close(LinkCode.CLOSED, "done" if failure is None else "cancelled")
-    datagrams = protocol.datagrams_to_send(trio.current_time())
+    datagrams = driver.in_hand + protocol.datagrams_to_send(trio.current_time())
     protocol.detach()
     if datagrams:
         with (
             trio.CancelScope(shield=True, deadline=trio.current_time() + config.close_timeout_s),
             contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
         ):
-            await transport.send_many(datagrams * _CLOSE_COPIES)
+            await transport.send_many(datagrams + datagrams[-1:] * (_CLOSE_COPIES - 1))

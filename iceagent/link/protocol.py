@@ -79,6 +79,7 @@ class LinkProtocol:
         self._datagram_backlog = 0  # bytes of DATAGRAM frames that QUIC has not sent yet, estimated from above
         self._probes: deque[float] = deque()  # when to ping again, unless something was acknowledged first
         self._pings = 0
+        self._opener_waits = False
 
     # --- input
 
@@ -117,6 +118,8 @@ class LinkProtocol:
 
     def _after_input(self) -> None:
         self.endpoint.drain_events(self)
+        if self._opener_waits and self.can_open_stream():  # the libraries raise the limit without an event
+            self._wake_link()
         close = self.endpoint.close_reason
         if close is not None and self.state is not LinkState.CLOSED:
             self._end(_error_of(close))
@@ -159,10 +162,10 @@ class LinkProtocol:
 
     # --- what the application does
 
-    @property
     def can_open_stream(self) -> bool:
-        """Whether the peer's limit on concurrent streams leaves room for one more."""
-        return self.endpoint.can_open_stream()
+        """Return whether the peer's limit on open streams leaves room; if not, `wake_link` is called once it does."""
+        self._opener_waits = not self.endpoint.can_open_stream()
+        return not self._opener_waits
 
     def open_stream(self, name: str, header: bytes) -> StreamState:
         """Open a stream and send its name."""

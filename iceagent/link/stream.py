@@ -135,6 +135,8 @@ class LinkStream(trio.abc.HalfCloseableStream):
         """
         if max_bytes is None:
             max_bytes = _RECEIVE_SIZE
+        elif not isinstance(max_bytes, int):
+            raise TypeError("max_bytes must be an int")
         elif max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         with self._reading:
@@ -163,13 +165,15 @@ class LinkStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Close: gracefully, or by a reset if cancelled (see the class). Idempotent."""
-        if not self._closed:
-            try:
-                await trio.lowlevel.checkpoint_if_cancelled()
-            except trio.Cancelled:
-                self._close(None if self._state.send_ended else StreamCode.CANCELLED)
-                raise
-            self._close(StreamCode.CANCELLED if self._torn or self._writing.busy else None)
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            self._close(None if self._state.send_ended else StreamCode.CANCELLED)
+            raise
+        self._close(StreamCode.CANCELLED if self._torn or self._writing.busy else None)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _close(self, code: int | None) -> None:

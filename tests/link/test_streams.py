@@ -293,11 +293,22 @@ async def test_a_name_beyond_its_limit_is_the_callers_mistake(ends, autojump_clo
 
 async def test_a_link_stream_passes_trios_own_checks(ends, autojump_clock) -> None:
     """Trio's conformance suite for half-closeable streams: what generic code over streams relies on."""
-    config = LinkConfig(stream_window=65536, initial_window=65536)
+    config = LinkConfig(stream_window=4096, initial_window=4096)
     async with ends(delay_s=0.0001, config=config).links() as (client, server):
 
         async def pair() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
             stream = await client.open_stream("check")
             return stream, await server.accept_stream()
 
-        await trio.testing.check_half_closeable_stream(pair, pair)
+        async def clogged() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
+            stream, other = await pair()
+            for end in (stream, other):
+                while True:
+                    with trio.move_on_after(1) as scope:
+                        await end.wait_send_all_might_not_block()
+                    if scope.cancelled_caught:
+                        break
+                    await end.send_all(b"x")
+            return stream, other
+
+        await trio.testing.check_half_closeable_stream(pair, clogged)
