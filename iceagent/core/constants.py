@@ -29,9 +29,9 @@ PATIENCE_S: Final = 39.5  # RFC 8863 section 4: no failure before this, with or 
 CONSENT_INTERVAL_S: Final = 5.0  # RFC 7675 section 5.1
 CONSENT_JITTER: Final = 0.2  # RFC 7675 section 5.1: each interval is 0.8 to 1.2 times the basic one
 CONSENT_EXPIRY_S: Final = 30.0  # RFC 7675 section 5.1
-CONSENT_SUSPICION_S: Final = 0.5  # ours: a consent check unanswered this long (plus two RTTs) starts a probing check
+CONSENT_SUSPICION_S: Final = 0.1  # ours: a consent check unanswered this long (plus three RTTs) starts a probing one
 DISCONNECTED_AFTER_S: Final = 7.0  # ours: silence after which the path is reported disconnected; consent still stands
-DISCONNECTED_PROBE_S: Final = 1.0  # ours: a probing check must have gone unanswered this long, too
+DISCONNECTED_PROBE_S: Final = 2.0  # ours: a probing check must have gone unanswered this long, too
 BACKUP_PROBE_S: Final = 7.5  # ours: while disconnected, the other valid pairs are checked this often
 KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 
@@ -52,3 +52,17 @@ MAX_CANDIDATE_EXTENSIONS: Final = 32  # ours
 FOUNDATION_CHARACTERS: Final = 32  # RFC 8839 section 5.1
 UFRAG_CHARACTERS: Final = (4, 256)  # RFC 8839 section 5.4: least and most
 PWD_CHARACTERS: Final = (22, 256)  # RFC 8839 section 5.4: least and most
+
+# STUN messages and client transactions.
+STUN_RTO_S: Final = 0.5  # RFC 8489 section 6.2.1
+STUN_RC: Final = 7  # RFC 8489 section 6.2.1: requests sent in all
+STUN_RM: Final = 16  # RFC 8489 section 6.2.1: RTOs waited after the last one
+STUN_TI_S: Final = 39.5  # RFC 8489 section 6.2.2: patience over reliable transports
+STUN_MAX_RC: Final = 32  # ours: doublings beyond this outlast any patience
+STUN_MAX_TRANSACTIONS: Final = 1024  # ours: outstanding transactions and unread events of one client
+STUN_MAX_ATTRIBUTES: Final = 256  # ours: read of one message; 64 KiB could hold 16,000
+
+# The Binding server, per source: an IPv4 address or an IPv6 /64.
+STUN_SOURCE_RATE_PER_S: Final = 200.0  # ours: a carrier's NAT hides thousands behind one address
+STUN_SOURCE_BURST: Final = 1000.0  # ours
+STUN_MAX_SOURCES: Final = 65536  # ours: about 15 MB

@@ -272,7 +272,7 @@ PEER = ice.Credentials("peer", "p" * 24)
 
 
 def lone(role: ice.Role = ice.Role.CONTROLLING, seed: int = 1, **config: object) -> ice.IceAgent:
-    """An agent at A4 that knows a hand-played peer's credentials and its candidate at B4; its first check is drained."""
+    """An agent at A4 that knows a hand-played peer's credentials and its candidate at B4; its first check is out."""
     one = agent(role, seed, **config)
     one.add_local_candidate(0.0, ice.host_candidate(A4))
     one.set_remote_credentials(0.0, PEER)

@@ -6,6 +6,7 @@ Each example is one seed, which Hypothesis prints when it fails; `World(seed, ..
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -262,5 +263,5 @@ def test_new_checks_are_never_sent_faster_than_ta(seed: int) -> None:
             if sender is one and data[:2] == b"\x00\x01" and data[8:20] not in seen and not nominating:
                 seen.add(data[8:20])
                 fresh.append(at)
-        gaps = [later - earlier for earlier, later in zip(fresh, fresh[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(fresh)]
         assert all(gap >= constants.TA_S - 1e-9 for gap in gaps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from ice_harness import (
     A4,
@@ -83,7 +85,7 @@ def test_trap_13_consent_intervals_are_4_to_6_seconds_and_each_check_is_new() ->
     start = world.now
     world.run(300)
     times = [(at, t) for at, one, t in world.sent if one is a and at > start and requests_in([t])]
-    gaps = [later - earlier for (earlier, _), (later, _) in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(times)]
     assert min(gaps) >= 4.0
     assert max(gaps) <= 6.0
     assert max(gaps) - min(gaps) > 0.5

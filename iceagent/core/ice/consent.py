@@ -1,8 +1,8 @@
 """Consent of the pair that carries data, and what happens while it falters: RFC 7675.
 
 Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of a path that dies: its next consent
-check (4 to 6 s apart, sent once each) gets no answer; half a second and two RTTs later an ordinary check, with its
-retransmissions, starts to probe it; after 7 s of silence the pair counts as silent (the agent is DISCONNECTED) and the
+check (4 to 6 s apart, sent once each) gets no answer; a tenth of a second and three RTTs later a check with
+retransmissions starts to probe it; after 7 s of silence the pair counts as silent (the agent is DISCONNECTED) and the
 other valid pairs are probed, too, so that the controlling agent can nominate one that answers; 30 s after the last
 answer consent is lost. Any authenticated answer in between, early or late, to any of these checks, ends it all.
 """
@@ -105,7 +105,7 @@ class ConsentKeeper:
     def _suspicious_at(self) -> float:
         if self._pair is None or self._unanswered_since is None:
             return float("inf")
-        return self._unanswered_since + constants.CONSENT_SUSPICION_S + 2 * (self._pair.rtt_s or 0.0)
+        return self._unanswered_since + constants.CONSENT_SUSPICION_S + 3 * (self._pair.rtt_s or 0.2)
 
     def _silent_at(self) -> float:
         if self._pair is None or self._probe is None:
