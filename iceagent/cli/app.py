@@ -11,12 +11,7 @@ from iceagent import __version__
 from iceagent.cli.exits import Exit
 from iceagent.cli.output import Output
 
-VERBS = {
-    "serve": "Run a relay where two sides meet, and a STUN server.",
-    "listen": "Wait for the other side: let it reach what you allow, or pipe to it.",
-    "connect": "Join the other side's pipe with your standard input and output.",
-    "forward": "Forward a local port or socket to one of the other side's.",
-}
+VERBS = ("serve", "listen", "connect", "forward")
 
 
 class _Verbs(click.RichGroup):

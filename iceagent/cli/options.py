@@ -42,9 +42,7 @@ def relay_option(function: F) -> F:
     return click.option(
         "--relay",
         metavar="URL",
-        envvar="ICEAGENT_RELAY",
-        show_envvar=True,
-        help="The relay where the two sides meet, as ws://HOST:PORT.",
+        help="The relay where the two sides meet, as ws://HOST:PORT. [env var: ICEAGENT_RELAY]",
     )(function)
 
 
