@@ -6,7 +6,8 @@ import pytest
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.stun.codec import MAX_ATTRIBUTES, MAX_BODY
+from iceagent.core.constants import STUN_MAX_ATTRIBUTES
+from iceagent.core.stun.codec import MAX_BODY
 
 ID = bytes(range(12))
 V4 = TransportAddress("192.0.2.1", 3478)
@@ -57,8 +58,8 @@ def test_an_attribute_that_reaches_past_the_end_is_refused() -> None:
 
 def test_the_number_of_attributes_is_bounded() -> None:
     """64 KiB of empty attributes would be 16,000 objects."""
-    assert len(stun.decode(raw_message(*[(0xFFFF, b"")] * MAX_ATTRIBUTES)).attributes) == MAX_ATTRIBUTES
-    flood = raw_message(*[(0xFFFF, b"")] * (MAX_ATTRIBUTES + 1))
+    assert len(stun.decode(raw_message(*[(0xFFFF, b"")] * STUN_MAX_ATTRIBUTES)).attributes) == STUN_MAX_ATTRIBUTES
+    flood = raw_message(*[(0xFFFF, b"")] * (STUN_MAX_ATTRIBUTES + 1))
     assert refusal(flood) is stun.StunErrorReason.TOO_MANY_ATTRIBUTES
 
 

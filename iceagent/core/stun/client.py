@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import Final
 
 from iceagent.core.address import TransportAddress
+from iceagent.core.constants import STUN_MAX_TRANSACTIONS
 from iceagent.core.stun.codec import encode
 from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import Message
@@ -14,8 +14,6 @@ from iceagent.core.stun.schedule import DEFAULT_SCHEDULE, RetransmissionSchedule
 from iceagent.core.stun.transaction import ClientTransaction, FailureReason, Judgement, ends_with
 from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
-
-MAX_TRANSACTIONS: Final = 1024  # ours: outstanding transactions and unread events of one client
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class StunClient:
         max_transactions: bound of what is outstanding, unread events included.
     """
 
-    def __init__(self, *, max_transactions: int = MAX_TRANSACTIONS) -> None:
+    def __init__(self, *, max_transactions: int = STUN_MAX_TRANSACTIONS) -> None:
         self._max_transactions = max_transactions
         self._transactions: dict[bytes, ClientTransaction] = {}
         # A transaction not drained in time loses its oldest datagram, as a network would.

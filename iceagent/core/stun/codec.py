@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from iceagent.core.constants import STUN_MAX_ATTRIBUTES
 from iceagent.core.stun.attribute import Attribute, RawAttribute
 from iceagent.core.stun.errors import StunError, StunErrorReason
 from iceagent.core.stun.header import (
@@ -31,8 +32,6 @@ from iceagent.core.stun.integrity import (
 from iceagent.core.stun.message import Layout, Message
 from iceagent.core.stun.registry import DECODERS
 
-MAX_ATTRIBUTES: Final = 256
-"""Attributes of one message we are willing to read; a datagram of 64 KiB could hold 16,000."""
 MAX_BODY: Final = 0xFFFC - (4 + SHA1_LENGTH) - (4 + SHA256_LENGTH) - (4 + FINGERPRINT_LENGTH)
 """Bytes of attributes we write, so that whatever closes the message fits into its 16 bits of length."""
 
@@ -55,7 +54,7 @@ def decode(data: bytes) -> Message:
         raise _header_error(data)
     kind, _, _, transaction_id = _MESSAGE_HEADER.unpack_from(data)
     attributes: list[Attribute] = []
-    at, end, budget = HEADER_LENGTH, len(data), MAX_ATTRIBUTES
+    at, end, budget = HEADER_LENGTH, len(data), STUN_MAX_ATTRIBUTES
     while at < end:
         attribute_type, size = _ATTRIBUTE_HEADER.unpack_from(data, at)
         if attribute_type in _CLOSING:
@@ -65,7 +64,7 @@ def decode(data: bytes) -> Message:
             raise _truncated(attribute_type)
         budget -= 1
         if budget < 0:
-            raise StunError(StunErrorReason.TOO_MANY_ATTRIBUTES, f"more than {MAX_ATTRIBUTES} attributes")
+            raise StunError(StunErrorReason.TOO_MANY_ATTRIBUTES, f"more than {STUN_MAX_ATTRIBUTES} attributes")
         value = data[at + 4 : at + 4 + size]
         decoder = DECODERS.get(attribute_type)
         attributes.append(

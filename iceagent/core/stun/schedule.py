@@ -6,11 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-RTO_S: Final = 0.5  # RFC 8489 section 6.2.1: at least 500 ms
-RC: Final = 7  # RFC 8489 section 6.2.1: requests sent in all
-RM: Final = 16  # RFC 8489 section 6.2.1: RTOs waited after the last one
-TI_S: Final = 39.5  # RFC 8489 section 6.2.2: patience over reliable transports
-MAX_RC: Final = 32  # ours: doublings beyond this overflow any patience
+from iceagent.core.constants import STUN_MAX_RC, STUN_RC, STUN_RM, STUN_RTO_S, STUN_TI_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +23,21 @@ class RetransmissionSchedule:
         timeout_s: seconds after the start when the transaction fails.
     """
 
-    rto_s: float = RTO_S
-    rc: int = RC
-    rm: float = RM
+    rto_s: float = STUN_RTO_S
+    rc: int = STUN_RC
+    rm: float = STUN_RM
     offsets: tuple[float, ...] = field(init=False, compare=False, repr=False)
     timeout_s: float = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.rto_s) and self.rto_s > 0 and 1 <= self.rc <= MAX_RC and self.rm > 0):
+        if not (math.isfinite(self.rto_s) and self.rto_s > 0 and 1 <= self.rc <= STUN_MAX_RC and self.rm > 0):
             raise ValueError(f"no schedule has rto_s={self.rto_s}, rc={self.rc}, rm={self.rm}")
         offsets = tuple(self.rto_s * (2**sent - 1) for sent in range(self.rc))
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "timeout_s", offsets[-1] + self.rm * self.rto_s)
 
     @classmethod
-    def reliable(cls, timeout_s: float = TI_S) -> Self:
+    def reliable(cls, timeout_s: float = STUN_TI_S) -> Self:
         """Return the schedule over TCP or TLS: one request, then patience. RFC 8489 section 6.2.2."""
         return cls(rto_s=timeout_s, rc=1, rm=1)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from iceagent.core.address import TransportAddress
+from iceagent.core.constants import STUN_MAX_SOURCES, STUN_SOURCE_BURST, STUN_SOURCE_RATE_PER_S
 from iceagent.core.stun.address_attributes import XorMappedAddress
 from iceagent.core.stun.attribute import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
 from iceagent.core.stun.auth_attributes import PasswordAlgorithm, Userhash
@@ -36,9 +37,9 @@ class BindingLimits:
         max_sources: sources remembered; the oldest is forgotten first.
     """
 
-    rate_per_s: float = 50.0
-    burst: float = 200.0
-    max_sources: int = 65536
+    rate_per_s: float = STUN_SOURCE_RATE_PER_S
+    burst: float = STUN_SOURCE_BURST
+    max_sources: int = STUN_MAX_SOURCES
 
 
 class BindingServer:
