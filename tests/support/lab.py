@@ -58,7 +58,14 @@ def nat_rules(kind: NatKind, wan: str, inside: str) -> str:
     if kind is NatKind.NONE:
         return ""
     masquerade = "masquerade fully-random" if kind is NatKind.SYMMETRIC else "masquerade"
-    lines = ["table ip lab {"]
+    # Home routers drop what nobody asked for. Without that rule it would be delivered to the router itself, whose
+    # connection table would then hold the very port that the inside host's own packet to that peer needs.
+    lines = [
+        "table ip lab {",
+        "  chain input { type filter hook input priority 0;",
+        f'    iifname "{wan}" meta l4proto udp ct state new drop',
+        "  }",
+    ]
     if kind is NatKind.ADDRESS_RESTRICTED:
         lines += [
             "  set seen { type ipv4_addr . inet_service; flags dynamic, timeout; timeout 5m; size 65535; }",
