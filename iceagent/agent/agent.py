@@ -51,8 +51,12 @@ class Agent(trio.abc.Channel[bytes]):
         """Iterate over our candidates as they are found; ends at end-of-candidates. May be called repeatedly."""
         return LocalCandidates(self._driver, self._gatherer)
 
-    def set_remote_credentials(self, credentials: ice.Credentials) -> None:
+    def set_remote_credentials(self, credentials: ice.Credentials, *, lite: bool = False) -> None:
         """Take the peer's ufrag and password; checks start as soon as there are candidates.
+
+        Args:
+            credentials: the peer's.
+            lite: the peer is a lite implementation (RFC 8445 section 2.5), as its description says.
 
         Raises:
             LocalError: others have been set before: one agent talks to one peer.
@@ -61,7 +65,7 @@ class Agent(trio.abc.Channel[bytes]):
         self._check_open()
         if self._driver.ice.remote_credentials not in (None, credentials):
             raise LocalError("the peer's credentials are already set; open a new agent for a new session")
-        self._driver.mutate(lambda now: self._driver.ice.set_remote_credentials(now, credentials))
+        self._driver.mutate(lambda now: self._driver.ice.set_remote_credentials(now, credentials, lite=lite))
 
     def add_remote_candidate(self, candidate: ice.Candidate | str | None) -> None:
         """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.

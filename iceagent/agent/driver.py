@@ -22,6 +22,7 @@ logger = logging.getLogger("iceagent.agent")
 _LAST_STUN_BYTE = 3
 """RFC 7983 section 7: a first byte of 0 to 3 is STUN; everything above is left to the application."""
 
+_MAX_UNREACHABLE = 128
 _BINDING_REQUEST = b"\x00\x01"
 
 
@@ -47,6 +48,7 @@ class Driver:
         self.failure: str | None = None
         self.closed = False
         self.checks_received = 0
+        self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
         self._kick = trio.Event()
         self._wakes_at = -math.inf  # nothing kicks before `run` sleeps
 
@@ -132,7 +134,11 @@ class Driver:
         self._settle(now)
 
     def _note_unreachable(self, base: TransportAddress, remote: TransportAddress, errno: int) -> None:
-        self.note(DestinationUnreachable(base, remote, errno))
+        known = (base, remote, errno)
+        if known not in self._unreachable and len(self._unreachable) < _MAX_UNREACHABLE:
+            # Told once: a peer that died answers each datagram so, and the timeline has better things to keep.
+            self._unreachable.add(known)
+            self.note(DestinationUnreachable(*known))
         self.mutate(lambda now: self.ice.handle_unreachable(now, base, remote))
 
     # After each change

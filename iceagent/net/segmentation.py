@@ -32,8 +32,11 @@ def run_end(datagrams: Sequence[bytes], start: int) -> int:
     if not size:
         return end
     limit = min(len(datagrams), start + min(MAX_SEGMENTS, MAX_PAYLOAD // size))
+    lengths = list(map(len, datagrams[start:limit]))
+    if lengths.count(size) == limit - start > 0:
+        return limit  # a bulk flow: no loop of ours
     while end < limit:
-        length = len(datagrams[end])
+        length = lengths[end - start]
         if length != size:
             # An empty one cannot end a run: it would add nothing to the buffer and vanish.
             return end + 1 if 0 < length < size else end

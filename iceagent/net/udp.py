@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -32,7 +31,6 @@ _SCRATCH_SIZE = 5 * _MAX_READ
 _ANCILLARY_SPACE = 64
 _SEND_ATTEMPTS = 3
 _GSO_REFUSALS = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT}
-_HAS_RECVMSG = sys.platform != "win32"
 
 
 class _Scratch(threading.local):
@@ -152,7 +150,7 @@ class SystemUdpSocket:
 
     def _receive_into(self, buffer: memoryview) -> tuple[int, int, SockAddr]:
         """Return length, segment size and source of what one call read."""
-        if self._gro and _HAS_RECVMSG:
+        if self._gro:  # only where the system has recvmsg
             length, ancillary, _flags, source = self._sock.recvmsg_into((buffer,), _ANCILLARY_SPACE)
             return length, gro_segment_size(ancillary, length) if ancillary else length or 1, source
         length, source = self._sock.recvfrom_into(buffer)
@@ -232,7 +230,7 @@ class SystemUdpSocket:
         if refusal == errno.EAGAIN:
             return 0
         if not refusal:
-            self._count_sent(len(run), sum(map(len, run)))
+            self._count_sent(len(run), len(run[0]) * (len(run) - 1) + len(run[-1]))
             return len(run)
         if refusal not in _GSO_REFUSALS:
             self._statistics.send_errors += len(run)

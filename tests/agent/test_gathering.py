@@ -11,6 +11,7 @@ from iceagent.agent import (
     AgentConfig,
     AgentState,
     CandidateType,
+    DestinationUnreachable,
     GatheringFinished,
     IceServer,
     Role,
@@ -291,3 +292,29 @@ async def test_no_timer_and_no_packet_after_close(vnet: Any, answer_stun: Any) -
             await trio.sleep(1000)
             assert len(world.net.trace) == packets
         nursery.cancel_scope.cancel()
+
+
+async def test_a_name_server_that_does_not_answer_delays_nothing(vnet: Any, answer_stun: Any) -> None:
+    """Trap 22: lookups run beside everything else, once, within the same budget."""
+    world = Internet(vnet)
+    world.net.dns_delay_s = 1000.0
+    async with world.net, trio.open_nursery() as nursery:
+        await nursery.start(world.serve, answer_stun)
+        async with open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent:
+            start = trio.current_time()
+            assert len([candidate async for candidate in agent.local_candidates()]) == 1
+            assert trio.current_time() - start == pytest.approx(5.0)
+            assert "name lookup" in "".join(agent.explain().evidence)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_dead_peer_does_not_flood_the_timeline(vnet: Any) -> None:
+    """ICMP answers each datagram to a closed port; the log tells it once and keeps the beginning."""
+    world = Internet(vnet)
+    async with world.net, open_agent(config_for(world.server), role=Role.CONTROLLING) as agent:
+        base = agent._gatherer.bases[0].address
+        for _ in range(1000):
+            agent._driver._note_unreachable(base, virtual_address(world.silent.address, 9), 111)
+        events = [event for _, event in agent._driver.timeline.entries()]
+        assert sum(isinstance(event, DestinationUnreachable) for event in events) == 1
+        assert isinstance(events[0], ice.LocalCandidateAdded)

@@ -19,6 +19,7 @@ from iceagent.agent import (
     VerdictKind,
     open_agent,
 )
+from iceagent.agent.driver import Driver
 from iceagent.core import ice
 from iceagent.errors import LocalError, RemoteError
 
@@ -326,3 +327,17 @@ async def test_candidates_may_be_read_by_many_and_again(config: Any) -> None:
         assert [candidate async for candidate in agent.local_candidates()] == first
         assert len(first) == 2
         assert len({candidate.priority for candidate in first}) == 2
+
+
+async def test_a_crash_inside_ends_the_body_and_shows(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a task of the agent ever die, the user must hear of it, and nothing is left behind."""
+    leftovers = Leftovers()
+
+    async def crash(_driver: Driver) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Driver, "run", crash)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with open_agent(config(), role=Role.CONTROLLING) as agent:
+            await agent.receive()
+    leftovers.check()
