@@ -94,11 +94,13 @@ def test_a_neighbour_does_not_change_anyones_luck():
     assert ports[0] == ports[1]
 
 
-def test_trio_is_left_as_it_was_found():
+def test_trio_is_left_as_it_was_found(monkeypatch):
     """The remedy reaches into Trio's internals, so it must clean up behind itself."""
     internals = trio._core._run
+    monkeypatch.setattr(internals, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
     before = internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r.getstate()
     with deterministic_scheduling(3):
+        assert internals._ALLOW_DETERMINISTIC_SCHEDULING
         assert internals._r.random() == random.Random(3).random()
     assert (internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r.getstate()) == before
 

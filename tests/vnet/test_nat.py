@@ -110,6 +110,16 @@ def test_mapping_lives_while_it_is_refreshed():
     assert len(externals) == 1
 
 
+def test_idle_mapping_dies_behind_a_busy_one():
+    """The busy one is older, so a table that only looked at its oldest entry would keep the idle one for ever."""
+    table = table_of(Nat(mapping_timeout_s=30.0))
+    table.outbound(0.0, INSIDE, SERVER)
+    table.outbound(1.0, NEIGHBOUR, SERVER)
+    table.outbound(25.0, INSIDE, SERVER)
+    assert list(table.mappings(31.0).values()) == [INSIDE]
+    assert len(table) == 1
+
+
 def test_inbound_refreshes_where_the_nat_says_so():
     """Some boxes do; an agent must not depend on it, a test may want it."""
     table = table_of(Nat(mapping_timeout_s=30.0, refreshed_by="both"))

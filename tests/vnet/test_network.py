@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import itertools
 import math
 
 import pytest
@@ -13,7 +15,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import IcmpError
 from iceagent.vnet import FULL_CONE, PORT_RESTRICTED, SYMMETRIC, Nat, Network
-from iceagent.vnet.udp import MAX_ERRORS, RECEIVE_BUFFER, SEND_BUFFER
+from iceagent.vnet.udp import MAX_ERRORS, RECEIVE_BUFFER, RECEIVE_LIMIT, SEND_BUFFER
 
 
 async def datagrams(udp):
@@ -359,6 +361,48 @@ async def test_equal_sizes_arrive_as_one_batch(vnet):
         await trio.sleep(1)
         batches = await theirs.receive()
         assert [batch.datagrams() for batch in batches] == [sent[:3], [sent[3]], [b""], [b"e"], [b"longer"]]
+
+
+async def test_batches_are_bounded(vnet):
+    """No buffer is larger than the kernel's, and one call returns only so much."""
+    net = vnet()
+    alice, server = net.host(net.internet), net.host(net.internet)
+    async with net:
+        ours, theirs = await alice.open_udp("0.0.0.0"), await server.open_udp("0.0.0.0", 1)
+        await ours.send([bytes(30000)] * 3, TransportAddress(server.address, 1))
+        await trio.sleep(1)
+        assert [len(batch) for batch in await theirs.receive()] == [2, 1]
+        await ours.send([b"small"] * (RECEIVE_LIMIT + 10), TransportAddress(server.address, 1))
+        await trio.sleep(1)
+        assert [len(batch) for batch in await theirs.receive()] == [RECEIVE_LIMIT]
+        assert [len(batch) for batch in await theirs.receive()] == [10]
+
+
+async def test_what_a_socket_cannot_send_is_counted(vnet):
+    """Another family, port 0, more than UDP carries: refused by the system, not by an exception."""
+    net = vnet(families=(4, 6))
+    alice, server = net.host(net.internet), net.host(net.internet)
+    async with net:
+        ours = await alice.open_udp("0.0.0.0")
+        four, six = server.addresses()
+        assert ours.send_nowait([b"x"], TransportAddress(six, 1)) == 1
+        assert ours.send_nowait([b"x"], TransportAddress(four, 0)) == 1
+        assert ours.send_nowait([bytes(65508), bytes(65507)], TransportAddress(four, 1)) == 2
+        assert ours.statistics().send_errors == 3
+        assert net.statistics().packets_sent == 1
+
+
+def test_delegated_prefixes_do_not_overlap(vnet):
+    """Otherwise a packet for a home would be delivered next door."""
+    net = vnet(families=(4, 6))
+    routers = [net.internet]
+    for parent in routers:
+        if len(routers) < 12:
+            routers += [net.router(parent, nat=None) for _ in range(2)]
+    hosts = [net.host(router) for router in routers]
+    seen = [ipaddress.ip_interface(f"{e.host}/{e.prefix_length}").network for h in hosts for e in h.interfaces()[2:]]
+    assert len(seen) == 2 * len(routers)
+    assert not any(a.version == b.version and a.overlaps(b) for a, b in itertools.combinations(seen, 2))
 
 
 async def test_slow_reader_loses_datagrams_but_not_memory(vnet):
