@@ -1,8 +1,8 @@
 """How fast a link is on loopback: two processes, real sockets, no ICE.
 
-    python benchmarks/link_bulk.py [--megabytes 400] [--streams 1] [--packet-size 1200] [--backend qh3]
-    python benchmarks/link_bulk.py --datagrams 20000 --rate 5000
-    python benchmarks/link_bulk.py --stall 5           # the reader sleeps 5 s in the middle; watch the memory
+python benchmarks/link_bulk.py [--megabytes 400] [--streams 1] [--packet-size 1200] [--backend qh3]
+python benchmarks/link_bulk.py --datagrams 20000 --rate 5000
+python benchmarks/link_bulk.py --stall 5           # the reader sleeps 5 s in the middle; watch the memory
 """
 
 from __future__ import annotations

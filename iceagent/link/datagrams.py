@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from typing import Protocol
+
+from iceagent.link.config import MAX_DATAGRAM_SIZE, MIB
 
 _WHOLE = b"\x00"
 _FRAGMENT = struct.Struct("!BIBB")
 _MAX_PARTIAL = 64
+_QUEUE_BYTES = 4 * MIB
 
 
 def max_size(frame_size: int) -> int:
@@ -105,3 +109,71 @@ class DatagramQueue:
         data = self._items.popleft()
         self._size -= len(data)
         return data
+
+
+class FrameCarrier(Protocol):
+    """What the datagrams need of a QUIC connection."""
+
+    max_datagram_size: int
+
+    @property
+    def congestion_window(self) -> int:
+        """Bytes that may be in flight."""
+        ...
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes sent and not settled."""
+        ...
+
+    def send_datagram(self, data: bytes) -> None:
+        """Queue one DATAGRAM frame."""
+        ...
+
+
+class Datagrams:
+    """Both directions of a link's datagrams: bounded queues on top of a QUIC connection that has none."""
+
+    def __init__(self, carrier: FrameCarrier, queue: int) -> None:
+        self.pending = DatagramQueue(queue, _QUEUE_BYTES)
+        self.received = DatagramQueue(queue, _QUEUE_BYTES)
+        self.max_size = min(MAX_DATAGRAM_SIZE, max_size(carrier.max_datagram_size))
+        self._carrier = carrier
+        self._reassembler = Reassembler(MIB)
+        self._number = 0
+        self._backlog = 0  # bytes of frames that QUIC has not sent yet, estimated from above
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams given up here, in either direction."""
+        return self.pending.dropped + self.received.dropped + self._reassembler.dropped
+
+    def hand_over(self) -> int:
+        """Give QUIC what the congestion window has room for; return how many datagrams that was.
+
+        The rest waits where it is bounded: neither library tells how many frames it holds back.
+        """
+        count = 0
+        carrier = self._carrier
+        room = carrier.congestion_window - carrier.bytes_in_flight - self._backlog
+        while self.pending and room > 0:
+            self._number += 1
+            for frame in split(self.pending.pop(), self._number, carrier.max_datagram_size):
+                carrier.send_datagram(frame)
+                room -= len(frame)
+                self._backlog += len(frame)
+            count += 1
+        return count
+
+    def note_sent(self, packets: list[bytes]) -> None:
+        """Count what QUIC sent: DATAGRAM frames go out before stream data, so the bytes were theirs first."""
+        if self._backlog:
+            self._backlog = max(0, self._backlog - sum(map(len, packets)))
+
+    def feed_untrusted(self, frame: bytes) -> bool:
+        """Take a frame of the peer; return whether a datagram is now complete and queued."""
+        whole = self._reassembler.feed_untrusted(frame)
+        if whole is None:
+            return False
+        self.received.push(whole)
+        return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from iceagent.errors import NetworkError, RemoteError
+from iceagent.errors import IceError, NetworkError, RemoteError
+from iceagent.link.quic import QuicClose
 
 
 class LinkCode(IntEnum):
@@ -52,3 +53,18 @@ class StreamReset(RemoteError):
             reason = f"code {code}"
         super().__init__(f"the other side reset the stream {name!r}: {reason}")
         self.code = code
+
+
+def error_of_close(close: QuicClose) -> IceError:
+    """Return what a connection's end means to the user."""
+    if close.by_application:
+        if close.code == LinkCode.CLOSED:
+            return LinkClosedByPeer(f"the other side closed the link: {close.reason or 'done'}")
+        if close.code == LinkCode.AUTHENTICATION_FAILED:
+            return AuthenticationError(f"the other side refused the link: {close.reason}")
+        return LinkError(f"the other side ended the link: {close.reason or f'code {close.code}'}")
+    if close.is_bad_certificate:
+        return AuthenticationError("the certificate is not the one that signaling announced")
+    if "timeout" in close.reason.lower():
+        return LinkLost("nothing has arrived from the other side for too long")
+    return LinkError(f"QUIC ended the link: {close.reason or f'error {close.code:#x}'}")

@@ -86,8 +86,8 @@ class Link:
 
     @property
     def max_datagram_size(self) -> int:
-        """The largest datagram in bytes; one that exceeds a packet travels in fragments, and is lost with any of them."""
-        return self._protocol.max_datagram_size
+        """The largest datagram in bytes. One that exceeds a packet travels in fragments, and is lost with any."""
+        return self._protocol.datagrams.max_size
 
     async def send_datagram(self, data: bytes) -> None:
         """Send a datagram: at most once, in any order, perhaps never.
@@ -100,13 +100,13 @@ class Link:
             trio.BrokenResourceError, trio.ClosedResourceError: as `open_stream`.
         """
         protocol = self._protocol
-        if len(data) > protocol.max_datagram_size:
-            raise LocalError(f"a datagram has at most {protocol.max_datagram_size} bytes, this one has {len(data)}")
+        if len(data) > protocol.datagrams.max_size:
+            raise LocalError(f"a datagram has at most {protocol.datagrams.max_size} bytes, this one has {len(data)}")
         await trio.lowlevel.checkpoint()
         self._check()
-        if protocol.pending_datagrams.is_full:
+        if protocol.datagrams.pending.is_full:
             with trio.move_on_after(self._config.datagram_patience_s):
-                while protocol.pending_datagrams.is_full:
+                while protocol.datagrams.pending.is_full:
                     await self._parked.park()
                     self._check()
         protocol.queue_datagram(data)
@@ -117,7 +117,7 @@ class Link:
         Raises: as `open_stream`.
         """
         await trio.lowlevel.checkpoint()
-        queue = self._protocol.received_datagrams
+        queue = self._protocol.datagrams.received
         while not queue:
             self._check()
             await self._parked.park()
@@ -147,7 +147,7 @@ class Link:
             bytes_in_flight=endpoint.bytes_in_flight,
             packets_lost=endpoint.packets_lost,
             invalid_datagrams=endpoint.invalid_datagrams,
-            datagrams_dropped=protocol.received_datagrams.dropped + protocol.pending_datagrams.dropped,
+            datagrams_dropped=protocol.datagrams.dropped,
             counters=dict(protocol.counters),
         )
 
@@ -280,7 +280,8 @@ async def open_link(
                 await _wait_open(link, protocol, config)
                 yield link
                 with trio.move_on_after(config.close_timeout_s):
-                    await _deliver(protocol)
+                    while protocol.state is LinkState.OPEN and not protocol.all_delivered():
+                        await parked.park()
             except BaseException as exc:  # kept out of the nursery, which would wrap it in a group
                 failure = exc
             nursery.cancel_scope.cancel()
@@ -298,12 +299,6 @@ async def _wait_open(link: Link, protocol: LinkProtocol, config: LinkConfig) -> 
         raise NetworkError(f"the other side did not open the link within {config.handshake_timeout_s:g} s")
     if protocol.error is not None:
         raise protocol.error
-
-
-async def _deliver(protocol: LinkProtocol) -> None:
-    """Wait until the peer has all that was written."""
-    while protocol.state is LinkState.OPEN and not protocol.all_delivered:
-        await trio.sleep(0.002)
 
 
 async def _close(

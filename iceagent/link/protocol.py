@@ -11,9 +11,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
-from iceagent.errors import IceError
+from iceagent.errors import IceError, LocalError
 from iceagent.link.auth import Authenticator, AuthState
-from iceagent.link.config import MAX_DATAGRAM_SIZE, MIB, MIN_WINDOW, LinkConfig, LinkRole
+from iceagent.link.config import MIN_WINDOW, LinkConfig, LinkRole
 from iceagent.link.control import (
     ControlError,
     FrameReader,
@@ -24,14 +24,18 @@ from iceagent.link.control import (
     encode_welcome,
 )
 from iceagent.link.credit import CreditExceeded, Ledger, ReceiveCredit
-from iceagent.link.datagrams import DatagramQueue, Reassembler, max_size, split
-from iceagent.link.errors import AuthenticationError, LinkClosedByPeer, LinkCode, LinkError, LinkLost, StreamCode
-from iceagent.link.quic import QuicClose, QuicEndpoint
+from iceagent.link.datagrams import Datagrams
+from iceagent.link.errors import AuthenticationError, LinkCode, LinkError, StreamCode, error_of_close
+from iceagent.link.quic import QuicEndpoint
 from iceagent.link.streams import BadHeader, StreamState, encode_header
 from iceagent.net.api import Batch
 
 CONTROL_STREAM = 0
-_PROBE_GAPS_S = (0.1, 0.3, 1.0)  # a lost ping on a fresh path would leave a transfer to its probe back-off, a minute long
+_PROBE_GAPS_S = (
+    0.1,
+    0.3,
+    1.0,
+)  # a lost ping on a fresh path would leave a transfer to its probe back-off, a minute long
 
 
 class LinkState(Enum):
@@ -52,8 +56,8 @@ class LinkProtocol:
         authenticator: Authenticator,
         config: LinkConfig,
         ledger: Ledger,
-        wake_link: Callable[[], None],
-        wake_driver: Callable[[], None],
+        wake_link: Callable[[], object],
+        wake_driver: Callable[[], object],
     ) -> None:
         self.state = LinkState.HANDSHAKE
         self.error: IceError | None = None
@@ -61,9 +65,7 @@ class LinkProtocol:
         self.counters: Counter[str] = Counter()
         self.endpoint = endpoint
         self.incoming: deque[StreamState] = deque()
-        self.received_datagrams = DatagramQueue(config.datagram_queue, 4 * MIB)
-        self.pending_datagrams = DatagramQueue(config.datagram_queue, 4 * MIB)
-        self.max_datagram_size = min(MAX_DATAGRAM_SIZE, max_size(endpoint.max_datagram_size))
+        self.datagrams = Datagrams(endpoint, config.datagram_queue)
         self._config = config
         self._auth = authenticator
         self._ledger = Ledger(config.link_ceiling, ledger)
@@ -74,12 +76,10 @@ class LinkProtocol:
         self._next_peer_stream = 4 if endpoint.role is LinkRole.SERVER else 1
         self._send_window = 0  # the peer's initial window, 0 until its WELCOME
         self._buffer_blocked: set[StreamState] = set()
-        self._reassembler = Reassembler(MIB)
-        self._datagram_number = 0
-        self._datagram_backlog = 0  # bytes of DATAGRAM frames that QUIC has not sent yet, estimated from above
         self._probes: deque[float] = deque()  # when to ping again, unless something was acknowledged first
         self._pings = 0
         self._opener_waits = False
+        self._delivery_awaited = False
 
     # --- input
 
@@ -113,16 +113,18 @@ class LinkProtocol:
         if self.state is not LinkState.CLOSED:
             self.closed_here = True
             self.endpoint.close(code, reason)
-            self._end(LinkClosedByPeer("the link is closed"))
+            self._end(LocalError("the link was closed here"))
             self._wake_driver()
 
     def _after_input(self) -> None:
         self.endpoint.drain_events(self)
         if self._opener_waits and self.can_open_stream():  # the libraries raise the limit without an event
             self._wake_link()
+        if self._delivery_awaited and self.all_delivered():
+            self._wake_link()
         close = self.endpoint.close_reason
         if close is not None and self.state is not LinkState.CLOSED:
-            self._end(_error_of(close))
+            self._end(error_of_close(close))
 
     # --- output
 
@@ -135,21 +137,20 @@ class LinkProtocol:
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now, and wake the writers that found QUIC's buffer full."""
-        if self.pending_datagrams:
-            self._hand_over_datagrams()
-        datagrams = self.endpoint.datagrams_to_send(now)
-        if self._datagram_backlog:
-            # DATAGRAM frames go out before stream data, so whatever was sent was theirs first.
-            self._datagram_backlog = max(0, self._datagram_backlog - sum(map(len, datagrams)))
+        if self.datagrams.pending:
+            self.counters["datagrams sent"] += self.datagrams.hand_over()
             self._wake_link()
+        datagrams = self.endpoint.datagrams_to_send(now)
+        self.datagrams.note_sent(datagrams)
         if self._buffer_blocked:
             self._wake_blocked_writers()
         return datagrams
 
-    @property
     def all_delivered(self) -> bool:
-        """Whether the peer's QUIC has acknowledged everything written so far."""
-        return not self.pending_datagrams and not self.endpoint.bytes_in_flight and not self.endpoint.send_buffer_size()
+        """Return whether the peer's QUIC has all that was written; if not, `wake_link` is called once it has."""
+        endpoint = self.endpoint
+        self._delivery_awaited = bool(self.datagrams.pending or endpoint.bytes_in_flight or endpoint.send_buffer_size())
+        return not self._delivery_awaited
 
     def _wake_blocked_writers(self) -> None:
         if self.endpoint.send_buffer_size() >= self._config.link_send_buffer // 2:
@@ -251,7 +252,7 @@ class LinkProtocol:
 
     def queue_datagram(self, data: bytes) -> None:
         """Queue a datagram of at most `max_datagram_size` bytes; a full queue drops its oldest."""
-        self.pending_datagrams.push(data)
+        self.datagrams.pending.push(data)
         self._wake_driver()
 
     def detach(self) -> None:
@@ -287,10 +288,10 @@ class LinkProtocol:
 
     def on_handshake_completed(self) -> None:
         """Check the certificate, then begin the proofs."""
-        if self.endpoint.role is LinkRole.CLIENT:
-            if self.endpoint.peer_certificate_fingerprint() != self.endpoint.peer_fingerprint:
-                self._refuse(LinkCode.AUTHENTICATION_FAILED, "the certificate is not the announced one")
-                return
+        endpoint = self.endpoint
+        if endpoint.role is LinkRole.CLIENT and endpoint.peer_certificate_fingerprint() != endpoint.peer_fingerprint:
+            self._refuse(LinkCode.AUTHENTICATION_FAILED, "the certificate is not the announced one")
+            return
         if self.state is LinkState.HANDSHAKE:
             self.state = LinkState.AUTHENTICATING
             hello = self._auth.start()
@@ -401,10 +402,8 @@ class LinkProtocol:
         if self.state is not LinkState.OPEN:
             self.counters["datagrams before authentication"] += 1
             return
-        whole = self._reassembler.feed_untrusted(data)
-        if whole is not None:
+        if self.datagrams.feed_untrusted(data):
             self.counters["datagrams received"] += 1
-            self.received_datagrams.push(whole)
             self._wake_link()
 
     def on_ping_acknowledged(self) -> None:
@@ -473,17 +472,6 @@ class LinkProtocol:
             self._streams.pop(stream.id, None)
             self._buffer_blocked.discard(stream)
 
-    def _hand_over_datagrams(self) -> None:
-        room = self.endpoint.congestion_window - self.endpoint.bytes_in_flight - self._datagram_backlog
-        while self.pending_datagrams and room > 0:
-            data = self.pending_datagrams.pop()
-            self._datagram_number += 1
-            for frame in split(data, self._datagram_number, self.endpoint.max_datagram_size):
-                self.endpoint.send_datagram(frame)
-                room -= len(frame)
-                self._datagram_backlog += len(frame)
-            self.counters["datagrams sent"] += 1
-
     def _refuse(self, code: LinkCode, reason: str) -> None:
         """End the link because of what the peer did."""
         if self.state is not LinkState.CLOSED:
@@ -504,18 +492,3 @@ class LinkProtocol:
         self._streams.clear()
         self._buffer_blocked.clear()
         self._wake_link()
-
-
-def _error_of(close: QuicClose) -> IceError:
-    """Return what a connection's end means to the user."""
-    if close.by_application:
-        if close.code == LinkCode.CLOSED:
-            return LinkClosedByPeer(f"the other side closed the link: {close.reason or 'done'}")
-        if close.code == LinkCode.AUTHENTICATION_FAILED:
-            return AuthenticationError(f"the other side refused the link: {close.reason}")
-        return LinkError(f"the other side ended the link: {close.reason or f'code {close.code}'}")
-    if close.is_bad_certificate:
-        return AuthenticationError("the certificate is not the one that signaling announced")
-    if "timeout" in close.reason.lower():
-        return LinkLost("nothing has arrived from the other side for too long")
-    return LinkError(f"QUIC ended the link: {close.reason or f'error {close.code:#x}'}")

@@ -10,6 +10,7 @@ Both are sans-IO with nearly the same interface. What they lack is made good her
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import ssl
 from abc import ABC, abstractmethod
@@ -53,12 +54,29 @@ class QuicClose:
 class QuicHandler(Protocol):
     """Who takes what a connection received."""
 
-    def on_handshake_completed(self) -> None: ...
-    def on_stream_data(self, stream_id: int, data: bytes, end_stream: bool) -> None: ...
-    def on_stream_reset(self, stream_id: int, code: int) -> None: ...
-    def on_stop_sending(self, stream_id: int, code: int) -> None: ...
-    def on_datagram(self, data: bytes) -> None: ...
-    def on_ping_acknowledged(self) -> None: ...
+    def on_handshake_completed(self) -> None:
+        """TLS is done."""
+        ...
+
+    def on_stream_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Bytes of a stream, in order; `end_stream` after the last."""
+        ...
+
+    def on_stream_reset(self, stream_id: int, code: int) -> None:
+        """The peer gave up sending."""
+        ...
+
+    def on_stop_sending(self, stream_id: int, code: int) -> None:
+        """The peer wants nothing more."""
+        ...
+
+    def on_datagram(self, data: bytes) -> None:
+        """A DATAGRAM frame."""
+        ...
+
+    def on_ping_acknowledged(self) -> None:
+        """A PING arrived at the peer."""
+        ...
 
 
 def initial_destination_cid_untrusted(datagram: bytes) -> bytes | None:
@@ -100,7 +118,8 @@ class QuicEndpoint(ABC):
         """Whether a server's connection took its first datagram for a real Initial packet."""
 
     @abstractmethod
-    def _receive_batch(self, batch: Batch, now: float) -> None: ...
+    def _receive_batch(self, batch: Batch, now: float) -> None:
+        """Feed a batch to the connection."""
 
     @abstractmethod
     def peer_certificate_fingerprint(self) -> bytes | None:
@@ -117,7 +136,8 @@ class QuicEndpoint(ABC):
 
     @property
     @abstractmethod
-    def congestion_window(self) -> int: ...
+    def congestion_window(self) -> int:
+        """Bytes that may be in flight."""
 
     @property
     @abstractmethod
@@ -126,14 +146,16 @@ class QuicEndpoint(ABC):
 
     @property
     @abstractmethod
-    def packets_lost(self) -> int: ...
+    def packets_lost(self) -> int:
+        """Packets declared lost; 0 where the library does not count."""
 
     @abstractmethod
     def forget_path(self) -> None:
         """Reset round-trip time and congestion window, as far as the library allows."""
 
     @abstractmethod
-    def can_open_stream(self) -> bool: ...
+    def can_open_stream(self) -> bool:
+        """Whether the peer's limit on open streams leaves room for one more."""
 
     @abstractmethod
     def _events(self) -> Any:
@@ -310,39 +332,44 @@ class Qh3Endpoint(QuicEndpoint):
         self._connection.receive_gro_buffer(batch.data, batch.segment_size, self._peer_address, now)
 
     def peer_certificate_fingerprint(self) -> bytes | None:
-        import hashlib
-
+        """SHA-256 of what the peer presented."""
         certificate = self._connection.get_peercert()
         return None if certificate is None else hashlib.sha256(certificate.public_bytes()).digest()
 
     def send_buffer_size(self, stream_id: int | None = None) -> int:
+        """Bytes not yet sent for the first time."""
         size: int = self._connection.get_send_buffer_size(stream_id)
         return size
 
     @property
     def bytes_in_flight(self) -> int:
+        """Bytes sent and not settled."""
         core = self._core()
         return 0 if core is None else core.bytes_in_flight
 
     @property
     def congestion_window(self) -> int:
+        """Bytes that may be in flight."""
         core = self._core()
         return 0 if core is None else core.congestion_window
 
     @property
     def rtt_s(self) -> float | None:
+        """The smoothed round-trip time."""
         core = self._core()
         return None if core is None else core.smoothed_rtt
 
     @property
     def packets_lost(self) -> int:
+        """Packets declared lost."""
         core = self._core()
         return 0 if core is None else core.loss_total
 
     def forget_path(self) -> None:
-        """Nothing: the library has no setter. The first acknowledgement ends the probe back-off, which is what hurts."""
+        """Nothing: the library has no setter. The first acknowledgement ends the probe back-off, which hurts most."""
 
     def can_open_stream(self) -> bool:
+        """Whether one more stream is allowed."""
         next_id: int = self._connection.get_next_available_stream_id()
         limit: int = self._connection.max_concurrent_bidi_streams
         return next_id // 4 < limit
@@ -376,26 +403,31 @@ class AioquicEndpoint(QuicEndpoint):
             self._connection.receive_datagram(datagram, self._peer_address, now)
 
     def peer_certificate_fingerprint(self) -> bytes | None:
+        """SHA-256 of what the peer presented."""
         from cryptography.hazmat.primitives.hashes import SHA256
 
         certificate = self._connection.tls._peer_certificate  # noqa: SLF001 - not public
         return None if certificate is None else certificate.fingerprint(SHA256())
 
     def send_buffer_size(self, stream_id: int | None = None) -> int:
+        """Bytes not yet sent for the first time."""
         streams = self._connection._streams  # noqa: SLF001 - not public
         chosen = streams.values() if stream_id is None else filter(None, (streams.get(stream_id),))
         return sum(stream.sender._buffer_stop - stream.sender.highest_offset for stream in chosen)  # noqa: SLF001
 
     @property
     def bytes_in_flight(self) -> int:
+        """Bytes sent and not settled."""
         return 0 if self._connection is None else self._connection._loss.bytes_in_flight  # noqa: SLF001 - not public
 
     @property
     def congestion_window(self) -> int:
+        """Bytes that may be in flight."""
         return 0 if self._connection is None else self._connection._loss.congestion_window  # noqa: SLF001 - not public
 
     @property
     def rtt_s(self) -> float | None:
+        """The smoothed round-trip time."""
         if self._connection is None or not self._connection._loss._rtt_initialized:  # noqa: SLF001 - not public
             return None
         rtt: float = self._connection._loss._rtt_smoothed  # noqa: SLF001 - not public
@@ -403,6 +435,7 @@ class AioquicEndpoint(QuicEndpoint):
 
     @property
     def packets_lost(self) -> int:
+        """Packets declared lost."""
         return 0
 
     def forget_path(self) -> None:
@@ -413,8 +446,10 @@ class AioquicEndpoint(QuicEndpoint):
         loss._pto_count = 0  # noqa: SLF001
 
     def can_open_stream(self) -> bool:
+        """Whether one more stream is allowed."""
         next_id: int = self._connection.get_next_available_stream_id()
-        return next_id // 4 < self._connection._remote_max_streams_bidi  # noqa: SLF001 - not public
+        limit: int = self._connection._remote_max_streams_bidi  # noqa: SLF001 - not public
+        return next_id // 4 < limit
 
     def _events(self) -> Any:
         from aioquic.quic import events

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -164,7 +164,7 @@ def identities() -> tuple[LinkIdentity, LinkIdentity]:
 
 
 @pytest.fixture
-def ends(backend: str, identities: tuple[LinkIdentity, LinkIdentity]) -> Iterator[Callable[..., Ends]]:
+def ends(backend: str, identities: tuple[LinkIdentity, LinkIdentity]) -> Callable[..., Ends]:
     """Return a maker of `Ends`; keyword arguments are those of `transport_pair`, and `config`."""
 
     def make(*, config: LinkConfig | None = None, **path: object) -> Ends:
@@ -177,4 +177,4 @@ def ends(backend: str, identities: tuple[LinkIdentity, LinkIdentity]) -> Iterato
             config=config if config is not None else LinkConfig(),
         )
 
-    yield make
+    return make

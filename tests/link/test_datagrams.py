@@ -86,7 +86,7 @@ async def test_a_dead_path_bounds_what_waits_and_for_how_long(ends, autojump_clo
         pair.client_transport.cut = True
         for _ in range(200):
             await client.send_datagram(bytes(500))
-        assert len(client._protocol.pending_datagrams) <= 50
+        assert len(client._protocol.datagrams.pending) <= 50
         assert client.statistics().datagrams_dropped >= 100
         assert trio.current_time() < 60
 

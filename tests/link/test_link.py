@@ -194,12 +194,15 @@ async def test_the_bodys_own_exception_leaves_unwrapped_and_the_peer_learns(ends
             assert isinstance(server.close_reason, LinkError)
             assert "application failed" in str(server.close_reason)
 
+    async def crash() -> None:
+        async with pair.client():
+            await trio.sleep(0.1)
+            raise KeyError("mine")
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         with pytest.raises(KeyError) as caught:
-            async with pair.client():
-                await trio.sleep(0.1)
-                raise KeyError("mine")
+            await crash()
         assert caught.value.__cause__ is None
 
 
