@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from iceagent.errors import IceError
+from iceagent.link import LinkStream
 
 
 class ByteStream(Protocol):
@@ -43,11 +44,11 @@ class NamedStream(ByteStream, Protocol):
 class RawLink(Protocol):
     """Streams and datagrams to one authenticated peer: `iceagent.link.Link`."""
 
-    async def open_stream(self, name: str) -> NamedStream:
+    async def open_stream(self, name: str) -> LinkStream:
         """Open a stream; the first bytes may be sent at once."""
         ...
 
-    async def accept_stream(self) -> NamedStream:
+    async def accept_stream(self) -> LinkStream:
         """Wait for the next stream that the other side opened."""
         ...
 

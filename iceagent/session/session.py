@@ -9,12 +9,12 @@ from typing import Any
 import trio
 
 from iceagent.core.constants import CONSENT_EXPIRY_S
-from iceagent.link import LinkClosedByPeer, LinkLost
+from iceagent.link import LinkClosedByPeer, LinkLost, LinkStream
 from iceagent.session.background import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
 from iceagent.session.errors import PeerLost
 from iceagent.session.path import Path
-from iceagent.session.raw import NamedStream, RawLink
+from iceagent.session.raw import RawLink
 from iceagent.session.streams import StreamRouter
 
 PEER_LOST = f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network is down"
@@ -35,7 +35,7 @@ class Session:
         self._read_path = read_path
         self._path_changed = trio.Event()
 
-    async def open_stream(self, name: str = "") -> NamedStream:
+    async def open_stream(self, name: str = "") -> LinkStream:
         """Open a stream to the other side, which learns its name from `accept_stream`.
 
         Raises:
@@ -44,7 +44,7 @@ class Session:
         """
         return await self.streams.open(name)
 
-    async def accept_stream(self) -> NamedStream:
+    async def accept_stream(self) -> LinkStream:
         """Wait for the next stream the other side opens; its name is `.name`.
 
         Raises:

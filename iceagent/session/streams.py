@@ -7,7 +7,8 @@ import logging
 import trio
 
 from iceagent.errors import LocalError
-from iceagent.session.raw import NamedStream, RawLink
+from iceagent.link import LinkStream
+from iceagent.session.raw import RawLink
 
 RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own services
 TUNNEL_SERVICE = "iceagent.tunnel"
@@ -30,7 +31,7 @@ class StreamRouter:
         self._link = link
         self._ended: BaseException | None = None
         self._queues = {
-            name: trio.open_memory_channel[NamedStream](MAX_PENDING_STREAMS) for name in (APPLICATION, TUNNEL_SERVICE)
+            name: trio.open_memory_channel[LinkStream](MAX_PENDING_STREAMS) for name in (APPLICATION, TUNNEL_SERVICE)
         }
 
     async def run(self) -> None:
@@ -44,7 +45,7 @@ class StreamRouter:
             for send, _ in self._queues.values():
                 send.close()
 
-    def _route(self, stream: NamedStream) -> None:
+    def _route(self, stream: LinkStream) -> None:
         name = stream.name if stream.name.startswith(RESERVED_PREFIX) else APPLICATION
         queue = self._queues.get(name)
         if queue is None:
@@ -57,7 +58,7 @@ class StreamRouter:
             _log.warning("more than %d streams wait to be accepted; the newest is reset", MAX_PENDING_STREAMS)
             stream.reset(RESET_BUSY)
 
-    async def accept(self, name: str = APPLICATION) -> NamedStream:
+    async def accept(self, name: str = APPLICATION) -> LinkStream:
         """Wait for the next stream of the application, or of a service.
 
         Raises:
@@ -68,7 +69,7 @@ class StreamRouter:
         except trio.EndOfChannel:
             raise trio.BrokenResourceError("the link has ended") from self._ended
 
-    async def open(self, name: str) -> NamedStream:
+    async def open(self, name: str) -> LinkStream:
         """Open a stream of the application.
 
         Raises:
@@ -78,6 +79,6 @@ class StreamRouter:
             raise LocalError(f"stream names beginning with {RESERVED_PREFIX!r} are reserved; choose another")
         return await self._link.open_stream(name)
 
-    async def open_service(self, name: str) -> NamedStream:
+    async def open_service(self, name: str) -> LinkStream:
         """Open a stream to a service built into iceagent."""
         return await self._link.open_stream(name)

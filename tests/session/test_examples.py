@@ -1,0 +1,59 @@
+"""The examples are the first code a user runs, so they run here, as real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.processes
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@contextmanager
+def example(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start an example with pipes; kill it if it outlives the block."""
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")
+
+
+def say(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(text + "\n")
+    process.stdin.flush()
+
+
+def test_echo():
+    """One stream, one question, one answer; both sides end by themselves."""
+    with example("echo.py") as server, example("echo.py", line_of(server), "hello there") as client:
+        assert line_of(client) == "hello there"
+        assert client.wait(10) == 0
+        assert server.wait(10) == 0
+
+
+def test_chat():
+    """Both may speak at any time; when one hangs up, both are done."""
+    with example("chat.py") as here, example("chat.py", line_of(here).rpartition(" ")[2]) as there:
+        for side in (here, there):
+            assert line_of(side).startswith("connected: direct udp ")
+        say(here, "hello")
+        assert line_of(there) == "hello"
+        say(there, "hello yourself")
+        assert line_of(here) == "hello yourself"
+        assert there.stdin is not None
+        there.stdin.close()
+        assert here.wait(10) == 0
+        assert there.wait(10) == 0
