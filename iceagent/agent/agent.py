@@ -230,9 +230,12 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
             nursery.start_soon(agent._serve)  # noqa: SLF001
             try:
                 yield agent
+            except trio.Cancelled:
+                raise
             except BaseException as error:
                 raised = error  # kept out of the nursery, which would wrap it into a group
-            agent._shut()  # noqa: SLF001
+            finally:
+                agent._shut()  # noqa: SLF001 - before the nursery waits for its tasks
     finally:
         agent._shut()  # noqa: SLF001
     if raised is not None:
