@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from iceagent.agent import Agent, AgentConfig, IceServer, Role, open_agent
+from iceagent import Agent, AgentConfig, IceServer, Role, open_agent
 from iceagent.servers.stun import open_stun_server
 from iceagent.vnet import FULL_CONE, NONE, PORT_RESTRICTED, SYMMETRIC, Host, Nat, NetworkFactory
 
