@@ -41,7 +41,8 @@ class LinkConfig:
         initial_window: the same before the stream was looked at, and what a stream keeps when memory is short.
         link_ceiling: what all streams of the link together may hold; streams share what is left.
         send_buffer: per stream, what is handed to QUIC ahead of the network.
-        link_send_buffer: the same for all streams of the link.
+        link_send_buffer: for all streams of the link, what is handed to QUIC and not yet acknowledged. More than the
+            receiving socket's buffer is lost whenever the receiver pauses; less limits fast paths of long delay.
         accept_backlog: opened streams that wait for `accept_stream`; more are reset with `StreamCode.BACKLOG_FULL`.
         datagram_queue: datagrams that wait in each direction.
         datagram_patience_s: how long `send_datagram` waits for a full queue before the oldest datagram is dropped.
@@ -55,8 +56,8 @@ class LinkConfig:
     stream_window: int = 4 * MIB
     initial_window: int = 64 * KIB
     link_ceiling: int = 32 * MIB
-    send_buffer: int = MIB
-    link_send_buffer: int = 4 * MIB
+    send_buffer: int = 512 * KIB
+    link_send_buffer: int = 8 * MIB
     accept_backlog: int = 128
     datagram_queue: int = 1024
     datagram_patience_s: float = 0.25

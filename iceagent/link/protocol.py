@@ -153,11 +153,12 @@ class LinkProtocol:
         return not self._delivery_awaited
 
     def _wake_blocked_writers(self) -> None:
-        if self.endpoint.send_buffer_size() >= self._config.link_send_buffer // 2:
+        endpoint = self.endpoint
+        if endpoint.send_buffer_size() + endpoint.bytes_in_flight > self._config.link_send_buffer * 3 // 4:
             return
         low = self._config.send_buffer // 2
         for stream in list(self._buffer_blocked):
-            if self.endpoint.send_buffer_size(stream.id) <= low:
+            if endpoint.send_buffer_size(stream.id) <= low:
                 self._buffer_blocked.discard(stream)
                 stream.wake_writer()
 
@@ -195,7 +196,7 @@ class LinkProtocol:
         room = min(
             room,
             config.send_buffer - endpoint.send_buffer_size(stream.id),
-            config.link_send_buffer - endpoint.send_buffer_size(),
+            config.link_send_buffer - endpoint.send_buffer_size() - endpoint.bytes_in_flight,
         )
         if room <= 0:
             self._buffer_blocked.add(stream)

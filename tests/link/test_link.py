@@ -20,6 +20,7 @@ from iceagent.link import (
     generate_identity,
     open_link,
 )
+from iceagent.link.protocol import LinkProtocol
 
 
 async def open_both_expecting(ends, error) -> list[BaseException]:
@@ -406,3 +407,41 @@ async def test_no_task_is_left_after_a_link(ends, autojump_clock) -> None:
         await client.open_stream("left open")
         await server.accept_stream()
     assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_a_peer_that_ignores_its_credit_is_refused(ends, autojump_clock) -> None:
+    """Back-pressure is no courtesy: who sends beyond it loses the link, or memory would be the peer's to fill."""
+    async with ends(config=LinkConfig(stream_window=65536)).links() as (client, server):
+        stream = await client.open_stream("greedy")
+        await server.accept_stream()
+        stream._state.send_credit.limit = 1 << 40
+        await stream.send_all(bytes(100_000))
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await stream.receive_some()
+        assert "beyond the credit" in str(caught.value.__cause__)
+        assert isinstance(server.close_reason, LinkError)
+
+
+async def test_no_byte_is_accepted_before_the_proofs(ends, autojump_clock, monkeypatch) -> None:
+    """A stranger who gets through TLS must not reach a stream, not even by being early."""
+    original = LinkProtocol.on_handshake_completed
+
+    def early(self) -> None:
+        original(self)
+        if self.endpoint.role is LinkRole.CLIENT:
+            self.endpoint.send_stream(self.endpoint.open_stream(), b"\0\1xearly")
+
+    monkeypatch.setattr(LinkProtocol, "on_handshake_completed", early)
+    raised = await open_both_expecting(ends(), LinkError)
+    assert sorted("before authentication" in str(error) for error in raised) == [True, True]
+
+
+@pytest.mark.parametrize("frame", [b"\xff\xff\xff", b"\x04\x00\x01x", b"\x03\x00\x08" + bytes(8)])
+async def test_a_malformed_control_stream_ends_the_link(ends, autojump_clock, frame) -> None:
+    """Bytes of the control stream never raise in a task; they end the link with a reason."""
+    async with ends().links() as (client, server):
+        client._protocol._send(0, frame)
+        await client.wait_closed()
+        await server.wait_closed()
+        assert isinstance(server.close_reason, LinkError)
+        assert isinstance(client.close_reason, LinkError)
