@@ -265,6 +265,9 @@ class Client:
         while True:
             try:
                 message = await connection.receive()
+            except trio.Cancelled:
+                self.close("left")  # here, as this task may be cancelled before the block of `open_client` is
+                raise
             except ConnectionEnded as ended:
                 if self._session is not None:
                     self._session.handle_end(ended.code)

@@ -225,7 +225,10 @@ class Connection:
                 message = await self._websocket.get_message()
             except trio_websocket.ConnectionClosed as closed:
                 reason = closed.reason
-                self._end(*((ABNORMAL, "") if reason is None else (reason.code, reason.reason or "")))
+                if self._closing is not None:  # trio-websocket calls every end that we began 1000
+                    self._end(*self._closing)
+                else:
+                    self._end(*((ABNORMAL, "") if reason is None else (reason.code, reason.reason or "")))
                 return
             self.counters.messages_in += 1
             if len(self._mailbox) >= MAILBOX_MESSAGES or self._mailbox_bytes + len(message) > MAILBOX_BYTES:

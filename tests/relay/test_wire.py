@@ -6,7 +6,7 @@ import contextlib
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from icesignal import wire
 from icesignal.wire import WireError, WireErrorReason
@@ -115,6 +115,7 @@ def test_what_is_no_frame_is_refused_with_its_reason(data: bytes | str, reason: 
 
 
 @given(st.binary(max_size=300))
+@settings(deadline=None)
 def test_random_bytes_raise_nothing_but_wire_error(data: bytes) -> None:
     """A stranger chooses these bytes."""
     for decode in (wire.decode_client_untrusted, wire.decode_relay_untrusted):
@@ -136,6 +137,7 @@ json_like = st.recursive(
     ),
     st.sampled_from([frame.type for frame in EXAMPLES + RELAY_EXAMPLES]),
 )
+@settings(deadline=None)
 def test_maps_of_wrong_values_raise_nothing_but_wire_error(fields: dict[str, object], kind: str) -> None:
     """Well-formed msgpack with keys of ours and values of any type is what a fuzzer finds next."""
     data = pack(**fields, type=kind)
@@ -145,6 +147,7 @@ def test_maps_of_wrong_values_raise_nothing_but_wire_error(fields: dict[str, obj
 
 
 @given(st.sampled_from(EXAMPLES), st.data())
+@settings(deadline=None)
 def test_mutated_frames_raise_nothing_but_wire_error(frame: wire.Frame, data: st.DataObject) -> None:
     """One flipped byte gets further into a decoder than random bytes do."""
     raw = bytearray(wire.encode(frame)[:2000])

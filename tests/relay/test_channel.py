@@ -1,0 +1,209 @@
+"""From a code to a sealed channel, over a real relay on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import icesignal
+import pytest
+import trio
+from icesignal import wire
+from icesignal.channel import MAX_BODY_BYTES
+from icesignal.pake import Pake
+from icesignal.server import Server
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[icesignal.SealedChannel, icesignal.SealedChannel]]:
+    """Two peers that have met."""
+    channels: list[icesignal.SealedChannel] = []
+    async with icesignal.open_invitation(url) as invitation, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            channels.append(await invitation.wait_peer())
+
+        nursery.start_soon(wait)
+        async with icesignal.open_join(url, invitation.code) as joined:
+            while not channels:
+                await trio.sleep(0)
+            yield channels[0], joined
+
+
+async def test_a_code_leads_to_a_sealed_channel(relay: Server) -> None:
+    """Maps both ways, the same keys on both sides, the relay's servers with its own host filled in."""
+    async with connected(relay.url) as (inviter, joiner):
+        await inviter.send({"candidate": "x", "n": 1, "raw": b"\0"})
+        await joiner.send({"answer": [1, 2, None]})
+        assert await joiner.receive() == {"candidate": "x", "n": 1, "raw": b"\0"}
+        assert await inviter.receive() == {"answer": [1, 2, None]}
+        assert (inviter.role, joiner.role) == ("inviter", "joiner")
+        assert inviter.key("link") == joiner.key("link") != inviter.key("other")
+        assert inviter.ice_servers == joiner.ice_servers == [{"urls": ["stun:127.0.0.1:3478"]}]
+
+
+async def test_the_code_may_carry_the_relay(relay: Server) -> None:
+    """With an embedded relay the joiner knows nothing but the code, however it is spelled."""
+    address = f"127.0.0.1:{relay.port}"
+    async with icesignal.open_invitation(relay.url, address=address) as invitation, trio.open_nursery() as nursery:
+        nursery.start_soon(invitation.wait_peer)
+        async with icesignal.open_join(None, invitation.code.upper().replace("-", " ")) as joined:
+            assert joined.role == "joiner"
+
+
+async def test_a_code_without_relay_needs_one() -> None:
+    """A sentence, not a stack trace."""
+    with pytest.raises(icesignal.CodeMalformed, match="at which relay"):
+        async with icesignal.open_join(None, "7-guitar-ozone"):
+            pass
+
+
+async def test_wrong_words_end_both_sides_and_the_code(relay: Server) -> None:
+    """The inviter learns that somebody guessed, the joiner that he guessed wrong, and neither can go on."""
+    async with icesignal.open_invitation(relay.url) as invitation:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(icesignal.CodeWrong, match="dead"):
+                    await invitation.wait_peer()
+
+            nursery.start_soon(wait)
+            with pytest.raises(icesignal.CodeWrong, match="guitar"):
+                async with icesignal.open_join(relay.url, f"{invitation.nameplate}-gitar-ozone"):
+                    pass
+        with pytest.raises(icesignal.CodeExpired):
+            async with icesignal.open_join(relay.url, invitation.code):
+                pass
+
+
+async def test_a_guesser_that_just_leaves_kills_the_code_too(relay: Server) -> None:
+    """Otherwise it could look at the inviter's proof and come back with another guess."""
+    async with icesignal.open_invitation(relay.url) as invitation, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(icesignal.CodeWrong, match="without showing"):
+                await invitation.wait_peer()
+
+        nursery.start_soon(wait)
+        async with icesignal.open_client(relay.url) as client:
+            await client.join(invitation.nameplate, Pake("joiner", "some-guess").message)
+
+
+async def test_an_inviter_that_sends_garbage_is_a_wrong_code(relay: Server) -> None:
+    """A PAKE message that is no element must not look like a crash."""
+    async with icesignal.open_client(relay.url) as client:
+        nameplate = await client.allocate(b"\xff" * 33)
+        with pytest.raises(icesignal.CodeWrong):
+            async with icesignal.open_join(relay.url, f"{nameplate}-guitar-ozone"):
+                pass
+
+
+async def test_a_silent_partner_is_not_waited_for_for_ever(
+    relay: Server, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Somebody who takes a place and says nothing must not hold the other side."""
+    async with icesignal.open_client(relay.url) as client:
+        nameplate = await client.allocate(Pake("inviter", "guitar-ozone").message)
+        with pytest.raises(icesignal.PeerLeft, match="prove"):
+            async with icesignal.open_join(relay.url, f"{nameplate}-guitar-ozone"):
+                pass
+
+
+async def test_an_invitation_is_good_for_one_peer(relay: Server) -> None:
+    """Waiting twice would be a second guess."""
+    async with icesignal.open_invitation(relay.url) as invitation:
+        with trio.move_on_after(0.01):
+            await invitation.wait_peer()
+        with pytest.raises(RuntimeError, match="one peer"):
+            await invitation.wait_peer()
+
+
+async def test_leaving_is_heard_by_the_other_side_after_what_was_said(relay: Server) -> None:
+    """The last words come first."""
+    async with icesignal.open_invitation(relay.url) as invitation, trio.open_nursery() as nursery:
+
+        async def stay() -> None:
+            channel = await invitation.wait_peer()
+            assert await channel.receive() == {"last": "words"}
+            with pytest.raises(icesignal.PeerLeft):
+                await channel.receive()
+            with pytest.raises(icesignal.PeerLeft):
+                await channel.send({"anybody": "there"})
+
+        nursery.start_soon(stay)
+        async with icesignal.open_join(relay.url, invitation.code) as joined:
+            await joined.send({"last": "words"})
+
+
+async def test_the_block_s_own_error_leaves_unwrapped(relay: Server) -> None:
+    """A user catches his own exception, not a group of it."""
+    with pytest.raises(ZeroDivisionError):
+        async with connected_forever(relay.url):
+            raise ZeroDivisionError
+
+
+@asynccontextmanager
+async def connected_forever(url: str) -> AsyncIterator[None]:
+    async with icesignal.open_client(url), icesignal.open_invitation(url):
+        yield
+
+
+async def test_nothing_is_left_after_the_block(relay: Server) -> None:
+    """No room, no session, no connection, no task."""
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with connected(relay.url):
+        assert relay.statistics()["engine_rooms"] == 1
+    while trio.lowlevel.current_statistics().tasks_living != before:  # the relay's side ends a moment later
+        await trio.sleep(0.001)
+    statistics = relay.statistics()
+    assert (statistics["engine_rooms"], statistics["engine_sessions"], statistics["engine_log_bytes"]) == (0, 0, 0)
+    assert statistics.get("internal_errors", 0) == 0
+    assert statistics["connections_open"] == 0
+
+
+async def test_only_what_msgpack_can_say_may_be_sent(relay: Server) -> None:
+    """The caller's mistake is told to the caller, and the channel lives on."""
+    async with connected(relay.url) as (inviter, joiner):
+        with pytest.raises(ValueError, match="msgpack"):
+            await inviter.send({"what": object()})
+        with pytest.raises(ValueError, match="at most"):
+            await inviter.send({"blob": bytes(wire.MAX_PAYLOAD_BYTES)})
+        largest = {"b": bytes(MAX_BODY_BYTES - 6)}
+        await inviter.send(largest)
+        assert await joiner.receive() == largest
+
+
+async def test_peers_meet_again_without_a_code(relay: Server) -> None:
+    """After sleep: the name and key of the earlier session suffice, and the new keys are new."""
+    async with connected(relay.url) as (inviter, joiner):
+        kept, old_key = (inviter.rendezvous, joiner.rendezvous), inviter.key("link")
+    keys = []
+    async with trio.open_nursery() as nursery:
+
+        async def meet(rendezvous: icesignal.Rendezvous) -> None:
+            async with icesignal.open_rendezvous(relay.url, rendezvous) as channel:
+                keys.append(channel.key("link"))
+                await channel.send({"from": channel.role})
+                assert (await channel.receive())["from"] != channel.role
+                await trio.sleep(0.05)
+
+        for rendezvous in kept:
+            nursery.start_soon(meet, rendezvous)
+    assert keys[0] == keys[1] != old_key
+    assert kept[0].key.hex() not in repr(kept[0])
+
+
+async def test_a_stranger_at_the_rendezvous_is_told_apart(relay: Server) -> None:
+    """The relay knows the name, but not the key."""
+    async with connected(relay.url) as (inviter, joiner):
+        kept, theirs = inviter.rendezvous, joiner.rendezvous
+    stranger = icesignal.Rendezvous(theirs.role, theirs.name, bytes(32))
+    async with trio.open_nursery() as nursery:
+
+        async def meet(rendezvous: icesignal.Rendezvous) -> None:
+            with pytest.raises(icesignal.CodeWrong):
+                async with icesignal.open_rendezvous(relay.url, rendezvous):
+                    pass
+
+        nursery.start_soon(meet, kept)
+        nursery.start_soon(meet, stranger)
