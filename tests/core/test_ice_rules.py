@@ -265,3 +265,19 @@ def test_new_checks_are_never_sent_faster_than_ta(seed: int) -> None:
                 fresh.append(at)
         gaps = [later - earlier for earlier, later in pairwise(fresh)]
         assert all(gap >= constants.TA_S - 1e-9 for gap in gaps)
+
+
+@given(SEEDS)
+@FEW
+def test_both_ends_agree_again_when_a_lossy_link_heals(seed: int) -> None:
+    """Whatever was nominated, answered and lost meanwhile: one path in the end, and no session lost."""
+    world, a, b = bad_world(seed)
+    world.introduce(a, b, ended=seed % 2 == 0)
+    world.run_until(lambda: both(a, b, AgentState.COMPLETED), 60)
+    world.run(30)
+    world.link.loss = 0.0
+    world.run(45)
+    assert both(a, b, AgentState.COMPLETED)
+    mine, theirs = a.data_pair(), b.data_pair()
+    assert mine is not None
+    assert theirs == (mine[1], mine[0])

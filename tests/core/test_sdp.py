@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from iceagent.core import sdp
 
 LINE = (
-    "candidate:842163049 1 udp 1677729535 203.0.113.5 41000 typ srflx raddr 192.0.2.1 rport 1000 generation 0 ufrag Es"
+    "candidate:842163049 1 udp 1677729535 203.0.113.5 41000 typ srflx raddr 192.0.2.1 rport 1 generation 0 ufrag Es"
 )
 ICE_CHARACTERS = st.sampled_from("ABCxyz019+/")
 WORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)
@@ -23,7 +23,7 @@ def test_a_browsers_candidate_is_read_and_written_back_unchanged() -> None:
     assert fields.host == "203.0.113.5"
     assert fields.port == 41000
     assert fields.type == "srflx"
-    assert fields.related == ("192.0.2.1", 1000)
+    assert fields.related == ("192.0.2.1", 1)
     assert fields.extensions == (("generation", "0"), ("ufrag", "Es"))
     assert sdp.format_candidate(fields) == LINE
 

@@ -105,7 +105,7 @@ class CheckRunner:
         self.checks_sent = 0
         self.answers = 0
 
-    def start(self, now: float, pair: CheckPair, kind: CheckKind, rto: float) -> Check:
+    def start(self, now: float, pair: CheckPair, kind: CheckKind, rto: float, *, use_candidate: bool) -> Check:
         """Send the first request of a new transaction.
 
         Args:
@@ -113,6 +113,7 @@ class CheckRunner:
             pair: what to check; the credentials of its remote side must be known.
             kind: what for.
             rto: first retransmission timeout, seconds.
+            use_candidate: whether it nominates (RFC 8445 section 7.1.2).
         """
         if len(self._checks) >= constants.MAX_TRANSACTIONS:
             self._make_room()
@@ -122,7 +123,7 @@ class CheckRunner:
             pair=pair,
             kind=kind,
             transaction_id=transaction_id,
-            data=self._request(pair, kind, transaction_id),
+            data=self._request(pair, transaction_id, use_candidate),
             role_generation=self._roles.generation,
             rto_s=rto,
             gaps_s=gaps_s,
@@ -232,13 +233,13 @@ class CheckRunner:
             return CheckOutcome(check, CheckResult.REVOKED)
         return CheckOutcome(check, CheckResult.FAILED)
 
-    def _request(self, pair: CheckPair, kind: CheckKind, transaction_id: bytes) -> bytes:
+    def _request(self, pair: CheckPair, transaction_id: bytes, use_candidate: bool) -> bytes:
         attributes: list[stun.Attribute] = [
             stun.Username(self._keys.outgoing_username()),
             stun.Priority(as_peer_reflexive(pair.local.priority)),
             self._roles.attribute(),
         ]
-        if kind is CheckKind.NOMINATION:
+        if use_candidate:
             attributes.append(stun.UseCandidate())
         return stun.encode(stun.binding_request(transaction_id, *attributes), key=self._keys.remote_key)
 

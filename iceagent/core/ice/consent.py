@@ -93,7 +93,8 @@ class ConsentKeeper:
         pair = self._context.data_pair
         if pair is not self._pair:
             self._pair = pair
-            self._next_at = now + self._interval_s()
+            # A backup that takes over may have answered last long ago: then its consent is checked at once.
+            self._next_at = now if pair is None else max(now, pair.last_response_at + self._interval_s())
             self._unanswered_since = None
             self._context.runner.cancel(self._probe)
             self._probe = None

@@ -82,7 +82,15 @@ class Context:
             rto = rto_s(waiting, self.checklist.count(PairState.IN_PROGRESS), self.config.ta_s)
         else:
             rto = rto_s(0, 0)
-        return self.runner.start(now, pair, kind, rto)
+        return self.runner.start(now, pair, kind, rto, use_candidate=self._nominates(pair, kind))
+
+    def _nominates(self, pair: CheckPair, kind: CheckKind) -> bool:
+        # Consent checks of the pair we nominated say so again: an answer to an earlier nomination of another pair may
+        # have been lost, and then the peer would use that one. RFC 8445 section 8.1.1 forbids to nominate another
+        # pair, not to repeat oneself.
+        if kind is CheckKind.NOMINATION:
+            return True
+        return kind is CheckKind.CONSENT and self.roles.controlling and pair is self.selected and not self.silent
 
     def has_fresh_consent(self, now: float, pair: CheckPair) -> bool:
         """Whether application data may be sent on a pair (RFC 7675 section 5.1)."""

@@ -39,12 +39,14 @@ class Nominator:
                 context.outbox.emit(HeldDataReleased(pair.base, pair.destination, held))
 
     def invalidate(self, now: float, pair: CheckPair) -> None:
-        """Take a pair off the valid list, for good."""
+        """Take a pair off the valid list, for good.
+
+        What still arrives on it is delivered: RFC 7675 forbids to send, and the peer may well have consent.
+        """
         context = self._context
         pair.consent_lost = True
         pair.valid_local = None
         pair.nominated = pair.nominate_on_success = False
-        context.validated.discard(pair.path)
         context.checklist.untrigger(pair)
         context.runner.discard_pair(pair)
         if self._nominating is not None and self._nominating.pair is pair:
@@ -68,6 +70,8 @@ class Nominator:
         settled = selected is not None and now >= self._selected_at + constants.NOMINATION_SETTLE_S
         if selected is not None and (settled or context.roles.controlling):
             selected.nominated = False
+        for other in context.checklist:
+            other.nominate_on_success = False
         if not pair.nominated:
             pair.nominated = True
             context.outbox.emit(PairNominated(pair.view()))

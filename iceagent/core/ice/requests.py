@@ -141,16 +141,17 @@ class RequestHandler:
             return
         if nominates:
             pair.nominate_on_success = True
-        if nominates or not context.concluded:
-            self._trigger(pair)
+        # Also after a pair was selected (RFC 8445 section 8.3.1 speaks of triggered checks then): where the peer checks
+        # it may soon send.
+        self._trigger(pair)
 
     def _nominate_valid(self, now: float, pair: CheckPair, nominates: bool) -> None:
         context = self._context
         if not nominates or pair is context.selected:
             return
-        if context.has_fresh_consent(now, pair):
+        if now < pair.last_response_at + context.config.consent_expiry_s / 2:
             self._nominator.nominated(now, pair)
-        else:  # a backup last checked long ago: data may be sent on it once our own check is answered (RFC 7675)
+        else:  # a backup last checked long ago: it is used once our own check is answered
             pair.nominate_on_success = True
             context.checklist.trigger(pair)
 

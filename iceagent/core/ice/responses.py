@@ -41,6 +41,8 @@ class ResponseHandler:
         pair = check.pair
         if check.kind is CheckKind.NOMINATION:
             self._nominator.nomination_ended(check)
+        elif check.kind is CheckKind.PROBE and pair.nominate_on_success:
+            self._context.checklist.trigger(pair)  # the peer has chosen this pair, so it works for the peer
         elif check.kind is CheckKind.ORDINARY and pair.check is check:
             pair.check = None
             if pair.state is PairState.IN_PROGRESS:
