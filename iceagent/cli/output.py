@@ -46,9 +46,11 @@ class Output:
 
     def follow_log(self, verbose: int) -> None:
         """Print what the library logs: warnings, with `-v` the course of things, with `-vv` everything."""
-        logger = logging.getLogger()
-        logger.addHandler(_LogHandler(self))
-        logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+        logging.getLogger().addHandler(logging.NullHandler())
+        for name in ("iceagent", "icesignal"):  # not what they stand on, which logs messages and their sizes
+            logger = logging.getLogger(name)
+            logger.addHandler(_LogHandler(self))
+            logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
 
 
 class _LogHandler(logging.Handler):

@@ -124,12 +124,7 @@ async def _establish(
     role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
     async with open_agent(config, role=role) as agent, open_background() as nursery:
         signaling = _Signaling(channel, agent, identity.fingerprint)
-        fingerprint = await signaling.exchange(nursery)
-        try:
-            await agent.wait_connected()
-        except NetworkError as error:
-            raise NoPath(str(error)) from error
-        signaling.is_needed = False
+        fingerprint = await signaling.find_path(nursery)
         async with open_link(
             agent,
             role=LinkRole.SERVER if is_inviter else LinkRole.CLIENT,
@@ -147,26 +142,44 @@ class _Signaling:
     """The exchange of descriptions and candidates; once a path is found, its end no longer matters."""
 
     def __init__(self, channel: icesignal.SealedChannel, agent: Agent, fingerprint: bytes) -> None:
-        self.is_needed = True
+        self._is_needed = True
         self._channel = channel
         self._agent = agent
         self._fingerprint = fingerprint
 
-    async def exchange(self, nursery: trio.Nursery) -> bytes:
-        """Begin to tell the peer about us; return its certificate's fingerprint, and go on hearing of candidates."""
-        nursery.start_soon(self._tolerate, lambda: send_description(self._channel, self._agent, self._fingerprint))
-        with signal_errors(), _peer_left():
-            description = await receive_description(self._channel)
-        self._agent.set_remote_credentials(description.credentials())
-        nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent))
+    async def find_path(self, nursery: trio.Nursery) -> bytes:
+        """Exchange descriptions and candidates until a pair is selected; return the peer's fingerprint.
+
+        Raises:
+            NoPath: there is none.
+            PeerLeft, RelayError: signaling ended before.
+            VersionMismatch: the peer speaks another version.
+        """
+        try:
+            nursery.start_soon(self._tolerate, lambda: send_description(self._channel, self._agent, self._fingerprint))
+            with signal_errors(), _peer_left():
+                description = await receive_description(self._channel)
+            self._agent.set_remote_credentials(description.credentials())
+            nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent))
+            await self._wait_connected()
+        except BaseException:
+            self._channel.close()  # the other side need not wait for what will not come
+            raise
+        self._is_needed = False
         return description.fingerprint
+
+    async def _wait_connected(self) -> None:
+        try:
+            await self._agent.wait_connected()
+        except NetworkError as error:
+            raise NoPath(str(error)) from error
 
     async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
         try:
             with signal_errors(), _peer_left():
                 await talk()
         except (RelayError, PeerLeft) as error:
-            if self.is_needed:
+            if self._is_needed:
                 raise
             _log.info("signaling ended, the session goes on: %s", error)
         except trio.ClosedResourceError:

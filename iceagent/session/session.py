@@ -12,7 +12,7 @@ from iceagent.core.constants import CONSENT_EXPIRY_S
 from iceagent.link import LinkClosedByPeer, LinkLost, LinkStream
 from iceagent.session.background import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
-from iceagent.session.errors import PeerLost
+from iceagent.session.errors import PeerLeft, PeerLost
 from iceagent.session.path import Path
 from iceagent.session.raw import RawLink
 from iceagent.session.streams import StreamRouter
@@ -78,16 +78,13 @@ class Session:
         """The path in use now; None while there is none."""
         return self._read_path()
 
-    async def paths(self) -> AsyncIterator[Path]:
+    def paths(self) -> AsyncIterator[Path]:
         """Iterate over the paths: the one in use now, then each one the session moves to."""
-        shown: Path | None = None
-        while True:
-            changed = self._path_changed
-            path = self.path
-            if path is not None and not path.same_route(shown):
-                shown = path
-                yield path
-            await changed.wait()
+        return _Paths(self)
+
+    async def wait_path_changed(self) -> None:
+        """Wait for the next change of path."""
+        await self._path_changed.wait()
 
     def notify_path_changed(self) -> None:
         """Wake everybody who follows `paths()`."""
@@ -99,18 +96,36 @@ class Session:
 
         Raises:
             PeerLost: the other side fell silent, and no path led to it for as long as consent lasts.
-            RemoteError: the other side broke the protocol.
+            PeerLeft: the other side ended it by an error, or broke the link's protocol.
         """
         await self._link.wait_closed()
         reason = self._link.close_reason
         if isinstance(reason, LinkLost):
             raise PeerLost(PEER_LOST) from reason
         if reason is not None and not isinstance(reason, LinkClosedByPeer):
-            raise reason
+            raise PeerLeft(str(reason)) from reason
 
     def statistics(self) -> Any:
         """Return the link's counters."""
         return self._link.statistics()
+
+
+class _Paths:
+    """One reader's place among a session's paths. Holds no resources: it may be dropped at any point."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._shown: Path | None = None
+
+    def __aiter__(self) -> _Paths:
+        return self
+
+    async def __anext__(self) -> Path:
+        await trio.lowlevel.checkpoint()
+        while (path := self._session.path) is None or path.same_route(self._shown):
+            await self._session.wait_path_changed()
+        self._shown = path
+        return path
 
 
 @asynccontextmanager

@@ -153,14 +153,11 @@ async def connect_target(target: TcpTarget | UnixTarget) -> trio.SocketStream:
         with trio.fail_after(CONNECT_TIMEOUT_S):
             if isinstance(target, UnixTarget):
                 return await trio.open_unix_socket(target.path)
-            stream = await trio.open_tcp_stream(target.host, target.port)
+            return await trio.open_tcp_stream(target.host, target.port)
     except trio.TooSlowError:
         raise FailedError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
     except (OSError, UnicodeError) as error:
         raise FailedError(explain_os_error(error)) from error
-    with suppress(OSError):
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return stream
 
 
 def explain_os_error(error: Exception) -> str:

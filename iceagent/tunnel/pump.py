@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 import trio
@@ -136,7 +137,8 @@ def break_off(stream: ByteStream) -> None:
         if stream.socket.fileno() < 0:
             return
         if stream.socket.family in {socket.AF_INET, socket.AF_INET6}:
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            with suppress(OSError):  # some systems refuse once the peer has reset the connection itself
+                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
         stream.socket.close()
     elif isinstance(stream, Closable):
         stream.close()
