@@ -13,6 +13,7 @@ from iceagent.link.errors import (
 )
 from iceagent.link.identity import LinkIdentity, generate_identity
 from iceagent.link.link import Link, LinkStatistics, open_link
+from iceagent.link.quic import preload
 from iceagent.link.stream import LinkStream
 from iceagent.link.transport import DatagramTransport
 
@@ -34,4 +35,5 @@ __all__ = [
     "StreamReset",
     "generate_identity",
     "open_link",
+    "preload",
 ]

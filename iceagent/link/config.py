@@ -17,6 +17,7 @@ PACKET_SIZE = 1200
 MAX_PACKET_SIZE = 1472
 MAX_NAME_SIZE = KIB
 MIN_WINDOW = 4 * KIB  # the name of a stream must always fit
+MAX_STREAMS = 512  # that the peer may have open at once
 MAX_DATAGRAM_SIZE = 65_507  # the largest UDP payload over IPv4, so that any UDP datagram can be tunnelled
 
 
@@ -54,11 +55,11 @@ class LinkConfig:
     """
 
     stream_window: int = 4 * MIB
-    initial_window: int = 64 * KIB
+    initial_window: int = 32 * KIB
     link_ceiling: int = 32 * MIB
     send_buffer: int = 512 * KIB
     link_send_buffer: int = 8 * MIB
-    accept_backlog: int = 128
+    accept_backlog: int = MAX_STREAMS
     datagram_queue: int = 1024
     datagram_patience_s: float = 0.25
     idle_timeout_s: float = 120.0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from iceagent.errors import IceError, NetworkError, RemoteError
-from iceagent.link.quic import QuicClose
+
+if TYPE_CHECKING:
+    from iceagent.link.quic import QuicClose
 
 
 class LinkCode(IntEnum):

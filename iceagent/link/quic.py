@@ -1,6 +1,7 @@
-"""The one module that knows the QUIC libraries: `qh3` by default, `aioquic` as the second backend.
+"""The adapter to the QUIC libraries: `qh3` by default, `aioquic` as the second backend.
 
-Both are sans-IO with nearly the same interface. What they lack is made good here or above (see docs/architecture.md):
+Both are sans-IO with nearly the same interface; `quic_qh3` and `quic_aioquic` hold what differs, and nothing else of
+the link knows them. What they lack is made good here or above:
 
 - Each sees one constant pair of made-up addresses. ICE alone chooses the path; QUIC must not think of migration.
 - The server's connection starts with the first Initial packet, whose destination connection id it needs.
@@ -10,7 +11,6 @@ Both are sans-IO with nearly the same interface. What they lack is made good her
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import ssl
 from abc import ABC, abstractmethod
@@ -307,157 +307,13 @@ class QuicEndpoint(ABC):
         }
 
 
-class Qh3Endpoint(QuicEndpoint):
-    """`qh3`: the protocol in Rust, whole GRO buffers in one call, post-quantum key exchange by default."""
+def preload(backend: str = "qh3") -> None:
+    """Import the library of `backend` (some 50 ms) while there is time, rather than when a link opens.
 
-    def _create(self, original_destination_cid: bytes | None) -> Any:
-        from qh3.quic.configuration import QuicConfiguration
-        from qh3.quic.connection import QuicConnection
-
-        configuration = QuicConfiguration(**self._settings(), probe_datagram_size=False)
-        if self.role is LinkRole.CLIENT:
-            configuration.assert_fingerprint = self.peer_fingerprint.hex()
-        else:
-            configuration.load_cert_chain(self.identity.certificate_pem, self.identity.private_key_pem)
-        return QuicConnection(configuration=configuration, original_destination_connection_id=original_destination_cid)
-
-    def _core(self) -> Any:
-        return None if self._connection is None else self._connection._core  # noqa: SLF001 - no public statistics
-
-    def _answers(self) -> bool:
-        core = self._core()
-        return core is not None and core.received_authenticated_packet
-
-    def _receive_batch(self, batch: Batch, now: float) -> None:
-        self._connection.receive_gro_buffer(batch.data, batch.segment_size, self._peer_address, now)
-
-    def peer_certificate_fingerprint(self) -> bytes | None:
-        """SHA-256 of what the peer presented."""
-        certificate = self._connection.get_peercert()
-        return None if certificate is None else hashlib.sha256(certificate.public_bytes()).digest()
-
-    def send_buffer_size(self, stream_id: int | None = None) -> int:
-        """Bytes not yet sent for the first time."""
-        size: int = self._connection.get_send_buffer_size(stream_id)
-        return size
-
-    @property
-    def bytes_in_flight(self) -> int:
-        """Bytes sent and not settled."""
-        core = self._core()
-        return 0 if core is None else core.bytes_in_flight
-
-    @property
-    def congestion_window(self) -> int:
-        """Bytes that may be in flight."""
-        core = self._core()
-        return 0 if core is None else core.congestion_window
-
-    @property
-    def rtt_s(self) -> float | None:
-        """The smoothed round-trip time."""
-        core = self._core()
-        return None if core is None else core.smoothed_rtt
-
-    @property
-    def packets_lost(self) -> int:
-        """Packets declared lost."""
-        core = self._core()
-        return 0 if core is None else core.loss_total
-
-    def forget_path(self) -> None:
-        """Nothing: the library has no setter. The first acknowledgement ends the probe back-off, which hurts most."""
-
-    def can_open_stream(self) -> bool:
-        """Whether one more stream is allowed."""
-        next_id: int = self._connection.get_next_available_stream_id()
-        limit: int = self._connection.max_concurrent_bidi_streams
-        return next_id // 4 < limit
-
-    def _events(self) -> Any:
-        from qh3.quic import events
-
-        return events
-
-
-class AioquicEndpoint(QuicEndpoint):
-    """`aioquic`: all Python, about a tenth as fast; an independent implementation to test the link with."""
-
-    def _create(self, original_destination_cid: bytes | None) -> Any:
-        from aioquic.quic.configuration import QuicConfiguration
-        from aioquic.quic.connection import QuicConnection
-        from cryptography import x509
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-        configuration = QuicConfiguration(**self._settings())
-        if self.role is LinkRole.SERVER:
-            configuration.certificate = x509.load_pem_x509_certificate(self.identity.certificate_pem)
-            configuration.private_key = load_pem_private_key(self.identity.private_key_pem, None)
-        return QuicConnection(configuration=configuration, original_destination_connection_id=original_destination_cid)
-
-    def _answers(self) -> bool:
-        return bool(self._connection._network_paths)  # noqa: SLF001 - set by the first packet that decrypts
-
-    def _receive_batch(self, batch: Batch, now: float) -> None:
-        for datagram in batch.datagrams():
-            self._connection.receive_datagram(datagram, self._peer_address, now)
-
-    def peer_certificate_fingerprint(self) -> bytes | None:
-        """SHA-256 of what the peer presented."""
-        from cryptography.hazmat.primitives.hashes import SHA256
-
-        certificate = self._connection.tls._peer_certificate  # noqa: SLF001 - not public
-        return None if certificate is None else certificate.fingerprint(SHA256())
-
-    def send_buffer_size(self, stream_id: int | None = None) -> int:
-        """Bytes not yet sent for the first time."""
-        streams = self._connection._streams  # noqa: SLF001 - not public
-        chosen = streams.values() if stream_id is None else filter(None, (streams.get(stream_id),))
-        return sum(stream.sender._buffer_stop - stream.sender.highest_offset for stream in chosen)  # noqa: SLF001
-
-    @property
-    def bytes_in_flight(self) -> int:
-        """Bytes sent and not settled."""
-        return 0 if self._connection is None else self._connection._loss.bytes_in_flight  # noqa: SLF001 - not public
-
-    @property
-    def congestion_window(self) -> int:
-        """Bytes that may be in flight."""
-        return 0 if self._connection is None else self._connection._loss.congestion_window  # noqa: SLF001 - not public
-
-    @property
-    def rtt_s(self) -> float | None:
-        """The smoothed round-trip time."""
-        if self._connection is None or not self._connection._loss._rtt_initialized:  # noqa: SLF001 - not public
-            return None
-        rtt: float = self._connection._loss._rtt_smoothed  # noqa: SLF001 - not public
-        return rtt
-
-    @property
-    def packets_lost(self) -> int:
-        """Packets declared lost."""
-        return 0
-
-    def forget_path(self) -> None:
-        """Start round-trip time and probe back-off afresh, as RFC 9002 section 6.2.2 does for a new path."""
-        loss = self._connection._loss  # noqa: SLF001 - not public
-        loss._rtt_initialized = False  # noqa: SLF001
-        loss._rtt_min = float("inf")  # noqa: SLF001
-        loss._pto_count = 0  # noqa: SLF001
-
-    def can_open_stream(self) -> bool:
-        """Whether one more stream is allowed."""
-        next_id: int = self._connection.get_next_available_stream_id()
-        limit: int = self._connection._remote_max_streams_bidi  # noqa: SLF001 - not public
-        return next_id // 4 < limit
-
-    def _events(self) -> Any:
-        from aioquic.quic import events
-
-        return events
-
-
-_BACKENDS: dict[str, type[QuicEndpoint]] = {"qh3": Qh3Endpoint, "aioquic": AioquicEndpoint}
+    Raises:
+        LocalError: there is no such backend, or its library is not installed.
+    """
+    _endpoint_class(backend)
 
 
 def create_endpoint(
@@ -466,8 +322,21 @@ def create_endpoint(
     """Return an endpoint of the library named `backend`.
 
     Raises:
-        LocalError: there is no such backend.
+        LocalError: there is no such backend, or its library is not installed.
     """
-    if backend not in _BACKENDS:
-        raise LocalError(f"no QUIC backend {backend!r}; there are: {', '.join(_BACKENDS)}")
-    return _BACKENDS[backend](role, identity, peer_fingerprint, config)
+    return _endpoint_class(backend)(role, identity, peer_fingerprint, config)
+
+
+def _endpoint_class(backend: str) -> type[QuicEndpoint]:
+    try:
+        if backend == "qh3":
+            from iceagent.link.quic_qh3 import Qh3Endpoint
+
+            return Qh3Endpoint
+        if backend == "aioquic":
+            from iceagent.link.quic_aioquic import AioquicEndpoint
+
+            return AioquicEndpoint
+    except ImportError as exc:
+        raise LocalError(f"the QUIC library {backend} is not installed: pip install {backend}") from exc
+    raise LocalError(f"no QUIC backend {backend!r}; there are qh3 and aioquic")

@@ -11,6 +11,7 @@ import trio.testing
 
 from iceagent.errors import LocalError
 from iceagent.link import LinkConfig, StreamCode, StreamReset
+from iceagent.link.config import MAX_STREAMS
 
 
 async def test_stream_carries_its_name_and_data_both_ways(ends, autojump_clock) -> None:
@@ -90,7 +91,8 @@ async def test_sixty_four_streams_at_once_keep_their_data_apart(ends, autojump_c
 
 async def test_streams_beyond_the_concurrent_limit_wait_their_turn(ends, autojump_clock) -> None:
     """The peer's limit on open streams delays a stream, it breaks nothing; closed ones make room."""
-    count = 300
+    count = MAX_STREAMS + 100
+    most = 0
     async with ends(delay_s=0.001).links() as (client, server), trio.open_nursery() as nursery:
 
         async def write(number: int) -> None:
@@ -98,6 +100,9 @@ async def test_streams_beyond_the_concurrent_limit_wait_their_turn(ends, autojum
                 assert await stream.receive_some() == b"ok"
 
         async def answer() -> None:
+            nonlocal most
+            await trio.sleep(1)
+            most = len(server._protocol.incoming)
             for _ in range(count):
                 async with await server.accept_stream() as stream:
                     await stream.send_all(b"ok")
@@ -105,6 +110,7 @@ async def test_streams_beyond_the_concurrent_limit_wait_their_turn(ends, autojum
         nursery.start_soon(answer)
         for number in range(count):
             nursery.start_soon(write, number)
+    assert most == MAX_STREAMS - 1  # the control stream is the first
 
 
 async def test_a_stopped_reader_stops_the_writer_and_nobody_else(ends, autojump_clock) -> None:
@@ -198,9 +204,9 @@ async def test_close_after_sending_delivers_everything(ends, autojump_clock) -> 
     """`async with stream` around a `send_all` is the common case: it must not cut the tail off."""
     async with ends(delay_s=0.05).links() as (client, server):
         async with await client.open_stream("letter") as stream:
-            await stream.send_all(bytes(50_000))
+            await stream.send_all(bytes(20_000))
         other = await server.accept_stream()
-        assert sum([len(chunk) async for chunk in other]) == 50_000
+        assert sum([len(chunk) async for chunk in other]) == 20_000
         await trio.sleep(1)
         with pytest.raises(trio.BrokenResourceError):
             await other.send_all(b"nobody listens")
