@@ -1,12 +1,12 @@
 """Milliseconds from two open agents to both connected: loopback, candidates trickled, both in this process.
 
-Run: python benchmarks/agent_connect.py [RUNS]
+    agent_connect.py [--runs 50] [--smoke]
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 
 import trio
@@ -51,4 +51,8 @@ async def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--smoke", action="store_true")
+    options = parser.parse_args()
+    trio.run(main, 3 if options.smoke else options.runs)

@@ -1,11 +1,11 @@
 """Datagrams per second through loopback, both ends in this process: one await each, plain batches, GSO/GRO batches.
 
-Run: python benchmarks/udp_batch.py [SECONDS]
+    udp_batch.py [--seconds 1] [--smoke]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Awaitable, Callable
 
@@ -68,4 +68,8 @@ async def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--smoke", action="store_true")
+    options = parser.parse_args()
+    trio.run(main, 0.1 if options.smoke else options.seconds)
