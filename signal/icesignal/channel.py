@@ -103,7 +103,7 @@ class SealedChannel:
             raise ValueError(f"a message has at most {MAX_BODY_BYTES} bytes when packed, not {len(body)}")
         if self._over is not None:
             raise self._over
-        await self._client.send(self._sealer.seal(KIND_MAP + body))
+        await self._send_sealed(KIND_MAP + body)
 
     async def receive(self) -> dict[str, Any]:
         """Return the peer's next map.
@@ -177,7 +177,12 @@ class SealedChannel:
             return  # once for each place: a relay that reorders must not make us talk without end
         self._asked_for = expected
         self.counters["repeats_asked"] += 1
-        await self._client.send(self._sealer.seal(KIND_REPEAT + expected.to_bytes(COUNTER_BYTES, "big")))
+        await self._send_sealed(KIND_REPEAT + expected.to_bytes(COUNTER_BYTES, "big"))
+
+    async def _send_sealed(self, plaintext: bytes) -> None:
+        await self._client.wait_may_send()
+        # No wait between sealing and queueing: several senders must go out in the order of their counters.
+        self._client.send_nowait(self._sealer.seal(plaintext))
 
     async def _repeat(self, counter: int) -> None:
         payloads = self._sealer.since(counter)

@@ -143,14 +143,31 @@ class Client:
             ValueError: the payload is empty or longer than 61,440 bytes.
             SignalError: the session is over.
         """
-        if not 0 < len(payload) <= wire.MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a payload has 1 to {wire.MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+        await self.wait_may_send()
+        self.send_nowait(payload)
+
+    async def wait_may_send(self) -> None:
+        """Wait until `send_nowait` may be called; there must be no other wait before the call.
+
+        Raises:
+            SignalError: the session is over.
+        """
         session = self._require_session()
         await trio.lowlevel.checkpoint()
         while session.over is None and not session.may_send:
             await self._wait_change()
         if session.over is not None:
             raise session.over
+
+    def send_nowait(self, payload: bytes) -> None:
+        """Queue bytes for the other member, after `wait_may_send`.
+
+        Raises:
+            ValueError: the payload is empty or longer than 61,440 bytes.
+        """
+        if not 0 < len(payload) <= wire.MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a payload has 1 to {wire.MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+        session = self._require_session()
         frame = session.send(payload)
         if session.is_live:
             self._transmit(frame)
@@ -201,13 +218,19 @@ class Client:
         if self.is_connected:
             self._transmit(session.begin())
         self._notify()
-        with trio.move_on_after(self._timeout_s):
-            while session.joined is None and session.refused is None and session.over is None:
-                await self._wait_change()
+        try:
+            with trio.move_on_after(self._timeout_s):
+                while session.joined is None and session.refused is None and session.over is None:
+                    await self._wait_change()
+        finally:
+            if session.joined is None:
+                self._session = None
+                if session.refused is None and self._connection is not None:
+                    # An answer may still come; nobody waits for it, and the place it gives is not to be held.
+                    self._connection.abort(wire.CloseCode.GOING_AWAY)
         if session.joined is not None:
             return session.joined.room
-        self._session = None
-        silent = RelayUnreachable(f"the relay {self.url} did not answer within {self._timeout_s:g} s")
+        silent = RelayUnreachable(f"the relay {self.url} did not answer within {self._timeout_s:g} s. {ADVICE}")
         raise session.refused or session.over or silent
 
     def _transmit(self, frame: wire.Frame) -> None:

@@ -31,6 +31,7 @@ from icesignal.transport import HandshakeFailed, PrefixedStream, accept_websocke
 
 logger = logging.getLogger("icesignal.server")
 RESPONSE_TIMEOUT_S = 5.0
+FREE_PORT_ATTEMPTS = 5
 WEBSOCKET_PATHS = frozenset({"/", "/v1"})
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 
@@ -228,6 +229,23 @@ def _ice_servers(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:
         raise ValueError(f'an ICE server looks like {{"urls": ["stun:host:3478"]}}: {error}') from None
 
 
+async def _listen(host: str | None, port: int) -> list[trio.SocketListener]:
+    """Return listening sockets, all of one port: a host of several addresses must not get a free port for each."""
+    for attempts_left in reversed(range(FREE_PORT_ATTEMPTS)):
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        ports = {listener.socket.getsockname()[1] for listener in listeners}
+        if len(ports) == 1:
+            return listeners
+        for listener in listeners:
+            await listener.aclose()
+        try:
+            return await trio.open_tcp_listeners(ports.pop(), host=host)
+        except OSError:
+            if not attempts_left:
+                raise
+    raise AssertionError("unreachable")
+
+
 @asynccontextmanager
 async def serve(
     *,
@@ -256,7 +274,7 @@ async def serve(
     """
     rooms = engine or MemoryEngine()
     server = Server(rooms, limits or Limits(), _ice_servers(ice_servers), ssl_context, parse_networks(trusted_proxies))
-    listeners = await trio.open_tcp_listeners(port, host=host)
+    listeners = await _listen(host, port)
     server.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
     async with rooms.run(), open_background() as nursery:
         await nursery.start(partial(trio.serve_listeners, server.handle_stream, listeners))

@@ -34,7 +34,7 @@ class Limits:
     max_connections: int = 4_096
     max_connections_per_source: int = 64
     connections: Rate = Rate(100, 5)
-    joins: Rate = Rate(60, 0.5)
+    joins: Rate = Rate(100, 0.5)
     messages: Rate = Rate(1_000, 100)
     bytes: Rate = Rate(4 << 20, 512 << 10)
     failed_join_cost: float = 5.0

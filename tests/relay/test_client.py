@@ -350,3 +350,23 @@ async def test_a_cancelled_client_leaves_at_once_and_says_so(relay: Server) -> N
         await inviter.wait_peer()
         with pytest.raises(icesignal.PeerLeft):
             await inviter.receive()
+
+
+async def test_a_cancelled_wish_may_be_followed_by_another(relay: Server) -> None:
+    """A timeout around `allocate` must not leave the client in a room that nobody knows of."""
+    async with icesignal.open_client(relay.url) as client:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.allocate()
+        assert scope.cancelled_caught
+        assert await client.allocate()
+
+
+async def test_many_senders_share_one_channel_in_order(relay: Server) -> None:
+    """Counters go out in the order in which they were used; nothing has to be repeated."""
+    async with sealed_pair(relay.url) as (inviter, joiner):
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                nursery.start_soon(inviter.send, {"n": number})
+        assert sorted([(await joiner.receive())["n"] for _ in range(40)]) == list(range(40))
+        assert joiner.counters["repeats_asked"] == 0

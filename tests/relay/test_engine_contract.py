@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 from icesignal import wire
 from icesignal.rooms import RoomLimits
 from icesignal.wire import CloseCode, ErrorCode

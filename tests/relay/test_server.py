@@ -408,3 +408,11 @@ async def test_trap_42_only_configured_proxies_speak_for_others(http_exchange) -
         statuses = [(await http_exchange(relay.port, header + plain))[9:12] for _ in range(3)]
         assert statuses == [b"200", b"200", b"429"]
         assert (await http_exchange(relay.port, b"PROXY TCP9 nonsense\r\n" + plain))[9:12] == b"400"
+
+
+async def test_all_addresses_of_a_host_share_one_port() -> None:
+    """A free port for each family would make half of the clients fail."""
+    async with serve(host="localhost") as relay:
+        assert len({port for _host, port in relay.addresses}) == 1
+        async with icesignal.open_client(relay.url):
+            pass

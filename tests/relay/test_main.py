@@ -1,0 +1,92 @@
+"""`icesignal-relay`, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import icesignal
+import pytest
+from click.testing import CliRunner
+from icesignal.main import main, parse_listen
+
+COMMAND = [sys.executable, "-c", "from icesignal.main import main; main()"]
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("0.0.0.0:1", "0.0.0.0", 1),
+        ("[::]:8080", "::", 8080),
+        (":8080", None, 8080),
+        ("8080", "127.0.0.1", 8080),
+        ("localhost:0", "localhost", 0),
+    ],
+)
+def test_listen_addresses_are_understood(text: str, host: str | None, port: int) -> None:
+    """A bare port means loopback: nobody opens a relay to the world by leaving something out."""
+    assert parse_listen(text) == (host, port)
+
+
+@pytest.mark.parametrize("text", ["", "host", "::1:80", "host:99999", "ho st:80", "[1.2.3.4]:80", "host:-1"])
+def test_malformed_listen_addresses_come_with_an_example(text: str) -> None:
+    """Exit 2 and a right one to copy."""
+    with pytest.raises(click.BadParameter, match="as in"):
+        parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--listen", "nonsense"],
+        ["--stun", "http://x"],
+        ["--tls-cert", "only.pem"],
+        ["--tls-cert", "missing.pem", "--tls-key", "missing.pem"],
+        ["--trusted-proxy", "ten"],
+    ],
+)
+def test_usage_errors_exit_2(arguments: list[str]) -> None:
+    """Before anything listens."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+
+
+def test_a_port_in_use_exits_9_with_a_json_line() -> None:
+    """Scripts read the line, people the sentence."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run([*COMMAND, "--listen", address, "--json"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 9
+    assert json.loads(done.stdout) | {"message": ""} == {"kind": "error", "exit": 9, "message": ""}
+    assert address in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+async def test_it_listens_serves_and_ends_on_a_signal(number: int, code: int, tmp_path: Path) -> None:
+    """One JSON line says where; a signal ends it at once."""
+    process = subprocess.Popen(
+        [*COMMAND, "--listen", "127.0.0.1:0", "--json", "--stun", "stun::3478"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            line = json.loads(process.stdout.readline())
+            assert line["kind"] == "listening"
+            async with icesignal.open_client(line["url"]) as client:
+                await client.allocate()
+                assert client.ice_servers == [{"urls": ["stun:127.0.0.1:3478"]}]
+                process.send_signal(number)
+                assert process.wait(timeout=10) == code
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
