@@ -70,11 +70,10 @@ def report(name: str, times: list[float], target_ms: float | None) -> None:
     print(f"{name:14} median {statistics.median(times):7.1f} ms of {len(times)}, slowest {max(times):7.1f} ms{against}")
 
 
-def serve(run: Processes) -> tuple[str, str]:
-    """Start source and relay; return the target and the relay's URL."""
-    port = run.start(*TRAFFIC, "source").wait_for("ready")["port"]
-    relay = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
-    return f"127.0.0.1:{port}", relay
+def start_relay(run: Processes) -> str:
+    """Start a relay, one for each part, since a relay limits how often one address may join; return its URL."""
+    url: str = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
+    return url
 
 
 def start_listener(run: Processes, relay: str, target: str, runs: int) -> Process:
@@ -100,13 +99,15 @@ def main() -> None:
         return
     runs = 3 if options.smoke else options.runs
     with processes() as run:
-        target, relay = serve(run)
+        target = f"127.0.0.1:{run.start(*TRAFFIC, 'source').wait_for('ready')['port']}"
+        relay = start_relay(run)
         report("straight TCP", [trio.run(straight, target) for _ in range(runs)], None)
         listener = start_listener(run, relay, target, runs)
         report(
             "API", [trio.run(through_api, listener.wait_for("code")["code"], relay, target) for _ in range(runs)], 250
         )
         listener.wait(10)
+        relay = start_relay(run)
         report("command line", [through_command_line(run, relay, target) for _ in range(runs)], 800)
 
 
