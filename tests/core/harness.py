@@ -75,6 +75,7 @@ class World:
         self.sent: list[tuple[float, ice.IceAgent, Transmit]] = []
         self.received: dict[int, list[bytes]] = {}
         self.trace: list[tuple[float, str]] = []
+        self.filter: Callable[[Transmit], bool] = lambda transmit: True
         self._number = 0
 
     def add(self, one: ice.IceAgent) -> ice.IceAgent:
@@ -133,7 +134,8 @@ class World:
             source = public
         copies = 1 + (self.random.random() < link.duplication)
         for _ in range(copies):
-            if self.random.random() < link.loss or link.blocked(transmit.local, destination):
+            lost = self.random.random() < link.loss or link.blocked(transmit.local, destination)
+            if lost or not self.filter(transmit):
                 continue
             inside = self.mapped.get(destination, destination)
             target = self.owner.get(inside)

@@ -98,6 +98,27 @@ def test_another_pair_takes_over_when_the_selected_one_dies(backup_is_valid: boo
     assert AgentState.FAILED not in world.states(a) + world.states(b)
 
 
+def test_what_still_arrives_on_a_path_that_lost_consent_is_delivered_but_nothing_is_sent_there() -> None:
+    """RFC 7675 forbids to send; the peer may have consent for its direction and use it."""
+    world, a, b = two_paths(backup_is_valid=True)
+    # On the selected path the controlled side's requests are lost, so it loses consent there; the other keeps it.
+    world.filter = lambda transmit: not (transmit.local == B4 and transmit.data[:2] == b"\x00\x01")
+    world.run_until(lambda: bool(world.of_kind(b, ice.ConsentLost)), 40)
+    start = world.now
+    assert a.data_pair() == (A4, B4)
+    assert b.data_pair() == (B2, A2)
+    world.run(60)
+    assert both(a, b, AgentState.COMPLETED) or b.state is AgentState.CONNECTED
+    world.send_data(a, b"to b")
+    world.send_data(b, b"to a")
+    world.run(1)
+    assert world.received[id(b)] == [b"to b"]
+    assert world.received[id(a)] == [b"to a"]
+    late = [t for at, one, t in world.sent if one is b and at > start and (t.local, t.remote) == (B4, A4)]
+    assert late, "checks are still answered there"
+    assert all(stun.decode(transmit.data).message_class is stun.MessageClass.SUCCESS for transmit in late)
+
+
 def test_pairs_not_used_are_kept_alive_with_indications_every_15_seconds() -> None:
     """RFC 8445 section 11: NAT bindings of backups must live; no authentication, and a fingerprint."""
     world, a, _ = two_paths(backup_is_valid=True)

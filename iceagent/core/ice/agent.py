@@ -154,7 +154,6 @@ class IceAgent:
             raise ValueError("the peer's credentials are already set; new ones need a new session")
         context.keys.set_remote(credentials)
         context.started_at = now
-        context.remote_lite = lite
         if lite and not context.roles.controlling:
             context.roles.switch()
             context.role_changed()

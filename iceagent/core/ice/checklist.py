@@ -94,7 +94,8 @@ class Checklist:
         kept_all = True
         if len(self.pairs) >= self._max_pairs:
             kept_all = False
-            idle = [other for other in self if other.state not in (PairState.IN_PROGRESS, PairState.SUCCEEDED)]
+            busy = (PairState.IN_PROGRESS, PairState.SUCCEEDED)
+            idle = [other for other in self if other.state not in busy and not other.consent_lost]
             worst = min(idle, key=lambda other: (other.state is not PairState.FAILED, other.priority), default=None)
             if worst is None or (
                 worst.state is not PairState.FAILED and worst.priority >= pair.priority and not needed
@@ -113,9 +114,7 @@ class Checklist:
         Source: RFC 8445 section 6.1.2.6.
         """
         self._started = True
-        for pair in sorted(self, key=lambda pair: pair.priority, reverse=True):
-            if pair.state is PairState.FROZEN and not self._is_held_back(pair):
-                self.set_state(pair, PairState.WAITING)
+        self._thaw()
 
     def rank_all(self, controlling: bool) -> None:
         """Compute all priorities anew."""
@@ -135,18 +134,24 @@ class Checklist:
         if succeeded or not any(other.state in (PairState.WAITING, PairState.IN_PROGRESS) for other in same):
             pair.set_state(PairState.WAITING)
 
-    def _is_held_back(self, pair: CheckPair) -> bool:
+    def _held_foundations(self) -> set[tuple[str, str]]:
         # Deviation from RFC 8445 section 6.1.4.2 step 2, where an In-Progress pair holds its foundation back until its
         # transaction ends, 39.5 s after it began if nothing answers. Here only a check that has not been retransmitted
         # does: after one silent RTO the next pair of the group gets its turn.
-        for other in self:
-            if other is pair or other.foundation != pair.foundation:
-                continue
-            if other.state is PairState.WAITING:
-                return True
-            if other.state is PairState.IN_PROGRESS and (other.check is None or other.check.sends <= 1):
-                return True
-        return False
+        return {
+            pair.foundation
+            for pair in self
+            if pair.state is PairState.WAITING
+            or (pair.state is PairState.IN_PROGRESS and (pair.check is None or pair.check.sends <= 1))
+        }
+
+    def _thaw(self) -> None:
+        """Let the best frozen pair of each foundation wait that is not held back."""
+        held = self._held_foundations()
+        for pair in sorted(self, key=lambda pair: pair.priority, reverse=True):
+            if pair.state is PairState.FROZEN and pair.foundation not in held:
+                held.add(pair.foundation)
+                self.set_state(pair, PairState.WAITING)
 
     def thaw_foundation(self, foundation: tuple[str, str]) -> None:
         """Let all frozen pairs of a foundation wait: one of them has succeeded (RFC 8445 section 7.2.5.3.3)."""
@@ -178,9 +183,7 @@ class Checklist:
         """Return the waiting pair of highest priority, thawing foundations if none waits (RFC 8445 section 6.1.4.2)."""
         best = self._best_waiting()
         if best is None and self._started:
-            for pair in sorted(self, key=lambda pair: pair.priority, reverse=True):
-                if pair.state is PairState.FROZEN and not self._is_held_back(pair):
-                    self.set_state(pair, PairState.WAITING)
+            self._thaw()
             best = self._best_waiting()
         return best
 
@@ -188,10 +191,10 @@ class Checklist:
         """Whether `next_ordinary` would return a pair."""
         if not self._started:
             return False
-        return any(
-            pair.state is PairState.WAITING or (pair.state is PairState.FROZEN and not self._is_held_back(pair))
-            for pair in self
-        )
+        if any(pair.state is PairState.WAITING for pair in self):
+            return True
+        frozen = {pair.foundation for pair in self if pair.state is PairState.FROZEN}
+        return bool(frozen) and not frozen <= self._held_foundations()
 
     def count(self, state: PairState) -> int:
         """Return how many pairs are in a state."""

@@ -54,7 +54,6 @@ class Context:
         self.next_slot_at = float("-inf")
         self.loss = ""
         self.requests_received = 0
-        self.remote_lite = False
 
     @property
     def running(self) -> bool:
