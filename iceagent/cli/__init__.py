@@ -13,4 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run_app(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
+        from iceagent.cli.output import Output
+
+        Output(as_json="--json" in sys.argv).error(130, "interrupted")
         return 130

@@ -34,6 +34,7 @@ def exit_of(error: BaseException) -> Exit:
 def _table() -> dict[type, Exit]:
     """Return the table; imported here because most runs need none of it."""
     from iceagent import errors
+    from iceagent.link import errors as link
     from iceagent.session import errors as session
     from iceagent.tunnel import errors as tunnel
 
@@ -50,6 +51,8 @@ def _table() -> dict[type, Exit]:
         tunnel.LocalIOError: Exit.LOCAL_IO,
         tunnel.RefusedError: Exit.REFUSED,
         tunnel.FailedError: Exit.REFUSED,
+        link.AuthenticationError: Exit.REFUSED,
+        link.LinkError: Exit.NO_PATH,
         errors.LocalError: Exit.USAGE,
         errors.RemoteError: Exit.REFUSED,
         errors.NetworkError: Exit.NO_PATH,

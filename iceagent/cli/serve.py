@@ -11,11 +11,13 @@ import trio
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
-from iceagent.core.address import TransportAddress, parse_address
+from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError
 from iceagent.servers.stun import open_stun_server
 from iceagent.session.relay import best_address
+from iceagent.tunnel.datagrams import resolve_udp
 from iceagent.tunnel.local import bind_error
+from iceagent.tunnel.spec import parse_host, parse_port, split_fields
 
 DEFAULT_LISTEN = "0.0.0.0:8080"
 _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
@@ -37,15 +39,30 @@ def command(listen: str, as_json: bool, quiet: bool, verbose: int) -> int:
 
 
 async def _serve(listen: str, output: Output) -> None:
-    try:
-        address = parse_address(listen)
-    except ValueError:
-        raise LocalError(f"--listen {listen!r} is not IP:PORT; a right one: {DEFAULT_LISTEN}, or [::]:8080") from None
+    address = await _parse_listen(listen)
     async with AsyncExitStack() as stack:
         port = await _open_servers(stack, address)
-        url, stun = f"ws://{_shown(address.host, port)}", f"stun:{_shown(address.host, port)}"
+        shown = TransportAddress(_reachable(address), port)
+        url, stun = f"ws://{shown}", f"stun:{shown}"
         output.line("listening", f"relay {url}\nSTUN  {stun}", essential=True, url=url, stun=stun)
         await trio.sleep_forever()
+
+
+async def _parse_listen(text: str) -> TransportAddress:
+    """Return the address to bind of `HOST:PORT`, `[::1]:PORT` or `:PORT`.
+
+    Raises:
+        LocalError: the text is none of these, or the name does not resolve.
+    """
+    try:
+        *hosts, port = split_fields(text)
+        host = parse_host(hosts[0]) if len(hosts) == 1 and hosts[0] else ""
+        if len(hosts) != 1:
+            raise ValueError("HOST or PORT is missing")
+        _, (literal, number, *_) = await resolve_udp(host, parse_port(port, zero=True), passive=True)
+    except (ValueError, OSError) as error:
+        raise LocalError(f"--listen {text!r} cannot be: {error}. A right one: {DEFAULT_LISTEN}, or [::]:8080") from None
+    return make_address(literal, number)
 
 
 async def _open_servers(stack: AsyncExitStack, address: TransportAddress) -> int:
@@ -71,6 +88,6 @@ async def _open_servers(stack: AsyncExitStack, address: TransportAddress) -> int
     raise AssertionError("the last attempt returns or raises")
 
 
-def _shown(host: str, port: int) -> str:
-    """Return the address under which others reach a server bound to `host`."""
-    return str(TransportAddress(best_address() if host in _WILDCARDS else host, port))
+def _reachable(bound: TransportAddress) -> str:
+    """Return the address under which others reach what is bound to `bound`."""
+    return best_address((bound.family,)) if bound.host in _WILDCARDS else bound.host

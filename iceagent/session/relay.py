@@ -81,9 +81,15 @@ def parse_code(text: str) -> icesignal.Code:
         raise CodeError(str(error)) from None
 
 
-def best_address() -> str:
-    """Return the address under which other machines most likely reach this one; loopback if it is alone."""
+def best_address(families: Sequence[int] = (4, 6)) -> str:
+    """Return the address under which other machines most likely reach this one; loopback if it is alone.
+
+    Args:
+        families: IP versions it may have, 4 or 6 or both.
+    """
     for outside, family in _OUTSIDE:
+        if (6 if family is socket.AF_INET6 else 4) not in families:
+            continue
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
                 probe.connect((outside, 9))  # sends nothing: only asks the routing table
@@ -92,8 +98,9 @@ def best_address() -> str:
                 continue
             if not ipaddress.ip_address(host).is_loopback:
                 return host
-    usable = [one.host for one in SystemNetwork().interfaces() if not one.is_loopback and not one.is_link_local]
-    return min(usable, key=lambda host: ":" in host, default="127.0.0.1")
+    others = [one.host for one in SystemNetwork().interfaces() if not one.is_loopback and not one.is_link_local]
+    usable = [host for host in others if (6 if ":" in host else 4) in families]
+    return min(usable, key=lambda host: ":" in host, default="127.0.0.1" if 4 in families else "::1")
 
 
 def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Sequence[Mapping[str, Any]]) -> AgentConfig:

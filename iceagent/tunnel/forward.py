@@ -21,7 +21,6 @@ from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
 from iceagent.tunnel.spec import Bind, ForwardSpec, PortBind, Target, TcpTarget, UdpTarget, UnixTarget, parse_forward
 from iceagent.tunnel.udp import bind_udp, open_udp_forward
 
-CHECK_TIMEOUT_S = 20.0
 MAX_CONNECTIONS = 1024  # per forward; more wait in the listener's backlog
 
 _log = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ async def check_allowed(session: Session, target: Target) -> None:
     """
     stream = await session.streams.open_service(TUNNEL_SERVICE)
     try:
-        with trio.fail_after(CHECK_TIMEOUT_S):
+        with trio.fail_after(wire.ANSWER_TIMEOUT_S):
             await wire.send_request(stream, wire.request_for(target, op="check"))
             answer = await wire.receive_answer(stream)
         await stream.aclose()

@@ -47,9 +47,12 @@ def _nothing() -> Iterator[None]:
 async def _tcp_listeners(bind: Bind) -> list[trio.SocketListener]:
     assert isinstance(bind, PortBind)
     try:
-        return await trio.open_tcp_listeners(bind.port, host=bind.host or None, backlog=BACKLOG)
+        listeners = await trio.open_tcp_listeners(bind.port, host=bind.host or None, backlog=BACKLOG)
     except OSError as error:
         raise bind_error(str(bind), error) from error
+    for surplus in listeners[1:] if bind.port == 0 else ():
+        surplus.socket.close()  # the system gave each family another port, and only one is told to the user
+    return listeners[:1] if bind.port == 0 else listeners
 
 
 def bind_error(what: str, error: OSError) -> BindError:

@@ -21,7 +21,7 @@ from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixT
 from iceagent.tunnel.udp import serve_udp_flow
 
 MAX_STREAMS = 1024  # tunnel streams served at once; more wait in the session's queue, which is bounded too
-REQUEST_TIMEOUT_S = 20.0
+REQUEST_TIMEOUT_S = 20.0  # from the opening of a stream to the end of its request
 
 _log = logging.getLogger(__name__)
 

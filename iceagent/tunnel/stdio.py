@@ -20,7 +20,7 @@ from iceagent.session.raw import ByteStream, NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
-from iceagent.tunnel.errors import LocalIOError
+from iceagent.tunnel.errors import FailedError, LocalIOError
 from iceagent.tunnel.pump import CHUNK, RESET_TUNNEL, copy
 from iceagent.tunnel.serve import answer_and_close, serve_requests
 from iceagent.tunnel.spec import PipeTarget, Target
@@ -92,6 +92,8 @@ class _PipeService:
             await answer_and_close(stream, wire.Answer("refused", "it offers a pipe; use: iceagent connect"))
         elif not self._accepts:
             await answer_and_close(stream, wire.Answer("refused", "it has the pipe it wants"))
+        elif request.op == "check":
+            await answer_and_close(stream, wire.OK)
         else:
             self._accepts = False
             await wire.send_answer(stream, wire.OK)
@@ -109,7 +111,7 @@ async def run_pipe(session: Session, local: ByteStream, *, opener: bool) -> None
         local: usually `StandardStreams()`.
         opener: true on the side of the joiner, false on the side of the inviter.
     Raises:
-        RefusedError: the other side offers no pipe.
+        RefusedError, FailedError: the other side offers no pipe.
         PeerLeft: the other side closed before both directions had ended.
         PeerLost: the other side fell silent.
         LocalIOError: `local` broke.
@@ -129,8 +131,12 @@ async def run_pipe(session: Session, local: ByteStream, *, opener: bool) -> None
 
 async def _open_pipe(session: Session) -> NamedStream:
     stream = await session.streams.open_service(TUNNEL_SERVICE)
-    await wire.send_request(stream, wire.request_for(PipeTarget()))
-    (await wire.receive_answer(stream)).raise_unless_ok(PipeTarget())
+    try:
+        with trio.fail_after(wire.ANSWER_TIMEOUT_S):
+            await wire.send_request(stream, wire.request_for(PipeTarget()))
+            (await wire.receive_answer(stream)).raise_unless_ok(PipeTarget())
+    except trio.TooSlowError:
+        raise FailedError("the other side is connected but offers no pipe; start it with: iceagent listen") from None
     return stream
 
 

@@ -28,7 +28,6 @@ from iceagent.tunnel.spec import PortBind, UdpTarget, join_host_port
 IDLE_S = 300.0  # a flow without a datagram either way ends; RFC 4787 section 4.3 recommends 5 minutes
 MAX_FLOWS = 1024  # per forward; beyond it the longest idle one makes room
 MAX_QUEUED = 256  # datagrams per flow on their way to the link; more are dropped and counted
-ANSWER_TIMEOUT_S = 20.0
 REFUSED_PAUSE_S = 5.0  # how long a source that was refused is ignored, instead of asking again for each datagram
 
 _log = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ class _NearFlow:
         flow = Flow(session, stream, flow_id, lambda data: self._forward.deliver(data, self._source))
         try:
             flow.open()
-            with trio.fail_after(ANSWER_TIMEOUT_S):
+            with trio.fail_after(wire.ANSWER_TIMEOUT_S):
                 await wire.send_request(stream, wire.request_for(target, flow=flow_id))
                 (await wire.receive_answer(stream)).raise_unless_ok(target)
             self._flow = flow

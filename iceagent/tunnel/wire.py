@@ -26,6 +26,7 @@ from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixT
 
 VERSION = 1
 MAX_FRAME = 4096  # bytes; the longest request has a path of 107
+ANSWER_TIMEOUT_S = 20.0  # for answers that need no connection to a target
 MAX_REASON = 300  # characters of the other side's text that may reach a log or a terminal
 
 Operation = Literal["open", "check", "done"]
