@@ -42,8 +42,8 @@ class LinkConfig:
         initial_window: the same before the stream was looked at, and what a stream keeps when memory is short.
         link_ceiling: what all streams of the link together may hold; streams share what is left.
         send_buffer: per stream, what is handed to QUIC ahead of the network.
-        link_send_buffer: for all streams of the link, what is handed to QUIC and not yet acknowledged. More than the
-            receiving socket's buffer is lost whenever the receiver pauses; less limits fast paths of long delay.
+        link_send_buffer: for all streams of the link, what is handed to QUIC and not yet acknowledged, beyond what a
+            path of 1 Gbit/s holds. What exceeds the receiving socket's buffer is lost whenever its process pauses.
         accept_backlog: opened streams that wait for `accept_stream`; more are reset with `StreamCode.BACKLOG_FULL`.
         datagram_queue: datagrams that wait in each direction.
         datagram_patience_s: how long `send_datagram` waits for a full queue before the oldest datagram is dropped.
@@ -58,7 +58,7 @@ class LinkConfig:
     initial_window: int = 32 * KIB
     link_ceiling: int = 32 * MIB
     send_buffer: int = 512 * KIB
-    link_send_buffer: int = 8 * MIB
+    link_send_buffer: int = 4 * MIB
     accept_backlog: int = MAX_STREAMS
     datagram_queue: int = 1024
     datagram_patience_s: float = 0.25

@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 from iceagent.errors import IceError, LocalError
 from iceagent.link.auth import Authenticator, AuthState
+from iceagent.link.budget import SendBudget
 from iceagent.link.config import MIN_WINDOW, LinkConfig, LinkRole
 from iceagent.link.control import (
     ControlError,
@@ -75,7 +76,7 @@ class LinkProtocol:
         self._streams: dict[int, StreamState] = {}
         self._next_peer_stream = 4 if endpoint.role is LinkRole.SERVER else 1
         self._send_window = 0  # the peer's initial window, 0 until its WELCOME
-        self._buffer_blocked: set[StreamState] = set()
+        self._budget = SendBudget(endpoint, config)
         self._probes: deque[float] = deque()  # when to ping again, unless something was acknowledged first
         self._pings = 0
         self._opener_waits = False
@@ -131,9 +132,7 @@ class LinkProtocol:
     def timer(self) -> float | None:
         """When `handle_timer` is due, or None."""
         timer = self.endpoint.timer()
-        if not self._probes or timer is None:
-            return timer
-        return min(timer, self._probes[0])
+        return min(timer, self._probes[0]) if self._probes and timer is not None else timer
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now, and wake the writers that found QUIC's buffer full."""
@@ -142,8 +141,7 @@ class LinkProtocol:
             self._wake_link()
         datagrams = self.endpoint.datagrams_to_send(now)
         self.datagrams.note_sent(datagrams)
-        if self._buffer_blocked:
-            self._wake_blocked_writers()
+        self._budget.wake_writers()
         return datagrams
 
     def all_delivered(self) -> bool:
@@ -151,16 +149,6 @@ class LinkProtocol:
         endpoint = self.endpoint
         self._delivery_awaited = bool(self.datagrams.pending or endpoint.bytes_in_flight or endpoint.send_buffer_size())
         return not self._delivery_awaited
-
-    def _wake_blocked_writers(self) -> None:
-        endpoint = self.endpoint
-        if endpoint.send_buffer_size() + endpoint.bytes_in_flight > self._config.link_send_buffer * 3 // 4:
-            return
-        low = self._config.send_buffer // 2
-        for stream in list(self._buffer_blocked):
-            if endpoint.send_buffer_size(stream.id) <= low:
-                self._buffer_blocked.discard(stream)
-                stream.wake_writer()
 
     # --- what the application does
 
@@ -190,18 +178,7 @@ class LinkProtocol:
     def writable(self, stream: StreamState) -> int:
         """Return how many bytes credit and buffers allow now; if none, `wake_writer` is called once that changes."""
         room = stream.send_credit.available
-        if room <= 0:
-            return 0
-        endpoint, config = self.endpoint, self._config
-        room = min(
-            room,
-            config.send_buffer - endpoint.send_buffer_size(stream.id),
-            config.link_send_buffer - endpoint.send_buffer_size() - endpoint.bytes_in_flight,
-        )
-        if room <= 0:
-            self._buffer_blocked.add(stream)
-            return 0
-        return room
+        return min(room, self._budget.room(stream)) if room > 0 else 0
 
     def write(self, stream: StreamState, data: memoryview) -> int:
         """Hand over as much of `data` as credit and buffers allow; return how much that was.
@@ -213,7 +190,7 @@ class LinkProtocol:
             self._send(stream.id, data[:room])
             stream.send_credit.sent += room
             if room < len(data):
-                self._buffer_blocked.add(stream)
+                self._budget.wait_for_room(stream)
         return room
 
     def end_sending(self, stream: StreamState) -> None:
@@ -264,6 +241,7 @@ class LinkProtocol:
         """Make both ends notice that another path works: ping at once, and again until something is acknowledged."""
         if self.endpoint.started and self.state is not LinkState.CLOSED:
             self.endpoint.forget_path()
+            self._budget.forget_path()
             self._ping()
             self._probes = deque(now + gap for gap in _PROBE_GAPS_S)
 
@@ -471,7 +449,7 @@ class LinkProtocol:
         """Drop the entry of a stream that neither direction needs; its reader may still hold what has arrived."""
         if stream.send_finished and (stream.receive_ended or stream.receive_reset is not None):
             self._streams.pop(stream.id, None)
-            self._buffer_blocked.discard(stream)
+            self._budget.forget(stream)
 
     def _refuse(self, code: LinkCode, reason: str) -> None:
         """End the link because of what the peer did."""
@@ -491,5 +469,5 @@ class LinkProtocol:
         for stream in self.incoming:
             stream.wake()
         self._streams.clear()
-        self._buffer_blocked.clear()
+        self._budget.clear()
         self._wake_link()
