@@ -108,24 +108,25 @@ async def dial(
 async def _open_stream(
     url: RelayUrl, ssl_context: ssl.SSLContext | None, deadline: float, timeout_s: float
 ) -> trio.abc.Stream:
-    tcp: trio.SocketStream | None = None
     try:
         with trio.fail_at(deadline):
             tcp = await trio.open_tcp_stream(url.host, url.port)
-            if not url.is_tls:
-                return tcp
-            context = ssl_context or ssl.create_default_context()
-            encrypted = trio.SSLStream(tcp, context, server_hostname=url.host, https_compatible=True)
-            await encrypted.do_handshake()
-            return encrypted
-    except BaseException as error:
-        if tcp is not None:
-            await trio.aclose_forcefully(tcp)
-        if isinstance(error, trio.TooSlowError):
-            raise RelayUnreachable(f"the relay {url.text} did not answer within {timeout_s:g} s. {ADVICE}") from None
-        if isinstance(error, OSError | trio.BrokenResourceError):
-            raise RelayUnreachable(f"the relay {url.text} cannot be reached: {_why(error)}. {ADVICE}") from None
+            return await _encrypt(tcp, url, ssl_context) if url.is_tls else tcp
+    except trio.TooSlowError:
+        raise RelayUnreachable(f"the relay {url.text} did not answer within {timeout_s:g} s. {ADVICE}") from None
+    except (OSError, trio.BrokenResourceError) as error:
+        raise RelayUnreachable(f"the relay {url.text} cannot be reached: {_why(error)}. {ADVICE}") from None
+
+
+async def _encrypt(tcp: trio.SocketStream, url: RelayUrl, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    context = ssl_context or ssl.create_default_context()
+    encrypted = trio.SSLStream(tcp, context, server_hostname=url.host, https_compatible=True)
+    try:
+        await encrypted.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
         raise
+    return encrypted
 
 
 async def _read_welcome(url: RelayUrl, connection: Connection, deadline: float) -> wire.Welcome:
