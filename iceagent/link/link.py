@@ -16,7 +16,7 @@ from iceagent.link.credit import PROCESS_LEDGER, Ledger
 from iceagent.link.errors import LinkCode, LinkLost
 from iceagent.link.identity import LinkIdentity
 from iceagent.link.protocol import LinkProtocol, LinkState
-from iceagent.link.quic import create_endpoint
+from iceagent.link.quic import QuicEndpoint, create_endpoint
 from iceagent.link.stream import LinkStream
 from iceagent.link.transport import DatagramTransport
 
@@ -162,8 +162,16 @@ class Link:
 class _Driver:
     """Moves datagrams between transport and protocol: one task receives, one sends and keeps time."""
 
-    def __init__(self, transport: DatagramTransport) -> None:
-        self.protocol: LinkProtocol
+    def __init__(
+        self,
+        transport: DatagramTransport,
+        endpoint: QuicEndpoint,
+        authenticator: Authenticator,
+        config: LinkConfig,
+        ledger: Ledger,
+    ) -> None:
+        self.parked = trio.lowlevel.ParkingLot()  # whoever waits for anything but one stream's bytes
+        self.protocol = LinkProtocol(endpoint, authenticator, config, ledger, self.parked.unpark_all, self.wake)
         self._transport = transport
         self.in_hand: list[bytes] = []  # what a cancelled send may not have sent: perhaps the link's last words
         self._wake = trio.Event()
@@ -249,39 +257,25 @@ async def open_link(
         RemoteError, NetworkError: the link could not be opened.
     """
     config = config or LinkConfig()
-    if len(peer_fingerprint) != _KEY_SIZE or len(session_key) != _KEY_SIZE:
-        raise LocalError("peer_fingerprint and session_key have 32 bytes each")
-    if transport.max_datagram_size < PACKET_SIZE:
-        raise LocalError(f"the transport carries less than the {PACKET_SIZE} bytes that QUIC needs")
-    parked = trio.lowlevel.ParkingLot()
-    driver = _Driver(transport)
-    protocol = LinkProtocol(
-        create_endpoint(backend, role, identity, peer_fingerprint, config),
-        Authenticator(
-            role,
-            session_key,
-            own_fingerprint=identity.fingerprint,
-            peer_fingerprint=peer_fingerprint,
-            randbytes=secrets.token_bytes,
-        ),
-        config,
-        ledger,
-        parked.unpark_all,
-        driver.wake,
+    _check_arguments(transport, peer_fingerprint, session_key)
+    authenticator = Authenticator(
+        role,
+        session_key,
+        own_fingerprint=identity.fingerprint,
+        peer_fingerprint=peer_fingerprint,
+        randbytes=secrets.token_bytes,
     )
-    driver.protocol = protocol
-    link = Link(protocol, parked, config)
+    endpoint = create_endpoint(backend, role, identity, peer_fingerprint, config)
+    driver = _Driver(transport, endpoint, authenticator, config, ledger)
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            protocol.start(trio.current_time())
+            driver.protocol.start(trio.current_time())
             nursery.start_soon(driver.run)
             try:
-                await _wait_open(link, protocol, config)
-                yield link
-                with trio.move_on_after(config.close_timeout_s):
-                    while protocol.state is LinkState.OPEN and not protocol.all_delivered():
-                        await parked.park()
+                await _wait_open(driver, config)
+                yield Link(driver.protocol, driver.parked, config)
+                await _deliver(driver, config)
             except BaseException as exc:  # kept out of the nursery, which would wrap it in a group
                 failure = exc
             nursery.cancel_scope.cancel()
@@ -291,10 +285,26 @@ async def open_link(
         await _close(driver, transport, config, failure)
 
 
-async def _wait_open(link: Link, protocol: LinkProtocol, config: LinkConfig) -> None:
+def _check_arguments(transport: DatagramTransport, peer_fingerprint: bytes, session_key: bytes) -> None:
+    if len(peer_fingerprint) != _KEY_SIZE or len(session_key) != _KEY_SIZE:
+        raise LocalError("peer_fingerprint and session_key have 32 bytes each")
+    if transport.max_datagram_size < PACKET_SIZE:
+        raise LocalError(f"the transport carries less than the {PACKET_SIZE} bytes that QUIC needs")
+
+
+async def _deliver(driver: _Driver, config: LinkConfig) -> None:
+    """Wait until the peer has all that was written, as far as time allows."""
+    with trio.move_on_after(config.close_timeout_s):
+        while driver.protocol.state is LinkState.OPEN and not driver.protocol.all_delivered():
+            await driver.parked.park()
+
+
+async def _wait_open(driver: _Driver, config: LinkConfig) -> None:
+    """Wait for the proofs of both ends."""
+    protocol = driver.protocol
     with trio.move_on_after(config.handshake_timeout_s) as scope:
         while protocol.state not in (LinkState.OPEN, LinkState.CLOSED):
-            await link._parked.park()  # noqa: SLF001 - same module
+            await driver.parked.park()
     if scope.cancelled_caught:
         raise NetworkError(f"the other side did not open the link within {config.handshake_timeout_s:g} s")
     if protocol.error is not None:
