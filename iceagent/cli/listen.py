@@ -49,7 +49,7 @@ def command(
 async def _listen(allow: Sequence[str], timeout_s: float | None, relay: str | None, output: Output) -> None:
     rules = parse_rules(allow)
     async with invite(relay=relay) as invitation:
-        _show_code(invitation, rules, relay, output)
+        _show_code(invitation, rules, output)
         async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
             if rules:
@@ -64,15 +64,15 @@ async def _serve(link: Link, rules: Sequence[AllowRule]) -> None:
         await link.wait_closed()
 
 
-def _show_code(invitation: Invitation, rules: Sequence[AllowRule], relay: str | None, output: Output) -> None:
-    command = other_command(invitation.code, rules, relay)
+def _show_code(invitation: Invitation, rules: Sequence[AllowRule], output: Output) -> None:
+    command = other_command(invitation.code, rules, invitation.relay_url)
     text = invitation.code if output.quiet else f"code: {invitation.code}\non the other machine, run:  {command}"
     output.line("code", text, essential=True, code=invitation.code, relay=invitation.relay_url, command=command)
 
 
-def other_command(code: str, rules: Sequence[AllowRule], relay: str | None) -> str:
-    """Return what to paste on the other machine."""
-    options = ["--relay", relay] if relay else []
+def other_command(code: str, rules: Sequence[AllowRule], relay_url: str) -> str:
+    """Return what to paste on the other machine; it names the relay unless the code does."""
+    options = [] if "@" in code else ["--relay", relay_url]
     if not rules:
         return shlex.join(["iceagent", "connect", *options, code])
     return shlex.join(["iceagent", "forward", *options, "-L", example_forward(rules[0]), code])
