@@ -6,31 +6,39 @@
                        +--- 192.0.2.1 (relay, STUN)
 ```
 
-Every link is a routed /30, so that a kernel without bridges will do. The namespaces carry the process id in their
-name, so that two laboratories on one machine never meet.
+Every link is a routed /30 (and /64), so that a kernel without bridges will do. The namespaces carry the process id and
+a number in their name, so that laboratories never meet, neither of one process nor of several.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
+
+from nat_rules import (
+    Firewall,
+    NatKind,
+    firewall_rules,
+    isolation_rules,
+    loss_rules,
+    nat_rules,
+    no_fragment_rules,
+)
+
+__all__ = ["INTERNET_HOST", "INTERNET_HOST_6", "Firewall", "Home", "Internet", "Lab", "NatKind", "command_in"]
+__all__ += ["open_lab", "why_not"]
 
 INTERNET_HOST = "192.0.2.1"
+INTERNET_HOST_6 = "2001:db8::1"
 
-
-class NatKind(Enum):
-    """What stands between a home and the internet, by the behaviour measured of it (RFC 4787)."""
-
-    NONE = "none"
-    FULL_CONE = "full cone"
-    ADDRESS_RESTRICTED = "address-restricted"
-    PORT_RESTRICTED = "port-restricted"
-    SYMMETRIC = "symmetric"
+_numbers = itertools.count()
+_lock = threading.Lock()
 
 
 def why_not() -> str | None:
@@ -47,64 +55,66 @@ def why_not() -> str | None:
     return None
 
 
-def nat_rules(kind: NatKind, wan: str, inside: str) -> str:
-    """Return the nftables rule set that makes a router behave as `kind`.
+@dataclass(frozen=True)
+class Home:
+    """What is behind one line to the internet: a router and its hosts.
 
-    Args:
-        kind: the behaviour wanted.
-        wan: the name of the interface towards the internet.
-        inside: the one inside host, to which the cone kinds send what comes in.
+    Attributes:
+        nat: the router's.
+        carrier: of the provider's own NAT above the router (CGNAT); None for none.
+        firewall: of the router.
+        hosts: how many hosts; the first is `host-LETTER`, the others `host-LETTER2` and so on.
+        hairpin: whether the hosts reach each other at the router's outside address.
+        isolated: whether the router keeps its hosts apart otherwise.
+        mtu: of the line to the internet.
+        no_fragments: the router drops fragments.
     """
-    if kind is NatKind.NONE:
-        return ""
-    masquerade = "masquerade fully-random" if kind is NatKind.SYMMETRIC else "masquerade"
-    # Home routers drop what nobody asked for. Without that rule it would be delivered to the router itself, whose
-    # connection table would then hold the very port that the inside host's own packet to that peer needs.
-    lines = [
-        "table ip lab {",
-        "  chain input { type filter hook input priority 0;",
-        f'    iifname "{wan}" meta l4proto udp ct state new drop',
-        "  }",
-    ]
-    if kind is NatKind.ADDRESS_RESTRICTED:
-        lines += [
-            "  set seen { type ipv4_addr . inet_service; flags dynamic, timeout; timeout 5m; size 65535; }",
-            "  chain forward { type filter hook forward priority 0;",
-            f'    oifname "{wan}" meta l4proto udp update @seen {{ ip daddr . udp sport }}',
-            "  }",
-        ]
-    if kind in (NatKind.FULL_CONE, NatKind.ADDRESS_RESTRICTED):
-        match = "ip saddr . udp dport @seen " if kind is NatKind.ADDRESS_RESTRICTED else "meta l4proto udp "
-        lines += [
-            "  chain pre { type nat hook prerouting priority -100;",
-            f'    iifname "{wan}" {match}dnat to {inside}',
-            "  }",
-        ]
-    lines += [
-        "  chain post { type nat hook postrouting priority 100;",
-        f'    oifname "{wan}" {masquerade}',
-        "  }",
-        "}",
-        "",
-    ]
-    return "\n".join(lines)
+
+    nat: NatKind = NatKind.PORT_RESTRICTED
+    carrier: NatKind | None = None
+    firewall: Firewall = Firewall.OPEN
+    hosts: int = 1
+    hairpin: bool = False
+    isolated: bool = False
+    mtu: int = 1500
+    no_fragments: bool = False
+
+
+@dataclass(frozen=True)
+class Internet:
+    """What is between the homes.
+
+    Attributes:
+        families: IP versions that exist, of 4 and 6. Nothing translates IPv6.
+        loss_percent: of the UDP packets that pass, in each direction.
+    """
+
+    families: tuple[int, ...] = (4,)
+    loss_percent: int = 0
+
+    @property
+    def host(self) -> str:
+        """The address of the server on the internet, as text."""
+        return INTERNET_HOST if 4 in self.families else INTERNET_HOST_6
 
 
 def _run(*command: str, stdin: str | None = None) -> None:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()} {stdin or ''}")
 
 
 @dataclass
 class Lab:
-    """Two homes and an internet. Use `open_lab`; run commands with `inside`."""
+    """Homes and an internet. Use `open_lab`; run commands with `inside`."""
 
     prefix: str
+    internet: Internet = field(default_factory=Internet)
     namespaces: list[str] = field(default_factory=list)
+    links: int = 0
 
     def name(self, node: str) -> str:
-        """Return the full name of a namespace: `host-a`, `nat-a`, `inet`, `nat-b` or `host-b`."""
+        """Return the full name of a namespace: `host-a`, `nat-a`, `inet`, `nat-b`, `host-b`, `cgn-a` and so on."""
         return f"{self.prefix}-{node}"
 
     def inside(self, node: str, *command: str) -> list[str]:
@@ -116,32 +126,77 @@ class Lab:
         _run("ip", "netns", "add", self.name(node))
         self.namespaces.append(self.name(node))
         _run("ip", "-n", self.name(node), "link", "set", "lo", "up")
+        settings = ["net.ipv6.conf.default.dad_transmits=0"]  # new addresses are usable at once
         if forwards:
-            _run(*self.inside(node, "sysctl", "-qw", "net.ipv4.ip_forward=1"))
+            settings += ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
+        _run(*self.inside(node, "sysctl", "-qw", *settings))
 
-    def add_link(self, upper: str, upper_ip: str, lower: str, lower_ip: str) -> None:
-        """Join two nodes by a /30; the lower node's default route goes up."""
+    def add_link(self, upper: str, lower: str, net: str, *, mtu: int = 1500) -> str:
+        """Join two nodes by the /30 that begins at `net` and a /64 of its own; the lower's default routes go up.
+
+        Returns:
+            The first part of the /64, to which `1` (upper) and `2` (lower) are appended.
+        """
+        self.links += 1
+        net_6 = f"2001:db8:{self.links:x}::"
         up, down = f"to-{lower}", f"to-{upper}"
         _run(
-            *["ip", "-n", self.name(upper), "link", "add", up, "type", "veth"],
-            *["peer", "name", down, "netns", self.name(lower)],
+            *["ip", "-n", self.name(upper), "link", "add", up, "mtu", str(mtu), "type", "veth"],
+            *["peer", "name", down, "mtu", str(mtu), "netns", self.name(lower)],
         )
-        for node, interface, ip in ((upper, up, upper_ip), (lower, down, lower_ip)):
-            _run("ip", "-n", self.name(node), "addr", "add", f"{ip}/30", "dev", interface)
-            _run("ip", "-n", self.name(node), "link", "set", interface, "up")
-        _run("ip", "-n", self.name(lower), "route", "add", "default", "via", upper_ip)
+        for number, (node, interface) in enumerate(((upper, up), (lower, down)), 1):
+            commands = [f"link set {interface} up"]
+            commands += [f"addr add {nth(net, number)}/30 dev {interface}"] * (4 in self.internet.families)
+            commands += [f"addr add {net_6}{number}/64 dev {interface} nodad"] * (6 in self.internet.families)
+            self.ip(node, *commands)
+        gateways = [nth(net, 1)] * (4 in self.internet.families) + [f"{net_6}1"] * (6 in self.internet.families)
+        self.ip(lower, *(f"route add default via {gateway}" for gateway in gateways))
+        return net_6
 
-    def add_home(self, letter: str, wan: tuple[str, str], lan: tuple[str, str], kind: NatKind) -> None:
-        """Add `nat-LETTER` below the internet and `host-LETTER` below it."""
-        nat, host = f"nat-{letter}", f"host-{letter}"
-        self.add_node(nat, forwards=True)
-        self.add_node(host)
-        self.add_link("inet", wan[0], nat, wan[1])
-        self.add_link(nat, lan[0], host, lan[1])
-        if kind is NatKind.NONE:
-            _run("ip", "-n", self.name("inet"), "route", "add", f"{lan[1]}/32", "via", wan[1])
-        else:
-            _run(*self.inside(nat, "nft", "-f", "-"), stdin=nat_rules(kind, "to-inet", lan[1]))
+    def ip(self, node: str, *commands: str) -> None:
+        """Run commands of the tool `ip` in a node."""
+        _run("ip", "-n", self.name(node), "-batch", "-", stdin="\n".join(commands) + "\n")
+
+    def nft(self, node: str, *rule_sets: str) -> None:
+        """Load rules of nftables in a node."""
+        rules = "\n".join(filter(None, rule_sets))
+        if rules:
+            _run(*self.inside(node, "nft", "-f", "-"), stdin=rules)
+
+    def add_router(self, node: str, upper: str, net: str, home: Home) -> str:
+        """Add a router below another node; returns what `add_link` does."""
+        self.add_node(node, forwards=True)
+        net_6 = self.add_link(upper, node, net, mtu=home.mtu)
+        wan = f"to-{upper}"
+        rules = [nat_rules(home.nat, wan, nth(net, 2), hairpin=home.hairpin), firewall_rules(home.firewall, wan)]
+        rules += [isolation_rules(wan)] * home.isolated + [no_fragment_rules()] * home.no_fragments
+        self.nft(node, *rules)
+        return net_6
+
+    def add_home(self, letter: str, wan: str, lan: str, home: Home, *, upper: str = "inet") -> None:
+        """Add `nat-LETTER` below `upper` (or `cgn-LETTER` between the two) and its hosts below it.
+
+        Args:
+            letter: the home's.
+            wan: where the /30 of the line begins.
+            lan: the first two bytes of the hosts' addresses.
+            home: what it is like.
+            upper: the node above.
+        """
+        nat = f"nat-{letter}"
+        if home.carrier is not None:
+            self.add_router(f"cgn-{letter}", upper, wan, Home(nat=home.carrier))
+            upper, wan = f"cgn-{letter}", "100.64.0.0"
+        wan_6 = self.add_router(nat, upper, wan, home)
+        for number in range(home.hosts):
+            host = f"host-{letter}{number + 1 if number else ''}"
+            self.add_node(host)
+            net = f"{lan}.{number}.0"
+            net_6 = self.add_link(nat, host, net)
+            if home.nat is NatKind.NONE and 4 in self.internet.families:
+                self.ip(upper, f"route add {net}/30 via {nth(wan, 2)}")
+            if 6 in self.internet.families:  # IPv6 is not translated; homes below a carrier's NAT have none
+                self.ip(upper, f"route add {net_6}/64 via {wan_6}2")
 
     def close(self) -> None:
         """Delete every namespace; the links and rules go with them."""
@@ -150,19 +205,47 @@ class Lab:
         self.namespaces.clear()
 
 
+def nth(net: str, number: int) -> str:
+    """Return the address `number` steps after `net`."""
+    stem, _, last = net.rpartition(".")
+    return f"{stem}.{int(last) + number}"
+
+
 @contextmanager
-def open_lab(kind_a: NatKind = NatKind.PORT_RESTRICTED, kind_b: NatKind = NatKind.PORT_RESTRICTED) -> Iterator[Lab]:
-    """Build two homes behind NATs and an internet, and take them down at the end, whatever happened.
+def open_lab(
+    a: Home | NatKind = NatKind.PORT_RESTRICTED,
+    b: Home | NatKind = NatKind.PORT_RESTRICTED,
+    internet: Internet | None = None,
+    *,
+    carrier: Home | None = None,
+) -> Iterator[Lab]:
+    """Build two homes and an internet, and take them down at the end, whatever happened.
+
+    Args:
+        a: the home of `host-a`; a NAT kind alone makes an ordinary one.
+        b: the home of `host-b`.
+        internet: what is between them.
+        carrier: the router `cgn` of a provider that both homes have in common; None for none.
 
     Raises:
         RuntimeError: a command of the construction failed; its message is the tool's.
     """
-    lab = Lab(prefix=f"ia{os.getpid()}")
+    homes = [Home(nat=home) if isinstance(home, NatKind) else home for home in (a, b)]
+    with _lock:
+        lab = Lab(f"ia{os.getpid()}-{next(_numbers)}", internet or Internet())
     try:
         lab.add_node("inet", forwards=True)
-        _run("ip", "-n", lab.name("inet"), "addr", "add", f"{INTERNET_HOST}/32", "dev", "lo")
-        lab.add_home("a", ("203.0.113.1", "203.0.113.2"), ("10.1.0.1", "10.1.0.2"), kind_a)
-        lab.add_home("b", ("198.51.100.1", "198.51.100.2"), ("10.2.0.1", "10.2.0.2"), kind_b)
+        servers = [f"addr add {INTERNET_HOST}/32 dev lo"] * (4 in lab.internet.families)
+        servers += [f"addr add {INTERNET_HOST_6}/128 dev lo nodad"] * (6 in lab.internet.families)
+        lab.ip("inet", *servers)
+        if lab.internet.loss_percent:
+            lab.nft("inet", loss_rules(lab.internet.loss_percent))
+        upper, wans = "inet", ("203.0.113.0", "198.51.100.0")
+        if carrier is not None:
+            lab.add_router("cgn", "inet", wans[0], carrier)
+            upper, wans = "cgn", ("100.64.0.0", "100.64.1.0")
+        for letter, wan, home in zip("ab", wans, homes, strict=True):
+            lab.add_home(letter, wan, f"10.{'ab'.index(letter) + 1}", home, upper=upper)
         yield lab
     finally:
         lab.close()
