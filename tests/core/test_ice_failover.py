@@ -152,7 +152,7 @@ def test_data_arrives_in_a_world_that_loses_and_reorders() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_consent_outlives_ten_minutes_of_heavy_loss(seed: int) -> None:
-    """A line that loses 30 % each way still has a living peer at its end; chance alone never keeps it silent for 30 s."""
+    """A line that loses 30 % each way still has a living peer at its end; chance alone must not end the session."""
     world, a, b = connected_pair(seed)
     world.link.loss = 0.3
     world.run(600)
