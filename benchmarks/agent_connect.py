@@ -1,6 +1,6 @@
 """Milliseconds from two open agents to both connected: loopback, candidates trickled, both in this process.
 
-    agent_connect.py [--runs 50] [--smoke]
+agent_connect.py [--runs 50] [--smoke]
 """
 
 from __future__ import annotations

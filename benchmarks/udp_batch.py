@@ -1,6 +1,6 @@
 """Datagrams per second through loopback, both ends in this process: one await each, plain batches, GSO/GRO batches.
 
-    udp_batch.py [--seconds 1] [--smoke]
+udp_batch.py [--seconds 1] [--smoke]
 """
 
 from __future__ import annotations

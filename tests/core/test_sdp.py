@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from iceagent.core import sdp
 
-LINE = (
-    "candidate:842163049 1 udp 1677729535 203.0.113.5 41000 typ srflx raddr 192.0.2.1 rport 1 generation 0 ufrag Es"
-)
+LINE = "candidate:842163049 1 udp 1677729535 203.0.113.5 41000 typ srflx raddr 192.0.2.1 rport 1 generation 0 ufrag Es"
 ICE_CHARACTERS = st.sampled_from("ABCxyz019+/")
 WORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)
 

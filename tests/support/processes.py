@@ -61,8 +61,8 @@ class Process:
         """The child's process id (inside `ip netns exec` it is the command's own: ip replaces itself)."""
         return self._popen.pid
 
-    def wait_for(self, kind: str, timeout_s: float = 20.0) -> dict[str, Any]:
-        """Return the next JSON line of that kind.
+    def wait_for(self, *kinds: str, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Return the next JSON line of that kind, or of one of those.
 
         Raises:
             Ended: the process ended or `timeout_s` passed first; the message has all it printed.
@@ -72,12 +72,12 @@ class Process:
             try:
                 line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise Ended(self._story(f"no {kind!r} line within {timeout_s} s")) from None
+                raise Ended(self._story(f"no {' or '.join(kinds)} line within {timeout_s} s")) from None
             if line is None:
                 self._queue.put(None)
-                raise Ended(self._story(f"ended before a {kind!r} line"))
+                raise Ended(self._story(f"ended before a {' or '.join(kinds)} line"))
             self.lines.append(line)
-            if line.get("kind") == kind:
+            if line.get("kind") in kinds:
                 return line
 
     def _story(self, what: str) -> str:
