@@ -1,0 +1,41 @@
+"""TURN: the client's and the server's machines, sans-IO. RFC 8656, RFC 6062."""
+
+from __future__ import annotations
+
+from iceagent.core.turn.channel_data import (
+    CHANNEL_MAX,
+    CHANNEL_MIN,
+    StreamFrames,
+    decode_channel_data,
+    encode_channel_batch,
+    encode_channel_data,
+    frame_length,
+    is_channel_data,
+    strip_channel_batch,
+)
+from iceagent.core.turn.credentials import (
+    LongTermKeys,
+    TurnCredentials,
+    long_term_keys,
+    shared_secret_credentials,
+    shared_secret_expiry,
+    shared_secret_password,
+)
+
+__all__ = [
+    "CHANNEL_MAX",
+    "CHANNEL_MIN",
+    "LongTermKeys",
+    "StreamFrames",
+    "TurnCredentials",
+    "decode_channel_data",
+    "encode_channel_batch",
+    "encode_channel_data",
+    "frame_length",
+    "is_channel_data",
+    "long_term_keys",
+    "shared_secret_credentials",
+    "shared_secret_expiry",
+    "shared_secret_password",
+    "strip_channel_batch",
+]
