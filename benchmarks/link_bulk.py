@@ -147,7 +147,10 @@ def main() -> None:
     parser.add_argument("--datagrams", type=int, default=0)
     parser.add_argument("--rate", type=float, default=5000)
     parser.add_argument("--profile", choices=["client", "server"])
+    parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
+    if options.smoke:
+        options.megabytes = 40
     context = multiprocessing.get_context("spawn")
     identities: dict[LinkRole, LinkIdentity] = {role: generate_identity() for role in LinkRole}
     key = os.urandom(32)

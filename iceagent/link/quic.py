@@ -264,12 +264,18 @@ class QuicEndpoint(ABC):
         stream_id: int = self._connection.get_next_available_stream_id()
         return stream_id
 
+    # A batch may hold a frame that asks for an answer and, after it, the CONNECTION_CLOSE: the libraries raise when told
+    # to say anything on a connection that is over, so from then on all of these do nothing.
+
     def send_stream(self, stream_id: int, data: bytes | bytearray | memoryview, end_stream: bool = False) -> None:
         """Hand over stream data; it is copied."""
-        self._connection.send_stream_data(stream_id, data, end_stream)
+        if self.close_reason is None:
+            self._connection.send_stream_data(stream_id, data, end_stream)
 
     def reset_stream(self, stream_id: int, code: int) -> None:
         """Give up sending; nothing happens if all was sent and acknowledged."""
+        if self.close_reason is not None:
+            return
         try:
             self._connection.reset_stream(stream_id, code)
         except (ValueError, AssertionError):
@@ -277,6 +283,8 @@ class QuicEndpoint(ABC):
 
     def stop_stream(self, stream_id: int, code: int) -> None:
         """Ask the peer to give up sending; nothing happens if all has arrived."""
+        if self.close_reason is not None:
+            return
         try:
             self._connection.stop_stream(stream_id, code)
         except (ValueError, AssertionError):
@@ -284,11 +292,13 @@ class QuicEndpoint(ABC):
 
     def send_datagram(self, data: bytes) -> None:
         """Queue one DATAGRAM frame of at most `max_datagram_size` bytes."""
-        self._connection.send_datagram_frame(data)
+        if self.close_reason is None:
+            self._connection.send_datagram_frame(data)
 
     def ping(self, uid: int) -> None:
         """Make the peer acknowledge something now."""
-        self._connection.send_ping(uid)
+        if self.close_reason is None:
+            self._connection.send_ping(uid)
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iceagent.link import Ledger, LinkRole, generate_identity
+from iceagent.core.address import TransportAddress
+from iceagent.link import Ledger, LinkConfig, LinkRole, generate_identity
 from iceagent.link.auth import Authenticator, AuthState, proof
 from iceagent.link.control import (
     ControlError,
@@ -24,10 +25,12 @@ from iceagent.link.control import (
     encode_welcome,
 )
 from iceagent.link.credit import CreditExceeded, ReceiveCredit, SendCredit
-from iceagent.link.quic import initial_destination_cid_untrusted
+from iceagent.link.quic import create_endpoint, initial_destination_cid_untrusted
 from iceagent.link.streams import BadHeader, StreamState, encode_header
+from iceagent.net.api import Batch
 
 KEY = b"k" * 32
+PEER = TransportAddress("192.0.2.1", 1)
 
 
 def authenticators(client_key: bytes = KEY, server_key: bytes = KEY, *, server_seen: bytes = b"s" * 32):
@@ -268,3 +271,59 @@ def test_an_identity_is_a_certificate_with_its_fingerprint() -> None:
     assert identity.fingerprint == hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
     assert "PRIVATE" not in repr(identity)
     assert generate_identity().fingerprint != identity.fingerprint
+
+
+class _AnswersStopSending:
+    """A handler that, as the link's does, answers STOP_SENDING with a reset; all else it ignores."""
+
+    def __init__(self, endpoint) -> None:
+        self.endpoint = endpoint
+        self.asked = 0
+
+    def on_stop_sending(self, stream_id: int, code: int) -> None:
+        self.asked += 1
+        self.endpoint.reset_stream(stream_id, code)
+        self.endpoint.stop_stream(stream_id, code)
+        self.endpoint.send_stream(stream_id, b"too late")
+        self.endpoint.send_datagram(b"too late")
+        self.endpoint.ping(1)
+
+    def __getattr__(self, name: str):
+        return lambda *_: None
+
+
+@pytest.mark.parametrize("backend", ["qh3", "aioquic"])
+def test_last_words_that_ask_for_an_answer_do_no_harm(backend: str) -> None:
+    """STOP_SENDING and CONNECTION_CLOSE in one batch: nobody is left to hear the answer to the first."""
+    identities = {role: generate_identity() for role in LinkRole}
+    client, server = (
+        create_endpoint(backend, role, identities[role], identities[role.other].fingerprint, LinkConfig())
+        for role in (LinkRole.CLIENT, LinkRole.SERVER)
+    )
+    ignore = _AnswersStopSending(client)
+    client.connect(0.0)
+
+    def carry(source, target, now: float) -> None:
+        target.receive_untrusted(
+            [Batch(PEER, datagram, len(datagram)) for datagram in source.datagrams_to_send(now)], now
+        )
+
+    for step in range(8):
+        carry(client, server, step / 100)
+        carry(server, client, step / 100)
+        client.drain_events(ignore)
+        server.drain_events(_AnswersStopSending(server))
+        if step == 4:
+            stream_id = client.open_stream()
+            client.send_stream(stream_id, b"hello")
+        if step == 5:
+            server.send_stream(stream_id, b"x" * 5000)
+    client.stop_stream(stream_id, 20)
+    last_words = client.datagrams_to_send(1.0)
+    client.close(0, "done")
+    last_words += client.datagrams_to_send(1.0)
+    server.receive_untrusted([Batch(PEER, datagram, len(datagram)) for datagram in last_words], 1.0)
+    handler = _AnswersStopSending(server)
+    server.drain_events(handler)
+    assert handler.asked == 1
+    assert server.close_reason is not None
