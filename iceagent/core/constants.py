@@ -66,3 +66,27 @@ STUN_MAX_ATTRIBUTES: Final = 256  # ours: read of one message; 64 KiB could hold
 STUN_SOURCE_RATE_PER_S: Final = 200.0  # ours: a carrier's NAT hides thousands behind one address
 STUN_SOURCE_BURST: Final = 1000.0  # ours
 STUN_MAX_SOURCES: Final = 65536  # ours: about 15 MB
+
+# Port mapping: NAT-PMP and PCP.
+PORT_MAPPING_SERVER_PORT: Final = 5351  # RFC 6886 section 3.1, RFC 6887 section 19.1
+PORT_MAPPING_LIFETIME_S: Final = 7200  # RFC 6886 section 3.3: recommended; also fits RFC 6887 section 15
+PORT_MAPPING_MAX_LIFETIME_S: Final = 86400  # RFC 6887 section 15.1: what is granted beyond a day is not believed
+PORT_MAPPING_RENEWAL_GAP_S: Final = 4.0  # RFC 6887 section 11.2.1: renewals are at least so far apart
+NATPMP_RTO_S: Final = 0.25  # RFC 6886 section 3.1: doubled with each request
+NATPMP_REQUESTS: Final = 9  # RFC 6886 section 3.1: then there is no NAT-PMP here
+PCP_IRT_S: Final = 3.0  # RFC 6887 section 8.1.1
+PCP_MRT_S: Final = 1024.0  # RFC 6887 section 8.1.1
+PCP_JITTER: Final = 0.1  # RFC 6887 section 8.1.1
+PCP_ANNOUNCE_SPREAD_S: Final = 5.0  # RFC 6887 section 14.1.3: mappings are made anew within this time
+PORT_MAPPING_RETRY_MIN_S: Final = 30.0  # ours: after a refusal that may pass
+PORT_MAPPING_RETRY_MAX_S: Final = 1800.0  # RFC 6887 section 15: no error is believed for longer
+PORT_MAPPING_FALLBACK_S: Final = 0.5  # ours: PCP's head start over NAT-PMP where the gateway is silent
+PORT_MAPPING_RELEASES: Final = 3  # ours: requests of a release, NATPMP_RTO_S apart
+PORT_MAPPING_MAX_EVENTS: Final = 64  # ours
+
+# NAT behaviour discovery, RFC 5780.
+DISCOVERY_RTO_S: Final = 0.25  # ours: silence is a result here, so patience is what a test costs
+DISCOVERY_RC: Final = 4  # ours
+DISCOVERY_RM: Final = 4  # ours: with the above, silence after 2.75 s
+DISCOVERY_MAX_SERVERS: Final = 8  # ours
+DISCOVERY_PADDING: Final = 1600  # ours: bytes, more than an Ethernet frame takes; RFC 5780 section 7.6
