@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick natlab bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -27,13 +27,17 @@ types: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/basedpyright --level error
 
-# Everything pytest knows, the examples' own tests among it.
+# Everything pytest knows, the examples' own tests among it; the two that have targets of their own aside.
 unit: $(STAMP)
-	$(PYTEST) tests examples
+	$(PYTEST) tests examples --ignore=tests/natlab --ignore=tests/interop
 
 # Only what needs no other processes: the quick round while writing.
 quick: $(STAMP)
-	$(PYTEST) tests -m "not processes and not slow"
+	$(PYTEST) tests -m "not processes and not slow" --ignore=tests/natlab --ignore=tests/interop
+
+# Real kernels between real processes (needs root, ip and nft): prints the matrix of NATs, writes build/natlab.json.
+natlab: $(STAMP)
+	$(PYTEST) tests/natlab -q
 
 # The figures: each benchmark prints its own ratio against a yardstick of the same run.
 bench: $(STAMP)

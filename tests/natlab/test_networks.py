@@ -1,0 +1,82 @@
+"""Networks that users sit in: carriers' NATs, firewalls, one NAT for both, IPv6, loss, small MTUs."""
+
+from __future__ import annotations
+
+import pytest
+from lab import Firewall, Home, Internet, NatKind
+from natlab import Outcome, Scenario, judge
+
+OFFICE = Home(hosts=2, isolated=True)
+TWO_HOSTS = ("host-a", "host-a2")
+IPV6 = Home(nat=NatKind.NONE, firewall=Firewall.STATEFUL)
+
+
+def through_a_carrier(carrier: NatKind, nat: NatKind, other: NatKind, *, direct: bool = True) -> Scenario:
+    name = f"{nat.value} below a carrier's {carrier.value} to {other.value}"
+    return Scenario(name, Home(nat=nat, carrier=carrier), Home(nat=other), direct=direct)
+
+
+CARRIERS = [
+    through_a_carrier(NatKind.FULL_CONE, NatKind.PORT_RESTRICTED, NatKind.PORT_RESTRICTED),
+    through_a_carrier(NatKind.PORT_RESTRICTED, NatKind.FULL_CONE, NatKind.ADDRESS_RESTRICTED),
+    through_a_carrier(NatKind.SYMMETRIC, NatKind.PORT_RESTRICTED, NatKind.FULL_CONE),
+    through_a_carrier(NatKind.SYMMETRIC, NatKind.PORT_RESTRICTED, NatKind.PORT_RESTRICTED, direct=False),
+    Scenario("two homes below one carrier with hairpin", carrier=Home(hairpin=True)),
+    Scenario("two homes below one carrier without hairpin", carrier=Home(), direct=False),
+]
+ONE_NAT = [
+    Scenario("two hosts of one home", a=Home(hosts=2), nodes=TWO_HOSTS),
+    Scenario("two hosts kept apart, with hairpin", a=Home(hosts=2, isolated=True, hairpin=True), nodes=TWO_HOSTS),
+    Scenario("two hosts kept apart, without hairpin", a=OFFICE, nodes=TWO_HOSTS, direct=False),
+]
+FIREWALLS = [
+    Scenario("UDP blocked on one side", a=Home(firewall=Firewall.NO_UDP), direct=False),
+    Scenario("UDP blocked on both sides", Home(firewall=Firewall.NO_UDP), Home(firewall=Firewall.NO_UDP), direct=False),
+    Scenario("443/tcp alone on one side", a=Home(firewall=Firewall.ONLY_443), direct=False, port=443),
+    Scenario("STUN blocked by content", a=Home(firewall=Firewall.NO_STUN), direct=False),
+]
+FAMILIES = [
+    Scenario("IPv6 alone, firewalls on both sides", IPV6, IPV6, Internet(families=(6,))),
+    Scenario(
+        "IPv6 beside two symmetric NATs",
+        Home(nat=NatKind.SYMMETRIC, firewall=Firewall.STATEFUL),
+        Home(nat=NatKind.SYMMETRIC, firewall=Firewall.STATEFUL),
+        Internet(families=(4, 6)),
+    ),
+]
+LINES = [
+    Scenario("an MTU of 1280 and no fragments", Home(mtu=1280, no_fragments=True), Home(no_fragments=True)),
+    Scenario("30 % of the packets lost each way", internet=Internet(loss_percent=30), size=30_000),
+]
+
+
+@pytest.mark.parametrize("scenario", CARRIERS, ids=str)
+def test_a_carriers_nat_above_the_homes(scenario: Scenario, outcome: Outcome) -> None:
+    """Half the mobile world sits behind two NATs; the stricter of each kind of behaviour decides."""
+    judge(scenario, outcome)
+
+
+@pytest.mark.parametrize("scenario", ONE_NAT, ids=str)
+def test_two_hosts_behind_one_nat(scenario: Scenario, outcome: Outcome) -> None:
+    """Colleagues in one office: over the LAN where it lets them, else over the router's outside address."""
+    judge(scenario, outcome)
+
+
+@pytest.mark.parametrize("scenario", FIREWALLS, ids=str)
+def test_firewalls(scenario: Scenario, outcome: Outcome) -> None:
+    """Where UDP does not pass, a relay over TCP or TLS does; the user is told."""
+    judge(scenario, outcome)
+
+
+@pytest.mark.parametrize("scenario", FAMILIES, ids=str)
+def test_ipv6(scenario: Scenario, outcome: Outcome) -> None:
+    """Without NATs in between, stateful firewalls open to whoever sends first, and IPv4 need not exist."""
+    judge(scenario, outcome)
+    assert outcome.path is not None
+    assert outcome.path["remote"].startswith("[2001:db8:")
+
+
+@pytest.mark.parametrize("scenario", LINES, ids=str)
+def test_poor_lines(scenario: Scenario, outcome: Outcome) -> None:
+    """Tunnels over tunnels have small MTUs, trains lose packets: slower, but whole."""
+    judge(scenario, outcome)

@@ -1,0 +1,259 @@
+"""Experiments in laboratories: the real command line tunnels a file between two homes, and tells how it got through.
+
+Each experiment has a laboratory of its own, with a relay on the internet, a listener and a forwarder. What they
+tunnel comes from a socket in the listener's namespace and goes to one in the forwarder's, both held by this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import random
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from lab import Home, Internet, Lab, NatKind, open_lab
+from processes import ICEAGENT, Ended, Process, Processes, processes
+
+from iceagent import AgentConfig, IceServer
+from iceagent.errors import LocalError
+
+FILE_BYTES = 1_000_000
+WORKERS = 5  # experiments at once: two keep two cores busy, those that wait for a failure cost nothing
+PATIENCE_S = 60.0  # more than the 39.5 s after which the agent gives up (RFC 8863)
+_CLONE_NEWNET = 0x40000000
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Two machines somewhere, and what is between them.
+
+    Attributes:
+        name: what it is called in test ids.
+        a: the home of the forwarder.
+        b: the home of the listener.
+        internet: what is between them.
+        carrier: a provider's router that both homes have in common.
+        nodes: where the forwarder and the listener run.
+        direct: whether a direct path is expected; if not, a relayed one.
+        port: of the relay; 0 for any.
+        size: of the file, bytes.
+    """
+
+    name: str
+    a: Home = field(default_factory=Home)
+    b: Home = field(default_factory=Home)
+    internet: Internet = field(default_factory=Internet)
+    carrier: Home | None = None
+    nodes: tuple[str, str] = ("host-a", "host-b")
+    direct: bool = True
+    port: int = 0
+    size: int = FILE_BYTES
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an experiment.
+
+    Attributes:
+        path: the last `path` line of the forwarder, None if there was none.
+        error: the forwarder's `error` line; None if the file came.
+        exits: exit codes of forwarder and listener; when the file has come the forwarder is interrupted, hence 130.
+        whole: whether the file that arrived was the file that was sent.
+        seconds: from typing `forward` until the file had arrived, or the command had given up.
+        story: all lines of forwarder and listener.
+    """
+
+    path: dict[str, Any] | None
+    error: dict[str, Any] | None
+    exits: tuple[int, int]
+    whole: bool
+    seconds: float
+    story: Sequence[str]
+
+    @property
+    def kind(self) -> str:
+        """`direct`, `relayed` or `none`."""
+        if self.path is None or not self.whole:
+            return "none"
+        return "direct" if self.path["direct"] else "relayed"
+
+
+def socket_in(namespace: str) -> socket.socket:
+    """Return a TCP socket of another network namespace: a socket stays where it was made, whoever uses it.
+
+    Raises:
+        OSError: there is no such namespace, or this is not root.
+    """
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def make() -> None:
+        try:
+            handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+            try:
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.setns(handle, _CLONE_NEWNET) != 0:  # of this thread alone, which ends at once
+                    raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
+                made.append(socket.socket())
+            finally:
+                os.close(handle)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+@contextmanager
+def serving(namespace: str, data: bytes) -> Iterator[int]:
+    """Serve `data` to whoever connects, at a port of 127.0.0.1 inside a namespace; yield the port."""
+    with socket_in(namespace) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(data)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+            thread.join(5)
+
+
+def fetch(namespace: str, bind: str, timeout_s: float = 60.0) -> bytes:
+    """Return all that a forward bound inside a namespace gives."""
+    host, _, port = bind.rpartition(":")
+    chunks = []
+    with socket_in(namespace) as client:
+        client.settimeout(timeout_s)
+        client.connect((host, int(port)))
+        while chunk := client.recv(1 << 16):
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
+@dataclass
+class Tunnel:
+    """A relay, a listener and a forwarder in a laboratory. `line` is the forwarder's first one: a path, or an error."""
+
+    lab: Lab
+    run: Processes
+    relay: Process
+    listener: Process
+    forwarder: Process
+    line: dict[str, Any]
+    namespace: str
+
+    def fetch(self) -> bytes:
+        """Return what came through the forward."""
+        return fetch(self.namespace, self.forwarder.wait_for("forwarding")["bind"])
+
+
+@contextmanager
+def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
+    """Build a scenario's laboratory and start everybody; yield when the forwarder knows whether there is a path."""
+    with ExitStack() as stack:
+        lab = stack.enter_context(open_lab(scenario.a, scenario.b, scenario.internet, carrier=scenario.carrier))
+        run = stack.enter_context(processes())
+        here, there = scenario.nodes
+        port = stack.enter_context(serving(lab.name(there), data))
+        relay = run.iceagent("serve", *relay_options(lab, scenario), inside=lab.inside("inet"))
+        url = relay.wait_for("listening")["url"]
+        rule = f"tcp:127.0.0.1:{port}"
+        listener = run.iceagent("listen", "--json", "--relay", url, "--allow", rule, inside=lab.inside(there))
+        code = listener.wait_for("code", timeout_s=PATIENCE_S)["code"]
+        forwarding = ("forward", "--json", "--relay", url, "-L", f"0:127.0.0.1:{port}", code)
+        forwarder = run.iceagent(*forwarding, inside=lab.inside(here))
+        line = forwarder.wait_for("path", "error", timeout_s=PATIENCE_S)
+        yield Tunnel(lab, run, relay, listener, forwarder, line, lab.name(here))
+
+
+def relay_options(lab: Lab, scenario: Scenario) -> list[str]:
+    """Return the options of the relay."""
+    host = lab.internet.host
+    shown = f"[{host}]" if ":" in host else host
+    return ["--json", "--listen", f"{shown}:{scenario.port}"]
+
+
+def carry_out(scenario: Scenario) -> Outcome:
+    """Tunnel a file of random bytes from b to a."""
+    data = random.Random(scenario.name).randbytes(scenario.size)
+    with open_tunnel(scenario, data) as tunnel:
+        whole, error = False, None
+        if tunnel.line["kind"] == "path":
+            whole = hashlib.sha256(tunnel.fetch()).digest() == hashlib.sha256(data).digest()
+            seconds = time.monotonic() - tunnel.forwarder.started_at
+            exits = (tunnel.forwarder.stop(), tunnel.listener.wait())
+        else:
+            seconds, error = time.monotonic() - tunnel.forwarder.started_at, tunnel.line
+            exits = (tunnel.forwarder.wait(), tunnel.listener.wait(PATIENCE_S))
+        for side in (tunnel.forwarder, tunnel.listener):
+            _read_rest(side)
+        lines = [line for line in tunnel.forwarder.lines if line["kind"] == "path"]
+        story = [f"{name}: {line}" for name in ("forwarder", "listener") for line in getattr(tunnel, name).lines]
+        return Outcome(lines[-1] if lines else None, error, exits, whole, seconds, story)
+
+
+def judge(scenario: Scenario, outcome: Outcome) -> None:
+    """Fail unless the outcome is the expected one; without a relay for datagrams, that is a reason and exit code 5."""
+    story = "\n".join(outcome.story)
+    if scenario.direct or can_relay():
+        assert outcome.kind == ("direct" if scenario.direct else "relayed"), story
+        assert outcome.exits == (130, 0), story
+        return
+    assert outcome.error is not None, story
+    assert outcome.exits == (5, 5), story
+    assert outcome.error["exit"] == 5, story
+    assert outcome.error["message"].startswith("no path to the peer: "), story
+
+
+@cache
+def can_relay() -> bool:
+    """Return whether a relay hands out TURN and an agent uses it."""
+    try:
+        AgentConfig(servers=[IceServer("turn:192.0.2.1:3478", username="u", credential="c")])
+    except LocalError:
+        return False
+    shown = subprocess.run([*ICEAGENT, "serve", "--help"], capture_output=True, text=True, check=True).stdout
+    return "--realm" in shown
+
+
+def _read_rest(process: Process) -> None:
+    """Read what an ended process printed last."""
+    with suppress(Ended):
+        process.wait_for("nothing that exists", timeout_s=1)
+
+
+def matrix_scenarios() -> list[Scenario]:
+    """Return each kind of NAT against each; two that filter and map by port are the ones that need a relay."""
+    hard = ({NatKind.SYMMETRIC}, {NatKind.SYMMETRIC, NatKind.PORT_RESTRICTED})
+    return [
+        Scenario(f"{a.value} to {b.value}", Home(nat=a), Home(nat=b), direct={a, b} not in hard)
+        for a in NatKind
+        for b in NatKind
+    ]
