@@ -21,10 +21,9 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 from processes import Process, Processes, processes
+from tunnels import TRAFFIC
 
 import iceagent
-
-TRAFFIC = (sys.executable, str(Path(__file__).resolve().parent.parent / "tests" / "support" / "traffic.py"))
 
 
 async def listen_often(relay: str, target: str, runs: int) -> None:

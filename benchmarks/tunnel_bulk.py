@@ -13,9 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-from processes import MemoryWatch, Process, Processes, processes
-
-TRAFFIC = (sys.executable, str(Path(__file__).resolve().parent.parent / "tests" / "support" / "traffic.py"))
+from processes import MemoryWatch, Processes, processes
+from tunnels import TRAFFIC, open_tunnel
 
 
 def fetch(run: Processes, address: str, size: int, *more: str) -> float:
@@ -24,15 +23,6 @@ def fetch(run: Processes, address: str, size: int, *more: str) -> float:
     if not done["whole"]:
         raise SystemExit("the checksum differs")
     return size * 8 / done["seconds"] / 1e6
-
-
-def open_tunnel(run: Processes, port: int) -> tuple[Process, Process, str]:
-    """Return the listener, the forwarder and the address of the forward."""
-    url = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
-    listener = run.iceagent("listen", "--json", "--relay", url, "--allow", f"tcp:127.0.0.1:{port}")
-    code = listener.wait_for("code")["code"]
-    forwarder = run.iceagent("forward", "--json", "--relay", url, "-L", f"0:127.0.0.1:{port}", code)
-    return listener, forwarder, forwarder.wait_for("forwarding")["bind"]
 
 
 def main() -> None:
@@ -46,10 +36,10 @@ def main() -> None:
     stall = ("--stall-after", str(size // 10), "--stall-s", "10") if options.stall else ()
     with processes() as run:
         port = run.start(*TRAFFIC, "source").wait_for("ready")["port"]
-        listener, forwarder, bind = open_tunnel(run, port)
+        tunnel = open_tunnel(run, f"127.0.0.1:{port}", f"tcp:127.0.0.1:{port}")
         straight = fetch(run, f"127.0.0.1:{port}", size)
-        with MemoryWatch(listener, forwarder) as memory:
-            tunnelled = fetch(run, bind, size, *stall)
+        with MemoryWatch(tunnel.listener, tunnel.forwarder) as memory:
+            tunnelled = fetch(run, tunnel.bind, size, *stall)
         sides = " and ".join(f"{mb:.0f} MB" for mb in memory.peak_mb())
     print(f"straight TCP  {straight:8.0f} Mbit/s")
     print(f"tunnel        {tunnelled:8.0f} Mbit/s   ratio {tunnelled / straight:.3f}")
