@@ -48,6 +48,10 @@ LINES = [
     Scenario("an MTU of 1280 and no fragments", Home(mtu=1280, no_fragments=True), Home(no_fragments=True)),
     Scenario("30 % of the packets lost each way", internet=Internet(loss_percent=30), size=30_000),
 ]
+MOVES = [
+    Scenario("the forwarder's line gets another address", b=Home(nat=NatKind.FULL_CONE), moves="a"),
+    Scenario("the listener's line gets another address", a=Home(nat=NatKind.FULL_CONE), moves="b"),
+]
 
 
 @pytest.mark.parametrize("scenario", CARRIERS, ids=str)
@@ -79,4 +83,10 @@ def test_ipv6(scenario: Scenario, outcome: Outcome) -> None:
 @pytest.mark.parametrize("scenario", LINES, ids=str)
 def test_poor_lines(scenario: Scenario, outcome: Outcome) -> None:
     """Tunnels over tunnels have small MTUs, trains lose packets: slower, but whole."""
+    judge(scenario, outcome)
+
+
+@pytest.mark.parametrize("scenario", MOVES, ids=str)
+def test_a_home_whose_address_changes(scenario: Scenario, outcome: Outcome) -> None:
+    """Providers renumber by night: where the other side lets the new address in, the same session goes on."""
     judge(scenario, outcome)

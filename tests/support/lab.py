@@ -198,6 +198,14 @@ class Lab:
             if 6 in self.internet.families:  # IPv6 is not translated; homes below a carrier's NAT have none
                 self.ip(upper, f"route add {net_6}/64 via {wan_6}2")
 
+    def move_home(self, letter: str) -> None:
+        """Give the line of a home another IPv4 address; its router's connections are forgotten with the old one."""
+        old = {"a": "203.0.113.0", "b": "198.51.100.0"}[letter]
+        new = nth(old, 4)
+        self.ip("inet", f"addr add {nth(new, 1)}/30 dev to-nat-{letter}")
+        commands = [f"addr del {nth(old, 2)}/30 dev to-inet", f"addr add {nth(new, 2)}/30 dev to-inet"]
+        self.ip(f"nat-{letter}", *commands, f"route add default via {nth(new, 1)}")
+
     def close(self) -> None:
         """Delete every namespace; the links and rules go with them."""
         for name in reversed(self.namespaces):
