@@ -264,8 +264,8 @@ class QuicEndpoint(ABC):
         stream_id: int = self._connection.get_next_available_stream_id()
         return stream_id
 
-    # A batch may hold a frame that asks for an answer and, after it, the CONNECTION_CLOSE: the libraries raise when told
-    # to say anything on a connection that is over, so from then on all of these do nothing.
+    # A batch may hold a frame that asks for an answer and, after it, the CONNECTION_CLOSE. The libraries raise when
+    # told to say anything on a connection that is over, so from then on none of these says anything.
 
     def send_stream(self, stream_id: int, data: bytes | bytearray | memoryview, end_stream: bool = False) -> None:
         """Hand over stream data; it is copied."""
