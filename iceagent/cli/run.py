@@ -24,8 +24,8 @@ def run_verb(body: Callable[[], Awaitable[None]], output: Output) -> Exit:
     supervisor = _Supervisor(body)
     try:
         trio.run(supervisor.run)
-    except BaseException as error:
-        return _report(_unwrap(error), output)
+    except BaseException as error:  # noqa: ASYNC103
+        return _report(_unwrap(error), output)  # noqa: ASYNC104
     if supervisor.interrupted:
         output.error(Exit.INTERRUPTED, "interrupted")
         return Exit.INTERRUPTED

@@ -276,13 +276,13 @@ async def open_link(
                 await _wait_open(driver, config)
                 yield Link(driver.protocol, driver.parked, config)
                 await _deliver(driver, config)
-            except BaseException as exc:  # kept out of the nursery, which would wrap it in a group
+            except BaseException as exc:  # noqa: ASYNC103 - kept out of the nursery, which would wrap it in a group
                 failure = exc
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
     finally:
-        await _close(driver, transport, config, failure)
+        await _close(driver, transport, config, failure)  # noqa: ASYNC102
 
 
 def _check_arguments(transport: DatagramTransport, peer_fingerprint: bytes, session_key: bytes) -> None:

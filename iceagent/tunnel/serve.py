@@ -74,7 +74,7 @@ async def serve_requests(session: Session, handler: RequestHandler, limit: int =
             try:
                 stream = await session.streams.accept(TUNNEL_SERVICE)
             except trio.BrokenResourceError:
-                return
+                break
             nursery.start_soon(run, stream)
 
 

@@ -172,7 +172,7 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         running, self._running = self._running, None
-        return await running.__aexit__(kind, error, traceback) if running is not None else None
+        return await running.__aexit__(kind, error, traceback) if running is not None else None  # noqa: ASYNC102
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[Network]:
@@ -182,7 +182,7 @@ class Network:
             nursery.start_soon(self._deliver_forever)
             try:
                 yield self
-            except BaseException as raised:  # raised again below, where the nursery does not wrap it in a group
+            except BaseException as raised:  # noqa: ASYNC103 - raised again below, where the nursery does not wrap it in a group
                 error = raised
             for open_socket in self.sockets():
                 open_socket.close()
