@@ -1,0 +1,110 @@
+"""`iceagent turn`: a STUN and TURN server alone."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import AsyncExitStack
+from typing import Any
+
+import rich_click as click
+import trio
+
+from iceagent.cli.options import Common, output_options
+from iceagent.cli.output import Output
+from iceagent.cli.run import run_verb
+from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
+from iceagent.core.address import TransportAddress, parse_address
+from iceagent.errors import LocalError
+from iceagent.servers.turn import TurnService, open_turn_server
+from iceagent.session.relay import best_address
+from iceagent.tunnel.local import bind_error
+
+DEFAULT_LISTEN = "0.0.0.0:3478"
+DEFAULT_DEV_LISTEN = "127.0.0.1:3478"
+_WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
+_SCHEMES = {"udp": ("turn", "udp"), "tcp": ("turn", "tcp"), "tls": ("turns", "tcp"), "dtls": ("turns", "udp")}
+
+
+@click.command("turn")
+@click.option(
+    "--listen", metavar="HOST:PORT", multiple=True, help=f"Where, perhaps several times.  [default: {DEFAULT_LISTEN}]"
+)
+@turn_options
+@output_options
+def command(listen: tuple[str, ...], as_json: bool, quiet: bool, verbose: int, **values: Any) -> int:
+    """Run a STUN and TURN server.
+
+    Peers in private and reserved networks are denied unless --allow-peer names them. docs/turn.md has more.
+    """
+    output = Common(as_json, quiet, verbose).open_output()
+    return run_verb(lambda: _turn(listen, values, output), output)
+
+
+async def _turn(listen: tuple[str, ...], values: dict[str, Any], output: Output) -> None:
+    default = DEFAULT_DEV_LISTEN if values["insecure_dev"] else DEFAULT_LISTEN
+    arguments = parse_turn([_listen_address(text) for text in listen or (default,)], values)
+    async with AsyncExitStack() as stack:
+        try:
+            service = await stack.enter_async_context(open_turn_server(arguments.options))
+        except OSError as error:
+            raise bind_error(", ".join(map(str, arguments.options.listen)), error) from error
+        show(output, service, arguments)
+        await wait_for_end(service, arguments, output)
+
+
+def _listen_address(text: str) -> TransportAddress:
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise LocalError(f"--listen {text!r} is not IP:PORT, as in {DEFAULT_LISTEN} or [::]:3478") from None
+
+
+def turn_urls(service: TurnService) -> list[str]:
+    """Return the URLs of a server, as RFC 7065 writes them, with an address that others may know."""
+    urls = []
+    for transport, address in service.addresses:
+        scheme, over = _SCHEMES[transport]
+        urls.append(f"{scheme}:{shown(service, address)}?transport={over}")
+    return urls
+
+
+def shown(service: TurnService, address: TransportAddress) -> str:
+    """Return the address under which others reach a server that listens at `address`."""
+    announced = [told for bound, told in service.core.relay_hosts.items() if (":" in bound) == (":" in address.host)]
+    host = address.host
+    if host in _WILDCARDS:
+        host = announced[0] if announced else best_address()
+    else:
+        host = service.core.relay_hosts.get(host, host)
+    return str(TransportAddress(host, address.port))
+
+
+def show(output: Output, service: TurnService, arguments: TurnArguments) -> None:
+    """Print where a server listens."""
+    urls = turn_urls(service)
+    stun = f"stun:{shown(service, service.address)}"
+    fields: dict[str, Any] = {"turn": urls[0], "urls": urls, "stun": stun, "realm": arguments.options.realm}
+    text = "\n".join(f"TURN  {url}" for url in urls)
+    if arguments.shown is not None:
+        username, password = arguments.shown
+        fields |= {"username": username, "credential": password}
+        text += f"\nuser  {username}\npassword  {password}"
+    output.line("listening", text, essential=True, **fields)
+
+
+async def wait_for_end(service: TurnService, arguments: TurnArguments, output: Output) -> None:
+    """Serve until SIGTERM, then drain; a second SIGTERM ends at once."""
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                if service.is_draining:
+                    break
+                count = len(service.core.allocations)
+                output.line("draining", f"draining: {count} allocations", allocations=count, seconds=arguments.drain_s)
+                nursery.start_soon(_drain, service, arguments.drain_s, nursery.cancel_scope)
+        nursery.cancel_scope.cancel()
+
+
+async def _drain(service: TurnService, deadline_s: float, scope: trio.CancelScope) -> None:
+    await service.drain(deadline_s)
+    scope.cancel()

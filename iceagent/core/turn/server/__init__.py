@@ -1,0 +1,64 @@
+"""A TURN server, sans-IO: `TurnServer` and what it is made of. RFC 8656, RFC 6062."""
+
+from __future__ import annotations
+
+from iceagent.core.turn.server.allocation import (
+    Allocation,
+    AllocationState,
+    Channel,
+    ClientPath,
+    Connection,
+    ConnectionState,
+    Relay,
+)
+from iceagent.core.turn.server.limits import TurnLimits
+from iceagent.core.turn.server.policy import PeerPolicy, PolicyError, parse_networks
+from iceagent.core.turn.server.ports import PortPool
+from iceagent.core.turn.server.relaying import Forward
+from iceagent.core.turn.server.server import TurnServer, TurnServerConfig
+from iceagent.core.turn.server.state import (
+    AllocationChanged,
+    CloseConnection,
+    CloseRelay,
+    ConnectPeer,
+    Event,
+    JoinConnection,
+    OpenRelay,
+    ToClient,
+    ToPeer,
+    Transmit,
+)
+from iceagent.core.turn.server.users import Account, AnyUsers, SharedSecretUsers, StaticUsers, UserStore
+
+__all__ = [
+    "Account",
+    "Allocation",
+    "AllocationChanged",
+    "AllocationState",
+    "AnyUsers",
+    "Channel",
+    "ClientPath",
+    "CloseConnection",
+    "CloseRelay",
+    "ConnectPeer",
+    "Connection",
+    "ConnectionState",
+    "Event",
+    "Forward",
+    "JoinConnection",
+    "OpenRelay",
+    "PeerPolicy",
+    "PolicyError",
+    "PortPool",
+    "Relay",
+    "SharedSecretUsers",
+    "StaticUsers",
+    "ToClient",
+    "ToPeer",
+    "Transmit",
+    "TurnLimits",
+    "TurnServer",
+    "TurnServerConfig",
+    "UserStore",
+    "parse_networks",
+]

@@ -1,0 +1,43 @@
+"""The end of allocations: every table, port and socket gives back what they had."""
+
+from __future__ import annotations
+
+from iceagent.core.turn.server.allocation import Allocation, AllocationState, Connection, ConnectionState
+from iceagent.core.turn.server.state import AllocationChanged, CloseConnection, CloseRelay, ServerState
+
+
+def close_allocation(state: ServerState, now: float, allocation: Allocation, what: str) -> None:
+    """Close an allocation that is opening or active.
+
+    Args:
+        state: the server's.
+        now: seconds.
+        allocation: which.
+        what: `expired`, `released`, `gone` or `failed`, for logs and counters.
+    """
+    for connection in list(allocation.connections.values()):
+        close_connection(state, connection)
+    for relay in allocation.relays:
+        if relay.is_open:
+            del state.relays[relay.address]
+        state.pools[relay.bind.host].release(now, relay.bind.port)
+        state.emit(CloseRelay(relay))
+    allocation.state = AllocationState.CLOSED
+    allocation.permissions.clear()
+    allocation.channels.clear()
+    allocation.channel_of.clear()
+    state.remove(allocation)
+    state.counters[f"allocations_{what}"] += 1
+    state.emit(AllocationChanged(allocation, what))
+
+
+def close_connection(state: ServerState, connection: Connection) -> None:
+    """Close a TCP connection to a peer, if it is not closed."""
+    if connection.state is ConnectionState.CLOSED:
+        return
+    connection.state = ConnectionState.CLOSED
+    del state.connections[connection.number]
+    del connection.allocation.connections[connection.number]
+    if connection.path is not None:
+        state.data_paths.pop(connection.path, None)
+    state.emit(CloseConnection(connection))

@@ -1,0 +1,229 @@
+"""What all parts of the server share: its tables, its deadlines and what the shell has to do."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from iceagent.core import stun
+from iceagent.core.address import TransportAddress
+from iceagent.core.stun.rate_limit import source_of
+from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
+from iceagent.core.turn.server.bandwidth import Meter
+from iceagent.core.turn.server.limits import MAX_PENDING_OUTPUT, TurnLimits
+from iceagent.core.turn.server.policy import PeerPolicy
+from iceagent.core.turn.server.ports import PortPool
+
+_MAX_IDLE_METERS = 1024
+
+
+class ToClient(NamedTuple):
+    """Send `data` to a client, on the connection or from the socket that `path` names."""
+
+    path: ClientPath
+    data: bytes
+
+
+class ToPeer(NamedTuple):
+    """Send a datagram from a relayed address; `dont_fragment` says whether DF is asked for."""
+
+    relay: Relay
+    peer: TransportAddress
+    data: bytes
+    dont_fragment: bool
+
+
+Transmit = ToClient | ToPeer
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRelay:
+    """Bind `relay.bind`, then call `relay_opened` or `relay_failed`."""
+
+    relay: Relay
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRelay:
+    """Close what was bound; it may still be opening."""
+
+    relay: Relay
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPeer:
+    """Connect from `connection.relay` to `connection.peer`, then call `peer_connected` or `peer_failed`."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConnection:
+    """Join the client's data connection `connection.path` with the peer's, byte for byte."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class CloseConnection:
+    """Close the peer's side of a connection, and the client's data connection if there is one."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationChanged:
+    """For logs and metrics: an allocation is `opened`, `expired`, `released` or `failed`."""
+
+    allocation: Allocation
+    what: str
+
+
+Event = OpenRelay | CloseRelay | ConnectPeer | JoinConnection | CloseConnection | AllocationChanged
+
+
+class Reservation(NamedTuple):
+    """A port that waits for who has its token. RFC 8656 section 7.2."""
+
+    host: str
+    port: int
+    user: str
+
+
+@dataclass(slots=True)
+class ServerState:
+    """Tables, queues and deadlines.
+
+    Attributes:
+        limits: what may be had.
+        policy: whom relays may talk to.
+        randbytes: for ports, tokens and connection numbers.
+        hosts: IP literal to bind: IP literal to announce; at most one of each family.
+        pools: by bound host.
+        software: for SOFTWARE, in authenticated answers; empty for none.
+    """
+
+    limits: TurnLimits
+    policy: PeerPolicy
+    randbytes: Callable[[int], bytes]
+    hosts: dict[str, str]
+    pools: dict[str, PortPool]
+    software: str = ""
+    draining: bool = False
+    allocations: dict[ClientPath, Allocation] = field(default_factory=dict)
+    flows: dict[tuple[str, TransportAddress], dict[TransportAddress, Allocation]] = field(default_factory=dict)
+    relays: dict[TransportAddress, Relay] = field(default_factory=dict)
+    connections: dict[int, Connection] = field(default_factory=dict)
+    data_paths: dict[ClientPath, Connection] = field(default_factory=dict)
+    reservations: dict[bytes, Reservation] = field(default_factory=dict)
+    per_user: Counter[str] = field(default_factory=Counter)
+    per_source: Counter[str] = field(default_factory=Counter)
+    meters: dict[str, Meter] = field(default_factory=dict)
+    counters: Counter[str] = field(default_factory=Counter)
+    transmits: deque[Transmit] = field(default_factory=deque)
+    events: deque[Event] = field(default_factory=deque)
+    _deadlines: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)
+    _sequence: int = 0
+
+    # -- output
+
+    def send(self, transmit: Transmit) -> None:
+        """Queue something to send; a shell that does not drain loses the newest."""
+        if len(self.transmits) >= MAX_PENDING_OUTPUT:
+            self.counters["output_full"] += 1
+            return
+        self.transmits.append(transmit)
+
+    def emit(self, event: Event) -> None:
+        """Queue an event. Their number is bounded by that of allocations and connections."""
+        self.events.append(event)
+
+    def reply(self, path: ClientPath, message: stun.Message, signing: Signing) -> bytes:
+        """Send a signed answer and return it."""
+        if self.software:
+            message = stun.Message(
+                message.message_class,
+                message.method,
+                message.transaction_id,
+                (stun.Software(self.software), *message.attributes),
+            )
+        data = stun.encode(message, key=signing.key, integrity=signing.integrity, fingerprint=False)
+        self.send(ToClient(path, data))
+        return data
+
+    def refuse(
+        self, path: ClientPath, request: stun.Message, signing: Signing, code: int, *more: stun.Attribute
+    ) -> None:
+        """Send a signed error answer."""
+        self.counters[f"refused_{int(code)}"] += 1
+        self.reply(path, stun.error(request, code, "", *more), signing)
+
+    # -- deadlines
+
+    def call_at(self, at: float, what: Callable[[float], None]) -> None:
+        """Have `what(now)` called at `at` or soon after."""
+        self._sequence += 1
+        heapq.heappush(self._deadlines, (at, self._sequence, what))
+
+    def next_timeout(self) -> float | None:
+        """Return when the next deadline is."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def handle_timeout(self, now: float) -> None:
+        """Call what is due."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            heapq.heappop(self._deadlines)[2](now)
+
+    # -- quotas
+
+    def has_room(self, user: str, host: str) -> bool:
+        """Return whether user, source and server may have one more allocation."""
+        limits = self.limits
+        return (
+            self.per_user[user] < limits.allocations_per_user
+            and self.per_source[source_of(host)] < limits.allocations_per_source
+        )
+
+    def add(self, allocation: Allocation) -> None:
+        """Enter an allocation into the tables."""
+        path = allocation.path
+        self.allocations[path] = allocation
+        self.flows.setdefault((path.transport, path.local), {})[path.remote] = allocation
+        self.per_user[allocation.user] += 1
+        self.per_source[source_of(path.remote.host)] += 1
+
+    def remove(self, allocation: Allocation) -> None:
+        """Take an allocation out of the tables."""
+        path = allocation.path
+        del self.allocations[path]
+        del self.flows[path.transport, path.local][path.remote]
+        _decrease(self.per_user, allocation.user)
+        _decrease(self.per_source, source_of(path.remote.host))
+
+    def meter_of(self, user: str, now: float) -> Meter | None:
+        """Return the bucket of a user's bytes, the same for all its allocations."""
+        rate = self.limits.bytes_per_s
+        if rate is None:
+            return None
+        meter = self.meters.get(user)
+        if meter is None:
+            # A bucket outlives the allocations, or closing and opening them would fill it.
+            if len(self.meters) >= _MAX_IDLE_METERS + self.limits.allocations:
+                idle = [one for one, it in self.meters.items() if not self.per_user[one] and it.is_full(now)]
+                for one in idle:
+                    del self.meters[one]
+            meter = self.meters[user] = Meter(rate, rate * self.limits.burst_s, now)
+        return meter
+
+    def is_relayed(self, address: TransportAddress) -> bool:
+        """Tell whether an address is a relayed one of this server now."""
+        return address in self.relays
+
+
+def _decrease(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]

@@ -1,0 +1,232 @@
+"""A STUN and TURN server on Trio: the shell around `iceagent.core.turn.server`."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.stun import BindingServer
+from iceagent.core.turn.server import (
+    AllocationChanged,
+    ClientPath,
+    CloseRelay,
+    Event,
+    Forward,
+    OpenRelay,
+    SharedSecretUsers,
+    ToClient,
+    TurnServer,
+)
+from iceagent.net.api import Network, UdpSocket
+from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_config, make_users
+from iceagent.servers.turn_relay import RelaySockets, Sender
+from iceagent.servers.turn_udp import UdpListener
+
+
+class TurnService:
+    """A running server; made by `open_turn_server`.
+
+    Attributes:
+        options: what it was started with.
+        network: where its sockets are.
+        core: the sans-IO server.
+        binding: answers Binding requests.
+        addresses: where it listens, as (transport, address).
+    """
+
+    def __init__(
+        self,
+        options: TurnOptions,
+        network: Network,
+        core: TurnServer,
+        credentials: SharedSecretUsers | None,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.options = options
+        self.network = network
+        self.core = core
+        self.binding = BindingServer(software=options.software)
+        self.addresses: list[tuple[str, TransportAddress]] = []
+        self._credentials = credentials
+        self._nursery = nursery
+        self._relays = RelaySockets(self)
+        self._udp: dict[TransportAddress, UdpSocket] = {}
+        self._senders: dict[ClientPath, Sender] = {}
+        self._translated = {
+            bound: told for bound, told in core.relay_hosts.items() if bound != told
+        }  # behind a one-to-one NAT
+        self._wake_timer = trio.Event()
+        self._armed_for = float("inf")
+        self._changed = trio.Event()
+
+    # -- for users
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What became of requests and datagrams, by reason."""
+        return self.core.counters
+
+    @property
+    def address(self) -> TransportAddress:
+        """The first address it listens at."""
+        return self.addresses[0][1]
+
+    def make_credentials(self, name: str, lifetime_s: float) -> tuple[str, str]:
+        """Return user name and password of a short-lived credential.
+
+        Raises:
+            TurnOptionsError: the server has no secret.
+        """
+        if self._credentials is None:
+            raise TurnOptionsError("short-lived credentials need a secret")
+        return self._credentials.make(name, lifetime_s)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new allocations are refused."""
+        return self.core.is_draining
+
+    async def drain(self, deadline_s: float) -> None:
+        """Refuse new allocations; return when the last one has ended, or after `deadline_s`."""
+        self.core.drain()
+        with trio.move_on_after(deadline_s):
+            while self.core.allocations:
+                self._changed = trio.Event()
+                await self._changed.wait()
+
+    # -- for the parts of the shell
+
+    def settle(self) -> None:
+        """Do what the core asks for: send, open, close. To be called after each call to the core that may ask."""
+        core = self.core
+        while (transmit := core.poll_transmit()) is not None:
+            if isinstance(transmit, ToClient):
+                self.sender_to(transmit.path)([transmit.data])
+            else:
+                self.forward([Forward(transmit.relay, transmit.peer, [transmit.data])])
+        while (event := core.poll_event()) is not None:
+            self._handle(event)
+        timeout = core.next_timeout()
+        if timeout is not None and timeout < self._armed_for:
+            self._wake_timer.set()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, OpenRelay):
+            self._nursery.start_soon(self._relays.run, event.relay)
+        elif isinstance(event, CloseRelay):
+            self._relays.close(event.relay)
+        elif isinstance(event, AllocationChanged):
+            self._changed.set()
+
+    def forward(self, forwards: list[Forward]) -> None:
+        """Send to peers what there is room for; the rest is lost, as on any congested link."""
+        for relay, peer, datagrams in forwards:
+            sock = self._relays.get(relay)
+            if sock is None:
+                continue
+            lost = len(datagrams) - sock.send_nowait(datagrams, self._bound(peer) if self._translated else peer)
+            if lost:
+                self.counters["peer_buffer_full"] += lost
+
+    def sender_to(self, path: ClientPath) -> Sender:
+        """Return what takes messages for a client."""
+        sender = self._senders.get(path)
+        return sender if sender is not None else self._udp_sender(path)
+
+    def _udp_sender(self, path: ClientPath) -> Sender:
+        sock = self._udp.get(path.local) if path.transport == "udp" else None
+
+        def send(messages: list[bytes]) -> None:
+            if sock is None:
+                self.counters["client_gone"] += len(messages)
+                return
+            lost = len(messages) - sock.send_nowait(messages, path.remote)
+            if lost:
+                self.counters["client_buffer_full"] += lost
+
+        return send
+
+    def announced(self, remote: TransportAddress) -> TransportAddress:
+        """Return what clients know a peer as: relays of ours that meet behind a one-to-one NAT are told apart so."""
+        told = self._translated.get(remote.host) if self._translated else None
+        return remote if told is None else TransportAddress(told, remote.port)
+
+    def _bound(self, peer: TransportAddress) -> TransportAddress:
+        """Return where a relay of ours is really bound, so that nothing needs to return through the NAT."""
+        for bound, told in self._translated.items():
+            if told == peer.host:
+                return TransportAddress(bound, peer.port)
+        return peer
+
+    async def run_timers(self) -> None:
+        """Call the core when it wants to be called."""
+        while True:
+            self._wake_timer = trio.Event()
+            timeout = self.core.next_timeout()
+            self._armed_for = float("inf") if timeout is None else timeout
+            with trio.move_on_at(self._armed_for):
+                await self._wake_timer.wait()
+            self.core.handle_timeout(trio.current_time())
+            self.settle()
+
+    async def listen(self, stack: AsyncExitStack) -> None:
+        """Bind every address there is to listen at.
+
+        Raises:
+            OSError: an address is not ours or its port taken.
+        """
+        for address in self.options.listen:
+            sock = await self.network.open_udp(address.host, address.port)
+            stack.callback(sock.close)
+            bound = sock.local_address
+            self._udp[bound] = sock
+            self.addresses.append(("udp", bound))
+            self._nursery.start_soon(UdpListener(self, sock).run)
+
+
+@asynccontextmanager
+async def open_turn_server(
+    options: TurnOptions,
+    *,
+    network: Network | None = None,
+    randbytes: Callable[[int], bytes] = secrets.token_bytes,
+) -> AsyncGenerator[TurnService, None]:
+    """Serve STUN and TURN for as long as the block runs.
+
+    Args:
+        options: what to serve to whom.
+        network: where to bind; this machine by default. TCP, TLS and DTLS need this machine.
+        randbytes: for ports, nonces, tokens and keys; only tests pass another than `secrets.token_bytes`.
+
+    Raises:
+        OSError: an address is not ours or its port taken.
+        TurnOptionsError, PolicyError: the options cannot work.
+    """
+    here = network if network is not None else _system_network()
+    users, credentials = make_users(options)
+    core = TurnServer(make_config(options, here, users), randbytes=randbytes)
+    failure: Exception | KeyboardInterrupt | None = None
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        service = TurnService(options, here, core, credentials, nursery)
+        try:
+            await service.listen(stack)
+            nursery.start_soon(service.run_timers)
+            yield service
+        except (Exception, KeyboardInterrupt) as error:
+            failure = error  # raised outside of the nursery, which would wrap it
+        core.close(trio.current_time())
+        service.settle()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _system_network() -> Network:
+    from iceagent.net import SystemNetwork
+
+    return SystemNetwork()

@@ -1,0 +1,73 @@
+"""UDP clients of the TURN server: one socket, one task, whole buffers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from iceagent.core.stun import Method
+from iceagent.core.turn.server import ClientPath
+from iceagent.net.api import Batch, UdpSocket
+
+if TYPE_CHECKING:
+    from iceagent.servers.turn import TurnService
+
+_BINDING = Method.BINDING.to_bytes(2, "big")  # the type of a Binding request
+
+
+class UdpListener:
+    """Reads one listening socket.
+
+    Args:
+        service: the server.
+        sock: bound.
+    """
+
+    def __init__(self, service: TurnService, sock: UdpSocket) -> None:
+        self._service = service
+        self._sock = sock
+        self._local = sock.local_address
+        self._flows = service.core.flows("udp", self._local)
+
+    async def run(self) -> None:
+        """Serve until cancelled or closed."""
+        service, core = self._service, self._service.core
+        while True:
+            try:
+                batches = await self._sock.receive()
+            except trio.ClosedResourceError:
+                return
+            now = trio.current_time()
+            asked = False
+            for batch in batches:
+                data, size = batch.data, batch.segment_size
+                allocation = self._flows.get(batch.remote)
+                # The first bytes of all datagrams at once; bulk data is all ChannelData.
+                starts = data[::size]
+                if allocation is not None and starts and min(starts) >= 0x40 and max(starts) < 0x50:
+                    service.forward(core.forward_to_peer(now, allocation, data, size))
+                else:
+                    self._take_singly(now, batch)
+                    asked = True
+            if asked:
+                service.settle()
+            self._sock.take_errors()
+
+    def _take_singly(self, now: float, batch: Batch) -> None:
+        service = self._service
+        path = ClientPath("udp", self._local, batch.remote)
+        for data in batch.datagrams():
+            if data[:2] == _BINDING:
+                answer = service.binding.handle_datagram(now, self._local, batch.remote, data)
+                if answer is not None:
+                    self._sock.send_nowait([answer], batch.remote)
+            elif 0x40 <= (data[0] if data else 0) < 0x50:
+                allocation = self._flows.get(batch.remote)
+                if allocation is None:
+                    service.counters["channel_unknown"] += 1
+                else:
+                    service.forward(service.core.forward_to_peer(now, allocation, data, len(data)))
+            else:
+                service.core.handle_message(now, path, data)
+                service.settle()
