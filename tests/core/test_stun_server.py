@@ -38,6 +38,28 @@ def test_a_request_is_answered_with_its_source(remote: TransportAddress) -> None
     assert server.counters == {"answered": 1}
 
 
+@pytest.mark.parametrize("remote", [CLIENT, TransportAddress("2001:db8::7", 61000)])
+def test_a_client_of_rfc_3489_is_answered_in_its_own_terms(remote: TransportAddress) -> None:
+    """RFC 5389 section 12.2: no cookie in, none out, and the plain address; libnice still gathers so."""
+    server = stun.BindingServer()
+    transaction_id = bytes(range(100, 116))
+    answer = ask(server, b"\x00\x01\x00\x00" + transaction_id, remote)
+    assert answer is not None
+    assert answer[:2] == b"\x01\x01"
+    assert answer[4:20] == transaction_id
+    message = stun.decode(answer[:4] + stun.MAGIC_COOKIE.to_bytes(4, "big") + answer[8:])
+    assert message.attributes == (stun.MappedAddress(remote),)
+    assert server.counters == {"answered": 1}
+
+
+@pytest.mark.parametrize("data", [bytes(20), b"\x00\x01\x00\x04" + bytes(16), b"\x01\x01\x00\x00" + bytes(16)])
+def test_what_only_resembles_a_classic_request_gets_no_answer(data: bytes) -> None:
+    """Without a cookie little tells STUN from noise, so that little must fit."""
+    server = stun.BindingServer()
+    assert ask(server, data) is None
+    assert server.counters == {"not_stun": 1}
+
+
 def test_only_a_request_with_fingerprint_gets_one() -> None:
     """A client that knows no FINGERPRINT keeps its answer small."""
     answer = ask(stun.BindingServer(), request(fingerprint=False))

@@ -1,6 +1,6 @@
 """A Binding server without I/O: tells everybody which address they come from, and nobody more than that.
 
-Source: RFC 8489 sections 6.3.1 and 12 (basic server behavior).
+Source: RFC 8489 sections 6.3.1 and 12 (basic server behavior); for clients of RFC 3489, RFC 5389 section 12.2.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_SOURCES, STUN_SOURCE_BURST, STUN_SOURCE_RATE_PER_S
-from iceagent.core.stun.address_attributes import XorMappedAddress
+from iceagent.core.stun.address_attributes import MappedAddress, XorMappedAddress
 from iceagent.core.stun.attribute import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
 from iceagent.core.stun.auth_attributes import PasswordAlgorithm, Userhash
 from iceagent.core.stun.codec import decode, encode
 from iceagent.core.stun.error_attributes import Code, UnknownAttributes
 from iceagent.core.stun.errors import StunError
-from iceagent.core.stun.header import MessageClass, Method, looks_like_stun
+from iceagent.core.stun.header import COOKIE_BYTES, MessageClass, Method, looks_like_stun
 from iceagent.core.stun.message import Message, error, success
 from iceagent.core.stun.rate_limit import RateLimiter
 from iceagent.core.stun.text_attributes import Nonce, Realm, Software, Username
 
 _TOLERATED: Final = frozenset((Username, Userhash, Realm, Nonce, PasswordAlgorithm))
 """Comprehension-required attributes we know and have no use for: we answer whether or not a client has credentials."""
+_CLASSIC_REQUEST: Final = b"\x00\x01"  # a Binding request
 _MAX_UNKNOWN: Final = 32  # ours: types named in one 420; the rest will show when these are gone
 
 
@@ -84,7 +85,7 @@ class BindingServer:
             data: whatever came.
         """
         if not looks_like_stun(data):
-            return self._drop("not_stun")
+            return self._handle_classic(now, remote, data)
         if not self._limiter.allow(now, remote.host):
             return self._drop("rate_limited")
         if remote.port == 0:
@@ -101,16 +102,37 @@ class BindingServer:
             return self._drop("indication")
         if message.message_class is not MessageClass.REQUEST:
             return self._drop("response")
-        return encode(self._answer(message, remote), fingerprint=message.has_fingerprint)
+        return encode(self._answer(message, XorMappedAddress(remote)), fingerprint=message.has_fingerprint)
 
-    def _answer(self, request: Message, remote: TransportAddress) -> Message:
+    def _handle_classic(self, now: float, remote: TransportAddress, data: bytes) -> bytes | None:
+        """Answer a client of RFC 3489, as libnice is while it gathers: it knows no cookie and no XOR-MAPPED-ADDRESS.
+
+        What stands in the cookie's place belongs to its transaction id. Source: RFC 5389 section 12.2.
+        """
+        if not data.startswith(_CLASSIC_REQUEST):
+            return self._drop("not_stun")
+        modern = data[:4] + COOKIE_BYTES + data[8:]
+        if not looks_like_stun(modern):
+            return self._drop("not_stun")
+        if not self._limiter.allow(now, remote.host):
+            return self._drop("rate_limited")
+        if remote.port == 0:
+            return self._drop("no_port")
+        try:
+            request = decode(modern)
+        except StunError as malformed:
+            return self._drop(malformed.reason.value)
+        answer = encode(self._answer(request, MappedAddress(remote)), fingerprint=False)
+        return answer[:4] + data[4:8] + answer[8:]
+
+    def _answer(self, request: Message, mapped: MappedAddress | XorMappedAddress) -> Message:
         unknown = tuple(dict.fromkeys(kind for kind in map(_required_type, request.attributes) if kind is not None))
         if unknown:
             self.counters["unknown_attributes"] += 1
             attribute = UnknownAttributes(unknown[:_MAX_UNKNOWN])
             return error(request, Code.UNKNOWN_ATTRIBUTE, "", attribute, *self._extras)
         self.counters["answered"] += 1
-        return success(request, XorMappedAddress(remote), *self._extras)
+        return success(request, mapped, *self._extras)
 
     def _drop(self, reason: str) -> bytes | None:
         """Count a datagram that gets no answer, and be that answer."""
