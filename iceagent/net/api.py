@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import trio
+
 from iceagent.core.address import TransportAddress
 
 
@@ -137,5 +139,23 @@ class Network(Protocol):
 
         Raises:
             OSError: the name has none.
+        """
+        ...
+
+    async def connect_tcp(
+        self, remote: TransportAddress, *, local_host: str | None = None
+    ) -> trio.abc.HalfCloseableStream:
+        """Connect a TCP stream; `local_host` is the local address to use, None leaves it to the system.
+
+        Raises:
+            OSError: nobody listens there, or no way leads there.
+        """
+        ...
+
+    async def listen_tcp(self, host: str, port: int = 0) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
+        """Listen for TCP connections.
+
+        Raises:
+            OSError: the address is not ours or the port is taken.
         """
         ...

@@ -6,8 +6,10 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import InterfaceAddress
+from iceagent.net.gateway import Gateway, system_gateways
 from iceagent.net.interfaces import list_interfaces
 from iceagent.net.resolver import resolve
+from iceagent.net.tcp import connect_tcp, listen_tcp
 from iceagent.net.udp import SystemUdpSocket, open_udp_socket
 
 
@@ -25,6 +27,10 @@ class SystemNetwork:
         """Return the addresses of all interfaces that are up, loopback included."""
         return list_interfaces()
 
+    async def gateways(self) -> list[Gateway]:
+        """Return the default gateways, the preferred ones first."""
+        return await system_gateways()
+
     async def open_udp(self, host: str, port: int = 0) -> SystemUdpSocket:
         """Bind a UDP socket.
 
@@ -41,3 +47,19 @@ class SystemNetwork:
             OSError: the name has none.
         """
         return await resolve(host, port, family=family)
+
+    async def connect_tcp(self, remote: TransportAddress, *, local_host: str | None = None) -> trio.SocketStream:
+        """Connect a TCP stream, with TCP_NODELAY set.
+
+        Raises:
+            OSError: nobody listens there, or no way leads there.
+        """
+        return await connect_tcp(remote, local_host=local_host)
+
+    async def listen_tcp(self, host: str, port: int = 0) -> trio.SocketListener:
+        """Listen for TCP connections.
+
+        Raises:
+            OSError: the address is not ours or the port is taken.
+        """
+        return await listen_tcp(host, port)

@@ -145,6 +145,24 @@ class Host:
             raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address in this network")
         return found
 
+    async def connect_tcp(self, remote: TransportAddress, *, local_host: str | None = None) -> trio.SocketStream:
+        """Refuse: this network carries UDP only.
+
+        Raises:
+            OSError: always (ENETUNREACH).
+        """
+        await trio.lowlevel.checkpoint()
+        raise _os_error(errno.ENETUNREACH, f"{remote}: there is no TCP in this network")
+
+    async def listen_tcp(self, host: str, port: int = 0) -> trio.SocketListener:
+        """Refuse: this network carries UDP only.
+
+        Raises:
+            OSError: always (EOPNOTSUPP).
+        """
+        await trio.lowlevel.checkpoint()
+        raise _os_error(errno.EOPNOTSUPP, f"{host}: there is no TCP in this network")
+
     def send_datagram(self, sender: VirtualUdpSocket, data: bytes, remote: TransportAddress) -> bool:
         """Put a datagram on its way; False when this host refuses it: too large, no route, wrong family."""
         way = self._way_out(sender.local_address.host, remote)

@@ -1,0 +1,61 @@
+"""TCP streams and listeners of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+import trio
+
+from iceagent.core.address import TransportAddress
+from iceagent.net.sockaddr import bind_sockaddr
+
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
+
+async def connect_tcp(remote: TransportAddress, *, local_host: str | None = None) -> trio.SocketStream:
+    """Connect to an address, with TCP_NODELAY set.
+
+    Args:
+        remote: an IP literal, with zone if link-local, and a port.
+        local_host: the local address to leave from; None leaves it to the system.
+    Raises:
+        OSError: nobody listens there, or no way leads there.
+    """
+    family, target = bind_sockaddr(remote.host, remote.port)
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if local_host is not None:
+            await sock.bind(bind_sockaddr(local_host, 0)[1])
+        await sock.connect(target)
+        return trio.SocketStream(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def listen_tcp(host: str, port: int = 0) -> trio.SocketListener:
+    """Listen at an IP literal; `::` listens for IPv6 only.
+
+    Args:
+        host: the address to bind.
+        port: 0 lets the system choose.
+    Raises:
+        OSError: the address is not ours or the port is taken.
+    """
+    family, address = bind_sockaddr(host, port)
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # there it would let two listeners share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        await sock.bind(address)
+        sock.listen(BACKLOG)
+        return trio.SocketListener(sock)
+    except BaseException:
+        sock.close()
+        raise
