@@ -45,7 +45,7 @@ class UdpListener:
                 allocation = self._flows.get(batch.remote)
                 # The first bytes of all datagrams at once; bulk data is all ChannelData.
                 starts = data[::size]
-                if allocation is not None and starts and min(starts) >= 0x40 and max(starts) < 0x50:
+                if allocation is not None and starts and min(starts) >= 0x40 and max(starts) < 0x80:
                     service.forward(core.forward_to_peer(now, allocation, data, size))
                 else:
                     self._take_singly(now, batch)
@@ -62,7 +62,7 @@ class UdpListener:
                 answer = service.binding.handle_datagram(now, self._local, batch.remote, data)
                 if answer is not None:
                     self._sock.send_nowait([answer], batch.remote)
-            elif 0x40 <= (data[0] if data else 0) < 0x50:
+            elif 0x40 <= (data[0] if data else 0) < 0x80:
                 allocation = self._flows.get(batch.remote)
                 if allocation is None:
                     service.counters["channel_unknown"] += 1

@@ -10,11 +10,13 @@ from iceagent.core.stun.header import COOKIE_BYTES
 
 CHANNEL_MIN: Final = 0x4000  # RFC 8656 section 12
 CHANNEL_MAX: Final = 0x4FFF
+CHANNEL_MAX_RFC5766: Final = 0x7FFE  # RFC 5766 section 11: what a server may still get from old clients
 HEADER_LENGTH: Final = 4
 MAX_PAYLOAD: Final = 0xFFFF  # bytes; the length field has 16 bits
 
 _HEADER: Final = struct.Struct("!HH")
 _FIRST_BYTES: Final = range(0x40, 0x50)
+_FIRST_BYTES_OF: Final = {CHANNEL_MAX: _FIRST_BYTES, CHANNEL_MAX_RFC5766: range(0x40, 0x80)}
 _STUN_HEADER_LENGTH: Final = 20
 _NEEDED: Final = 8  # bytes until a frame's kind and length are beyond doubt
 
@@ -53,34 +55,36 @@ def encode_channel_batch(channel: int, payloads: Sequence[bytes]) -> list[bytes]
     return [(header if len(payload) == size else _HEADER.pack(channel, len(payload))) + payload for payload in payloads]
 
 
-def decode_channel_data(data: bytes) -> tuple[int, bytes] | None:
+def decode_channel_data(data: bytes, highest: int = CHANNEL_MAX) -> tuple[int, bytes] | None:
     """Return channel and payload of one datagram; None if it is not ChannelData or is cut short.
 
-    What follows the payload is padding and is ignored. RFC 8656 section 12.6.
+    What follows the payload is padding and is ignored. RFC 8656 section 12.6. `highest` is `CHANNEL_MAX` or
+    `CHANNEL_MAX_RFC5766`, here and below.
     """
-    if not is_channel_data(data):
+    if len(data) < HEADER_LENGTH or data[0] not in _FIRST_BYTES_OF[highest]:
         return None
     channel, size = _HEADER.unpack_from(data)
     end = HEADER_LENGTH + size
     return (channel, data[HEADER_LENGTH:end]) if end <= len(data) else None
 
 
-def strip_channel_batch(data: bytes, segment_size: int) -> tuple[int, list[bytes]] | None:
+def strip_channel_batch(data: bytes, segment_size: int, highest: int = CHANNEL_MAX) -> tuple[int, list[bytes]] | None:
     """Return the channel and the payloads of a buffer as UDP_GRO delivers it, if all segments are of one channel.
 
     Args:
         data: datagrams back to back, each `segment_size` bytes, the last one maybe shorter.
         segment_size: bytes, at least 1.
+        highest: channel.
 
     Returns:
         None where segments differ in channel or in padding, or are no ChannelData: look at each datagram then. All
         payloads have one length, only the last one may be shorter.
     """
     end = len(data)
-    if end < HEADER_LENGTH or data[0] not in _FIRST_BYTES:
+    if end < HEADER_LENGTH or data[0] not in _FIRST_BYTES_OF[highest]:
         return None
     if end <= segment_size:
-        single = decode_channel_data(data)
+        single = decode_channel_data(data, highest)
         return None if single is None else (single[0], [single[1]])
     header = data[:HEADER_LENGTH]
     channel, size = _HEADER.unpack(header)
@@ -93,18 +97,19 @@ def strip_channel_batch(data: bytes, segment_size: int) -> tuple[int, list[bytes
         return None
     payloads = [data[at + HEADER_LENGTH : at + HEADER_LENGTH + size] for at in range(0, tail, segment_size)]
     if tail < end:
-        last = decode_channel_data(data[tail:])
+        last = decode_channel_data(data[tail:], highest)
         if last is None or last[0] != channel or len(last[1]) > size:
             return None
         payloads.append(last[1])
     return channel, payloads
 
 
-def frame_length(start: bytes) -> int | None:
+def frame_length(start: bytes, highest: int = CHANNEL_MAX) -> int | None:
     """Return the length in bytes, padding included, of the frame that begins with `start` in a stream.
 
     Args:
         start: at least the first 8 bytes of the frame.
+        highest: channel.
 
     Returns:
         None where neither STUN nor ChannelData begins so: the stream is lost.
@@ -112,7 +117,7 @@ def frame_length(start: bytes) -> int | None:
     Source: RFC 8656 section 12.5, RFC 8489 section 6.2.2.
     """
     kind, size = map(int, _HEADER.unpack_from(start))
-    if CHANNEL_MIN <= kind <= CHANNEL_MAX:
+    if CHANNEL_MIN <= kind <= highest:
         return HEADER_LENGTH + size + (-size & 3)
     if kind < CHANNEL_MIN and size & 3 == 0 and start[4:8] == COOKIE_BYTES:
         return _STUN_HEADER_LENGTH + size
@@ -122,12 +127,16 @@ def frame_length(start: bytes) -> int | None:
 class StreamFrames:
     """Cuts a byte stream into STUN and ChannelData messages. Holds at most one unfinished frame.
 
+    Args:
+        highest: channel.
+
     Attributes:
         broken: something else came; nothing more is given out, and the connection must be closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, highest: int = CHANNEL_MAX) -> None:
         self._buffer = bytearray()
+        self._highest = highest
         self.broken = False
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -155,8 +164,8 @@ class StreamFrames:
 
     def _length_at(self, at: int, end: int) -> int | None:
         """Return the length of the frame at `at`; None while it is not known, or when the stream is lost."""
-        if self._buffer[at] not in _FIRST_BYTES and end - at < _NEEDED:
+        if self._buffer[at] not in _FIRST_BYTES_OF[self._highest] and end - at < _NEEDED:
             return None
-        length = frame_length(bytes(self._buffer[at : at + _NEEDED]))
+        length = frame_length(bytes(self._buffer[at : at + _NEEDED]), self._highest)
         self.broken = length is None
         return length

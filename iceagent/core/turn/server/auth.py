@@ -29,11 +29,13 @@ class Authenticated:
         account: who.
         key: what the answer is signed with.
         integrity: how the answer is signed.
+        is_legacy: whether the client speaks RFC 5389, as all clients of RFC 5766 do.
     """
 
     account: Account
     key: bytes
     integrity: stun.Integrity
+    is_legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Authenticator:
                 key = self._key(account.username, self.realm, account.password, algorithm)
                 if envelope.verify(key):
                     integrity = stun.Integrity.SHA256 if envelope.uses_sha256 else stun.Integrity.SHA1
-                    return Authenticated(account, key, integrity)
+                    return Authenticated(account, key, integrity, preauth.PASSWORD_ALGORITHM not in fields)
         return Rejected(stun.Code.UNAUTHENTICATED, proven=True)
 
     def _accounts(self, fields: dict[int, bytes]) -> Sequence[Account]:

@@ -14,8 +14,6 @@ NONCE_LIFETIME_S: Final = 3600.0  # RFC 8656 section 5: at most an hour
 CONNECT_TIMEOUT_S: Final = 30.0  # RFC 6062 section 5.2
 BIND_TIMEOUT_S: Final = 30.0  # RFC 6062 section 5.2
 
-MIN_CHANNEL: Final = 0x4000  # RFC 8656 section 12
-MAX_CHANNEL: Final = 0x4FFF
 FIRST_PORT: Final = 49152  # RFC 8656 section 7.2: the dynamic range of RFC 6335
 LAST_PORT: Final = 65535
 

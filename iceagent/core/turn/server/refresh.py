@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
+from iceagent.core.turn.channel_data import CHANNEL_MAX, CHANNEL_MAX_RFC5766, CHANNEL_MIN
 from iceagent.core.turn.server.allocate import granted_lifetime, schedule_expiry
 from iceagent.core.turn.server.allocation import Allocation, AllocationState, Channel, ClientPath, Signing
 from iceagent.core.turn.server.auth import Authenticated
 from iceagent.core.turn.server.closing import close_allocation
 from iceagent.core.turn.server.limits import (
     CHANNEL_LIFETIME_S,
-    MAX_CHANNEL,
-    MIN_CHANNEL,
     PERMISSION_LIFETIME_S,
 )
 from iceagent.core.turn.server.state import ServerState
@@ -91,7 +90,9 @@ def handle_channel_bind(
         return
     signing = Signing(who.key, who.integrity)
     number, peer = request.get(stun.ChannelNumber), request.get(stun.XorPeerAddress)
-    if number is None or peer is None or not _fits(now, allocation, number.value, peer.address):
+    # RFC 8656 has narrowed the range; clients of RFC 5766 (turnutils_uclient among them) take all of the old one.
+    highest = CHANNEL_MAX_RFC5766 if who.is_legacy else CHANNEL_MAX
+    if number is None or peer is None or not _fits(now, allocation, number.value, peer.address, highest):
         state.refuse(path, request, signing, stun.Code.BAD_REQUEST)
         return
     code = _first_refusal(state, allocation, [peer.address])
@@ -126,11 +127,11 @@ def _make_room(state: ServerState, now: float, allocation: Allocation, hosts: se
     return len(permissions.keys() | hosts) <= state.limits.permissions
 
 
-def _fits(now: float, allocation: Allocation, number: int, peer: TransportAddress) -> bool:
+def _fits(now: float, allocation: Allocation, number: int, peer: TransportAddress, highest: int) -> bool:
     """Return whether number and peer are free or bound to each other. RFC 8656 section 12.2."""
     bound, bound_number = allocation.channels.get(number), allocation.channel_of.get(peer)
     return (
-        MIN_CHANNEL <= number <= MAX_CHANNEL
+        CHANNEL_MIN <= number <= highest
         and (bound is None or bound.expires_at <= now or bound.peer == peer)
         and (bound_number is None or bound_number.expires_at <= now or bound_number.number == number)
     )

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.turn.channel_data import decode_channel_data, strip_channel_batch
+from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, decode_channel_data, strip_channel_batch
 from iceagent.core.turn.server.allocation import Allocation, AllocationState, ClientPath, Relay
 from iceagent.core.turn.server.state import ServerState, ToClient, ToPeer
 
@@ -36,13 +36,13 @@ def channel_data_to_peer(
         data: ChannelData messages back to back, as UDP_GRO delivers them.
         segment_size: bytes of each but the last.
     """
-    stripped = strip_channel_batch(data, segment_size)
+    stripped = strip_channel_batch(data, segment_size, CHANNEL_MAX_RFC5766)
     if stripped is not None:
         forward = _to_channel(state, now, allocation, *stripped)
         return [] if forward is None else [forward]
     forwards: list[Forward] = []
     for at in range(0, len(data), segment_size):
-        single = decode_channel_data(data[at : at + segment_size])
+        single = decode_channel_data(data[at : at + segment_size], CHANNEL_MAX_RFC5766)
         if single is None:
             state.counters["channel_data_malformed"] += 1
             continue
