@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick natlab bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick natlab interop bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,13 @@ quick: $(STAMP)
 # Real kernels between real processes (needs root, ip and nft): prints the matrix of NATs, writes build/natlab.json.
 natlab: $(STAMP)
 	$(PYTEST) tests/natlab -q
+
+# Other people's ICE stacks and servers; installs them first, and skips what cannot be had here.
+interop: $(STAMP) build/interop/.installed
+	$(PYTEST) tests/interop -q
+
+build/interop/.installed: tests/interop/install $(STAMP)
+	tests/interop/install $(BIN)/python build/interop
 
 # The figures: each benchmark prints its own ratio against a yardstick of the same run.
 bench: $(STAMP)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ class Process:
             self.lines.append(line)
             if line.get("kind") in kinds:
                 return line
+
+    def say(self, **line: Any) -> None:
+        """Write one JSON line to its standard input, which must be a pipe; a process that has ended hears nothing."""
+        assert self._popen.stdin is not None
+        with suppress(BrokenPipeError):
+            self._popen.stdin.write(json.dumps(line) + "\n")
+            self._popen.stdin.flush()
 
     def _story(self, what: str) -> str:
         return "\n".join([f"{' '.join(self.command)}: {what}", *map(str, self.lines), *self.errors])

@@ -1,0 +1,57 @@
+"""What the peers written in Python share: the lines they speak, and the datagrams they exchange.
+
+A peer gets its options as one JSON object on the command line: `role`, `trickle`, `family`, `stun` and `turn` as
+`[host, port]`, `username`, `password`, `relay_only`. It prints and reads one JSON object a line:
+
+    {"kind": "description", "ufrag": ..., "pwd": ..., "candidates": [...]}     none in it if they are trickled
+    {"kind": "candidate", "candidate": "candidate:..." or null}                null: no more follow
+    {"kind": "connected", "local": [type, host, port], "remote": [...]}        printed alone
+    {"kind": "failed", "reason": ...}                                          printed alone
+    {"kind": "send", "count": N}                                               read alone: send numbered datagrams
+    {"kind": "report"}                                                         read alone: answered by the next
+    {"kind": "received", "count": N, "strange": M}                             printed alone: how many of them came
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+BURST = 20
+PAUSE_S = 0.005  # between bursts, so that no socket's buffer overflows
+
+
+def options() -> dict[str, Any]:
+    """Return the options of this peer."""
+    return dict(json.loads(sys.argv[1]))
+
+
+def say(kind: str, **fields: Any) -> None:
+    """Print one line."""
+    print(json.dumps({"kind": kind, **fields}), flush=True)
+
+
+def datagram(number: int) -> bytes:
+    """Return one of the numbered datagrams: 100 to 1,099 bytes, none of which looks like STUN."""
+    return b"datagram %06d " % number + b"x" * (84 + number % 1000)
+
+
+class Received:
+    """Counts the numbered datagrams that came."""
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+        self.strange = 0
+
+    def put(self, data: bytes) -> None:
+        """Take what came."""
+        head = data[:15].split()
+        if len(head) == 2 and head[1].isdigit() and datagram(int(head[1])) == data:
+            self.numbers.add(int(head[1]))
+        else:
+            self.strange += 1
+
+    def report(self) -> None:
+        """Print how many came."""
+        say("received", count=len(self.numbers), strange=self.strange)

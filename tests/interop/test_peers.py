@@ -1,0 +1,61 @@
+"""Our agent with other people's: the RFCs are what both have read, and these tests whether both read the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from interop import DATAGRAMS, Implementation, Meeting, open_meeting
+from lab import INTERNET_HOST, Lab
+
+pytestmark = [pytest.mark.root, pytest.mark.processes]
+
+ROLES = [
+    pytest.param(("controlling", "controlled"), id="we control"),
+    pytest.param(("controlled", "controlling"), id="they control"),
+]
+TRICKLE = [pytest.param(True, id="trickled"), pytest.param(False, id="whole")]
+
+
+def options(roles: tuple[str, str], trickle: bool, **others: Any) -> list[dict[str, Any]]:
+    return [{"role": role, "trickle": trickle, "family": 4, **others} for role in roles]
+
+
+def meet(meeting: Meeting, kinds: set[str]) -> None:
+    """Let them connect over candidates of these kinds, and then send both ways."""
+    mine, its = meeting.introduce()
+    assert mine["local"][0] in kinds, meeting.story()
+    assert mine["remote"][0] in kinds, meeting.story()
+    if not its.get("datagrams", True):
+        return
+    for received in meeting.exchange():
+        assert received["count"] == DATAGRAMS, meeting.story()
+        assert received["strange"] == 0
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("trickle", TRICKLE)
+@pytest.mark.parametrize("roles", ROLES)
+def test_on_one_lan(lan: Lab, other: Implementation, roles: tuple[str, str], trickle: bool, family: int) -> None:
+    """Host candidates alone: checks, nomination, data."""
+    given = options(roles, trickle, family=family)
+    with open_meeting(lan, ("host-a", "host-a2"), other, given) as meeting:
+        meet(meeting, {"host"})
+
+
+@pytest.mark.parametrize("trickle", TRICKLE)
+@pytest.mark.parametrize("roles", ROLES)
+def test_through_two_nats(homes: Lab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
+    """Both learn their outside address of our STUN server, and open their NATs with checks."""
+    given = options(roles, trickle, stun=[INTERNET_HOST, 3478])
+    with open_meeting(homes, ("host-a", "host-b"), other, given) as meeting:
+        meet(meeting, {"host", "srflx", "prflx"})
+
+
+@pytest.mark.parametrize("role", ["controlling", "controlled"])
+def test_a_role_conflict_is_sorted_out(lan: Lab, other: Implementation, role: str) -> None:
+    """Both say the same; RFC 8445 section 7.3.1.1 must leave one in each role."""
+    if other.name == "libdatachannel":
+        pytest.skip("libdatachannel's role follows from who offers")
+    with open_meeting(lan, ("host-a", "host-a2"), other, options((role, role), trickle=False)) as meeting:
+        meet(meeting, {"host"})
