@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -37,14 +37,14 @@ class RelayPeer:
         engine: Engine,
         source: Source,
         limits: Limits,
-        ice_servers: Sequence[wire.IceServer],
+        ice_servers: Callable[[], list[wire.IceServer]],
         counters: Counter[str],
     ) -> None:
         self._connection = connection
         self._engine = engine
         self._source = source
         self._limits = limits
-        self._ice_servers = list(ice_servers)
+        self._ice_servers = ice_servers
         self._counters = counters
         self._malformed = 0
         self._is_joiner = False
@@ -54,7 +54,7 @@ class RelayPeer:
     def deliver(self, frame: wire.Frame) -> None:
         """Send a frame; a client that does not take what it is sent is closed with a code that says resume."""
         if isinstance(frame, wire.Joined):
-            frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers)
+            frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers())
         elif self._is_joiner and _tells_failure(frame):
             self._charge_failure()
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -43,13 +43,13 @@ class Server:
         self,
         engine: Engine,
         limits: Limits,
-        ice_servers: Sequence[wire.IceServer],
+        ice_servers: Callable[[], list[wire.IceServer]],
         ssl_context: ssl.SSLContext | None,
         proxies: Sequence[IPNetwork],
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.addresses: list[tuple[str, int]] = []
-        self.ice_servers = list(ice_servers)
+        self.ice_servers = ice_servers
         self._engine = engine
         self._limits = limits
         self._ssl_context = ssl_context
@@ -222,7 +222,20 @@ class Server:
                 await stream.aclose()
 
 
-def _ice_servers(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:
+IceServers = Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]]
+"""ICE servers for everybody, or what makes them anew for each member that joins."""
+
+
+def _ice_servers(servers: IceServers) -> Callable[[], list[wire.IceServer]]:
+    """Return what gives the entries; a fixed list is checked at once."""
+    if callable(servers):
+        make = servers
+        return lambda: _checked(make())
+    fixed = _checked(servers)
+    return lambda: fixed
+
+
+def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:
     try:
         return msgspec.convert([dict(entry) for entry in entries], list[wire.IceServer])
     except msgspec.ValidationError as error:
@@ -252,7 +265,7 @@ async def serve(
     host: str | None = "127.0.0.1",
     port: int = 0,
     limits: Limits | None = None,
-    ice_servers: Sequence[Mapping[str, Any]] = (),
+    ice_servers: IceServers = (),
     ssl_context: ssl.SSLContext | None = None,
     engine: Engine | None = None,
     trusted_proxies: Sequence[str] = (),
@@ -264,7 +277,8 @@ async def serve(
         port: TCP port; 0 for any free one.
         limits: what a source may ask for.
         ice_servers: what members of a room are told: maps with `urls` and perhaps `username` and `credential`. A URL
-            with an empty host, as in `stun::3478`, means the host under which the client reached this relay.
+            with an empty host, as in `stun::3478`, means the host under which the client reached this relay. A function
+            is called for each member that joins or resumes, so that credentials can be of its own and short-lived.
         ssl_context: with a certificate, for `wss`.
         engine: where the rooms are kept; in memory by default.
         trusted_proxies: addresses or networks whose `X-Forwarded-For` and PROXY headers are believed.
