@@ -1,0 +1,234 @@
+"""Will two sides meet? Told from what each one's network does, before anything is tried. A pure function.
+
+The rule is not a table: what ICE would do is played through with two NATs made of nothing but their behaviour.
+`docs/netcheck.md` has the table that comes out, and the virtual network is asked whether it is true.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from itertools import product
+from typing import Final, NamedTuple
+
+from iceagent.core.nat.behaviour import Filtering, Mapping
+
+_ROUNDS: Final = 6  # of telling each other what has been learnt; nothing new comes after three
+
+
+class Outcome(Enum):
+    """How two sides will be connected."""
+
+    DIRECT = "direct"
+    RELAYED = "relayed"
+    IMPOSSIBLE = "impossible"
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyView:
+    """What one side's network does to one IP version.
+
+    Attributes:
+        mapping: see `Mapping`.
+        filtering: see `Filtering`.
+        external_hosts: the addresses under which it is seen.
+        maps_ports: the gateway opens a port when asked, which makes the NAT irrelevant.
+        hairpin: whether the NAT turns round what the inside sends to its outside.
+    """
+
+    mapping: Mapping = Mapping.UNKNOWN
+    filtering: Filtering = Filtering.UNKNOWN
+    external_hosts: tuple[str, ...] = ()
+    maps_ports: bool = False
+    hairpin: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SideView:
+    """What one side has to connect with.
+
+    Attributes:
+        families: by IP version, those over which UDP gets out.
+        relays: the transports over which TURN servers answered: `udp`, `tcp`, `tls`.
+    """
+
+    families: MappingOf[int, FamilyView] = field(default_factory=dict[int, FamilyView])
+    relays: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What will come of an attempt.
+
+    Attributes:
+        outcome: how, if at all.
+        reason: a sentence without its full stop, for people on this side.
+        certain: whether everything it rests on is known.
+        family: IP version of a direct path.
+    """
+
+    outcome: Outcome
+    reason: str
+    certain: bool = True
+    family: int | None = None
+
+
+class _Address(NamedTuple):
+    """An external address in the play: whose, and the part of the destination that it depends on."""
+
+    owner: int
+    scope: object
+
+
+_SERVER: Final = _Address(2, None)
+
+
+def meets(one: FamilyView, other: FamilyView) -> bool:
+    """Return whether ICE finds a direct path between two sides whose behaviour is known.
+
+    Each has been seen by one server, knows how the server saw the other, and sends there; whatever arrives teaches a
+    peer-reflexive address, to which is sent in turn. A path is found when an answer comes back from where the check
+    was sent (RFC 8445 section 7.2.5.2.1).
+    """
+    views = (_open(one), _open(other))
+    sessions: defaultdict[_Address, set[_Address]] = defaultdict(set)
+    known: list[set[_Address]] = [set(), set()]
+    for side in (0, 1):
+        sessions[_external(views, side, _SERVER)].add(_SERVER)
+        known[1 - side].add(_external(views, side, _SERVER))
+    for _ in range(_ROUNDS):
+        sent = [(side, target) for side in (0, 1) for target in sorted(known[side], key=repr)]
+        for side, target in sent:
+            sessions[_external(views, side, target)].add(target)
+        for side, target in sent:
+            source = _external(views, side, target)
+            if not _passes(views[1 - side], source, sessions[target]):
+                continue
+            if _external(views, 1 - side, source) == target:
+                return True
+            known[1 - side].add(source)
+    return False
+
+
+def predict(ours: SideView, theirs: SideView) -> Prediction:
+    """Return how two sides will be connected, and why."""
+    verdicts = [_direct(ours.families[family], theirs.families[family], family) for family in _common(ours, theirs)]
+    direct = [verdict for verdict in verdicts if verdict.outcome is Outcome.DIRECT]
+    if direct:
+        return max(direct, key=lambda verdict: verdict.certain)
+    obstacle = verdicts[0] if verdicts else Prediction(Outcome.IMPOSSIBLE, _no_common_ground(ours, theirs))
+    if _relay_helps(ours, theirs):
+        return replace(obstacle, outcome=Outcome.RELAYED)
+    reason = f"{obstacle.reason}; and no TURN server that both sides can use would relay"
+    return Prediction(Outcome.IMPOSSIBLE, reason, obstacle.certain)
+
+
+def _direct(ours: FamilyView, theirs: FamilyView, family: int) -> Prediction:
+    """Return whether a path of one family is direct; the outcome is IMPOSSIBLE where it is not."""
+    common = set(ours.external_hosts) & set(theirs.external_hosts)
+    if common and ours.mapping is not Mapping.NO_NAT:
+        text = "both sides are behind the same NAT, where they reach each other by their local addresses"
+        return Prediction(Outcome.DIRECT, text, certain=bool(ours.hairpin and theirs.hairpin), family=family)
+    results = {meets(one, other) for one, other in product(_possible(ours), _possible(theirs))}
+    works = meets(_likely(ours), _likely(theirs))
+    certain = len(results) == 1
+    reason = _why_direct(ours, theirs, family) if works else _why_not(ours, theirs)
+    return Prediction(Outcome.DIRECT if works else Outcome.IMPOSSIBLE, reason, certain, family if works else None)
+
+
+def _why_direct(ours: FamilyView, theirs: FamilyView, family: int) -> str:
+    for view, who in ((ours, "this side's"), (theirs, "the other side's")):
+        if view.maps_ports and not view.mapping.is_predictable:
+            return f"{who} gateway opens a port when asked"
+    if Mapping.NO_NAT in (ours.mapping, theirs.mapping):
+        both = ours.mapping is theirs.mapping
+        who = "both sides have" if both else "this side has" if ours.mapping is Mapping.NO_NAT else "the other side has"
+        return f"{who} a public IPv{family} address"
+    if ours.mapping.is_predictable and theirs.mapping.is_predictable:
+        return "both NATs keep one external port per socket, so each side can tell the other where to send"
+    who = "this side's" if ours.mapping.is_predictable else "the other side's"
+    return f"{who} NAT lets in whatever port the stricter NAT of the other one chooses"
+
+
+def _why_not(ours: FamilyView, theirs: FamilyView) -> str:
+    if not ours.mapping.is_predictable and not theirs.mapping.is_predictable:
+        return "both NATs map per destination, so neither side can tell the other where to send"
+    hard, strict = ("this side's", "the other side's") if theirs.mapping.is_predictable else _SWAPPED
+    return f"{hard} NAT maps per destination, and {strict} NAT or firewall lets in only the port it has sent to"
+
+
+_SWAPPED: Final = ("the other side's", "this side's")
+
+
+def _no_common_ground(ours: SideView, theirs: SideView) -> str:
+    for side, who in ((ours, "this side"), (theirs, "the other side")):
+        if not side.families:
+            return f"UDP does not get out of {who}'s network"
+    ipv = {4: "IPv4", 6: "IPv6"}
+    mine, other = (" and ".join(ipv[family] for family in sorted(side.families)) for side in (ours, theirs))
+    return f"this side has only {mine}, the other only {other}"
+
+
+def _relay_helps(ours: SideView, theirs: SideView) -> bool:
+    """Return whether a relay reaches both: any of either side's, but who has no UDP needs one over TCP or TLS."""
+    sides = (ours, theirs)
+    return any(side.relays for side in sides) and all(side.families or side.relays & {"tcp", "tls"} for side in sides)
+
+
+def _common(ours: SideView, theirs: SideView) -> list[int]:
+    return sorted(set(ours.families) & set(theirs.families))
+
+
+def _open(view: FamilyView) -> FamilyView:
+    """Return the view with an opened port taken into account."""
+    if not view.maps_ports:
+        return view
+    return replace(view, mapping=Mapping.ENDPOINT_INDEPENDENT, filtering=Filtering.ENDPOINT_INDEPENDENT)
+
+
+def _possible(view: FamilyView) -> Iterator[FamilyView]:
+    """Return all that an incomplete view may be in truth."""
+    mappings = {
+        Mapping.UNKNOWN: (Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT),
+        Mapping.DESTINATION_DEPENDENT: (Mapping.ADDRESS_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT),
+    }.get(view.mapping, (view.mapping,))
+    filterings: tuple[Filtering, ...] = (view.filtering,)
+    if view.filtering is Filtering.UNKNOWN:
+        filterings = (Filtering.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT)
+    for mapping, filtering in product(mappings, filterings):
+        yield replace(view, mapping=mapping, filtering=filtering)
+
+
+def _likely(view: FamilyView) -> FamilyView:
+    """Return the most common of what an incomplete view may be: home routers map well and filter strictly."""
+    mapping = {
+        Mapping.UNKNOWN: Mapping.ENDPOINT_INDEPENDENT,
+        Mapping.DESTINATION_DEPENDENT: Mapping.ADDRESS_AND_PORT_DEPENDENT,
+    }.get(view.mapping, view.mapping)
+    is_unknown = view.filtering is Filtering.UNKNOWN
+    return replace(view, mapping=mapping, filtering=_STRICT if is_unknown else view.filtering)
+
+
+_STRICT: Final = Filtering.ADDRESS_AND_PORT_DEPENDENT
+
+
+def _external(views: tuple[FamilyView, FamilyView], side: int, target: _Address) -> _Address:
+    """Return the address that packets of a side to `target` come from."""
+    mapping = views[side].mapping
+    if mapping is Mapping.ADDRESS_DEPENDENT:
+        return _Address(side, target.owner)
+    return _Address(side, None if mapping.is_predictable else target)
+
+
+def _passes(view: FamilyView, source: _Address, sessions: set[_Address]) -> bool:
+    """Return whether a NAT lets in a packet from `source` to an address that has sent to `sessions`."""
+    if not sessions:
+        return False
+    if view.filtering is Filtering.ENDPOINT_INDEPENDENT:
+        return True
+    if view.filtering is Filtering.ADDRESS_DEPENDENT:
+        return any(session.owner == source.owner for session in sessions)
+    return source in sessions

@@ -1,0 +1,61 @@
+"""What is predicted of two networks must be what agents find there: each pair of behaviours, in the virtual network."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import trio
+from nat_lab import NATS, two_agents
+
+from iceagent.core.nat import FamilyView, Filtering, Mapping, Outcome, SideView, meets, predict
+from iceagent.errors import NetworkError
+from iceagent.vnet import Nat
+
+KINDS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+BEHAVIOURS = {f"{m}/{f}": (m, f) for m, f in product(KINDS, KINDS)}
+FIVE = list(product(NATS, NATS))
+HOPELESS = {("symmetric", "symmetric"), ("symmetric", "port-restricted"), ("port-restricted", "symmetric")}
+
+
+def view_of(nat):
+    if nat is None:
+        return FamilyView(Mapping.NO_NAT, Filtering.ENDPOINT_INDEPENDENT)
+    return FamilyView(Mapping(nat.mapping), Filtering(nat.filtering))
+
+
+def side(*views, relays=()):
+    return SideView(dict(zip((4, 6), views, strict=False)), frozenset(relays))
+
+
+async def agents_meet(vnet, left, right):
+    met = True
+    async with two_agents(vnet(), left, right) as lab:
+        try:
+            with trio.fail_after(60):
+                await lab.connect()
+        except* NetworkError:
+            met = False
+    return met
+
+
+@pytest.mark.parametrize(("left", "right"), FIVE)
+async def test_the_five_by_five_table_is_true(vnet, left, right):
+    """The table of docs/netcheck.md, against agents behind the very NATs."""
+    predicted = predict(side(view_of(NATS[left])), side(view_of(NATS[right])))
+    assert predicted.certain
+    assert (predicted.outcome is Outcome.DIRECT) is ((left, right) not in HOPELESS)
+    assert await agents_meet(vnet, NATS[left], NATS[right]) is (predicted.outcome is Outcome.DIRECT)
+
+
+@pytest.mark.parametrize("allocation", ["random", "preserving"])
+@pytest.mark.parametrize(("left", "right"), list(product(BEHAVIOURS, BEHAVIOURS)))
+async def test_all_behaviours_are_predicted(vnet, left, right, allocation):
+    """81 pairs of mapping and filtering, with ports at random; preserved ports may only do better."""
+    nats = [Nat(mapping=m, filtering=f, port_allocation=allocation) for m, f in (BEHAVIOURS[left], BEHAVIOURS[right])]
+    predicted = meets(view_of(nats[0]), view_of(nats[1]))
+    found = await agents_meet(vnet, *nats)
+    if allocation == "preserving":
+        assert found or not predicted
+    else:
+        assert found is predicted
