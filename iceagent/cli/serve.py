@@ -1,8 +1,11 @@
-"""`iceagent serve`: a relay and a STUN server in one process, on one port number."""
+"""`iceagent serve`: a relay and a STUN server in one process, on one port number, and a TURN server on request."""
 
 from __future__ import annotations
 
+import secrets
 from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
 
 import icesignal
 import rich_click as click
@@ -11,15 +14,20 @@ import trio
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
+from iceagent.cli.turn import own_host_urls, run_turn, turn_urls
+from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError
-from iceagent.servers.stun import open_stun_server
+from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
+from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.session.relay import best_address
 from iceagent.tunnel.datagrams import resolve_udp
 from iceagent.tunnel.local import bind_error
 from iceagent.tunnel.spec import parse_host, parse_port, split_fields
 
 DEFAULT_LISTEN = "0.0.0.0:8080"
+CREDENTIALS_S = 12 * 3600  # how long a member's credentials are good for new allocations
+MAX_URLS = 8  # of one entry, docs/relay-protocol.md section 9
 _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
 _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when the system chooses
 
@@ -28,24 +36,64 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
 @click.option(
     "--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, show_default=True, help="Where; port 0 for any free one."
 )
+@click.option("--turn", "with_turn", is_flag=True, help="Run a TURN server, too; members get credentials for it.")
+@click.option(
+    "--turn-listen",
+    metavar="HOST:PORT",
+    help="TURN over UDP and TCP here.  [default: UDP on the relay's port number, TCP on 3478]",
+)
+@turn_options
 @output_options
-def command(listen: str, as_json: bool, quiet: bool, verbose: int) -> int:
-    """Run a relay, and a STUN server on the UDP port of the same number.
+def command(
+    listen: str,
+    with_turn: bool,
+    turn_listen: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+    **values: Any,
+) -> int:
+    """Run a relay, and a STUN server on the UDP port of the same number; with --turn a TURN server, too.
 
     The other commands need to know only the relay: `--relay URL`.
     """
     output = Common(as_json, quiet, verbose).open_output()
-    return run_verb(lambda: _serve(listen, output), output)
+    return run_verb(lambda: _serve(listen, turn_listen, values, output, with_turn=with_turn), output)
 
 
-async def _serve(listen: str, output: Output) -> None:
+async def _serve(
+    listen: str, turn_listen: str | None, values: dict[str, Any], output: Output, *, with_turn: bool
+) -> None:
     address = await _parse_listen(listen)
+    arguments = None
+    if with_turn:
+        arguments = await _turn_arguments(address, turn_listen, values)
+    elif turn_listen is not None or values["users"] or values["secret_file"] or values["insecure_dev"]:
+        raise LocalError("the options of a TURN server need --turn")
     async with AsyncExitStack() as stack:
-        port = await _open_servers(stack, address)
+        port, turn = await _open_servers(stack, address, arguments)
         shown = TransportAddress(_reachable(address), port)
         url, stun = f"ws://{shown}", f"stun:{shown}"
-        output.line("listening", f"relay {url}\nSTUN  {stun}", essential=True, url=url, stun=stun)
-        await trio.sleep_forever()
+        text = f"relay {url}\nSTUN  {stun}"
+        if turn is None or arguments is None:
+            output.line("listening", text, essential=True, url=url, stun=stun)
+            await trio.sleep_forever()
+        else:
+            urls = turn_urls(turn)
+            text = "\n".join([text, *(f"TURN  {one}" for one in urls)])
+            fields = {"turn": urls[0], "urls": urls, "realm": arguments.options.realm}
+            output.line("listening", text, essential=True, url=url, stun=stun, **fields)
+            await run_turn(turn, arguments, output)
+
+
+async def _turn_arguments(address: TransportAddress, turn_listen: str | None, values: dict[str, Any]) -> TurnArguments:
+    """Return the TURN server's arguments; without a secret of the operator's it gets one for this run."""
+    if turn_listen is None:
+        udp, tcp = [address], [TransportAddress(address.host, DEFAULT_PORT if address.port else 0)]
+    else:
+        extra = await _parse_listen(turn_listen)
+        udp, tcp = [address, extra] if extra != address else [address], [extra]
+    return parse_turn(udp, values, tcp_listen=tcp, secret=secrets.token_urlsafe(32))
 
 
 async def _parse_listen(text: str) -> TransportAddress:
@@ -65,8 +113,10 @@ async def _parse_listen(text: str) -> TransportAddress:
     return make_address(literal, number)
 
 
-async def _open_servers(stack: AsyncExitStack, address: TransportAddress) -> int:
-    """Open both servers on one port number and return it.
+async def _open_servers(
+    stack: AsyncExitStack, address: TransportAddress, arguments: TurnArguments | None
+) -> tuple[int, TurnService | None]:
+    """Open relay and STUN server, or relay and TURN server, on one port number; return it.
 
     Raises:
         BindError: the address is not ours, or its port taken.
@@ -74,9 +124,14 @@ async def _open_servers(stack: AsyncExitStack, address: TransportAddress) -> int
     for attempt in range(_ATTEMPTS):
         async with AsyncExitStack() as trial:
             try:
-                stun = await trial.enter_async_context(open_stun_server(address.host, address.port))
-                port = stun.address.port
-                servers = [{"urls": [f"stun::{port}"]}]
+                if arguments is None:
+                    turn = None
+                    stun = await trial.enter_async_context(open_stun_server(address.host, address.port))
+                    port = stun.address.port
+                else:
+                    turn = await trial.enter_async_context(open_turn_server(arguments.options))
+                    port = turn.address.port
+                servers = partial(_ice_servers, port, turn)
                 serving = icesignal.serve(host=address.host, port=port, ice_servers=servers)
                 await trial.enter_async_context(serving)
             except OSError as error:
@@ -84,8 +139,18 @@ async def _open_servers(stack: AsyncExitStack, address: TransportAddress) -> int
                     continue
                 raise bind_error(str(address), error) from error
             await stack.enter_async_context(trial.pop_all())
-            return port
+            return port, turn
     raise AssertionError("the last attempt returns or raises")
+
+
+def _ice_servers(port: int, turn: TurnService | None) -> list[dict[str, Any]]:
+    """Return what one member of a room is told: under the relay's own host, with credentials of its own."""
+    servers: list[dict[str, Any]] = [{"urls": [f"stun::{port}"]}]
+    if turn is not None:
+        username, credential = turn.make_credentials(secrets.token_hex(8), CREDENTIALS_S)
+        urls = own_host_urls(turn)
+        servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential})
+    return servers
 
 
 def _reachable(bound: TransportAddress) -> str:

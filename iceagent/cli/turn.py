@@ -49,7 +49,7 @@ async def _turn(listen: tuple[str, ...], values: dict[str, Any], output: Output)
         except OSError as error:
             raise bind_error(", ".join(map(str, arguments.options.listen)), error) from error
         show(output, service, arguments)
-        await wait_for_end(service, arguments, output)
+        await run_turn(service, arguments, output)
 
 
 def _listen_address(text: str) -> TransportAddress:
@@ -66,6 +66,19 @@ def turn_urls(service: TurnService) -> list[str]:
         scheme, over = _SCHEMES[transport]
         urls.append(f"{scheme}:{shown(service, address)}?transport={over}")
     return urls
+
+
+def own_host_urls(service: TurnService) -> list[str]:
+    """Return the URLs of a server with an empty host, which a relay's client fills with the relay's own.
+
+    Where the server is seen under another address than the relay, its URLs name it.
+    """
+    if any(bound != told for bound, told in service.core.relay_hosts.items()):
+        return turn_urls(service)
+    return [
+        f"{_SCHEMES[transport][0]}::{address.port}?transport={_SCHEMES[transport][1]}"
+        for transport, address in service.addresses
+    ]
 
 
 def shown(service: TurnService, address: TransportAddress) -> str:
@@ -92,7 +105,7 @@ def show(output: Output, service: TurnService, arguments: TurnArguments) -> None
     output.line("listening", text, essential=True, **fields)
 
 
-async def wait_for_end(service: TurnService, arguments: TurnArguments, output: Output) -> None:
+async def run_turn(service: TurnService, arguments: TurnArguments, output: Output) -> None:
     """Serve until SIGTERM, then drain; a second SIGTERM ends at once."""
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:

@@ -75,14 +75,19 @@ def turn_options(function: F) -> F:
 
 
 def parse_turn(
-    listen: Sequence[TransportAddress], values: dict[str, Any], *, secret: str | None = None
+    listen: Sequence[TransportAddress],
+    values: dict[str, Any],
+    *,
+    tcp_listen: Sequence[TransportAddress] | None = None,
+    secret: str | None = None,
 ) -> TurnArguments:
     """Return what the options of `turn_options` say.
 
     Args:
         listen: where.
         values: the options, by parameter name.
-        secret: used when neither users nor a secret are given.
+        tcp_listen: where over TCP, if not there, too.
+        secret: used when no file names one.
 
     Raises:
         LocalError: they contradict each other, or a file cannot be read.
@@ -90,20 +95,20 @@ def parse_turn(
     users = read_users(values["users"]) if values["users"] else {}
     keys = read_secrets(values["secret_file"]) if values["secret_file"] else []
     shown = None
+    if not keys and secret is not None:
+        keys = [secret]
     if not users and not keys:
         if values["insecure_dev"]:
             shown = (DEV_USER, secrets.token_urlsafe(12))
             users = dict([shown])
-        if secret is not None:
-            keys = [secret]
-        if not users and not keys:
+        else:
             raise LocalError("who may use this server? give --users FILE or --secret-file FILE (or --insecure-dev)")
     options = TurnOptions(
         listen=listen,
         realm=values["realm"],
         users=users,
         secrets=keys,
-        tcp=not values["no_tcp"],
+        tcp_listen=() if values["no_tcp"] else tcp_listen,
         tls=_tls(values["tls_cert"], values["tls_key"]),
         tls_listen=tuple(_address("--tls-listen", text) for text in values["tls_listen"]),
         external=values["external_ip"],

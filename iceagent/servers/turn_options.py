@@ -43,11 +43,11 @@ class TurnOptions:
     """A TURN server's configuration.
 
     Attributes:
-        listen: where clients come over UDP and, unless `tcp` is false, TCP. IP literals; port 0 for a free one.
+        listen: where clients come over UDP. IP literals; port 0 for a free one.
         realm: of the users.
         users: passwords by name.
         secrets: for short-lived credentials (`expiry:id`); the first is the one new ones are made with.
-        tcp: whether to listen for TCP, too.
+        tcp_listen: where clients come over TCP; None for the addresses of `listen`, empty for nowhere.
         tls: certificate and key; None for neither TLS nor DTLS.
         tls_listen: where clients come over TLS and DTLS; empty for `listen` with port 5349 (or 0 where that is 0).
         dtls: whether to serve DTLS where TLS is served and pyOpenSSL is installed.
@@ -70,7 +70,7 @@ class TurnOptions:
     realm: str = DEFAULT_REALM
     users: Mapping[str, str] = field(default_factory=dict)
     secrets: Sequence[str] = ()
-    tcp: bool = True
+    tcp_listen: Sequence[TransportAddress] | None = None
     tls: TlsFiles | None = None
     tls_listen: Sequence[TransportAddress] = ()
     dtls: bool = True
@@ -100,7 +100,8 @@ class TurnOptions:
             raise TurnOptionsError("a TURN server needs users or a secret; an open relay is everybody's")
         if any(len(secret) < MIN_SECRET_CHARACTERS for secret in self.secrets):
             raise TurnOptionsError(f"a secret has at least {MIN_SECRET_CHARACTERS} characters")
-        if self.loopback and not all(address.ip.is_loopback for address in (*self.listen, *self.tls_listen)):
+        everywhere = (*self.listen, *(self.tcp_listen or ()), *self.tls_listen)
+        if self.loopback and not all(address.ip.is_loopback for address in everywhere):
             raise TurnOptionsError(
                 "peers at loopback are for development: the server must listen at 127.0.0.1 or ::1 then"
             )
