@@ -18,6 +18,7 @@ _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
 _IP_MTU_DISCOVER = 10  # linux/in.h
 _IPV6_MTU_DISCOVER = 23  # linux/in6.h
+_PMTUDISC_DONT = 0
 _PMTUDISC_PROBE = 3
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
@@ -43,6 +44,18 @@ def configure(sock: socket.socket) -> None:
         _try(sock, level, option, 1)
     elif sys.platform == "win32":
         _try(sock, socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP, _WINDOWS_IP_DONTFRAGMENT, 1)
+
+
+def allow_fragments(sock: socket.socket) -> None:
+    """Undo what `configure` does about don't-fragment, for a test of fragments."""
+    ipv6 = sock.family == socket.AF_INET6
+    level = socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP
+    if _LINUX:
+        _try(sock, level, _IPV6_MTU_DISCOVER if ipv6 else _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+    elif sys.platform == "darwin":
+        _try(sock, level, _DARWIN_IPV6_DONTFRAG if ipv6 else _DARWIN_IP_DONTFRAG, 0)
+    elif sys.platform == "win32":
+        _try(sock, level, _WINDOWS_IP_DONTFRAGMENT, 0)
 
 
 def enable_gso(sock: socket.socket) -> bool:

@@ -83,6 +83,10 @@ class SystemUdpSocket:
         """Return the live counters."""
         return self._statistics
 
+    def allow_fragments(self) -> None:
+        """Let the system cut datagrams that are too large for one packet, instead of refusing them."""
+        options.allow_fragments(self._sock)
+
     def take_errors(self) -> list[IcmpError]:
         """Return and forget the ICMP errors that arrived, oldest first, at most `MAX_ERRORS`."""
         errors = list(self._errors)
