@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from dataclasses import dataclass
+from email.utils import formatdate
 
 import h11
 import trio
@@ -129,6 +131,7 @@ def response(
         f"Content-Type: {content_type}",
         f"Content-Length: {len(payload)}",
         "Cache-Control: no-store",
+        f"Date: {formatdate(time.time(), usegmt=True)}",
         "X-Content-Type-Options: nosniff",
         "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'",
         "Connection: close",
