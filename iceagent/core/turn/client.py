@@ -88,6 +88,7 @@ class TurnClient:
         self._refresh_at: float | None = None
         self._expires_at: float | None = None
         self._kept_alive_at = 0.0
+        self._has_new_timer = False
 
     # The allocation
 
@@ -168,9 +169,20 @@ class TurnClient:
         number = self._peers.numbers.get(peer)
         if number is None:
             return self._wrap_slowly(now, peer, datagrams)
-        self._liveness.sent(now)
+        if self._liveness.sent(now):
+            self._has_new_timer = True
         messages = encode_channel_batch(number, datagrams)
         return [message + bytes(-len(message) & 3) for message in messages] if self._stream else messages
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `wrap` has left something to poll, or `next_timeout` may have become earlier; asking clears it.
+
+        It spares the hot path two polls per batch.
+        """
+        has_news = self._has_new_timer
+        self._has_new_timer = False
+        return has_news
 
     def hold(self, peer: TransportAddress, datagrams: Sequence[bytes]) -> int:
         """Keep datagrams whose permission is pending; they leave in order when it stands. Return how many fit."""
@@ -254,6 +266,7 @@ class TurnClient:
         if any(datagram and datagram[0] >= _FIRST_DATA_BYTE for datagram in datagrams):
             self._peers.want_channel(now, peer)
         self._liveness.sent(now)
+        self._has_new_timer = True
         return [self._send_indication(peer, datagram) for datagram in datagrams]
 
     def _send_indication(self, peer: TransportAddress, datagram: bytes) -> bytes:

@@ -25,10 +25,12 @@ class Liveness:
         """Whether answers are awaited."""
         return self._probing_since is not None
 
-    def sent(self, now: float) -> None:
-        """Note that data went to the server."""
-        if self._sent_at == inf:
-            self._sent_at = now
+    def sent(self, now: float) -> bool:
+        """Note that data went to the server; return whether it is the first since the server was heard."""
+        if self._sent_at != inf:
+            return False
+        self._sent_at = now
+        return True
 
     def heard(self, *, data: bool) -> None:
         """Note that the server was heard: with a peer's data, or only with an answer of its own.

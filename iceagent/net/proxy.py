@@ -1,0 +1,184 @@
+"""Through a proxy: HTTP CONNECT (RFC 9110 section 9.3.6) and SOCKS5 (RFC 1928, RFC 1929). Names are resolved there."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import trio
+
+from iceagent.errors import LocalError
+from iceagent.net.api import Network
+from iceagent.net.tls import client_context, wrap_tls
+
+PROXY_TIMEOUT_S: Final = 10.0  # ours: from the connection to the proxy to its yes
+MAX_RESPONSE: Final = 16384  # ours: bytes of an HTTP proxy's answer
+_DEFAULT_PORTS: Final = {"http": 8080, "https": 443, "socks5": 1080, "socks5h": 1080}
+_SOCKS_REFUSALS: Final = {
+    1: "general failure",
+    2: "not allowed by its rules",
+    3: "network unreachable",
+    4: "host unreachable",
+    5: "connection refused",
+    6: "TTL expired",
+    7: "command not supported",
+    8: "address type not supported",
+}
+
+
+class ProxyError(OSError):
+    """The proxy refuses, or does not speak its protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy: `http`, `https` (TLS to the proxy itself) or `socks5`; the password is kept out of `repr`."""
+
+    scheme: str
+    host: str
+    port: int
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
+def parse_proxy(url: str) -> Proxy:
+    """Return the proxy of a URL such as `http://user:pw@proxy.example:8080` or `socks5://[::1]:1080`.
+
+    Raises:
+        LocalError: it is no such URL; it is not repeated in the message, for it may hold a password.
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port
+    except ValueError:
+        raise LocalError("the proxy's URL cannot be read; write it as http://HOST:PORT or socks5://HOST:PORT") from None
+    scheme = parts.scheme.lower()
+    if scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise LocalError("the proxy must be http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT")
+    return Proxy(
+        "socks5" if scheme == "socks5h" else scheme,
+        parts.hostname,
+        port or _DEFAULT_PORTS[scheme],
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+    )
+
+
+def proxy_from_environment(environment: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy that `HTTPS_PROXY` or `ALL_PROXY` (either case) names, or None.
+
+    Raises:
+        LocalError: it names none that can be used.
+    """
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        if environment.get(name):
+            return parse_proxy(environment[name])
+    return None
+
+
+async def connect_through(network: Network, proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
+    """Return a stream to `host`, which the proxy resolves.
+
+    Raises:
+        OSError: the proxy cannot be reached, or refuses (`ProxyError`).
+    """
+    try:
+        with trio.fail_after(PROXY_TIMEOUT_S):
+            return await _connect_through(network, proxy, host, port)
+    except trio.TooSlowError:
+        raise ProxyError(f"the proxy {proxy.host} did not connect to {host} within {PROXY_TIMEOUT_S:g} s") from None
+
+
+async def _connect_through(network: Network, proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
+    addresses = await network.resolve(proxy.host, proxy.port)
+    stream: trio.abc.Stream = await network.connect_tcp(addresses[0])
+    try:
+        if proxy.scheme == "https":
+            stream = await wrap_tls(stream, client_context(), proxy.host)
+        if proxy.scheme == "socks5":
+            await _socks5(stream, proxy, host, port)
+        else:
+            await _http_connect(stream, proxy, host, port)
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise ProxyError(f"the proxy {proxy.host} broke the connection") from error
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def _http_connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+    if proxy.username:
+        token = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
+        lines.append(f"Proxy-Authorization: Basic {token}")
+    await stream.send_all("\r\n".join([*lines, "", ""]).encode())
+    response = b""
+    while not response.endswith(b"\r\n\r\n"):
+        if len(response) >= MAX_RESPONSE:
+            raise ProxyError(f"the proxy {proxy.host} answers more than {MAX_RESPONSE} bytes")
+        # A byte at a time: what follows the empty line belongs to the tunnel.
+        response += await _read(stream, 1, proxy)
+    status = response.split(b"\r\n", 1)[0].split(None, 2)
+    if len(status) < 2 or not status[0].startswith(b"HTTP/1.") or not status[1].isdigit():
+        raise ProxyError(f"{proxy.host} is no HTTP proxy")
+    code = int(status[1])
+    if not 200 <= code < 300:
+        hint = "; it wants a user name and password" if code == 407 else ""
+        raise ProxyError(f"the proxy {proxy.host} refuses to connect to {authority} with {code}{hint}")
+
+
+async def _socks5(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
+    await stream.send_all(b"\x05\x02\x00\x02" if proxy.username else b"\x05\x01\x00")
+    version, method = await _read(stream, 2, proxy)
+    if version != 5:
+        raise ProxyError(f"{proxy.host} is no SOCKS5 proxy")
+    if method == 2 and proxy.username:
+        await _socks5_login(stream, proxy)
+    elif method != 0:
+        raise ProxyError(f"the proxy {proxy.host} wants a user name and password")
+    await stream.send_all(b"\x05\x01\x00" + _socks5_address(host) + port.to_bytes(2, "big"))
+    version, reply, _, kind = await _read(stream, 4, proxy)
+    if version != 5 or reply != 0:
+        why = _SOCKS_REFUSALS.get(reply, f"code {reply}")
+        raise ProxyError(f"the proxy {proxy.host} does not connect to {host}: {why}")
+    size = {1: 4, 4: 16}.get(kind)
+    if size is None:
+        size = (await _read(stream, 1, proxy))[0]
+    await _read(stream, size + 2, proxy)
+
+
+async def _socks5_login(stream: trio.abc.Stream, proxy: Proxy) -> None:
+    name, password = proxy.username.encode(), proxy.password.encode()
+    if not (0 < len(name) < 256 and 0 < len(password) < 256):
+        raise ProxyError("user name and password of a SOCKS5 proxy have 1 to 255 bytes")
+    await stream.send_all(b"\x01" + bytes((len(name),)) + name + bytes((len(password),)) + password)
+    if (await _read(stream, 2, proxy))[1] != 0:
+        raise ProxyError(f"the proxy {proxy.host} refuses the user name or password")
+
+
+def _socks5_address(host: str) -> bytes:
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.encode("idna") if not host.isascii() else host.encode()
+        if not 0 < len(name) < 256:
+            raise ProxyError(f"{host!r} is no host name") from None
+        return b"\x03" + bytes((len(name),)) + name
+    return (b"\x01" if ip.version == 4 else b"\x04") + ip.packed
+
+
+async def _read(stream: trio.abc.Stream, size: int, proxy: Proxy) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = await stream.receive_some(size - len(data))
+        if not part:
+            raise ProxyError(f"the proxy {proxy.host} closed the connection")
+        data += bytes(part)
+    return data

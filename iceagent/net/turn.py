@@ -1,0 +1,356 @@
+"""TURN on Trio: `open_turn_socket` yields an allocation whose relayed addresses are UDP sockets like any other."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Final
+
+import trio
+
+from iceagent.core import turn
+from iceagent.core.address import TransportAddress
+from iceagent.net.api import Batch, IcmpError, Network
+from iceagent.net.turn_connect import TurnOptions, TurnServer, open_transport
+from iceagent.net.turn_socket import TurnSocket
+from iceagent.net.turn_transport import TurnTransport
+
+logger = logging.getLogger("iceagent.turn")
+
+RELEASE_BUDGET_S: Final = 0.5  # ours: for giving the allocation back; the server forgets it by itself in time
+ROTATE_BEFORE_S: Final = 60.0  # ours: before credentials expire, new ones are asked for
+ROTATE_RETRY_S: Final = 10.0  # ours
+MAX_HOPS: Final = 4  # ours: alternate servers followed (RFC 8489 section 10 warns of loops)
+MAX_MISMATCHES: Final = 3  # ours: sockets tried whose 5-tuple the server takes for another allocation's
+
+CredentialSource = Callable[[], "turn.TurnCredentials | Awaitable[turn.TurnCredentials]"]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLogin:
+    """Where credentials come from: fixed ones, or a function (plain or async) that is called again before they expire.
+
+    `wall_clock` returns Unix time, by which `TurnCredentials.expires_at` is measured.
+    """
+
+    source: turn.TurnCredentials | CredentialSource | None = field(default=None, repr=False)
+    wall_clock: Callable[[], float] = time.time
+
+    async def credentials(self) -> turn.TurnCredentials | None:
+        """Return credentials that are good now. Whatever the function raises comes through."""
+        if self.source is None or isinstance(self.source, turn.TurnCredentials):
+            await trio.lowlevel.checkpoint()
+            return self.source
+        found = self.source()
+        return found if isinstance(found, turn.TurnCredentials) else await found
+
+    def rotate_in_s(self, credentials: turn.TurnCredentials | None) -> float:
+        """Return after how many seconds to ask for new credentials; infinity where there are none to be had."""
+        if credentials is None or credentials.expires_at is None or not callable(self.source):
+            return inf
+        left_s = credentials.expires_at - self.wall_clock()
+        return max(left_s - ROTATE_BEFORE_S, left_s / 2, 0.0)
+
+
+class TurnAllocation:
+    """An allocation and the tasks that keep it alive. Made by `open_turn_socket`.
+
+    Attributes:
+        server: what was asked; after a redirection the server that gave the allocation.
+        client: the sans-IO machine.
+        transport: what carries its messages.
+        sockets: one per relayed address, IPv4 first.
+        lost: set when the allocation has ended, for whatever reason; `ended` says which.
+    """
+
+    def __init__(self, server: TurnServer, client: turn.TurnClient, transport: TurnTransport) -> None:
+        self.server = server
+        self.client = client
+        self.transport = transport
+        self.sockets: tuple[TurnSocket, ...] = ()
+        self.lost = trio.Event()
+        self.ended: turn.Ended | None = None
+        self.connections: trio.MemoryReceiveChannel[turn.TurnEvent]
+        self._connections, self.connections = trio.open_memory_channel[turn.TurnEvent](_MAX_CONNECTION_EVENTS)
+        self._decided = trio.Event()
+        self._kick = trio.Event()
+        self._wakes_at = -inf  # nothing kicks before `_keep_time` sleeps
+        self._scope = trio.CancelScope(shield=True)
+
+    @property
+    def mapped_address(self) -> TransportAddress:
+        """Our address as the server sees it."""
+        assert self.client.allocated is not None
+        return self.client.allocated.mapped
+
+    @property
+    def relayed_addresses(self) -> tuple[TransportAddress, ...]:
+        """The addresses the server receives at for us, IPv4 first."""
+        return tuple(sock.local_address for sock in self.sockets)
+
+    @property
+    def transport_name(self) -> str:
+        """`udp`, `tcp`, `tls` or `dtls`: between us and the server."""
+        return self.server.transport
+
+    def permit(self, hosts: Iterable[str]) -> None:
+        """Let datagrams from these IP addresses pass; those of a family we have no relayed address of are left out."""
+        now = trio.current_time()
+        for host in hosts:
+            self.client.permit(now, host)
+        self.settle()
+
+    def set_credentials(self, credentials: turn.TurnCredentials) -> None:
+        """Use new credentials without a new allocation, as far as the server lets us."""
+        self.client.set_credentials(trio.current_time(), credentials)
+        self.settle()
+
+    def connect(self, peer: TransportAddress) -> None:
+        """Ask for a TCP connection to a peer (RFC 6062); what comes of it is found in `connections`."""
+        self.client.connect(trio.current_time(), peer)
+        self.settle()
+
+    # Inside
+
+    def settle(self) -> None:
+        """Send what the client has to say, tell what has happened, and see that the timer is early enough."""
+        while (transmit := self.client.poll_transmit()) is not None:
+            try:
+                # A full buffer loses the request, as the network may: it is sent again.
+                self.transport.send_nowait((transmit.data,))
+            except trio.ClosedResourceError:
+                self.client.connection_lost()
+        while (event := self.client.poll_event()) is not None:
+            self._react(event)
+        due = self.client.next_timeout()
+        if due is not None and due < self._wakes_at:
+            self._kick.set()
+
+    async def run(self) -> None:
+        """Receive, keep time and write; shielded, so that the allocation can still be released while we are cancelled.
+
+        It ends with `stop`.
+        """
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.transport.run)
+                nursery.start_soon(self._receive)
+                nursery.start_soon(self._keep_time)
+
+    def stop(self) -> None:
+        """End all tasks and close everything, without a word to the server."""
+        self.client.close()
+        self.settle()
+        self.transport.close()
+        self._scope.cancel()
+
+    async def allocate(self) -> None:
+        """Ask for the allocation.
+
+        Raises:
+            turn.TurnError: there is none.
+        """
+        self.client.start(trio.current_time())
+        self.settle()
+        await self._decided.wait()
+        if self.ended is not None:
+            raise self.ended.error()
+
+    async def release(self) -> None:
+        """Give the allocation back; returns when the server has said yes, or after `RELEASE_BUDGET_S`."""
+        self.client.release(trio.current_time())
+        self.settle()
+        with trio.move_on_after(RELEASE_BUDGET_S) as scope:
+            scope.shield = True
+            await self.lost.wait()
+
+    async def _receive(self) -> None:
+        while True:
+            try:
+                batches = await self.transport.receive()
+            except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+                logger.debug("%s: %s", self.server.url, error)
+                self.client.connection_lost()
+                self.settle()
+                return
+            now = trio.current_time()
+            if self.transport.take_errors():
+                self.client.note_unreachable(now)
+            full: list[TurnSocket] = []
+            for batch in batches:
+                for peer, data, size in self.client.unwrap_batch(now, batch.data, batch.segment_size):
+                    sock = self._socket_of(peer)
+                    if sock is not None and not sock.put(Batch(peer, data, size)):
+                        full.append(sock)
+            self.settle()
+            for behind in full:
+                await behind.wait_room()
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._kick = trio.Event()
+            due = self.client.next_timeout()
+            self._wakes_at = inf if due is None else due
+            with trio.move_on_at(self._wakes_at):
+                await self._kick.wait()
+            self.client.handle_timeout(trio.current_time())
+            self.settle()
+
+    def _react(self, event: turn.TurnEvent) -> None:
+        if isinstance(event, turn.Allocated):
+            self.sockets = tuple(TurnSocket(self, address, self.transport.is_stream) for address in event.relayed)
+            self._decided.set()
+        elif isinstance(event, turn.Ended):
+            self.ended = event
+            self._decided.set()
+            self.lost.set()
+            for sock in self.sockets:
+                sock.close()
+        elif isinstance(event, turn.PermissionInstalled):
+            self._permission_changed(event.host, failed=False, code=None)
+        elif isinstance(event, turn.PermissionFailed):
+            self._permission_changed(event.host, failed=True, code=event.code)
+        elif isinstance(event, turn.PeerUnreachable):
+            concerned = self._socket_of(event.peer)
+            if concerned is not None:
+                concerned.put_error(IcmpError(event.peer, errno.EHOSTUNREACH))
+        elif isinstance(event, turn.Connected | turn.ConnectFailed | turn.ConnectionAttempted):
+            try:
+                self._connections.send_nowait(event)
+            except trio.WouldBlock:
+                logger.warning("%s: too many TCP connections of peers wait; one is left out", self.server.url)
+        logger.debug("%s: %s", self.server.url, type(event).__name__)
+
+    def _permission_changed(self, host: str, *, failed: bool, code: int | None) -> None:
+        for sock in self.sockets:
+            sock.permission_changed(host, failed=failed, code=code)
+
+    def _socket_of(self, peer: TransportAddress) -> TurnSocket | None:
+        return next((sock for sock in self.sockets if sock.local_address.family == peer.family), None)
+
+
+_MAX_CONNECTION_EVENTS: Final = 256
+
+
+@asynccontextmanager
+async def open_turn_socket(
+    network: Network,
+    server: TurnServer,
+    *,
+    login: TurnLogin | None = None,
+    request: turn.AllocationRequest | None = None,
+    options: TurnOptions | None = None,
+    randbytes: Callable[[int], bytes] = secrets.token_bytes,
+) -> AsyncIterator[TurnAllocation]:
+    """Allocate at a TURN server, and keep the allocation while the body runs; then give it back.
+
+    It is refreshed, its credentials are renewed, redirections are followed. When it ends nevertheless (the server was
+    restarted, the connection broke), `lost` is set and its sockets are closed: open another one.
+
+    Args:
+        network: where sockets come from.
+        server: which server, over which transport.
+        login: where credentials come from; None for a server that asks for none.
+        request: what to ask for; an IPv4 address by default.
+        options: local address and ports, proxy, certificates.
+        randbytes: source of unpredictable bytes.
+
+    Raises:
+        turn.TurnError: the server gives no allocation.
+        OSError: it cannot be reached, its name does not resolve, or its certificate does not name it.
+    """
+    login = login or TurnLogin()
+    asked = request or turn.AllocationRequest()
+    raised: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            allocation = await _allocate(nursery, network, server, login, asked, options or TurnOptions(), randbytes)
+            try:
+                yield allocation
+            finally:
+                try:
+                    await allocation.release()
+                finally:
+                    allocation.stop()
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            raised = error  # kept out of the nursery, which would wrap it into a group
+        nursery.cancel_scope.cancel()
+    if raised is not None:
+        try:
+            raise raised
+        finally:
+            del raised
+
+
+async def _allocate(
+    nursery: trio.Nursery,
+    network: Network,
+    server: TurnServer,
+    login: TurnLogin,
+    request: turn.AllocationRequest,
+    options: TurnOptions,
+    randbytes: Callable[[int], bytes],
+) -> TurnAllocation:
+    """Follow redirections, and change the socket, until there is an allocation."""
+    hops = mismatches = 0
+    while True:
+        credentials = await login.credentials()
+        transport = await open_transport(network, server, options)
+        client = turn.TurnClient(
+            transport.local_address,
+            transport.server_address,
+            credentials,
+            randbytes=randbytes,
+            request=request,
+            stream=transport.is_stream,
+        )
+        allocation = TurnAllocation(server, client, transport)
+        nursery.start_soon(allocation.run)
+        try:
+            await allocation.allocate()
+        except turn.TurnError as error:
+            allocation.stop()
+            ended = allocation.ended
+            if error.reason is turn.EndReason.MISMATCH and mismatches < MAX_MISMATCHES:
+                mismatches += 1
+                continue
+            if ended is None or ended.alternate is None or hops >= MAX_HOPS:
+                raise
+            hops += 1
+            server = replace(
+                server,
+                host=ended.alternate.host,
+                port=ended.alternate.port,
+                tls_name=ended.alternate_domain or server.tls_name or server.host,
+            )
+            continue
+        except BaseException:
+            allocation.stop()
+            raise
+        nursery.start_soon(_rotate, allocation, login, credentials)
+        return allocation
+
+
+async def _rotate(allocation: TurnAllocation, login: TurnLogin, credentials: turn.TurnCredentials | None) -> None:
+    """Ask for new credentials before the present ones expire, for as long as the allocation lives."""
+    while (wait_s := login.rotate_in_s(credentials)) != inf:
+        with trio.move_on_after(wait_s):
+            await allocation.lost.wait()
+            return
+        try:
+            credentials = await login.credentials()
+        except Exception as error:  # the user's function may raise anything; the old ones serve on
+            logger.warning("%s: no new TURN credentials: %s", allocation.server.url, type(error).__name__)
+            await trio.sleep(ROTATE_RETRY_S)
+            continue
+        if credentials is not None:
+            allocation.set_credentials(credentials)
+        await trio.sleep(1.0)  # a function that hands out expired credentials is not asked in a tight loop

@@ -1,0 +1,145 @@
+"""Reaching a TURN server: which transport, through which proxy, proved by which certificate."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.net.api import Network, UdpSocket
+from iceagent.net.proxy import Proxy, connect_through
+from iceagent.net.system import SystemNetwork
+from iceagent.net.tls import client_context, wrap_tls
+from iceagent.net.turn_transport import StreamTransport, TurnTransport, UdpTransport
+
+TRANSPORTS: Final = ("udp", "tcp", "tls", "dtls")
+DEFAULT_PORT: Final = 3478  # RFC 8656 section 21
+DEFAULT_TLS_PORT: Final = 5349
+_NOWHERE: Final = TransportAddress("0.0.0.0", 0)  # noqa: S104 - a name, where the stream has no address to show
+
+
+@dataclass(frozen=True, slots=True)
+class TurnServer:
+    """A TURN server and the way to speak to it.
+
+    Attributes:
+        host: a name or IP literal.
+        port: 1 to 65535.
+        transport: `udp`, `tcp`, `tls` or `dtls`.
+        tls_name: the name its certificate must carry, if not `host`.
+    """
+
+    host: str
+    port: int = DEFAULT_PORT
+    transport: str = "udp"
+    tls_name: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The server as a URL, for people."""
+        secure = self.transport in ("tls", "dtls")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        below = "udp" if self.transport in ("udp", "dtls") else "tcp"
+        return f"{'turns' if secure else 'turn'}:{host}:{self.port}?transport={below}"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """What does not depend on the server.
+
+    Attributes:
+        families: IP versions to reach the server over.
+        local_host: the local IP address to use, None for the system's choice; with another family's server it is
+            left out of account.
+        ports: local UDP ports to try in turn; (0,) lets the system choose.
+        proxy: through which streams go; None for none. UDP and DTLS never go through one.
+        ca_file: certificates to trust instead of the system's, PEM.
+        context: a TLS context to use as it is, if it verifies.
+    """
+
+    families: tuple[int, ...] = (4, 6)
+    local_host: str | None = None
+    ports: tuple[int, ...] | range = (0,)
+    proxy: Proxy | None = None
+    ca_file: str | None = None
+    context: ssl.SSLContext | None = field(default=None, repr=False)
+
+
+async def open_transport(network: Network, server: TurnServer, options: TurnOptions) -> TurnTransport:
+    """Connect to a server.
+
+    Raises:
+        OSError: it cannot be reached, or does not prove its name (trap 5).
+        ValueError: the transport is not known.
+    """
+    if server.transport not in TRANSPORTS:
+        raise ValueError(f"transport {server.transport!r} is none of {', '.join(TRANSPORTS)}")
+    if server.transport in ("tcp", "tls"):
+        return await _open_stream(network, server, options)
+    address = await _address_of(network, server, options)
+    if server.transport == "udp":
+        return UdpTransport(await _open_udp(network, address, options), address)
+    if not isinstance(network, SystemNetwork):
+        raise OSError("DTLS needs a socket of the system, which this network has not")
+    from iceagent.net.turn_dtls import open_dtls
+
+    name = server.tls_name or server.host
+    return await open_dtls(_bind_host(address, options), options.ports, address, name, options.ca_file)
+
+
+async def _address_of(network: Network, server: TurnServer, options: TurnOptions) -> TransportAddress:
+    family = options.families[0] if len(options.families) == 1 else None
+    found = await network.resolve(server.host, server.port, family=family)
+    usable = [address for address in found if address.family in options.families]
+    if not usable:
+        raise OSError(f"{server.host} has no address of IP version {options.families}")
+    return usable[0]
+
+
+async def _open_udp(network: Network, server: TransportAddress, options: TurnOptions) -> UdpSocket:
+    host = _bind_host(server, options)
+    refusal = OSError("no local port is allowed")
+    for port in options.ports:
+        try:
+            return await network.open_udp(host, port)
+        except OSError as error:
+            refusal = error
+    raise refusal
+
+
+async def _open_stream(network: Network, server: TurnServer, options: TurnOptions) -> TurnTransport:
+    if options.proxy is not None:
+        stream: trio.abc.Stream = await connect_through(network, options.proxy, server.host, server.port)
+    else:
+        address = await _address_of(network, server, options)
+        stream = await network.connect_tcp(address, local_host=_local_host(address, options))
+    try:
+        local, remote = _ends(stream)
+    except OSError:
+        await trio.aclose_forcefully(stream)
+        raise
+    if server.transport == "tls":
+        context = options.context or client_context(options.ca_file)
+        stream = await wrap_tls(stream, context, server.tls_name or server.host)
+    return StreamTransport(stream, local, remote)
+
+
+def _bind_host(server: TransportAddress, options: TurnOptions) -> str:
+    return _local_host(server, options) or ("::" if server.family == 6 else "0.0.0.0")  # noqa: S104
+
+
+def _local_host(server: TransportAddress, options: TurnOptions) -> str | None:
+    host = options.local_host
+    return host if host is not None and (":" in host) == (server.family == 6) else None
+
+
+def _ends(stream: trio.abc.Stream) -> tuple[TransportAddress, TransportAddress]:
+    """Return both addresses of a connection, for people and the 5-tuple's sake."""
+    if not isinstance(stream, trio.SocketStream):
+        inner = getattr(stream, "transport_stream", None)
+        return (_NOWHERE, _NOWHERE) if inner is None else _ends(inner)
+    local, remote = stream.socket.getsockname(), stream.socket.getpeername()
+    return make_address(local[0], local[1]), make_address(remote[0], remote[1])
