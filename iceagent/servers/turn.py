@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 import trio
 
@@ -13,19 +15,32 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.stun import BindingServer
 from iceagent.core.turn.server import (
     AllocationChanged,
+    AllocationState,
     ClientPath,
+    CloseConnection,
     CloseRelay,
+    ConnectPeer,
     Event,
     Forward,
+    JoinConnection,
     OpenRelay,
     SharedSecretUsers,
     ToClient,
     TurnServer,
 )
+from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, UdpSocket
+from iceagent.net.tcp import listen_tcp
+from iceagent.servers.turn_dtls import DtlsClient, DtlsListener, bind_dtls
 from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_config, make_users
 from iceagent.servers.turn_relay import RelaySockets, Sender
+from iceagent.servers.turn_stream import Doorkeeper, StreamClient, StreamListener
+from iceagent.servers.turn_tcp_relay import TcpRelays
+from iceagent.servers.turn_tls import Certificates
 from iceagent.servers.turn_udp import UdpListener
+
+TLS_PORT: Final = 5349  # RFC 8656 section 6
+Client = StreamClient | DtlsClient
 
 
 class TurnService:
@@ -55,6 +70,10 @@ class TurnService:
         self._credentials = credentials
         self._nursery = nursery
         self._relays = RelaySockets(self)
+        self.tcp_relays = TcpRelays(self)
+        self.doorkeeper = Doorkeeper(options.max_connections, options.max_connections_per_source, core.counters)
+        self.certificates = None if options.tls is None else Certificates(options.tls, dtls=options.dtls)
+        self._clients: dict[ClientPath, Client] = {}
         self._udp: dict[TransportAddress, UdpSocket] = {}
         self._senders: dict[ClientPath, Sender] = {}
         self._translated = {
@@ -117,11 +136,42 @@ class TurnService:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, OpenRelay):
-            self._nursery.start_soon(self._relays.run, event.relay)
+            run = self._relays.run if event.relay.transport == "udp" else self.tcp_relays.run
+            self._nursery.start_soon(run, event.relay)
         elif isinstance(event, CloseRelay):
             self._relays.close(event.relay)
+            self.tcp_relays.close(event.relay)
         elif isinstance(event, AllocationChanged):
             self._changed.set()
+            client = self._clients.get(event.allocation.path)
+            if client is not None:
+                client.note_allocation(exists=event.allocation.state is not AllocationState.CLOSED)
+        elif isinstance(event, ConnectPeer):
+            self._nursery.start_soon(self.tcp_relays.connect, event.connection)
+        elif isinstance(event, CloseConnection):
+            self.tcp_relays.close_connection(event.connection)
+        else:
+            self._join(event)
+
+    def _join(self, event: JoinConnection) -> None:
+        path = event.connection.path
+        client = None if path is None else self._clients.get(path)
+        if isinstance(client, StreamClient):
+            client.join(event.connection)
+
+    async def run_client(
+        self, path: ClientPath, send: Sender, client: Client, run: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Run a connected client; at its end its allocation and its connections end, too."""
+        self._senders[path] = send
+        self._clients[path] = client
+        try:
+            await run()
+        finally:
+            del self._senders[path]
+            del self._clients[path]
+            self.core.handle_client_gone(trio.current_time(), path)
+            self.settle()
 
     def forward(self, forwards: list[Forward]) -> None:
         """Send to peers what there is room for; the rest is lost, as on any congested link."""
@@ -129,7 +179,7 @@ class TurnService:
             sock = self._relays.get(relay)
             if sock is None:
                 continue
-            lost = len(datagrams) - sock.send_nowait(datagrams, self._bound(peer) if self._translated else peer)
+            lost = len(datagrams) - sock.send_nowait(datagrams, self.bound(peer) if self._translated else peer)
             if lost:
                 self.counters["peer_buffer_full"] += lost
 
@@ -156,7 +206,7 @@ class TurnService:
         told = self._translated.get(remote.host) if self._translated else None
         return remote if told is None else TransportAddress(told, remote.port)
 
-    def _bound(self, peer: TransportAddress) -> TransportAddress:
+    def bound(self, peer: TransportAddress) -> TransportAddress:
         """Return where a relay of ours is really bound, so that nothing needs to return through the NAT."""
         for bound, told in self._translated.items():
             if told == peer.host:
@@ -187,6 +237,42 @@ class TurnService:
             self._udp[bound] = sock
             self.addresses.append(("udp", bound))
             self._nursery.start_soon(UdpListener(self, sock).run)
+        for address in self._tcp_addresses():
+            await self._listen_stream(address, None)
+        if self.certificates is not None:
+            await self._listen_tls(stack, self.certificates)
+
+    def _tcp_addresses(self) -> Sequence[TransportAddress]:
+        """Return where to listen for TCP: where UDP is unless told otherwise, with the same port numbers."""
+        if self.options.tcp_listen is not None:
+            return self.options.tcp_listen
+        return [address for _, address in self.addresses] if isinstance(self.network, SystemNetwork) else ()
+
+    async def _listen_stream(self, address: TransportAddress, context: ssl.SSLContext | None) -> TransportAddress:
+        listener = await listen_tcp(address.host, address.port)
+        bound = TransportAddress(address.host, listener.socket.getsockname()[1])
+        self.addresses.append(("tcp" if context is None else "tls", bound))
+        self._nursery.start_soon(StreamListener(self, listener, bound, context).run)
+        return bound
+
+    async def _listen_tls(self, stack: AsyncExitStack, certificates: Certificates) -> None:
+        default = [TransportAddress(one.host, TLS_PORT if one.port else 0) for one in self.options.listen]
+        for address in self.options.tls_listen or dict.fromkeys(default):
+            bound = await self._listen_stream(address, certificates.tls)
+            if certificates.dtls is not None:
+                sock, bound = await bind_dtls(bound)
+                stack.callback(sock.close)
+                self.addresses.append(("dtls", bound))
+                self._nursery.start_soon(DtlsListener(self, sock, bound, certificates.dtls).run)
+
+    def reload_certificates(self) -> None:
+        """Read certificate and key again; connections that stand keep what they have.
+
+        Raises:
+            TurnOptionsError: the files cannot be used; the old ones stay.
+        """
+        if self.certificates is not None:
+            self.certificates.reload()
 
 
 @asynccontextmanager
@@ -207,7 +293,7 @@ async def open_turn_server(
         OSError: an address is not ours or its port taken.
         TurnOptionsError, PolicyError: the options cannot work.
     """
-    here = network if network is not None else _system_network()
+    here = network if network is not None else SystemNetwork()
     users, credentials = make_users(options)
     core = TurnServer(make_config(options, here, users), randbytes=randbytes)
     failure: Exception | KeyboardInterrupt | None = None
@@ -221,12 +307,7 @@ async def open_turn_server(
             failure = error  # raised outside of the nursery, which would wrap it
         core.close(trio.current_time())
         service.settle()
+        service.tcp_relays.close_all()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-def _system_network() -> Network:
-    from iceagent.net import SystemNetwork
-
-    return SystemNetwork()

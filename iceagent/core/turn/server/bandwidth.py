@@ -31,9 +31,15 @@ class Meter:
     def take_some(self, now: float, size: int, count: int) -> int:
         """Return how many of `count` datagrams of `size` bytes may pass now, and take them."""
         self._refill(now)
-        passing = count if size <= 0 else min(count, int(self._tokens // size))
+        passing = count if size <= 0 else max(0, min(count, int(self._tokens // size)))
         self._tokens -= passing * size
         return passing
+
+    def borrow(self, now: float, size: int) -> float:
+        """Take `size` bytes whatever there is; return how many seconds to wait before they may pass."""
+        self._refill(now)
+        self._tokens -= size
+        return max(0.0, -self._tokens / self._bytes_per_s)
 
     def is_full(self, now: float) -> bool:
         """Whether forgetting this bucket would give nobody anything."""

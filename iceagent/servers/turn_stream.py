@@ -1,0 +1,277 @@
+"""Clients of the TURN server over TCP and TLS: framed messages, or one peer's bytes (RFC 6062)."""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.stun.rate_limit import source_of
+from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, StreamFrames
+from iceagent.core.turn.server import ClientPath, Connection, Forward
+
+if TYPE_CHECKING:
+    from iceagent.servers.turn import TurnService
+
+HANDSHAKE_S: Final = 10.0  # for TLS and DTLS
+AUTHENTICATE_S: Final = 20.0  # until a connection has an allocation; it is closed else, and so long after losing it
+STALLED_S: Final = 30.0  # a client that takes nothing for so long is gone
+MAX_PENDING_BYTES: Final = 512 * 1024  # for one client; then relayed data is dropped, as on any congested link
+READ_BYTES: Final = 65536
+_STREAM_ERRORS: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError)
+
+Stream = trio.abc.Stream
+
+
+class Doorkeeper:
+    """Counts connections, in all and by source, so that nobody takes all there are.
+
+    Args:
+        total: of all.
+        per_source: of one IPv4 address or one IPv6 /64.
+        counters: where those sent away are counted.
+    """
+
+    def __init__(self, total: int, per_source: int, counters: Counter[str]) -> None:
+        self._total = total
+        self._per_source = per_source
+        self._counters = counters
+        self._by_source: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many are in."""
+        return self._by_source.total()
+
+    def enter(self, host: str) -> bool:
+        """Return whether a connection from `host` may come in, and count it if so."""
+        source = source_of(host)
+        if len(self) >= self._total or self._by_source[source] >= self._per_source:
+            self._counters["connections_over_limit"] += 1
+            return False
+        self._by_source[source] += 1
+        self._counters["connections"] += 1
+        return True
+
+    def leave(self, host: str) -> None:
+        """Count one less."""
+        source = source_of(host)
+        self._by_source[source] -= 1
+        if self._by_source[source] <= 0:
+            del self._by_source[source]
+
+
+class Outbox:
+    """What waits to be written to one client. Never waits itself; drops what does not fit.
+
+    Args:
+        counters: where dropped messages are counted.
+    """
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+        self._pending: list[bytes] = []
+        self._bytes = 0
+        self._wake = trio.Event()
+        self._closed = False
+
+    def put(self, messages: list[bytes]) -> None:
+        """Queue messages in order."""
+        size = sum(map(len, messages))
+        if self._closed or self._bytes + size > MAX_PENDING_BYTES:
+            self._counters["client_buffer_full"] += len(messages)
+            return
+        self._pending += messages
+        self._bytes += size
+        self._wake.set()
+
+    async def take(self) -> list[bytes]:
+        """Wait for messages; return all there are, and none when there will be no more."""
+        while not self._pending and not self._closed:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        messages, self._pending, self._bytes = self._pending, [], 0
+        return messages
+
+    def close(self) -> None:
+        """Take no more messages."""
+        self._closed = True
+        self._wake.set()
+
+
+class StreamClient:
+    """One connection of a client.
+
+    Args:
+        service: the server.
+        stream: ready to be read.
+        path: the 5-tuple.
+    """
+
+    def __init__(self, service: TurnService, stream: Stream, path: ClientPath) -> None:
+        self._service = service
+        self._stream = stream
+        self._path = path
+        self._frames = StreamFrames(CHANNEL_MAX_RFC5766)
+        self._outbox = Outbox(service.counters)
+        self._patience = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATE_S)
+        self._joined: Connection | None = None
+
+    def send(self, messages: list[bytes]) -> None:
+        """Queue messages for the client."""
+        self._outbox.put(messages)
+
+    def note_allocation(self, *, exists: bool) -> None:
+        """An allocation makes a connection worth keeping, and its end no longer."""
+        self._patience.deadline = float("inf") if exists else trio.current_time() + AUTHENTICATE_S
+
+    def join(self, connection: Connection) -> None:
+        """From the next byte on this is the data connection to a peer."""
+        self._joined = connection
+        self._patience.deadline = float("inf")
+
+    async def run(self) -> None:
+        """Serve until either side ends it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, nursery.cancel_scope)
+                with self._patience:
+                    await self._read()
+                if self._patience.cancelled_caught:
+                    self._service.counters["connections_shed"] += 1
+                if self._joined is None:
+                    nursery.cancel_scope.cancel()
+                self._outbox.close()  # the writer ends when it has written all
+            if self._joined is not None:
+                await self._carry(self._joined)
+        except* _STREAM_ERRORS:
+            self._service.counters["connections_broken"] += 1
+
+    async def _read(self) -> None:
+        service, core, path = self._service, self._service.core, self._path
+        while self._joined is None:
+            data = bytes(await self._stream.receive_some(READ_BYTES))
+            if not data:
+                return
+            now = trio.current_time()
+            forwards: list[Forward] = []
+            for frame in self._frames.feed(data):
+                if frame[0] < 0x40:
+                    self._take_stun(now, frame)
+                    if self._joined is not None:
+                        break
+                    continue
+                allocation = core.allocations.get(path)
+                if allocation is not None:
+                    _merge(forwards, core.forward_to_peer(now, allocation, frame, len(frame)))
+            service.forward(forwards)
+            if self._frames.broken:
+                service.counters["stream_broken"] += 1
+                return
+
+    def _take_stun(self, now: float, frame: bytes) -> None:
+        service, path = self._service, self._path
+        if frame[:2] == b"\x00\x01":
+            answer = service.binding.handle_datagram(now, path.local, path.remote, frame)
+            if answer is not None:
+                self.send([answer])
+        else:
+            service.core.handle_message(now, path, frame)
+            service.settle()
+
+    async def _write(self, scope: trio.CancelScope) -> None:
+        while messages := await self._outbox.take():
+            with trio.move_on_after(STALLED_S) as patience:
+                await self._stream.send_all(b"".join(messages))
+            if patience.cancelled_caught:
+                self._service.counters["connections_stalled"] += 1
+                scope.cancel()
+
+    async def _carry(self, connection: Connection) -> None:
+        """Copy bytes both ways until both directions have ended. RFC 6062 sections 4.4 and 5.5."""
+        await self._service.tcp_relays.carry(connection, self._stream, self._frames.take_rest())
+
+
+def _merge(forwards: list[Forward], more: list[Forward]) -> None:
+    """Append, so that what goes to one peer goes in one call."""
+    for forward in more:
+        if forwards and forwards[-1].relay is forward.relay and forwards[-1].peer == forward.peer:
+            forwards[-1].datagrams.extend(forward.datagrams)
+        else:
+            forwards.append(forward)
+
+
+class StreamListener:
+    """Accepts clients over TCP or TLS.
+
+    Args:
+        service: the server.
+        listener: bound.
+        local: its address.
+        context: for TLS; None for TCP.
+    """
+
+    def __init__(
+        self,
+        service: TurnService,
+        listener: trio.SocketListener,
+        local: TransportAddress,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._service = service
+        self._listener = listener
+        self._local = local
+        self._context = context
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        await trio.serve_listeners(self._serve, [self._listener])
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            host, port = stream.socket.getpeername()[:2]
+            remote = make_address(host.partition("%")[0], port)
+        except (OSError, ValueError):
+            await trio.aclose_forcefully(stream)
+            return
+        async with admitted(self._service, remote, stream) as may_enter:
+            if may_enter:
+                await self._admit(stream, remote)
+
+    async def _admit(self, stream: trio.SocketStream, remote: TransportAddress) -> None:
+        ready: Stream = stream
+        transport = "tcp"
+        if self._context is not None:
+            transport = "tls"
+            tls = trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
+            with trio.move_on_after(HANDSHAKE_S) as patience:
+                try:
+                    await tls.do_handshake()
+                except (trio.BrokenResourceError, ssl.SSLError, OSError):
+                    self._service.counters["handshakes_failed"] += 1
+                    return
+            if patience.cancelled_caught:
+                self._service.counters["connections_shed"] += 1
+                return
+            ready = tls
+        path = ClientPath(transport, self._local, remote)
+        client = StreamClient(self._service, ready, path)
+        await self._service.run_client(path, client.send, client, client.run)
+
+
+@asynccontextmanager
+async def admitted(
+    service: TurnService, remote: TransportAddress, stream: trio.abc.AsyncResource
+) -> AsyncGenerator[bool, None]:
+    """Tell whether a connection may come in; close it at the end of the block, whatever happens."""
+    may_enter = service.doorkeeper.enter(remote.host)
+    try:
+        yield may_enter
+    finally:
+        if may_enter:
+            service.doorkeeper.leave(remote.host)
+        await trio.aclose_forcefully(stream)
