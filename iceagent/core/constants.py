@@ -32,6 +32,7 @@ CONSENT_EXPIRY_S: Final = 30.0  # RFC 7675 section 5.1
 CONSENT_SUSPICION_S: Final = 0.1  # ours: a consent check unanswered this long (plus three RTTs) starts a probing one
 DISCONNECTED_AFTER_S: Final = 7.0  # ours: silence after which the path is reported disconnected; consent still stands
 DISCONNECTED_PROBE_S: Final = 2.0  # ours: a probing check must have gone unanswered this long, too
+DOUBTED_PROBE_S: Final = 1.2  # ours: two unanswered checks suffice when the peer looks for other paths, too
 BACKUP_PROBE_S: Final = 7.5  # ours: while disconnected, the other valid pairs are checked this often
 KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 

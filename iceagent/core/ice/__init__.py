@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from iceagent.core.ice.agent import IceAgent
-from iceagent.core.ice.candidate import Candidate, CandidateError, host_candidate, srflx_candidate, without_zone
+from iceagent.core.ice.candidate import (
+    Candidate,
+    CandidateError,
+    host_candidate,
+    relay_candidate,
+    srflx_candidate,
+    without_zone,
+)
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import (
@@ -64,6 +71,7 @@ __all__ = [
     "generate_credentials",
     "host_candidate",
     "pair_priority",
+    "relay_candidate",
     "srflx_candidate",
     "without_zone",
 ]

@@ -25,7 +25,7 @@ from iceagent.core.ice.keepalive import Keepalive
 from iceagent.core.ice.lifecycle import Lifecycle
 from iceagent.core.ice.nomination import Nominator
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pair import CandidatePair, Path
+from iceagent.core.ice.pair import CandidatePair, PairState, Path
 from iceagent.core.ice.requests import RequestHandler
 from iceagent.core.ice.responses import ResponseHandler
 from iceagent.core.ice.roles import Role
@@ -209,6 +209,8 @@ class IceAgent:
         if added is Added.UPGRADED:
             self._upgrade_remote(candidate)
         self._form((local, candidate) for local in list(context.table.local.values()))
+        if added is Added.NEW and context.is_settled(now):
+            self._check_late(candidate)
         self._nominator.refresh(now)
         self._settle(now)
         return True
@@ -239,6 +241,17 @@ class IceAgent:
             return
         self._context.drop(DropReason.UNREACHABLE)
         self._context.runner.handle_unreachable(now, (local, remote))
+        self._settle(now)
+
+    def handle_base_lost(self, now: float, base: TransportAddress) -> None:
+        """Take note that the socket of a base is gone, such as a relayed address whose server was restarted.
+
+        Its candidates and pairs are forgotten. If it carried the data, the other pairs are checked, also those of
+        candidates added from now on; the session fails only when none of them works while consent lasts.
+        """
+        if self._context.over:
+            return
+        self._consent.lose_base(now, base)
         self._settle(now)
 
     def handle_timeout(self, now: float) -> None:
@@ -336,6 +349,17 @@ class IceAgent:
     def _form(self, candidates: Iterable[tuple[Candidate, Candidate]]) -> None:
         if not self._context.checklist.form(candidates, self._context.roles.controlling):
             self._context.drop(DropReason.PAIR_LIMIT)
+
+    def _check_late(self, candidate: Candidate) -> None:
+        """Check the pairs of a candidate that comes long after a pair was selected: the peer may have lost its path.
+
+        Without that a peer whose relay was restarted could not be reached until our side has noticed, too.
+        """
+        self._context.doubted = True
+        for pair in self._context.checklist:
+            if pair.remote is candidate:
+                self._context.checklist.set_state(pair, PairState.WAITING)
+                self._context.checklist.trigger(pair)
 
     def _upgrade_remote(self, candidate: Candidate) -> None:
         """Let the pairs of a peer-reflexive candidate show its signalled twin, nomination kept (trap 17)."""

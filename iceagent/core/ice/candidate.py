@@ -146,6 +146,35 @@ def srflx_candidate(
     )
 
 
+def relay_candidate(
+    address: TransportAddress,
+    server_host: str,
+    local_preference: int = 65535,
+    related: TransportAddress | None = None,
+    component: int = 1,
+) -> Candidate:
+    """Return the relayed candidate that a TURN server has allocated.
+
+    Args:
+        address: the relayed address, which is its own base (RFC 8445 section 5.1.1.2).
+        server_host: IP address or name of the server.
+        local_preference: 0 to 65535, unique per address.
+        related: the mapped address, for diagnosis; None keeps it from the peer.
+        component: 1 to 256.
+    """
+    kind = CandidateType.RELAY
+    return Candidate(
+        foundation=foundation(kind, address.host, server_host),
+        component=component,
+        transport="udp",
+        priority=candidate_priority(kind, local_preference, component),
+        address=address,
+        type=kind,
+        base=address,
+        related_address=related,
+    )
+
+
 def local_prflx_candidate(address: TransportAddress, sent_from: Candidate, priority: int) -> Candidate:
     """Return the peer-reflexive candidate a response to one of our checks has revealed (RFC 8445 section 7.2.5.3.1)."""
     kind = CandidateType.PRFLX

@@ -74,6 +74,11 @@ class CandidateTable:
         self.remote[candidate.address] = candidate
         return Added.NEW if twin is None else Added.UPGRADED
 
+    def forget_base(self, base: TransportAddress) -> None:
+        """Forget the local candidates of a socket that is gone."""
+        for key in [key for key in self.local if key[1] == base]:
+            del self.local[key]
+
     def find_remote(self, address: TransportAddress) -> Candidate | None:
         """Return the candidate a datagram came from; signalled link-local addresses have no zone, received ones do."""
         return self.remote.get(address) or self.remote.get(without_zone(address))

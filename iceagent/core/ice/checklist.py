@@ -101,7 +101,7 @@ class Checklist:
                 worst.state is not PairState.FAILED and worst.priority >= pair.priority and not needed
             ):
                 return False
-            self._forget(worst)
+            self.forget(worst)
         self.pairs[pair.path] = pair
         if self._started:
             self._set_initial_state(pair)
@@ -121,7 +121,8 @@ class Checklist:
         for pair in self:
             pair.rank(controlling)
 
-    def _forget(self, pair: CheckPair) -> None:
+    def forget(self, pair: CheckPair) -> None:
+        """Take a pair out of the list."""
         del self.pairs[pair.path]
         self.untrigger(pair)
 

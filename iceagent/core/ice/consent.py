@@ -10,6 +10,7 @@ answer consent is lost. Any authenticated answer in between, early or late, to a
 from __future__ import annotations
 
 from iceagent.core import constants
+from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks import Check, CheckKind
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import ConsentLost
@@ -28,6 +29,7 @@ class ConsentKeeper:
         self._unanswered_since: float | None = None
         self._probe: Check | None = None
         self._backups_at = 0.0
+        self._doubted = False
 
     def advance(self, now: float) -> None:
         """Do what is due."""
@@ -46,6 +48,7 @@ class ConsentKeeper:
             self._probe = None
         if self._probe is None and now >= self._suspicious_at():
             self._probe = context.start_check(now, self._pair, CheckKind.PROBE)
+        self._take_doubt(now)
         if not context.silent and now >= self._silent_at():
             context.silent = True
             self._backups_at = now
@@ -77,11 +80,45 @@ class ConsentKeeper:
         """Take note of an authenticated answer on a pair (trap 14: of nothing else)."""
         if pair is self._pair:
             self._unanswered_since = None
+            self._doubted = False
             self._context.runner.cancel(self._probe)
             self._probe = None
             if self._context.silent:
                 self._context.silent = False
                 self._nominator.recovered()
+
+    def lose_base(self, now: float, base: TransportAddress) -> None:
+        """Give up the pairs of a socket that is gone.
+
+        The one that carries data counts as silent where no other works yet, so that the others are checked and the
+        session lives on for as long as consent would have.
+        """
+        context = self._context
+        context.table.forget_base(base)
+        has_other = any(pair.base != base and context.has_fresh_consent(now, pair) for pair in context.checklist)
+        for pair in [pair for pair in context.checklist if pair.base == base]:
+            if pair is context.data_pair and not has_other:
+                context.silent = True
+                self._backups_at = now
+                continue
+            if pair.is_valid:
+                context.loss = "the socket it used is gone, and no other path to the peer works"
+                self._nominator.invalidate(now, pair)
+            context.runner.discard_pair(pair)
+            context.checklist.forget(pair)
+            context.validated.discard(pair.path)
+
+    def _take_doubt(self, now: float) -> None:
+        """Ask at once whether the path works, when the peer looks for another one (it may have lost a relay)."""
+        context = self._context
+        if not context.doubted:
+            return
+        context.doubted = False
+        if self._pair is None or context.silent:
+            return
+        self._doubted = True
+        if self._probe is None:
+            self._probe = context.start_check(now, self._pair, CheckKind.PROBE)
 
     def lose(self, now: float, pair: CheckPair, why: str) -> None:
         """Stop sending on a pair: consent has expired, or the peer has revoked it (RFC 7675 sections 5.1 and 5.2)."""
@@ -99,6 +136,7 @@ class ConsentKeeper:
             # A backup that takes over may have answered last long ago: then its consent is checked at once.
             self._next_at = now if pair is None else max(now, pair.last_response_at + self._interval_s())
             self._unanswered_since = None
+            self._doubted = False
             self._context.runner.cancel(self._probe)
             self._probe = None
 
@@ -114,6 +152,8 @@ class ConsentKeeper:
     def _silent_at(self) -> float:
         if self._pair is None or self._probe is None:
             return float("inf")
+        if self._doubted:
+            return self._probe.started_at + constants.DOUBTED_PROBE_S
         quiet_until = self._pair.last_response_at + self._context.config.disconnected_after_s
         return max(quiet_until, self._probe.started_at + constants.DISCONNECTED_PROBE_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from iceagent.core import constants
 from iceagent.core.ice.candidates import CandidateTable
 from iceagent.core.ice.checklist import Checklist
 from iceagent.core.ice.checks import Check, CheckKind, CheckRunner, rto_s
@@ -29,6 +30,8 @@ class Context:
         next_slot_at: before this no new check is sent (Ta).
         loss: why the last path was lost, in words.
         candidate_at: when the last candidate of either side came.
+        selected_at: when the selected pair last changed.
+        doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Context:
         self.silent = False
         self.started_at: float | None = None
         self.candidate_at = 0.0
+        self.selected_at = 0.0
+        self.doubted = False
         self.next_slot_at = float("-inf")
         self.loss = ""
         self.requests_received = 0
@@ -69,6 +74,10 @@ class Context:
     def concluded(self) -> bool:
         """Whether a pair is selected and answers, so that no further pairs need checking."""
         return self.selected is not None and not self.silent
+
+    def is_settled(self, now: float) -> bool:
+        """Return whether a pair was selected so long ago that checks of others are no leftovers of before."""
+        return self.concluded and now >= self.selected_at + constants.NOMINATION_SETTLE_S
 
     def drop(self, reason: DropReason) -> None:
         """Count something that was not done."""

@@ -19,7 +19,6 @@ class Nominator:
         self._nominating: Check | None = None
         self._deadline: float | None = None
         self._first_valid_at: float | None = None
-        self._selected_at = 0.0
 
     # The valid list.
 
@@ -67,7 +66,7 @@ class Nominator:
         # RFC 8445 section 8.1.1: of several nominated pairs, that is of an aggressive peer's, the one with the highest
         # priority counts. Deviation: three seconds after the first (section 8.3.1) a further nomination means that the
         # peer's path broke, so then, and whenever we nominated, the newest one counts alone.
-        settled = selected is not None and now >= self._selected_at + constants.NOMINATION_SETTLE_S
+        settled = selected is not None and now >= context.selected_at + constants.NOMINATION_SETTLE_S
         if selected is not None and (settled or context.roles.controlling):
             selected.nominated = False
         for other in context.checklist:
@@ -122,7 +121,7 @@ class Nominator:
         )
         if selected is not context.selected:
             context.selected = selected
-            self._selected_at = now
+            context.selected_at = now
             if selected is not None:
                 self._conclude(selected)
             context.outbox.emit(SelectedPairChanged(None if selected is None else selected.view()))

@@ -135,6 +135,8 @@ class RequestHandler:
         if pair is None or pair.consent_lost:
             return
         pair.heard = True
+        if pair is not context.data_pair and context.is_settled(now):
+            context.doubted = True
         nominates = check.use_candidate and not context.roles.controlling
         if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check (trap 15)
             self._nominate_valid(now, pair, nominates)
