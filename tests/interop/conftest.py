@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 from interop import IMPLEMENTATIONS, Implementation
 from lab import Home, Internet, Lab, open_lab, why_not
 from processes import processes
+
+USERNAME, PASSWORD = "alice", "correct horse"
+OUR_PORT, COTURN_PORT = 3478, 3480
 
 
 def pytest_report_header() -> list[str]:
@@ -42,9 +49,35 @@ def lan(laboratory: ExitStack) -> Lab:
 
 @pytest.fixture(scope="session")
 def homes(laboratory: ExitStack) -> Lab:
-    """Two homes behind port-restricted NATs; a STUN server listens at port 3478 of the internet's host."""
+    """Two homes behind port-restricted NATs; our server listens at port 3478 of the internet's host."""
     lab = laboratory.enter_context(open_lab())
     run = laboratory.enter_context(processes())
-    listening = ("serve", "--json", "--listen", f"{lab.internet.host}:3478")
-    run.iceagent(*listening, inside=lab.inside("inet")).wait_for("listening")
+    folder = Path(laboratory.enter_context(tempfile.TemporaryDirectory(prefix="iceagent-interop-")))
+    (folder / "users").write_text(f"{USERNAME}:{PASSWORD}\n")
+    options = ("turn", "--json", "--listen", f"{lab.internet.host}:{OUR_PORT}", "--users", str(folder / "users"))
+    # These networks are for documentation, so that a relay on the real internet has no business there.
+    allowed = [word for net in ("203.0.113.0/24", "198.51.100.0/24") for word in ("--allow-peer", net)]
+    run.iceagent(*options, *allowed, inside=lab.inside("inet")).wait_for("listening")
     return lab
+
+
+@pytest.fixture(scope="session")
+def coturn(laboratory: ExitStack, homes: Lab) -> int:
+    """coturn on the internet's host of the two homes; its port."""
+    if shutil.which("turnserver") is None:
+        pytest.skip("coturn is not installed; `make interop` does it")
+    run = laboratory.enter_context(processes())
+    host = homes.internet.host
+    options = ["-n", "--listening-ip", host, "--listening-port", str(COTURN_PORT), "--relay-ip", host, "--no-cli"]
+    options += ["--lt-cred-mech", "--user", f"{USERNAME}:{PASSWORD}", "--realm", "interop", "--no-tls", "--no-dtls"]
+    server = run.start(*homes.inside("inet", "turnserver"), *options, "--log-file", "stdout", "--pidfile", "")
+    while "IO method (general relay thread)" not in server.wait_for("text")["text"]:
+        pass
+    return COTURN_PORT
+
+
+@pytest.fixture(params=["our server", "coturn"])
+def relay(request: pytest.FixtureRequest, homes: Lab) -> dict[str, Any]:
+    """The options of a peer that may use a relay."""
+    port = OUR_PORT if request.param == "our server" else request.getfixturevalue("coturn")
+    return {"turn": [homes.internet.host, port], "username": USERNAME, "password": PASSWORD}

@@ -21,16 +21,17 @@ def options(roles: tuple[str, str], trickle: bool, **others: Any) -> list[dict[s
     return [{"role": role, "trickle": trickle, "family": 4, **others} for role in roles]
 
 
-def meet(meeting: Meeting, kinds: set[str]) -> None:
-    """Let them connect over candidates of these kinds, and then send both ways."""
+def meet(meeting: Meeting, kinds: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Let them connect over candidates of these kinds, and then send both ways; return both `connected` lines."""
     mine, its = meeting.introduce()
     assert mine["local"][0] in kinds, meeting.story()
     assert mine["remote"][0] in kinds, meeting.story()
     if not its.get("datagrams", True):
-        return
+        return mine, its
     for received in meeting.exchange():
         assert received["count"] == DATAGRAMS, meeting.story()
         assert received["strange"] == 0
+    return mine, its
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -59,3 +60,15 @@ def test_a_role_conflict_is_sorted_out(lan: Lab, other: Implementation, role: st
         pytest.skip("libdatachannel's role follows from who offers")
     with open_meeting(lan, ("host-a", "host-a2"), other, options((role, role), trickle=False)) as meeting:
         meet(meeting, {"host"})
+
+
+@pytest.mark.parametrize("trickle", TRICKLE)
+@pytest.mark.parametrize("roles", ROLES)
+def test_theirs_is_behind_a_relay(
+    homes: Lab, other: Implementation, relay: dict[str, Any], roles: tuple[str, str], trickle: bool
+) -> None:
+    """The other has nothing but a relayed candidate; our checks reach it there and its own come from there."""
+    mine, its = options(roles, trickle, stun=[INTERNET_HOST, 3478])
+    with open_meeting(homes, ("host-a", "host-b"), other, [mine, {**its, **relay, "relay_only": True}]) as meeting:
+        mine, _ = meet(meeting, {"host", "srflx", "prflx", "relay"})
+        assert mine["remote"][1] == INTERNET_HOST

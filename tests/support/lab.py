@@ -245,7 +245,10 @@ def open_lab(
         lab.add_node("inet", forwards=True)
         servers = [f"addr add {INTERNET_HOST}/32 dev lo"] * (4 in lab.internet.families)
         servers += [f"addr add {INTERNET_HOST_6}/128 dev lo nodad"] * (6 in lab.internet.families)
-        lab.ip("inet", *servers)
+        # The internet swallows what is addressed to nobody; it does not complain, as a kernel without a route would.
+        sink = ["link add sink type veth peer name drain", "link set sink arp off up", "link set drain up"]
+        sink += [f"route add {net} dev sink" for net in ("0.0.0.0/0", "::/0")]
+        lab.ip("inet", *servers, *sink)
         if lab.internet.loss_percent:
             lab.nft("inet", loss_rules(lab.internet.loss_percent))
         upper, wans = "inet", ("203.0.113.0", "198.51.100.0")
