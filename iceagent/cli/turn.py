@@ -16,12 +16,14 @@ from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.errors import LocalError
 from iceagent.servers.turn import TurnService, open_turn_server
+from iceagent.servers.turn_metrics import serve_metrics
 from iceagent.session.relay import best_address
 from iceagent.tunnel.local import bind_error
 
 DEFAULT_LISTEN = "0.0.0.0:3478"
 DEFAULT_DEV_LISTEN = "127.0.0.1:3478"
 _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
+_HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 _SCHEMES = {"udp": ("turn", "udp"), "tcp": ("turn", "tcp"), "tls": ("turns", "tcp"), "dtls": ("turns", "udp")}
 
 
@@ -106,18 +108,36 @@ def show(output: Output, service: TurnService, arguments: TurnArguments) -> None
 
 
 async def run_turn(service: TurnService, arguments: TurnArguments, output: Output) -> None:
-    """Serve until SIGTERM, then drain; a second SIGTERM ends at once."""
+    """Serve until SIGTERM, then drain; a second SIGTERM ends at once. SIGHUP reads certificate and key again."""
     async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                if service.is_draining:
+        if arguments.metrics is not None:
+            try:
+                bound = await nursery.start(serve_metrics, service, arguments.metrics)
+            except OSError as error:
+                raise bind_error(str(arguments.metrics), error) from error
+            output.line("metrics", f"metrics http://{bound}/metrics", url=f"http://{bound}/metrics")
+        with trio.open_signal_receiver(signal.SIGTERM, *_HANGUP) as signals:
+            async for number in signals:
+                if number != signal.SIGTERM:
+                    _reload(service, output)
+                elif service.is_draining:
                     break
-                count = len(service.core.allocations)
-                output.line("draining", f"draining: {count} allocations", allocations=count, seconds=arguments.drain_s)
-                nursery.start_soon(_drain, service, arguments.drain_s, nursery.cancel_scope)
+                else:
+                    count = len(service.core.allocations)
+                    text = f"draining: {count} allocations, {arguments.drain_s:g} s"
+                    output.line("draining", text, allocations=count, seconds=arguments.drain_s)
+                    nursery.start_soon(_drain, service, arguments.drain_s, nursery.cancel_scope)
         nursery.cancel_scope.cancel()
 
 
 async def _drain(service: TurnService, deadline_s: float, scope: trio.CancelScope) -> None:
     await service.drain(deadline_s)
     scope.cancel()
+
+
+def _reload(service: TurnService, output: Output) -> None:
+    try:
+        service.reload_certificates()
+        output.line("reloaded", "read certificate and key again", ok=True)
+    except LocalError as error:
+        output.line("reloaded", f"kept the old certificate: {error}", ok=False, message=str(error))

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.stun import BindingServer
+from iceagent.core.stun import BehaviourServer, BindingServer
 from iceagent.core.turn.server import (
     AllocationChanged,
     AllocationState,
@@ -32,6 +32,7 @@ from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.tcp import listen_tcp
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener, bind_dtls
+from iceagent.servers.turn_metrics import render
 from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_config, make_users
 from iceagent.servers.turn_relay import RelaySockets, Sender
 from iceagent.servers.turn_stream import Doorkeeper, StreamClient, StreamListener
@@ -67,6 +68,9 @@ class TurnService:
         self.core = core
         self.binding = BindingServer(software=options.software)
         self.addresses: list[tuple[str, TransportAddress]] = []
+        self._behaviour = (
+            None if options.alternate is None else BehaviourServer(self.binding, options.listen[0], options.alternate)
+        )
         self._credentials = credentials
         self._nursery = nursery
         self._relays = RelaySockets(self)
@@ -104,6 +108,14 @@ class TurnService:
         if self._credentials is None:
             raise TurnOptionsError("short-lived credentials need a secret")
         return self._credentials.make(name, lifetime_s)
+
+    def metrics(self) -> bytes:
+        """Return the server's metrics in Prometheus' text format.
+
+        Raises:
+            TurnOptionsError: prometheus-client is not installed.
+        """
+        return render(self)
 
     @property
     def is_draining(self) -> bool:
@@ -183,6 +195,17 @@ class TurnService:
             if lost:
                 self.counters["peer_buffer_full"] += lost
 
+    def answer_binding(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> None:
+        """Answer a Binding request that came over UDP, perhaps from another address than it came to."""
+        if self._behaviour is not None and local in self._behaviour.addresses:
+            reply = self._behaviour.handle_datagram(now, local, remote, data)
+            if reply is not None:
+                self._udp[reply.source].send_nowait([reply.data], reply.target)
+            return
+        answer = self.binding.handle_datagram(now, local, remote, data)
+        if answer is not None:
+            self._udp[local].send_nowait([answer], remote)
+
     def sender_to(self, path: ClientPath) -> Sender:
         """Return what takes messages for a client."""
         sender = self._senders.get(path)
@@ -230,23 +253,34 @@ class TurnService:
         Raises:
             OSError: an address is not ours or its port taken.
         """
-        for address in self.options.listen:
+        for address in (*self.options.listen, *self._discovery_addresses()):
             sock = await self.network.open_udp(address.host, address.port)
             stack.callback(sock.close)
             bound = sock.local_address
             self._udp[bound] = sock
-            self.addresses.append(("udp", bound))
+            if len(self.addresses) < len(self.options.listen):
+                self.addresses.append(("udp", bound))
             self._nursery.start_soon(UdpListener(self, sock).run)
         for address in self._tcp_addresses():
             await self._listen_stream(address, None)
         if self.certificates is not None:
             await self._listen_tls(stack, self.certificates)
 
+    def _discovery_addresses(self) -> list[TransportAddress]:
+        """Return where to listen beside `listen` for NAT behaviour discovery."""
+        return (
+            []
+            if self._behaviour is None
+            else [one for one in self._behaviour.addresses if one not in self.options.listen]
+        )
+
     def _tcp_addresses(self) -> Sequence[TransportAddress]:
         """Return where to listen for TCP: where UDP is unless told otherwise, with the same port numbers."""
         if self.options.tcp_listen is not None:
             return self.options.tcp_listen
-        return [address for _, address in self.addresses] if isinstance(self.network, SystemNetwork) else ()
+        if not isinstance(self.network, SystemNetwork):
+            return ()
+        return [address for _, address in self.addresses]
 
     async def _listen_stream(self, address: TransportAddress, context: ssl.SSLContext | None) -> TransportAddress:
         listener = await listen_tcp(address.host, address.port)

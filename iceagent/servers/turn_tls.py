@@ -10,6 +10,8 @@ from iceagent.servers.turn_options import TlsFiles, TurnOptionsError
 if TYPE_CHECKING:
     from OpenSSL import SSL
 
+DTLS1_2_VERSION = 0xFEFD  # RFC 8996 retires the older ones
+
 
 class Certificates:
     """The TLS and DTLS contexts of a server; `reload` reads the files again.
@@ -56,4 +58,6 @@ def _dtls_context() -> SSL.Context | None:
         from OpenSSL import SSL
     except ImportError:
         return None
-    return SSL.Context(SSL.DTLS_METHOD)
+    context = SSL.Context(SSL.DTLS_METHOD)
+    context.set_min_proto_version(DTLS1_2_VERSION)
+    return context

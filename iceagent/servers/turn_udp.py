@@ -59,9 +59,7 @@ class UdpListener:
         path = ClientPath("udp", self._local, batch.remote)
         for data in batch.datagrams():
             if data[:2] == _BINDING:
-                answer = service.binding.handle_datagram(now, self._local, batch.remote, data)
-                if answer is not None:
-                    self._sock.send_nowait([answer], batch.remote)
+                service.answer_binding(now, self._local, batch.remote, data)
             elif 0x40 <= (data[0] if data else 0) < 0x80:
                 allocation = self._flows.get(batch.remote)
                 if allocation is None:

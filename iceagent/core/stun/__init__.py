@@ -26,6 +26,7 @@ from iceagent.core.stun.behaviour_attributes import (
     ResponseOrigin,
     ResponsePort,
 )
+from iceagent.core.stun.behaviour_server import BehaviourServer, Reply
 from iceagent.core.stun.client import Response, StunClient, TimedOut
 from iceagent.core.stun.codec import decode, encode
 from iceagent.core.stun.credentials import long_term_key, short_term_key, userhash
@@ -77,6 +78,7 @@ __all__ = [
     "AlternateDomain",
     "AlternateServer",
     "Attribute",
+    "BehaviourServer",
     "BindingLimits",
     "BindingServer",
     "CacheTimeout",
@@ -110,6 +112,7 @@ __all__ = [
     "RateLimiter",
     "RawAttribute",
     "Realm",
+    "Reply",
     "RequestedAddressFamily",
     "RequestedTransport",
     "ReservationToken",

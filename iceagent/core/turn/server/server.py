@@ -122,6 +122,13 @@ class TurnServer:
         """The ports, by bound host."""
         return MappingProxyType(self._state.pools)
 
+    def traffic(self) -> Counter[str]:
+        """Return what was relayed since the start: `datagrams_` and `bytes_`, `to_peer` and `to_client`."""
+        total = Counter(self._state.past_traffic)
+        for allocation in self._state.allocations.values():
+            total.update(allocation.traffic)
+        return total
+
     @property
     def relay_hosts(self) -> Mapping[str, str]:
         """What each bound relay host is announced as."""

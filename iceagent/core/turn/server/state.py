@@ -121,6 +121,7 @@ class ServerState:
     reservations: dict[bytes, Reservation] = field(default_factory=dict)
     per_user: Counter[str] = field(default_factory=Counter)
     per_source: Counter[str] = field(default_factory=Counter)
+    past_traffic: Counter[str] = field(default_factory=Counter)
     meters: dict[str, Meter] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
     transmits: deque[Transmit] = field(default_factory=deque)
@@ -198,6 +199,7 @@ class ServerState:
     def remove(self, allocation: Allocation) -> None:
         """Take an allocation out of the tables."""
         path = allocation.path
+        self.past_traffic.update(allocation.traffic)
         del self.allocations[path]
         del self.flows[path.transport, path.local][path.remote]
         _decrease(self.per_user, allocation.user)
