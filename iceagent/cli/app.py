@@ -11,7 +11,7 @@ from iceagent import __version__
 from iceagent.cli.exits import Exit
 from iceagent.cli.output import Output
 
-VERBS = ("serve", "listen", "connect", "forward", "turn")
+VERBS = ("serve", "listen", "connect", "forward", "turn", "netcheck")
 
 
 class _Verbs(click.RichGroup):

@@ -1,0 +1,156 @@
+"""`iceagent netcheck`: what this network lets through, alone or together with the other side's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import rich_click as click
+import trio
+
+from iceagent.agent import IceServer
+from iceagent.cli.netcheck_lines import show_prediction, show_report
+from iceagent.cli.options import Common, output_options, relay_option
+from iceagent.cli.output import Output
+from iceagent.cli.run import run_verb
+from iceagent.core.nat import Outcome, SideView, predict
+from iceagent.session.background import open_background
+from iceagent.session.errors import NoPath, RelayError
+from iceagent.session.netcheck import CheckOptions, Report, check_network, compare, netcheck_invite, netcheck_join
+from iceagent.session.relay import ENVIRONMENT
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Which of the three checks it is."""
+
+    invite: bool
+    peer: str | None
+    timeout_s: float | None
+
+
+@click.command("netcheck")
+@click.option(
+    "--stun",
+    "servers",
+    metavar="URL",
+    multiple=True,
+    help="A STUN or TURN server to ask, as stun:HOST[:PORT], turn:HOST or turns:HOST. May be given again.",
+)
+@click.option("--invite", is_flag=True, help="Print a code; the other side runs --peer CODE. Both print the path.")
+@click.option("--peer", metavar="CODE", help="Compare with the side that printed CODE.")
+@click.option("--lifetime", is_flag=True, help="Also find out how long an idle mapping lives; takes five minutes.")
+@click.option("--portal", "portal_url", metavar="URL", help="A page that answers 204, to find login pages with.")
+@click.option("--no-upnp", is_flag=True, help="Do not look for UPnP.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --invite: give up if nobody comes.",
+)
+@relay_option
+@output_options
+def command(
+    servers: Sequence[str],
+    invite: bool,
+    peer: str | None,
+    lifetime: bool,
+    portal_url: str | None,
+    no_upnp: bool,
+    timeout_s: float | None,
+    relay: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+) -> int:
+    """Tell what this network lets through, and what that means for connecting.
+
+    With --invite here and --peer CODE there, both sides tell whether they would be connected directly, and why.
+    """
+    output = Common(as_json, quiet, verbose).open_output()
+    options = CheckOptions(
+        relay=relay or os.environ.get(ENVIRONMENT),
+        servers=servers,
+        portal_url=portal_url,
+        lifetime=lifetime,
+        upnp=not no_upnp,
+    )
+    wish = _Wish(invite, None if invite else peer, timeout_s)
+    return run_verb(lambda: _netcheck(options, wish, relay, output), output)
+
+
+async def _netcheck(options: CheckOptions, wish: _Wish, relay: str | None, output: Output) -> None:
+    _check_urls(options.servers)
+    if wish.invite:
+        await _invite(options, wish, relay, output)
+    elif wish.peer is not None:
+        await _join(options, wish.peer, relay, output)
+    else:
+        _conclude(await _check(options, output))
+
+
+def _check_urls(servers: Sequence[str]) -> None:
+    for url in servers:
+        IceServer(url)  # raises LocalError before anything is asked
+
+
+async def _check(options: CheckOptions, output: Output) -> Report:
+    report = await check_network(options)
+    show_report(report, output)
+    return report
+
+
+def _conclude(report: Report) -> None:
+    """Turn what makes a script stop into the error with its exit code."""
+    if report.relay is not None and not report.relay.ok:
+        raise RelayError(report.relay.detail)
+    if report.udp_works is False and not any(server.ok for server in report.servers):
+        raise NoPath("no server answers, neither over UDP nor over TCP; see whether this network lets anything out")
+
+
+async def _invite(options: CheckOptions, wish: _Wish, relay: str | None, output: Output) -> None:
+    async with netcheck_invite(relay=relay) as waiting:
+        if waiting.is_own_relay:
+            options = replace(options, relay=None)  # it is on this machine and knows no servers
+        other = " ".join(["iceagent", "netcheck", *(["--relay", relay] if relay else []), "--peer", waiting.code])
+        text = waiting.code if output.quiet else f"code: {waiting.code}\non the other machine, run:  {other}"
+        output.line("code", text, essential=True, code=waiting.code, relay=waiting.place.url, command=other)
+        async with _checking(options, output) as report_of:
+            channel = await waiting.wait_peer(wish.timeout_s)
+            await _compare(await report_of(), lambda view: compare(channel, view), output)
+
+
+async def _join(options: CheckOptions, code: str, relay: str | None, output: Output) -> None:
+    async with netcheck_join(code, relay=relay) as (channel, url):
+        report = await _check(replace(options, relay=url), output)
+        await _compare(report, lambda view: compare(channel, view), output)
+
+
+@asynccontextmanager
+async def _checking(options: CheckOptions, output: Output) -> AsyncIterator[Callable[[], Awaitable[Report]]]:
+    """Run the check while the body waits for the other side; yields what waits for its end."""
+    done = trio.Event()
+    reports: list[Report] = []
+
+    async def run() -> None:
+        reports.append(await _check(options, output))
+        done.set()
+
+    async def wait() -> Report:
+        await done.wait()
+        return reports[0]
+
+    async with open_background() as nursery:
+        nursery.start_soon(run)
+        yield wait
+
+
+async def _compare(report: Report, exchange: Callable[[SideView], Awaitable[SideView]], output: Output) -> None:
+    ours = report.side_view()
+    prediction = predict(ours, await exchange(ours))
+    show_prediction(prediction, output)
+    if prediction.outcome is Outcome.IMPOSSIBLE and prediction.certain:
+        raise NoPath(f"the two sides cannot be connected: {prediction.reason}")

@@ -1,0 +1,171 @@
+"""One HTTP question, and what its answer betrays: a captive portal, a proxy, a wrong clock."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import h11
+import trio
+
+from iceagent.core.address import TransportAddress
+from iceagent.net import Network
+from iceagent.session.netcheck.report import WebReport
+
+MAX_BODY: Final = 4096
+MAX_HEAD: Final = 16384
+_RECEIVE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, its body cut at 4 KiB."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A page whose content is known beforehand: `body` None does not matter."""
+
+    url: str
+    status: int
+    body: bytes | None = None
+
+
+def relay_question(relay_url: str) -> Question:
+    """Return the page by which a relay tells that it lives."""
+    parts = urlsplit(relay_url if "://" in relay_url else f"ws://{relay_url}")
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+    return Question(f"{scheme}://{parts.netloc}/healthz", 200, b"ok\n")
+
+
+def environment_proxy(scheme: str) -> str | None:
+    """Return the proxy the environment names for a scheme, without user and password; None without one."""
+    proxies = getproxies()
+    url = proxies.get(scheme) or proxies.get("https") or proxies.get("http") or proxies.get("all")
+    if not url:
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+async def look_at_web(network: Network, question: Question | None) -> WebReport:
+    """Ask the question and compare; without one, tell what the environment says. Never raises but for cancellation."""
+    if question is None:
+        return WebReport(proxy=environment_proxy("https"))
+    report = WebReport(proxy=environment_proxy(urlsplit(question.url).scheme))
+    try:
+        answer = await fetch(network, question.url)
+    except ssl.SSLCertVerificationError as error:
+        detail = f"{urlsplit(question.url).hostname} shows a certificate that is not its own: {error.verify_message}"
+        return replace(report, intercepted=True, detail=detail)
+    except (OSError, h11.RemoteProtocolError, trio.BrokenResourceError) as error:
+        return replace(report, detail=f"{question.url}: {error}")
+    intercepted, detail = judge(question, answer)
+    return replace(report, intercepted=intercepted, detail=detail, clock_offset_s=clock_offset_s(answer, time.time()))
+
+
+def judge(question: Question, answer: Answer) -> tuple[bool, str]:
+    """Return whether somebody else answered, and what shows it."""
+    if answer.status in (301, 302, 303, 307, 308, 511):
+        where = answer.headers.get("location", "")
+        return True, f"{question.url} is answered with {answer.status}" + (f", to {printable(where)}" if where else "")
+    if answer.status != question.status:
+        return True, f"{question.url} is answered with {answer.status} instead of {question.status}"
+    if question.body is not None and answer.body != question.body:
+        return True, f"{question.url} is answered with another page than its own"
+    return False, ""
+
+
+def clock_offset_s(answer: Answer, now: float) -> float | None:
+    """Return how far `now`, seconds since 1970, is ahead of the answer's Date; None where it has none."""
+    try:
+        return round(now - parsedate_to_datetime(answer.headers.get("date", "")).timestamp(), 1)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def printable(text: str) -> str:
+    """Return text of a stranger as it may be shown: one line, no control characters, not long."""
+    return "".join(character if character.isprintable() else "?" for character in text[:200])
+
+
+async def fetch(network: Network, url: str) -> Answer:
+    """Return the answer to a GET.
+
+    Raises:
+        OSError: the host cannot be reached, or its certificate is not its own.
+        h11.RemoteProtocolError: the answer is no HTTP.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    stream = await connect(network, await network.resolve(host, port), tls_name=host if parts.scheme == "https" else "")
+    async with stream:
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = [("Host", parts.netloc.rpartition("@")[2]), ("User-Agent", "iceagent"), ("Connection", "close")]
+        question = connection.send(h11.Request(method="GET", target=target, headers=headers))
+        await stream.send_all((question or b"") + (connection.send(h11.EndOfMessage()) or b""))
+        return await _read_answer(connection, stream)
+
+
+async def connect(network: Network, places: list[TransportAddress], *, tls_name: str = "") -> trio.abc.Stream:
+    """Connect to the first place that lets us, inside TLS if there is a name to verify.
+
+    Raises:
+        OSError: none does.
+    """
+    failure: OSError = OSError("no address")
+    for place in places:
+        try:
+            plain = await network.connect_tcp(place)
+        except OSError as error:
+            failure = error
+            continue
+        if not tls_name:
+            return plain
+        return await _wrap(plain, tls_name)
+    raise failure
+
+
+async def _wrap(plain: trio.abc.Stream, name: str) -> trio.abc.Stream:
+    """Return the stream inside TLS, once the other side has shown a certificate for `name`."""
+    stream = trio.SSLStream(plain, ssl.create_default_context(), server_hostname=name, https_compatible=True)
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(plain)
+        cause = error.__cause__
+        raise (cause if isinstance(cause, OSError) else OSError("TLS failed")) from error
+    except BaseException:
+        await trio.aclose_forcefully(plain)
+        raise
+    return stream
+
+
+async def _read_answer(connection: h11.Connection, stream: trio.abc.Stream) -> Answer:
+    status, headers, body = 0, {}, b""
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(bytes(await stream.receive_some(_RECEIVE)))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+            headers = {
+                bytes(name).decode("latin-1").lower(): bytes(value).decode("latin-1") for name, value in event.headers
+            }
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+            if len(body) > MAX_BODY:
+                return Answer(status, headers, body[:MAX_BODY])
+        elif not isinstance(event, h11.InformationalResponse):
+            return Answer(status, headers, body)
