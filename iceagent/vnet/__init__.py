@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iceagent.vnet.factory import NetworkFactory
+    from iceagent.vnet.firewall import STATEFUL, STUN_BLOCKED, UDP_BLOCKED, WEB_ONLY, Firewall
     from iceagent.vnet.host import Host
-    from iceagent.vnet.link import Direction, Link
+    from iceagent.vnet.link import Burst, Direction, Link
     from iceagent.vnet.nat import (
         ADDRESS_RESTRICTED,
         FULL_CONE,
@@ -43,9 +44,15 @@ __all__ = [
     "FULL_CONE",
     "NONE",
     "PORT_RESTRICTED",
+    "STATEFUL",
+    "STUN_BLOCKED",
     "SYMMETRIC",
+    "UDP_BLOCKED",
+    "WEB_ONLY",
     "Behaviour",
+    "Burst",
     "Direction",
+    "Firewall",
     "Host",
     "Link",
     "Nat",
@@ -63,8 +70,9 @@ __all__ = [
 
 _HOMES = {
     "factory": ("NetworkFactory",),
+    "firewall": ("STATEFUL", "STUN_BLOCKED", "UDP_BLOCKED", "WEB_ONLY", "Firewall"),
     "host": ("Host",),
-    "link": ("Direction", "Link"),
+    "link": ("Burst", "Direction", "Link"),
     "network": ("Network",),
     "router": ("Router",),
     "scheduling": ("deterministic_scheduling", "run"),

@@ -15,6 +15,7 @@ from iceagent.vnet.addressing import parse_ip
 from iceagent.vnet.link import Link
 from iceagent.vnet.node import Interface
 from iceagent.vnet.packet import Packet, Quote
+from iceagent.vnet.translation import synthesize
 from iceagent.vnet.udp import VirtualUdpSocket
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Host:
         self._net = net
         self._rng = net.rng(f"host {name}")
         self._interfaces: list[Interface] = []
+        self._attached = 0
+        self._changed = trio.Event()
         self._sockets: dict[TransportAddress, VirtualUdpSocket] = {}
         addresses = [InterfaceAddress("lo", "127.0.0.1", 8, is_loopback=True)] if 4 in families else []
         if 6 in families:
@@ -60,13 +63,15 @@ class Host:
 
     def interfaces(self) -> list[InterfaceAddress]:
         """Return the addresses of all interfaces, loopback first."""
-        return [entry for interface in (self._loopback, *self._interfaces) for entry in interface.addresses]
+        up = [interface for interface in (self._loopback, *self._interfaces) if interface.is_up]
+        return [entry for interface in up for entry in interface.addresses]
 
     def addresses(self, family: int | None = None) -> list[str]:
         """Return the host's own addresses as text, loopback left out; `family` is 4, 6 or None for both."""
         return [
             entry.host
             for interface in self._interfaces
+            if interface.is_up
             for entry in interface.addresses
             if family is None or (":" in entry.host) == (family == 6)
         ]
@@ -88,9 +93,46 @@ class Host:
 
     def attach(self, router: Router, link: Link | None = None) -> Interface:
         """Plug one more interface into the network of `router`; return it."""
-        interface = self._net.connect(self, f"eth{len(self._interfaces)}", router, link or Link())
+        interface = self._net.connect(self, f"eth{self._attached}", router, link or Link())
+        self._attached += 1
         self._interfaces.append(interface)
+        self._announce_change()
         return interface
+
+    def detach(self, interface: Interface | None = None) -> None:
+        """Take an interface away for good, by default the first. Sockets stay; what is bound there reaches nobody."""
+        gone = interface or self._interfaces[0]
+        self._interfaces.remove(gone)
+        gone.is_up = False
+        if gone.router is not None:
+            gone.router.remove_routes(gone)
+        self._announce_change()
+
+    def move(self, router: Router, link: Link | None = None) -> Interface:
+        """Leave all networks and join that of `router`: from one Wi-Fi to another. Return the new interface."""
+        for interface in list(self._interfaces):
+            self.detach(interface)
+        return self.attach(router, link)
+
+    def set_up(self, interface: Interface | None = None, *, up: bool = True) -> None:
+        """Switch an interface on, or with `up=False` off; by default the first. It keeps its addresses."""
+        changed = interface or self._interfaces[0]
+        changed.is_up = up
+        self._announce_change()
+
+    def renew(self, interface: Interface | None = None) -> None:
+        """Give an interface, by default the first, other addresses of the same network."""
+        self._net.readdress(interface or self._interfaces[0])
+        self._announce_change()
+
+    async def wait_changed(self) -> None:
+        """Wait until an interface or an address comes or goes."""
+        await self._changed.wait()
+
+    def crash(self) -> None:
+        """Let all programs on this host die: their sockets are gone without a word, and what comes is refused."""
+        for open_socket in self.sockets:
+            open_socket.close()
 
     def partition(self) -> None:
         """Cut the host off from everyone: nothing arrives and nothing leaves. Its loopback works on."""
@@ -138,7 +180,7 @@ class Host:
         except ValueError:
             hosts = [entry.host for entry in self._loopback.addresses]
             if host != "localhost":
-                hosts = self._net.addresses_of(host)
+                hosts = self._look_up(host)
             found = [TransportAddress(text, port) for text in hosts]
         found = sorted((a for a in found if family in (None, a.family)), key=lambda a: -a.family)
         if not found:
@@ -193,6 +235,12 @@ class Host:
         else:
             self._net.record(now, self.name, "drop", packet, "receive buffer full")
 
+    def handle_too_big(self, now: float, packet: Packet, via: Interface, mtu: int) -> None:
+        """Tell the socket that its packet does not even fit into this host's own link."""
+        sender = self._socket_at(packet.source)
+        if sender is not None:
+            sender.handle_error(IcmpError(packet.destination, errno.EMSGSIZE))
+
     def forget_socket(self, closed: VirtualUdpSocket) -> None:
         """Free the address of a closed socket."""
         self._sockets.pop(closed.local_address, None)
@@ -206,6 +254,19 @@ class Host:
         )
         self._net.record(now, self.name, "send", answer)
         self._net.transmit(now, via, packet=answer, up=via is not self._loopback)
+
+    def _look_up(self, name: str) -> list[str]:
+        """Return what the resolver of this host's network says, which behind a NAT64 is a DNS64 (RFC 6147)."""
+        hosts = self._net.addresses_of(name)
+        routers = [interface.router for interface in self._interfaces if interface.is_up and interface.router]
+        prefix = routers[0].nat64_prefix if routers else None
+        if prefix is None or any(":" in found for found in hosts):
+            return hosts
+        return hosts + [synthesize(prefix, found) for found in hosts]
+
+    def _announce_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     def _owns(self, host: str) -> bool:
         return any(entry.host == host for entry in self.interfaces())
@@ -243,14 +304,15 @@ class Host:
         if self._owns(remote.host):
             return (remote.host if is_wildcard else bound_host), self._loopback
         if not is_wildcard:
-            return next(((bound_host, i) for i in self._interfaces if i.address(remote.family) == bound_host), None)
+            up = (interface for interface in self._interfaces if interface.is_up)
+            return next(((bound_host, i) for i in up if i.address(remote.family) == bound_host), None)
         interface = self._default_interface(remote)
         source = interface.address(remote.family) if interface else None
         return (source, interface) if source and interface else None
 
     def _default_interface(self, remote: TransportAddress) -> Interface | None:
         """Return the interface on whose network `remote` is, else the first that has its family."""
-        usable = [interface for interface in self._interfaces if interface.address(remote.family)]
+        usable = [i for i in self._interfaces if i.is_up and i.address(remote.family)]
         if len(usable) > 1:
             ip = parse_ip(remote.host)
             for interface in usable:

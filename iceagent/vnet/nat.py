@@ -17,11 +17,13 @@ from iceagent.errors import LocalError
 Behaviour = Literal["endpoint-independent", "address-dependent", "address-and-port-dependent"]
 """What a mapping, or a filter, depends on besides the internal endpoint. RFC 4787 sections 4.1 and 5."""
 
-PortAllocation = Literal["preserving", "random", "sequential"]
+PortAllocation = Literal["preserving", "random", "sequential", "contiguous"]
 """How the external port of a new mapping is chosen. RFC 4787 section 4.2.1."""
 
 MAPPING_TIMEOUT_S = 120.0  # RFC 4787 section 4.3, REQ-5: at least two minutes; the impatient boxes are the interesting
+TCP_TIMEOUT_S = 7440.0  # RFC 5382 REQ-5
 MAX_MAPPINGS = 4096
+BLOCK_PORTS = 64  # of a contiguous allocation: what carriers commonly give to one subscriber at a time (RFC 6888)
 MAX_SESSIONS = 1024  # remote endpoints remembered for one mapping
 
 Scope = TransportAddress | str | None
@@ -35,10 +37,12 @@ class Nat:
     Args:
         mapping: which packets from one internal endpoint share an external one.
         filtering: which remote endpoints may send to it, once the inside has sent out.
-        port_allocation: how an external port is chosen: the internal one if free, at random, or one after another.
+        port_allocation: how an external port is chosen: the internal one if free, at random, one after another, or one
+            after another within a block that each internal host has for itself (RFC 6888 section 4, RFC 7422).
         hairpin: whether two internal hosts can meet on their external endpoints (RFC 4787 section 6).
         mapping_timeout_s: seconds that a mapping lives after the packet that last refreshed it.
         refreshed_by: packets that refresh it: only those going out (RFC 4787 REQ-6), or those in both directions.
+        tcp_timeout_s: the same for TCP, where packets in both directions refresh.
         max_mappings: size of the table; when it is full, packets that need a new mapping are dropped.
         ports: first and last external port.
     Raises:
@@ -51,6 +55,7 @@ class Nat:
     hairpin: bool = False
     mapping_timeout_s: float = MAPPING_TIMEOUT_S
     refreshed_by: Literal["outbound", "both"] = "outbound"
+    tcp_timeout_s: float = TCP_TIMEOUT_S
     max_mappings: int = MAX_MAPPINGS
     ports: tuple[int, int] = (1024, 65535)
 
@@ -64,8 +69,8 @@ class Nat:
         for name, offered in choices.items():
             if getattr(self, name) not in offered:
                 raise LocalError(f"Nat({name}={getattr(self, name)!r}): choose one of {', '.join(offered)}")
-        if self.mapping_timeout_s <= 0 or self.max_mappings < 1:
-            raise LocalError("Nat: mapping_timeout_s and max_mappings must be positive")
+        if min(self.mapping_timeout_s, self.tcp_timeout_s) <= 0 or self.max_mappings < 1:
+            raise LocalError("Nat: mapping_timeout_s, tcp_timeout_s and max_mappings must be positive")
         if not 1 <= self.ports[0] <= self.ports[1] <= 65535:
             raise LocalError(f"Nat(ports={self.ports}): first and last port, within 1 to 65535")
 
@@ -118,6 +123,7 @@ class NatTable:
         self._by_key: dict[MappingKey, Mapping] = {}
         self._by_port: dict[int, Mapping] = {}
         self._next_port = rng.randint(*nat.ports)
+        self._blocks: dict[str, tuple[int, int]] = {}  # internal host: first port of its block, and the next of it
 
     def __len__(self) -> int:
         """Return the number of mappings held, expired ones included until the next packet."""
@@ -192,6 +198,7 @@ class NatTable:
         """Forget all mappings, as a box does that was switched off and on."""
         self._by_key.clear()
         self._by_port.clear()
+        self._blocks.clear()
 
     def _external(self, mapping: Mapping) -> TransportAddress:
         return TransportAddress(self.external_host, mapping.port)
@@ -199,17 +206,19 @@ class NatTable:
     def _create(self, key: MappingKey) -> Mapping | None:
         if len(self._by_key) >= self.nat.max_mappings:
             return None
-        port = self._choose_port(key.internal.port)
+        port = self._choose_port(key.internal)
         if port is None:
             return None
         mapping = Mapping(key, port)
         self._by_key[key] = self._by_port[port] = mapping
         return mapping
 
-    def _choose_port(self, internal_port: int) -> int | None:
+    def _choose_port(self, internal: TransportAddress) -> int | None:
         first, last = self.nat.ports
+        if self.nat.port_allocation == "contiguous":
+            return self._choose_within_block(internal.host)
         if self.nat.port_allocation == "preserving":
-            wanted = internal_port
+            wanted = internal.port
         elif self.nat.port_allocation == "random":
             wanted = self._rng.randint(first, last)
         else:
@@ -217,6 +226,23 @@ class NatTable:
         port = self._free_port_from(wanted if first <= wanted <= last else first)
         if port is not None:
             self._next_port = port + 1 if port < last else first
+        return port
+
+    def _choose_within_block(self, host: str) -> int | None:
+        """Return the next port of a host's block; a host without one, or whose block is used up, gets a new block."""
+        start, wanted = self._blocks.get(host, (0, 0))
+        while start and wanted < start + BLOCK_PORTS:
+            if wanted not in self._by_port and wanted <= self.nat.ports[1]:
+                self._blocks[host] = (start, wanted + 1)
+                return wanted
+            wanted += 1
+        first, last = self.nat.ports
+        taken = {block for block, _ in self._blocks.values()}
+        starts = [at for at in range(first, last + 1, BLOCK_PORTS) if at not in taken]
+        fresh = self._rng.choice(starts) if starts else None
+        port = fresh if fresh is not None and fresh not in self._by_port else self._free_port_from(fresh or first)
+        if fresh is not None and port is not None:
+            self._blocks[host] = (fresh, port + 1)
         return port
 
     def _free_port_from(self, wanted: int) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from heapq import heappop, heappush
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import trio
 
@@ -17,13 +17,15 @@ from iceagent.core.address import make_address
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress
 from iceagent.vnet.addressing import AddressPlan, IPNetwork, internet_plan, plan_within, private_subnet
+from iceagent.vnet.firewall import Firewall
 from iceagent.vnet.host import Host
-from iceagent.vnet.link import Link
+from iceagent.vnet.link import Link, Passage
 from iceagent.vnet.nat import Nat
 from iceagent.vnet.node import Interface, Node
 from iceagent.vnet.packet import Packet
 from iceagent.vnet.router import Router
 from iceagent.vnet.trace import TRACE_LIMIT, NetworkStatistics, Trace, TraceRecord
+from iceagent.vnet.translation import IPV4ONLY_ARPA
 from iceagent.vnet.udp import VirtualUdpSocket
 
 
@@ -35,7 +37,8 @@ class Arrival(NamedTuple):
     interface: Interface
     packet: Packet
     is_up: bool
-    is_lost: bool
+    loss: str
+    """Why it will not arrive, or empty."""
     sender: VirtualUdpSocket | None
 
 
@@ -55,7 +58,7 @@ class Network:
         self.seed = seed
         self.dns_delay_s = 0.0
         self._trace = Trace(trace_limit)
-        self._names: dict[str, list[str]] = {}
+        self._names: dict[str, list[str]] = {"ipv4only.arpa": list(IPV4ONLY_ARPA)}
         self._nodes: dict[str, Host | Router] = {}
         self._private_subnets = 0
         self._arrivals: list[Arrival] = []
@@ -74,34 +77,46 @@ class Network:
         parent: Router,
         *,
         nat: Nat | None = None,
+        nat64: Nat | None = None,
+        firewall: Firewall | None = None,
         subnet: str | None = None,
         name: str | None = None,
         families: Iterable[int] | None = None,
         delay_s: float = 0.010,
         jitter_s: float = 0.0,
         loss: float = 0.0,
+        **faults: Any,
     ) -> Router:
         """Add a router with a network below it.
 
         Args:
             parent: the router it hangs on, `internet` or another.
             nat: how it translates IPv4; None: it does not, and its hosts have addresses that the parent routes.
+            nat64: the same for a network of IPv6 alone, which reaches IPv4 through it: its hosts are given addresses of
+                names that have IPv4 only (DNS64). The parent must have both families.
+            firewall: what it lets through, of either family.
             subnet: the network behind a NAT, as `10.0.0.0/16`. By default each gets its own: 192.168.1.0/24, …;
                 give two the same for the clash of addresses that real homes have.
             name: for the trace; unique.
             families: address families, by default those of the parent.
-            delay_s, jitter_s, loss: of the link to the parent, each way; later changed by `router.link`.
+            delay_s, jitter_s, loss, faults: of the link to the parent, each way (`Direction`); later changed by
+                `router.link`.
         Raises:
             LocalError: the name is taken, or addresses ran out.
         """
+        if nat64 is not None:
+            if nat is not None or set(parent.families) != {4, 6}:
+                raise LocalError("a NAT64 stands below a network of both families, and not beside another NAT")
+            families = (6,)
         chosen = parent.families if families is None else tuple(sorted(set(families) & set(parent.families)))
         if not chosen:
             raise LocalError(f"{parent.name} has IPv{parent.families[0]} only; families={families} leaves nothing")
         prefixes = {family: self._prefix_below(parent, family, nat, subnet) for family in chosen}
         plans: dict[int, AddressPlan] = {family: plan_within(prefix) for family, prefix in prefixes.items()}
-        router = Router(self, self._unique_name(name, "router"), plans, nat)
+        link = Link(delay_s=delay_s, jitter_s=jitter_s, loss=loss, **faults)
+        router = Router(self, self._unique_name(name, "router"), plans, nat, nat64=nat64, firewall=firewall)
         self._nodes[router.name] = router
-        wan = self.connect(router, "wan", parent, Link(delay_s=delay_s, jitter_s=jitter_s, loss=loss))
+        wan = self.connect(router, "wan", parent, link)
         router.connect_upwards(wan)
         for family, prefix in prefixes.items():
             if family == 6 or nat is None:
@@ -116,19 +131,21 @@ class Network:
         delay_s: float = 0.001,
         jitter_s: float = 0.0,
         loss: float = 0.0,
+        **faults: Any,
     ) -> Host:
         """Add a host to a router's network.
 
         Args:
             router: whose network it joins; `Host.attach` gives it more interfaces.
             name: unique; other hosts can resolve it.
-            delay_s, jitter_s, loss: of the host's own link, each way; later changed by `host.link`.
+            delay_s, jitter_s, loss, faults: of the host's own link, each way (`Direction`); later changed by
+                `host.link`.
         Raises:
             LocalError: the name is taken, or addresses ran out.
         """
         host = Host(self, self._unique_name(name, "host"), router.families)
         self._nodes[host.name] = host
-        host.attach(router, Link(delay_s=delay_s, jitter_s=jitter_s, loss=loss))
+        host.attach(router, Link(delay_s=delay_s, jitter_s=jitter_s, loss=loss, **faults))
         return host
 
     def add_name(self, name: str, *addresses: str) -> None:
@@ -137,7 +154,7 @@ class Network:
 
     def addresses_of(self, name: str) -> list[str]:
         """Return what a name resolves to: `add_name`'s addresses, else those of the host so called; or nothing."""
-        given = self._names.get(name.lower())
+        given = self._names.get(name.lower().rstrip("."))
         if given is not None:
             return given
         node = self._nodes.get(name.lower())
@@ -145,14 +162,18 @@ class Network:
 
     def connect(self, node: Node, name: str, router: Router, link: Link) -> Interface:
         """Give `node` an interface in the network of `router`; hosts and routers are made by it."""
-        addresses = []
-        for family in router.families:
-            host, prefix_length = router.next_host(family)
-            addresses.append(InterfaceAddress(name, host, prefix_length))
         rng = self.rng(f"link {node.name}.{name}")
-        interface = Interface(node, name, link, router, tuple(addresses), rng)
+        interface = Interface(node, name, link, router, _new_addresses(name, router), rng)
         router.add_route(interface)
         return interface
+
+    def readdress(self, interface: Interface) -> None:
+        """Give an interface other addresses of the same network; the old ones lead nowhere from now on."""
+        router = interface.router
+        if router is not None:
+            router.remove_routes(interface, forget=False)
+            interface.addresses = _new_addresses(interface.name, router)
+            router.add_route(interface)
 
     def rng(self, purpose: str) -> random.Random:
         """Return the stream of chance that the seed gives to one purpose."""
@@ -206,22 +227,37 @@ class Network:
         self, now: float, interface: Interface, *, packet: Packet, up: bool, sender: VirtualUdpSocket | None = None
     ) -> None:
         """Put a packet on the link of an interface, towards the router (`up`) or away from it."""
-        link = interface.link
-        arrives_at, is_lost = (link.up if up else link.down).transit(now, interface.rng)
+        direction = interface.link.up if up else interface.link.down
+        mtu = direction.mtu
+        if mtu is not None and packet.wire_size > mtu:
+            self.record(now, str(interface), "drop", packet, "too big")
+            transmitter: Node | None = interface.node if up else interface.router
+            if direction.tells_mtu and transmitter is not None and packet.quote is None:
+                transmitter.handle_too_big(now, packet, interface, mtu)
+            return
+        passage = direction.transit(now, packet, interface.rng)
+        self._put_under_way(passage, interface, up, sender)
+        if direction.duplicate and direction.doubles(interface.rng):
+            self._put_under_way(passage, interface, up, None)
+
+    def _put_under_way(
+        self, passage: Passage, interface: Interface, is_up: bool, sender: VirtualUdpSocket | None
+    ) -> None:
+        at, packet, reason = passage
         self._sent += 1
-        heappush(self._arrivals, Arrival(arrives_at, self._sent, interface, packet, up, is_lost, sender))
+        heappush(self._arrivals, Arrival(at, self._sent, interface, packet, is_up, reason, sender))
         if sender is not None:
             sender.charge(len(packet.data))
-        if arrives_at < self._wake_up.deadline:
-            self._wake_up.deadline = arrives_at
+        if at < self._wake_up.deadline:
+            self._wake_up.deadline = at
 
     def _handle_arrival(self, now: float, arrival: Arrival) -> None:
         interface = arrival.interface
         if arrival.sender is not None:
             arrival.sender.release(len(arrival.packet.data))
         receiver: Node | None = interface.router if arrival.is_up else interface.node
-        if arrival.is_lost or interface.link.is_cut:
-            reason = "link cut" if interface.link.is_cut else "lost"
+        if arrival.loss or interface.link.is_cut or not interface.is_up:
+            reason = "link cut" if interface.link.is_cut else arrival.loss or "interface down"
             self.record(now, str(interface), "drop", arrival.packet, reason)
         elif receiver is not None:
             receiver.handle_packet(now, arrival.packet, interface)
@@ -268,3 +304,7 @@ class Network:
             return ipaddress.IPv4Network(subnet)
         self._private_subnets += 1
         return private_subnet(self._private_subnets)
+
+
+def _new_addresses(name: str, router: Router) -> tuple[InterfaceAddress, ...]:
+    return tuple(InterfaceAddress(name, *router.next_host(family)) for family in router.families)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from iceagent.vnet.router import Router
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Interface:
     """A node's end of a link. `router` is at the other end; None for the loopback interface."""
 
@@ -24,6 +24,7 @@ class Interface:
     router: Router | None
     addresses: tuple[InterfaceAddress, ...]
     rng: random.Random
+    is_up: bool = True
 
     def address(self, family: int) -> str | None:
         """Return the first address of a family as text, or None."""
@@ -46,4 +47,8 @@ class Node(Protocol):
 
     def handle_packet(self, now: float, packet: Packet, via: Interface) -> None:
         """Take a packet that arrived over `via`, at time `now`."""
+        ...
+
+    def handle_too_big(self, now: float, packet: Packet, via: Interface, mtu: int) -> None:
+        """Deal with a packet that this node wanted to send over `via` and that is larger than its MTU."""
         ...

@@ -20,7 +20,7 @@ class TraceRecord(NamedTuple):
     place: str
     """The host, router or interface where it happened."""
     event: str
-    """`send`, `deliver`, `nat-out`, `nat-in`, `hairpin`, or `drop`."""
+    """`send`, `deliver`, `nat-out`, `nat-in`, `hairpin`, `drop`, or a fault that was set off."""
     packet: Packet
     """The packet before the event."""
     detail: str
@@ -30,7 +30,11 @@ class TraceRecord(NamedTuple):
         packet = self.packet
         line = f"{self.at_s:.6f} {self.place} {self.event} {packet.source} > {packet.destination}"
         if packet.quote is None:
-            line += f" udp {len(packet.data)} {zlib.crc32(packet.data):08x}"
+            kind = "udp"
+            if packet.segment is not None:
+                flags, sequence, acknowledged, window = packet.segment
+                kind = f"tcp {flags} {sequence} {acknowledged} {window}"
+            line += f" {kind} {len(packet.data)} {zlib.crc32(packet.data):08x}"
         else:
             line += f" icmp {packet.quote.errno} [{packet.quote.source} > {packet.quote.destination}]"
         return f"{line} {self.detail}" if self.detail else line
