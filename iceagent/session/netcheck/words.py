@@ -87,7 +87,7 @@ def _family_meaning(one: FamilyReport, report: Report) -> str:
         if found.filtering is Filtering.ENDPOINT_INDEPENDENT:
             return "This machine has a public address: everybody can be connected directly."
         return (
-            "This machine has a public address, perhaps behind a firewall: nearly everybody can be connected directly."
+            "This machine has a public address, if guarded: nearly everybody can be connected directly."
         )
     if report.maps_ports:
         return "The gateway opens ports when asked: nearly everybody can be connected directly."
