@@ -8,12 +8,16 @@ from iceagent.agent.events import (
     AgentEvent,
     DestinationUnreachable,
     GatheringFinished,
+    RelayAllocated,
+    RelayFailed,
+    RelayLost,
     ServerAnswered,
     ServerFailed,
 )
 from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
 from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
+from iceagent.core.turn import TurnCredentials
 
 __all__ = [
     "Agent",
@@ -31,10 +35,14 @@ __all__ = [
     "IceServer",
     "PairState",
     "PairStatistics",
+    "RelayAllocated",
+    "RelayFailed",
+    "RelayLost",
     "Role",
     "ServerAnswered",
     "ServerFailed",
     "TransportStatistics",
+    "TurnCredentials",
     "Verdict",
     "VerdictKind",
     "open_agent",

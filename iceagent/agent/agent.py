@@ -150,7 +150,10 @@ class Agent(trio.abc.Channel[bytes]):
     async def send_many(self, datagrams: Sequence[bytes]) -> None:
         """Send datagrams, in order and in as few system calls as the network allows. Raises as `send` does."""
         sock, remote = self._path() or await self._wait_path()
-        await sock.send(datagrams, remote)
+        try:
+            await sock.send(datagrams, remote)
+        except trio.ClosedResourceError:
+            self._check_open()  # else it was a relayed address that is gone: lost, as datagrams may be
 
     async def receive(self) -> bytes:
         """Wait for the next datagram from the peer.
@@ -187,11 +190,13 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(self._driver.run)
                 for base in self._gatherer.bases:
                     nursery.start_soon(self._driver.receive_from, base.address)
+                nursery.start_soon(self._gatherer.relays.run)
                 nursery.start_soon(self._gatherer.run)
 
     def _path(self) -> tuple[UdpSocket, TransportAddress] | None:
         pair = self._driver.ice.data_pair()
-        return None if pair is None else (self._driver.sockets[pair[0]], pair[1])
+        sock = None if pair is None else self._driver.sockets.get(pair[0])
+        return None if pair is None or sock is None else (sock, pair[1])
 
     async def _wait_path(self) -> tuple[UdpSocket, TransportAddress]:
         while True:
@@ -226,16 +231,20 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
     raised: BaseException | None = None
     try:
         await agent._gatherer.open_bases()  # noqa: SLF001 - of this module
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(agent._serve)  # noqa: SLF001
-            try:
-                yield agent
-            except trio.Cancelled:
-                raise
-            except BaseException as error:
-                raised = error  # kept out of the nursery, which would wrap it into a group
-            finally:
-                agent._shut()  # noqa: SLF001 - before the nursery waits for its tasks
+        with trio.CancelScope() as ending:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(agent._serve)  # noqa: SLF001
+                try:
+                    yield agent
+                except trio.Cancelled:
+                    raise
+                except BaseException as error:
+                    raised = error  # kept out of the nursery, which would wrap it into a group
+                finally:
+                    agent._shut()  # noqa: SLF001 - before the nursery waits for its tasks
+                    # They end by that, within the time a relay is given back in; a cancellation from outside would only
+                    # take the place of the body's own error.
+                    ending.shield = raised is not None
     finally:
         agent._shut()  # noqa: SLF001
     if raised is not None:

@@ -9,39 +9,83 @@ from typing import Final
 
 from iceagent.core.constants import TA_MIN_S
 from iceagent.core.ice import Credentials
+from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
+from iceagent.net.proxy import parse_proxy
+from iceagent.net.turn import CredentialSource, TurnLogin
 
 DEFAULT_STUN_PORT: Final = 3478  # RFC 8489 section 18.6
+DEFAULT_TLS_PORT: Final = 5349  # RFC 8656 section 21
 GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included
 RECEIVE_QUEUE: Final = 4 * 1024 * 1024  # ours: bytes, some 30 ms at 1 Gbit/s
 MAX_SERVERS: Final = 16  # ours: each costs one transaction per local address
 
 _STUN_SCHEMES: Final = ("stun",)
+_TURN_SCHEMES: Final = ("turn", "turns")
+_TRANSPORTS: Final = {"": ("udp", "tcp"), "udp": ("udp",), "tcp": ("tcp",)}
+_TRANSPORTS_TLS: Final = {"": ("tls",), "tcp": ("tls",), "udp": ("dtls",)}
 _KNOWN_SCHEMES: Final = ("stun", "stuns", "turn", "turns")
 
 
 @dataclass(frozen=True, slots=True)
 class IceServer:
-    """A server that helps gathering: `IceServer("stun:stun.example.org:3478")`.
+    """A server that helps gathering: `IceServer("stun:stun.example.org:3478")`, or a relay.
+
+    A relay is `IceServer("turn:turn.example.org", username=…, credential=…)`.
 
     Attributes:
-        url: `stun:HOST[:PORT]` (RFC 7064); an IPv6 literal needs brackets. The port is 3478 unless given.
-        username: for servers that ask for credentials.
-        credential: likewise; kept out of `repr` and logs.
+        url: `stun:HOST[:PORT]` (RFC 7064), `turn:HOST[:PORT][?transport=udp|tcp]` or `turns:…` (RFC 7065); an IPv6
+            literal needs brackets. The port is 3478 unless given, 5349 for `turns`. Without `transport`, `turn` is UDP,
+            and TCP where UDP does not get through; `turns` is TLS, and DTLS with `transport=udp`.
+        username: of TURN servers.
+        credential: its password; kept out of `repr` and logs.
+        credentials: instead of both, a function, plain or async, that returns `TurnCredentials`; it is called again
+            before they expire.
     """
 
     url: str
     username: str | None = None
     credential: str | None = field(default=None, repr=False)
+    credentials: CredentialSource | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what is not such a URL.
 
         Raises:
-            LocalError: the URL is malformed.
+            LocalError: the URL is malformed, or there is a user name without a password.
         """
         self.endpoint()
+        if self.is_turn:
+            self.transports()
+            if self.credentials is None and (not self.username) != (not self.credential):
+                raise LocalError(f"{self.url!r} needs both username= and credential=, or neither")
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether it relays."""
+        return self.scheme in _TURN_SCHEMES
+
+    def transports(self) -> tuple[str, ...]:
+        """Return the transports to try, best first, of `udp`, `tcp`, `tls` and `dtls`.
+
+        Raises:
+            LocalError: the URL names another one.
+        """
+        query = self.url.partition("?")[2].lower()
+        name, _, wanted = query.partition("=")
+        known = _TRANSPORTS_TLS if self.scheme == "turns" else _TRANSPORTS
+        if (query and name != "transport") or wanted not in known:
+            raise LocalError(f"{self.url!r} must end in ?transport=udp, ?transport=tcp or neither")
+        return known[wanted]
+
+    def login(self) -> TurnLogin:
+        """Return where the credentials come from."""
+        if self.credentials is not None:
+            return TurnLogin(self.credentials)
+        if not self.username or not self.credential:
+            return TurnLogin(None)
+        return TurnLogin(TurnCredentials(self.username, self.credential))
 
     @property
     def scheme(self) -> str:
@@ -66,7 +110,7 @@ class IceServer:
         if not host or ":" in port_text:
             raise LocalError(f"{self.url!r} has no host (an IPv6 address needs brackets: stun:[2001:db8::1]:3478)")
         if not port_text:
-            return host, DEFAULT_STUN_PORT
+            return host, DEFAULT_TLS_PORT if scheme.lower() in ("turns", "stuns") else DEFAULT_STUN_PORT
         if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65536):
             raise LocalError(f"the port of {self.url!r} is not within 1 to 65535")
         return host, int(port_text)
@@ -77,8 +121,9 @@ class AgentConfig:
     """How an agent gathers and behaves; the defaults suit a peer-to-peer tool.
 
     Attributes:
-        servers: STUN servers, all asked in parallel.
-        transport_policy: "all". "relay" needs TURN, which this version has not, and is refused.
+        servers: STUN and TURN servers, all asked in parallel; of one relay's transports the best that works is used.
+        transport_policy: "all", or "relay": nothing is sent but to the TURN servers, and the peer learns no address of
+            ours but theirs.
         interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
         families: IP versions to use, of 4 and 6.
         port_range: lowest and highest local port, both included; None lets the system choose.
@@ -87,6 +132,9 @@ class AgentConfig:
         gather_budget_s: seconds granted to each server and family, name lookup included.
         receive_queue: bytes that may wait to be received; what comes when it is full is dropped and counted.
         credentials: our ufrag and password; None makes fresh ones.
+        proxy: `http://[USER:PASSWORD@]HOST:PORT` or `socks5://…`, through which TURN over TCP and TLS is tried when
+            nothing else works; "" for none; None for what the environment (`HTTPS_PROXY`) says.
+        tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
         network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
         randbytes: the source of all randomness.
     """
@@ -101,6 +149,8 @@ class AgentConfig:
     gather_budget_s: float = GATHER_BUDGET_S
     receive_queue: int = RECEIVE_QUEUE
     credentials: Credentials | None = field(default=None, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    tls_ca_file: str | None = None
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 
@@ -125,13 +175,14 @@ class AgentConfig:
             raise LocalError("gather_budget_s and receive_queue must be positive")
 
     def _check_policy(self) -> None:
-        if self.transport_policy == "relay":
-            raise LocalError("transport_policy='relay' needs TURN servers, which this version does not support")
-        if self.transport_policy != "all":
-            raise LocalError(f"transport_policy {self.transport_policy!r} is not known; write 'all'")
+        if self.transport_policy not in ("all", "relay"):
+            raise LocalError(f"transport_policy {self.transport_policy!r} is not known; write 'all' or 'relay'")
         if len(self.servers) > MAX_SERVERS:
             raise LocalError(f"{len(self.servers)} servers are more than {MAX_SERVERS}; two or three are enough")
         for server in self.servers:
-            if server.scheme not in _STUN_SCHEMES:
-                kind = "TURN" if server.scheme.startswith("turn") else "STUN over TLS"
-                raise LocalError(f"{kind} servers are not supported by this version; leave out {server.url!r}")
+            if server.scheme not in (*_STUN_SCHEMES, *_TURN_SCHEMES):
+                raise LocalError(f"STUN over TLS servers are not supported by this version; leave out {server.url!r}")
+        if self.transport_policy == "relay" and not any(server.is_turn for server in self.servers):
+            raise LocalError("transport_policy='relay' needs a TURN server in servers, such as turn:turn.example.org")
+        if self.proxy:
+            parse_proxy(self.proxy)

@@ -48,6 +48,10 @@ class Driver:
         self.failure: str | None = None
         self.closed = False
         self.checks_received = 0
+        self.relay_transports: dict[TransportAddress, str] = {}
+        """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
+        self.on_remote_host: Callable[[str], None] = lambda host: None
+        """Told of each address of the peer's, so that relays let its checks pass before ours go there."""
         self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
         self._kick = trio.Event()
         self._wakes_at = -math.inf  # nothing kicks before `run` sleeps
@@ -96,7 +100,7 @@ class Driver:
     async def receive_from(self, base: TransportAddress) -> None:
         """Receive at one socket until it is closed."""
         sock = self.sockets[base]
-        while True:
+        while not self.closed:
             try:
                 batches = await sock.receive()
             except trio.ClosedResourceError:
@@ -179,6 +183,8 @@ class Driver:
                 continue
             self.timeline.record(now, event)
             self._react(event)
+            if isinstance(event, ice.RemoteCandidateAdded):
+                self.on_remote_host(event.candidate.address.host)
         if happened:
             self.changed.unpark_all()
 

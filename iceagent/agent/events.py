@@ -30,6 +30,37 @@ class ServerFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayAllocated:
+    """A TURN server relays for us at `address`; `transport` (`udp`, `tcp`, `tls`, `dtls`) is ours to it."""
+
+    url: str
+    address: TransportAddress
+    mapped: TransportAddress
+    transport: str
+    via_proxy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RelayFailed:
+    """A TURN server gave no relayed address; `code` is that of its error response, or None."""
+
+    url: str
+    transport: str
+    reason: str
+    code: int | None = None
+    via_proxy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLost:
+    """A relayed address is gone: the server was restarted or cannot be reached. It is asked for another one."""
+
+    url: str
+    address: TransportAddress
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GatheringFinished:
     """No local candidate follows."""
 
@@ -58,6 +89,9 @@ AgentEvent: TypeAlias = (
     | ice.Failed
     | ServerAnswered
     | ServerFailed
+    | RelayAllocated
+    | RelayFailed
+    | RelayLost
     | GatheringFinished
     | DestinationUnreachable
 )

@@ -16,6 +16,7 @@ from iceagent.agent.addresses import choose_addresses
 from iceagent.agent.config import AgentConfig, IceServer
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import GatheringFinished, ServerAnswered, ServerFailed
+from iceagent.agent.relay import Relays
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import KEEPALIVE_S, TA_MIN_S
@@ -51,6 +52,8 @@ class Gatherer:
         self.bases: list[Base] = []
         self.addresses_seen = 0
         self.finished = False
+        self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
+        self._relay_hosts: dict[int, str] = {}
         self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
 
     async def open_bases(self) -> None:
@@ -62,6 +65,11 @@ class Gatherer:
         interfaces = self._network.interfaces()
         self.addresses_seen = len(interfaces)
         chosen = choose_addresses(interfaces, self._config)
+        if self._config.interfaces is not None:
+            for entry in reversed(chosen):
+                self._relay_hosts[6 if ":" in entry.host else 4] = entry.host
+        if self._config.transport_policy == "relay":
+            return  # trap 4: what has no socket sends nothing and shows nothing
         for entry in chosen:
             sock = await self._open(entry.host)
             if sock is not None:
@@ -73,13 +81,33 @@ class Gatherer:
     async def run(self) -> None:
         """Ask all servers, then tell the core that no candidate follows; then keep the mapped addresses alive."""
         async with trio.open_nursery() as nursery:
-            for server in self._config.servers:
+            nursery.start_soon(self._wait_relays)
+            for server in self._stun_servers():
                 for family in self._families(server):
                     nursery.start_soon(self._ask, server, family)
         self.finished = True
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
         self._driver.mutate(self._driver.ice.end_of_local_candidates)
         await self._keep_alive()
+
+    async def _wait_relays(self) -> None:
+        with trio.move_on_after(self._config.gather_budget_s):
+            await self.relays.wait_settled()
+
+    def _stun_servers(self) -> list[IceServer]:
+        """Return whom to ask for our mapped addresses: a TURN server over UDP is a STUN server, too."""
+        found: dict[tuple[str, int], IceServer] = {}
+        for server in self._config.servers:
+            if not server.is_turn or "udp" in server.transports():
+                found.setdefault(server.endpoint(), server)
+        return list(found.values())
+
+    def _relay_host(self, family: int) -> str | None:
+        """Return the local address of connections to relays; None leaves it to the system's routes."""
+        return self._relay_hosts.get(family)
+
+    def _relay_ports(self) -> tuple[int, ...]:
+        return tuple(self._ports())
 
     # Host candidates
 

@@ -163,12 +163,10 @@ class TurnAllocation:
             raise self.ended.error()
 
     async def release(self) -> None:
-        """Give the allocation back; returns when the server has said yes, or after `RELEASE_BUDGET_S`."""
+        """Give the allocation back; return when the server has said yes."""
         self.client.release(trio.current_time())
         self.settle()
-        with trio.move_on_after(RELEASE_BUDGET_S) as scope:
-            scope.shield = True
-            await self.lost.wait()
+        await self.lost.wait()
 
     async def _receive(self) -> None:
         while True:
@@ -274,10 +272,9 @@ async def open_turn_socket(
             try:
                 yield allocation
             finally:
-                try:
+                with trio.move_on_after(RELEASE_BUDGET_S, shield=True):
                     await allocation.release()
-                finally:
-                    allocation.stop()
+                allocation.stop()
         except trio.Cancelled:
             raise
         except BaseException as error:

@@ -1,0 +1,328 @@
+"""Relayed candidates: the ladder of transports to TURN servers, and what keeps a relayed address alive.
+
+The rungs, best first: UDP, DTLS, TCP, TLS, and TCP or TLS through a proxy. Each starts a little after the one above it,
+or at once when all above have failed, and not at all while one above works. So the best that works wins, a blocked one
+costs nothing but the stagger, and nothing of it delays the direct paths. Source: the idea of RFC 8305.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+import trio
+
+from iceagent.agent.config import AgentConfig, IceServer
+from iceagent.agent.driver import Driver
+from iceagent.agent.events import RelayAllocated, RelayFailed, RelayLost
+from iceagent.core import ice
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.turn import AllocationRequest, EndReason, TurnError
+from iceagent.errors import LocalError
+from iceagent.net.api import Network
+from iceagent.net.proxy import Proxy, parse_proxy, proxy_from_environment
+from iceagent.net.turn import TurnAllocation, open_turn_socket
+from iceagent.net.turn_connect import TurnOptions, TurnServer
+
+logger = logging.getLogger("iceagent.agent")
+
+STAGGER_S: Final = 0.3  # ours: a round trip to the other side of the world
+ATTEMPT_TIMEOUT_S: Final = 10.0  # ours: for one rung, from name lookup to allocation
+HURRY_S: Final = 60.0  # ours: for so long after a loss the server is asked again and again, in short attempts
+HURRIED_ATTEMPT_S: Final = 2.0  # ours: so that a restarted server is asked within a second
+RETRY_MIN_S: Final = 0.25  # ours: the first pause after a failed attempt; doubled each time
+RETRY_MAX_S: Final = 30.0  # ours
+REFUSED_RETRY_S: Final = 60.0  # RFC 8656 section 7.4: at least a minute after 486 and 508
+TRANSPORT_RANK: Final = {"udp": 0, "dtls": 1, "tcp": 2, "tls": 3}
+PROXY_RANK: Final = 4
+_RANK_STEP: Final = 4096  # of local preference between two ranks
+_REFUSED: Final = frozenset(
+    (
+        *(EndReason.CREDENTIALS_REFUSED, EndReason.CREDENTIALS_NEEDED, EndReason.BID_DOWN, EndReason.QUOTA),
+        *(EndReason.CAPACITY, EndReason.FORBIDDEN, EndReason.UNSUPPORTED),
+    )
+)
+_UNDECIDED: Final = frozenset(
+    (ice.AgentState.NEW, ice.AgentState.CHECKING, ice.AgentState.CONNECTED, ice.AgentState.DISCONNECTED)
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rung:
+    """One way to one server; `rank` is 0 for the best kind of way, `family` the IP version it goes over."""
+
+    server: IceServer
+    target: TurnServer
+    rank: int
+    family: int
+    proxy: Proxy | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Progress:
+    """How a rung fares. `tried` is set by its first result; `standing` while an allocation lives."""
+
+    attempt: trio.CancelScope | None = None
+    tried: bool = False
+    failed: bool = False
+    standing: bool = False
+
+
+class Relays:
+    """The relayed candidates of one agent.
+
+    Args:
+        network: where sockets come from.
+        config: servers, policy, proxy.
+        driver: takes sockets and candidates.
+        local_host: returns the local address to use for a server of a family, or None for the system's choice.
+        ports: returns the local UDP ports to try.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        config: AgentConfig,
+        driver: Driver,
+        local_host: Callable[[int], str | None],
+        ports: Callable[[], tuple[int, ...]],
+    ) -> None:
+        self._network = network
+        self._config = config
+        self._driver = driver
+        self._local_host = local_host
+        self._ports = ports
+        self._progress: dict[Rung, _Progress] = {}
+        self._allocations: list[TurnAllocation] = []
+        self._changed = trio.lowlevel.ParkingLot()
+        self._race_started_at = 0.0
+        self._made = 0
+        driver.on_remote_host = self._permit
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there are TURN servers."""
+        return any(server.is_turn for server in self._config.servers)
+
+    @property
+    def allocations(self) -> tuple[TurnAllocation, ...]:
+        """The allocations that stand now."""
+        return tuple(self._allocations)
+
+    async def run(self) -> None:
+        """Climb the ladder, and climb again whenever an allocation is lost, until cancelled."""
+        self._race_started_at = trio.current_time()
+        rungs = rungs_of(self._config, {6 if ":" in entry.host else 4 for entry in self._network.interfaces()})
+        self._progress = {rung: _Progress() for rung in rungs}
+        async with trio.open_nursery() as nursery:
+            for rung in rungs:
+                nursery.start_soon(self._climb, rung)
+
+    async def wait_settled(self) -> None:
+        """Wait until no relayed candidate is to be expected soon: the best ways have been tried, and what could, works.
+
+        It may be cancelled by a budget.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._is_settled():
+            await self._changed.park()
+
+    def _is_settled(self) -> bool:
+        if not self.is_wanted:
+            return True
+        if not self._progress:
+            return False
+        standing = [rung.rank for rung, progress in self._progress.items() if progress.standing]
+        best = min(standing, default=inf)
+        return all(progress.tried for rung, progress in self._progress.items() if rung.rank <= best)
+
+    # One rung
+
+    async def _climb(self, rung: Rung) -> None:
+        progress = self._progress[rung]
+        pause_s = RETRY_MIN_S
+        stood_before = False
+        while True:
+            await self._wait_turn(rung)
+            hurry = stood_before and trio.current_time() < self._race_started_at + HURRY_S
+            stood, reason = await self._hold(rung, HURRIED_ATTEMPT_S if hurry else ATTEMPT_TIMEOUT_S)
+            progress.attempt, progress.tried, progress.failed = None, True, not stood
+            progress.standing = False
+            self._changed.unpark_all()
+            if stood:  # and is lost: the next attempt follows at once
+                stood_before, pause_s = True, RETRY_MIN_S
+                self._race_started_at = trio.current_time()
+                continue
+            if reason is None:
+                continue  # a better rung won meanwhile
+            if not stood_before and self._driver.ice.state not in _UNDECIDED:
+                return  # a direct path was found: nobody needs this one
+            pause_s = min(pause_s, RETRY_MIN_S if hurry else RETRY_MAX_S)
+            if reason in _REFUSED:
+                pause_s = REFUSED_RETRY_S
+            await trio.sleep(pause_s)
+            pause_s = 2 * pause_s
+
+    async def _wait_turn(self, rung: Rung) -> None:
+        """Wait until no better rung stands, and those that are being tried have had their head start."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            better = [progress for other, progress in self._progress.items() if other.rank < rung.rank]
+            if any(progress.standing for progress in better):
+                await self._changed.park()
+                continue
+            levels = {
+                other.rank
+                for other, progress in self._progress.items()
+                if other.rank < rung.rank and not progress.failed
+            }
+            starts_at = self._race_started_at + STAGGER_S * len(levels)
+            if trio.current_time() >= starts_at:
+                return
+            with trio.move_on_at(starts_at):
+                await self._changed.park()
+
+    async def _hold(self, rung: Rung, timeout_s: float) -> tuple[bool, EndReason | None]:
+        """Get an allocation and keep it until it is lost; return whether there was one, or why there was none."""
+        progress = self._progress[rung]
+        stood = False
+        with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+            progress.attempt = scope
+            try:
+                async with open_turn_socket(
+                    self._network,
+                    rung.target,
+                    login=rung.server.login(),
+                    request=AllocationRequest(families=self._families()),
+                    options=self._options(rung),
+                    randbytes=self._config.randbytes,
+                ) as allocation:
+                    scope.deadline = inf
+                    progress.attempt = None
+                    stood = True
+                    await self._use(rung, allocation)
+            except TurnError as error:
+                self._failed(rung, str(error), error.code)
+                return False, error.reason
+            except (OSError, LocalError) as error:
+                self._failed(rung, str(error) or type(error).__name__)
+                return False, EndReason.NO_ANSWER
+        if stood:
+            return True, None
+        if trio.current_time() >= scope.deadline:
+            self._failed(rung, f"no answer within {timeout_s:g} s")
+            return False, EndReason.NO_ANSWER
+        return False, None
+
+    async def _use(self, rung: Rung, allocation: TurnAllocation) -> None:
+        progress = self._progress[rung]
+        progress.tried = progress.standing = True
+        progress.failed = False
+        for other, theirs in self._progress.items():
+            if other.rank > rung.rank and theirs.attempt is not None:
+                theirs.attempt.cancel()
+        self._allocations.append(allocation)
+        try:
+            async with trio.open_nursery() as nursery:
+                for sock in allocation.sockets:
+                    self._add(rung, allocation, sock.local_address)
+                    nursery.start_soon(self._driver.receive_from, sock.local_address)
+                self._changed.unpark_all()
+                await allocation.lost.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._allocations.remove(allocation)
+            reason = "closed" if allocation.ended is None else allocation.ended.reason.value
+            for address in allocation.relayed_addresses:
+                self._remove(rung, address, reason)
+
+    # Candidates
+
+    def _add(self, rung: Rung, allocation: TurnAllocation, address: TransportAddress) -> None:
+        sock = next(sock for sock in allocation.sockets if sock.local_address == address)
+        self._driver.sockets[address] = sock
+        self._driver.relay_transports[address] = allocation.transport_name
+        related = None if self._config.transport_policy == "relay" else allocation.mapped_address
+        preference = max(0, 65535 - rung.rank * _RANK_STEP - self._made % _RANK_STEP)
+        self._made += 1
+        candidate = ice.relay_candidate(address, rung.target.host, preference, related)
+        url, mapped = rung.server.url, allocation.mapped_address
+        self._driver.note(RelayAllocated(url, address, mapped, allocation.transport_name, rung.proxy is not None))
+        self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
+        allocation.permit({remote.address.host for remote in self._driver.ice.remote_candidates})
+
+    def _remove(self, rung: Rung, address: TransportAddress, reason: str) -> None:
+        self._driver.sockets.pop(address, None)
+        if self._driver.closed:
+            return
+        self._driver.note(RelayLost(rung.server.url, address, reason))
+        self._driver.mutate(lambda now: self._driver.ice.handle_base_lost(now, address))
+        self._driver.changed.unpark_all()
+
+    def _permit(self, host: str) -> None:
+        for allocation in self._allocations:
+            allocation.permit((host,))
+
+    def _failed(self, rung: Rung, reason: str, code: int | None = None) -> None:
+        logger.info("%s over %s: %s", rung.server.url, rung.target.transport, reason)
+        self._driver.note(RelayFailed(rung.server.url, rung.target.transport, reason, code, rung.proxy is not None))
+
+    # What to ask for
+
+    def _families(self) -> tuple[int, ...]:
+        wanted = set(self._config.families)
+        return (4, 6) if wanted == {4, 6} else (4,) if 4 in wanted else (6,)
+
+    def _options(self, rung: Rung) -> TurnOptions:
+        return TurnOptions(
+            families=(rung.family,),
+            local_host=self._local_host(rung.family),
+            ports=self._ports(),
+            proxy=rung.proxy,
+            ca_file=self._config.tls_ca_file,
+        )
+
+
+def rungs_of(config: AgentConfig, families: set[int]) -> list[Rung]:
+    """Return the ways to all TURN servers of a configuration, best first.
+
+    Args:
+        config: servers, families and proxy.
+        families: the IP versions this machine has addresses of. Of a name IPv4 is tried first: what a relay forwards
+            is mostly that.
+    """
+    proxy = _proxy_of(config)
+    rungs: list[Rung] = []
+    for server in config.servers:
+        for transport in server.transports() if server.is_turn else ():
+            host, port = server.endpoint()
+            target = TurnServer(host, port, transport)
+            usable = sorted(families & set(config.families) & _families_of(host))
+            for number, family in enumerate(usable):
+                rungs.append(Rung(server, target, 2 * TRANSPORT_RANK[transport] + number, family))
+            if proxy is not None and transport in ("tcp", "tls"):
+                rungs.append(Rung(server, target, 2 * PROXY_RANK, 4, proxy))
+    return sorted(rungs, key=lambda rung: rung.rank)
+
+
+def _families_of(host: str) -> set[int]:
+    """Return the families a host may have: both for a name."""
+    try:
+        return {make_address(host, 0).family}
+    except ValueError:
+        return {4, 6}
+
+
+def _proxy_of(config: AgentConfig) -> Proxy | None:
+    if config.proxy is not None:
+        return parse_proxy(config.proxy) if config.proxy else None
+    if config.network is not None:
+        return None  # the environment is this machine's; another network is not
+    with suppress(LocalError):
+        return proxy_from_environment(os.environ)
+    return None
