@@ -41,7 +41,7 @@ natlab: $(STAMP)
 
 # Other people's ICE stacks and servers; installs them first, and skips what cannot be had here.
 interop: $(STAMP) build/interop/.installed
-	$(PYTEST) tests/interop -q
+	$(PYTEST) tests/interop -q -n 3
 
 build/interop/.installed: tests/interop/install $(STAMP)
 	tests/interop/install $(BIN)/python build/interop

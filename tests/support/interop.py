@@ -101,13 +101,22 @@ class Meeting:
         return found["ours"], found["theirs"]  # type: ignore[return-value]
 
     def _carry(self, source: Process, target: Process, found: dict[str, Any], name: str) -> None:
+        """Carry one side's lines until it has said all: a fast path may be found before its description is out."""
+        is_described = False
         try:
-            while True:
+            while not (is_described and name in found):
                 line = source.wait_for("description", "candidate", "connected", "failed", timeout_s=PATIENCE_S)
-                if line["kind"] in ("connected", "failed"):
-                    found[name] = line
-                    return
-                target.say(**line, **({"trickle": self.trickle} if line["kind"] == "description" else {}))
+                match line["kind"]:
+                    case "connected" | "failed":
+                        found[name] = line
+                        is_described |= line["kind"] == "failed"
+                        continue
+                    case "description":
+                        is_described = not self.trickle
+                        line = {**line, "trickle": self.trickle}
+                    case "candidate":
+                        is_described = line["candidate"] is None
+                target.say(**line)
         except Ended as error:
             found[name] = error
 
