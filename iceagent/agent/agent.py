@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from iceagent.agent.candidates import LocalCandidates
+from iceagent.agent.candidates import LateCandidates, LocalCandidates
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
@@ -50,6 +50,14 @@ class Agent(trio.abc.Channel[bytes]):
     def local_candidates(self) -> AsyncIterator[ice.Candidate]:
         """Iterate over our candidates as they are found; ends at end-of-candidates. May be called repeatedly."""
         return LocalCandidates(self._driver, self._gatherer)
+
+    def late_candidates(self) -> AsyncIterator[ice.Candidate]:
+        """Iterate over the relayed candidates that come after end-of-candidates, until the agent closes.
+
+        A TURN server that was restarted gives another address; the peer finds it by itself only where one of the two
+        is not behind a NAT that maps per destination, so it is worth telling.
+        """
+        return LateCandidates(self._driver, self._gatherer)
 
     def set_remote_credentials(self, credentials: ice.Credentials, *, lite: bool = False) -> None:
         """Take the peer's ufrag and password; checks start as soon as there are candidates.
@@ -98,6 +106,12 @@ class Agent(trio.abc.Channel[bytes]):
     def selected_pair(self) -> ice.CandidatePair | None:
         """The nominated pair that carries the data, or None before nomination."""
         return self._driver.ice.selected_pair
+
+    @property
+    def relay_transport(self) -> str | None:
+        """How our relay is reached (`udp`, `tcp`, `tls` or `dtls`) if the selected pair uses one of ours, else None."""
+        pair = self._driver.ice.selected_pair
+        return None if pair is None else self._driver.relay_transports.get(pair.local.path_base)
 
     @property
     def max_datagram_size(self) -> int:

@@ -34,6 +34,32 @@ class LocalCandidates:
             await self._driver.changed.park()
 
 
+class LateCandidates:
+    """One reader's place among the relayed candidates found after gathering was over."""
+
+    def __init__(self, driver: Driver, gatherer: Gatherer) -> None:
+        self._driver = driver
+        self._gatherer = gatherer
+        self._told: set[TransportAddress] | None = None
+
+    def __aiter__(self) -> LateCandidates:
+        return self
+
+    async def __anext__(self) -> ice.Candidate:
+        await trio.lowlevel.checkpoint()
+        while not self._driver.closed:
+            if self._gatherer.finished:
+                relayed = [one for one in self._driver.ice.local_candidates if one.type is ice.CandidateType.RELAY]
+                if self._told is None:
+                    self._told = set(self._gatherer.told_in_time)
+                for candidate in relayed:
+                    if candidate.address not in self._told:
+                        self._told.add(candidate.address)
+                        return candidate
+            await self._driver.changed.park()
+        raise StopAsyncIteration
+
+
 def _is_signalled(candidate: ice.Candidate) -> bool:
     """Peer-reflexive candidates are not: the peer is who revealed them (RFC 8445 section 7.2.5.3.1)."""
     return candidate.type is not ice.CandidateType.PRFLX

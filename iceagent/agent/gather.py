@@ -52,6 +52,7 @@ class Gatherer:
         self.bases: list[Base] = []
         self.addresses_seen = 0
         self.finished = False
+        self.told_in_time: frozenset[TransportAddress] = frozenset()
         self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
         self._relay_hosts: dict[int, str] = {}
         self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
@@ -86,6 +87,7 @@ class Gatherer:
                 for family in self._families(server):
                     nursery.start_soon(self._ask, server, family)
         self.finished = True
+        self.told_in_time = frozenset(candidate.address for candidate in self._driver.ice.local_candidates)
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
         self._driver.mutate(self._driver.ice.end_of_local_candidates)
         await self._keep_alive()

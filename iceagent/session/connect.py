@@ -11,12 +11,17 @@ from typing import Generic, TypeVar
 import icesignal
 import trio
 
-from iceagent.agent import Agent, AgentConfig, CandidatePair, CandidateType, Role, open_agent
+from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
 from iceagent.link import LinkIdentity, LinkRole, generate_identity, open_link
 from iceagent.session.background import open_background
-from iceagent.session.description import receive_candidates, receive_description, send_description
+from iceagent.session.description import (
+    receive_candidates,
+    receive_description,
+    send_description,
+    send_late_candidates,
+)
 from iceagent.session.errors import NobodyCame, NoPath, PeerLeft, RelayError
 from iceagent.session.path import Path
 from iceagent.session.relay import agent_config, host_of, open_relay, parse_code, relay_for, signal_errors
@@ -132,7 +137,7 @@ async def _establish(
             peer_fingerprint=fingerprint,
             session_key=channel.key(KEY_PURPOSE),
         ) as link:
-            session = session_type(link, inviter=is_inviter, read_path=lambda: _path_of(agent.selected_pair))
+            session = session_type(link, inviter=is_inviter, read_path=lambda: _path_of(agent))
             nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
             async with run_session(session):
                 yield session
@@ -162,6 +167,7 @@ class _Signaling:
             self._agent.set_remote_credentials(description.credentials())
             nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent))
             await self._wait_connected()
+            nursery.start_soon(self._tolerate, lambda: send_late_candidates(self._channel, self._agent))
         except BaseException:
             self._channel.close()  # the other side need not wait for what will not come
             raise
@@ -202,9 +208,10 @@ async def _follow_path(agent: Agent, *notify: Callable[[], None]) -> None:
                 call()
 
 
-def _path_of(pair: CandidatePair | None) -> Path | None:
+def _path_of(agent: Agent) -> Path | None:
+    pair = agent.selected_pair
     if pair is None:
         return None
     is_relayed = CandidateType.RELAY in (pair.local.type, pair.remote.type)
-    transport = "turn-udp" if is_relayed else pair.local.transport
+    transport = f"turn-{agent.relay_transport or 'udp'}" if is_relayed else pair.local.transport
     return Path(not is_relayed, transport, pair.local.path_base, pair.remote.address, pair.rtt_s)

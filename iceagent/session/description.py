@@ -118,8 +118,21 @@ async def receive_description(channel: SealedChannel) -> Description:
             return message
 
 
+async def send_late_candidates(channel: SealedChannel, agent: Agent) -> None:
+    """Tell the peer of the relayed candidates that come after the end: those of a TURN server that was restarted.
+
+    RFC 8838 section 13 lets none follow the end. But without the new address two peers that are both relayed could
+    not meet again; a peer of an earlier version does not listen any more.
+
+    Raises:
+        SignalError: the relay or the peer is gone.
+    """
+    async for candidate in agent.late_candidates():
+        await channel.send({"type": "candidates", "candidates": [candidate.to_sdp()], "end": True})
+
+
 async def receive_candidates(channel: SealedChannel, agent: Agent) -> None:
-    """Hand the peer's candidates to the agent, until none follows.
+    """Hand the peer's candidates to the agent, those included that come after the end.
 
     Raises:
         SignalError: the relay or the peer is gone.
@@ -135,4 +148,3 @@ async def receive_candidates(channel: SealedChannel, agent: Agent) -> None:
                 _log.debug("ignored a candidate of the other side that cannot be read")
         if message.end:
             agent.add_remote_candidate(None)
-            return

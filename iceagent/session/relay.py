@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,12 +104,24 @@ def best_address(families: Sequence[int] = (4, 6)) -> str:
 
 
 def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Sequence[Mapping[str, Any]]) -> AgentConfig:
-    """Return the agent's configuration with the relay's STUN servers; peers that meet at loopback may use loopback."""
+    """Return the agent's configuration with the relay's STUN and TURN servers.
+
+    Peers that meet at loopback may use loopback. What the relay offers and this version does not know is left out.
+    """
     config = config or AgentConfig()
-    urls = [str(url) for entry in ice_servers for url in entry.get("urls", ())]
-    servers = [*config.servers, *(IceServer(url) for url in urls if url.startswith("stun:"))]
+    servers = [*config.servers, *(server for entry in ice_servers for server in _servers_of(entry))]
     loopback = True if config.include_loopback is None and is_loopback(relay_host) else config.include_loopback
     return replace(config, servers=tuple(dict.fromkeys(servers)), include_loopback=loopback)
+
+
+def _servers_of(entry: Mapping[str, Any]) -> Iterator[IceServer]:
+    username, credential = str(entry.get("username") or ""), str(entry.get("credential") or "")
+    for url in entry.get("urls", ()):
+        with suppress(LocalError):
+            if str(url).startswith(("turn:", "turns:")):
+                yield IceServer(str(url), username=username, credential=credential)
+            elif str(url).startswith("stun:"):
+                yield IceServer(str(url))
 
 
 def host_of(url: str) -> str:
