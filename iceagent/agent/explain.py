@@ -8,7 +8,14 @@ from enum import Enum
 
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import DestinationUnreachable, ServerAnswered, ServerFailed
+from iceagent.agent.events import (
+    DestinationUnreachable,
+    RelayAllocated,
+    RelayFailed,
+    RelayLost,
+    ServerAnswered,
+    ServerFailed,
+)
 from iceagent.agent.gather import Gatherer
 from iceagent.core import ice
 
@@ -20,6 +27,7 @@ class VerdictKind(Enum):
 
     CLOSED = "closed"
     CONNECTED = "connected"
+    RELAYED = "relayed"
     SILENT = "silent"
     CONSENT_LOST = "consent-lost"
     NO_LOCAL_ADDRESS = "no-local-address"
@@ -28,6 +36,7 @@ class VerdictKind(Enum):
     WAITING_FOR_CANDIDATES = "waiting-for-candidates"
     NO_COMMON_FAMILY = "no-common-family"
     WRONG_CREDENTIALS = "wrong-credentials"
+    RELAY_REFUSED = "relay-refused"
     PEER_NEVER_CHECKED = "peer-never-checked"
     NO_UDP_EGRESS = "no-udp-egress"
     NO_PATH = "no-path"
@@ -61,7 +70,7 @@ def explain(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict:
     if state is ice.AgentState.CLOSED:
         return Verdict(VerdictKind.CLOSED, "The agent is closed.")
     if state in (ice.AgentState.CONNECTED, ice.AgentState.COMPLETED):
-        return _connected(driver)
+        return _connected(driver, config)
     if state is ice.AgentState.DISCONNECTED:
         return Verdict(
             VerdictKind.SILENT,
@@ -79,19 +88,91 @@ def explain(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict:
     return _local_cause(driver, gatherer, config) or _signaling_cause(driver) or _network_cause(driver)
 
 
-def _connected(driver: Driver) -> Verdict:
+def _connected(driver: Driver, config: AgentConfig) -> Verdict:
     pair = driver.ice.selected_pair
     if pair is None:
         return Verdict(VerdictKind.CONNECTED, "A path to the peer works; the best is being chosen.", _facts(driver))
     kinds = f"{pair.local.type.value} to {pair.remote.type.value}"
     rtt = "" if pair.rtt_s is None else f", round trip {pair.rtt_s * 1000:.1f} ms"
     family = f"IPv{pair.remote.address.family}"
+    if ice.CandidateType.RELAY in (pair.local.type, pair.remote.type):
+        because, remedy = relayed_because(driver, config, pair)
+        by = driver.relay_transports.get(pair.local.path_base)
+        ours = "the peer's relay" if by is None else f"our relay, reached over {by.upper()}"
+        return Verdict(
+            VerdictKind.RELAYED, f"Relayed over {family} by {ours}, because {because}{rtt}.", _facts(driver), remedy
+        )
     return Verdict(VerdictKind.CONNECTED, f"Connected directly over {family}, {kinds}{rtt}.", _facts(driver))
 
 
-def _local_cause(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict | None:
-    if gatherer.bases:
+def relayed_because(driver: Driver, config: AgentConfig, pair: ice.CandidatePair) -> tuple[str, str]:
+    """Return why the data of a pair goes through a relay, in words, and what would help ("" for nothing)."""
+    if config.transport_policy == "relay":
+        return "the policy here allows nothing else", ""
+    theirs = {remote.type for remote in driver.ice.remote_candidates} - {ice.CandidateType.PRFLX}
+    if theirs == {ice.CandidateType.RELAY}:
+        return "the peer offers relayed addresses only", ""
+    events = _events(driver)
+    answered = any(isinstance(event, ServerAnswered) for event in events)
+    silent = any(isinstance(event, ServerFailed) and event.base is not None for event in events)
+    transport = driver.relay_transports.get(pair.local.path_base)
+    if silent and not answered:
+        return "no UDP server answers this network", "Allow outbound UDP in the firewall for a direct path."
+    if transport in ("tcp", "tls"):
+        return "UDP does not get through here", "Allow outbound UDP in the firewall for a direct path."
+    ours = {local.address.family for local in driver.ice.local_candidates if local.type is not ice.CandidateType.RELAY}
+    others = {remote.address.family for remote in driver.ice.remote_candidates}
+    if not ours & others:
+        return "the two machines have no IP version in common", "Enable the missing IP version on one side."
+    if ice.CandidateType.SRFLX not in theirs | {local.type for local in driver.ice.local_candidates}:
+        return "no direct path answered, and neither side knows its public address", "Add a STUN server on both sides."
+    mapped = "both NATs map per destination, or a firewall stands in between"
+    return f"no direct path answered: {mapped}", "Forward a UDP port or enable port mapping on one of the routers."
+
+
+def _relay_refusal(driver: Driver) -> Verdict | None:
+    """The relay that could have helped said no."""
+    refused = [event for event in _events(driver) if isinstance(event, RelayFailed) and event.code is not None]
+    if not refused or any(isinstance(event, RelayAllocated) for event in _events(driver)):
         return None
+    code = refused[-1].code
+    remedies = {
+        401: "Check user name and password; short-lived ones may have expired, or the clocks differ.",
+        441: "Check user name and password; short-lived ones may have expired, or the clocks differ.",
+        403: "The server's policy forbids it; ask who runs it.",
+        486: "Close other sessions of this user, or raise the server's quota.",
+        508: "The server is full; try another one, or later.",
+    }
+    summary = f"No direct path works, and the TURN server refuses to relay ({code})."
+    remedy = remedies.get(code or 0, "Look into the server's log.")
+    return Verdict(VerdictKind.RELAY_REFUSED, summary, _facts(driver), remedy)
+
+
+def _relay_cause(driver: Driver) -> Verdict | None:
+    """Relay-only, and no relay."""
+    failed = [event for event in _events(driver) if isinstance(event, RelayFailed)]
+    if not failed:
+        return None
+    refusal = _relay_refusal(driver)
+    if refusal is not None:
+        return refusal
+    return Verdict(
+        VerdictKind.NO_LOCAL_ADDRESS,
+        "Only relayed addresses are allowed, and no TURN server gives one.",
+        _facts(driver),
+        "Check that the TURN server runs and that a firewall lets one of its transports pass.",
+    )
+
+
+def _via(proxy: bool) -> str:
+    return " through the proxy" if proxy else ""
+
+
+def _local_cause(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict | None:
+    if gatherer.bases or gatherer.relays.allocations:
+        return None
+    if config.transport_policy == "relay":
+        return _relay_cause(driver)
     if gatherer.addresses_seen:
         return Verdict(
             VerdictKind.FILTERED_BY_POLICY,
@@ -150,7 +231,11 @@ def _network_cause(driver: Driver) -> Verdict:
     answered = any(isinstance(event, ServerAnswered) for event in events)
     silent = sum(isinstance(event, ServerFailed) and event.base is not None for event in events)
     facts = _facts(driver)
-    if driver.ice.state is not ice.AgentState.FAILED:
+    if driver.ice.state is ice.AgentState.FAILED:
+        refused = _relay_refusal(driver)
+        if refused is not None:
+            return refused
+    else:
         return Verdict(VerdictKind.CHECKING, "The paths to the peer are being tried.", facts)
     if silent and not answered:
         return Verdict(
@@ -189,6 +274,14 @@ def _facts(driver: Driver) -> tuple[str, ...]:
             facts.append(f"{event.url} answered over IPv{event.base.family} in {event.rtt_s * 1000:.0f} ms")
         elif isinstance(event, ServerFailed):
             facts.append(f"{event.url} over IPv{event.family}: {event.reason}")
+        elif isinstance(event, RelayAllocated):
+            facts.append(
+                f"{event.url} relays at {event.address}, reached over {event.transport}{_via(event.via_proxy)}"
+            )
+        elif isinstance(event, RelayFailed):
+            facts.append(f"{event.url} over {event.transport}{_via(event.via_proxy)}: {event.reason}")
+        elif isinstance(event, RelayLost):
+            facts.append(f"{event.url} relayed at {event.address} until {event.reason}")
         elif isinstance(event, DestinationUnreachable):
             facts.append(f"{event.remote} is unreachable (errno {event.errno})")
     if driver.failure:

@@ -1,0 +1,93 @@
+"""Agents through coturn: what a real server does, killed and started again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+from coturn import PASSWORD, USER, Coturn, running_coturn
+
+from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, Role, open_agent
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def coturn() -> Iterator[Coturn]:
+    with running_coturn() as server:
+        yield server
+
+
+def relay_only(coturn: Coturn, url: str = "turn:{host}:{port}", **options: object) -> AgentConfig:
+    server = IceServer(url.format(host=coturn.host, port=coturn.port), username=USER, credential=PASSWORD)
+    return AgentConfig(servers=[server], transport_policy="relay", families=(4,), proxy="", **options)  # type: ignore[arg-type]
+
+
+DIRECT = AgentConfig(interfaces=["lo"], families=(4,))
+
+
+async def signal(sender: Agent, receiver: Agent) -> None:
+    """Carry candidates for as long as there may be any, late ones too."""
+    receiver.set_remote_credentials(sender.credentials)
+    async for candidate in sender.local_candidates():
+        receiver.add_remote_candidate(candidate.to_sdp())
+    receiver.add_remote_candidate(None)
+    async for candidate in sender.late_candidates():
+        receiver.add_remote_candidate(candidate.to_sdp())
+
+
+async def talk(sender: Agent, receiver: Agent, *, after: float) -> float:
+    """Send until what was sent after the time `after` arrives; return when."""
+    arrived = trio.Event()
+    at = 0.0
+
+    async def send() -> None:
+        while not arrived.is_set():
+            with trio.move_on_after(0.05):
+                await sender.send(repr(trio.current_time()).encode())
+            await trio.sleep(0.02)
+
+    async def receive() -> None:
+        nonlocal at
+        while not arrived.is_set():
+            if float(await receiver.receive()) >= after:
+                at = trio.current_time()
+                arrived.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        nursery.start_soon(receive)
+    return at
+
+
+@pytest.mark.parametrize("relayed", ["controlling", "controlled", "both"])
+async def test_data_flows_again_after_the_server_was_killed_and_restarted(coturn, relayed):
+    """All allocations are gone, and every relayed address is another one; the session must not be."""
+    config_a = relay_only(coturn) if relayed in ("controlling", "both") else DIRECT
+    config_b = relay_only(coturn) if relayed in ("controlled", "both") else DIRECT
+    with trio.fail_after(60):
+        async with (
+            open_agent(config_a, role=Role.CONTROLLING) as a,
+            open_agent(config_b, role=Role.CONTROLLED) as b,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(signal, a, b)
+            nursery.start_soon(signal, b, a)
+            await a.wait_connected()
+            await b.wait_connected()
+            await talk(a, b, after=0.0)
+            await talk(b, a, after=0.0)
+            await trio.sleep(4)  # as running sessions are: past the time in which nominations may still change
+            coturn.kill()
+            await trio.sleep(0.5)
+            await trio.to_thread.run_sync(coturn.start)
+            started_at = trio.current_time()
+            there = await talk(a, b, after=started_at) - started_at
+            back = await talk(b, a, after=started_at) - started_at
+            print(f"{relayed}: {there:.2f} s there, {back:.2f} s back")
+            assert max(there, back) < 5.0
+            pair = a.selected_pair or b.selected_pair
+            assert pair is not None
+            assert CandidateType.RELAY in (pair.local.type, pair.remote.type) or pair.remote.type is CandidateType.PRFLX
+            nursery.cancel_scope.cancel()
