@@ -16,6 +16,8 @@ CHECK_RC: Final = 7  # RFC 8489 section 6.2.1
 CHECK_RM: Final = 16  # RFC 8489 section 6.2.1
 CHECK_UNREACHABLE_RC: Final = 3  # ours: sends granted to a check whose destination ICMP calls unreachable
 CHECK_UNREACHABLE_RM: Final = 4  # ours: and the wait after the last of them, in RTOs
+CHECK_STEADY_GAP_S: Final = 1.0  # ours: between the retransmissions of a check after a restart
+MAX_STEADY_CHECKS: Final = 12  # ours: retransmitted so at a time; the others double their gaps
 
 # Concluding.
 NOMINATION_SLACK_S: Final = 0.030  # ours: a better pair unanswered for one RTT plus this is no longer waited for
@@ -34,6 +36,7 @@ DISCONNECTED_AFTER_S: Final = 7.0  # ours: silence after which the path is repor
 DISCONNECTED_PROBE_S: Final = 2.0  # ours: a probing check must have gone unanswered this long, too
 DOUBTED_PROBE_S: Final = 1.2  # ours: two unanswered checks suffice when the peer looks for other paths, too
 BACKUP_PROBE_S: Final = 7.5  # ours: while disconnected, the other valid pairs are checked this often
+RESTART_LINGER_S: Final = 30.0  # ours: a session replaced by a restart answers checks for as long as consent to it lasts
 KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 
 # Limits.
@@ -44,6 +47,7 @@ MAX_EARLY_CHECKS: Final = 64  # ours: authenticated checks kept until the peer's
 MAX_TRANSACTIONS: Final = 512  # ours: outstanding check transactions, cancelled ones included
 MAX_HELD_DATAGRAMS: Final = 64  # ours: data that overtook the answer to our check
 MAX_HELD_BYTES: Final = 96 * 1024  # ours
+MAX_RETIRED_SESSIONS: Final = 4  # ours: restarted sessions that still answer
 MAX_QUEUED_TRANSMITS: Final = 1024  # ours: the shell drains after each call
 MAX_QUEUED_EVENTS: Final = 4096  # ours
 

@@ -100,18 +100,19 @@ def test_rule_1_no_bytes_from_the_network_raise(datagrams: list[tuple[bytes, boo
         assert (verdict is Verdict.DROPPED) == (one.counters.total() > before)
 
 
+def mirrored(path: tuple[TransportAddress, TransportAddress] | None) -> tuple[TransportAddress, ...] | None:
+    """Return the path as the other end has it."""
+    return None if path is None else path[::-1]
+
+
 @given(SEEDS)
 @FEW
 def test_rules_2_and_3_after_each_timeout_the_next_is_later_and_all_seeds_connect(seed: int) -> None:
     """`World.step` asserts rule 3 each time; drained after each mutation, nothing else is needed to get anywhere."""
     world, a, b = bad_world(seed)
     trickle(world, a, b)
-    world.run_until(lambda: both(a, b, AgentState.COMPLETED), 60)
-    mine, theirs = a.selected_pair, b.selected_pair
-    assert mine is not None
-    assert theirs is not None
-    assert mine.local.path_base == theirs.remote.address, "both ends selected the same path"
-    assert mine.remote.address == theirs.local.path_base
+    # The answers to one nomination may all get lost; then the next pair is nominated, and the peer follows.
+    world.run_until(lambda: both(a, b, AgentState.COMPLETED) and a.data_pair() == mirrored(b.data_pair()), 60)
     assert a.role is not b.role
 
 
@@ -169,7 +170,7 @@ def test_rule_5_every_table_is_bounded_though_the_peer_misbehaves(seed: int) -> 
             if transmit.data[:2] == b"\x00\x01" and chance.random() < 0.2:
                 mapped = make_address("203.0.113.99", chance.randrange(1, 65536))
                 one.handle_datagram(now, A4, transmit.remote, answer(transmit, PEER, mapped=mapped))
-    inside = one._context
+    inside = one._current.context
     assert len(one.pairs) <= constants.MAX_PAIRS
     assert len(one.remote_candidates) <= constants.MAX_REMOTE_CANDIDATES
     assert len(one.local_candidates) <= constants.MAX_LOCAL_CANDIDATES

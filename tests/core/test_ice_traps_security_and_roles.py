@@ -196,7 +196,7 @@ def connect(world: World, a: ice.IceAgent, b: ice.IceAgent) -> None:
 
 
 def tiebreaker_of(one: ice.IceAgent) -> int:
-    return one._context.roles.tiebreaker
+    return one._roles.tiebreaker
 
 
 @pytest.mark.parametrize("role", list(Role))

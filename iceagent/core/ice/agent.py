@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
-from iceagent.core import stun
+from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.candidates import Added
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.consent import ConsentKeeper
-from iceagent.core.ice.context import Context
 from iceagent.core.ice.credentials import Credentials, generate_credentials
-from iceagent.core.ice.events import (
-    AgentState,
-    DropReason,
-    IceEvent,
-    LocalCandidateAdded,
-    RemoteCandidateAdded,
-    Verdict,
-)
-from iceagent.core.ice.keepalive import Keepalive
-from iceagent.core.ice.lifecycle import Lifecycle
-from iceagent.core.ice.nomination import Nominator
+from iceagent.core.ice.events import AgentState, DropReason, Failed, IceEvent, Restarted, RestartFailed, Verdict
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pair import CandidatePair, PairState, Path
-from iceagent.core.ice.requests import RequestHandler
-from iceagent.core.ice.responses import ResponseHandler
-from iceagent.core.ice.roles import Role
-from iceagent.core.ice.scheduler import Scheduler
+from iceagent.core.ice.pair import CandidatePair, Path
+from iceagent.core.ice.roles import Role, RoleKeeper
+from iceagent.core.ice.session import Session
+from iceagent.core.ice.standing import Standing
 from iceagent.core.transmit import Transmit
 
 _DEFAULT_CONFIG = IceConfig()
 
 
 class IceAgent:
-    """One ICE session with one peer: one data stream, one component, UDP (RFC 8445, full implementation).
+    """ICE with one peer: one data stream, one component, UDP (RFC 8445, full implementation).
+
+    It holds one session, and after a restart (RFC 8445 section 9) up to three kinds: the *current* one, which the
+    latest credentials and candidates belong to; the *carrier*, whose path data takes, until the current one has a
+    nominated pair; and *retired* ones, which answer checks until the peer's consent to them has ended.
 
     Use: call one method that changes something, then drain `poll_transmit` and `poll_event`, then wait for a datagram
     or `next_timeout`. Times are seconds of one monotonic clock. No method raises for anything the network or the peer
@@ -57,61 +47,75 @@ class IceAgent:
         config: IceConfig = _DEFAULT_CONFIG,
         credentials: Credentials | None = None,
     ) -> None:
-        context = Context(role, randbytes, config, credentials or generate_credentials(randbytes))
-        self._context = context
-        self._outbox: Outbox = context.outbox
-        self._validated: set[Path] = context.validated
-        self._nominator = Nominator(context)
-        self._consent = ConsentKeeper(context, self._nominator)
-        self._responses = ResponseHandler(context, self._nominator, self._consent)
-        self._requests = RequestHandler(context, self._nominator)
-        self._keepalive = Keepalive(context)
-        self._scheduler = Scheduler(context)
-        self._lifecycle = Lifecycle(context)
+        self._randbytes = randbytes
+        self._config = config
+        self._outbox = Outbox()
+        self._roles = RoleKeeper(role, randbytes)
+        self._standing = Standing(self._outbox)
+        self._current = self._new_session(credentials or generate_credentials(randbytes), steady=False)
+        self._carrier = self._current
+        self._retired: list[tuple[float, Session]] = []
+        self._older: tuple[set[Path], ...] = ()  # validated paths of all sessions but the current one
+        self._data_path: Path | None = None
+        self._generation = 0
+        self._past_checks_sent = 0
 
     # What is.
 
     @property
     def credentials(self) -> Credentials:
-        """Our username fragment and password, to be sent to the peer."""
-        return self._context.keys.local
+        """Our username fragment and password, to be sent to the peer; a restart makes new ones."""
+        return self._current.context.keys.local
 
     @property
     def remote_credentials(self) -> Credentials | None:
-        """The peer's, or None before they came."""
-        return self._context.keys.remote
+        """The peer's, or None before they came, as after a restart of ours."""
+        return self._current.context.keys.remote
+
+    @property
+    def generation(self) -> int:
+        """How many restarts there have been; candidates belong to one generation."""
+        return self._generation
+
+    @property
+    def restarting(self) -> bool:
+        """Whether a restart is under way that has not led to a path yet."""
+        return self._carrier is not self._current
 
     @property
     def role(self) -> Role:
         """Our present role."""
-        return self._context.roles.role
+        return self._roles.role
 
     @property
     def state(self) -> AgentState:
         """Where the session stands."""
-        return self._context.state
+        return self._standing.state
 
     @property
     def selected_pair(self) -> CandidatePair | None:
         """The pair both agents agreed on, or None before nomination and after the end."""
-        selected = self._context.selected
+        selected = self._carrier.context.selected
         return None if selected is None else selected.view()
 
     @property
     def pairs(self) -> tuple[CandidatePair, ...]:
-        """All pairs of the checklist, best first."""
-        ranked = sorted(self._context.checklist, key=lambda pair: pair.priority, reverse=True)
-        return tuple(pair.view() for pair in ranked)
+        """All pairs of the checklist, best first; during a restart those of the session before follow."""
+        views: list[CandidatePair] = []
+        for session in self._live():
+            ranked = sorted(session.context.checklist, key=lambda pair: pair.priority, reverse=True)
+            views += (pair.view() for pair in ranked)
+        return tuple(views)
 
     @property
     def local_candidates(self) -> tuple[Candidate, ...]:
-        """Our candidates, peer-reflexive ones included, oldest first."""
-        return tuple(self._context.table.local.values())
+        """Our candidates since the last restart, peer-reflexive ones included, oldest first."""
+        return tuple(self._current.context.table.local.values())
 
     @property
     def remote_candidates(self) -> tuple[Candidate, ...]:
-        """The peer's candidates, peer-reflexive ones included, oldest first."""
-        return tuple(self._context.table.remote.values())
+        """The peer's candidates since the last restart, peer-reflexive ones included, oldest first."""
+        return tuple(self._current.context.table.remote.values())
 
     @property
     def counters(self) -> Counter[DropReason]:
@@ -121,69 +125,83 @@ class IceAgent:
     @property
     def checks_sent(self) -> int:
         """Requests sent so far: checks, their retransmissions, nomination and consent."""
-        return self._context.runner.checks_sent
+        return self._past_checks_sent + sum(session.context.runner.checks_sent for session in self._all())
 
     def is_validated(self, local: TransportAddress, remote: TransportAddress) -> bool:
         """Whether data from `remote` at the socket `local` may reach the user; one set lookup (trap 3)."""
-        return (local, remote) in self._validated
+        path = (local, remote)
+        return path in self._current.context.validated or any(path in paths for paths in self._older)
 
     def data_pair(self) -> tuple[TransportAddress, TransportAddress] | None:
         """Return (local base, remote) to send application data on, or None; one attribute.
 
         It is the selected pair, or before nomination the best valid one (RFC 8445 section 12.1). It ends with consent.
         """
-        return self._context.data_path
+        return self._data_path
 
     # What changes it.
 
     def set_remote_credentials(self, now: float, credentials: Credentials, *, lite: bool = False) -> None:
         """Take the peer's credentials and begin to check.
 
+        Others than those known mean that the peer has restarted (RFC 8445 section 9): unless we had just begun a
+        restart of our own, one begins here, and `Restarted` tells our new credentials, which the peer has to get.
+
         Args:
             now: the present.
             credentials: the peer's. Setting the same ones again does nothing.
             lite: the peer is a lite implementation, so we are controlling (RFC 8445 section 6.1.1).
+        """
+        if self._standing.over or any(credentials == session.context.keys.remote for session in self._all()):
+            return
+        if self._current.context.keys.remote is not None:
+            self._restart(now, generate_credentials(self._randbytes), by_peer=True)
+        self._current.set_remote_credentials(now, credentials, lite=lite)
+        self._settle(now)
+
+    def restart(self, now: float, credentials: Credentials | None = None) -> Credentials:
+        """Begin an ICE restart; return the new credentials, which the peer has to get (trap 25).
+
+        Local candidates are to be added anew. The path in use carries data, and is answered for, until a pair of the
+        new session is nominated. While the peer's answer to an earlier restart is awaited, or before the first
+        credentials of the peer came, nothing changes and the present credentials are returned.
+
+        Args:
+            now: the present.
+            credentials: our own; fresh ones by default.
 
         Raises:
-            ValueError: other credentials have been set before; that would be an ICE restart.
+            ValueError: the agent has failed or is closed, or `credentials` are not new.
+
+        Source: RFC 8445 section 9.
         """
-        context = self._context
-        if context.over or credentials == context.keys.remote:
-            return
-        if context.keys.remote is not None:
-            raise ValueError("the peer's credentials are already set; new ones need a new session")
-        context.keys.set_remote(credentials)
-        context.started_at = now
-        if lite and not context.roles.controlling:
-            context.roles.switch()
-            context.role_changed()
-        context.checklist.start()
-        self._requests.process_early(now)
+        if self._standing.over:
+            raise ValueError("the session is over; a new one needs a new agent")
+        if self._current.context.keys.remote is None:
+            return self.credentials
+        if credentials is not None and any(credentials.ufrag == s.context.keys.local.ufrag for s in self._all()):
+            raise ValueError("a restart needs credentials that were not used before")
+        self._restart(now, credentials or generate_credentials(self._randbytes), by_peer=False)
         self._settle(now)
+        return self.credentials
 
     def add_local_candidate(self, now: float, candidate: Candidate) -> bool:
         """Use a gathered candidate; return False if it is redundant or unusable (see `counters`).
 
         Source: RFC 8445 sections 5.1.3 and 6.1.2, RFC 8838 section 10.
         """
-        context = self._context
-        if context.over:
+        if self._standing.over:
             return False
-        added = context.table.add_local(candidate)
-        if not isinstance(added, Added):
-            context.drop(added)
-            return False
-        context.candidate_at = now
-        self._outbox.emit(LocalCandidateAdded(candidate))
-        if added is Added.UPGRADED:
-            self._upgrade_local(candidate)
-        self._form((candidate, remote) for remote in context.table.remote.values())
+        added = self._current.add_local_candidate(now, candidate)
+        if self._carrier is not self._current and not self._carrier.context.over:
+            # A restart may never be answered; then the old session finds the new address of ours by itself.
+            self._carrier.add_local_candidate(now, candidate, tell=False)
         self._settle(now)
-        return True
+        return added
 
     def end_of_local_candidates(self, now: float) -> None:
         """Take note that gathering is over."""
-        self._context.table.local_ended = True
+        self._current.context.table.local_ended = True
         self._settle(now)
 
     def add_remote_candidate(self, now: float, candidate: Candidate | None) -> bool:
@@ -193,34 +211,17 @@ class IceAgent:
 
         Source: RFC 8838 sections 11 and 13.
         """
-        context = self._context
-        if context.over:
+        if self._standing.over:
             return False
-        if candidate is None:
-            context.table.remote_ended = True
-            self._settle(now)
-            return True
-        added = context.table.add_remote(candidate)
-        if not isinstance(added, Added):
-            context.drop(added)
-            return False
-        context.candidate_at = now
-        self._outbox.emit(RemoteCandidateAdded(candidate))
-        if added is Added.UPGRADED:
-            self._upgrade_remote(candidate)
-        self._form((local, candidate) for local in list(context.table.local.values()))
-        if added is Added.NEW and context.is_settled(now):
-            self._check_late(candidate)
-        self._nominator.refresh(now)
+        added = self._current.add_remote_candidate(now, candidate)
         self._settle(now)
-        return True
+        return added
 
     def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Verdict:
         """Deal with a datagram that came from `remote` at the socket bound to `local`; never raises."""
-        context = self._context
-        if context.over:
+        if self._standing.over:
             # A failed agent no longer answers either: answers would keep up the peer's consent to a dead session.
-            context.drop(DropReason.SESSION_OVER)
+            self._outbox.drop(DropReason.SESSION_OVER)
             return Verdict.DROPPED
         if not stun.looks_like_stun(data):
             return self._handle_data((local, remote), data)
@@ -228,7 +229,7 @@ class IceAgent:
         self._settle(now)
         if reason is None:
             return Verdict.CONSUMED
-        context.drop(reason)
+        self._outbox.drop(reason)
         return Verdict.DROPPED
 
     def handle_unreachable(self, now: float, local: TransportAddress, remote: TransportAddress) -> None:
@@ -237,10 +238,11 @@ class IceAgent:
         It concerns that one path (trap 28) and, not being authenticated, fails nothing: checks that are out end
         sooner if nothing answers. Consent is not touched.
         """
-        if self._context.over:
+        if self._standing.over:
             return
-        self._context.drop(DropReason.UNREACHABLE)
-        self._context.runner.handle_unreachable(now, (local, remote))
+        self._outbox.drop(DropReason.UNREACHABLE)
+        for session in self._live():
+            session.context.runner.handle_unreachable(now, (local, remote))
         self._settle(now)
 
     def handle_base_lost(self, now: float, base: TransportAddress) -> None:
@@ -249,40 +251,36 @@ class IceAgent:
         Its candidates and pairs are forgotten. If it carried the data, the other pairs are checked, also those of
         candidates added from now on; the session fails only when none of them works while consent lasts.
         """
-        if self._context.over:
+        if self._standing.over:
             return
-        self._consent.lose_base(now, base)
+        for session in self._live():
+            session.consent.lose_base(now, base)
         self._settle(now)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due at `now`; call it when `next_timeout` has come, or at any other time."""
-        if self._context.over:
+        if self._standing.over:
             return
-        for check in self._context.runner.handle_timeout(now):
-            self._responses.failed(check)
+        for session in self._live():
+            session.handle_timeout(now)
         self._settle(now)
 
     def close(self, now: float) -> None:
         """End the session: nothing is sent or answered any more, and no timer is left (trap 27). Idempotent."""
-        self._lifecycle.close()
-        self._wind_up(now)
+        del now
+        self._standing.follow(AgentState.CLOSED)
+        self._wind_up()
         self._outbox.transmits.clear()
 
     # What comes out.
 
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` wants to be called, or None."""
-        if self._context.over:
+        if self._standing.over:
             return None
-        parts = (
-            self._context.runner.next_timeout(),
-            self._scheduler.next_timeout(),
-            self._nominator.next_timeout(),
-            self._consent.next_timeout(),
-            self._keepalive.next_timeout(),
-            self._lifecycle.next_timeout(),
-        )
-        return min((at for at in parts if at is not None), default=None)
+        times = [session.next_timeout() for session in self._live()]
+        times += [until for until, _ in self._retired]
+        return min((at for at in times if at is not None), default=None)
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
@@ -294,19 +292,27 @@ class IceAgent:
 
     # Within.
 
+    def _new_session(self, credentials: Credentials, *, steady: bool) -> Session:
+        return Session(self._outbox, self._roles, self._randbytes, self._config, credentials, steady=steady)
+
+    def _live(self) -> tuple[Session, ...]:
+        """Return the sessions that act of their own accord, the current one first."""
+        if self._carrier is self._current:
+            return (self._current,)
+        return (self._current, self._carrier)
+
+    def _all(self) -> Iterator[Session]:
+        yield from self._live()
+        for _, session in self._retired:
+            yield session
+
+    # Within: datagrams.
+
     def _handle_data(self, path: Path, data: bytes) -> Verdict:
-        if path in self._validated:
+        if self.is_validated(*path):
             return Verdict.APPLICATION_DATA
-        context = self._context
-        pair = context.checklist.pairs.get(path)
-        heard = self._requests.has_early(path) if pair is None else pair.heard and not pair.consent_lost
-        if not heard:
-            context.drop(DropReason.DATA_UNVALIDATED)
-            return Verdict.DROPPED
-        if not context.held.hold(path, data):
-            context.drop(DropReason.DATA_HELD_OVERFLOW)
-            return Verdict.DROPPED
-        return Verdict.HELD
+        holder = next((session for session in self._live() if session.has_heard(path)), self._current)
+        return holder.hold_data(path, data)
 
     def _handle_stun(
         self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes
@@ -315,7 +321,8 @@ class IceAgent:
             message = stun.decode(data)
         except stun.StunError:
             return DropReason.STUN_MALFORMED
-        self._consent.expire(now)
+        for session in self._live():
+            session.consent.expire(now)
         fingerprint = message.verify_fingerprint()
         kind = message.message_class
         # RFC 8445 section 7.1: checks and their responses carry a FINGERPRINT; without that rule a bit flipped in its
@@ -327,60 +334,101 @@ class IceAgent:
         if kind is stun.MessageClass.INDICATION:
             return None  # a keepalive; it proves nothing (trap 14)
         if kind is stun.MessageClass.REQUEST:
-            return self._requests.handle(now, local, remote, message)
-        outcome = self._context.runner.handle_response(now, local, remote, message)
-        if isinstance(outcome, DropReason):
-            return outcome
-        self._responses.apply(now, outcome)
-        return None
+            return self._session_called(message).handle_request(now, local, remote, message)
+        return self._session_asked(message).handle_response(now, local, remote, message)
+
+    def _session_called(self, request: stun.Message) -> Session:
+        """Return the session whose ufrag a request names; the current one answers for none."""
+        username = request.get(stun.Username)
+        if username is None or len(self._older) == 0:
+            return self._current
+        ufrag = username.value.partition(":")[0]
+        named = (session for session in self._all() if session.context.keys.local.ufrag == ufrag)
+        return next(named, self._current)
+
+    def _session_asked(self, response: stun.Message) -> Session:
+        """Return the session whose check a response answers; the current one counts those of none."""
+        asked = (session for session in self._live() if session.context.runner.knows(response.transaction_id))
+        return next(asked, self._current)
+
+    # Within: restarts.
+
+    def _restart(self, now: float, credentials: Credentials, *, by_peer: bool) -> None:
+        replaced = self._current
+        self._current = self._new_session(credentials, steady=True)
+        self._generation += 1
+        if replaced is not self._carrier:
+            self._retire(now, replaced)
+        if self._carrier.context.data_pair is None:
+            self._retire(now, self._carrier)
+            self._carrier = self._current
+            self._current.context.alone_since = now
+        self._list_older()
+        self._outbox.emit(Restarted(credentials, by_peer))
+
+    def _retire(self, now: float, session: Session) -> None:
+        if session.context.over:
+            self._past_checks_sent += session.context.runner.checks_sent
+            return
+        session.retire()
+        self._retired.append((now + constants.RESTART_LINGER_S, session))
+        if len(self._retired) > constants.MAX_RETIRED_SESSIONS:
+            self._forget_retired()
+
+    def _forget_retired(self) -> None:
+        _, session = self._retired.pop(0)
+        self._past_checks_sent += session.context.runner.checks_sent
+        session.wind_up()
+
+    def _list_older(self) -> None:
+        self._older = tuple(session.context.validated for session in self._all() if session is not self._current)
 
     def _settle(self, now: float) -> None:
-        """Let every part do what the new facts call for; afterwards nothing is due at or before `now`."""
-        if self._context.over:
+        """Let every session do what the new facts call for, and draw the conclusions for the agent."""
+        if self._standing.over:
             return
-        self._consent.advance(now)
-        self._nominator.advance(now)
-        self._scheduler.advance(now)
-        self._keepalive.advance(now)
-        self._lifecycle.advance(now)
-        if self._context.over:
-            self._wind_up(now)
+        for session in self._live():
+            session.settle(now)
+        if self._carrier is not self._current:
+            self._hand_over(now)
+        while self._retired and now >= self._retired[0][0]:
+            self._forget_retired()
+            self._list_older()
+        self._data_path = self._carrier.context.data_path
+        self._standing_follows()
 
-    def _form(self, candidates: Iterable[tuple[Candidate, Candidate]]) -> None:
-        if not self._context.checklist.form(candidates, self._context.roles.controlling):
-            self._context.drop(DropReason.PAIR_LIMIT)
+    def _hand_over(self, now: float) -> None:
+        """Let the current session carry the data once it has a nominated pair, or any while the old path is lost."""
+        current, carrier = self._current.context, self._carrier.context
+        if current.over and not carrier.over:
+            self._outbox.emit(RestartFailed(current.failure))
+            self._past_checks_sent += current.runner.checks_sent
+            self._current = self._carrier
+        elif current.selected is not None or (carrier.over and current.data_pair is not None):
+            old, self._carrier = self._carrier, self._current
+            self._retire(now, old)
+        elif carrier.over and current.alone_since is None:
+            current.alone_since = now
+        self._list_older()
 
-    def _check_late(self, candidate: Candidate) -> None:
-        """Check the pairs of a candidate that comes long after a pair was selected: the peer may have lost its path.
+    def _standing_follows(self) -> None:
+        current, carrier = self._current.context, self._carrier.context
+        if not carrier.over:
+            is_anew = carrier.state is AgentState.NEW and self._generation > 0
+            self._standing.follow(AgentState.CHECKING if is_anew else carrier.state)
+        elif not current.over:
+            self._standing.follow(AgentState.CHECKING)
+        else:
+            reason = current.failure
+            if carrier is not current:
+                reason = f"{carrier.failure}; and the restart did not help: {reason}"
+            self._outbox.emit(Failed(reason))
+            self._standing.follow(AgentState.FAILED)
+            self._wind_up()
 
-        Without that a peer whose relay was restarted could not be reached until our side has noticed, too.
-        """
-        self._context.doubted = True
-        for pair in self._context.checklist:
-            if pair.remote is candidate:
-                self._context.checklist.set_state(pair, PairState.WAITING)
-                self._context.checklist.trigger(pair)
-
-    def _upgrade_remote(self, candidate: Candidate) -> None:
-        """Let the pairs of a peer-reflexive candidate show its signalled twin, nomination kept (trap 17)."""
-        for pair in self._context.checklist:
-            if pair.remote.address == candidate.address:
-                pair.remote = candidate
-                pair.rank(self._context.roles.controlling)
-
-    def _upgrade_local(self, candidate: Candidate) -> None:
-        for pair in self._context.checklist:
-            valid = pair.valid_local
-            if valid is not None and (valid.address, valid.base) == (candidate.address, candidate.base):
-                pair.valid_local = candidate
-                pair.rank(self._context.roles.controlling)
-
-    def _wind_up(self, now: float) -> None:
-        """Forget what only a living session needs."""
-        context = self._context
-        context.runner.clear()
-        context.held.clear()
-        context.validated.clear()
-        self._requests.clear()
-        context.data_pair = context.selected = None
-        context.data_path = None
+    def _wind_up(self) -> None:
+        """Forget what only a living agent needs."""
+        for session in self._all():
+            session.wind_up()
+        self._older = ()
+        self._data_path = None

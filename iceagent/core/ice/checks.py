@@ -105,7 +105,9 @@ class CheckRunner:
         self.checks_sent = 0
         self.answers = 0
 
-    def start(self, now: float, pair: CheckPair, kind: CheckKind, rto: float, *, use_candidate: bool) -> Check:
+    def start(
+        self, now: float, pair: CheckPair, kind: CheckKind, rto: float, *, use_candidate: bool, steady: bool = False
+    ) -> Check:
         """Send the first request of a new transaction.
 
         Args:
@@ -114,11 +116,12 @@ class CheckRunner:
             kind: what for.
             rto: first retransmission timeout, seconds.
             use_candidate: whether it nominates (RFC 8445 section 7.1.2).
+            steady: retransmit once a second until the end, instead of ever more seldom.
         """
         if len(self._checks) >= constants.MAX_TRANSACTIONS:
             self._make_room()
         transaction_id = self._randbytes(12)
-        gaps_s, expires_s = _schedule(kind, rto)
+        gaps_s, expires_s = _steady_schedule(rto) if steady else _schedule(kind, rto)
         check = Check(
             pair=pair,
             kind=kind,
@@ -150,6 +153,10 @@ class CheckRunner:
     def clear(self) -> None:
         """Forget everything."""
         self._checks.clear()
+
+    def knows(self, transaction_id: bytes) -> bool:
+        """Whether a check with that transaction id waits for its answer."""
+        return transaction_id in self._checks
 
     def handle_response(
         self, now: float, local: TransportAddress, remote: TransportAddress, response: stun.Message
@@ -265,6 +272,11 @@ def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
     rm = constants.CHECK_RM if ordinary else constants.CONFIRM_RM
     gaps_s = (*(rto * 2**sent for sent in range(rc - 1)), rto * rm)
     return gaps_s, min(sum(gaps_s), constants.CHECK_TIMEOUT_S)
+
+
+def _steady_schedule(rto: float) -> tuple[tuple[float, ...], float]:
+    count = int(constants.CHECK_TIMEOUT_S / constants.CHECK_STEADY_GAP_S)
+    return (rto, *(constants.CHECK_STEADY_GAP_S,) * count), constants.CHECK_TIMEOUT_S
 
 
 def mapped_address(remote: TransportAddress) -> stun.XorMappedAddress:

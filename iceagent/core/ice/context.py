@@ -14,7 +14,7 @@ from iceagent.core.ice.events import AgentState, DropReason, PairStateChanged, R
 from iceagent.core.ice.held import HeldData
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pair import CheckPair, PairState, Path
-from iceagent.core.ice.roles import Role, RoleKeeper
+from iceagent.core.ice.roles import RoleKeeper
 
 
 class Context:
@@ -29,19 +29,29 @@ class Context:
         started_at: when the peer's credentials came, from which patience counts; None before.
         next_slot_at: before this no new check is sent (Ta).
         loss: why the last path was lost, in words.
+        failure: why the session failed, in words.
+        retired: another session carries the data; this one only answers.
+        steady: checks are retransmitted every second, not ever more seldom: after a restart the path often is away for
+            a while, and the user waits for the moment it is back.
+        alone_since: for a session begun by a restart, since when no older one has carried data; None while one does.
         candidate_at: when the last candidate of either side came.
         selected_at: when the selected pair last changed.
         doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
     """
 
     def __init__(
-        self, role: Role, randbytes: Callable[[int], bytes], config: IceConfig, credentials: Credentials
+        self,
+        outbox: Outbox,
+        roles: RoleKeeper,
+        randbytes: Callable[[int], bytes],
+        config: IceConfig,
+        credentials: Credentials,
     ) -> None:
         self.config = config
         self.randbytes = randbytes
-        self.outbox = Outbox()
+        self.outbox = outbox
         self.keys = KeyRing(credentials)
-        self.roles = RoleKeeper(role, randbytes)
+        self.roles = roles
         self.table = CandidateTable(config.max_local_candidates, config.max_remote_candidates)
         self.checklist = Checklist(config.max_pairs, self._pair_moved)
         self.runner = CheckRunner(self.outbox, self.keys, self.roles, randbytes)
@@ -58,17 +68,21 @@ class Context:
         self.doubted = False
         self.next_slot_at = float("-inf")
         self.loss = ""
+        self.failure = ""
+        self.retired = False
+        self.steady = False
+        self.alone_since: float | None = None
         self.requests_received = 0
 
     @property
     def running(self) -> bool:
-        """Whether checks may be sent: the peer's credentials are known and the session is not over."""
-        return self.started_at is not None and not self.over
+        """Whether checks may be sent: the peer's credentials are known, and the session is neither over nor retired."""
+        return self.started_at is not None and not self.over and not self.retired
 
     @property
     def over(self) -> bool:
-        """Whether the session has failed or was closed."""
-        return self.state in (AgentState.FAILED, AgentState.CLOSED)
+        """Whether the session has failed."""
+        return self.state is AgentState.FAILED
 
     @property
     def concluded(self) -> bool:
@@ -85,12 +99,14 @@ class Context:
 
     def start_check(self, now: float, pair: CheckPair, kind: CheckKind) -> Check:
         """Send a check of a pair with the timeout that suits the checklist."""
+        steady = False
         if kind is CheckKind.ORDINARY:
-            waiting = self.checklist.count(PairState.WAITING)
-            rto = rto_s(waiting, self.checklist.count(PairState.IN_PROGRESS), self.config.ta_s)
+            in_progress = self.checklist.count(PairState.IN_PROGRESS)
+            rto = rto_s(self.checklist.count(PairState.WAITING), in_progress, self.config.ta_s)
+            steady = self.steady and in_progress < constants.MAX_STEADY_CHECKS
         else:
             rto = rto_s(0, 0)
-        return self.runner.start(now, pair, kind, rto, use_candidate=self._nominates(pair, kind))
+        return self.runner.start(now, pair, kind, rto, use_candidate=self._nominates(pair, kind), steady=steady)
 
     def _nominates(self, pair: CheckPair, kind: CheckKind) -> bool:
         # Consent checks of the pair we nominated say so again: an answer to an earlier nomination of another pair may

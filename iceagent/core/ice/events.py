@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
+from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.pair import CandidatePair
 from iceagent.core.ice.roles import Role
 
@@ -16,7 +17,8 @@ class AgentState(Enum):
     """Where the session stands.
 
     CONNECTED: a valid pair exists, data may flow. COMPLETED: a pair is selected. DISCONNECTED: the path in use has
-    been silent for a while; data may still be sent, and it recovers with the next answer.
+    been silent for a while; data may still be sent, and it recovers with the next answer. During a restart the state
+    is that of the session that carries the data, and CHECKING once none does.
     """
 
     NEW = "new"
@@ -32,13 +34,31 @@ AGENT_TRANSITIONS: Final[dict[AgentState, frozenset[AgentState]]] = {
     AgentState.NEW: frozenset({AgentState.CHECKING, AgentState.CLOSED}),
     AgentState.CHECKING: frozenset({AgentState.CONNECTED, AgentState.FAILED, AgentState.CLOSED}),
     AgentState.CONNECTED: frozenset(
-        {AgentState.COMPLETED, AgentState.DISCONNECTED, AgentState.FAILED, AgentState.CLOSED}
+        {
+            AgentState.CHECKING,
+            AgentState.COMPLETED,
+            AgentState.DISCONNECTED,
+            AgentState.FAILED,
+            AgentState.CLOSED,
+        }
     ),
     AgentState.COMPLETED: frozenset(
-        {AgentState.CONNECTED, AgentState.DISCONNECTED, AgentState.FAILED, AgentState.CLOSED}
+        {
+            AgentState.CHECKING,
+            AgentState.CONNECTED,
+            AgentState.DISCONNECTED,
+            AgentState.FAILED,
+            AgentState.CLOSED,
+        }
     ),
     AgentState.DISCONNECTED: frozenset(
-        {AgentState.CONNECTED, AgentState.COMPLETED, AgentState.FAILED, AgentState.CLOSED}
+        {
+            AgentState.CHECKING,
+            AgentState.CONNECTED,
+            AgentState.COMPLETED,
+            AgentState.FAILED,
+            AgentState.CLOSED,
+        }
     ),
     AgentState.FAILED: frozenset({AgentState.CLOSED}),
     AgentState.CLOSED: frozenset(),
@@ -168,6 +188,25 @@ class HeldDataReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """A restart began: send these credentials to the peer, then the candidates that follow.
+
+    `by_peer`: the peer restarted, and this is our part in it. Data goes on over the old path until a new pair is
+    nominated (RFC 8445 section 9).
+    """
+
+    credentials: Credentials
+    by_peer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestartFailed:
+    """The restart found no path; the session before it goes on, since its path still works."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The session is over; `reason` says why in words."""
 
@@ -185,5 +224,7 @@ IceEvent: TypeAlias = (
     | RoleChanged
     | ConsentLost
     | HeldDataReleased
+    | Restarted
+    | RestartFailed
     | Failed
 )

@@ -1,4 +1,4 @@
-"""The agent's state, and the patience before it fails: RFC 8445 section 6.1.3, RFC 8863."""
+"""Where a session stands, and the patience before it fails: RFC 8445 section 6.1.3, RFC 8863."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.events import AGENT_TRANSITIONS, AgentState, DropReason, Failed, StateChanged
+from iceagent.core.ice.events import AgentState, DropReason
 
 
 class Lifecycle:
-    """Derives the state from the facts; FAILED and CLOSED are for good."""
+    """Derives the state from the facts; FAILED is for good. `IceAgent` tells what the agent as a whole has come to."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -31,13 +31,7 @@ class Lifecycle:
         if fails_at is not None and now >= fails_at:
             self.fail(self._why_no_pair())
             return
-        wanted = self._wanted()
-        if wanted is not context.state:
-            if context.state is AgentState.NEW and wanted is not AgentState.CHECKING:
-                self._move(AgentState.CHECKING)
-            if context.state is AgentState.CHECKING and wanted is AgentState.COMPLETED:
-                self._move(AgentState.CONNECTED)
-            self._move(wanted)
+        context.state = self._state()
 
     def next_timeout(self) -> float | None:
         """Return when patience ends, if it is running out."""
@@ -45,21 +39,10 @@ class Lifecycle:
 
     def fail(self, reason: str) -> None:
         """End the session, saying why."""
-        self._context.outbox.emit(Failed(reason))
-        self._move(AgentState.FAILED)
+        self._context.failure = reason
+        self._context.state = AgentState.FAILED
 
-    def close(self) -> None:
-        """End the session; idempotent."""
-        if self._context.state is not AgentState.CLOSED:
-            self._move(AgentState.CLOSED)
-
-    def _move(self, new: AgentState) -> None:
-        old = self._context.state
-        assert new in AGENT_TRANSITIONS[old], f"{old} to {new}"
-        self._context.state = new
-        self._context.outbox.emit(StateChanged(old, new))
-
-    def _wanted(self) -> AgentState:
+    def _state(self) -> AgentState:
         context = self._context
         if context.data_pair is not None:
             if context.silent:
@@ -72,7 +55,9 @@ class Lifecycle:
         # RFC 8838 section 8: without end-of-candidates we do not wait for ever, but the same patience again after the
         # last candidate of either side.
         context = self._context
-        if context.started_at is None or context.data_pair is not None:
+        if context.started_at is None:  # failing is only for a restart that nobody answers while nothing else works
+            return None if context.alone_since is None else context.alone_since + context.config.patience_s
+        if context.data_pair is not None:
             return None
         if any(pair.is_pending for pair in context.checklist):
             return None
@@ -82,6 +67,8 @@ class Lifecycle:
     def _why_no_pair(self) -> str:
         context = self._context
         pairs, runner = list(context.checklist), context.runner
+        if context.started_at is None:
+            return f"the peer has not answered the restart for {context.config.patience_s:g} s"
         local, remote = _kinds(context.table.local.values()), _kinds(context.table.remote.values())
         if not context.table.local:
             return "no local candidate: this machine has no usable network address"

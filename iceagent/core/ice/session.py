@@ -1,0 +1,232 @@
+"""One ICE session: a checklist with its candidates, credentials, checks and consent, until a restart replaces it.
+
+RFC 8445 section 4 calls so all that happens between two restarts. `IceAgent` holds the current session, and while a
+restart is under way also the one before, which carries the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from iceagent.core import stun
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice.candidate import Candidate
+from iceagent.core.ice.candidates import Added
+from iceagent.core.ice.config import IceConfig
+from iceagent.core.ice.consent import ConsentKeeper
+from iceagent.core.ice.context import Context
+from iceagent.core.ice.credentials import Credentials
+from iceagent.core.ice.events import DropReason, LocalCandidateAdded, RemoteCandidateAdded, Verdict
+from iceagent.core.ice.keepalive import Keepalive
+from iceagent.core.ice.lifecycle import Lifecycle
+from iceagent.core.ice.nomination import Nominator
+from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.pair import PairState, Path
+from iceagent.core.ice.requests import RequestHandler
+from iceagent.core.ice.responses import ResponseHandler
+from iceagent.core.ice.roles import RoleKeeper
+from iceagent.core.ice.scheduler import Scheduler
+
+
+class Session:
+    """The parts of one session, and the order in which they act.
+
+    Args:
+        outbox: where datagrams and events go; shared by the sessions of an agent.
+        roles: our role, which outlives a restart (RFC 8445 section 6.1.1).
+        randbytes: source of unpredictable bytes.
+        config: settings.
+        credentials: our own, of this session alone.
+        steady: retransmit every second rather than ever more seldom; see `Context.steady`.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        roles: RoleKeeper,
+        randbytes: Callable[[int], bytes],
+        config: IceConfig,
+        credentials: Credentials,
+        *,
+        steady: bool = False,
+    ) -> None:
+        context = Context(outbox, roles, randbytes, config, credentials)
+        context.steady = steady
+        self.context = context
+        self._nominator = Nominator(context)
+        self.consent = ConsentKeeper(context, self._nominator)
+        self._responses = ResponseHandler(context, self._nominator, self.consent)
+        self._requests = RequestHandler(context, self._nominator)
+        self._keepalive = Keepalive(context)
+        self._scheduler = Scheduler(context)
+        self.lifecycle = Lifecycle(context)
+        self._ranked_generation = roles.generation
+
+    # What changes it; `settle` is to follow.
+
+    def set_remote_credentials(self, now: float, credentials: Credentials, *, lite: bool) -> None:
+        """Take the peer's credentials and begin to check."""
+        context = self.context
+        context.keys.set_remote(credentials)
+        context.started_at = now
+        if lite and not context.roles.controlling:
+            context.roles.switch()
+            context.role_changed()
+        context.checklist.start()
+        self._requests.process_early(now)
+
+    def add_local_candidate(self, now: float, candidate: Candidate, *, tell: bool = True) -> bool:
+        """Use a gathered candidate; False if it is redundant or unusable (RFC 8445 section 5.1.3, RFC 8838 section 10).
+
+        Its pairs are formed with all remote candidates known.
+        """
+        context = self.context
+        added = context.table.add_local(candidate)
+        if not isinstance(added, Added):
+            context.drop(added)
+            return False
+        context.candidate_at = now
+        if tell:
+            context.outbox.emit(LocalCandidateAdded(candidate))
+        if added is Added.UPGRADED:
+            self._upgrade_local(candidate)
+        self._form((candidate, remote) for remote in context.table.remote.values())
+        return True
+
+    def add_remote_candidate(self, now: float, candidate: Candidate | None) -> bool:
+        """Use a candidate of the peer or, with None, its end-of-candidates; False if it was dropped."""
+        context = self.context
+        if candidate is None:
+            context.table.remote_ended = True
+            return True
+        added = context.table.add_remote(candidate)
+        if not isinstance(added, Added):
+            context.drop(added)
+            return False
+        context.candidate_at = now
+        context.outbox.emit(RemoteCandidateAdded(candidate))
+        if added is Added.UPGRADED:
+            self._upgrade_remote(candidate)
+        self._form((local, candidate) for local in list(context.table.local.values()))
+        if added is Added.NEW and context.is_settled(now):
+            self._check_late(candidate)
+        self._nominator.refresh(now)
+        return True
+
+    def handle_request(
+        self, now: float, local: TransportAddress, remote: TransportAddress, request: stun.Message
+    ) -> DropReason | None:
+        """Deal with a check of the peer; return why it was dropped, or None."""
+        return self._requests.handle(now, local, remote, request)
+
+    def handle_response(
+        self, now: float, local: TransportAddress, remote: TransportAddress, response: stun.Message
+    ) -> DropReason | None:
+        """Deal with an answer to a check of ours; return why it was dropped, or None."""
+        outcome = self.context.runner.handle_response(now, local, remote, response)
+        if isinstance(outcome, DropReason):
+            return outcome
+        self._responses.apply(now, outcome)
+        return None
+
+    def has_heard(self, path: Path) -> bool:
+        """Whether an authenticated check came from there, so that its data may be held until ours is answered."""
+        pair = self.context.checklist.pairs.get(path)
+        return self._requests.has_early(path) if pair is None else pair.heard and not pair.consent_lost
+
+    def hold_data(self, path: Path, data: bytes) -> Verdict:
+        """Keep data of a path that is not validated, if an authenticated check came from there; else drop it."""
+        context = self.context
+        if not self.has_heard(path):
+            context.drop(DropReason.DATA_UNVALIDATED)
+            return Verdict.DROPPED
+        if not context.held.hold(path, data):
+            context.drop(DropReason.DATA_HELD_OVERFLOW)
+            return Verdict.DROPPED
+        return Verdict.HELD
+
+    def handle_timeout(self, now: float) -> None:
+        """Retransmit, and take note of the checks that nobody answered."""
+        for check in self.context.runner.handle_timeout(now):
+            self._responses.failed(check)
+
+    def settle(self, now: float) -> None:
+        """Let every part do what the new facts call for; afterwards nothing is due at or before `now`."""
+        context = self.context
+        if context.over or context.retired:
+            return
+        if self._ranked_generation != context.roles.generation:
+            # The role is the agent's; another session of it may have learned of a conflict.
+            self._ranked_generation = context.roles.generation
+            context.checklist.rank_all(context.roles.controlling)
+            self._nominator.role_changed()
+        self.consent.advance(now)
+        self._nominator.advance(now)
+        self._scheduler.advance(now)
+        self._keepalive.advance(now)
+        self.lifecycle.advance(now)
+        if context.over:
+            self.wind_up()
+
+    def next_timeout(self) -> float | None:
+        """Return when `handle_timeout` and `settle` want to be called, or None."""
+        if self.context.over or self.context.retired:
+            return None
+        parts = (
+            self.context.runner.next_timeout(),
+            self._scheduler.next_timeout(),
+            self._nominator.next_timeout(),
+            self.consent.next_timeout(),
+            self._keepalive.next_timeout(),
+            self.lifecycle.next_timeout(),
+        )
+        return min((at for at in parts if at is not None), default=None)
+
+    def retire(self) -> None:
+        """Send nothing of its own accord any more, but answer checks and deliver data (trap 25)."""
+        context = self.context
+        context.retired = True
+        context.runner.clear()
+        context.held.clear()
+        self._requests.clear()
+
+    def wind_up(self) -> None:
+        """Forget what only a living session needs."""
+        context = self.context
+        context.runner.clear()
+        context.held.clear()
+        context.validated.clear()
+        self._requests.clear()
+        context.data_pair = context.selected = None
+        context.data_path = None
+
+    # Within.
+
+    def _form(self, candidates: Iterable[tuple[Candidate, Candidate]]) -> None:
+        if not self.context.checklist.form(candidates, self.context.roles.controlling):
+            self.context.drop(DropReason.PAIR_LIMIT)
+
+    def _check_late(self, candidate: Candidate) -> None:
+        """Check the pairs of a candidate that comes long after a pair was selected: the peer may have lost its path.
+
+        Without that a peer whose relay was restarted could not be reached until our side has noticed, too.
+        """
+        self.context.doubted = True
+        for pair in self.context.checklist:
+            if pair.remote is candidate:
+                self.context.checklist.set_state(pair, PairState.WAITING)
+                self.context.checklist.trigger(pair)
+
+    def _upgrade_remote(self, candidate: Candidate) -> None:
+        """Let the pairs of a peer-reflexive candidate show its signalled twin, nomination kept (trap 17)."""
+        for pair in self.context.checklist:
+            if pair.remote.address == candidate.address:
+                pair.remote = candidate
+                pair.rank(self.context.roles.controlling)
+
+    def _upgrade_local(self, candidate: Candidate) -> None:
+        for pair in self.context.checklist:
+            valid = pair.valid_local
+            if valid is not None and (valid.address, valid.base) == (candidate.address, candidate.base):
+                pair.valid_local = candidate
+                pair.rank(self.context.roles.controlling)
