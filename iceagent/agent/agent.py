@@ -205,6 +205,7 @@ class Agent(trio.abc.Channel[bytes]):
                 for base in self._gatherer.bases:
                     nursery.start_soon(self._driver.receive_from, base.address)
                 nursery.start_soon(self._gatherer.relays.run)
+                nursery.start_soon(self._gatherer.map_ports)
                 nursery.start_soon(self._gatherer.run)
 
     def _path(self) -> tuple[UdpSocket, TransportAddress] | None:

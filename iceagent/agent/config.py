@@ -134,6 +134,9 @@ class AgentConfig:
         credentials: our ufrag and password; None makes fresh ones.
         proxy: `http://[USER:PASSWORD@]HOST:PORT` or `socks5://…`, through which TURN over TCP and TLS is tried when
             nothing else works; "" for none; None for what the environment (`HTTPS_PROXY`) says.
+        port_mapping: whether the gateway is asked (PCP, NAT-PMP, UPnP) to map our ports, each of which is then one more
+            server-reflexive candidate. None: where it can help, that is with servers given and a private address, so
+            never for an agent on loopback alone. False: never, where no router is to be touched.
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
         network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
         randbytes: the source of all randomness.
@@ -151,6 +154,7 @@ class AgentConfig:
     credentials: Credentials | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
     tls_ca_file: str | None = None
+    port_mapping: bool | None = None
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 

@@ -76,6 +76,24 @@ class DestinationUnreachable:
     errno: int
 
 
+@dataclass(frozen=True, slots=True)
+class PortMapped:
+    """The gateway maps `external` to one of our sockets; `protocol` is `pcp`, `nat-pmp` or `upnp`."""
+
+    protocol: str
+    base: TransportAddress
+    external: TransportAddress
+
+
+@dataclass(frozen=True, slots=True)
+class PortMappingFailed:
+    """The gateway maps nothing by this protocol."""
+
+    protocol: str
+    base: TransportAddress
+    reason: str
+
+
 AgentEvent: TypeAlias = (
     ice.StateChanged
     | ice.LocalCandidateAdded
@@ -94,4 +112,6 @@ AgentEvent: TypeAlias = (
     | RelayLost
     | GatheringFinished
     | DestinationUnreachable
+    | PortMapped
+    | PortMappingFailed
 )

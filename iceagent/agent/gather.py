@@ -16,6 +16,7 @@ from iceagent.agent.addresses import choose_addresses
 from iceagent.agent.config import AgentConfig, IceServer
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import GatheringFinished, ServerAnswered, ServerFailed
+from iceagent.agent.portmap import PortMappings
 from iceagent.agent.relay import Relays
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
@@ -53,6 +54,7 @@ class Gatherer:
         self.addresses_seen = 0
         self.finished = False
         self.told_in_time: frozenset[TransportAddress] = frozenset()
+        self.port_mappings = PortMappings(network, config, driver)
         self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
         self._relay_hosts: dict[int, str] = {}
         self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
@@ -83,6 +85,7 @@ class Gatherer:
         """Ask all servers, then tell the core that no candidate follows; then keep the mapped addresses alive."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_relays)
+            nursery.start_soon(self.port_mappings.wait_settled)
             for server in self._stun_servers():
                 for family in self._families(server):
                     nursery.start_soon(self._ask, server, family)
@@ -91,6 +94,10 @@ class Gatherer:
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
         self._driver.mutate(self._driver.ice.end_of_local_candidates)
         await self._keep_alive()
+
+    async def map_ports(self) -> None:
+        """Keep our ports mapped at the gateway, until cancelled."""
+        await self.port_mappings.run([(base.address, base.local_preference) for base in self.bases])
 
     async def _wait_relays(self) -> None:
         with trio.move_on_after(self._config.gather_budget_s):

@@ -20,6 +20,7 @@ from iceagent.net.api import Network
 from iceagent.net.gateway import Gateway, find_gateways
 from iceagent.net.machine import MachineDriver
 from iceagent.net.portmap_upnp import UPNP, UpnpError, UpnpGateway, find_upnp_gateway, is_installed
+from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.net")
 
@@ -106,7 +107,7 @@ async def open_port_mapping(
     local_address: TransportAddress,
     *,
     gateways: Sequence[Gateway] | None = None,
-    upnp: bool = True,
+    upnp: bool | None = None,
     lifetime_s: int = PORT_MAPPING_LIFETIME_S,
     randbytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> AsyncGenerator[PortMapping, None]:
@@ -119,7 +120,8 @@ async def open_port_mapping(
         network: where the port is; it must know its gateways.
         local_address: the bound socket to be reached.
         gateways: whom to ask; None for the default gateway of the address's interface.
-        upnp: whether to try UPnP, which needs the extra `upnp` and works on this machine's own network only.
+        upnp: whether to try UPnP, which needs the extra `upnp` and speaks to this machine's own network whatever
+            `network` is; None: if that is this machine's.
         lifetime_s: of a mapping that nobody renews.
         randbytes: for nonces.
     """
@@ -128,7 +130,8 @@ async def open_port_mapping(
     async with trio.open_nursery() as nursery:
         found = await _gateways_for(network, local_address.host) if gateways is None else list(gateways)
         gateway = next((one for one in found if one.family == local_address.family), None)
-        with_upnp = upnp and gateway is not None and local_address.family == 4 and is_installed()
+        wants_upnp = isinstance(network, SystemNetwork) if upnp is None else upnp
+        with_upnp = wants_upnp and gateway is not None and local_address.family == 4 and is_installed()
         mapping.begin((gateway is not None) + with_upnp)
         if gateway is not None:
             nursery.start_soon(_map_at_gateway, network, mapping, gateway, lifetime_s, randbytes)

@@ -57,7 +57,7 @@ class Home:
             sock.close()
 
     def mapping(self, **options):
-        return open_port_mapping(self.alice, self.local, upnp=False, randbytes=self.alice.randbytes, **options)
+        return open_port_mapping(self.alice, self.local, randbytes=self.alice.randbytes, **options)
 
 
 async def test_port_is_mapped_while_the_block_runs(vnet):
@@ -267,7 +267,7 @@ async def test_upnp_maps_when_the_others_do_not(vnet, igd):
     """Most home routers know nothing else."""
     home = Home(vnet)
     async with home.net:
-        async with open_port_mapping(home.alice, home.local, randbytes=zeros) as mapping:
+        async with open_port_mapping(home.alice, home.local, upnp=True, randbytes=zeros) as mapping:
             held = await mapping.wait_settled()
             assert held == (MappedAddress("upnp", TransportAddress("203.0.113.8", 40000), home.local),)
             assert igd.table == {(40000, "UDP"): (home.alice.address, 40000)}
@@ -279,7 +279,7 @@ async def test_upnp_is_left_alone_when_pcp_maps(vnet, igd):
     home = Home(vnet)
     async with home.net, trio.open_nursery() as nursery:
         nursery.start_soon(home.serve)
-        async with open_port_mapping(home.alice, home.local, randbytes=zeros) as mapping:
+        async with open_port_mapping(home.alice, home.local, upnp=True, randbytes=zeros) as mapping:
             await mapping.wait_settled()
             await trio.sleep(5)
             assert igd.table == {}

@@ -1,0 +1,98 @@
+"""Ports that the gateway maps for us, as server-reflexive candidates. They come beside everything else and delay none.
+
+By default the gateway is asked where that can help: the agent has servers to be seen by, so it means to meet somebody
+beyond its own network, and its address is private (or IPv6, where a firewall may be opened). An agent on loopback
+alone, or with a public IPv4 address, asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from iceagent.agent.config import AgentConfig
+from iceagent.agent.driver import Driver
+from iceagent.agent.events import PortMapped, PortMappingFailed
+from iceagent.core import ice
+from iceagent.core.address import TransportAddress
+from iceagent.net.api import Network
+from iceagent.net.gateway import KnowsGateways
+from iceagent.net.portmap import MappedAddress, PortMapping, is_private, open_port_mapping
+
+PORT_MAPPING_BUDGET_S: Final = 2.0
+"""Ours: for so long end-of-candidates is held back; who waits for it waits no longer than for a slow server."""
+MAX_MAPPINGS: Final = 4  # ours: bases of one agent that are mapped
+
+
+class PortMappings:
+    """Keeps the bases of one agent mapped, as far as its configuration and its gateway allow.
+
+    Args:
+        network: must know its gateways, or there is nothing to do.
+        config: says whether.
+        driver: takes the candidates.
+    """
+
+    def __init__(self, network: Network, config: AgentConfig, driver: Driver) -> None:
+        self._network = network
+        self._config = config
+        self._driver = driver
+        self._waiting = 0
+        self._settled = trio.Event()
+
+    def is_wanted(self, base: TransportAddress) -> bool:
+        """Return whether a base is worth a mapping."""
+        config = self._config
+        if config.port_mapping is False or not isinstance(self._network, KnowsGateways):
+            return False
+        if config.port_mapping is None and not config.servers:
+            return False
+        ip = base.ip
+        if ip.is_loopback or ip.is_link_local:
+            return False
+        return is_private(base.host) if base.family == 4 else not is_private(base.host)
+
+    async def run(self, bases: Sequence[tuple[TransportAddress, int]]) -> None:
+        """Keep the bases mapped until cancelled; each with its local preference."""
+        wanted = [(base, preference) for base, preference in bases if self.is_wanted(base)][:MAX_MAPPINGS]
+        self._waiting = len(wanted)
+        if not wanted:
+            self._settled.set()
+            return
+        async with trio.open_nursery() as nursery:
+            for base, preference in wanted:
+                nursery.start_soon(self._map, base, preference)
+
+    async def wait_settled(self) -> None:
+        """Wait until every base is mapped or will not be, for at most `PORT_MAPPING_BUDGET_S`."""
+        with trio.move_on_after(PORT_MAPPING_BUDGET_S):
+            await self._settled.wait()
+
+    async def _map(self, base: TransportAddress, preference: int) -> None:
+        told: set[TransportAddress] = set()
+        async with open_port_mapping(self._network, base, randbytes=self._config.randbytes) as mapping:
+            while not self._driver.closed:
+                for held in mapping.addresses:
+                    if held.external not in told:
+                        told.add(held.external)
+                        self._add(held, preference)
+                if mapping.settled and self._waiting:
+                    self._settle(mapping)
+                await mapping.wait_changed()
+
+    def _add(self, held: MappedAddress, preference: int) -> None:
+        self._driver.note(PortMapped(held.protocol, held.internal, held.external))
+        if held.external == held.internal or is_private(held.external.host):
+            return  # an opened firewall, which the host candidate is for; or another NAT behind this one
+        candidate = ice.srflx_candidate(held.external, held.internal, held.protocol, preference)
+        self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
+
+    def _settle(self, mapping: PortMapping) -> None:
+        if not mapping.addresses:
+            for protocol, reason in mapping.failures.items():
+                self._driver.note(PortMappingFailed(protocol, mapping.local, reason))
+        self._waiting -= 1
+        if self._waiting == 0:
+            self._settled.set()
