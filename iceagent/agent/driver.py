@@ -170,7 +170,10 @@ class Driver:
         if sock is None or self.closed:
             return
         # A full buffer loses the packet, as the network may: whatever matters is retransmitted.
-        taken = sock.send_nowait((data,), remote)
+        try:
+            taken = sock.send_nowait((data,), remote)
+        except trio.ClosedResourceError:
+            return  # a relayed address whose allocation is gone, of which the core has not been told yet
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s: sent %d bytes%s", local, len(data), "" if taken else ": buffer full, lost")
 
