@@ -136,7 +136,7 @@ class TurnClient:
         self._requests.start(
             now,
             stun.Method.REFRESH,
-            (stun.Lifetime(self._wanted_lifetime()),),
+            self._refresh_attributes(),
             lambda at, outcome: self._credentials_done(at, credentials, outcome),
             credentials=credentials,
         )
@@ -348,11 +348,13 @@ class TurnClient:
         self._refresh_at = self._expires_at - min(REFRESH_MARGIN_S, self._lifetime_s / 2)
 
     def _refresh(self, now: float, timeout_s: float | None = None) -> None:
-        lifetime = stun.Lifetime(self._wanted_lifetime())
-        self._requests.start(now, stun.Method.REFRESH, (lifetime,), self._refresh_done, timeout_s=timeout_s)
+        self._requests.start(
+            now, stun.Method.REFRESH, self._refresh_attributes(), self._refresh_done, timeout_s=timeout_s
+        )
 
-    def _wanted_lifetime(self) -> int:
-        return self._request.lifetime_s or DEFAULT_LIFETIME_S
+    def _refresh_attributes(self) -> tuple[stun.Attribute, ...]:
+        """Return what the example of RFC 8656 section 20 shows: without LIFETIME the server takes its default."""
+        return (stun.Software(self._request.software),) if self._request.software else ()
 
     def _refresh_done(self, now: float, outcome: Outcome) -> None:
         if self.state is not ClientState.ALLOCATED:
