@@ -260,8 +260,14 @@ def test_new_credentials_a_server_refuses_leave_the_old_ones_in_use():
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [(486, turn.EndReason.QUOTA), (508, turn.EndReason.CAPACITY), (403, turn.EndReason.FORBIDDEN)]
-    + [(437, turn.EndReason.MISMATCH), (442, turn.EndReason.UNSUPPORTED), (440, turn.EndReason.UNSUPPORTED)],
+    [
+        (486, turn.EndReason.QUOTA),
+        (508, turn.EndReason.CAPACITY),
+        (403, turn.EndReason.FORBIDDEN),
+        (437, turn.EndReason.MISMATCH),
+        (442, turn.EndReason.UNSUPPORTED),
+        (440, turn.EndReason.UNSUPPORTED),
+    ],
 )
 def test_a_refusal_to_allocate_says_why(code, reason):
     """The user is told what to do about it."""

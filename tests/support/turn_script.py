@@ -34,7 +34,7 @@ def deterministic(seed: bytes = b"turn") -> Callable[[int], bytes]:
 
 @dataclass
 class Script:
-    """The server: `answers` overrides what a method is answered with, a number meaning that error code, None silence."""
+    """The server; `answers` says what a method is answered with: an error code, or None for silence."""
 
     nonce: str = "obMatJos2gAAAone"
     password: str = "secret"
