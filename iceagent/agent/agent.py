@@ -14,6 +14,7 @@ from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
 from iceagent.agent.explain import Verdict, explain
 from iceagent.agent.gather import Gatherer
+from iceagent.agent.roaming import Roaming
 from iceagent.agent.statistics import AgentStatistics, collect_statistics
 from iceagent.core import ice, sdp
 from iceagent.core.address import TransportAddress
@@ -37,18 +38,23 @@ class Agent(trio.abc.Channel[bytes]):
             role=role, randbytes=config.randbytes, config=_ice_config(config), credentials=config.credentials
         )
         self._driver = Driver(core, config.randbytes, config.receive_queue)
-        self._gatherer = Gatherer(config.network or SystemNetwork(), config, self._driver)
+        network = config.network or SystemNetwork()
+        self._gatherer = Gatherer(network, config, self._driver)
+        self._roaming = Roaming(network, config, self._driver, self._gatherer)
         self._tasks = trio.CancelScope()
 
     # What to carry to the peer, and what came from it
 
     @property
     def credentials(self) -> ice.Credentials:
-        """Our ufrag and password, for the peer's `set_remote_credentials`."""
+        """Our ufrag and password, for the peer's `set_remote_credentials`; a restart makes new ones."""
         return self._driver.ice.credentials
 
     def local_candidates(self) -> AsyncIterator[ice.Candidate]:
-        """Iterate over our candidates as they are found; ends at end-of-candidates. May be called repeatedly."""
+        """Iterate over our candidates as they are found; ends at end-of-candidates, or when a restart begins.
+
+        May be called repeatedly; after a restart it gives the candidates that go with the new credentials.
+        """
         return LocalCandidates(self._driver, self._gatherer)
 
     def late_candidates(self) -> AsyncIterator[ice.Candidate]:
@@ -62,18 +68,18 @@ class Agent(trio.abc.Channel[bytes]):
     def set_remote_credentials(self, credentials: ice.Credentials, *, lite: bool = False) -> None:
         """Take the peer's ufrag and password; checks start as soon as there are candidates.
 
+        New ones later mean that the peer has restarted, or answer a restart of ours. In the first case our own
+        `credentials` are new, too, and an event `Restarted` tells them: the peer needs them, and our candidates.
+
         Args:
             credentials: the peer's.
             lite: the peer is a lite implementation (RFC 8445 section 2.5), as its description says.
 
         Raises:
-            LocalError: others have been set before: one agent talks to one peer.
             trio.ClosedResourceError: the agent is closed.
         """
         self._check_open()
-        if self._driver.ice.remote_credentials not in (None, credentials):
-            raise LocalError("the peer's credentials are already set; open a new agent for a new session")
-        self._driver.mutate(lambda now: self._driver.ice.set_remote_credentials(now, credentials, lite=lite))
+        self._roaming.change(lambda now: self._driver.ice.set_remote_credentials(now, credentials, lite=lite))
 
     def add_remote_candidate(self, candidate: ice.Candidate | str | None) -> None:
         """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.
@@ -89,6 +95,26 @@ class Agent(trio.abc.Channel[bytes]):
             text = sdp.trickled_candidate(candidate)
             candidate = None if text is None else ice.Candidate.from_sdp(text)
         self._driver.mutate(lambda now: self._driver.ice.add_remote_candidate(now, candidate))
+
+    def restart(self) -> ice.Credentials:
+        """Restart ICE: look for the best path anew, while the present one goes on carrying data.
+
+        The application has to carry the new credentials and `local_candidates()` to the peer, and the peer's back.
+        Senders and receivers notice nothing. While the peer's answer is awaited, calling it again changes nothing.
+
+        Returns:
+            The new credentials; `Restarted` among the `events()` tells them, too.
+
+        Raises:
+            LocalError: the session has failed; open a new agent.
+            trio.ClosedResourceError: the agent is closed.
+
+        Source: RFC 8445 section 9.
+        """
+        self._check_open()
+        if self._driver.ice.state is ice.AgentState.FAILED:
+            raise LocalError("this session has failed and cannot restart; open a new agent")
+        return self._roaming.restart()
 
     # Where the session stands
 
@@ -207,6 +233,7 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(self._gatherer.relays.run)
                 nursery.start_soon(self._gatherer.map_ports)
                 nursery.start_soon(self._gatherer.run)
+                nursery.start_soon(self._roaming.run)
 
     def _path(self) -> tuple[UdpSocket, TransportAddress] | None:
         pair = self._driver.ice.data_pair()

@@ -11,11 +11,12 @@ from iceagent.core.address import TransportAddress
 
 
 class LocalCandidates:
-    """One reader's place among our candidates. Holds no resources: it may be dropped at any point."""
+    """One reader's place among our candidates of one generation. Holds no resources: it may be dropped at any point."""
 
     def __init__(self, driver: Driver, gatherer: Gatherer) -> None:
         self._driver = driver
         self._gatherer = gatherer
+        self._generation = driver.ice.generation
         self._told: set[tuple[TransportAddress, TransportAddress]] = set()
 
     def __aiter__(self) -> LocalCandidates:
@@ -23,15 +24,16 @@ class LocalCandidates:
 
     async def __anext__(self) -> ice.Candidate:
         await trio.lowlevel.checkpoint()
-        while True:
+        while self._driver.ice.generation == self._generation:
             for candidate in self._driver.ice.local_candidates:
                 key = (candidate.address, candidate.path_base)
                 if _is_signalled(candidate) and key not in self._told:
                     self._told.add(key)
                     return candidate
             if self._gatherer.finished or self._driver.closed:
-                raise StopAsyncIteration
+                break
             await self._driver.changed.park()
+        raise StopAsyncIteration
 
 
 class LateCandidates:

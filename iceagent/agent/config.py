@@ -137,6 +137,8 @@ class AgentConfig:
         port_mapping: whether the gateway is asked (PCP, NAT-PMP, UPnP) to map our ports, each of which is then one more
             server-reflexive candidate. None: where it can help, that is with servers given and a private address, so
             never for an agent on loopback alone. False: never, where no router is to be touched.
+        auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
+            `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
         network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
         randbytes: the source of all randomness.
@@ -155,6 +157,7 @@ class AgentConfig:
     proxy: str | None = field(default=None, repr=False)
     tls_ca_file: str | None = None
     port_mapping: bool | None = None
+    auto_restart: bool = False
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 

@@ -104,6 +104,8 @@ AgentEvent: TypeAlias = (
     | ice.SelectedPairChanged
     | ice.RoleChanged
     | ice.ConsentLost
+    | ice.Restarted
+    | ice.RestartFailed
     | ice.Failed
     | ServerAnswered
     | ServerFailed

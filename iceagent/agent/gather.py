@@ -51,6 +51,7 @@ class Gatherer:
         self._config = config
         self._driver = driver
         self.bases: list[Base] = []
+        self._bases_made = 0
         self.addresses_seen = 0
         self.finished = False
         self.told_in_time: frozenset[TransportAddress] = frozenset()
@@ -81,14 +82,37 @@ class Gatherer:
             ports = "" if self._config.port_range is None else " within ports {}-{}".format(*self._config.port_range)
             raise LocalError(f"none of {len(chosen)} local addresses can be bound{ports}; widen AgentConfig.port_range")
 
+    async def open_new_bases(self) -> list[Base]:
+        """Bind sockets to usable addresses that have come since; each is a host candidate. Return the new bases."""
+        known = {base.address.host for base in self.bases}
+        chosen = choose_addresses(self._network.interfaces(), self._config)
+        made: list[Base] = []
+        for entry in chosen:
+            sock = None if entry.host in known else await self._open(entry.host)
+            if sock is not None and self._driver.closed:
+                sock.close()
+            elif sock is not None:
+                made.append(self._add_base(sock))
+        return made
+
+    def begin_again(self) -> None:
+        """Take note that a restart asks for candidates anew; `run` is to follow."""
+        self.finished = False
+
     async def run(self) -> None:
-        """Ask all servers, then tell the core that no candidate follows; then keep the mapped addresses alive."""
+        """Ask all servers, then tell the core that no candidate follows; then keep the mapped addresses alive.
+
+        A restart that comes in between leaves the end to the run that follows it.
+        """
+        generation = self._driver.ice.generation
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_relays)
             nursery.start_soon(self.port_mappings.wait_settled)
             for server in self._stun_servers():
                 for family in self._families(server):
                     nursery.start_soon(self._ask, server, family)
+        if self._driver.ice.generation != generation:
+            return
         self.finished = True
         self.told_in_time = frozenset(candidate.address for candidate in self._driver.ice.local_candidates)
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
@@ -138,12 +162,14 @@ class Gatherer:
         start = int.from_bytes(self._config.randbytes(4), "big") % count
         return (low + (start + step) % count for step in range(count))
 
-    def _add_base(self, sock: UdpSocket) -> None:
-        base = Base(sock.local_address, _BEST_PREFERENCE - len(self.bases))
+    def _add_base(self, sock: UdpSocket) -> Base:
+        base = Base(sock.local_address, _BEST_PREFERENCE - self._bases_made)
+        self._bases_made += 1
         self.bases.append(base)
         self._driver.sockets[base.address] = sock
         candidate = ice.host_candidate(base.address, base.local_preference)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
+        return base
 
     # Server-reflexive candidates
 

@@ -36,7 +36,7 @@ DISCONNECTED_AFTER_S: Final = 7.0  # ours: silence after which the path is repor
 DISCONNECTED_PROBE_S: Final = 2.0  # ours: a probing check must have gone unanswered this long, too
 DOUBTED_PROBE_S: Final = 1.2  # ours: two unanswered checks suffice when the peer looks for other paths, too
 BACKUP_PROBE_S: Final = 7.5  # ours: while disconnected, the other valid pairs are checked this often
-RESTART_LINGER_S: Final = 30.0  # ours: a session replaced by a restart answers checks for as long as consent to it lasts
+RESTART_LINGER_S: Final = 30.0  # ours: a session replaced by a restart answers checks while consent to it may last
 KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 
 # Limits.

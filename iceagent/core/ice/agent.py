@@ -257,6 +257,15 @@ class IceAgent:
             session.consent.lose_base(now, base)
         self._settle(now)
 
+    def handle_network_changed(self, now: float) -> None:
+        """Take note that this host's network has changed: paths may be dead, or alive again; all are asked at once."""
+        if self._standing.over:
+            return
+        for session in self._live():
+            session.context.doubted = True
+            session.context.runner.hurry(now)
+        self._settle(now)
+
     def handle_timeout(self, now: float) -> None:
         """Do what is due at `now`; call it when `next_timeout` has come, or at any other time."""
         if self._standing.over:

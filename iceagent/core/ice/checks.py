@@ -209,6 +209,17 @@ class CheckRunner:
                 check.expires_at = min(check.expires_at, earliest)
                 check.next_at = min(check.next_at, check.expires_at)
 
+    def hurry(self, now: float) -> None:
+        """Retransmit what waits for an answer now rather than later: the network has changed.
+
+        The checks leave 5 ms apart, the least Ta of RFC 8445 section 14.2.
+        """
+        at = now
+        for check in self._checks.values():
+            if not check.cancelled and check.sends < len(check.gaps_s) and check.next_at > at:
+                check.next_at = at
+                at += constants.TA_MIN_S
+
     def next_timeout(self) -> float | None:
         """Return when the next retransmission or expiry is due."""
         return min((check.next_at for check in self._checks.values()), default=None)

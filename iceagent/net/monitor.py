@@ -1,0 +1,188 @@
+"""Changes of the network under a running program: addresses, routes, and waking up from sleep.
+
+On Linux the kernel tells (netlink), and so does the virtual network; elsewhere addresses are looked at every second.
+All who watch one network share one task, which ends with the last of them.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from typing import Final, Protocol, runtime_checkable
+
+import trio
+
+from iceagent.net.api import InterfaceAddress, Network
+from iceagent.net.system import SystemNetwork
+
+POLL_S: Final = 1.0  # ours: where nobody tells
+JUMP_CHECK_S: Final = 2.0  # ours: how soon after waking up we notice
+JUMP_S: Final = 5.0  # ours: a shorter sleep outlives every NAT binding and all consent
+DEBOUNCE_S: Final = 0.05  # ours: an interface that comes up is told in several messages
+
+# linux/rtnetlink.h: RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE
+_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+_MAX_MESSAGE: Final = 65536
+
+
+class Change(Enum):
+    """What happened.
+
+    ADDRESSES: an address of this host came or went. ROUTES: only the routes changed. WOKE: the machine has slept.
+    """
+
+    ADDRESSES = "addresses"
+    ROUTES = "routes"
+    WOKE = "woke"
+
+
+class ChangeMonitor:
+    """One watcher's view of the changes. Made by `open_monitor`."""
+
+    def __init__(self) -> None:
+        self._changes: set[Change] = set()
+        self._event = trio.Event()
+
+    def notify(self, change: Change) -> None:
+        """Let the watcher know."""
+        self._changes.add(change)
+        self._event.set()
+
+    async def wait(self) -> frozenset[Change]:
+        """Wait until something has changed since the last call; return what. Nothing is missed in between."""
+        await self._event.wait()
+        changes = frozenset(self._changes)
+        self._changes.clear()
+        self._event = trio.Event()
+        return changes
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    """A network that can say when it has changed, as the virtual one."""
+
+    async def wait_changed(self) -> None:
+        """Wait until an address or an interface has changed."""
+        ...
+
+
+class _Watch:
+    """The task that looks at one network, and whom it tells."""
+
+    def __init__(self, network: Network) -> None:
+        self.monitors: list[ChangeMonitor] = []
+        self.scope = trio.CancelScope()
+        self._network = network
+        self._addresses: frozenset[InterfaceAddress] = frozenset(network.interfaces())
+        self._slept_s = _slept_s()
+
+    async def run(self) -> None:
+        with self.scope:
+            if isinstance(self._network, TellsChanges):
+                await self._ask(self._network)
+            netlink = _open_netlink() if isinstance(self._network, SystemNetwork) else None
+            if netlink is None:
+                await self._poll()
+            else:
+                with netlink:
+                    await self._listen(netlink)
+
+    async def _ask(self, network: TellsChanges) -> None:
+        while True:
+            self._look()
+            await network.wait_changed()
+            if not self._look():
+                self._tell(Change.ROUTES)
+
+    async def _poll(self) -> None:
+        is_real = isinstance(self._network, SystemNetwork)
+        while True:
+            await trio.sleep(POLL_S)
+            self._look()
+            if is_real:
+                self._check_sleep()
+
+    async def _listen(self, netlink: trio.socket.SocketType) -> None:
+        while True:
+            changed = False
+            with trio.move_on_after(JUMP_CHECK_S), suppress(OSError):  # ENOBUFS: messages were lost; looking tells all
+                await netlink.recv(_MAX_MESSAGE)
+                changed = True
+                with trio.move_on_after(DEBOUNCE_S):
+                    while True:
+                        await netlink.recv(_MAX_MESSAGE)
+            self._check_sleep()
+            if changed and not self._look():
+                self._tell(Change.ROUTES)
+
+    def _look(self) -> bool:
+        addresses = frozenset(self._network.interfaces())
+        if addresses == self._addresses:
+            return False
+        self._addresses = addresses
+        self._tell(Change.ADDRESSES)
+        return True
+
+    def _check_sleep(self) -> None:
+        slept_s = _slept_s()
+        if slept_s - self._slept_s > JUMP_S:
+            self._tell(Change.WOKE)
+        self._slept_s = slept_s
+
+    def _tell(self, change: Change) -> None:
+        for monitor in self.monitors:
+            monitor.notify(change)
+
+
+_watches: trio.lowlevel.RunVar[dict[int, _Watch]] = trio.lowlevel.RunVar("iceagent.net.monitor")
+
+
+@asynccontextmanager
+async def open_monitor(network: Network) -> AsyncIterator[ChangeMonitor]:
+    """Watch a network; what changes while the body runs is told by `ChangeMonitor.wait`."""
+    watches = _watches.get({})
+    _watches.set(watches)
+    key = 0 if isinstance(network, SystemNetwork) else id(network)
+    watch = watches.get(key)
+    if watch is None:
+        watch = watches[key] = _Watch(network)
+        trio.lowlevel.spawn_system_task(watch.run, name="iceagent.net.monitor")
+    monitor = ChangeMonitor()
+    watch.monitors.append(monitor)
+    try:
+        yield monitor
+    finally:
+        watch.monitors.remove(monitor)
+        if not watch.monitors:
+            watch.scope.cancel()
+            del watches[key]
+
+
+def _open_netlink() -> trio.socket.SocketType | None:
+    """Return a socket that the kernel tells of changes, or None where there is none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        raw = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    except OSError:
+        return None
+    try:
+        raw.bind((0, _GROUPS))
+    except OSError:
+        raw.close()
+        return None
+    return trio.socket.from_stdlib_socket(raw)
+
+
+def _slept_s() -> float:
+    """Return how far the clock that counts sleep is ahead of the one that does not; only its changes mean anything."""
+    ahead: float
+    if sys.platform == "linux":
+        ahead = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    else:  # a clock that somebody sets looks like sleep, too: that costs a restart, and nothing else
+        ahead = time.time() - time.monotonic()
+    return ahead
