@@ -78,7 +78,7 @@ async def open_transport(network: Network, server: TurnServer, options: TurnOpti
     if server.transport not in TRANSPORTS:
         raise ValueError(f"transport {server.transport!r} is none of {', '.join(TRANSPORTS)}")
     if server.transport in ("tcp", "tls"):
-        return await _open_stream(network, server, options)
+        return StreamTransport(*await open_stream(network, server, options))
     address = await _address_of(network, server, options)
     if server.transport == "udp":
         return UdpTransport(await _open_udp(network, address, options), address)
@@ -110,7 +110,14 @@ async def _open_udp(network: Network, server: TransportAddress, options: TurnOpt
     raise refusal
 
 
-async def _open_stream(network: Network, server: TurnServer, options: TurnOptions) -> TurnTransport:
+async def open_stream(
+    network: Network, server: TurnServer, options: TurnOptions
+) -> tuple[trio.abc.Stream, TransportAddress, TransportAddress]:
+    """Connect to a server over TCP or TLS; return the stream and both its ends.
+
+    Raises:
+        OSError: it cannot be reached, or does not prove its name (trap 5).
+    """
     if options.proxy is not None:
         stream: trio.abc.Stream = await connect_through(network, options.proxy, server.host, server.port)
     else:
@@ -124,7 +131,7 @@ async def _open_stream(network: Network, server: TurnServer, options: TurnOption
     if server.transport == "tls":
         context = options.context or client_context(options.ca_file)
         stream = await wrap_tls(stream, context, server.tls_name or server.host)
-    return StreamTransport(stream, local, remote)
+    return stream, local, remote
 
 
 def _bind_host(server: TransportAddress, options: TurnOptions) -> str:

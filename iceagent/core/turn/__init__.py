@@ -14,6 +14,7 @@ from iceagent.core.turn.channel_data import (
     strip_channel_batch,
 )
 from iceagent.core.turn.client import TurnClient
+from iceagent.core.turn.client_connection import ConnectionBinder
 from iceagent.core.turn.client_peers import PeerState
 from iceagent.core.turn.client_values import (
     Allocated,
@@ -53,6 +54,7 @@ __all__ = [
     "ConnectFailed",
     "Connected",
     "ConnectionAttempted",
+    "ConnectionBinder",
     "CredentialsChanged",
     "EndReason",
     "Ended",

@@ -1,0 +1,229 @@
+"""Through HTTP CONNECT and SOCKS5 proxies, TLS verified inside: trap 5."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from coturn import make_certificate
+
+from iceagent.core import turn
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.errors import LocalError
+from iceagent.net import SystemNetwork
+from iceagent.net.proxy import Proxy, ProxyError, connect_through, parse_proxy, proxy_from_environment
+from iceagent.net.turn import TurnLogin, open_turn_socket
+from iceagent.net.turn_connect import TurnOptions, TurnServer
+from iceagent.servers.turn import TurnService, open_turn_server
+from iceagent.servers.turn_options import TlsFiles
+from iceagent.servers.turn_options import TurnOptions as ServerOptions
+
+HOST = "127.0.0.1"
+NAME = "turn.example.org"
+LOGIN = TurnLogin(turn.TurnCredentials("george", "secret"))
+
+
+class ProxyServer:
+    """A proxy that connects wherever it is told, `names` being its resolver; `asked` remembers what for."""
+
+    def __init__(self, *, credentials: tuple[str, str] | None = None) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.names: dict[str, str] = {NAME: HOST}
+        self.credentials = credentials
+
+    async def http(self, stream: trio.SocketStream) -> None:
+        request = b""
+        while not request.endswith(b"\r\n\r\n"):
+            request += bytes(await stream.receive_some(1))
+        lines = request.decode().split("\r\n")
+        host, _, port = lines[0].split()[1].rpartition(":")
+        if self.credentials is not None:
+            token = base64.b64encode(":".join(self.credentials).encode()).decode()
+            if f"Proxy-Authorization: Basic {token}" not in lines:
+                await stream.send_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+                return
+        await self.splice(stream, host.strip("[]"), int(port), b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n")
+
+    async def socks5(self, stream: trio.SocketStream) -> None:
+        _, count = await exactly(stream, 2)
+        methods = await exactly(stream, count)
+        if self.credentials is not None:
+            if 2 not in methods:
+                await stream.send_all(b"\x05\xff")
+                return
+            await stream.send_all(b"\x05\x02")
+            _, size = await exactly(stream, 2)
+            name = await exactly(stream, size)
+            (size,) = await exactly(stream, 1)
+            good = (name.decode(), (await exactly(stream, size)).decode()) == self.credentials
+            await stream.send_all(b"\x01\x00" if good else b"\x01\x01")
+            if not good:
+                return
+        else:
+            await stream.send_all(b"\x05\x00")
+        _, _, _, kind = await exactly(stream, 4)
+        size = (await exactly(stream, 1))[0] if kind == 3 else {1: 4, 4: 16}[kind]
+        raw = await exactly(stream, size)
+        host = raw.decode() if kind == 3 else ".".join(map(str, raw))
+        port = int.from_bytes(await exactly(stream, 2), "big")
+        await self.splice(stream, host, port, b"\x05\x00\x00\x03\x03abc\x00\x00")
+
+    async def splice(self, near: trio.SocketStream, host: str, port: int, welcome: bytes) -> None:
+        self.asked.append((host, port))
+        far = await trio.open_tcp_stream(self.names.get(host, host), port)
+        await near.send_all(welcome)
+
+        async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+            try:
+                async for data in source:
+                    await sink.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            nursery.cancel_scope.cancel()
+
+        async with far, trio.open_nursery() as nursery:
+            nursery.start_soon(pump, near, far)
+            nursery.start_soon(pump, far, near)
+
+
+async def exactly(stream: trio.SocketStream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = await stream.receive_some(size - len(data))
+        assert part
+        data += bytes(part)
+    return data
+
+
+@asynccontextmanager
+async def running(handler: Callable[[trio.SocketStream], object]) -> AsyncIterator[int]:
+    listener = await SystemNetwork().listen_tcp(HOST)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            await handler(stream)  # type: ignore[misc]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, [listener])
+        yield int(listener.socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def turn_server(folder: Path, *names: str) -> AsyncIterator[tuple[TurnService, str]]:
+    certificate, key = make_certificate(folder, *names)
+    options = ServerOptions(
+        listen=[make_address(HOST, 0)],
+        users={"george": "secret"},
+        loopback=True,
+        tls=TlsFiles(certificate, key),
+        dtls=False,
+    )
+    async with open_turn_server(options) as server:
+        yield server, str(certificate)
+
+
+def port_of(server: TurnService, transport: str) -> int:
+    return next(address.port for kind, address in server.addresses if kind == transport)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+@pytest.mark.parametrize("credentials", [None, ("me", "pass word")])
+async def test_turn_over_tls_through_a_proxy(tmp_path, scheme, credentials):
+    """The last rung of the ladder: an office that lets nothing out but its proxy. Names are the proxy's to resolve."""
+    proxy = ProxyServer(credentials=credentials)
+    name, password = credentials or ("", "")
+    with trio.fail_after(20):
+        async with turn_server(tmp_path, NAME) as (server, ca_file), running(getattr(proxy, scheme)) as port:
+            options = TurnOptions(proxy=Proxy(scheme, HOST, port, name, password), ca_file=ca_file)
+            target = TurnServer(NAME, port_of(server, "tls"), "tls")
+            async with open_turn_socket(SystemNetwork(), target, login=LOGIN, options=options) as allocation:
+                assert allocation.relayed_addresses[0].host == HOST
+            assert proxy.asked == [(NAME, target.port)]
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_trap_5_tls_through_a_proxy_is_verified_too(tmp_path, scheme):
+    """A proxy is exactly who could show another certificate."""
+    proxy = ProxyServer()
+    with trio.fail_after(20):
+        async with (
+            turn_server(tmp_path, "other.example.org") as (server, ca_file),
+            running(getattr(proxy, scheme)) as port,
+        ):
+            options = TurnOptions(proxy=Proxy(scheme, HOST, port), ca_file=ca_file)
+            target = TurnServer(NAME, port_of(server, "tls"), "tls")
+            with pytest.raises(OSError, match="certificate"):
+                async with open_turn_socket(SystemNetwork(), target, login=LOGIN, options=options):
+                    pass
+
+
+@pytest.mark.parametrize(("scheme", "words"), [("http", "407.*user name"), ("socks5", "wants a user name")])
+async def test_a_proxy_that_wants_a_password_says_so(scheme, words):
+    """The user must learn what to write into HTTPS_PROXY."""
+    proxy = ProxyServer(credentials=("me", "secret"))
+    with trio.fail_after(10):
+        async with running(getattr(proxy, scheme)) as port:
+            with pytest.raises(ProxyError, match=words):
+                await connect_through(SystemNetwork(), Proxy(scheme, HOST, port), NAME, 443)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer"),
+    [
+        ("http", b"HTTP/1.1 403 Forbidden\r\n\r\n"),
+        ("http", b"SSH-2.0-OpenSSH\r\n\r\n"),
+        ("http", b"x" * 20000),
+        ("http", b""),
+        ("socks5", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        ("socks5", b"\x05\x00\x05\x02\x00\x01\0\0\0\0\0\0"),
+        ("socks5", b"\x05"),
+    ],
+)
+async def test_a_proxy_that_refuses_or_talks_nonsense_is_an_error(scheme, answer):
+    """Bounded and named, whatever it sends; the next rung is not held up."""
+
+    async def nonsense(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        if answer:
+            await stream.send_all(answer)
+            await stream.send_eof()
+
+    with trio.fail_after(10):
+        async with running(nonsense) as port:
+            with pytest.raises(ProxyError):
+                await connect_through(SystemNetwork(), Proxy(scheme, HOST, port), NAME, 443)
+
+
+def test_proxies_are_read_from_urls_and_the_environment():
+    """`HTTPS_PROXY` as curl understands it; a password is never shown."""
+    assert parse_proxy("http://me:p%40ss@proxy:3128") == Proxy("http", "proxy", 3128, "me", "p@ss")
+    assert parse_proxy("socks5h://[::1]") == Proxy("socks5", "::1", 1080)
+    assert parse_proxy("proxy:3128").scheme == "http"
+    assert proxy_from_environment({}) is None
+    assert proxy_from_environment({"https_proxy": "http://proxy:1"}) == Proxy("http", "proxy", 1)
+    assert "secret" not in repr(Proxy("http", "proxy", 1, "me", "secret"))
+    for bad in ("ftp://me:hush@proxy", "http://", "http://me:hush@proxy:port"):
+        with pytest.raises(LocalError) as caught:
+            parse_proxy(bad)
+        assert "hush" not in str(caught.value)
+
+
+async def test_ipv4_literals_go_as_addresses_through_socks5():
+    """What needs no resolving is not given to a resolver."""
+    proxy = ProxyServer()
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"hi")
+
+    with trio.fail_after(10):
+        async with running(hang_up) as target, running(proxy.socks5) as port:
+            stream = await connect_through(SystemNetwork(), Proxy("socks5", HOST, port), HOST, target)
+            async with stream:
+                assert bytes(await stream.receive_some()) == b"hi"
+    assert proxy.asked == [(HOST, target)]
+    assert TransportAddress(HOST, target).family == 4
