@@ -70,14 +70,17 @@ def _show_relay(relay: RelayReport, output: Output) -> None:
 
 
 def _show_server(server: ServerHealth, output: Output) -> None:
-    family = f"IPv{server.family}" if server.family else ""
-    state = (f"{_ms(server.latency_s)} ms" if server.latency_s else "answers") if server.ok else server.detail
+    way = f"IPv{server.family}" if server.family else server.transport.upper()
+    latency = f"{_ms(server.latency_s)} ms" if server.latency_s else "answers"
+    state = ", ".join(filter(None, (latency, "relays" if server.relays else "", server.detail)))
     output.line(
         "server",
-        "  ".join(filter(None, (f"server    {server.url}", family, state))),
+        f"server    {server.url}  {way}  {state if server.ok else server.detail}",
         url=server.url,
+        transport=server.transport,
         family=server.family,
         ok=server.ok,
+        relays=server.relays,
         latency_ms=_rounded(server.latency_s),
         detail=server.detail,
     )

@@ -10,6 +10,7 @@ from typing import Final
 import icesignal
 import trio
 
+from iceagent.agent import IceServer
 from iceagent.core.address import TransportAddress
 from iceagent.core.nat import NatBehaviour
 from iceagent.net import InterfaceAddress, Network, SystemNetwork
@@ -23,10 +24,10 @@ from iceagent.session.netcheck.report import (
     Report,
     ServerHealth,
     WebReport,
-    transport_of,
 )
-from iceagent.session.netcheck.servers import check_streams, find_places, health_of_udp
+from iceagent.session.netcheck.servers import check_others, find_places, health_of_stun
 from iceagent.session.netcheck.web import Question, look_at_web, relay_question
+from iceagent.session.relay import agent_config
 
 RELAY_S: Final = 5.0
 WEB_S: Final = 6.0
@@ -94,25 +95,24 @@ class _Check:
     # The relay, and the servers
 
     async def ask_servers(self) -> None:
-        urls = [*self._options.servers, *await self._ask_relay()]
-        places = await find_places(self._network, urls, self._options.families)
-        over_udp = [place for place in places if transport_of(place.url) == "udp"]
-        streams = [place for place in places if transport_of(place.url) != "udp"]
+        given = [IceServer(url) for url in self._options.servers]
+        servers = list(dict.fromkeys([*given, *await self._ask_relay()]))
+        places = await find_places(self._network, servers, self._options.families)
         health: list[ServerHealth] = []
 
-        async def ask_streams() -> None:
-            health.extend(await check_streams(self._network, streams))
+        async def ask_others() -> None:
+            health.extend(await check_others(self._network, servers))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask_streams)
+            nursery.start_soon(ask_others)
             for family in self._options.families:
-                targets = [one.address for one in over_udp if one.address and one.address.family == family]
+                targets = [one.address for one in places if one.address and one.address.family == family]
                 nursery.start_soon(self._ask_family, family, targets)
         reports = [report for one in self._families if one.behaviour for report in one.behaviour.servers]
-        self._report = replace(self._report, servers=(*health_of_udp(over_udp, reports), *health))
+        self._report = replace(self._report, servers=(*health_of_stun(places, reports), *health))
 
-    async def _ask_relay(self) -> list[str]:
-        """Return the URLs of the servers the relay recommends."""
+    async def _ask_relay(self) -> list[IceServer]:
+        """Return the servers the relay recommends, with the credentials it gives for them."""
         url = self._options.relay
         if url is None:
             return []
@@ -124,12 +124,12 @@ class _Check:
                     latency_s = trio.current_time() - started_at
                     # It tells its servers to the members of a room; so make one, which ends at once.
                     async with icesignal.open_invitation(client) as room:
-                        servers = [str(one) for entry in room.ice_servers for one in entry.get("urls", ())]
+                        servers = list(agent_config(None, "", room.ice_servers).servers)
             except (icesignal.SignalError, ValueError) as error:
                 detail = str(error)
             else:
                 self._relay = RelayReport(url, ok=True, latency_s=latency_s)
-                return [one for one in servers if one.partition(":")[0] in ("stun", "stuns", "turn", "turns")]
+                return servers
         self._relay = RelayReport(url, ok=False, detail=detail)
         return []
 

@@ -14,17 +14,21 @@ class ServerHealth:
 
     Attributes:
         url: as it was given, such as `stun:stun.example.org:3478`.
-        family: IP version it was asked over; None where its name did not resolve.
+        transport: `udp`, `tcp`, `tls` or `dtls`.
         ok: whether it answered as such a server does.
-        latency_s: round trip, of TCP and TLS with their handshakes; None where nothing was measured.
+        family: IP version it was asked over; None where its name did not resolve, and for TURN.
+        latency_s: round trip; of TURN from the first packet to the allocation; None where nothing was measured.
         detail: what went wrong; empty where nothing did.
+        relays: whether it gave a relayed address.
     """
 
     url: str
-    family: int | None
+    transport: str
     ok: bool
+    family: int | None = None
     latency_s: float | None = None
     detail: str = ""
+    relays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +108,5 @@ class Report:
                 hosts = tuple(dict.fromkeys(address.host for address in found.mapped))
                 maps = one.family == 4 and self.maps_ports
                 views[one.family] = FamilyView(found.mapping, found.filtering, hosts, maps, found.hairpin)
-        relays = {transport_of(server.url) for server in self.servers if server.ok and server.url.startswith("turn")}
+        relays = {"udp" if one.transport == "dtls" else one.transport for one in self.servers if one.relays}
         return SideView(views, frozenset(relays))
-
-
-def transport_of(url: str) -> str:
-    """Return `udp`, `tcp` or `tls`: what a server's URL speaks (RFC 7064, RFC 7065)."""
-    scheme, _, rest = url.lower().partition(":")
-    query = rest.partition("?")[2]
-    if scheme.endswith("s"):
-        return "udp" if query == "transport=udp" else "tls"
-    return "tcp" if query == "transport=tcp" else "udp"

@@ -1,9 +1,9 @@
-"""The servers to be asked: URLs to addresses, reports to health, and those that are reached by TCP or TLS."""
+"""The servers to be asked: where they are, how the STUN ones did, and whether the TURN ones really relay."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -11,18 +11,20 @@ import trio
 from iceagent.agent import IceServer
 from iceagent.core.address import TransportAddress
 from iceagent.core.nat import ServerReport
+from iceagent.core.turn import EndReason, TurnError
 from iceagent.net import Network
-from iceagent.session.netcheck.report import ServerHealth, transport_of
+from iceagent.net.turn import open_turn_socket
+from iceagent.net.turn_connect import TurnServer
+from iceagent.session.netcheck.report import ServerHealth
 from iceagent.session.netcheck.web import connect
 
-TLS_PORT: Final = 5349  # RFC 8489 section 18.6
 RESOLVE_S: Final = 5.0
 CONNECT_S: Final = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One address of a server. `failure` says why there is none."""
+    """One address at which STUN over UDP may be asked. `failure` says why there is none."""
 
     url: str
     family: int | None
@@ -30,23 +32,25 @@ class Place:
     failure: str = ""
 
 
-async def find_places(network: Network, urls: Iterable[str], families: Sequence[int] = (4, 6)) -> list[Place]:
-    """Return where each server is, once per family; names are looked up side by side, each within 5 s."""
+async def find_places(network: Network, servers: Iterable[IceServer], families: Sequence[int] = (4, 6)) -> list[Place]:
+    """Return where each server answers STUN over UDP, once per family; names are looked up side by side.
+
+    A TURN server over UDP is a STUN server, too.
+    """
+    asked = [one for one in servers if one.scheme == "stun" or (one.is_turn and "udp" in one.transports())]
     found: dict[int, list[Place]] = {}
 
-    async def find(at: int, url: str) -> None:
-        found[at] = await _find(network, url, families)
+    async def find(at: int, server: IceServer) -> None:
+        found[at] = await _find(network, server, families)
 
     async with trio.open_nursery() as nursery:
-        for at, url in enumerate(dict.fromkeys(urls)):
-            nursery.start_soon(find, at, url)
+        for at, server in enumerate(asked):
+            nursery.start_soon(find, at, server)
     return [place for at in sorted(found) for place in found[at]]
 
 
-async def _find(network: Network, url: str, families: Sequence[int]) -> list[Place]:
-    host, port = IceServer(url).endpoint()
-    if transport_of(url) == "tls" and not _names_port(url):
-        port = TLS_PORT
+async def _find(network: Network, server: IceServer, families: Sequence[int]) -> list[Place]:
+    host, port = server.endpoint()
     failure = f"name lookup: no answer within {RESOLVE_S:g} s"
     with trio.move_on_after(RESOLVE_S):
         try:
@@ -56,57 +60,69 @@ async def _find(network: Network, url: str, families: Sequence[int]) -> list[Pla
         else:
             best = {address.family: address for address in reversed(addresses) if address.family in families}
             if best:
-                return [Place(url, family, best[family]) for family in sorted(best)]
+                return [Place(server.url, family, best[family]) for family in sorted(best)]
             failure = "its name has no address that could be used"
-    return [Place(url, None, failure=failure)]
+    return [Place(server.url, None, failure=failure)]
 
 
-def _names_port(url: str) -> bool:
-    rest = url.partition(":")[2].partition("?")[0]
-    return ":" in rest.rpartition("]")[2]
-
-
-def health_of_udp(places: Iterable[Place], reports: Iterable[ServerReport]) -> list[ServerHealth]:
-    """Return the health of the servers that were asked over UDP."""
+def health_of_stun(places: Iterable[Place], reports: Iterable[ServerReport]) -> list[ServerHealth]:
+    """Return the health of the STUN servers, from what discovery heard of them."""
     by_address = {report.server: report for report in reports}
-    return [_health(place, by_address.get(place.address) if place.address else None) for place in places]
+    stun_alone = (place for place in places if place.url.lower().startswith("stun:"))
+    return [_health(place, by_address.get(place.address) if place.address else None) for place in stun_alone]
 
 
 def _health(place: Place, report: ServerReport | None) -> ServerHealth:
     if place.address is None:
-        return ServerHealth(place.url, place.family, ok=False, detail=place.failure)
+        return ServerHealth(place.url, "udp", ok=False, family=place.family, detail=place.failure)
     if report is None:
         detail = f"not asked: this machine has no IPv{place.family} address that could reach it"
-        return ServerHealth(place.url, place.family, ok=False, detail=detail)
-    return ServerHealth(place.url, place.family, not report.failure, report.rtt_s, report.failure)
+        return ServerHealth(place.url, "udp", ok=False, family=place.family, detail=detail)
+    return ServerHealth(place.url, "udp", not report.failure, place.family, report.rtt_s, report.failure)
 
 
-async def check_streams(network: Network, places: Sequence[Place]) -> list[ServerHealth]:
-    """Return the health of the servers that are reached by TCP or TLS: whether they let us connect, and how soon."""
+async def check_others(network: Network, servers: Iterable[IceServer]) -> list[ServerHealth]:
+    """Return the health of TURN servers, by each of their transports, and of STUN servers over TLS."""
+    tried = [(one, transport) for one in servers if one.is_turn for transport in one.transports()]
+    tried += [(one, "tls") for one in servers if one.scheme == "stuns"]
     found: dict[int, ServerHealth] = {}
 
-    async def check(at: int, place: Place) -> None:
-        found[at] = await _check_stream(network, place)
+    async def check(at: int, server: IceServer, transport: str) -> None:
+        silent = ServerHealth(server.url, transport, ok=False, detail=f"no answer within {CONNECT_S:g} s")
+        with trio.move_on_after(CONNECT_S):
+            found[at] = await (_allocate if server.is_turn else _shake_hands)(network, server, silent)
+        found.setdefault(at, silent)
 
     async with trio.open_nursery() as nursery:
-        for at, place in enumerate(places):
-            nursery.start_soon(check, at, place)
+        for at, (server, transport) in enumerate(tried):
+            nursery.start_soon(check, at, server, transport)
     return [found[at] for at in sorted(found)]
 
 
-async def _check_stream(network: Network, place: Place) -> ServerHealth:
-    if place.address is None:
-        return ServerHealth(place.url, place.family, ok=False, detail=place.failure)
-    name = IceServer(place.url).endpoint()[0] if transport_of(place.url) == "tls" else ""
-    detail = f"no connection within {CONNECT_S:g} s"
-    with trio.move_on_after(CONNECT_S):
-        started_at = trio.current_time()
-        try:
-            stream = await connect(network, [place.address], tls_name=name)
-        except OSError as error:
-            detail = error.strerror or str(error)
-        else:
+async def _allocate(network: Network, server: IceServer, silent: ServerHealth) -> ServerHealth:
+    """Have the server relay, for a moment: whoever only answers may still refuse."""
+    host, port = server.endpoint()
+    started_at = trio.current_time()
+    try:
+        async with open_turn_socket(network, TurnServer(host, port, silent.transport), login=server.login()):
             latency_s = trio.current_time() - started_at
-            await trio.aclose_forcefully(stream)
-            return ServerHealth(place.url, place.family, ok=True, latency_s=latency_s)
-    return ServerHealth(place.url, place.family, ok=False, detail=detail)
+        return replace(silent, ok=True, relays=True, latency_s=latency_s, detail="")
+    except TurnError as error:
+        latency_s = trio.current_time() - started_at
+        if error.reason is EndReason.CREDENTIALS_NEEDED:
+            return replace(silent, ok=True, latency_s=latency_s, detail="answers, and asks for credentials")
+        return replace(silent, detail=str(error))
+    except OSError as error:
+        return replace(silent, detail=error.strerror or str(error))
+
+
+async def _shake_hands(network: Network, server: IceServer, silent: ServerHealth) -> ServerHealth:
+    host, port = server.endpoint()
+    started_at = trio.current_time()
+    try:
+        stream = await connect(network, await network.resolve(host, port), tls_name=host)
+    except OSError as error:
+        return replace(silent, detail=error.strerror or str(error))
+    latency_s = trio.current_time() - started_at
+    await trio.aclose_forcefully(stream)
+    return replace(silent, ok=True, latency_s=latency_s, detail="")

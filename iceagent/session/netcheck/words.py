@@ -86,9 +86,7 @@ def _family_meaning(one: FamilyReport, report: Report) -> str:
     if found.mapping is Mapping.NO_NAT:
         if found.filtering is Filtering.ENDPOINT_INDEPENDENT:
             return "This machine has a public address: everybody can be connected directly."
-        return (
-            "This machine has a public address, if guarded: nearly everybody can be connected directly."
-        )
+        return "This machine has a public address, if guarded: nearly everybody can be connected directly."
     if report.maps_ports:
         return "The gateway opens ports when asked: nearly everybody can be connected directly."
     if found.mapping is Mapping.UNKNOWN:
