@@ -8,12 +8,13 @@ import trio
 
 from iceagent.errors import LocalError
 from iceagent.link import LinkStream
+from iceagent.link.config import MAX_STREAMS
 from iceagent.session.raw import RawLink
 
 RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own services
 TUNNEL_SERVICE = "iceagent.tunnel"
 APPLICATION = ""
-MAX_PENDING_STREAMS = 64  # opened by the other side and not yet taken, per service; more are reset
+MAX_PENDING_STREAMS = MAX_STREAMS  # not yet taken, per service: a burst of all the other side may open is no offence
 RESET_BUSY = 16  # codes from 16 upwards are not the link's own
 RESET_UNKNOWN = 17
 

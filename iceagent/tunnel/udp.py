@@ -11,22 +11,24 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
 
 import trio
 
+from iceagent.link.config import MAX_STREAMS
 from iceagent.session.background import open_background
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
 from iceagent.tunnel.datagrams import PlainUdpSocket, SocketAddress, resolve_udp
-from iceagent.tunnel.errors import FailedError, RefusedError
+from iceagent.tunnel.errors import BindError, FailedError, RefusedError
 from iceagent.tunnel.local import bind_error, explain_os_error
 from iceagent.tunnel.pump import RESET_TUNNEL
 from iceagent.tunnel.spec import PortBind, UdpTarget, join_host_port
 
 IDLE_S = 300.0  # a flow without a datagram either way ends; RFC 4787 section 4.3 recommends 5 minutes
-MAX_FLOWS = 1024  # per forward; beyond it the longest idle one makes room
+MAX_FLOWS = MAX_STREAMS // 2  # of a session; beyond it the longest idle one makes room. The rest is for connections
 MAX_QUEUED = 256  # datagrams per flow on their way to the link; more are dropped and counted
 REFUSED_PAUSE_S = 5.0  # how long a source that was refused is ignored, instead of asking again for each datagram
 
@@ -89,6 +91,12 @@ class _NearFlow:
     def active_at(self) -> float:
         return self._flow.active_at if self._flow else self._opened_at
 
+    def evict(self) -> None:
+        """End, to make room for another."""
+        self.scope.cancel()
+        self._forward.forget(self._source, self)
+        self._forward.dropped["flow evicted"] += 1
+
     def put(self, data: bytes) -> None:
         try:
             self._queue[0].send_nowait(data)
@@ -140,6 +148,10 @@ class _NearFlow:
         scope.cancel()
 
 
+# Of all forwards of a session: they share its streams, of which each flow takes one.
+_near_flows: WeakKeyDictionary[Session, set[_NearFlow]] = WeakKeyDictionary()
+
+
 class UdpForward:
     """A local UDP socket whose every source has its own flow to the target."""
 
@@ -151,6 +163,7 @@ class UdpForward:
         self.dropped: Counter[str] = Counter()
         self._socket = sock
         self._flows: dict[SocketAddress, _NearFlow] = {}
+        self._all_flows = _near_flows.setdefault(session, set())
 
     async def run(self) -> None:
         """Carry datagrams until cancelled."""
@@ -161,18 +174,17 @@ class UdpForward:
                     if flow is None:
                         self._make_room()
                         flow = self._flows[source] = _NearFlow(self, source)
+                        self._all_flows.add(flow)
                         nursery.start_soon(flow.run)
                     flow.put(data)
 
     def _make_room(self) -> None:
-        if len(self._flows) >= MAX_FLOWS:
-            source, longest_idle = min(self._flows.items(), key=lambda item: item[1].active_at)
-            longest_idle.scope.cancel()
-            del self._flows[source]
-            self.dropped["flow evicted"] += 1
+        if len(self._all_flows) >= MAX_FLOWS:
+            min(self._all_flows, key=lambda flow: flow.active_at).evict()
 
     def forget(self, source: SocketAddress, flow: _NearFlow) -> None:
-        """Drop a flow that has ended, unless its source has a newer one."""
+        """Drop a flow that has ended; its source may have a newer one."""
+        self._all_flows.discard(flow)
         if self._flows.get(source) is flow:
             del self._flows[source]
 
@@ -221,6 +233,8 @@ async def bind_udp(bind: PortBind) -> PlainUdpSocket:
             raise
     except OSError as error:
         raise bind_error(f"{bind}/udp", error) from error
+    except UnicodeError as error:
+        raise BindError(f"cannot open {bind}/udp: the name does not resolve") from error
     return sock
 
 

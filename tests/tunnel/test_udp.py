@@ -16,6 +16,7 @@ from fake_link import linked_sessions
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iceagent.link.config import MAX_STREAMS
 from iceagent.session.datagrams import encode_varint, split_varint_untrusted
 from iceagent.session.session import Session
 from iceagent.tunnel import udp
@@ -112,6 +113,31 @@ async def test_more_sources_than_flows_evict_the_longest_idle(monkeypatch):
                     assert await sock.recv(100) == bytes([number])
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert open_flows(joiner) <= 4
+
+
+async def test_all_forwards_of_a_session_share_its_flows(monkeypatch):
+    """Each flow takes a stream of the link, which has so many and no more: the next would wait for one to fall idle."""
+    assert udp.MAX_FLOWS < MAX_STREAMS
+    monkeypatch.setattr(udp, "MAX_FLOWS", 4)
+    async with udp_echo() as port, linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
+        spec = f"0:127.0.0.1:{port}/udp"
+        async with forward_local(joiner, spec) as one, forward_local(joiner, spec) as other:
+            for number in range(12):
+                near = ("127.0.0.1", int((one, other)[number % 5 == 4].bind.rpartition(":")[2]))
+                async with client(near) as sock:
+                    await sock.send(bytes([number]))
+                    assert await sock.recv(100) == bytes([number])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert open_flows(joiner) <= 4
+
+
+async def test_a_name_that_cannot_be_is_a_bind_error():
+    """No resolver takes an empty label; it raises UnicodeError for it."""
+    async with linked_sessions() as (joiner, _):
+        for suffix in ("", "/udp"):
+            with pytest.raises(BindError, match="does not resolve"):
+                async with forward_local(joiner, f"a..b:0:h:1{suffix}"):
+                    pass
 
 
 async def test_a_dead_target_does_not_end_the_flow():
