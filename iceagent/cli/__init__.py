@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command `iceagent` and return its exit code (see `iceagent.cli.exits`)."""
+    """Run the command `iceagent` and return its exit code (see `iceagent.cli.exits`).
+
+    Args:
+        arguments: None for those of the process, which then ends with this call.
+    """
+    if arguments is not None:
+        return _run(arguments)
+    hold_standard_streams()
+    try:
+        return _run(sys.argv[1:])
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; a second Ctrl-C would only show where
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         from iceagent.cli.app import run_app  # here, so that Ctrl-C while modules are read ends as it should
 
-        return run_app(sys.argv[1:] if arguments is None else arguments)
+        return run_app(arguments)
     except KeyboardInterrupt:
-        from iceagent.cli.output import Output
+        from iceagent.cli.output import output_of
 
-        Output(as_json="--json" in sys.argv).error(130, "interrupted")
+        output_of(arguments).error(130, "interrupted")
         return 130
+
+
+def hold_standard_streams() -> None:
+    """Put something in the place of standard streams that were closed (`>&-`), so that no socket gets their numbers.
+
+    Payload for standard output would otherwise go to whoever is at the other end of that socket. What stands there
+    fails as a closed stream does: standard input cannot be read, the others cannot be written.
+    """
+    for number, wrong_way in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, wrong_way)  # takes the lowest free number: this one

@@ -9,7 +9,7 @@ import rich_click as click
 
 from iceagent import __version__
 from iceagent.cli.exits import Exit
-from iceagent.cli.output import Output
+from iceagent.cli.output import output_of
 
 VERBS = ("serve", "listen", "connect", "forward", "turn", "netcheck")
 
@@ -47,19 +47,18 @@ def run_app(arguments: Sequence[str]) -> int:
         _complain(error, arguments)
         return Exit.USAGE
     except click.Abort:
+        output_of(arguments).error(Exit.INTERRUPTED, "interrupted")
         return Exit.INTERRUPTED
+    except OSError as error:  # while help is printed or modules are read: verbs report their own
+        output_of(arguments).error(Exit.LOCAL_IO, f"reading or writing failed: {error.strerror or error}")
+        return Exit.LOCAL_IO
     return result if isinstance(result, int) else Exit.OK
 
 
 def _complain(error: click.ClickException, arguments: Sequence[str]) -> None:
-    """Print a mistake on the command line; its options are not parsed, so look at them as they are."""
-    pipe = bool(arguments) and (
-        arguments[0] == "connect"
-        or (arguments[0] == "listen" and not any(argument.startswith("--allow") for argument in arguments))
-    )
-    output = Output(as_json="--json" in arguments, pipe=pipe)
+    """Print a mistake on the command line."""
     help_hint = "" if "--help" in error.format_message() else f" (see iceagent {_verb(error)}--help)"
-    output.error(Exit.USAGE, error.format_message().rstrip(".") + help_hint)
+    output_of(arguments).error(Exit.USAGE, error.format_message().rstrip(".") + help_hint)
 
 
 def _verb(error: click.ClickException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 
@@ -18,6 +19,13 @@ from iceagent.tunnel.spec import join_host_port
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
 
 
+def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is neither less nor more than anything, and so in every range."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("'nan' is not a number of seconds")
+    return value
+
+
 @click.command("listen")
 @click.option(
     "--allow",
@@ -30,6 +38,7 @@ from iceagent.tunnel.stdio import StandardStreams, run_pipe
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_refuse_nan,
     metavar="SECONDS",
     help="Give up if nobody comes.",
 )

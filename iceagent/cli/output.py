@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -64,6 +65,17 @@ class _LogHandler(logging.Handler):
         self._output.line("log", f"{name}: {message}", level=name, logger=record.name, message=message)
 
 
-def _print(text: str, stream: TextIO) -> None:
+def output_of(arguments: Sequence[str]) -> Output:
+    """Return where to complain about a command line that is not parsed, or not yet."""
+    pipe = bool(arguments) and (
+        arguments[0] == "connect"
+        or (arguments[0] == "listen" and not any(argument.startswith("--allow") for argument in arguments))
+    )
+    return Output(as_json="--json" in arguments, pipe=pipe)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    if stream is None:  # closed from the start; print() would take standard output instead
+        return
     with suppress(OSError):  # whoever read our lines is gone; the tunnel is not
         print(text, file=stream, flush=True)

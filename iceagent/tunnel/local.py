@@ -50,6 +50,8 @@ async def _tcp_listeners(bind: Bind) -> list[trio.SocketListener]:
         listeners = await trio.open_tcp_listeners(bind.port, host=bind.host or None, backlog=BACKLOG)
     except OSError as error:
         raise bind_error(str(bind), error) from error
+    except UnicodeError as error:
+        raise BindError(f"cannot open {bind}: the name does not resolve") from error
     for surplus in listeners[1:] if bind.port == 0 else ():
         surplus.socket.close()  # the system gave each family another port, and only one is told to the user
     return listeners[:1] if bind.port == 0 else listeners
@@ -61,7 +63,7 @@ def bind_error(what: str, error: OSError) -> BindError:
         return BindError(f"{what} is already in use; stop the program that has it, or choose another (0: any)")
     if error.errno in {errno.EACCES, errno.EPERM}:
         return BindError(f"no permission to open {what}; choose a port above 1023")
-    return BindError(f"cannot open {what}: {error.strerror or error}")
+    return BindError(f"cannot open {what}: {explain_os_error(error)}")
 
 
 def _address_of(bind: Bind, listener: trio.SocketListener) -> str:

@@ -20,7 +20,7 @@ DEFAULT_BIND = "127.0.0.1"  # loopback unless the user says otherwise: a forward
 EXAMPLE = "2222:localhost:22 (or [::1]:2222:[fe80::1]:22, 5353:192.0.2.1:53/udp, unix:/tmp/a.sock:unix:/tmp/b.sock)"
 
 _FIELD = re.compile(r"\[[^\[\]]*\]|[^:\[\]]*")
-_HOST = re.compile(r"[^\s/\[\]\x00-\x20\x7f]{1,253}")
+_HOST = re.compile(r"[^\s/\[\]\x00-\x20\x7f\ud800-\udfff]{1,253}")  # surrogates: bytes that are no UTF-8
 _MAX_UNIX_PATH = 107  # sun_path of Linux, less its final zero
 
 
@@ -128,7 +128,7 @@ def _parse_from_unix(rest: str) -> ForwardSpec:
     near, is_unix, far = rest.partition(":unix:")
     if is_unix:
         return ForwardSpec(UnixBind(unix_path(near)), UnixTarget(unix_path(far)))
-    plain, udp = _strip_protocol(rest)
+    plain, udp = _strip_protocol(rest) if ":" in rest else (rest, False)
     if udp:
         raise ValueError("a Unix stream socket cannot carry UDP")
     match = re.fullmatch(r"(?P<path>.+):(?P<host>\[[^\[\]]*\]|[^:\[\]]+):(?P<port>[^:\[\]]*)", plain)
@@ -220,7 +220,11 @@ def unix_path(text: str) -> str:
     """
     if not text or "\0" in text:
         raise ValueError("the path of a Unix socket is missing")
-    if len(text.encode()) > _MAX_UNIX_PATH:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError("the path of a Unix socket must be UTF-8") from None
+    if size > _MAX_UNIX_PATH:
         raise ValueError(f"the path of a Unix socket has at most {_MAX_UNIX_PATH} bytes")
     return text
 

@@ -52,6 +52,7 @@ class Client:
         self._welcome: wire.Welcome | None = None
         self._session: ClientSession | None = None
         self._failure: SignalError | None = None
+        self._is_lost = False
         self._changed = trio.Event()
         self._begun = trio.Event()
 
@@ -269,6 +270,7 @@ class Client:
                     self._failure = failure
                     return
                 error = RelayUnreachable(str(failure))
+                self._tell_lost()
             finally:
                 self._connection = None
                 self._begun.set()
@@ -312,6 +314,7 @@ class Client:
         answers, action = session.handle_frame(frame)
         for answer in answers:
             self._transmit(answer)
+        self._tell_found()
         if action is Action.RECONNECT:
             connection.abort(wire.CloseCode.GOING_AWAY)
         self._notify()
@@ -322,6 +325,24 @@ class Client:
         if session is not None and trio.current_time() - lost_at >= keeps_s:
             session.finish(error)
             self._notify()
+
+    def _tell_lost(self) -> None:
+        """Log once that the relay is gone; loudly where somebody waits at it for a peer who now cannot come."""
+        session = self._session
+        if self._is_lost or session is None or session.joined is None or session.over is not None:
+            return
+        self._is_lost = True
+        level = logging.WARNING if session.peer == "absent" else logging.INFO
+        logger.log(level, "the connection to the relay %s is lost; trying to get it back", self.url)
+
+    def _tell_found(self) -> None:
+        if self._is_lost and self._session is not None and self._session.resumed_here:
+            self._is_lost = False
+            logger.log(
+                logging.WARNING if self._session.peer == "absent" else logging.INFO,
+                "the connection to the relay %s is back",
+                self.url,
+            )
 
     def _jitter(self, pause_s: float) -> float:
         return pause_s * (0.75 + 0.5 * self._randbytes(1)[0] / 255)

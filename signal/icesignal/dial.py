@@ -50,6 +50,7 @@ def parse_relay_url(text: str) -> RelayUrl:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise ValueError("unknown scheme or no host")
+        parts.hostname.encode("idna")  # as the system's resolver will; what cannot be is a UnicodeError, a ValueError
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
     except ValueError:
         raise ValueError(

@@ -204,6 +204,8 @@ def test_what_is_not_allowed_is_exit_8(run, relay):
         (("forward", "-L", "0:h:1", "--relay", "gopher://h", "1-a-b"), b"ws://"),
         (("listen", "--allow", "nonsense"), b"tcp:localhost:22"),
         (("listen", "--timeout", "0"), b"timeout"),
+        (("listen", "--timeout", "nan"), b"seconds"),
+        (("connect", "1-a-b", "--relay", "ws://a..b:1"), b"ws://"),
         (("serve", "--listen", "nonsense"), b"[::]:8080"),
         (("sing",), b"sing"),
         (("connect", "1-a-b", "--frobnicate"), b"frobnicate"),

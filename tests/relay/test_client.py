@@ -92,7 +92,9 @@ def test_relay_urls_are_understood(text: str, host: str, port: int, tls: bool) -
     assert (url.host, url.port, url.is_tls) == (host, port, tls)
 
 
-@pytest.mark.parametrize("text", ["http://x", "ws://", "ws://x:99999", "", "ws://[::1"])
+@pytest.mark.parametrize(
+    "text", ["http://x", "ws://", "ws://x:99999", "", "ws://[::1", "ws://a..b", "ws://\udcff:1", f"ws://{'x' * 64}"]
+)
 def test_malformed_relay_urls_are_value_errors(text: str) -> None:
     """With an example of a right one."""
     with pytest.raises(ValueError, match="ws://192"):
@@ -303,6 +305,24 @@ async def test_a_relay_that_comes_back_in_time_is_used_again() -> None:
                 assert await joiner.join(client.room, b"B") == client.room
                 assert await joiner.receive() == b"said while nobody listened"
                 assert await client.wait_peer() == b"B"
+        await relay.stop()
+
+
+async def test_who_waits_at_a_relay_that_is_gone_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The code on the screen leads nowhere meanwhile; nothing else would say so for two minutes."""
+    async with trio.open_nursery() as nursery:
+        relay = Restartable(nursery, MemoryEngine())
+        await relay.start()
+        async with icesignal.open_client(relay.url) as client:
+            await client.allocate(b"A")
+            await relay.stop()
+            await until(lambda: "is lost; trying to get it back" in caplog.text)
+            await relay.start()
+            await until(lambda: "is back" in caplog.text)
+        assert [record.levelname for record in caplog.records if record.name == "icesignal.client"] == [
+            "WARNING",
+            "WARNING",
+        ]
         await relay.stop()
 
 

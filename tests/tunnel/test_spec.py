@@ -107,3 +107,16 @@ def test_a_malformed_rule_shows_a_right_one(text):
 def test_a_rule_prints_as_it_is_written(text):
     """The refusal shows the other side's rules; they must be usable as they stand."""
     assert str(parse_allow(text)) == text
+
+
+def test_bytes_that_are_no_utf_8_are_refused_in_words():
+    """Python reads them as surrogates, which neither the resolver nor the other side can take."""
+    for text in ("0:lo\udcffcal:22", "0:unix:/tmp/\udcff", "lo\udcff:0:h:1"):
+        with pytest.raises(SpecError, match=r"is not a host|must be UTF-8"):
+            parse_forward(text)
+
+
+def test_half_a_unix_forward_is_told_what_is_missing():
+    """The path must not be taken for a `/udp` that is misspelt."""
+    with pytest.raises(SpecError, match="after unix:PATH there must be HOST:PORT or unix:PATH"):
+        parse_forward("unix:/tmp/a.sock")

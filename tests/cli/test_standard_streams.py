@@ -1,0 +1,97 @@
+"""Standard streams that are closed or full, and Ctrl-C where no verb runs yet or any more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import rich_click as click
+from processes import ICEAGENT, Process, Processes, processes
+
+from iceagent.cli import app, main
+
+SECRET = b"the payload, and nothing but the payload\n" * 100
+SELF_INTERRUPT = """
+import atexit, os, signal, sys
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+sys.argv = ["iceagent", "--version"]
+from iceagent.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def run() -> Iterator[Processes]:
+    """Start processes that end with the test."""
+    with processes() as started:
+        yield started
+
+
+def shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run iceagent under a shell that redirects its streams."""
+    script = f'exec "$@" {redirection}'
+    command = ["sh", "-c", script, "sh", *ICEAGENT, *arguments]
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=30)
+
+
+def offer(run: Processes, payload: bytes) -> tuple[Process, str]:
+    """Start a pipe that has `payload` to send; return it and the code, which carries the relay."""
+    script = 'printf %s "$0" | exec "$@"'
+    listener = run.start("sh", "-c", f"{script} 2>&1", payload.decode(), *ICEAGENT, "listen", "--json")
+    return listener, listener.wait_for("code")["code"]
+
+
+@pytest.mark.processes
+def test_payload_for_a_closed_stdout_goes_nowhere(run):
+    """The number of a closed stream would be given to the next socket, and the payload to whoever is behind it."""
+    _, code = offer(run, SECRET)
+    done = shell(">&-", "connect", code)
+    assert done.returncode == 9
+    assert b"cannot write to standard output: Bad file descriptor" in done.stderr
+
+
+@pytest.mark.processes
+def test_lines_for_a_closed_stderr_do_not_mix_with_the_payload(run):
+    """print() takes standard output where standard error is missing."""
+    _, code = offer(run, SECRET)
+    done = shell("2>&-", "connect", code)
+    assert (done.returncode, done.stdout) == (0, SECRET)
+
+
+@pytest.mark.processes
+def test_a_closed_stdin_has_ended(run):
+    """As if it were empty."""
+    _, code = offer(run, SECRET)
+    done = shell("<&-", "connect", code)
+    assert (done.returncode, done.stdout) == (0, SECRET)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_help_on_a_full_disk_is_one_sentence(option):
+    """Not a traceback."""
+    done = shell(">/dev/full", option)
+    assert done.returncode == 9
+    assert done.stderr == b"iceagent: reading or writing failed: No space left on device\n"
+
+
+@pytest.mark.processes
+def test_an_interrupt_while_the_process_ends_is_not_shown():
+    """Who presses Ctrl-C twice must not see a traceback, and the exit code stays."""
+    done = subprocess.run([sys.executable, "-c", SELF_INTERRUPT], capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_interrupt_before_the_verb_runs_is_told(monkeypatch, capsys):
+    """click turns Ctrl-C into its own exception while it reads the command line and imports the verb."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise click.Abort
+
+    monkeypatch.setattr(app.app, "main", interrupted)
+    assert main(["forward", "--json"]) == 130
+    line = json.loads(capsys.readouterr().out)
+    assert {"kind": "error", "exit": 130}.items() <= line.items()
