@@ -129,7 +129,7 @@ def predict(ours: SideView, theirs: SideView) -> Prediction:
 def _direct(ours: FamilyView, theirs: FamilyView, family: int) -> Prediction:
     """Return whether a path of one family is direct; the outcome is IMPOSSIBLE where it is not."""
     common = set(ours.external_hosts) & set(theirs.external_hosts)
-    if common and ours.mapping is not Mapping.NO_NAT:
+    if common and Mapping.NO_NAT not in (ours.mapping, theirs.mapping):
         text = "both sides are behind the same NAT, where they reach each other by their local addresses"
         return Prediction(Outcome.DIRECT, text, certain=bool(ours.hairpin and theirs.hairpin), family=family)
     results = {meets(one, other) for one, other in product(_possible(ours), _possible(theirs))}
