@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.channel_data import CHANNEL_MAX, CHANNEL_MAX_RFC5766, CHANNEL_MIN
@@ -70,7 +74,9 @@ def handle_create_permission(
         return
     signing = Signing(who.key, who.integrity)
     peers = [attribute.address for attribute in request.get_all(stun.XorPeerAddress)]
-    code = stun.Code.BAD_REQUEST if not peers else _first_refusal(state, allocation, peers)
+    # The port is anything (RFC 8656 section 10.1), so only the host can be asked for; what is sent is judged by both.
+    is_relayed = partial(_is_relay_host, state, allocation)
+    code = stun.Code.BAD_REQUEST if not peers else _first_refusal(state, allocation, peers, is_relayed)
     if code is None and not _make_room(state, now, allocation, {peer.host for peer in peers}):
         code = stun.Code.INSUFFICIENT_CAPACITY
     if code is not None:
@@ -95,7 +101,7 @@ def handle_channel_bind(
     if number is None or peer is None or not _fits(now, allocation, number.value, peer.address, highest):
         state.refuse(path, request, signing, stun.Code.BAD_REQUEST)
         return
-    code = _first_refusal(state, allocation, [peer.address])
+    code = _first_refusal(state, allocation, [peer.address], state.is_relayed)
     if code is None and not (
         _make_room(state, now, allocation, {peer.address.host}) and _has_channel_room(state, now, allocation, number)
     ):
@@ -107,9 +113,19 @@ def handle_channel_bind(
     state.reply(path, stun.success(request), signing)
 
 
-def _first_refusal(state: ServerState, allocation: Allocation, peers: list[TransportAddress]) -> stun.Code | None:
+def _is_relay_host(state: ServerState, allocation: Allocation, peer: TransportAddress) -> bool:
+    """Tell whether relays of this server live at the peer's host."""
+    return any(relay.address.host == peer.host for relay in chain(allocation.relays, state.relays.values()))
+
+
+def _first_refusal(
+    state: ServerState,
+    allocation: Allocation,
+    peers: list[TransportAddress],
+    is_relayed: Callable[[TransportAddress], bool],
+) -> stun.Code | None:
     for peer in peers:
-        if not state.policy.allows(peer, state.is_relayed):
+        if not state.policy.allows(peer, is_relayed):
             state.counters["peers_denied"] += 1
             return stun.Code.FORBIDDEN
         if allocation.relay_for(peer) is None:
