@@ -11,6 +11,7 @@ CHECK_RTO_MIN_S: Final = 0.5  # RFC 8445 section 14.3
 CHECK_RTO_MAX_S: Final = (
     1.0  # ours: RFC 8445 section 14.1 warns that a large RTO lets one lost packet cost the best pair
 )
+MAX_TRIGGERED_IN_A_ROW: Final = 4  # ours: then an ordinary check gets its turn, if one waits
 CHECK_TIMEOUT_S: Final = 39.5  # RFC 8489 section 6.2.1: Rc = 7, Rm = 16 at an RTO of 500 ms
 CHECK_RC: Final = 7  # RFC 8489 section 6.2.1
 CHECK_RM: Final = 16  # RFC 8489 section 6.2.1
@@ -37,6 +38,7 @@ DISCONNECTED_PROBE_S: Final = 2.0  # ours: a probing check must have gone unansw
 DOUBTED_PROBE_S: Final = 1.2  # ours: two unanswered checks suffice when the peer looks for other paths, too
 BACKUP_PROBE_S: Final = 7.5  # ours: while disconnected, the other valid pairs are checked this often
 RESTART_LINGER_S: Final = 30.0  # ours: a session replaced by a restart answers checks while consent to it may last
+RESTART_PATIENCE_S: Final = 10.0  # ours: how long after the last path was lost a restart may stay unanswered
 KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 
 # Limits.

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import icesignal
@@ -21,6 +22,7 @@ from iceagent.session.description import (
     receive_description,
     send_description,
     send_late_candidates,
+    send_restarts,
 )
 from iceagent.session.errors import NobodyCame, NoPath, PeerLeft, RelayError
 from iceagent.session.path import Path
@@ -127,6 +129,7 @@ async def _establish(
     """
     is_inviter = channel.role == "inviter"
     role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
+    config = replace(config, auto_restart=True)
     async with open_agent(config, role=role) as agent, open_background() as nursery:
         signaling = _Signaling(channel, agent, identity.fingerprint)
         fingerprint = await signaling.find_path(nursery)
@@ -165,7 +168,9 @@ class _Signaling:
             with signal_errors(), _peer_left():
                 description = await receive_description(self._channel)
             self._agent.set_remote_credentials(description.credentials())
-            nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent))
+            peers = description.fingerprint
+            nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent, peers))
+            nursery.start_soon(self._tolerate, lambda: send_restarts(self._channel, self._agent, self._fingerprint))
             await self._wait_connected()
             nursery.start_soon(self._tolerate, lambda: send_late_candidates(self._channel, self._agent))
         except BaseException:

@@ -3,6 +3,9 @@
     {"type": "description", "version": 1, "ufrag": str, "pwd": str, "fingerprint": 32 bytes}
     {"type": "candidates", "candidates": ["candidate:...", ...], "end": bool}
 
+A description with other credentials, later, is an ICE restart: it is answered with one of our own and new candidates,
+unless it answers one. The fingerprint must stay the same.
+
 Unknown keys and unknown types are ignored, so that later versions may say more.
 """
 
@@ -18,6 +21,7 @@ import trio
 from icesignal import SealedChannel
 
 from iceagent.agent import Agent, Credentials
+from iceagent.core.ice import Restarted
 from iceagent.errors import RemoteError
 from iceagent.session.errors import VersionMismatch
 
@@ -131,14 +135,29 @@ async def send_late_candidates(channel: SealedChannel, agent: Agent) -> None:
         await channel.send({"type": "candidates", "candidates": [candidate.to_sdp()], "end": True})
 
 
-async def receive_candidates(channel: SealedChannel, agent: Agent) -> None:
-    """Hand the peer's candidates to the agent, those included that come after the end.
+async def send_restarts(channel: SealedChannel, agent: Agent, fingerprint: bytes) -> None:
+    """Tell the peer of every restart of ours, and of our part in every one of its own.
+
+    Raises:
+        SignalError: the relay or the peer is gone.
+    """
+    async for event in agent.events():
+        if isinstance(event, Restarted):
+            await send_description(channel, agent, fingerprint)
+
+
+async def receive_candidates(channel: SealedChannel, agent: Agent, fingerprint: bytes) -> None:
+    """Hand the peer's candidates to the agent, those included that come after the end, and its restarts.
+
+    `fingerprint` is what the peer's first description said; one that says otherwise is ignored.
 
     Raises:
         SignalError: the relay or the peer is gone.
     """
     while True:
         message = parse_untrusted(await channel.receive())
+        if isinstance(message, Description) and message.fingerprint == fingerprint:
+            agent.set_remote_credentials(message.credentials())
         if not isinstance(message, Candidates):
             continue
         for candidate in message.candidates:

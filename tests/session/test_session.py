@@ -121,6 +121,29 @@ async def test_a_clean_close_is_seen_at_once():
             pass
 
 
+async def test_a_restart_is_carried_over_the_sealed_channel_and_the_link_does_not_notice(monkeypatch):
+    """Whoever restarts, the other side takes part; both end on a new pair, with the stream that was open."""
+    agents = []
+    open_agent = connect.open_agent
+
+    @asynccontextmanager
+    async def remembering(*args, **options):
+        async with open_agent(*args, **options) as agent:
+            agents.append(agent)
+            yield agent
+
+    monkeypatch.setattr(connect, "open_agent", remembering)
+    async with linked() as (inviter, joiner):
+        async with await joiner.open_stream("long") as stream, await inviter.accept_stream() as accepted:
+            for number, agent in enumerate(agents, start=1):
+                agent.restart()
+                with trio.fail_after(10):
+                    while any(one._driver.ice.generation != number or one._driver.ice.restarting for one in agents):
+                        await trio.sleep(0.01)
+                    await stream.send_all(b"hello")
+                    assert await accepted.receive_some() == b"hello"
+
+
 async def test_a_wrong_code_is_an_error_on_both_sides():
     """One guess; then the code is dead for both."""
     async with iceagent.invite() as invitation, trio.open_nursery() as nursery:

@@ -430,7 +430,7 @@ class IceAgent:
         else:
             reason = current.failure
             if carrier is not current:
-                reason = f"{carrier.failure}; and the restart did not help: {reason}"
+                reason = f"{carrier.failure}; {reason}"
             self._outbox.emit(Failed(reason))
             self._standing.follow(AgentState.FAILED)
             self._wind_up()

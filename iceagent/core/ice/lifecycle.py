@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from iceagent.core import constants
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import AgentState, DropReason
@@ -56,7 +57,7 @@ class Lifecycle:
         # last candidate of either side.
         context = self._context
         if context.started_at is None:  # failing is only for a restart that nobody answers while nothing else works
-            return None if context.alone_since is None else context.alone_since + context.config.patience_s
+            return None if context.alone_since is None else context.alone_since + constants.RESTART_PATIENCE_S
         if context.data_pair is not None:
             return None
         if any(pair.is_pending for pair in context.checklist):
@@ -68,7 +69,7 @@ class Lifecycle:
         context = self._context
         pairs, runner = list(context.checklist), context.runner
         if context.started_at is None:
-            return f"the peer has not answered the restart for {context.config.patience_s:g} s"
+            return "nor has it answered the restart"
         local, remote = _kinds(context.table.local.values()), _kinds(context.table.remote.values())
         if not context.table.local:
             return "no local candidate: this machine has no usable network address"
