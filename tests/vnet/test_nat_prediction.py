@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 import trio
@@ -59,3 +60,16 @@ async def test_all_behaviours_are_predicted(vnet, left, right, allocation):
         assert found or not predicted
     else:
         assert found is predicted
+
+
+def test_the_documented_table_is_the_predicted_one():
+    """Readers plan by it."""
+    text = (Path(__file__).parents[2] / "docs" / "netcheck.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    start = next(number for number, row in enumerate(rows) if row[1:] == list(NATS))
+    table = {row[0]: row[1:] for row in rows[start + 2 : start + 2 + len(NATS)]}
+    assert list(table) == list(NATS)
+    for left, cells in table.items():
+        for right, cell in zip(NATS, cells, strict=True):
+            ours, theirs = side(view_of(NATS[left]), relays=["udp"]), side(view_of(NATS[right]), relays=["udp"])
+            assert predict(ours, theirs).outcome.value == cell
