@@ -11,7 +11,6 @@ CHECK_RTO_MIN_S: Final = 0.5  # RFC 8445 section 14.3
 CHECK_RTO_MAX_S: Final = (
     1.0  # ours: RFC 8445 section 14.1 warns that a large RTO lets one lost packet cost the best pair
 )
-MAX_TRIGGERED_IN_A_ROW: Final = 4  # ours: then an ordinary check gets its turn, if one waits
 CHECK_TIMEOUT_S: Final = 39.5  # RFC 8489 section 6.2.1: Rc = 7, Rm = 16 at an RTO of 500 ms
 CHECK_RC: Final = 7  # RFC 8489 section 6.2.1
 CHECK_RM: Final = 16  # RFC 8489 section 6.2.1
@@ -45,6 +44,7 @@ KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 MAX_PAIRS: Final = 100  # RFC 8445 section 6.1.2.5
 MAX_LOCAL_CANDIDATES: Final = 64  # ours
 MAX_REMOTE_CANDIDATES: Final = 128  # ours
+MAX_FRUITLESS_REFLEXIVE: Final = 16  # ours: peer-reflexive candidates of one host that no check has confirmed
 MAX_EARLY_CHECKS: Final = 64  # ours: authenticated checks kept until the peer's credentials arrive
 MAX_TRANSACTIONS: Final = 512  # ours: outstanding check transactions, cancelled ones included
 MAX_HELD_DATAGRAMS: Final = 64  # ours: data that overtook the answer to our check

@@ -15,6 +15,7 @@ from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, RemoteCandidateAdded
 from iceagent.core.ice.nomination import Nominator
 from iceagent.core.ice.pair import CheckPair, PairState, Path
+from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.roles import Conflict
 
 
@@ -184,6 +185,9 @@ class RequestHandler:
     def _learn(self, now: float, check: IncomingCheck) -> Candidate | None:
         """Add the peer-reflexive candidate the check reveals (RFC 8445 section 7.3.1.3)."""
         context = self._context
+        if self._is_flooded(check):
+            context.drop(DropReason.CANDIDATE_LIMIT)
+            return None
         fresh = remote_prflx_candidate(without_zone(check.remote), check.priority)
         added = context.table.add_remote(fresh)
         if not isinstance(added, Added):
@@ -192,3 +196,20 @@ class RequestHandler:
         context.candidate_at = now
         context.outbox.emit(RemoteCandidateAdded(fresh))
         return fresh
+
+    def _is_flooded(self, check: IncomingCheck) -> bool:
+        """Whether many addresses that this host's checks came from have led nowhere already.
+
+        Deviation from RFC 8445 section 7.3.1.3, which learns them all: two NATs that map per destination and filter
+        nothing show every check under a new address. Each triggers the next, none can succeed, and since triggered
+        checks go first no other pair, that of a relay for instance, would ever get its turn.
+        """
+        fruitless = [
+            pair
+            for pair in self._context.checklist
+            if pair.remote.type is CandidateType.PRFLX
+            and pair.state is not PairState.SUCCEEDED
+            and pair.base == check.local
+            and pair.destination.host == check.remote.host
+        ]
+        return len(fruitless) >= constants.MAX_FRUITLESS_REFLEXIVE
