@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         PortAllocation,
     )
     from iceagent.vnet.network import Network
+    from iceagent.vnet.oracle import Path, Reachability, Relay, Side, reachability
     from iceagent.vnet.router import Router
     from iceagent.vnet.scheduling import deterministic_scheduling, run
     from iceagent.vnet.trace import NetworkStatistics, TraceRecord
@@ -60,11 +61,16 @@ __all__ = [
     "Network",
     "NetworkFactory",
     "NetworkStatistics",
+    "Path",
     "PortAllocation",
+    "Reachability",
+    "Relay",
     "Router",
+    "Side",
     "TraceRecord",
     "VirtualUdpSocket",
     "deterministic_scheduling",
+    "reachability",
     "run",
 ]
 
@@ -74,6 +80,7 @@ _HOMES = {
     "host": ("Host",),
     "link": ("Burst", "Direction", "Link"),
     "network": ("Network",),
+    "oracle": ("Path", "Reachability", "Relay", "Side", "reachability"),
     "router": ("Router",),
     "scheduling": ("deterministic_scheduling", "run"),
     "trace": ("NetworkStatistics", "TraceRecord"),

@@ -91,6 +91,10 @@ class Host:
         """The sockets now open, in the order of opening."""
         return list(self._sockets.values())
 
+    def attachments(self) -> list[Interface]:
+        """Return the interfaces other than loopback, in the order of attaching."""
+        return list(self._interfaces)
+
     def attach(self, router: Router, link: Link | None = None) -> Interface:
         """Plug one more interface into the network of `router`; return it."""
         interface = self._net.connect(self, f"eth{self._attached}", router, link or Link())

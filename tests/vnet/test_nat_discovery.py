@@ -6,13 +6,15 @@ from itertools import product
 
 import pytest
 import trio
-from stun_5780 import open_behaviour_server, two_addressed_host
+from stun_5780 import PORTS, open_behaviour_server, two_addressed_host
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.nat import Filtering, Lifetime, Mapping
 from iceagent.errors import LocalError
 from iceagent.net.nat_discovery import discover_nat
 from iceagent.servers.stun import open_stun_server
+from iceagent.servers.turn import open_turn_server
+from iceagent.servers.turn_options import TurnOptions
 from iceagent.vnet import FULL_CONE, PORT_RESTRICTED, SYMMETRIC, Nat
 
 KINDS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
@@ -202,3 +204,18 @@ async def test_families_are_not_mixed(vnet):
     async with net:
         with pytest.raises(LocalError):
             await discover(host, TransportAddress("2001:db8::1", 3478))
+
+
+@pytest.mark.parametrize(("mapping", "filtering"), list(product(KINDS, KINDS)))
+async def test_our_own_server_tells_the_same(vnet, mapping, filtering):
+    """The server of RFC 5780 that people run is `iceagent turn`, not the one of the tests."""
+    net = vnet()
+    server_host = two_addressed_host(net)
+    first, second = (TransportAddress(host, port) for host, port in zip(server_host.addresses(), PORTS, strict=True))
+    options = TurnOptions(listen=[first], users={"nobody": "nothing"}, tcp_listen=[], alternate=second)
+    host = net.host(net.router(net.internet, nat=Nat(mapping=mapping, filtering=filtering)))
+    async with net, open_turn_server(options, network=server_host, randbytes=server_host.randbytes):
+        found = await discover(host, first, lifetimes_s=(60, 180))
+    assert (found.mapping, found.filtering) == (Mapping(mapping), Filtering(filtering))
+    assert found.fragments is True
+    assert found.lifetime == Lifetime(60, 180)

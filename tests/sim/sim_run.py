@@ -1,0 +1,392 @@
+"""One seed: build its world, let two agents find each other in it, and hold what happened against what must hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+from sim_draw import TURN_PORT, Drawn, draw
+
+from iceagent import vnet
+from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
+from iceagent.core import ice, stun
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice import AgentState, Role
+from iceagent.errors import NetworkError
+from iceagent.servers.stun import open_stun_server
+from iceagent.servers.turn import open_turn_server
+from iceagent.servers.turn_options import TurnOptions
+from iceagent.vnet import Reachability, reachability
+
+# Documentation and benchmarking prefixes are the internet here, and a careful server denies them.
+ALLOWED_PEERS = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "198.18.0.0/15", "2001:db8::/32")
+USER, PASSWORD = "sim", "simulated password"
+DECIDED_WITHIN_S = 100.0
+TALK_WITHIN_S = 30.0
+RECOVER_WITHIN_S = 60.0
+CHECKS_PER_S = 20 + 12  # one per Ta of 50 ms; nomination, probes and consent come besides
+REQUESTS_PER_S = 120  # retransmissions of all that is under way included
+BROKEN = b"\x80mallory was here"
+FAILURES = {
+    "no-path",
+    "peer-never-checked",
+    "no-udp-egress",
+    "no-common-family",
+    "waiting-for-candidates",
+    "filtered-by-policy",
+    "no-local-address",
+    "wrong-credentials",  # what a stranger's forged checks look like
+}
+WITH_TURN = "transport_policy" in {f.name for f in dataclasses.fields(AgentConfig)}
+
+# Whether an agent leaves a nominated relay for a direct path found later; without it, it may be stuck with the relay.
+SWITCHES = hasattr(ice, "Renomination")
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+@dataclass
+class Outcome:
+    """What came of one seed."""
+
+    seed: int
+    words: str = ""
+    expected: str = ""
+    found: str = ""
+    is_lucky: bool = False
+    is_settled_for_less: bool = False
+    failure: str = ""
+    connected_after_s: float | None = None
+    packets: int = 0
+    digest: int = 0
+
+
+@dataclass
+class Run:
+    """One seed under way."""
+
+    drawn: Drawn
+    outcome: Outcome
+    agents: list[Agent] = field(default_factory=list)
+    heard: list[set[bytes]] = field(default_factory=lambda: [set(), set()])
+    targets: set[TransportAddress] = field(default_factory=set)
+    news: trio.Event = field(default_factory=trio.Event)
+
+
+def run_seed(seed: int) -> Outcome:
+    """Return what came of a seed; never raises."""
+    outcome = Outcome(seed)
+    try:
+        vnet.run(partial(_simulate, outcome), seed=seed)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        outcome.failure = _innermost(error)
+    return outcome
+
+
+def _innermost(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    place = ""
+    if not isinstance(error, Broken):
+        frames = deque(inspect.getinnerframes(error.__traceback__), maxlen=1) if error.__traceback__ else ()
+        place = "".join(f" at {frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__}{place}: {error}".replace("\n", " ")
+
+
+async def _simulate(outcome: Outcome) -> None:
+    drawn = draw(outcome.seed, with_turn=WITH_TURN, with_turn_tcp=False)
+    outcome.words = str(drawn)
+    expected = reachability(*drawn.sides())
+    outcome.expected = "direct" if expected.is_direct else "relayed" if expected.is_possible else "none"
+    run = Run(drawn, outcome)
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with drawn.net, AsyncExitStack() as servers:
+        await _open_servers(drawn, servers)
+        async with trio.open_nursery() as nursery, _open_agents(run):
+            nursery.start_soon(_annoy, run)
+            await _meet(run, expected)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(1)  # a release may still be on its way
+        sent = _sent_by_agents(drawn)
+        await trio.sleep(30)
+        if _sent_by_agents(drawn) != sent:
+            raise Broken("packets after close")
+    statistics = drawn.net.statistics()
+    outcome.packets = statistics.packets_sent
+    outcome.digest = hash(drawn.net.trace_bytes())
+    if statistics.sockets_left_open:
+        raise Broken(f"{statistics.sockets_left_open} sockets left open")
+    if trio.lowlevel.current_statistics().tasks_living != before:
+        raise Broken("tasks left running")
+    _check_pacing(drawn)
+
+
+async def _open_servers(drawn: Drawn, stack: AsyncExitStack) -> None:
+    for family, wildcard in ((4, "0.0.0.0"), (6, "::")):
+        if drawn.stun is not None and drawn.stun.addresses(family):
+            await stack.enter_async_context(open_stun_server(wildcard, network=drawn.stun))
+    if drawn.turn is not None:
+        listen = [TransportAddress(host, TURN_PORT) for host in drawn.turn.addresses()]
+        options = TurnOptions(listen, users={USER: PASSWORD}, allow_peers=ALLOWED_PEERS, tcp_listen=())
+        await stack.enter_async_context(open_turn_server(options, network=drawn.turn, randbytes=drawn.turn.randbytes))
+
+
+@asynccontextmanager
+async def _open_agents(run: Run) -> AsyncIterator[None]:
+    drawn = run.drawn
+    servers = [IceServer("stun:stun.example")] if drawn.stun else []
+    if drawn.dead_stun:
+        drawn.net.add_name("dead.example", "203.0.113.250", "2001:db8::dead")
+        servers.append(IceServer("stun:dead.example"))
+    if drawn.turn is not None:
+        transport = "" if drawn.turn_tcp else "?transport=udp"
+        servers.append(IceServer(f"turn:turn.example{transport}", username=USER, credential=PASSWORD))
+    roles = (Role.CONTROLLING, Role.CONTROLLING if drawn.same_role else Role.CONTROLLED)
+    async with AsyncExitStack() as stack:
+        for host, families, role in zip(drawn.hosts, drawn.families, roles, strict=True):
+            config = AgentConfig(
+                servers=servers,
+                families=families,
+                network=host,
+                randbytes=host.randbytes,
+                transport_policy="relay" if drawn.relay_only else "all",
+            )
+            run.agents.append(await stack.enter_async_context(open_agent(config, role=role)))
+            await trio.sleep(drawn.late_s if not run.agents[1:] else 0)
+        yield
+
+
+async def _signal(run: Run, source: Agent, target: Agent) -> None:
+    """Carry one side's description and candidates to the other, as late as drawn."""
+    held = []
+    await trio.sleep(run.drawn.signaling_s)
+    if run.drawn.trickles:
+        target.set_remote_credentials(source.credentials)
+    async for candidate in source.local_candidates():
+        run.targets.add(candidate.address)
+        await trio.sleep(run.drawn.signaling_s)
+        if run.drawn.trickles:
+            target.add_remote_candidate(candidate.to_sdp())
+        else:
+            held.append(candidate)
+    if not run.drawn.trickles:
+        target.set_remote_credentials(source.credentials)
+        for candidate in held:
+            target.add_remote_candidate(candidate.to_sdp())
+    target.add_remote_candidate(None)
+    async for candidate in source.late_candidates():
+        run.targets.add(candidate.address)
+        await trio.sleep(run.drawn.signaling_s)
+        target.add_remote_candidate(candidate.to_sdp())
+
+
+async def _annoy(run: Run) -> None:
+    """Be a stranger who knows all addresses and the ufrags, and sends data and checks keyed with a guess."""
+    mallory = run.drawn.mallory
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(await mallory.open_udp(host))) for host in mallory.addresses()]
+        await _annoy_from(run, sockets)
+
+
+async def _annoy_from(run: Run, sockets: list[vnet.VirtualUdpSocket]) -> None:
+    mallory = run.drawn.mallory
+    while True:
+        for agent in run.agents:
+            names = stun.Username(f"{agent.credentials.ufrag}:mall")
+            priority = stun.Priority(2130706431)
+            request = stun.binding_request(mallory.randbytes(12), names, priority, stun.UseCandidate())
+            check = stun.encode(request, key=stun.short_term_key("a guess of a password"))
+            for target in sorted(run.targets):
+                for sock in sockets:
+                    if sock.local_address.family == target.family:
+                        sock.send_nowait([BROKEN, check], target)
+        await trio.sleep(1)
+
+
+async def _meet(run: Run, expected: Reachability) -> None:
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for number, agent in enumerate(run.agents):
+            nursery.start_soon(_signal, run, agent, run.agents[1 - number])
+            nursery.start_soon(_listen, run, number)
+        results = await _decide(run)
+        if all(results):
+            run.outcome.connected_after_s = trio.current_time() - start
+        await _judge(run, expected, results)
+        nursery.cancel_scope.cancel()
+
+
+async def _decide(run: Run) -> list[bool]:
+    """Return for each side whether it connected; both must make up their minds."""
+    results = [False, False]
+
+    async def wait(number: int) -> None:
+        try:
+            await run.agents[number].wait_connected()
+        except NetworkError:
+            return
+        results[number] = True
+
+    with trio.move_on_after(DECIDED_WITHIN_S) as budget:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, 0)
+            nursery.start_soon(wait, 1)
+    if budget.cancelled_caught:
+        raise Broken(f"undecided after {DECIDED_WITHIN_S} s: {_states(run)}")
+    return results
+
+
+async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
+    run.outcome.found = "none"
+    if results[0] != results[1]:
+        raise Broken(f"one connected, the other failed: {_states(run)}")
+    if not results[0]:
+        if expected.is_possible:
+            paths = sorted({path.kinds for path in expected.paths})
+            raise Broken(f"failed where the oracle sees {paths}: {_states(run)}")
+        kinds = {agent.explain().kind.value for agent in run.agents}
+        if not kinds <= FAILURES:
+            raise Broken(f"wrong verdict: {kinds}")
+        return
+    await _await_agreement(run)
+    pair = run.agents[0].selected_pair
+    assert pair is not None
+    is_direct = "relay" not in (pair.local.type.value, pair.remote.type.value)
+    run.outcome.found = "direct" if is_direct else "relayed"
+    run.outcome.is_lucky = not expected.is_possible or (is_direct and not expected.is_direct)
+    if run.drawn.relay_only and pair.local.type.value != "relay":
+        raise Broken(f"relay only, and yet {pair.local.type.value}")
+    if expected.is_direct and not is_direct:
+        run.outcome.is_settled_for_less = True
+        if SWITCHES and run.drawn.is_clean:
+            raise Broken(f"relayed where the oracle sees {sorted(expected.kinds)}: {_states(run)}")
+    await _talk(run, b"first", TALK_WITHIN_S)
+    await _disturb(run)
+
+
+async def _await_agreement(run: Run) -> None:
+    """Wait until both have selected the same pair: what one calls local is what the other calls remote."""
+    with trio.move_on_after(10):
+        while not _agree(run):
+            await trio.sleep(0.1)
+        return
+    raise Broken(f"no agreement on a pair: {_states(run)}")
+
+
+def _agree(run: Run) -> bool:
+    one, other = (agent.selected_pair for agent in run.agents)
+    if one is None or other is None:
+        return False
+    if any(home.nat64 is not None for host in run.drawn.hosts for home in _routers(host)):
+        return True  # the two ends of a NAT64 have no address in common
+    return (one.local.address, one.remote.address) == (other.remote.address, other.local.address)
+
+
+def _routers(host: vnet.Host) -> list[vnet.Router]:
+    return [interface.router for interface in host.attachments() if interface.router is not None]
+
+
+async def _listen(run: Run, number: int) -> None:
+    """Take all that an agent hands up: only what the peer has sent may be among it."""
+    while True:
+        try:
+            datagram = await run.agents[number].receive()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+        if b"mallory" in datagram and not run.drawn.has_corruption:
+            raise Broken("a stranger's bytes reached the user")
+        if not datagram.startswith(b"from %d " % (1 - number)) and not run.drawn.has_corruption:
+            raise Broken(f"bytes that nobody sent reached the user: {datagram[:40]!r}")
+        run.heard[number].add(datagram)
+        run.news.set()
+        run.news = trio.Event()
+
+
+async def _talk(run: Run, topic: bytes, within_s: float) -> None:
+    """Have each side say something until the other has heard it."""
+    words = [b"from %d %s" % (number, topic) for number in (0, 1)]
+
+    async def say(number: int) -> None:
+        while words[number] not in run.heard[1 - number]:
+            with trio.move_on_after(0.2):
+                await run.agents[number].send(words[number])
+                await run.news.wait()
+
+    with trio.move_on_after(within_s):
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(say, 0)
+                nursery.start_soon(say, 1)
+        except* trio.BrokenResourceError as error:
+            raise Broken(f"the session broke while talking ({topic.decode()}): {_states(run)}") from error
+        return
+    raise Broken(f"no words came through within {within_s} s ({topic.decode()}): {_states(run)}")
+
+
+async def _disturb(run: Run) -> None:
+    drawn = run.drawn
+    if drawn.disturbance == "cut":
+        drawn.hosts[1].partition()
+        await trio.sleep(15)
+        drawn.hosts[1].heal()
+    elif drawn.disturbance == "nat reboot":
+        if not all(home.nat is None or home.nat.port_allocation == "preserving" for home in drawn.homes):
+            return
+        drawn.homes[0].reboot()
+    else:
+        return
+    await _talk(run, b"after " + drawn.disturbance.encode(), RECOVER_WITHIN_S)
+
+
+def _states(run: Run) -> str:
+    texts = []
+    for agent in run.agents:
+        pair = agent.selected_pair
+        shown = "-" if pair is None else f"{pair.local.type.value}>{pair.remote.type.value}"
+        if pair is not None:
+            shown += f" {pair.local.address}>{pair.remote.address}"
+        verdict = "" if agent.state in (AgentState.CONNECTED, AgentState.COMPLETED) else agent.explain().kind.value
+        texts.append(f"{agent.state.value} {shown} {verdict}".strip())
+    return " | ".join(texts)
+
+
+def _sent_by_agents(drawn: Drawn) -> int:
+    names = {host.name for host in drawn.hosts}
+    return sum(1 for record in drawn.net.trace if record.event == "send" and record.place in names)
+
+
+def _check_pacing(drawn: Drawn) -> None:
+    """Count checks in every window of a second: new ones and all."""
+    servers = {address for host in (drawn.stun, drawn.turn) if host for address in host.addresses()}
+    for host in drawn.hosts:
+        seen: set[bytes] = set()
+        fresh: deque[float] = deque()
+        every: deque[float] = deque()
+        for record in drawn.net.trace:
+            packet = record.packet
+            if record.event != "send" or record.place != host.name or packet.data[:2] != b"\x00\x01":
+                continue
+            if packet.destination.host in servers and packet.destination.port == 3478:
+                continue
+            _slide(every, record.at_s, REQUESTS_PER_S, "requests")
+            if packet.data[8:20] not in seen:
+                seen.add(packet.data[8:20])
+                _slide(fresh, record.at_s, CHECKS_PER_S, "new checks")
+
+
+def _slide(window: deque[float], at_s: float, limit: int, what: str) -> None:
+    window.append(at_s)
+    while window[0] <= at_s - 1:
+        window.popleft()
+    if len(window) > limit:
+        raise Broken(f"{len(window)} {what} within the second before {at_s:.3f} s")
