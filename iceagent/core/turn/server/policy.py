@@ -30,6 +30,7 @@ _NEVER: Final[tuple[Network, ...]] = tuple(
 """Denied whatever is allowed: a kernel takes 0.0.0.0 for itself, and the others are not hosts."""
 _LOOPBACK: Final[tuple[Network, ...]] = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
 _WELL_KNOWN_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
 _TEREDO: Final = ipaddress.IPv6Network("2001::/32")
 _WRAPPERS: Final = (_WELL_KNOWN_NAT64, _TEREDO)
 _DENIED: Final[tuple[Network, ...]] = tuple(
@@ -120,6 +121,8 @@ class PeerPolicy:
         if "%" in host:  # a zone is a link of this machine
             return False
         ip = ipaddress.ip_address(host)
+        if _is_within(ip, (_LOCAL_NAT64,)) and not _is_within(ip, self._nat64):
+            return False  # where the IPv4 address is in there depends on the network; `nat64` tells
         inner = inner_addresses(ip, self._nat64)
         if any(str(one) in self._own or not self._is_plain_allowed(one) for one in inner):
             return False
