@@ -23,6 +23,7 @@ from icesignal import SealedChannel
 from iceagent.agent import Agent, Credentials
 from iceagent.core.ice import Restarted
 from iceagent.errors import RemoteError
+from iceagent.session.background import open_background
 from iceagent.session.errors import VersionMismatch
 
 VERSION = 1
@@ -87,7 +88,7 @@ async def send_description(channel: SealedChannel, agent: Agent, fingerprint: by
         }
     )
     found, take = trio.open_memory_channel[str](MAX_CANDIDATES)
-    async with trio.open_nursery() as nursery:
+    async with open_background() as nursery:
         nursery.start_soon(_collect, agent, found)
         await _send_candidates(channel, take)
 
