@@ -338,16 +338,18 @@ async def _allocate(
 
 async def _rotate(allocation: TurnAllocation, login: TurnLogin, credentials: turn.TurnCredentials | None) -> None:
     """Ask for new credentials before the present ones expire, for as long as the allocation lives."""
-    while (wait_s := login.rotate_in_s(credentials)) != inf:
+    wait_s = login.rotate_in_s(credentials)
+    while wait_s != inf:
         with trio.move_on_after(wait_s):
             await allocation.lost.wait()
             return
+        wait_s = ROTATE_RETRY_S
         try:
             credentials = await login.credentials()
         except Exception as error:  # the user's function may raise anything; the old ones serve on
             logger.warning("%s: no new TURN credentials: %s", allocation.server.url, type(error).__name__)
-            await trio.sleep(ROTATE_RETRY_S)
             continue
         if credentials is not None:
             allocation.set_credentials(credentials)
-        await trio.sleep(1.0)  # a function that hands out expired credentials is not asked in a tight loop
+        # A function that hands out expired credentials is not asked in a tight loop.
+        wait_s = max(login.rotate_in_s(credentials), ROTATE_RETRY_S)

@@ -84,7 +84,10 @@ async def open_transport(network: Network, server: TurnServer, options: TurnOpti
         return UdpTransport(await _open_udp(network, address, options), address)
     if not isinstance(network, SystemNetwork):
         raise OSError("DTLS needs a socket of the system, which this network has not")
-    from iceagent.net.turn_dtls import open_dtls
+    try:
+        from iceagent.net.turn_dtls import open_dtls
+    except ImportError as error:
+        raise OSError("DTLS needs pyOpenSSL; install it, or leave out turns:...?transport=udp") from error
 
     name = server.tls_name or server.host
     return await open_dtls(_bind_host(address, options), options.ports, address, name, options.ca_file)
