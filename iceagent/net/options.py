@@ -30,32 +30,36 @@ _WINDOWS_IP_DONTFRAGMENT = 14
 def configure(sock: socket.socket) -> None:
     """Set buffers, don't-fragment and error reporting as far as the system allows."""
     _set_buffers(sock)
-    ipv6 = sock.family == socket.AF_INET6
+    forbid_fragments(sock)
     if _LINUX:
-        # PROBE sets DF and ignores the kernel's idea of the path MTU, which anybody can lower with a forged ICMP
-        # message; sizes are probed end to end by the layer above (RFC 8899 section 4.1).
-        level, option = (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if ipv6 else (socket.IPPROTO_IP, _IP_MTU_DISCOVER)
-        _try(sock, level, option, _PMTUDISC_PROBE)
-        _try(sock, level, _IPV6_RECVERR if ipv6 else _IP_RECVERR, 1)
-    elif sys.platform == "darwin":
-        level, option = (
-            (socket.IPPROTO_IPV6, _DARWIN_IPV6_DONTFRAG) if ipv6 else (socket.IPPROTO_IP, _DARWIN_IP_DONTFRAG)
-        )
+        ipv6 = sock.family == socket.AF_INET6
+        level, option = (socket.IPPROTO_IPV6, _IPV6_RECVERR) if ipv6 else (socket.IPPROTO_IP, _IP_RECVERR)
         _try(sock, level, option, 1)
-    elif sys.platform == "win32":
-        _try(sock, socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP, _WINDOWS_IP_DONTFRAGMENT, 1)
+
+
+def forbid_fragments(sock: socket.socket) -> None:
+    """Have DF set in every packet.
+
+    On Linux PROBE also ignores the kernel's idea of the path MTU, which anybody can lower with a forged ICMP message;
+    sizes are probed end to end by the layer above (RFC 8899 section 4.1).
+    """
+    _set_fragmentation(sock, _PMTUDISC_PROBE, 1)
 
 
 def allow_fragments(sock: socket.socket) -> None:
-    """Undo what `configure` does about don't-fragment, for a test of fragments."""
+    """Undo `forbid_fragments`: for a test of fragments, and for relays, whose DF is not theirs to set."""
+    _set_fragmentation(sock, _PMTUDISC_DONT, 0)
+
+
+def _set_fragmentation(sock: socket.socket, on_linux: int, elsewhere: int) -> None:
     ipv6 = sock.family == socket.AF_INET6
     level = socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP
     if _LINUX:
-        _try(sock, level, _IPV6_MTU_DISCOVER if ipv6 else _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+        _try(sock, level, _IPV6_MTU_DISCOVER if ipv6 else _IP_MTU_DISCOVER, on_linux)
     elif sys.platform == "darwin":
-        _try(sock, level, _DARWIN_IPV6_DONTFRAG if ipv6 else _DARWIN_IP_DONTFRAG, 0)
+        _try(sock, level, _DARWIN_IPV6_DONTFRAG if ipv6 else _DARWIN_IP_DONTFRAG, elsewhere)
     elif sys.platform == "win32":
-        _try(sock, level, _WINDOWS_IP_DONTFRAGMENT, 0)
+        _try(sock, level, _WINDOWS_IP_DONTFRAGMENT, elsewhere)
 
 
 def enable_gso(sock: socket.socket) -> bool:

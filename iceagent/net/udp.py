@@ -87,6 +87,10 @@ class SystemUdpSocket:
         """Let the system cut datagrams that are too large for one packet, instead of refusing them."""
         options.allow_fragments(self._sock)
 
+    def forbid_fragments(self) -> None:
+        """Have DF set again, as it is from the start."""
+        options.forbid_fragments(self._sock)
+
     def take_errors(self) -> list[IcmpError]:
         """Return and forget the ICMP errors that arrived, oldest first, at most `MAX_ERRORS`."""
         errors = list(self._errors)
@@ -123,12 +127,25 @@ class SystemUdpSocket:
                 self._errors_are_new = False
                 return batches
 
-    def _drain(self) -> list[Batch]:
+    def fileno(self) -> int:
+        """Return the descriptor, for who waits for many sockets at once and then calls `receive_nowait`."""
+        return self._sock.fileno()
+
+    def receive_nowait(self, calls: int = MAX_RECEIVE_CALLS) -> list[Batch]:
+        """Return what is at hand, perhaps nothing, with at most `calls` system calls; there may be more.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed here.
+        """
+        self._check_open()
+        return self._drain(calls)
+
+    def _drain(self, calls: int = MAX_RECEIVE_CALLS) -> list[Batch]:
         view = _scratch.view
         arrivals: list[Arrival] = []
         at = 0
         self._more_at_hand = True
-        for _ in range(MAX_RECEIVE_CALLS):
+        for _ in range(calls):
             if at + _MAX_READ > _SCRATCH_SIZE:
                 break
             try:

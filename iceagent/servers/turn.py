@@ -139,7 +139,7 @@ class TurnService:
             if isinstance(transmit, ToClient):
                 self.sender_to(transmit.path)([transmit.data])
             else:
-                self.forward([Forward(transmit.relay, transmit.peer, [transmit.data])])
+                self._relays.send_one(transmit)
         while (event := core.poll_event()) is not None:
             self._handle(event)
         timeout = core.next_timeout()
@@ -156,7 +156,9 @@ class TurnService:
         elif isinstance(event, AllocationChanged):
             self._changed.set()
             client = self._clients.get(event.allocation.path)
-            if client is not None:
+            if client is None:
+                self._senders.pop(event.allocation.path, None)
+            else:
                 client.note_allocation(exists=event.allocation.state is not AllocationState.CLOSED)
         elif isinstance(event, ConnectPeer):
             self._nursery.start_soon(self.tcp_relays.connect, event.connection)
@@ -209,7 +211,11 @@ class TurnService:
     def sender_to(self, path: ClientPath) -> Sender:
         """Return what takes messages for a client."""
         sender = self._senders.get(path)
-        return sender if sender is not None else self._udp_sender(path)
+        if sender is None:
+            sender = self._udp_sender(path)
+            if path in self.core.allocations:  # and is forgotten with it
+                self._senders[path] = sender
+        return sender
 
     def _udp_sender(self, path: ClientPath) -> Sender:
         sock = self._udp.get(path.local) if path.transport == "udp" else None
@@ -236,7 +242,17 @@ class TurnService:
                 return TransportAddress(bound, peer.port)
         return peer
 
-    async def run_timers(self) -> None:
+    def start(self) -> None:
+        """Start what runs beside the listeners."""
+        self._nursery.start_soon(self._run_timers)
+        self._nursery.start_soon(self._relays.run_poll)
+
+    def close_all(self) -> None:
+        """Close what a nursery does not."""
+        self._relays.close_all()
+        self.tcp_relays.close_all()
+
+    async def _run_timers(self) -> None:
         """Call the core when it wants to be called."""
         while True:
             self._wake_timer = trio.Event()
@@ -335,13 +351,13 @@ async def open_turn_server(
         service = TurnService(options, here, core, credentials, nursery)
         try:
             await service.listen(stack)
-            nursery.start_soon(service.run_timers)
+            service.start()
             yield service
         except (Exception, KeyboardInterrupt) as error:
             failure = error  # raised outside of the nursery, which would wrap it
         core.close(trio.current_time())
         service.settle()
-        service.tcp_relays.close_all()
+        service.close_all()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

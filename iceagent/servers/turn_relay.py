@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from iceagent.core.turn.server import Relay
+from iceagent.core.turn.server import Forward, Relay, ToPeer
 from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.udp import SystemUdpSocket
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
+
+ROUNDS: Final = 8  # of the poll before others get their turn
+READS: Final = 1  # of a ready socket; one call brings a whole buffer, and the poll tells of more for less than a try
 
 _ICMP_OF: Final = {
     4: {
@@ -34,11 +39,17 @@ _ICMP_OF: Final = {
 
 
 class RelaySockets:
-    """The sockets of all relays."""
+    """The sockets of all relays.
+
+    Where the system has epoll, one task waits for all of them: with a hundred small flows a task each would spend most
+    of its time on being woken. Elsewhere, and on a virtual network, each relay has its task.
+    """
 
     def __init__(self, service: TurnService) -> None:
         self._service = service
         self._sockets: dict[Relay, UdpSocket] = {}
+        self._polled: dict[int, tuple[Relay, SystemUdpSocket]] = {}
+        self._poll: select.epoll | None = None
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -48,8 +59,18 @@ class RelaySockets:
         """Return the socket of a relay while it is open."""
         return self._sockets.get(relay)
 
+    def send_one(self, transmit: ToPeer) -> None:
+        """Send what came in a Send indication, with DF set if it asks for that."""
+        sock = self._sockets.get(transmit.relay)
+        if transmit.dont_fragment and isinstance(sock, SystemUdpSocket):
+            sock.forbid_fragments()
+            self._service.forward([Forward(transmit.relay, transmit.peer, [transmit.data])])
+            sock.allow_fragments()
+        else:
+            self._service.forward([Forward(transmit.relay, transmit.peer, [transmit.data])])
+
     async def run(self, relay: Relay) -> None:
-        """Bind a relay, tell the core, and read it until it is closed."""
+        """Bind a relay, tell the core, and have it read until it is closed."""
         service = self._service
         try:
             sock = await service.network.open_udp(relay.bind.host, relay.bind.port)
@@ -57,26 +78,62 @@ class RelaySockets:
             service.core.relay_failed(trio.current_time(), relay)
             service.settle()
             return
+        if isinstance(sock, SystemUdpSocket):
+            sock.allow_fragments()  # RFC 8656 section 15: DF is not ours to set
         self._sockets[relay] = sock
-        try:
-            wanted = service.core.relay_opened(trio.current_time(), relay)
+        if not service.core.relay_opened(trio.current_time(), relay):
+            self.close(relay)
+            return
+        if self._poll is not None and isinstance(sock, SystemUdpSocket):
+            self._polled[sock.fileno()] = (relay, sock)
+            self._poll.register(sock.fileno(), select.EPOLLIN)
             service.settle()
-            while wanted:
-                self._take(relay, sock, await sock.receive())
+            return
+        service.settle()
+        try:
+            while True:
+                self._take(trio.current_time(), relay, sock, await sock.receive())
         except trio.ClosedResourceError:
             return
         finally:
-            self._sockets.pop(relay, None)
-            sock.close()
+            self.close(relay)
 
     def close(self, relay: Relay) -> None:
         """Close a relay's socket, if it is open."""
         sock = self._sockets.pop(relay, None)
-        if sock is not None:
-            sock.close()
+        if sock is None:
+            return
+        if self._poll is not None and isinstance(sock, SystemUdpSocket) and sock.fileno() in self._polled:
+            self._poll.unregister(sock.fileno())
+            del self._polled[sock.fileno()]
+        sock.close()
 
-    def _take(self, relay: Relay, sock: UdpSocket, batches: list[Batch]) -> None:
-        now = trio.current_time()
+    def close_all(self) -> None:
+        """Close all that are open."""
+        for relay in list(self._sockets):
+            self.close(relay)
+
+    async def run_poll(self) -> None:
+        """Read all relays of this machine until cancelled."""
+        if not hasattr(select, "epoll"):
+            return
+        with select.epoll() as self._poll:
+            while True:
+                await trio.lowlevel.wait_readable(self._poll)
+                for _ in range(ROUNDS):
+                    ready = self._poll.poll(0)
+                    if not ready:
+                        break
+                    self._take_ready(trio.current_time(), ready)
+
+    def _take_ready(self, now: float, ready: list[tuple[int, int]]) -> None:
+        for number, _ in ready:
+            found = self._polled.get(number)
+            if found is not None:  # else closed since
+                relay, sock = found
+                self._take(now, relay, sock, sock.receive_nowait(READS))
+
+    def _take(self, now: float, relay: Relay, sock: UdpSocket, batches: list[Batch]) -> None:
         service = self._service
         send = service.sender_to(relay.allocation.path)
         for batch in batches:

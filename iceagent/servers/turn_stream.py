@@ -161,6 +161,8 @@ class StreamClient:
             forwards: list[Forward] = []
             for frame in self._frames.feed(data):
                 if frame[0] < 0x40:
+                    service.forward(forwards)  # in order: a Refresh may close the relay that these go through
+                    forwards = []
                     self._take_stun(now, frame)
                     if self._joined is not None:
                         break

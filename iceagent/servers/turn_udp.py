@@ -43,9 +43,7 @@ class UdpListener:
             for batch in batches:
                 data, size = batch.data, batch.segment_size
                 allocation = self._flows.get(batch.remote)
-                # The first bytes of all datagrams at once; bulk data is all ChannelData.
-                starts = data[::size]
-                if allocation is not None and starts and min(starts) >= 0x40 and max(starts) < 0x80:
+                if allocation is not None and _is_channel_data(data, size):
                     service.forward(core.forward_to_peer(now, allocation, data, size))
                 else:
                     self._take_singly(now, batch)
@@ -69,3 +67,11 @@ class UdpListener:
             else:
                 service.core.handle_message(now, path, data)
                 service.settle()
+
+
+def _is_channel_data(data: bytes, size: int) -> bool:
+    """Return whether all datagrams of a buffer are ChannelData, by the first byte of each."""
+    if len(data) <= size:
+        return bool(data) and 0x40 <= data[0] < 0x80
+    starts = data[::size]
+    return min(starts) >= 0x40 and max(starts) < 0x80
