@@ -30,6 +30,7 @@ from iceagent.core.turn.server import (
 )
 from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, UdpSocket
+from iceagent.net.nat_discovery import MayFragment
 from iceagent.net.tcp import listen_tcp
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener, bind_dtls
 from iceagent.servers.turn_metrics import render
@@ -274,6 +275,8 @@ class TurnService:
             stack.callback(sock.close)
             bound = sock.local_address
             self._udp[bound] = sock
+            if self._behaviour is not None and isinstance(sock, MayFragment):
+                sock.allow_fragments()  # RFC 5780 section 7.6: a padded answer is there to be cut
             if len(self.addresses) < len(self.options.listen):
                 self.addresses.append(("udp", bound))
             self._nursery.start_soon(UdpListener(self, sock).run)
