@@ -86,6 +86,9 @@ class RelayPeer:
                 message = await self._connection.receive()
         except ConnectionEnded as ended:
             self._counters[f"ended_{ended.code}" if ended.code in _KNOWN_CODES else "ended_other"] += 1
+        except trio.Cancelled:
+            self.close(CloseCode.GOING_AWAY)  # the relay ends, perhaps here first; the session need not
+            raise
         finally:
             with trio.CancelScope(shield=True):  # bounded by the engine; the memory engine does not wait at all
                 await self._engine.disconnect(self)

@@ -7,6 +7,7 @@ import re
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import randbytes
 
 import icesignal
 import msgpack
@@ -197,6 +198,30 @@ async def test_shutdown_says_that_it_is_only_the_relay(raw_to) -> None:
                 await up.wait()
             stop.set()
     assert ended == [CloseCode.GOING_AWAY]
+
+
+async def test_a_cancelled_relay_says_that_it_is_only_the_relay(raw_to) -> None:
+    """Ctrl-C cancels its tasks in any order; 1000 from one of them would end a session that could be resumed."""
+    ended: list[int] = []
+    connected = trio.Semaphore(0)
+
+    async def client(url: str) -> None:
+        async with raw_to(url) as connection:
+            await connection.ask(wire.Allocate(session=randbytes(16)))
+            connected.release()
+            ended.append(await connection.end())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                async with serve() as relay:
+                    for _ in range(10):
+                        nursery.start_soon(client, relay.url)
+                    for _ in range(10):
+                        await connected.acquire()
+                    scope.cancel()
+                    await trio.sleep_forever()
+    assert ended == [CloseCode.GOING_AWAY] * 10
 
 
 async def test_a_slow_consumer_is_told_to_resume(relay: Server, raw, raw_to, monkeypatch: pytest.MonkeyPatch) -> None:
