@@ -133,6 +133,7 @@ async def accept_connections(
         finally:
             slots.release()
 
+    is_exhausted = False
     async with trio.open_nursery() as nursery:
         while True:
             await slots.acquire()
@@ -142,9 +143,12 @@ async def accept_connections(
                 slots.release()
                 if error.errno not in _EXHAUSTED:
                     raise
-                _log.error("cannot accept a connection: %s", error.strerror)
+                if not is_exhausted:  # said once; it is tried ten times a second
+                    _log.error("connections have to wait: %s", os.strerror(error.errno).lower())
+                is_exhausted = True
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
+            is_exhausted = False
             nursery.start_soon(run, stream)
 
 

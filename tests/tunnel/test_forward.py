@@ -21,6 +21,7 @@ from iceagent.errors import LocalError
 from iceagent.tunnel import wire
 from iceagent.tunnel.errors import BindError, FailedError, RefusedError, SpecError
 from iceagent.tunnel.forward import Forward, check_allowed, forward_local
+from iceagent.tunnel.local import accept_connections
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import TcpTarget
 
@@ -283,6 +284,34 @@ async def test_no_more_connections_at_once_than_the_limit():
                 for _ in range(10):
                     nursery.start_soon(client, forward)
     assert most <= 3
+
+
+async def test_out_of_file_descriptors_is_said_once_and_passes(caplog, autojump_clock):
+    """It may last for hours; what waits in the backlog is served when it has passed."""
+    near, far = trio.testing.memory_stream_pair()
+
+    class Exhausted:
+        def __init__(self) -> None:
+            self.attempts = 0
+
+        async def accept(self) -> trio.abc.Stream:
+            self.attempts += 1
+            await trio.lowlevel.checkpoint()
+            if self.attempts <= 50:
+                raise OSError(errno.EMFILE, "Too many open files")
+            if self.attempts == 51:
+                return near
+            await trio.sleep_forever()
+            raise AssertionError
+
+    async def handle(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"served")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: accept_connections(Exhausted(), handle, limit=10))
+        assert await far.receive_some() == b"served"
+        nursery.cancel_scope.cancel()
+    assert [record.message for record in caplog.records] == ["connections have to wait: too many open files"]
 
 
 async def test_a_unix_socket_cannot_carry_udp():
