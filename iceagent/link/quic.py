@@ -7,6 +7,8 @@ the link knows them. What they lack is made good here or above:
 - The server's connection starts with the first Initial packet, whose destination connection id it needs.
 - The client pins the server's certificate. `qh3` compares inside TLS, `aioquic` right after the handshake.
 - Path MTU discovery stays off: neither library notices when a path stops carrying what it once carried.
+- A handshake that lost packets in an unlucky order can hang in `qh3`, or end in an error of the library's own. The
+  client then begins anew, with a new connection, which the server takes in the place of the unfinished one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from __future__ import annotations
 import logging
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +31,9 @@ _CLIENT_ADDRESS = ("192.0.2.1", 4433)  # RFC 5737: documentation addresses, vali
 _SERVER_ADDRESS = ("192.0.2.2", 4433)
 _INITIAL_PACKET_SIZE = 1200  # RFC 9000 section 14.1: a smaller Initial must be ignored
 _QUIC_VERSION_1 = 1
+HANDSHAKE_RETRY_S = 3.0  # the first attempt's time; each further one has twice as long
+_MAX_ATTEMPTS = 16  # of a client, that the server can tell apart
+_PAUSE_S = 0.1  # after an error of the library's own
 _CRYPTO_ERROR = 0x100  # RFC 9000 section 20.1: TLS alert n is QUIC error 0x100 + n
 _BAD_CERTIFICATE = _CRYPTO_ERROR + 42  # RFC 8446 section 6
 # RFC 9221 section 4; short header with an 8-byte connection id, 4-byte packet number, frame type and length, AEAD tag.
@@ -79,8 +85,8 @@ class QuicHandler(Protocol):
         ...
 
 
-def initial_destination_cid_untrusted(datagram: bytes) -> bytes | None:
-    """Return the destination connection id of a QUIC version 1 Initial packet, or None if it is none.
+def initial_cids_untrusted(datagram: bytes) -> tuple[bytes, bytes] | None:
+    """Return destination and source connection id of a QUIC version 1 Initial packet, or None if it is none.
 
     Source: RFC 9000 sections 14.1, 17.2 and 17.2.2.
     """
@@ -88,8 +94,10 @@ def initial_destination_cid_untrusted(datagram: bytes) -> bytes | None:
         return None
     if int.from_bytes(datagram[1:5], "big") != _QUIC_VERSION_1:
         return None
-    size = datagram[5]
-    return datagram[6 : 6 + size] if 8 <= size <= 20 else None
+    end = 6 + datagram[5]
+    destination = datagram[6:end]
+    source = datagram[end + 1 : end + 1 + datagram[end]]
+    return (destination, source) if 8 <= len(destination) <= 20 and len(source) <= 20 else None
 
 
 class QuicEndpoint(ABC):
@@ -106,6 +114,12 @@ class QuicEndpoint(ABC):
         self._connection: Any = None
         self._peer_address = _SERVER_ADDRESS if role is LinkRole.CLIENT else _CLIENT_ADDRESS
         self._local_close: QuicClose | None = None
+        self.handshake_done = False
+        self.handshakes = 0
+        self.library_errors = 0
+        self._retry_at: float | None = None
+        self._pause_until: float | None = None
+        self._seen_clients: deque[bytes] = deque(maxlen=_MAX_ATTEMPTS)
 
     # --- what differs between the libraries
 
@@ -169,9 +183,11 @@ class QuicEndpoint(ABC):
         return self._connection is not None
 
     def connect(self, now: float) -> None:
-        """Begin the client's handshake."""
+        """Begin the client's handshake, and begin anew, ever more patiently, as long as it does not come to an end."""
         self._connection = self._create(None)
         self._connection.connect(self._peer_address, now)
+        self._retry_at = now + HANDSHAKE_RETRY_S * 2**self.handshakes
+        self.handshakes += 1
 
     def receive_untrusted(self, batches: Iterable[Batch], now: float) -> None:
         """Take what arrived; what no QUIC connection can use is dropped and counted."""
@@ -180,7 +196,7 @@ class QuicEndpoint(ABC):
                 self.invalid_datagrams += 1
                 continue
             try:
-                if self._connection is None:
+                if self.role is LinkRole.SERVER and not self.handshake_done:
                     self._accept_untrusted(batch, now)
                 else:
                     self._receive_batch(batch, now)
@@ -188,22 +204,30 @@ class QuicEndpoint(ABC):
                 self.invalid_datagrams += 1
 
     def _accept_untrusted(self, batch: Batch, now: float) -> None:
-        """Start the server's connection with the first datagram that proves to be an Initial packet."""
+        """Start the server's connection with the first datagram that proves to be an Initial packet.
+
+        A client that begins anew is told by its source connection id, which is another for each connection.
+        """
         for datagram in batch.datagrams():
-            if self._connection is not None:
+            cids = initial_cids_untrusted(datagram)
+            if cids is not None and cids[1] not in self._seen_clients:
+                self._begin_untrusted(datagram, cids[0], cids[1], now)
+            elif self._connection is not None:
                 self._connection.receive_datagram(datagram, self._peer_address, now)
-                continue
-            cid = initial_destination_cid_untrusted(datagram)
-            if cid is None:
+            else:
                 self.invalid_datagrams += 1
-                continue
-            self._connection = self._create(cid)
-            try:
-                self._connection.receive_datagram(datagram, self._peer_address, now)
-            finally:
-                if not self._answers():
-                    self._connection = None
-                    self.invalid_datagrams += 1
+
+    def _begin_untrusted(self, datagram: bytes, original_cid: bytes, client_cid: bytes, now: float) -> None:
+        unfinished, self._connection = self._connection, self._create(original_cid)
+        try:
+            self._connection.receive_datagram(datagram, self._peer_address, now)
+        finally:
+            if self._answers():
+                self._seen_clients.append(client_cid)
+                self.handshakes += 1
+            else:
+                self._connection = unfinished
+                self.invalid_datagrams += 1
 
     def drain_events(self, handler: QuicHandler) -> None:
         """Hand every pending event to `handler`, in order."""
@@ -224,23 +248,42 @@ class QuicEndpoint(ABC):
             elif kind is events.PingAcknowledged:
                 handler.on_ping_acknowledged()
             elif kind is events.HandshakeCompleted:
+                self.handshake_done = True
+                self._retry_at = None
                 handler.on_handshake_completed()
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now."""
-        if self._connection is None:
+        if self._connection is None or (self._pause_until is not None and now < self._pause_until):
             return []
-        return [datagram for datagram, _ in self._connection.datagrams_to_send(now)]
+        datagrams = self._attempt(now, lambda: self._connection.datagrams_to_send(now))
+        return [datagram for datagram, _ in datagrams or ()]
 
     def timer(self) -> float | None:
         """When `handle_timer` is due, or None."""
         timer: float | None = None if self._connection is None else self._connection.get_timer()
+        if timer is not None and self._pause_until is not None:
+            timer = max(timer, self._pause_until)
+        if self._retry_at is not None and self._local_close is None:
+            timer = self._retry_at if timer is None else min(timer, self._retry_at)
         return timer
 
     def handle_timer(self, now: float) -> None:
-        """Retransmit, give up or finish, whatever is due."""
-        if self._connection is not None:
-            self._connection.handle_timer(now)
+        """Retransmit, give up, begin anew or finish, whatever is due."""
+        if self._retry_at is not None and now >= self._retry_at and self._local_close is None:
+            self.connect(now)
+        elif self._connection is not None:
+            self._attempt(now, lambda: self._connection.handle_timer(now))
+
+    def _attempt(self, now: float, action: Callable[[], Any]) -> Any:
+        """Return what the library does; None if it fails of itself, and then it is left alone for a moment."""
+        self._pause_until = None
+        try:
+            return action()
+        except Exception:  # seen of qh3: "packet builder capacity exhausted", with handshake packets lost
+            self.library_errors += 1
+            self._pause_until = now + _PAUSE_S
+            return None
 
     @property
     def close_reason(self) -> QuicClose | None:

@@ -25,7 +25,7 @@ from iceagent.link.control import (
     encode_welcome,
 )
 from iceagent.link.credit import CreditExceeded, ReceiveCredit, SendCredit
-from iceagent.link.quic import create_endpoint, initial_destination_cid_untrusted
+from iceagent.link.quic import create_endpoint, initial_cids_untrusted
 from iceagent.link.streams import BadHeader, StreamState, encode_header
 from iceagent.net.api import Batch
 
@@ -251,17 +251,17 @@ def test_a_malformed_name_is_refused(head) -> None:
 def test_the_first_packet_tells_the_connection_id() -> None:
     """RFC 9001 appendix A.2: a client Initial with connection id 8394c8f03e515708."""
     packet = bytes.fromhex("c000000001088394c8f03e5157080000449e7b9aec34").ljust(1200, b"\0")
-    assert initial_destination_cid_untrusted(packet) == bytes.fromhex("8394c8f03e515708")
-    assert initial_destination_cid_untrusted(packet[:1199]) is None
-    assert initial_destination_cid_untrusted(b"\x40" + packet[1:]) is None
-    assert initial_destination_cid_untrusted(packet[:4] + b"\x02" + packet[5:]) is None
+    assert initial_cids_untrusted(packet) == (bytes.fromhex("8394c8f03e515708"), b"")
+    assert initial_cids_untrusted(packet[:1199]) is None
+    assert initial_cids_untrusted(b"\x40" + packet[1:]) is None
+    assert initial_cids_untrusted(packet[:4] + b"\x02" + packet[5:]) is None
 
 
 @given(data=st.binary(max_size=1500))
 def test_the_first_packet_may_be_anything(data) -> None:
     """No bytes raise."""
-    initial_destination_cid_untrusted(data)
-    initial_destination_cid_untrusted(data.ljust(1200, b"\xc0"))
+    initial_cids_untrusted(data)
+    initial_cids_untrusted(data.ljust(1200, b"\xc0"))
 
 
 def test_an_identity_is_a_certificate_with_its_fingerprint() -> None:
