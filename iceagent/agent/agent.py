@@ -41,7 +41,8 @@ class Agent(trio.abc.Channel[bytes]):
         network = config.network or SystemNetwork()
         self._gatherer = Gatherer(network, config, self._driver)
         self._roaming = Roaming(network, config, self._driver, self._gatherer)
-        self._tasks = trio.CancelScope()
+        # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
+        self._tasks = trio.CancelScope(shield=True)
 
     # What to carry to the peer, and what came from it
 

@@ -114,6 +114,20 @@ async def test_nothing_is_left_after_return_error_or_cancellation(config: Any, c
     leftovers.check()
 
 
+async def test_a_cancelled_body_still_has_its_paths_for_last_words(connected: Any) -> None:
+    """A link says goodbye when it is cancelled; the path, a relay perhaps, must not be gone before it."""
+    with trio.CancelScope() as scope:
+        async with connected() as (a, b):
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.fail_after(10, shield=True):
+                    await a.send(b"goodbye")
+                    assert await b.receive() == b"goodbye"
+    assert scope.cancelled_caught
+
+
 async def test_an_error_of_the_body_survives_a_cancellation_from_outside(config: Any) -> None:
     """Closing must not await, or a cancelled scope would swallow what really went wrong."""
     with trio.CancelScope() as scope:
