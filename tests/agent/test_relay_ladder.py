@@ -189,14 +189,13 @@ async def test_a_connection_that_breaks_is_made_again(tmp_path, transport):
     """TCP tells at once that the server is gone; the agent comes back when it does."""
     ports = Ports()
     url = f"turns:{HOST}:{ports.tls}" if transport == "tls" else f"turn:{HOST}:{ports.tcp}?transport=tcp"
-    lives = trio.CancelScope()
+    stops = [trio.Event(), trio.Event()]
+    lives = iter(stops)
 
     async def serve(task_status: trio.TaskStatus[str]) -> None:
-        nonlocal lives
-        with trio.CancelScope() as lives:
-            async with server(tmp_path, ports) as ca_file:
-                task_status.started(ca_file)
-                await trio.sleep_forever()
+        async with server(tmp_path, ports) as ca_file:
+            task_status.started(ca_file)
+            await next(lives).wait()
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -204,9 +203,9 @@ async def test_a_connection_that_breaks_is_made_again(tmp_path, transport):
             async with open_agent(config(ca_file, url), role=Role.CONTROLLING) as agent:
                 first = [candidate async for candidate in agent.local_candidates()]
                 assert len(first) == 1
-                lives.cancel()
+                stops[0].set()
                 await trio.sleep(0.3)
                 await nursery.start(serve)
                 late = await anext(agent.late_candidates())
                 assert late.address != first[0].address
-            nursery.cancel_scope.cancel()
+            stops[1].set()
