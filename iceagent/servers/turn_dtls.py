@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
     from iceagent.servers.turn import TurnService
+
+logger = logging.getLogger(__name__)
 
 INCOMING_PACKETS: Final = 128  # of one client, until it is read
 _ERRORS: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -35,15 +38,24 @@ class DtlsListener:
         self, service: TurnService, sock: trio.socket.SocketType, local: TransportAddress, context: SSL.Context
     ) -> None:
         self._service = service
-        self._endpoint = trio.DTLSEndpoint(sock, incoming_packets_buffer=INCOMING_PACKETS)
+        self._socket = sock
         self._local = local
         self._context = context
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        await self._endpoint.serve(self._context, self._serve)
+        with trio.DTLSEndpoint(self._socket, incoming_packets_buffer=INCOMING_PACKETS) as endpoint:
+            await endpoint.serve(self._context, self._serve)
 
     async def _serve(self, channel: trio.DTLSChannel) -> None:
+        try:
+            await self._admit(channel)
+        except Exception:
+            # One client must never end the server. The traceback names code, not what the client sent.
+            self._service.counters["internal_errors"] += 1
+            logger.exception("a DTLS client was dropped")
+
+    async def _admit(self, channel: trio.DTLSChannel) -> None:
         host, port = channel.peer_address[:2]
         remote = make_address(host.partition("%")[0], port)
         async with admitted(self._service, remote, channel) as may_enter:

@@ -68,8 +68,8 @@ class TurnOptions:
 
     listen: Sequence[TransportAddress]
     realm: str = DEFAULT_REALM
-    users: Mapping[str, str] = field(default_factory=dict)
-    secrets: Sequence[str] = ()
+    users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Sequence[str] = field(default=(), repr=False)
     tcp_listen: Sequence[TransportAddress] | None = None
     tls: TlsFiles | None = None
     tls_listen: Sequence[TransportAddress] = ()

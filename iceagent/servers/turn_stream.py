@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -17,6 +18,8 @@ from iceagent.core.turn.server import ClientPath, Connection, Forward
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
+
+logger = logging.getLogger(__name__)
 
 HANDSHAKE_S: Final = 10.0  # for TLS and DTLS
 AUTHENTICATE_S: Final = 20.0  # until a connection has an allocation; it is closed else, and so long after losing it
@@ -240,9 +243,14 @@ class StreamListener:
         except (OSError, ValueError):
             await trio.aclose_forcefully(stream)
             return
-        async with admitted(self._service, remote, stream) as may_enter:
-            if may_enter:
-                await self._admit(stream, remote)
+        try:
+            async with admitted(self._service, remote, stream) as may_enter:
+                if may_enter:
+                    await self._admit(stream, remote)
+        except Exception:
+            # One client must never end the server. The traceback names code, not what the client sent.
+            self._service.counters["internal_errors"] += 1
+            logger.exception("a client was dropped")
 
     async def _admit(self, stream: trio.SocketStream, remote: TransportAddress) -> None:
         ready: Stream = stream
