@@ -358,9 +358,10 @@ async def open_turn_server(
             yield service
         except (Exception, KeyboardInterrupt) as error:
             failure = error  # raised outside of the nursery, which would wrap it
-        core.close(trio.current_time())
-        service.settle()
-        service.close_all()
+        finally:  # cancelled or not: nothing here waits
+            core.close(trio.current_time())
+            service.settle()
+            service.close_all()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

@@ -422,3 +422,16 @@ def test_options_keep_passwords_out_of_their_text() -> None:
     """Options end up in logs and tracebacks."""
     text = repr(TurnOptions([LOOPBACK], users={"george": "hush"}, secrets=["hush hush hush hush"]))
     assert "hush" not in text
+
+
+async def test_a_cancelled_server_leaves_no_relay_behind() -> None:
+    """Cancellation is how servers end; sockets of allocations must go with them, not with the process."""
+    client_holds = trio.Event()
+    with trio.CancelScope() as scope:
+        async with open_turn_server(options()) as service, udp_client(service.address) as (client, _):
+            await client.allocate()
+            client_holds.set()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert client_holds.is_set()
+    assert not service.core.allocations
