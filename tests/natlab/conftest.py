@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from lab import NatKind, why_not
-from natlab import WORKERS, Outcome, Scenario, can_relay, carry_out
+from natlab import WORKERS, Outcome, Scenario, carry_out
 
 RESULT = Path(__file__).resolve().parents[2] / "build" / "natlab.json"
 OUTCOMES = pytest.StashKey[dict[Scenario, "Future[Outcome]"]]()
@@ -35,14 +35,11 @@ def experiments(request: pytest.FixtureRequest, laboratory: None) -> Iterator[di
     """The outcomes to come of every scenario that a selected test names."""
     selected = [getattr(item, "callspec", None) for item in request.session.items]
     found = [spec.params["scenario"] for spec in selected if spec is not None and "scenario" in spec.params]
-    with ThreadPoolExecutor(WORKERS) as pool, ThreadPoolExecutor(2 * WORKERS) as patient:
-        # Who has no path waits 40 s (RFC 8863) and needs no processor for it.
-        pools = {one: pool if one.direct or can_relay() else patient for one in found}
-        begun = {one: its.submit(carry_out, one) for one, its in pools.items()}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        begun = {one: pool.submit(carry_out, one) for one in dict.fromkeys(found)}
         request.session.stash[OUTCOMES] = begun
         yield begun
-        for its in (pool, patient):
-            its.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture

@@ -29,11 +29,15 @@ ONE_NAT = [
     Scenario("two hosts kept apart, with hairpin", a=Home(hosts=2, isolated=True, hairpin=True), nodes=TWO_HOSTS),
     Scenario("two hosts kept apart, without hairpin", a=OFFICE, nodes=TWO_HOSTS, direct=False),
 ]
+NO_UDP, NO_STUN = Home(firewall=Firewall.NO_UDP), Home(firewall=Firewall.NO_STUN)
+ONLY_443 = Home(firewall=Firewall.ONLY_443)
 FIREWALLS = [
-    Scenario("UDP blocked on one side", a=Home(firewall=Firewall.NO_UDP), direct=False),
-    Scenario("UDP blocked on both sides", Home(firewall=Firewall.NO_UDP), Home(firewall=Firewall.NO_UDP), direct=False),
-    Scenario("443/tcp alone on one side", a=Home(firewall=Firewall.ONLY_443), direct=False, port=443),
-    Scenario("STUN blocked by content", a=Home(firewall=Firewall.NO_STUN), direct=False),
+    Scenario("UDP blocked on one side", a=NO_UDP, direct=False, transport="turn-tcp"),
+    Scenario("UDP blocked on the other side", b=NO_UDP, direct=False),
+    Scenario("UDP blocked on both sides", a=NO_UDP, b=NO_UDP, direct=False, transport="turn-tcp"),
+    Scenario("443/tcp alone on one side", a=ONLY_443, direct=False, port=443, transport="turn-tls"),
+    Scenario("443/tcp alone on both sides", a=ONLY_443, b=ONLY_443, direct=False, port=443, transport="turn-tls"),
+    Scenario("STUN blocked by content on one side", a=NO_STUN, direct=False, transport="turn-dtls"),
 ]
 FAMILIES = [
     Scenario("IPv6 alone, firewalls on both sides", IPV6, IPV6, Internet(families=(6,))),
@@ -46,7 +50,7 @@ FAMILIES = [
 ]
 LINES = [
     Scenario("an MTU of 1280 and no fragments", Home(mtu=1280, no_fragments=True), Home(no_fragments=True)),
-    Scenario("30 % of the packets lost each way", internet=Internet(loss_percent=30), size=30_000),
+    Scenario("30 % of the packets lost each way", internet=Internet(loss_percent=30), size=30_000, direct=None),
 ]
 MOVES = [
     Scenario("the forwarder's line gets another address", b=Home(nat=NatKind.FULL_CONE), moves="a"),

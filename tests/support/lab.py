@@ -31,10 +31,21 @@ from nat_rules import (
     no_fragment_rules,
 )
 
-__all__ = ["INTERNET_HOST", "INTERNET_HOST_6", "Firewall", "Home", "Internet", "Lab", "NatKind", "command_in"]
+__all__ = [
+    "INTERNET_HOST",
+    "INTERNET_HOST_6",
+    "OTHER_INTERNET_HOST",
+    "Firewall",
+    "Home",
+    "Internet",
+    "Lab",
+    "NatKind",
+    "command_in",
+]
 __all__ += ["open_lab", "why_not"]
 
 INTERNET_HOST = "192.0.2.1"
+OTHER_INTERNET_HOST = "192.0.2.2"  # the same machine's
 INTERNET_HOST_6 = "2001:db8::1"
 
 _numbers = itertools.count()
@@ -243,7 +254,8 @@ def open_lab(
         lab = Lab(f"ia{os.getpid()}-{next(_numbers)}", internet or Internet())
     try:
         lab.add_node("inet", forwards=True)
-        servers = [f"addr add {INTERNET_HOST}/32 dev lo"] * (4 in lab.internet.families)
+        servers = [f"addr add {host}/32 dev lo" for host in (INTERNET_HOST, OTHER_INTERNET_HOST)]
+        servers *= 4 in lab.internet.families
         servers += [f"addr add {INTERNET_HOST_6}/128 dev lo nodad"] * (6 in lab.internet.families)
         # The internet swallows what is addressed to nobody; it does not complain, as a kernel without a route would.
         sink = ["link add sink type veth peer name drain", "link set sink arp off up", "link set drain up"]

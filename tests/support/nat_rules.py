@@ -85,7 +85,9 @@ def firewall_rules(kind: Firewall, wan: str) -> str:
         case Firewall.ONLY_443:
             rules = [f'oifname "{wan}" tcp dport 443 accept', f'iifname "{wan}" ct state established accept', "drop"]
         case Firewall.NO_STUN:
-            rules = ["meta l4proto udp @th,96,32 0x2112a442 drop"]  # the magic cookie, 4 bytes into the datagram
+            # The magic cookie, 4 bytes into a datagram, or into a segment over TCP after 20 or 32 bytes of header.
+            rules = ["meta l4proto udp @th,96,32 0x2112a442 drop"]
+            rules += [f"meta l4proto tcp @th,{8 * header + 32},32 0x2112a442 drop" for header in (20, 32)]
         case Firewall.STATEFUL:
             rules = [f'iifname "{wan}" ct state new drop']
     return _chain("firewall", "forward", 10, *rules)
