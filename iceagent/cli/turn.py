@@ -77,10 +77,12 @@ def own_host_urls(service: TurnService) -> list[str]:
     """
     if any(bound != told for bound, told in service.core.relay_hosts.items()):
         return turn_urls(service)
-    return [
-        f"{_SCHEMES[transport][0]}::{address.port}?transport={_SCHEMES[transport][1]}"
-        for transport, address in service.addresses
-    ]
+    own = {service.address.host, *_WILDCARDS}
+    urls = []
+    for (transport, address), url in zip(service.addresses, turn_urls(service), strict=True):
+        scheme, over = _SCHEMES[transport]
+        urls.append(f"{scheme}::{address.port}?transport={over}" if address.host in own else url)
+    return urls
 
 
 def shown(service: TurnService, address: TransportAddress) -> str:
