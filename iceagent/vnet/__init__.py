@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from iceagent.vnet.oracle import Path, Reachability, Relay, Side, reachability
     from iceagent.vnet.router import Router
     from iceagent.vnet.scheduling import deterministic_scheduling, run
+    from iceagent.vnet.tcp import VirtualTcpListener, VirtualTcpStream
     from iceagent.vnet.trace import NetworkStatistics, TraceRecord
     from iceagent.vnet.udp import VirtualUdpSocket
 
@@ -68,6 +69,8 @@ __all__ = [
     "Router",
     "Side",
     "TraceRecord",
+    "VirtualTcpListener",
+    "VirtualTcpStream",
     "VirtualUdpSocket",
     "deterministic_scheduling",
     "reachability",
@@ -83,6 +86,7 @@ _HOMES = {
     "oracle": ("Path", "Reachability", "Relay", "Side", "reachability"),
     "router": ("Router",),
     "scheduling": ("deterministic_scheduling", "run"),
+    "tcp": ("VirtualTcpListener", "VirtualTcpStream"),
     "trace": ("NetworkStatistics", "TraceRecord"),
     "udp": ("VirtualUdpSocket",),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,6 +16,7 @@ from iceagent.vnet.addressing import parse_ip
 from iceagent.vnet.link import Link
 from iceagent.vnet.node import Interface
 from iceagent.vnet.packet import Packet, Quote
+from iceagent.vnet.tcp import TcpStack, VirtualTcpListener, VirtualTcpStream
 from iceagent.vnet.translation import synthesize
 from iceagent.vnet.udp import VirtualUdpSocket
 
@@ -40,7 +42,8 @@ def _os_error(code: int, what: str) -> OSError:
 class Host:
     """A machine with a loopback interface and one or more others. Make one with `Network.host`.
 
-    It has all that an agent or a server wants of a network: `interfaces()`, `open_udp()` and `resolve()`.
+    It has all that an agent or a server wants of a network: `interfaces()`, `open_udp()`, `connect_tcp()`,
+    `listen_tcp()` and `resolve()`.
     """
 
     def __init__(self, net: Network, name: str, families: tuple[int, ...]) -> None:
@@ -50,6 +53,7 @@ class Host:
         self._interfaces: list[Interface] = []
         self._attached = 0
         self._changed = trio.Event()
+        self._tcp = TcpStack(self)
         self._sockets: dict[TransportAddress, VirtualUdpSocket] = {}
         addresses = [InterfaceAddress("lo", "127.0.0.1", 8, is_loopback=True)] if 4 in families else []
         if 6 in families:
@@ -85,6 +89,11 @@ class Host:
     def link(self) -> Link:
         """The link of the first interface, to be changed at run time."""
         return self._interfaces[0].link
+
+    @property
+    def tcp(self) -> list[VirtualTcpStream | VirtualTcpListener]:
+        """The TCP streams and listeners that nobody has closed yet."""
+        return self._tcp.open_ends()
 
     @property
     def sockets(self) -> list[VirtualUdpSocket]:
@@ -137,6 +146,7 @@ class Host:
         """Let all programs on this host die: their sockets are gone without a word, and what comes is refused."""
         for open_socket in self.sockets:
             open_socket.close()
+        self._tcp.crash()
 
     def partition(self) -> None:
         """Cut the host off from everyone: nothing arrives and nothing leaves. Its loopback works on."""
@@ -191,23 +201,47 @@ class Host:
             raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address in this network")
         return found
 
-    async def connect_tcp(self, remote: TransportAddress, *, local_host: str | None = None) -> trio.SocketStream:
-        """Refuse: this network carries UDP only.
+    async def connect_tcp(self, remote: TransportAddress, *, local_host: str | None = None) -> VirtualTcpStream:
+        """Connect a TCP stream; `local_host` is one of the host's addresses, None leaves it to the host's routes.
 
         Raises:
-            OSError: always (ENETUNREACH).
+            OSError: nobody listens there (ECONNREFUSED), nothing answers (ETIMEDOUT, after a minute), no way leads
+                there (ENETUNREACH), or the local address is not ours (EADDRNOTAVAIL).
         """
         await trio.lowlevel.checkpoint()
-        raise _os_error(errno.ENETUNREACH, f"{remote}: there is no TCP in this network")
+        if local_host is not None and not self._owns(local_host):
+            raise _os_error(errno.EADDRNOTAVAIL, f"{self.name} has no address {local_host}")
+        way = self._way_out(local_host or ("::" if remote.family == 6 else "0.0.0.0"), remote)  # noqa: S104
+        if way is None or remote.port == 0:
+            raise _os_error(errno.ENETUNREACH, str(remote))
+        return await self._tcp.connect(TransportAddress(way[0], self._free_tcp_port()), remote)
 
-    async def listen_tcp(self, host: str, port: int = 0) -> trio.SocketListener:
-        """Refuse: this network carries UDP only.
+    async def listen_tcp(self, host: str, port: int = 0) -> VirtualTcpListener:
+        """Listen at one of the host's addresses or at a wildcard; port 0 picks a free one.
 
         Raises:
-            OSError: always (EOPNOTSUPP).
+            OSError: the address is not ours (EADDRNOTAVAIL) or the port is taken (EADDRINUSE).
         """
         await trio.lowlevel.checkpoint()
-        raise _os_error(errno.EOPNOTSUPP, f"{host}: there is no TCP in this network")
+        wanted = make_address(host, port or self._free_tcp_port())
+        if wanted.host not in _WILDCARDS and not self._owns(wanted.host):
+            raise _os_error(errno.EADDRNOTAVAIL, f"{self.name} has no address {host}, only {self.addresses()}")
+        if self._tcp.is_taken(wanted):
+            raise _os_error(errno.EADDRINUSE, f"{wanted} on {self.name}")
+        return self._tcp.listen(wanted)
+
+    def send_packet(self, packet: Packet) -> None:
+        """Put a TCP segment on its way; where none leads it is lost."""
+        way = self._way_out(packet.source.host, packet.destination)
+        if way is None:
+            return
+        now, (_, interface) = trio.current_time(), way
+        self._net.record(now, self.name, "send", packet)
+        self._net.transmit(now, interface, packet=packet, up=interface is not self._loopback)
+
+    def call_at(self, at: float, callback: Callable[[float], None]) -> None:
+        """Have the network call back at a time, unless it has ended by then."""
+        self._net.call_at(at, callback)
 
     def send_datagram(self, sender: VirtualUdpSocket, data: bytes, remote: TransportAddress) -> bool:
         """Put a datagram on its way; False when this host refuses it: too large, no route, wrong family."""
@@ -226,9 +260,16 @@ class Host:
         quote = packet.quote
         if quote is not None:
             receiver = self._socket_at(quote.source)
-            if receiver is not None:
+            if quote.is_tcp:
+                if self._tcp.handle_error(quote):
+                    self._net.record(now, self.name, "deliver", packet)
+            elif receiver is not None:
                 self._net.record(now, self.name, "deliver", packet)
                 receiver.handle_error(IcmpError(quote.destination, quote.errno))
+            return
+        if packet.segment is not None:
+            is_known = self._tcp.handle_packet(packet)
+            self._net.record(now, self.name, "deliver" if is_known else "drop", packet, "" if is_known else "no stream")
             return
         receiver = self._socket_at(packet.destination)
         if receiver is None:
@@ -242,7 +283,9 @@ class Host:
     def handle_too_big(self, now: float, packet: Packet, via: Interface, mtu: int) -> None:
         """Tell the socket that its packet does not even fit into this host's own link."""
         sender = self._socket_at(packet.source)
-        if sender is not None:
+        if packet.segment is not None:
+            self._tcp.handle_error(Quote(packet.source, packet.destination, errno.EMSGSIZE, is_tcp=True, mtu=mtu))
+        elif sender is not None:
             sender.handle_error(IcmpError(packet.destination, errno.EMSGSIZE))
 
     def forget_socket(self, closed: VirtualUdpSocket) -> None:
@@ -298,6 +341,15 @@ class Host:
             address = TransportAddress(host, first + (start + step) % size)
             if not self._is_taken(address):
                 return address
+        raise _os_error(errno.EADDRINUSE, f"no port is left on {self.name}")
+
+    def _free_tcp_port(self) -> int:
+        first, last = EPHEMERAL_PORTS
+        taken = self._tcp.ports()
+        for _ in range(last - first):
+            port = self._rng.randint(first, last)
+            if port not in taken:
+                return port
         raise _os_error(errno.EADDRINUSE, f"no port is left on {self.name}")
 
     def _way_out(self, bound_host: str, remote: TransportAddress) -> tuple[str, Interface] | None:

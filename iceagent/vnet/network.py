@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from heapq import heappop, heappush
 from types import TracebackType
@@ -42,6 +42,14 @@ class Arrival(NamedTuple):
     sender: VirtualUdpSocket | None
 
 
+class Alarm(NamedTuple):
+    """A callback that is due; it stands in one queue with the arrivals."""
+
+    at: float
+    number: int
+    callback: Callable[[float], None]
+
+
 class Network:
     """A network of hosts and routers in memory, under Trio's clock, real or mocked.
 
@@ -61,7 +69,7 @@ class Network:
         self._names: dict[str, list[str]] = {"ipv4only.arpa": list(IPV4ONLY_ARPA)}
         self._nodes: dict[str, Host | Router] = {}
         self._private_subnets = 0
-        self._arrivals: list[Arrival] = []
+        self._arrivals: list[Arrival | Alarm] = []
         self._sent = 0
         self._wake_up = trio.CancelScope()
         self._started_at = 0.0
@@ -205,9 +213,9 @@ class Network:
                 yield self
             except BaseException as raised:  # noqa: ASYNC103 - raised again below, where the nursery does not wrap it in a group
                 error = raised
-            for open_socket in self.sockets():
-                open_socket.close()
-                self._trace.statistics.sockets_left_open += 1
+            for host in self.hosts():
+                self._trace.statistics.sockets_left_open += len(host.sockets) + len(host.tcp)
+                host.crash()
             self._arrivals.clear()
             nursery.cancel_scope.cancel()
         if error is not None:
@@ -251,7 +259,17 @@ class Network:
         if at < self._wake_up.deadline:
             self._wake_up.deadline = at
 
-    def _handle_arrival(self, now: float, arrival: Arrival) -> None:
+    def call_at(self, at: float, callback: Callable[[float], None]) -> None:
+        """Call back at a time, unless the network has ended by then."""
+        self._sent += 1
+        heappush(self._arrivals, Alarm(at, self._sent, callback))
+        if at < self._wake_up.deadline:
+            self._wake_up.deadline = at
+
+    def _handle_arrival(self, now: float, arrival: Arrival | Alarm) -> None:
+        if isinstance(arrival, Alarm):
+            arrival.callback(now)
+            return
         interface = arrival.interface
         if arrival.sender is not None:
             arrival.sender.release(len(arrival.packet.data))
