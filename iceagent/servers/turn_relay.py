@@ -117,14 +117,21 @@ class RelaySockets:
         """Read all relays of this machine until cancelled."""
         if not hasattr(select, "epoll"):
             return
-        with select.epoll() as self._poll:
-            while True:
-                await trio.lowlevel.wait_readable(self._poll)
-                for _ in range(ROUNDS):
-                    ready = self._poll.poll(0)
-                    if not ready:
-                        break
-                    self._take_ready(trio.current_time(), ready)
+        with select.epoll() as poll:
+            self._poll = poll
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(poll)
+                    self._take_rounds(poll)
+            finally:
+                self._poll = None  # the sockets are closed after it, when the server ends
+
+    def _take_rounds(self, poll: select.epoll) -> None:
+        for _ in range(ROUNDS):
+            ready = poll.poll(0)
+            if not ready:
+                break
+            self._take_ready(trio.current_time(), ready)
 
     def _take_ready(self, now: float, ready: list[tuple[int, int]]) -> None:
         for number, _ in ready:
