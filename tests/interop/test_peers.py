@@ -21,15 +21,18 @@ def options(roles: tuple[str, str], trickle: bool, **others: Any) -> list[dict[s
     return [{"role": role, "trickle": trickle, "family": 4, **others} for role in roles]
 
 
-def meet(meeting: Meeting, kinds: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Let them connect over candidates of these kinds, and then send both ways; return both `connected` lines."""
+def meet(meeting: Meeting, kinds: set[str], least: int = DATAGRAMS) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Let them connect over candidates of these kinds, then send both ways; return both `connected` lines.
+
+    `least` is how many of the datagrams must arrive.
+    """
     mine, its = meeting.introduce()
     assert mine["local"][0] in kinds, meeting.story()
     assert mine["remote"][0] in kinds, meeting.story()
     if not its.get("datagrams", True):
         return mine, its
     for received in meeting.exchange():
-        assert received["count"] == DATAGRAMS, meeting.story()
+        assert received["count"] >= least, f"{received}\n{meeting.story()}"
         assert received["strange"] == 0
     return mine, its
 
@@ -62,13 +65,19 @@ def test_a_role_conflict_is_sorted_out(lan: Lab, other: Implementation, role: st
         meet(meeting, {"host"})
 
 
-@pytest.mark.parametrize("trickle", TRICKLE)
+@pytest.mark.parametrize("relayed", ["theirs", "ours", "both"])
 @pytest.mark.parametrize("roles", ROLES)
-def test_theirs_is_behind_a_relay(
-    homes: Lab, other: Implementation, relay: dict[str, Any], roles: tuple[str, str], trickle: bool
+def test_behind_a_relay(
+    homes: Lab, other: Implementation, relay: dict[str, Any], roles: tuple[str, str], relayed: str
 ) -> None:
-    """The other has nothing but a relayed candidate; our checks reach it there and its own come from there."""
-    mine, its = options(roles, trickle, stun=[INTERNET_HOST, 3478])
-    with open_meeting(homes, ("host-a", "host-b"), other, [mine, {**its, **relay, "relay_only": True}]) as meeting:
-        mine, _ = meet(meeting, {"host", "srflx", "prflx", "relay"})
-        assert mine["remote"][1] == INTERNET_HOST
+    """One side, or each, has nothing but a relayed candidate: checks and data go there and come from there."""
+    mine, its = options(roles, relayed != "theirs", stun=[INTERNET_HOST, 3478])
+    mine |= {**relay, "relay_only": True} if relayed in ("ours", "both") else {}
+    its |= {**relay, "relay_only": True} if relayed in ("theirs", "both") else {}
+    with open_meeting(homes, ("host-a", "host-b"), other, [mine, its]) as meeting:
+        # A relay on a busy machine may lose a few: its sockets' buffers are its own affair.
+        found, _ = meet(meeting, {"host", "srflx", "prflx", "relay"}, least=DATAGRAMS * 98 // 100)
+        if relayed in ("theirs", "both"):
+            assert found["remote"][1] == INTERNET_HOST
+        if relayed in ("ours", "both"):
+            assert found["local"][:2] == ["relay", INTERNET_HOST]
