@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,6 +21,9 @@ from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, UdpSocket
 from iceagent.net.system import SystemNetwork
+
+ICE_OPTIONS: Final = ("ice2", "trickle", "renomination")
+"""RFC 8445 section 10, RFC 8838 section 3, draft-thatcher-ice-renomination section 3."""
 
 MAX_DATAGRAM_SIZE: Final = 1200
 """Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""
@@ -51,6 +54,11 @@ class Agent(trio.abc.Channel[bytes]):
         """Our ufrag and password, for the peer's `set_remote_credentials`; a restart makes new ones."""
         return self._driver.ice.credentials
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Our ice-options, for the peer's `set_remote_credentials`."""
+        return ICE_OPTIONS
+
     def local_candidates(self) -> AsyncIterator[ice.Candidate]:
         """Iterate over our candidates as they are found; ends at end-of-candidates, or when a restart begins.
 
@@ -66,7 +74,9 @@ class Agent(trio.abc.Channel[bytes]):
         """
         return LateCandidates(self._driver, self._gatherer)
 
-    def set_remote_credentials(self, credentials: ice.Credentials, *, lite: bool = False) -> None:
+    def set_remote_credentials(
+        self, credentials: ice.Credentials, *, lite: bool = False, options: Collection[str] = ()
+    ) -> None:
         """Take the peer's ufrag and password; checks start as soon as there are candidates.
 
         New ones later mean that the peer has restarted, or answer a restart of ours. In the first case our own
@@ -75,12 +85,14 @@ class Agent(trio.abc.Channel[bytes]):
         Args:
             credentials: the peer's.
             lite: the peer is a lite implementation (RFC 8445 section 2.5), as its description says.
+            options: the ice-options of its description; "renomination" lets data move to a better path later.
 
         Raises:
             trio.ClosedResourceError: the agent is closed.
         """
         self._check_open()
-        self._roaming.change(lambda now: self._driver.ice.set_remote_credentials(now, credentials, lite=lite))
+        core = self._driver.ice
+        self._roaming.change(lambda now: core.set_remote_credentials(now, credentials, lite=lite, options=options))
 
     def add_remote_candidate(self, candidate: ice.Candidate | str | None) -> None:
         """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.
@@ -191,6 +203,7 @@ class Agent(trio.abc.Channel[bytes]):
     async def send_many(self, datagrams: Sequence[bytes]) -> None:
         """Send datagrams, in order and in as few system calls as the network allows. Raises as `send` does."""
         sock, remote = self._path() or await self._wait_path()
+        self._driver.note_sending()
         try:
             await sock.send(datagrams, remote)
         except trio.ClosedResourceError:

@@ -14,6 +14,7 @@ from iceagent.agent.queries import Queries
 from iceagent.agent.timeline import Timeline
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
+from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
 from iceagent.net.api import Batch, UdpSocket
 
@@ -52,6 +53,7 @@ class Driver:
         """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
         self.on_remote_host: Callable[[str], None] = lambda host: None
         """Told of each address of the peer's, so that relays let its checks pass before ours go there."""
+        self._activity = core.activity
         self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
         self._kick = trio.Event()
         self._wakes_at = -math.inf  # nothing kicks before `run` sleeps
@@ -84,6 +86,16 @@ class Driver:
         self.timeline.end()
         self._kick.set()
         self.changed.unpark_all()
+
+    def note_sending(self) -> None:
+        """Take note that data is being sent: if nothing comes back, the path is looked at soon.
+
+        Costs one attribute per call; while data flows both ways the timer wakes a few times a second.
+        """
+        if self._activity.unheard_since is None:
+            self._activity.unheard_since = now = trio.current_time()
+            if now + DATA_SUSPICION_MIN_S < self._wakes_at:
+                self._kick.set()
 
     # Waiting
 
@@ -118,6 +130,7 @@ class Driver:
         """Hand a batch to the user whole if it is all data of a validated path, else look at each datagram."""
         data = batch.data
         if data and min(data[:: batch.segment_size]) > _LAST_STUN_BYTE and self.ice.is_validated(base, batch.remote):
+            self._activity.unheard_since = None
             self.inbox.put(batch)
             return
         for datagram in batch.datagrams():
@@ -132,6 +145,7 @@ class Driver:
         if verdict is ice.Verdict.CONSUMED and datagram.startswith(_BINDING_REQUEST):
             self.checks_received += 1
         elif verdict is ice.Verdict.APPLICATION_DATA:
+            self._activity.unheard_since = None
             self.inbox.put(Batch(remote, datagram, len(datagram) or 1))
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s: received %d bytes: %s", base, len(datagram), verdict.value)

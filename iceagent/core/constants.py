@@ -34,10 +34,22 @@ CONSENT_EXPIRY_S: Final = 30.0  # RFC 7675 section 5.1
 CONSENT_SUSPICION_S: Final = 0.1  # ours: a consent check unanswered this long (plus three RTTs) starts a probing one
 DISCONNECTED_AFTER_S: Final = 7.0  # ours: silence after which the path is reported disconnected; consent still stands
 DISCONNECTED_PROBE_S: Final = 2.0  # ours: a probing check must have gone unanswered this long, too
-DOUBTED_PROBE_S: Final = 1.2  # ours: two unanswered checks suffice when the peer looks for other paths, too
+DATA_SUSPICION_MIN_S: Final = 0.2  # ours: data sent and nothing heard for this long, or 1.5 RTTs and 0.1 s
+DATA_SUSPICION_MAX_S: Final = 0.5  # ours: but no longer than this
+PROBE_RTT_S: Final = 0.2  # ours: taken for a path whose round trip is not known
+PROBE_RTO_MIN_S: Final = 0.06  # ours: between the first retransmissions of a probing check, else half an RTT
+PROBE_RTO_MAX_S: Final = 0.15  # ours: but no longer than this
+FALTER_SLACK_S: Final = 0.05  # ours: beside an RTT and a half, for the answer to the last of them
+FALTER_SENDS: Final = 3  # ours: probing checks unanswered before another pair is nominated
+FALTER_SENDS_LOSSY: Final = 6  # ours: the same on a line that is known to lose packets
+WARM_BACKUPS: Final = 2  # ours: valid pairs beside the one in use whose answers are kept fresh
+SWITCH_GAIN_S: Final = 0.010  # ours: a path is clearly better if its RTT is shorter by this and by a quarter
+SWITCH_GAIN: Final = 0.25  # ours
+SWITCH_SAMPLES: Final = 3  # ours: RTT samples that a path needs before it counts as clearly better
+SWITCH_INTERVAL_S: Final = 10.0  # ours: between two nominations for the sake of a better path
 BACKUP_PROBE_S: Final = 7.5  # ours: while disconnected, the other valid pairs are checked this often
 RESTART_LINGER_S: Final = 30.0  # ours: a session replaced by a restart answers checks while consent to it may last
-RESTART_PATIENCE_S: Final = 10.0  # ours: how long after the last path was lost a restart may stay unanswered
+RESTART_PATIENCE_S: Final = 10.0  # ours: how long a restart may stay unanswered once no other path is left
 KEEPALIVE_S: Final = 15.0  # RFC 8445 section 11: Tr
 
 # Limits.

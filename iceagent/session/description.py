@@ -1,6 +1,7 @@
 """What the two sides tell each other inside the sealed channel: a description first, then candidates as they are found.
 
-    {"type": "description", "version": 1, "ufrag": str, "pwd": str, "fingerprint": 32 bytes}
+    {"type": "description", "version": 1, "ufrag": str, "pwd": str, "fingerprint": 32 bytes,
+     "options": ["renomination", ...]}
     {"type": "candidates", "candidates": ["candidate:...", ...], "end": bool}
 
 A description with other credentials, later, is an ICE restart: it is answered with one of our own and new candidates,
@@ -41,6 +42,7 @@ class Description(msgspec.Struct, frozen=True, tag_field="type", tag="descriptio
     ufrag: str
     pwd: str
     fingerprint: Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
+    options: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=32)] = []
 
     def credentials(self) -> Credentials:
         """Return the ICE credentials; raises ValueError if they cannot be."""
@@ -85,6 +87,7 @@ async def send_description(channel: SealedChannel, agent: Agent, fingerprint: by
             "ufrag": credentials.ufrag,
             "pwd": credentials.pwd,
             "fingerprint": fingerprint,
+            "options": list(agent.options),
         }
     )
     found, take = trio.open_memory_channel[str](MAX_CANDIDATES)
@@ -158,7 +161,7 @@ async def receive_candidates(channel: SealedChannel, agent: Agent, fingerprint: 
     while True:
         message = parse_untrusted(await channel.receive())
         if isinstance(message, Description) and message.fingerprint == fingerprint:
-            agent.set_remote_credentials(message.credentials())
+            agent.set_remote_credentials(message.credentials(), options=message.options)
         if not isinstance(message, Candidates):
             continue
         for candidate in message.candidates:

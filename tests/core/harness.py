@@ -73,6 +73,7 @@ class World:
         self.mapped: dict[TransportAddress, TransportAddress] = {}  # public to private
         self.flights: list[Flight] = []
         self.sent: list[tuple[float, ice.IceAgent, Transmit]] = []
+        self.sent_on_data_path: list[bool] = []  # one for each of `sent`
         self.received: dict[int, list[bytes]] = {}
         self.trace: list[tuple[float, str]] = []
         self.filter: Callable[[Transmit], bool] = lambda transmit: True
@@ -117,6 +118,7 @@ class World:
     def drain(self, one: ice.IceAgent) -> None:
         for transmit in transmits_of(one):
             self.sent.append((self.now, one, transmit))
+            self.sent_on_data_path.append((transmit.local, transmit.remote) == one.data_pair())
             self.trace.append((self.now, f"{transmit.local}>{transmit.remote} {transmit.data.hex()}"))
             self.fly(transmit)
         events = events_of(one)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 from itertools import pairwise
 
 import pytest
-from ice_harness import A4, B4, Link, World, both, connected_pair
+from ice_harness import A4, B4, Flight, Link, World, both, connected_pair, request
 
-from iceagent.core import ice, stun
-from iceagent.core.address import make_address
+from iceagent.core import constants, ice, stun
+from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice import AgentState
+from iceagent.core.transmit import Transmit
 
 A2, B2 = make_address("192.0.2.2", 1001), make_address("198.51.100.2", 2002)
 
@@ -119,8 +121,9 @@ def test_what_still_arrives_on_a_path_that_lost_consent_is_delivered_but_nothing
     assert all(stun.decode(transmit.data).message_class is stun.MessageClass.SUCCESS for transmit in late)
 
 
-def test_pairs_not_used_are_kept_alive_with_indications_every_15_seconds() -> None:
+def test_pairs_not_used_are_kept_alive_with_indications_every_15_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 8445 section 11: NAT bindings of backups must live; no authentication, and a fingerprint."""
+    monkeypatch.setattr(constants, "WARM_BACKUPS", 0)
     world, a, _ = two_paths(backup_is_valid=True)
     start = world.now
     world.run(100)
@@ -157,3 +160,169 @@ def test_consent_outlives_ten_minutes_of_heavy_loss(seed: int) -> None:
     world.link.loss = 0.3
     world.run(600)
     assert AgentState.FAILED not in (a.state, b.state)
+
+
+def test_best_backups_are_asked_instead_so_that_consent_to_them_stands() -> None:
+    """Two minutes later the backup may carry data at once, and its round-trip time is known."""
+    world, a, b = two_paths(backup_is_valid=True)
+    world.run(120)
+    for one in (a, b):
+        backup = next(pair for pair in one._current.context.checklist if pair.base in (A2, B2) and pair.is_valid)
+        assert one._current.context.has_fresh_consent(world.now, backup)
+        assert backup.rtt_samples >= 7
+
+
+@pytest.mark.parametrize("rtt_s", [0.002, 0.04, 0.2])
+@pytest.mark.parametrize("dead", ["both ways", "one way"])
+def test_path_killed_in_mid_transfer_is_replaced_within_a_second(rtt_s: float, dead: str) -> None:
+    """Data was flowing, and nothing comes any more: that is noticed without waiting for a consent check."""
+    world, a, b = two_paths(backup_is_valid=True)
+    world.link.delay_s = rtt_s / 2
+    for _ in range(300):
+        exchange(world, a, b)
+    killed_at = world.now
+    ways = {(A4, B4), (B4, A4)} if dead == "both ways" else {(A4, B4)}
+    crossed = world.link.blocked
+    world.link.blocked = lambda source, destination: (source, destination) in ways or crossed(source, destination)
+    while (a.data_pair(), b.data_pair()) != ((A2, B2), (B2, A2)):
+        exchange(world, a, b)
+        assert world.now - killed_at < 1 + rtt_s
+    assert both(a, b, AgentState.COMPLETED)
+    assert AgentState.DISCONNECTED not in world.states(a) + world.states(b)
+
+
+def exchange(world: World, a: ice.IceAgent, b: ice.IceAgent) -> None:
+    """Let both send a datagram as a shell would, and 5 ms pass."""
+    for one in (a, b):
+        if one.activity.unheard_since is None:
+            one.activity.unheard_since = world.now
+        world.send_data(one, b"data")
+    counts = {id(one): len(world.received[id(one)]) for one in (a, b)}
+    world.run(0.005)
+    for one in (a, b):
+        if len(world.received[id(one)]) > counts[id(one)]:
+            one.activity.unheard_since = None
+
+
+def test_idle_path_that_dies_is_replaced_within_a_second_of_the_first_sign() -> None:
+    """Nobody sends, so the first sign is the consent check that stays unanswered."""
+    world, a, b = two_paths(backup_is_valid=True)
+    world.run(20)
+    world.link.blocked = lambda source, destination: {source, destination} == {A4, B4}
+    killed_at = world.now
+    world.run_until(lambda: (a.data_pair(), b.data_pair()) == ((A2, B2), (B2, A2)), 10)
+    checks = [at for at, _, transmit in world.sent if at >= killed_at and transmit.local in (A4, B4)]
+    assert world.now - min(checks) < 1
+
+
+def test_one_way_stream_costs_few_checks_and_is_not_called_dead() -> None:
+    """A sender that is never answered looks like a dead path; a check twice a second settles it."""
+    world, a, b = two_paths(backup_is_valid=True)
+    before = a.checks_sent
+    for _ in range(2000):
+        if a.activity.unheard_since is None:
+            a.activity.unheard_since = world.now
+        world.send_data(a, b"data")
+        world.run(0.005)
+    assert a.data_pair() == (A4, B4)
+    assert a.checks_sent - before < 10 * 5
+    assert b.data_pair() == (B4, A4)
+
+
+def renominating(world: World, a: ice.IceAgent, b: ice.IceAgent) -> None:
+    """Introduce two agents that both know renomination."""
+    for one, other in ((a, b), (b, a)):
+        one.set_remote_credentials(world.now, other.credentials, options=("ice2", "renomination"))
+        world.drain(one)
+        for candidate in other.local_candidates:
+            world.signal(one, candidate)
+        world.drain(one)
+
+
+def relayed(base: TransportAddress) -> ice.Candidate:
+    return ice.relay_candidate(base, "203.0.113.1")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_direct_path_that_opens_late_takes_over_from_the_relay(seed: int) -> None:
+    """Renomination: the relay was the only way for ten seconds; then the firewall lets the direct checks pass."""
+    world = World(seed, Link(delay_s=0.02, loss=0.1))
+    a, b = world.pair()
+    opens_at = 5.0
+    world.link.blocked = lambda source, destination: world.now < opens_at and {source, destination} != {A2, B2}
+    for one, direct, relay in ((a, A4, A2), (b, B4, B2)):
+        world.host(one, direct)
+        world.owner[relay] = one
+        one.add_local_candidate(0.0, relayed(relay))
+    renominating(world, a, b)
+    world.run_until(lambda: both(a, b, AgentState.COMPLETED), 5)
+    assert (a.data_pair(), b.data_pair()) == ((A2, B2), (B2, A2))
+    world.run(40)
+    assert (a.data_pair(), b.data_pair()) == ((A4, B4), (B4, A4))
+    assert both(a, b, AgentState.COMPLETED)
+    assert AgentState.DISCONNECTED not in world.states(a) + world.states(b)
+
+
+def test_shorter_path_takes_over_once_and_stays() -> None:
+    """Two direct paths; the better-ranked one takes 200 ms, the other 20 ms."""
+    world = World(1)
+    a, b = world.pair(nomination=Late())
+    slow = Slow(world, {A4, B4}, 0.09)
+    world.filter = slow
+    world.link.blocked = lambda source, destination: {source, destination} not in ({A4, B4}, {A2, B2})
+    world.host(a, A4, A2)
+    world.host(b, B4, B2)
+    renominating(world, a, b)
+    world.run_until(lambda: both(a, b, AgentState.COMPLETED))
+    assert a.data_pair() == (A4, B4)
+    world.run(300)
+    assert (a.data_pair(), b.data_pair()) == ((A2, B2), (B2, A2))
+    assert len(world.of_kind(a, ice.SelectedPairChanged)) == 2
+    assert len(world.of_kind(b, ice.SelectedPairChanged)) == 2
+
+
+class Slow:
+    """Sends what goes between two addresses later, by way of a flight of its own."""
+
+    def __init__(self, world: World, way: set[TransportAddress], delay_s: float) -> None:
+        self._world = world
+        self._way = way
+        self._delay_s = delay_s
+
+    def __call__(self, transmit: Transmit) -> bool:
+        if {transmit.local, transmit.remote} != self._way:
+            return True
+        world = self._world
+        target = world.owner[transmit.remote]
+        world._number += 1
+        at = world.now + self._delay_s
+        flight = Flight(at, world._number, target, transmit.local, transmit.remote, transmit.data)
+        heapq.heappush(world.flights, flight)
+        return False
+
+
+def test_without_renomination_in_both_descriptions_nothing_is_switched() -> None:
+    """RFC 8445 section 8.1.1: nomination is for good; a peer that does not know better would be confused."""
+    world = World(1)
+    a, b = world.pair(nomination=Late())
+    world.filter = Slow(world, {A4, B4}, 0.09)
+    world.link.blocked = lambda source, destination: {source, destination} not in ({A4, B4}, {A2, B2})
+    world.host(a, A4, A2)
+    world.host(b, B4, B2)
+    world.introduce(a, b)
+    world.run(300)
+    assert a.data_pair() == (A4, B4)
+    values = [stun.decode(transmit.data).get(stun.Nomination) for _, _, transmit in world.sent]
+    assert not any(values)
+
+
+def test_nomination_that_was_overtaken_is_ignored() -> None:
+    """draft-thatcher-ice-renomination: the highest value wins, not the last to arrive."""
+    world, a, b = two_paths(backup_is_valid=True)
+    b._current.context.renominates = True
+    newer = request(b, peer=a.credentials, nominate=True, extra=(stun.Nomination(7),), transaction_id=b"newer-check!")
+    older = request(b, peer=a.credentials, nominate=True, extra=(stun.Nomination(6),), transaction_id=b"older-check!")
+    b.handle_datagram(world.now, B2, A2, newer)
+    assert b.data_pair() == (B2, A2)
+    b.handle_datagram(world.now, B4, A4, older)
+    assert b.data_pair() == (B2, A2)

@@ -34,7 +34,14 @@ from iceagent.core.ice.events import (
     Verdict,
 )
 from iceagent.core.ice.pair import PAIR_TRANSITIONS, CandidatePair, PairState
-from iceagent.core.ice.policy import NominationPolicy, NominationQuestion, PatientNomination
+from iceagent.core.ice.policy import (
+    ClearGain,
+    NominationPolicy,
+    NominationQuestion,
+    PatientNomination,
+    SwitchPolicy,
+    SwitchQuestion,
+)
 from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation, pair_priority
 from iceagent.core.ice.roles import Role
 
@@ -46,6 +53,7 @@ __all__ = [
     "CandidateError",
     "CandidatePair",
     "CandidateType",
+    "ClearGain",
     "ConsentLost",
     "Credentials",
     "DropReason",
@@ -69,6 +77,8 @@ __all__ = [
     "RoleChanged",
     "SelectedPairChanged",
     "StateChanged",
+    "SwitchPolicy",
+    "SwitchQuestion",
     "Verdict",
     "candidate_priority",
     "foundation",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.config import IceConfig
+from iceagent.core.ice.context import Activity
 from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import AgentState, DropReason, Failed, IceEvent, Restarted, RestartFailed, Verdict
 from iceagent.core.ice.outbox import Outbox
@@ -32,8 +33,14 @@ class IceAgent:
     or `next_timeout`. Times are seconds of one monotonic clock. No method raises for anything the network or the peer
     did. Local addresses are those of sockets, that is the bases of candidates.
 
+    Attributes:
+        activity: the shell sets `activity.unheard_since` to the present when it sends data and finds None there, and
+            to None when data of a validated path came. So a path that dies in mid-transfer is noticed within half a
+            second; without it, with the next consent check. After setting a time, `next_timeout` is another.
+
     Args:
-        role: CONTROLLING for the side that starts (RFC 8445 section 6.1.1); a conflict settles itself.
+        role: CONTROLLED for a lite agent, else CONTROLLING for the side that starts (RFC 8445 section 6.1.1); a conflict
+            settles itself.
         randbytes: source of unpredictable bytes, such as `secrets.token_bytes`.
         config: settings.
         credentials: our own; fresh ones by default.
@@ -47,11 +54,14 @@ class IceAgent:
         config: IceConfig = _DEFAULT_CONFIG,
         credentials: Credentials | None = None,
     ) -> None:
+        if config.lite and role is not Role.CONTROLLED:
+            raise ValueError("a lite agent is controlled (RFC 8445 section 6.1.1)")
         self._randbytes = randbytes
         self._config = config
         self._outbox = Outbox()
         self._roles = RoleKeeper(role, randbytes)
         self._standing = Standing(self._outbox)
+        self.activity = Activity()
         self._current = self._new_session(credentials or generate_credentials(randbytes), steady=False)
         self._carrier = self._current
         self._retired: list[tuple[float, Session]] = []
@@ -141,7 +151,9 @@ class IceAgent:
 
     # What changes it.
 
-    def set_remote_credentials(self, now: float, credentials: Credentials, *, lite: bool = False) -> None:
+    def set_remote_credentials(
+        self, now: float, credentials: Credentials, *, lite: bool = False, options: Collection[str] = ()
+    ) -> None:
         """Take the peer's credentials and begin to check.
 
         Others than those known mean that the peer has restarted (RFC 8445 section 9): unless we had just begun a
@@ -151,12 +163,15 @@ class IceAgent:
             now: the present.
             credentials: the peer's. Setting the same ones again does nothing.
             lite: the peer is a lite implementation, so we are controlling (RFC 8445 section 6.1.1).
+                Two lite agents never check anything, so they do not get together here.
+            options: the ice-options of the peer's description; "renomination" is the one that matters here.
         """
         if self._standing.over or any(credentials == session.context.keys.remote for session in self._all()):
             return
         if self._current.context.keys.remote is not None:
             self._restart(now, generate_credentials(self._randbytes), by_peer=True)
-        self._current.set_remote_credentials(now, credentials, lite=lite)
+        renomination = "renomination" in options
+        self._current.set_remote_credentials(now, credentials, lite=lite, renomination=renomination)
         self._settle(now)
 
     def restart(self, now: float, credentials: Credentials | None = None) -> Credentials:
@@ -302,7 +317,15 @@ class IceAgent:
     # Within.
 
     def _new_session(self, credentials: Credentials, *, steady: bool) -> Session:
-        return Session(self._outbox, self._roles, self._randbytes, self._config, credentials, steady=steady)
+        return Session(
+            self._outbox,
+            self._roles,
+            self._randbytes,
+            self._config,
+            credentials,
+            activity=self.activity,
+            steady=steady,
+        )
 
     def _live(self) -> tuple[Session, ...]:
         """Return the sessions that act of their own accord, the current one first."""
@@ -365,6 +388,7 @@ class IceAgent:
     def _restart(self, now: float, credentials: Credentials, *, by_peer: bool) -> None:
         replaced = self._current
         self._current = self._new_session(credentials, steady=True)
+        self._current.context.restarted_at = now
         self._generation += 1
         if replaced is not self._carrier:
             self._retire(now, replaced)

@@ -106,7 +106,15 @@ class CheckRunner:
         self.answers = 0
 
     def start(
-        self, now: float, pair: CheckPair, kind: CheckKind, rto: float, *, use_candidate: bool, steady: bool = False
+        self,
+        now: float,
+        pair: CheckPair,
+        kind: CheckKind,
+        rto: float,
+        *,
+        use_candidate: bool,
+        nomination: int = 0,
+        steady: bool = False,
     ) -> Check:
         """Send the first request of a new transaction.
 
@@ -116,6 +124,7 @@ class CheckRunner:
             kind: what for.
             rto: first retransmission timeout, seconds.
             use_candidate: whether it nominates (RFC 8445 section 7.1.2).
+            nomination: the value of its NOMINATION attribute; 0 for none.
             steady: retransmit once a second until the end, instead of ever more seldom.
         """
         if len(self._checks) >= constants.MAX_TRANSACTIONS:
@@ -126,7 +135,7 @@ class CheckRunner:
             pair=pair,
             kind=kind,
             transaction_id=transaction_id,
-            data=self._request(pair, transaction_id, use_candidate),
+            data=self._request(pair, transaction_id, use_candidate, nomination),
             role_generation=self._roles.generation,
             rto_s=rto,
             gaps_s=gaps_s,
@@ -251,7 +260,7 @@ class CheckRunner:
             return CheckOutcome(check, CheckResult.REVOKED)
         return CheckOutcome(check, CheckResult.FAILED)
 
-    def _request(self, pair: CheckPair, transaction_id: bytes, use_candidate: bool) -> bytes:
+    def _request(self, pair: CheckPair, transaction_id: bytes, use_candidate: bool, nomination: int) -> bytes:
         attributes: list[stun.Attribute] = [
             stun.Username(self._keys.outgoing_username()),
             stun.Priority(as_peer_reflexive(pair.local.priority)),
@@ -259,6 +268,8 @@ class CheckRunner:
         ]
         if use_candidate:
             attributes.append(stun.UseCandidate())
+            if nomination:
+                attributes.append(stun.Nomination(nomination))
         return stun.encode(stun.binding_request(transaction_id, *attributes), key=self._keys.remote_key)
 
     def _transmit(self, now: float, check: Check) -> None:
@@ -276,6 +287,9 @@ class CheckRunner:
 
 
 def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
+    if kind is CheckKind.PROBE:  # quick at first, since the path's RTT is known; then steady
+        gaps_s = (*(rto,) * constants.FALTER_SENDS_LOSSY, *(constants.CHECK_STEADY_GAP_S,) * 6)
+        return gaps_s, sum(gaps_s)
     if kind is CheckKind.CONSENT:  # sent once; any answer while consent could still stand counts (trap 13)
         return (constants.CONSENT_EXPIRY_S,), constants.CONSENT_EXPIRY_S
     ordinary = kind is CheckKind.ORDINARY

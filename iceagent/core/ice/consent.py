@@ -1,10 +1,18 @@
 """Consent of the pair that carries data, and what happens while it falters: RFC 7675.
 
-Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of a path that dies: its next consent
-check (4 to 6 s apart, sent once each) gets no answer; a tenth of a second and three RTTs later a check with
-retransmissions starts to probe it; after 7 s of silence the pair counts as silent (the agent is DISCONNECTED) and the
-other valid pairs are probed, too, so that the controlling agent can nominate one that answers; 30 s after the last
-answer consent is lost. Any authenticated answer in between, early or late, to any of these checks, ends it all.
+Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of a path that dies:
+
+- *Suspicion*: a consent check (4 to 6 s apart, sent once each) stays unanswered for a tenth of a second and three round
+  trips; or data was sent and nothing at all came back for 0.2 to 0.5 s, depending on the round trip; or the peer looks
+  for other paths. A check with quick retransmissions, half a round trip apart, probes the path; when it has to be
+  repeated, the best backups are asked, too.
+- *Faltering*: three of them (up to six on a line that loses packets) got no answer. Now the controlling agent nominates
+  the best pair that has answered since; pairs never checked are checked, too. All of it takes less than a second.
+- *Silence*: nothing for 7 s. The agent is DISCONNECTED, and the backups are asked again and again.
+- *Loss*: 30 s after the last answer consent is lost, and nothing is sent on the pair any more.
+
+Any authenticated answer in between, early or late, to any of these checks, ends it all. Data that arrives quiets
+suspicion, but refreshes nothing (trap 14).
 """
 
 from __future__ import annotations
@@ -29,13 +37,14 @@ class ConsentKeeper:
         self._unanswered_since: float | None = None
         self._probe: Check | None = None
         self._backups_at = 0.0
-        self._doubted = False
+        self._asked_backups = False
+        self._sends_granted = constants.FALTER_SENDS
 
     def advance(self, now: float) -> None:
         """Do what is due."""
         context = self._context
         self.expire(now)
-        if self._pair is None or context.over:
+        if self._pair is None or context.over or context.config.lite:
             return
         if now >= self._next_at:
             context.start_check(now, self._pair, CheckKind.CONSENT)
@@ -46,11 +55,15 @@ class ConsentKeeper:
             # Nobody answered it: the next one follows at once. On a line that loses 30 % each way, consent checks alone
             # (six in 30 s, one packet each) would lose consent to a living peer every half hour.
             self._probe = None
-        if self._probe is None and now >= self._suspicious_at():
-            self._probe = context.start_check(now, self._pair, CheckKind.PROBE)
-        self._take_doubt(now)
+        if self._probe is None and (now >= self._suspicious_at() or context.doubted):
+            self._suspect(now, self._pair)
+        context.doubted = False
+        if self._probe is not None and self._probe.sends > 1 and not self._asked_backups:
+            self._ask_backups(self._pair)
+        if not context.faltering and now >= self._falters_at():
+            context.faltering = True
         if not context.silent and now >= self._silent_at():
-            context.silent = True
+            context.silent = context.faltering = True
             self._backups_at = now
         if context.silent and now >= self._backups_at:
             self._probe_backups()
@@ -68,7 +81,9 @@ class ConsentKeeper:
         """Return when `advance` will have something to do."""
         if self._pair is None or self._context.over:
             return None
-        times = [self._expires_at(), self._next_at]
+        if self._context.config.lite:
+            return self._expires_at()
+        times = [self._expires_at(), self._next_at, self._falters_at()]
         times.append(self._suspicious_at() if self._probe is None else self._probe.expires_at)
         if self._context.silent:
             times.append(self._backups_at)
@@ -79,12 +94,10 @@ class ConsentKeeper:
     def refreshed(self, now: float, pair: CheckPair) -> None:
         """Take note of an authenticated answer on a pair (trap 14: of nothing else)."""
         if pair is self._pair:
-            self._unanswered_since = None
-            self._doubted = False
-            self._context.runner.cancel(self._probe)
-            self._probe = None
-            if self._context.silent:
-                self._context.silent = False
+            self._learn_loss()
+            self._quiet()
+            if self._context.faltering:
+                self._context.faltering = self._context.silent = False
                 self._nominator.recovered()
 
     def lose_base(self, now: float, base: TransportAddress) -> None:
@@ -98,7 +111,7 @@ class ConsentKeeper:
         has_other = any(pair.base != base and context.has_fresh_consent(now, pair) for pair in context.checklist)
         for pair in [pair for pair in context.checklist if pair.base == base]:
             if pair is context.data_pair and not has_other:
-                context.silent = True
+                context.silent = context.faltering = True
                 self._backups_at = now
                 continue
             if pair.is_valid:
@@ -108,17 +121,36 @@ class ConsentKeeper:
             context.checklist.forget(pair)
             context.validated.discard(pair.path)
 
-    def _take_doubt(self, now: float) -> None:
-        """Ask at once whether the path works, when the peer looks for another one (it may have lost a relay)."""
+    def _suspect(self, now: float, pair: CheckPair) -> None:
+        """Ask whether the path works."""
+        self._probe = self._context.start_check(now, pair, CheckKind.PROBE)
+        self._context.suspected_at = now
+        self._asked_backups = False
+
+    def _ask_backups(self, pair: CheckPair) -> None:
+        """Ask the best backups whether they work, now that the path in use does not answer at once.
+
+        No sooner: to the peer a check elsewhere is a reason to doubt the path, too.
+        """
+        self._asked_backups = True
         context = self._context
-        if not context.doubted:
-            return
-        context.doubted = False
-        if self._pair is None or context.silent:
-            return
-        self._doubted = True
-        if self._probe is None:
-            self._probe = context.start_check(now, self._pair, CheckKind.PROBE)
+        ranked = sorted(context.checklist, key=lambda other: other.priority, reverse=True)
+        backups = [other for other in ranked if other is not pair and other.is_valid]
+        for backup in backups[: constants.WARM_BACKUPS]:
+            context.checklist.trigger(backup)
+
+    def _quiet(self) -> None:
+        self._unanswered_since = None
+        self._context.activity.unheard_since = None
+        self._context.runner.cancel(self._probe)
+        self._probe = None
+
+    def _learn_loss(self) -> None:
+        """Grant a line that loses packets more of them before it counts as faltering."""
+        if self._probe is not None:
+            step = 1 if self._probe.sends > 1 else -1
+            granted = min(max(self._sends_granted + step, constants.FALTER_SENDS), constants.FALTER_SENDS_LOSSY)
+            self._sends_granted = granted
 
     def lose(self, now: float, pair: CheckPair, why: str) -> None:
         """Stop sending on a pair: consent has expired, or the peer has revoked it (RFC 7675 sections 5.1 and 5.2)."""
@@ -135,25 +167,35 @@ class ConsentKeeper:
             self._pair = pair
             # A backup that takes over may have answered last long ago: then its consent is checked at once.
             self._next_at = now if pair is None else max(now, pair.last_response_at + self._interval_s())
-            self._unanswered_since = None
-            self._doubted = False
-            self._context.runner.cancel(self._probe)
-            self._probe = None
+            self._quiet()
 
     def _expires_at(self) -> float:
         assert self._pair is not None
         return self._pair.last_response_at + self._context.config.consent_expiry_s
 
     def _suspicious_at(self) -> float:
-        if self._pair is None or self._unanswered_since is None:
+        if self._pair is None:
             return float("inf")
-        return self._unanswered_since + constants.CONSENT_SUSPICION_S + 3 * (self._pair.rtt_s or 0.2)
+        rtt_s = self._pair.rtt_s or constants.PROBE_RTT_S
+        at = float("inf")
+        if self._unanswered_since is not None:
+            at = self._unanswered_since + constants.CONSENT_SUSPICION_S + 3 * rtt_s
+        unheard_since = self._context.activity.unheard_since
+        if unheard_since is not None:
+            window_s = max(constants.DATA_SUSPICION_MIN_S, constants.CONSENT_SUSPICION_S + 1.5 * rtt_s)
+            at = min(at, unheard_since + min(window_s, constants.DATA_SUSPICION_MAX_S))
+        return at
+
+    def _falters_at(self) -> float:
+        if self._context.faltering or self._probe is None or self._pair is None:
+            return float("inf")
+        sent_within_s = sum(self._probe.gaps_s[: self._sends_granted - 1])
+        answer_s = 1.5 * (self._pair.rtt_s or constants.PROBE_RTT_S) + constants.FALTER_SLACK_S
+        return self._probe.started_at + sent_within_s + answer_s
 
     def _silent_at(self) -> float:
         if self._pair is None or self._probe is None:
             return float("inf")
-        if self._doubted:
-            return self._probe.started_at + constants.DOUBTED_PROBE_S
         quiet_until = self._pair.last_response_at + self._context.config.disconnected_after_s
         return max(quiet_until, self._probe.started_at + constants.DISCONNECTED_PROBE_S)
 

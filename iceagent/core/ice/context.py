@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from iceagent.core import constants
 from iceagent.core.ice.candidates import CandidateTable
@@ -15,6 +16,17 @@ from iceagent.core.ice.held import HeldData
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.roles import RoleKeeper
+
+
+@dataclass(slots=True)
+class Activity:
+    """What application data tells about the path, beside all checks.
+
+    `unheard_since`: when the first datagram was sent after the last one, or answer, that came; None if none was. The
+    shell sets both ends of it, without a call: see `IceAgent.activity`.
+    """
+
+    unheard_since: float | None = None
 
 
 class Context:
@@ -34,8 +46,14 @@ class Context:
         steady: checks are retransmitted every second, not ever more seldom: after a restart the path often is away for
             a while, and the user waits for the moment it is back.
         alone_since: for a session begun by a restart, since when no older one has carried data; None while one does.
+        restarted_at: for a session begun by a restart, when.
         candidate_at: when the last candidate of either side came.
         selected_at: when the selected pair last changed.
+        faltering: quick checks of the data pair go unanswered; another valid pair may take over.
+        suspected_at: when the present or last suspicion began.
+        activity: of application data.
+        renominates: both agents know draft-thatcher-ice-renomination.
+        nomination: the highest value of NOMINATION sent or received.
         doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
     """
 
@@ -46,6 +64,7 @@ class Context:
         randbytes: Callable[[int], bytes],
         config: IceConfig,
         credentials: Credentials,
+        activity: Activity,
     ) -> None:
         self.config = config
         self.randbytes = randbytes
@@ -66,18 +85,29 @@ class Context:
         self.candidate_at = 0.0
         self.selected_at = 0.0
         self.doubted = False
+        self.faltering = False
+        self.suspected_at = 0.0
+        self.activity = activity
+        self.renominates = False
+        self.nomination = 0
         self.next_slot_at = float("-inf")
         self.loss = ""
         self.failure = ""
         self.retired = False
         self.steady = False
         self.alone_since: float | None = None
+        self.restarted_at = 0.0
         self.requests_received = 0
 
     @property
     def running(self) -> bool:
-        """Whether checks may be sent: the peer's credentials are known, and the session is neither over nor retired."""
+        """Whether the peer's credentials are known, and the session is neither over nor retired."""
         return self.started_at is not None and not self.over and not self.retired
+
+    @property
+    def checking(self) -> bool:
+        """Whether checks may be sent; a lite implementation sends none (trap 10)."""
+        return self.running and not self.config.lite
 
     @property
     def over(self) -> bool:
@@ -87,7 +117,7 @@ class Context:
     @property
     def concluded(self) -> bool:
         """Whether a pair is selected and answers, so that no further pairs need checking."""
-        return self.selected is not None and not self.silent
+        return self.selected is not None and not self.faltering
 
     def is_settled(self, now: float) -> bool:
         """Return whether a pair was selected so long ago that checks of others are no leftovers of before."""
@@ -104,9 +134,16 @@ class Context:
             in_progress = self.checklist.count(PairState.IN_PROGRESS)
             rto = rto_s(self.checklist.count(PairState.WAITING), in_progress, self.config.ta_s)
             steady = self.steady and in_progress < constants.MAX_STEADY_CHECKS
+        elif kind is CheckKind.PROBE:
+            half_rtt_s = (pair.rtt_s or constants.PROBE_RTT_S) / 2
+            rto = min(max(constants.PROBE_RTO_MIN_S, half_rtt_s), constants.PROBE_RTO_MAX_S)
         else:
             rto = rto_s(0, 0)
-        return self.runner.start(now, pair, kind, rto, use_candidate=self._nominates(pair, kind), steady=steady)
+        if kind is CheckKind.NOMINATION and self.renominates:
+            self.nomination += 1
+        nominates = self._nominates(pair, kind)
+        nomination = self.nomination if nominates and self.renominates else 0
+        return self.runner.start(now, pair, kind, rto, use_candidate=nominates, nomination=nomination, steady=steady)
 
     def _nominates(self, pair: CheckPair, kind: CheckKind) -> bool:
         # Consent checks of the pair we nominated say so again: an answer to an earlier nomination of another pair may
@@ -114,7 +151,7 @@ class Context:
         # pair, not to repeat oneself.
         if kind is CheckKind.NOMINATION:
             return True
-        return kind is CheckKind.CONSENT and self.roles.controlling and pair is self.selected and not self.silent
+        return kind is CheckKind.CONSENT and self.roles.controlling and pair is self.selected and not self.faltering
 
     def has_fresh_consent(self, now: float, pair: CheckPair) -> bool:
         """Whether application data may be sent on a pair (RFC 7675 section 5.1)."""

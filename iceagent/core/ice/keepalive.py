@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from iceagent.core import stun
+from iceagent.core import constants, stun
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.pair import CheckPair
 
 
 class Keepalive:
-    """Sends a Binding indication on each valid pair that has sent nothing for Tr.
+    """Sends a Binding indication on each valid pair that has sent nothing for Tr; on the best two of them a check.
+
+    The answers keep consent to those two, and tell their round-trip times, so that data can move there at once.
 
     The pair that carries data is left out: its consent checks keep it alive. Deviation from RFC 8445 section 11, by
     which keepalives end on other pairs once one is selected: those are the backups, and their NAT bindings must live.
@@ -20,11 +22,22 @@ class Keepalive:
     def advance(self, now: float) -> None:
         """Send what is due."""
         context = self._context
-        for pair in self._pairs():
+        pairs = self._pairs()
+        if not pairs or now < min(pair.last_sent_at for pair in pairs) + context.config.keepalive_s:
+            return
+        warm = (
+            []
+            if context.config.lite
+            else sorted(pairs, key=lambda pair: pair.priority, reverse=True)[: constants.WARM_BACKUPS]
+        )
+        for pair in pairs:
             if now >= pair.last_sent_at + context.config.keepalive_s:
+                pair.last_sent_at = now
+                if pair in warm:
+                    context.checklist.trigger(pair)
+                    continue
                 indication = stun.binding_indication(context.randbytes(12))
                 context.outbox.send(pair.base, pair.destination, stun.encode(indication))
-                pair.last_sent_at = now
 
     def next_timeout(self) -> float | None:
         """Return when the next one is due."""
@@ -34,4 +47,6 @@ class Keepalive:
         context = self._context
         if not context.running:
             return []
+        if context.config.lite:  # nothing else of a lite agent's keeps the binding of its own path open
+            return [] if context.data_pair is None else [context.data_pair]
         return [pair for pair in context.checklist if pair.is_valid and pair is not context.data_pair]

@@ -57,7 +57,11 @@ class Lifecycle:
         # last candidate of either side.
         context = self._context
         if context.started_at is None:  # failing is only for a restart that nobody answers while nothing else works
-            return None if context.alone_since is None else context.alone_since + constants.RESTART_PATIENCE_S
+            # A peer that died is given up when consent to it ends, 30 s after its last answer, and no later: the restart
+            # began in its first seconds of silence.
+            if context.alone_since is None:
+                return None
+            return max(context.alone_since, context.restarted_at + constants.RESTART_PATIENCE_S)
         if context.data_pair is not None:
             return None
         if any(pair.is_pending for pair in context.checklist):

@@ -8,7 +8,7 @@ from iceagent.core.ice.checks import Check, CheckKind
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import HeldDataReleased, PairNominated, PairValidated, SelectedPairChanged
 from iceagent.core.ice.pair import CheckPair, PairState
-from iceagent.core.ice.policy import NominationQuestion
+from iceagent.core.ice.policy import NominationQuestion, SwitchQuestion
 
 
 class Nominator:
@@ -63,11 +63,12 @@ class Nominator:
             self._nominating = None
         if selected is pair:
             return
+        # With renomination the newest counts: values have been compared (draft-thatcher-ice-renomination section 4).
         # RFC 8445 section 8.1.1: of several nominated pairs, that is of an aggressive peer's, the one with the highest
         # priority counts. Deviation: three seconds after the first (section 8.3.1) a further nomination means that the
         # peer's path broke, so then, and whenever we nominated, the newest one counts alone.
         settled = selected is not None and now >= context.selected_at + constants.NOMINATION_SETTLE_S
-        if selected is not None and (settled or context.roles.controlling):
+        if selected is not None and (settled or context.roles.controlling or context.renominates or context.faltering):
             selected.nominated = False
         for other in context.checklist:
             other.nominate_on_success = False
@@ -75,6 +76,13 @@ class Nominator:
             pair.nominated = True
             context.outbox.emit(PairNominated(pair.view()))
         self.refresh(now)
+
+    def nominated_to_lite(self, now: float, pair: CheckPair) -> None:
+        """Take what the peer nominates as valid, without a check of our own (RFC 8445 section 7.3.2)."""
+        self._context.checklist.set_state(pair, PairState.WAITING)
+        self._context.checklist.set_state(pair, PairState.SUCCEEDED)
+        self.validate(now, pair, pair.local)
+        self.nominated(now, pair)
 
     def nomination_ended(self, check: Check) -> None:
         """A nominating check got no answer, or an unusable one: the next best valid pair is nominated, or it again."""
@@ -92,9 +100,9 @@ class Nominator:
         """Nominate if it is time to."""
         self._deadline = None
         context = self._context
-        if not context.roles.controlling or not context.running or context.concluded or self._nominating is not None:
+        if not context.roles.controlling or not context.checking or self._nominating is not None:
             return
-        best = self._best_to_nominate(now)
+        best = self._better_than_selected(now) if context.concluded else self._best_to_nominate(now)
         if best is None:
             return
         at = now if context.selected is not None else context.config.nomination.nominate_at(self._question(now, best))
@@ -115,7 +123,7 @@ class Nominator:
         """Choose anew which pair is selected and which carries data."""
         context = self._context
         usable = [pair for pair in context.checklist if context.has_fresh_consent(now, pair)]
-        silent = context.data_pair if context.silent else None
+        silent = context.data_pair if context.faltering else None
         selected = max(
             (pair for pair in usable if pair.nominated), key=lambda p: (p is not silent, p.priority), default=None
         )
@@ -129,7 +137,7 @@ class Nominator:
         if data_pair is not context.data_pair:
             context.data_pair = data_pair
             context.data_path = None if data_pair is None else data_pair.path
-            context.silent = False
+            context.silent = context.faltering = False
 
     def recovered(self) -> None:
         """Stop looking for other paths: the one in use answers again."""
@@ -143,6 +151,11 @@ class Nominator:
         for pair in context.checklist:
             if pair is selected:
                 continue
+            if context.renominates and selected.is_relayed and not pair.is_relayed and pair.is_pending:
+                if pair.state is not PairState.IN_PROGRESS:  # a direct path found late is still worth having
+                    context.checklist.set_state(pair, PairState.WAITING)
+                    context.checklist.trigger(pair)
+                continue
             context.checklist.untrigger(pair)
             if pair.state is PairState.IN_PROGRESS:
                 context.runner.cancel(pair.check)
@@ -151,15 +164,30 @@ class Nominator:
 
     def _best_to_nominate(self, now: float) -> CheckPair | None:
         context = self._context
-        silent = context.data_pair if context.silent else None
+        silent = context.data_pair if context.faltering else None
         usable = [
             pair
             for pair in context.checklist
             if context.has_fresh_consent(now, pair)
             and pair is not context.selected
-            and (silent is None or pair.last_response_at > silent.last_response_at)
+            and (silent is None or pair.last_response_at > max(silent.last_response_at, context.suspected_at))
         ]
         return max(usable, key=lambda p: (-p.nomination_failures, p.priority), default=None)
+
+    def _better_than_selected(self, now: float) -> CheckPair | None:
+        """Return the valid pair to switch to for its own sake, if both agents know renomination."""
+        context, selected = self._context, self._context.selected
+        if not context.renominates or selected is None or now < context.selected_at + constants.SWITCH_INTERVAL_S:
+            return None
+        switching = context.config.switching
+        better = [
+            pair
+            for pair in context.checklist
+            if pair is not selected
+            and context.has_fresh_consent(now, pair)
+            and switching.is_clearly_better(_switch_question(selected, pair))
+        ]
+        return min(better, key=lambda p: (p.is_relayed, p.nomination_failures, p.rtt_s or 0.0), default=None)
 
     def _question(self, now: float, best: CheckPair) -> NominationQuestion:
         context = self._context
@@ -176,3 +204,7 @@ class Nominator:
             all_candidates_known=context.table.complete,
             now=now,
         )
+
+
+def _switch_question(selected: CheckPair, other: CheckPair) -> SwitchQuestion:
+    return SwitchQuestion(selected.is_relayed, selected.rtt_s, other.is_relayed, other.rtt_s, other.rtt_samples)

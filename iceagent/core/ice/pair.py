@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.priority import pair_priority
+from iceagent.core.ice.priority import CandidateType, pair_priority
 
 if TYPE_CHECKING:
     from iceagent.core.ice.checks import Check
@@ -91,6 +91,13 @@ class CheckPair:
     last_sent_at: float = 0.0
     last_response_at: float = 0.0
     rtt_s: float | None = None
+    rtt_samples: int = 0
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether either end is at a relay."""
+        local = self.local if self.valid_local is None else self.valid_local
+        return CandidateType.RELAY in (self.local.type, local.type, self.remote.type)
 
     @property
     def path(self) -> Path:
@@ -129,6 +136,7 @@ class CheckPair:
 
     def measure_rtt(self, sample_s: float) -> None:
         """Smooth one round-trip time in; the gain is twice RFC 6298's since samples come seconds apart."""
+        self.rtt_samples += 1
         self.rtt_s = sample_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * sample_s
 
     def view(self) -> CandidatePair:

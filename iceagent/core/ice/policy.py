@@ -77,3 +77,38 @@ class PatientNomination:
             if wait_until >= latest:
                 return latest
         return min(wait_until, latest)
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchQuestion:
+    """Two valid pairs: the one in use, and another. RTTs in seconds, smoothed; `other_samples` is how many made it."""
+
+    current_relayed: bool
+    current_rtt_s: float | None
+    other_relayed: bool
+    other_rtt_s: float | None
+    other_samples: int
+
+
+class SwitchPolicy(Protocol):
+    """Decides whether a path is so much better that data should move there."""
+
+    def is_clearly_better(self, question: SwitchQuestion) -> bool:
+        """Return whether to switch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClearGain:
+    """Direct beats relayed; else a round trip must be shorter by a quarter and by 10 ms, and seen three times."""
+
+    def is_clearly_better(self, question: SwitchQuestion) -> bool:
+        """Return whether to switch."""
+        if question.current_relayed != question.other_relayed:
+            return question.current_relayed
+        if question.current_rtt_s is None or question.other_rtt_s is None:
+            return False
+        if question.other_samples < constants.SWITCH_SAMPLES:
+            return False
+        gain_s = question.current_rtt_s - question.other_rtt_s
+        return gain_s > max(constants.SWITCH_GAIN_S, constants.SWITCH_GAIN * question.current_rtt_s)

@@ -27,6 +27,7 @@ class IncomingCheck(NamedTuple):
     remote_ufrag: str
     priority: int
     use_candidate: bool
+    nomination: int  # value of NOMINATION; 0: none
 
 
 class RequestHandler:
@@ -62,7 +63,10 @@ class RequestHandler:
             return None
         self._answer(local, remote, stun.success(request, mapped_address(remote)))
         use_candidate = request.get(stun.UseCandidate) is not None
-        check = IncomingCheck(local, remote, ufrag_or_reason, 0 if priority is None else priority.value, use_candidate)
+        claimed = 0 if priority is None else priority.value
+        nomination = request.get(stun.Nomination)
+        value = 0 if nomination is None else nomination.value
+        check = IncomingCheck(local, remote, ufrag_or_reason, claimed, use_candidate, value)
         if context.keys.remote is None:
             self._keep_early(check)
         else:
@@ -136,9 +140,12 @@ class RequestHandler:
         if pair is None or pair.consent_lost:
             return
         pair.heard = True
+        if context.config.lite:
+            self._process_lite(now, pair, check)
+            return
         if pair is not context.data_pair and context.is_settled(now):
             context.doubted = True
-        nominates = check.use_candidate and not context.roles.controlling
+        nominates = self._nominates(check)
         if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check (trap 15)
             self._nominate_valid(now, pair, nominates)
             return
@@ -147,6 +154,36 @@ class RequestHandler:
         # Also after a pair was selected (RFC 8445 section 8.3.1 speaks of triggered checks then): where the peer checks
         # it may soon send.
         self._trigger(pair)
+
+    def _process_lite(self, now: float, pair: CheckPair, check: IncomingCheck) -> None:
+        """Use what is nominated (RFC 8445 section 7.3.2), for as long as checks come.
+
+        RFC 7675 leaves open how a lite agent, which asks nothing, has consent. Here each authenticated check of the
+        peer renews it: it shows that the peer is there and wants to hear from us.
+        """
+        if pair.is_valid:
+            pair.last_response_at = now
+        if not self._nominates(check) or pair is self._context.selected:
+            return
+        if pair.is_valid:
+            self._nominator.nominated(now, pair)
+        else:
+            self._nominator.nominated_to_lite(now, pair)
+
+    def _nominates(self, check: IncomingCheck) -> bool:
+        """Return whether a check nominates its pair; one overtaken by a newer nomination does not.
+
+        Source: draft-thatcher-ice-renomination section 4.
+        """
+        context = self._context
+        if context.roles.controlling:
+            return False
+        if check.nomination and context.renominates:
+            if check.nomination < context.nomination:
+                return False
+            context.nomination = check.nomination
+            return True
+        return check.use_candidate
 
     def _nominate_valid(self, now: float, pair: CheckPair, nominates: bool) -> None:
         context = self._context

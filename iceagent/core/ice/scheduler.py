@@ -16,7 +16,7 @@ class Scheduler:
     def advance(self, now: float) -> None:
         """Send the next check if its slot has come."""
         context = self._context
-        if not context.running or now < context.next_slot_at:
+        if not context.checking or now < context.next_slot_at:
             return
         pair = context.checklist.next_triggered()
         if pair is None and not context.concluded:
@@ -28,7 +28,7 @@ class Scheduler:
     def next_timeout(self) -> float | None:
         """Return the time of the next slot if a check is there to use it."""
         context = self._context
-        if not context.running:
+        if not context.checking:
             return None
         checklist = context.checklist
         if checklist.has_triggered() or (not context.concluded and checklist.has_ordinary()):

@@ -14,7 +14,7 @@ from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.candidates import Added
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.consent import ConsentKeeper
-from iceagent.core.ice.context import Context
+from iceagent.core.ice.context import Activity, Context
 from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.events import DropReason, LocalCandidateAdded, RemoteCandidateAdded, Verdict
 from iceagent.core.ice.keepalive import Keepalive
@@ -37,6 +37,7 @@ class Session:
         randbytes: source of unpredictable bytes.
         config: settings.
         credentials: our own, of this session alone.
+        activity: of application data; shared by the sessions of an agent.
         steady: retransmit every second rather than ever more seldom; see `Context.steady`.
     """
 
@@ -48,9 +49,10 @@ class Session:
         config: IceConfig,
         credentials: Credentials,
         *,
+        activity: Activity,
         steady: bool = False,
     ) -> None:
-        context = Context(outbox, roles, randbytes, config, credentials)
+        context = Context(outbox, roles, randbytes, config, credentials, activity)
         context.steady = steady
         self.context = context
         self._nominator = Nominator(context)
@@ -64,9 +66,10 @@ class Session:
 
     # What changes it; `settle` is to follow.
 
-    def set_remote_credentials(self, now: float, credentials: Credentials, *, lite: bool) -> None:
+    def set_remote_credentials(self, now: float, credentials: Credentials, *, lite: bool, renomination: bool) -> None:
         """Take the peer's credentials and begin to check."""
         context = self.context
+        context.renominates = renomination and context.config.renomination
         context.keys.set_remote(credentials)
         context.started_at = now
         if lite and not context.roles.controlling:
@@ -162,8 +165,8 @@ class Session:
             self._nominator.role_changed()
         self.consent.advance(now)
         self._nominator.advance(now)
-        self._scheduler.advance(now)
         self._keepalive.advance(now)
+        self._scheduler.advance(now)
         self.lifecycle.advance(now)
         if context.over:
             self.wind_up()

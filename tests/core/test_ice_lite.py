@@ -1,0 +1,100 @@
+"""A lite agent of our own, with a full peer: RFC 8445 sections 2.5, 6.1.1, 7.3.2 and trap 10."""
+
+from __future__ import annotations
+
+import pytest
+from ice_harness import A4, B4, World, agent, both
+
+from iceagent.core import ice, stun
+from iceagent.core.address import make_address
+from iceagent.core.ice import AgentState, Role
+
+B2 = make_address("198.51.100.2", 2002)
+
+
+def lite_world(seed: int = 1, loss: float = 0.0) -> tuple[World, ice.IceAgent, ice.IceAgent]:
+    """A full agent, and a lite one with two addresses, introduced to each other."""
+    world = World(seed)
+    world.link.loss = loss
+    full = world.add(agent(Role.CONTROLLING, seed))
+    lite = world.add(agent(Role.CONTROLLED, seed + 1, lite=True))
+    world.host(full, A4)
+    world.host(lite, B4, B2)
+    lite.set_remote_credentials(0.0, full.credentials)
+    full.set_remote_credentials(0.0, lite.credentials, lite=True)
+    for one, other in ((full, lite), (lite, full)):
+        for candidate in other.local_candidates:
+            world.signal(one, candidate)
+        one.end_of_local_candidates(0.0)
+        one.add_remote_candidate(0.0, None)
+        world.drain(one)
+    return world, full, lite
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_trap_10_a_lite_agent_sends_no_checks_and_uses_what_is_nominated(seed: int) -> None:
+    """It answers, and it keeps its binding open with indications; requests it has none."""
+    world, full, lite = lite_world(seed, loss=0.2)
+    world.run_until(lambda: both(full, lite, AgentState.COMPLETED), 40)
+    world.run(100)
+    assert both(full, lite, AgentState.COMPLETED)
+    assert lite.data_pair() == full.data_pair()[::-1]
+    sent = [stun.decode(transmit.data).message_class for _, one, transmit in world.sent if one is lite]
+    assert stun.MessageClass.REQUEST not in sent
+    assert stun.MessageClass.SUCCESS in sent
+    assert lite.checks_sent == 0
+
+
+def test_data_flows_both_ways_with_a_lite_peer() -> None:
+    """Once nominated; what comes from a path nobody nominated is not delivered."""
+    world, full, lite = lite_world()
+    assert lite.data_pair() is None
+    world.run_until(lambda: both(full, lite, AgentState.COMPLETED))
+    world.send_data(full, b"to lite")
+    world.send_data(lite, b"to full")
+    world.run(1)
+    assert world.received[id(lite)] == [b"to lite"]
+    assert world.received[id(full)] == [b"to full"]
+
+
+def test_lite_agent_notices_that_its_peer_is_gone() -> None:
+    """No check for thirty seconds: nothing may be sent any more (RFC 7675)."""
+    world, full, lite = lite_world()
+    world.run_until(lambda: both(full, lite, AgentState.COMPLETED))
+    world.link.loss = 1.0
+    start = world.now
+    world.run_until(lambda: lite.state is AgentState.FAILED, 40)
+    assert world.now - start <= 31
+
+
+def test_lite_agent_follows_when_its_selected_path_dies() -> None:
+    """The full peer nominates another pair; the lite one has nothing to decide."""
+    world, full, lite = lite_world()
+    world.run_until(lambda: both(full, lite, AgentState.COMPLETED))
+    world.run(5)
+    dead = lite.data_pair()[0]
+    world.link.blocked = lambda source, destination: dead in (source, destination)
+    world.run_until(lambda: lite.data_pair()[0] != dead, 12)
+    world.run(100)
+    assert both(full, lite, AgentState.COMPLETED)
+
+
+def test_lite_agent_restarts_with_its_peer() -> None:
+    """New credentials, the same sockets, no gap."""
+    world, full, lite = lite_world()
+    world.run_until(lambda: both(full, lite, AgentState.COMPLETED))
+    full.restart(world.now)
+    world.host(full, A4)
+    lite.set_remote_credentials(world.now, full.credentials)
+    world.host(lite, B4, B2)
+    full.set_remote_credentials(world.now, lite.credentials, lite=True)
+    for candidate in lite.local_candidates:
+        world.signal(full, candidate)
+    world.run_until(lambda: not full.restarting and not lite.restarting, 5)
+    assert both(full, lite, AgentState.COMPLETED)
+
+
+def test_lite_agent_cannot_be_controlling() -> None:
+    """RFC 8445 section 6.1.1: the full agent is."""
+    with pytest.raises(ValueError, match="controlled"):
+        agent(Role.CONTROLLING, lite=True)
