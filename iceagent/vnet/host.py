@@ -15,7 +15,7 @@ from iceagent.net.api import IcmpError, InterfaceAddress
 from iceagent.vnet.addressing import parse_ip
 from iceagent.vnet.link import Link
 from iceagent.vnet.node import Interface
-from iceagent.vnet.packet import Packet, Quote
+from iceagent.vnet.packet import Packet, Quote, is_multicast
 from iceagent.vnet.tcp import TcpStack, VirtualTcpListener, VirtualTcpStream
 from iceagent.vnet.translation import synthesize
 from iceagent.vnet.udp import VirtualUdpSocket
@@ -55,6 +55,8 @@ class Host:
         self._changed = trio.Event()
         self._tcp = TcpStack(self)
         self._sockets: dict[TransportAddress, VirtualUdpSocket] = {}
+        self._groups: dict[TransportAddress, list[VirtualUdpSocket]] = {}
+        self._published: dict[str, tuple[str, ...]] = {}
         addresses = [InterfaceAddress("lo", "127.0.0.1", 8, is_loopback=True)] if 4 in families else []
         if 6 in families:
             addresses.append(InterfaceAddress("lo", "::1", 128, is_loopback=True))
@@ -98,7 +100,7 @@ class Host:
     @property
     def sockets(self) -> list[VirtualUdpSocket]:
         """The sockets now open, in the order of opening."""
-        return list(self._sockets.values())
+        return [*self._sockets.values(), *(member for members in self._groups.values() for member in members)]
 
     def attachments(self) -> list[Interface]:
         """Return the interfaces other than loopback, in the order of attaching."""
@@ -182,6 +184,37 @@ class Host:
         bound = self._sockets[wanted] = VirtualUdpSocket(self, wanted)
         return bound
 
+    async def open_multicast(self, group: str, port: int, *, interface: Interface | None = None) -> VirtualUdpSocket:
+        """Join a group on the network of an interface, by default the first; return a socket for it.
+
+        It receives what anyone on that network or on this host sends to the group and the port, its own too, and sends from
+        the interface's address. Several sockets may share one port, as with mDNS (`224.0.0.251`, 5353).
+
+        Raises:
+            OSError: the interface has no address of the group's family (EADDRNOTAVAIL).
+        """
+        await trio.lowlevel.checkpoint()
+        joined = make_address(group, port)
+        own = (interface or self._interfaces[0]).address(joined.family)
+        if own is None or not is_multicast(joined.host):
+            raise _os_error(errno.EADDRNOTAVAIL, f"{group} on {self.name}")
+        member = VirtualUdpSocket(self, TransportAddress(own, port))
+        self._groups.setdefault(joined, []).append(member)
+        return member
+
+    def publish(self, name: str, *addresses: str) -> None:
+        """Answer for a `.local` name on the networks this host is in, as an mDNS responder does.
+
+        Args:
+            name: ends in `.local`.
+            addresses: what it stands for, by default all of this host's; of none, it stands for nothing any more.
+        """
+        self._published[name.lower().rstrip(".")] = addresses or tuple(self.addresses())
+
+    def published(self, name: str) -> tuple[str, ...]:
+        """Return what this host answers for a `.local` name."""
+        return self._published.get(name, ())
+
     async def resolve(self, host: str, port: int, *, family: int | None = None) -> list[TransportAddress]:
         """Return the addresses of a literal, of `localhost` or of a name of the network; IPv6 first.
 
@@ -253,6 +286,8 @@ class Host:
         now = trio.current_time()
         self._net.record(now, self.name, "send", packet)
         self._net.transmit(now, interface, packet=packet, up=interface is not self._loopback, sender=sender)
+        if remote in self._groups:
+            self._net.transmit(now, self._loopback, packet=packet, up=False)
         return True
 
     def handle_packet(self, now: float, packet: Packet, via: Interface) -> None:
@@ -271,6 +306,9 @@ class Host:
             is_known = self._tcp.handle_packet(packet)
             self._net.record(now, self.name, "deliver" if is_known else "drop", packet, "" if is_known else "no stream")
             return
+        if is_multicast(packet.destination.host):
+            self._handle_multicast(now, packet)
+            return
         receiver = self._socket_at(packet.destination)
         if receiver is None:
             self._net.record(now, self.name, "drop", packet, "port closed")
@@ -279,6 +317,12 @@ class Host:
             self._net.record(now, self.name, "deliver", packet)
         else:
             self._net.record(now, self.name, "drop", packet, "receive buffer full")
+
+    def _handle_multicast(self, now: float, packet: Packet) -> None:
+        members = self._groups.get(packet.destination, ())
+        for member in members:
+            member.handle_datagram(packet.source, packet.data)
+        self._net.record(now, self.name, "deliver" if members else "drop", packet, "" if members else "not joined")
 
     def handle_too_big(self, now: float, packet: Packet, via: Interface, mtu: int) -> None:
         """Tell the socket that its packet does not even fit into this host's own link."""
@@ -290,7 +334,11 @@ class Host:
 
     def forget_socket(self, closed: VirtualUdpSocket) -> None:
         """Free the address of a closed socket."""
-        self._sockets.pop(closed.local_address, None)
+        if self._sockets.get(closed.local_address) is closed:
+            del self._sockets[closed.local_address]
+        for members in self._groups.values():
+            if closed in members:
+                members.remove(closed)
 
     def _answer_unreachable(self, now: float, packet: Packet, via: Interface) -> None:
         answer = Packet(
@@ -304,12 +352,25 @@ class Host:
 
     def _look_up(self, name: str) -> list[str]:
         """Return what the resolver of this host's network says, which behind a NAT64 is a DNS64 (RFC 6147)."""
+        if name.lower().rstrip(".").endswith(".local"):
+            return self._ask_neighbours(name.lower().rstrip("."))
         hosts = self._net.addresses_of(name)
         routers = [interface.router for interface in self._interfaces if interface.is_up and interface.router]
         prefix = routers[0].nat64_prefix if routers else None
         if prefix is None or any(":" in found for found in hosts):
             return hosts
         return hosts + [synthesize(prefix, found) for found in hosts]
+
+    def _ask_neighbours(self, name: str) -> list[str]:
+        """Return what those on this host's networks, itself among them, publish under a `.local` name."""
+        neighbours = [self, *self._neighbours()]
+        return list(dict.fromkeys(address for one in neighbours for address in one.published(name)))
+
+    def _neighbours(self) -> list[Host]:
+        interfaces = [i for i in self._interfaces if i.is_up and not i.link.is_cut and i.router is not None]
+        attached = [other for i in interfaces if i.router is not None for other in i.router.attached]
+        up = [other.node for other in attached if other.is_up and not other.link.is_cut]
+        return [node for node in up if isinstance(node, Host) and node is not self]
 
     def _announce_change(self) -> None:
         self._changed.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import NamedTuple
 
 from iceagent.core.address import TransportAddress
@@ -52,3 +53,8 @@ class Packet(NamedTuple):
         """Bytes of the IP packet."""
         header = _IP_HEADER[self.destination.family]
         return header + (_UDP_HEADER if self.segment is None else _TCP_HEADER) + len(self.data)
+
+
+def is_multicast(host: str) -> bool:
+    """Return whether an address is a group's: 224.0.0.0/4 or ff00::/8."""
+    return (host[:2] == "ff" or host[:2] in ("22", "23")) and ipaddress.ip_address(host).is_multicast

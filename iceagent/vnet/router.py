@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from iceagent.vnet.firewall import Firewall, FirewallTable
 from iceagent.vnet.link import Link
 from iceagent.vnet.nat import Nat, NatTable
 from iceagent.vnet.node import Interface
-from iceagent.vnet.packet import Packet, Quote
+from iceagent.vnet.packet import Packet, Quote, is_multicast
 from iceagent.vnet.translation import NAT64_PREFIX, Translator
 
 if TYPE_CHECKING:
@@ -248,8 +247,3 @@ class Router:
         else:
             self._net.record(now, self.name, "hairpin", packet, f"{inner.source} > {inner.destination}")
             self._forward_down(now, inner)
-
-
-def is_multicast(host: str) -> bool:
-    """Return whether an address is a group's: 224.0.0.0/4 or ff00::/8."""
-    return (host[:2] == "ff" or host[:2] in ("22", "23")) and ipaddress.ip_address(host).is_multicast
