@@ -69,6 +69,23 @@ def test_both_families_in_one_allocation() -> None:
     assert client.indicate(PEER, b"four") is not None
 
 
+def test_one_family_can_be_released_alone() -> None:
+    """A client that needs only one of its two addresses gives the other back. RFC 8656 section 8.2."""
+    client = Client(Bench())
+    client.allocate(stun.AdditionalAddressFamily(stun.FAMILY_IPV6))
+    client.bind(0x4000, PEER)
+    client.bind(0x4001, PEER_6)
+    family = stun.RequestedAddressFamily(stun.FAMILY_IPV6)
+    assert error_of(client.request(stun.Method.REFRESH, stun.Lifetime(0), family)) is None
+    assert client.bench.server.pools[RELAY_6].used == 0
+    assert client.channel_data(b"\x40\x01\x00\x01x") == []
+    assert client.channel_data(b"\x40\x00\x00\x01x") != []
+    assert error_of(client.permit(PEER_6)) == 443
+    assert error_of(client.request(stun.Method.REFRESH, family)) == 443
+    assert error_of(client.refresh(0)) is None
+    assert client.bench.server.pools[RELAY_4].used == 0
+
+
 def test_missing_family_is_reported_beside_the_other() -> None:
     """A server without IPv6 still serves the IPv4 half, and says why the rest is missing."""
     bench = Bench(config(relay_hosts={RELAY_4: RELAY_4}))

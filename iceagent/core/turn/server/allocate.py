@@ -13,7 +13,7 @@ from iceagent.core.turn.server.closing import close_allocation
 from iceagent.core.turn.server.limits import OPEN_ATTEMPTS, RESERVATION_S
 from iceagent.core.turn.server.state import AllocationChanged, OpenRelay, Reservation, ServerState, ToClient
 
-_FAMILIES: Final = {stun.FAMILY_IPV4: 4, stun.FAMILY_IPV6: 6}
+FAMILIES: Final = {stun.FAMILY_IPV4: 4, stun.FAMILY_IPV6: 6}
 _NUMBERS: Final = {4: stun.FAMILY_IPV4, 6: stun.FAMILY_IPV6}
 
 
@@ -100,7 +100,7 @@ def _check_combinations(request: stun.Message, transport: str) -> None:
     """Refuse attributes that exclude each other. RFC 8656 section 7.2 steps 5 to 8, RFC 6062 section 5.1."""
     requested, additional = request.get(stun.RequestedAddressFamily), request.get(stun.AdditionalAddressFamily)
     even, token = request.get(stun.EvenPort), request.get(stun.ReservationToken)
-    if requested is not None and requested.value not in _FAMILIES:
+    if requested is not None and requested.value not in FAMILIES:
         raise Refusal(stun.Code.ADDRESS_FAMILY_NOT_SUPPORTED)
     bad = (
         (token is not None and (even is not None or requested is not None or additional is not None))
@@ -137,7 +137,7 @@ def _take_reserved(state: ServerState, allocation: Allocation, transport: str, t
 def _take_ports(state: ServerState, now: float, allocation: Allocation, transport: str) -> None:
     request = allocation.request
     requested, additional = request.get(stun.RequestedAddressFamily), request.get(stun.AdditionalAddressFamily)
-    family = _FAMILIES[requested.value] if requested is not None else 4
+    family = FAMILIES[requested.value] if requested is not None else 4
     even = request.get(stun.EvenPort)
     reserve = even is not None and even.reserve
     families = (4, 6) if additional is not None else (family,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iceagent.core.turn.server.allocation import Allocation, AllocationState, Connection, ConnectionState
+from iceagent.core.turn.server.allocation import Allocation, AllocationState, Connection, ConnectionState, Relay
 from iceagent.core.turn.server.state import AllocationChanged, CloseConnection, CloseRelay, ServerState
 
 
@@ -18,10 +18,7 @@ def close_allocation(state: ServerState, now: float, allocation: Allocation, wha
     for connection in list(allocation.connections.values()):
         close_connection(state, connection)
     for relay in allocation.relays:
-        if relay.is_open:
-            del state.relays[relay.address]
-        state.pools[relay.bind.host].release(now, relay.bind.port)
-        state.emit(CloseRelay(relay))
+        _give_back(state, now, relay)
     allocation.state = AllocationState.CLOSED
     allocation.permissions.clear()
     allocation.channels.clear()
@@ -29,6 +26,28 @@ def close_allocation(state: ServerState, now: float, allocation: Allocation, wha
     state.remove(allocation)
     state.counters[f"allocations_{what}"] += 1
     state.emit(AllocationChanged(allocation, what))
+
+
+def close_relay(state: ServerState, now: float, relay: Relay) -> None:
+    """Close one of an allocation's two relayed addresses, and what is bound to it. RFC 8656 section 8.2."""
+    allocation = relay.allocation
+    allocation.relays.remove(relay)
+    for channel in [channel for channel in allocation.channels.values() if channel.relay is relay]:
+        del allocation.channels[channel.number]
+        del allocation.channel_of[channel.peer]
+    for host in [host for host in allocation.permissions if (":" in host) == (relay.family == 6)]:
+        del allocation.permissions[host]
+    for connection in [one for one in allocation.connections.values() if one.relay is relay]:
+        close_connection(state, connection)
+    _give_back(state, now, relay)
+
+
+def _give_back(state: ServerState, now: float, relay: Relay) -> None:
+    if relay.is_open:
+        del state.relays[relay.address]
+        relay.is_open = False
+    state.pools[relay.bind.host].release(now, relay.bind.port)
+    state.emit(CloseRelay(relay))
 
 
 def close_connection(state: ServerState, connection: Connection) -> None:

@@ -9,10 +9,10 @@ from itertools import chain
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.channel_data import CHANNEL_MAX, CHANNEL_MAX_RFC5766, CHANNEL_MIN
-from iceagent.core.turn.server.allocate import granted_lifetime, schedule_expiry
+from iceagent.core.turn.server.allocate import FAMILIES, granted_lifetime, schedule_expiry
 from iceagent.core.turn.server.allocation import Allocation, AllocationState, Channel, ClientPath, Signing
 from iceagent.core.turn.server.auth import Authenticated
-from iceagent.core.turn.server.closing import close_allocation
+from iceagent.core.turn.server.closing import close_allocation, close_relay
 from iceagent.core.turn.server.limits import (
     CHANNEL_LIFETIME_S,
     PERMISSION_LIFETIME_S,
@@ -48,13 +48,15 @@ def handle_refresh(state: ServerState, now: float, path: ClientPath, request: st
     if allocation is None:
         return
     family = request.get(stun.RequestedAddressFamily)
-    if family is not None and not any(
-        relay.family == (6 if family.value == stun.FAMILY_IPV6 else 4) for relay in allocation.relays
-    ):
+    meant = [relay for relay in allocation.relays if family is None or relay.family == FAMILIES.get(family.value)]
+    if not meant:
         state.refuse(path, request, signing, stun.Code.PEER_ADDRESS_FAMILY_MISMATCH)
         return
     if asked is not None and asked.value == 0:
-        close_allocation(state, now, allocation, "released")
+        if len(meant) == len(allocation.relays):
+            close_allocation(state, now, allocation, "released")
+        else:
+            close_relay(state, now, meant[0])
         state.reply(path, stun.success(request, stun.Lifetime(0)), signing)
         return
     lifetime = granted_lifetime(state, request)
