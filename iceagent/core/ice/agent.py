@@ -39,8 +39,8 @@ class IceAgent:
             second; without it, with the next consent check. After setting a time, `next_timeout` is another.
 
     Args:
-        role: CONTROLLED for a lite agent, else CONTROLLING for the side that starts (RFC 8445 section 6.1.1); a conflict
-            settles itself.
+        role: CONTROLLED for a lite agent, else CONTROLLING for the side that starts (RFC 8445 section 6.1.1); a
+            conflict settles itself.
         randbytes: source of unpredictable bytes, such as `secrets.token_bytes`.
         config: settings.
         credentials: our own; fresh ones by default.
@@ -442,6 +442,7 @@ class IceAgent:
             self._retire(now, old)
         elif carrier.over and current.alone_since is None:
             current.alone_since = now
+            self._current.settle(now)  # its patience may have run out already
         self._list_older()
 
     def _standing_follows(self) -> None:

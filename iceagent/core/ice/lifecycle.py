@@ -56,9 +56,9 @@ class Lifecycle:
         # RFC 8838 section 8: without end-of-candidates we do not wait for ever, but the same patience again after the
         # last candidate of either side.
         context = self._context
-        if context.started_at is None:  # failing is only for a restart that nobody answers while nothing else works
-            # A peer that died is given up when consent to it ends, 30 s after its last answer, and no later: the restart
-            # began in its first seconds of silence.
+        if context.started_at is None:  # only a restart that nobody answers, while nothing else works, fails
+            # A peer that died is given up when consent to it ends, 30 s after its last answer, and no later: the
+            # restart began in its first seconds of silence.
             if context.alone_since is None:
                 return None
             return max(context.alone_since, context.restarted_at + constants.RESTART_PATIENCE_S)
