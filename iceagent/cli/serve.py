@@ -82,8 +82,8 @@ async def _serve(
             urls = turn_urls(turn)
             text = "\n".join([text, *(f"TURN  {one}" for one in urls)])
             fields = {"turn": urls[0], "urls": urls, "realm": arguments.options.realm}
-            output.line("listening", text, essential=True, url=url, stun=stun, **fields)
-            await run_turn(turn, arguments, output)
+            line = partial(output.line, "listening", text, essential=True, url=url, stun=stun, **fields)
+            await run_turn(turn, arguments, output, line)
 
 
 async def _turn_arguments(address: TransportAddress, turn_listen: str | None, values: dict[str, Any]) -> TurnArguments:

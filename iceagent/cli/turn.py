@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -50,8 +51,7 @@ async def _turn(listen: tuple[str, ...], values: dict[str, Any], output: Output)
             service = await stack.enter_async_context(open_turn_server(arguments.options))
         except OSError as error:
             raise bind_error(", ".join(map(str, arguments.options.listen)), error) from error
-        show(output, service, arguments)
-        await run_turn(service, arguments, output)
+        await run_turn(service, arguments, output, lambda: show(output, service, arguments))
 
 
 def _listen_address(text: str) -> TransportAddress:
@@ -109,16 +109,18 @@ def show(output: Output, service: TurnService, arguments: TurnArguments) -> None
     output.line("listening", text, essential=True, **fields)
 
 
-async def run_turn(service: TurnService, arguments: TurnArguments, output: Output) -> None:
-    """Serve until SIGTERM, then drain; a second SIGTERM ends at once. SIGHUP reads certificate and key again."""
-    async with trio.open_nursery() as nursery:
-        if arguments.metrics is not None:
-            try:
-                bound = await nursery.start(serve_metrics, service, arguments.metrics)
-            except OSError as error:
-                raise bind_error(str(arguments.metrics), error) from error
-            output.line("metrics", f"metrics http://{bound}/metrics", url=f"http://{bound}/metrics")
-        with trio.open_signal_receiver(signal.SIGTERM, *_HANGUP) as signals:
+async def run_turn(
+    service: TurnService, arguments: TurnArguments, output: Output, announce: Callable[[], None]
+) -> None:
+    """Serve until SIGTERM, then drain; a second SIGTERM ends at once. SIGHUP reads certificate and key again.
+
+    `announce` is called when signals are heeded: whoever waits for its line may send one at once.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, *_HANGUP) as signals:
+        async with trio.open_nursery() as nursery:
+            announce()
+            if arguments.metrics is not None:
+                await _start_metrics(nursery, service, arguments.metrics, output)
             async for number in signals:
                 if number != signal.SIGTERM:
                     _reload(service, output)
@@ -129,7 +131,17 @@ async def run_turn(service: TurnService, arguments: TurnArguments, output: Outpu
                     text = f"draining: {count} allocations, {arguments.drain_s:g} s"
                     output.line("draining", text, allocations=count, seconds=arguments.drain_s)
                     nursery.start_soon(_drain, service, arguments.drain_s, nursery.cancel_scope)
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+
+
+async def _start_metrics(
+    nursery: trio.Nursery, service: TurnService, address: TransportAddress, output: Output
+) -> None:
+    try:
+        bound = await nursery.start(serve_metrics, service, address)
+    except OSError as error:
+        raise bind_error(str(address), error) from error
+    output.line("metrics", f"metrics http://{bound}/metrics", url=f"http://{bound}/metrics")
 
 
 async def _drain(service: TurnService, deadline_s: float, scope: trio.CancelScope) -> None:

@@ -105,6 +105,7 @@ class Client:
     transport: str = "udp"
     algorithm: stun.Algorithm | None = None
     nonce: str = ""
+    realm: str = REALM
 
     @property
     def path(self) -> ClientPath:
@@ -138,7 +139,7 @@ class Client:
             return stun.encode(message, fingerprint=False)
         credentials: list[stun.Attribute] = [
             stun.Username(self.username),
-            stun.Realm(REALM),
+            stun.Realm(self.realm),
             stun.Nonce(self.nonce),
         ]
         if self.algorithm is not None:
@@ -150,7 +151,7 @@ class Client:
 
     @property
     def key(self) -> bytes:
-        return stun.long_term_key(self.username, REALM, self.password, self.algorithm or stun.MD5)
+        return stun.long_term_key(self.username, self.realm, self.password, self.algorithm or stun.MD5)
 
     # -- what clients do
 
@@ -183,9 +184,7 @@ class Client:
         return self.bench.server.forward_to_peer(self.bench.now, allocation, data, segment_size or len(data))
 
     def from_peer(self, peer: TransportAddress, data: bytes, segment_size: int | None = None) -> list[bytes]:
-        relay = next(
-            one for one in self.bench.server.allocations[self.path].relays if one.family == peer.family
-        )
+        relay = next(one for one in self.bench.server.allocations[self.path].relays if one.family == peer.family)
         return self.bench.server.forward_to_client(self.bench.now, relay, peer, data, segment_size or len(data) or 1)
 
 
