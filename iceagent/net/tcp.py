@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from typing import Protocol, runtime_checkable
 
 import trio
 
-from iceagent.core.address import TransportAddress
+from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.sockaddr import bind_sockaddr
 
 BACKLOG = 128
@@ -59,3 +60,41 @@ async def listen_tcp(host: str, port: int = 0) -> trio.SocketListener:
     except BaseException:
         sock.close()
         raise
+
+
+@runtime_checkable
+class _KnowsAddress(Protocol):
+    local_address: TransportAddress
+
+
+@runtime_checkable
+class _KnowsPeer(Protocol):
+    remote_address: TransportAddress
+
+
+def bound_address(end: object) -> TransportAddress:
+    """Return the local address of a TCP stream or listener, of this machine or of another network.
+
+    Raises:
+        OSError: it is not connected any more, or not of a kind that knows.
+    """
+    if isinstance(end, _KnowsAddress):
+        return end.local_address
+    if isinstance(end, trio.SocketStream | trio.SocketListener):
+        host, port = end.socket.getsockname()[:2]
+        return make_address(host.partition("%")[0], port)
+    raise OSError(f"{type(end).__name__} has no local address")
+
+
+def peer_address(stream: object) -> TransportAddress:
+    """Return the remote address of a TCP stream, of this machine or of another network.
+
+    Raises:
+        OSError: it is not connected any more, or not of a kind that knows.
+    """
+    if isinstance(stream, _KnowsPeer):
+        return stream.remote_address
+    if isinstance(stream, trio.SocketStream):
+        host, port = stream.socket.getpeername()[:2]
+        return make_address(host.partition("%")[0], port)
+    raise OSError(f"{type(stream).__name__} has no remote address")

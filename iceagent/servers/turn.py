@@ -31,7 +31,7 @@ from iceagent.core.turn.server import (
 from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.nat_discovery import MayFragment
-from iceagent.net.tcp import listen_tcp
+from iceagent.net.tcp import bound_address
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener, bind_dtls
 from iceagent.servers.turn_metrics import render
 from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_config, make_users
@@ -302,8 +302,8 @@ class TurnService:
         return [address for _, address in self.addresses]
 
     async def _listen_stream(self, address: TransportAddress, context: ssl.SSLContext | None) -> TransportAddress:
-        listener = await listen_tcp(address.host, address.port)
-        bound = TransportAddress(address.host, listener.socket.getsockname()[1])
+        listener = await self.network.listen_tcp(address.host, address.port)
+        bound = TransportAddress(address.host, bound_address(listener).port)
         self.addresses.append(("tcp" if context is None else "tls", bound))
         self._nursery.start_soon(StreamListener(self, listener, bound, context).run)
         return bound
@@ -339,7 +339,7 @@ async def open_turn_server(
 
     Args:
         options: what to serve to whom.
-        network: where to bind; this machine by default. TCP, TLS and DTLS need this machine.
+        network: where to bind; this machine by default. Of another one TCP must be asked for; DTLS needs this machine.
         randbytes: for ports, nonces, tokens and keys; only tests pass another than `secrets.token_bytes`.
 
     Raises:

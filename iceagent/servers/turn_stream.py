@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.address import TransportAddress
 from iceagent.core.stun.rate_limit import source_of
 from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, StreamFrames
 from iceagent.core.turn.server import ClientPath, Connection, Forward
+from iceagent.net.tcp import peer_address
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
@@ -223,7 +224,7 @@ class StreamListener:
     def __init__(
         self,
         service: TurnService,
-        listener: trio.SocketListener,
+        listener: trio.abc.Listener[trio.abc.HalfCloseableStream],
         local: TransportAddress,
         context: ssl.SSLContext | None = None,
     ) -> None:
@@ -236,10 +237,9 @@ class StreamListener:
         """Serve until cancelled."""
         await trio.serve_listeners(self._serve, [self._listener])
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.abc.HalfCloseableStream) -> None:
         try:
-            host, port = stream.socket.getpeername()[:2]
-            remote = make_address(host.partition("%")[0], port)
+            remote = peer_address(stream)
         except (OSError, ValueError):
             await trio.aclose_forcefully(stream)
             return
@@ -252,7 +252,7 @@ class StreamListener:
             self._service.counters["internal_errors"] += 1
             logger.exception("a client was dropped")
 
-    async def _admit(self, stream: trio.SocketStream, remote: TransportAddress) -> None:
+    async def _admit(self, stream: trio.abc.HalfCloseableStream, remote: TransportAddress) -> None:
         ready: Stream = stream
         transport = "tcp"
         if self._context is not None:
