@@ -187,8 +187,8 @@ class Host:
     async def open_multicast(self, group: str, port: int, *, interface: Interface | None = None) -> VirtualUdpSocket:
         """Join a group on the network of an interface, by default the first; return a socket for it.
 
-        It receives what anyone on that network or on this host sends to the group and the port, its own too, and sends from
-        the interface's address. Several sockets may share one port, as with mDNS (`224.0.0.251`, 5353).
+        It receives what anyone on that network or on this host sends to the group and the port, its own too, and sends
+        from the interface's address. Several sockets may share one port, as with mDNS (`224.0.0.251`, 5353).
 
         Raises:
             OSError: the interface has no address of the group's family (EADDRNOTAVAIL).

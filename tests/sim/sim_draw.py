@@ -61,7 +61,7 @@ class Drawn:
         return "; ".join(self.words)
 
 
-def draw(seed: int, *, with_turn: bool, with_turn_tcp: bool) -> Drawn:
+def draw(seed: int) -> Drawn:
     """Return the world of a seed."""
     rng = random.Random(f"sim {seed}")
     families = rng.choices([(4,), (4, 6), (6,)], [50, 42, 8])[0]
@@ -69,13 +69,13 @@ def draw(seed: int, *, with_turn: bool, with_turn_tcp: bool) -> Drawn:
     words = ["families " + "+".join(map(str, families))]
     server_line = {"delay_s": rng.choice([0.001, 0.010, 0.050])}
     stun = net.host(net.internet, name="stun.example", **server_line) if rng.random() < 0.9 else None
-    turn = net.host(net.internet, name="turn.example", **server_line) if with_turn and rng.random() < 0.6 else None
+    turn = net.host(net.internet, name="turn.example", **server_line) if rng.random() < 0.6 else None
     words.append("servers" + (" stun" if stun else "") + (" turn" if turn else ""))
     mallory = net.host(net.internet, name="mallory")
     homes = _draw_homes(net, rng, words)
     hosts = [net.host(home, name=name) for home, name in zip(homes, ("alice", "bob"), strict=True)]
     drawn = Drawn(net, hosts, homes, stun, turn, mallory, words, [(4, 6), (4, 6)])
-    drawn.turn_tcp = with_turn_tcp and turn is not None and rng.random() < 0.7
+    drawn.turn_tcp = turn is not None and rng.random() < 0.7
     if drawn.turn_tcp:
         words.append("turn over tcp, too")
     _draw_more_interfaces(drawn, rng)
