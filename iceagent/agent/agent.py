@@ -18,6 +18,7 @@ from iceagent.agent.roaming import Roaming
 from iceagent.agent.statistics import AgentStatistics, collect_statistics
 from iceagent.core import ice, sdp
 from iceagent.core.address import TransportAddress
+from iceagent.core.constants import TA_S
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, UdpSocket
 from iceagent.net.system import SystemNetwork
@@ -37,8 +38,14 @@ class Agent(trio.abc.Channel[bytes]):
 
     def __init__(self, config: AgentConfig, role: ice.Role) -> None:
         self._config = config
+        if config.ice_lite and role is not ice.Role.CONTROLLED:
+            raise LocalError("a lite agent is controlled (RFC 8445 section 6.1.1): open it with Role.CONTROLLED")
         core = ice.IceAgent(
-            role=role, randbytes=config.randbytes, config=_ice_config(config), credentials=config.credentials
+            role=role,
+            randbytes=config.randbytes,
+            config=_ice_config(config),
+            credentials=config.credentials,
+            pacer=_pacer_for(config),
         )
         self._driver = Driver(core, config.randbytes, config.receive_queue)
         network = config.network or SystemNetwork()
@@ -279,7 +286,7 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
         role: one of the peers is CONTROLLING, the other CONTROLLED; if both say the same, they sort it out.
 
     Raises:
-        LocalError: no allowed local port can be bound.
+        LocalError: no allowed local port can be bound, or the agent is to be lite and controlling.
 
     When the body ends, however it does, no task and no socket is left. An exception of the body leaves unwrapped.
     """
@@ -311,6 +318,18 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
 
 
 def _ice_config(config: AgentConfig) -> ice.IceConfig:
-    if config.ta is None:
-        return ice.IceConfig()
-    return ice.IceConfig(ta_s=config.ta)
+    return ice.IceConfig(ta_s=TA_S if config.ta is None else config.ta, lite=config.ice_lite)
+
+
+_pacer: trio.lowlevel.RunVar[ice.Pacer] = trio.lowlevel.RunVar("iceagent.agent.pacer")
+
+
+def _pacer_for(config: AgentConfig) -> ice.Pacer | None:
+    """Return what paces the checks of all agents on this machine; hosts of a virtual network stand alone."""
+    if config.network is not None and not isinstance(config.network, SystemNetwork):
+        return None
+    try:
+        return _pacer.get()
+    except LookupError:
+        _pacer.set(ice.Pacer())
+        return _pacer.get()

@@ -137,6 +137,8 @@ class AgentConfig:
         port_mapping: whether the gateway is asked (PCP, NAT-PMP, UPnP) to map our ports, each of which is then one more
             server-reflexive candidate. None: where it can help, that is with servers given and a private address, so
             never for an agent on loopback alone. False: never, where no router is to be touched.
+        ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
+            public address; needs the role CONTROLLED, no servers, and a peer that is told (`lite=True`) and not lite.
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
             `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
@@ -157,6 +159,7 @@ class AgentConfig:
     proxy: str | None = field(default=None, repr=False)
     tls_ca_file: str | None = None
     port_mapping: bool | None = None
+    ice_lite: bool = False
     auto_restart: bool = False
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
@@ -182,6 +185,8 @@ class AgentConfig:
             raise LocalError("gather_budget_s and receive_queue must be positive")
 
     def _check_policy(self) -> None:
+        if self.ice_lite and self.servers:
+            raise LocalError("a lite agent has host candidates only; leave out servers or ice_lite")
         if self.transport_policy not in ("all", "relay"):
             raise LocalError(f"transport_policy {self.transport_policy!r} is not known; write 'all' or 'relay'")
         if len(self.servers) > MAX_SERVERS:

@@ -7,6 +7,7 @@ from typing import Final
 # Pacing and retransmission of connectivity checks.
 TA_S: Final = 0.050  # RFC 8445 section 14.2: at most one new check per Ta
 TA_MIN_S: Final = 0.005  # RFC 8445 section 14.2: no agent may pace faster than this
+PACER_BURST: Final = 16  # ours: checks of all agents together that may go at once after a pause
 CHECK_RTO_MIN_S: Final = 0.5  # RFC 8445 section 14.3
 CHECK_RTO_MAX_S: Final = (
     1.0  # ours: RFC 8445 section 14.1 warns that a large RTO lets one lost packet cost the best pair

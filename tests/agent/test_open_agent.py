@@ -356,3 +356,27 @@ async def test_a_crash_inside_ends_the_body_and_shows(config: Any, monkeypatch: 
         async with open_agent(config(), role=Role.CONTROLLING) as agent:
             await agent.receive()
     leftovers.check()
+
+
+async def test_lite_agent_is_connected_by_its_peer(config: Any) -> None:
+    """A server with a public address needs no checks of its own (RFC 8445 section 2.5)."""
+    async with (
+        open_agent(config(), role=Role.CONTROLLING) as full,
+        open_agent(config(ice_lite=True), role=Role.CONTROLLED) as lite,
+    ):
+        lite.set_remote_credentials(full.credentials)
+        full.set_remote_credentials(lite.credentials, lite=True)
+        async for candidate in lite.local_candidates():
+            full.add_remote_candidate(candidate)
+        with trio.fail_after(5):
+            await full.wait_connected()
+            await lite.wait_connected()
+            await full.send(b"ping")
+            assert await lite.receive() == b"ping"
+            await lite.send(b"pong")
+            assert await full.receive() == b"pong"
+    with pytest.raises(LocalError, match="controlled"):
+        async with open_agent(config(ice_lite=True), role=Role.CONTROLLING):
+            pass
+    with pytest.raises(LocalError, match="lite"):
+        config(ice_lite=True, servers=[IceServer("stun:192.0.2.1")])

@@ -33,6 +33,7 @@ from iceagent.core.ice.events import (
     StateChanged,
     Verdict,
 )
+from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import PAIR_TRANSITIONS, CandidatePair, PairState
 from iceagent.core.ice.policy import (
     ClearGain,
@@ -65,6 +66,7 @@ __all__ = [
     "LocalCandidateAdded",
     "NominationPolicy",
     "NominationQuestion",
+    "Pacer",
     "PairNominated",
     "PairState",
     "PairStateChanged",

@@ -13,6 +13,7 @@ from iceagent.core.ice.context import Activity
 from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import AgentState, DropReason, Failed, IceEvent, Restarted, RestartFailed, Verdict
 from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CandidatePair, Path
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.session import Session
@@ -44,6 +45,7 @@ class IceAgent:
         randbytes: source of unpredictable bytes, such as `secrets.token_bytes`.
         config: settings.
         credentials: our own; fresh ones by default.
+        pacer: shared by the agents of a machine, so that together they pace their checks, too.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class IceAgent:
         randbytes: Callable[[int], bytes],
         config: IceConfig = _DEFAULT_CONFIG,
         credentials: Credentials | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         if config.lite and role is not Role.CONTROLLED:
             raise ValueError("a lite agent is controlled (RFC 8445 section 6.1.1)")
+        self._pacer = pacer
         self._randbytes = randbytes
         self._config = config
         self._outbox = Outbox()
@@ -69,6 +73,9 @@ class IceAgent:
         self._data_path: Path | None = None
         self._generation = 0
         self._past_checks_sent = 0
+        self._due: float | None = None  # what `next_timeout` said, good until the next mutation
+        self._due_known = False
+        self._due_unheard_since: float | None = None
 
     # What is.
 
@@ -302,9 +309,13 @@ class IceAgent:
         """Return when `handle_timeout` wants to be called, or None."""
         if self._standing.over:
             return None
-        times = [session.next_timeout() for session in self._live()]
-        times += [until for until, _ in self._retired]
-        return min((at for at in times if at is not None), default=None)
+        unheard_since = self.activity.unheard_since
+        if not self._due_known or unheard_since != self._due_unheard_since:
+            times = [session.next_timeout() for session in self._live()]
+            times += [until for until, _ in self._retired]
+            self._due = min((at for at in times if at is not None), default=None)
+            self._due_known, self._due_unheard_since = True, unheard_since
+        return self._due
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
@@ -324,6 +335,7 @@ class IceAgent:
             self._config,
             credentials,
             activity=self.activity,
+            pacer=self._pacer,
             steady=steady,
         )
 
@@ -418,6 +430,7 @@ class IceAgent:
 
     def _settle(self, now: float) -> None:
         """Let every session do what the new facts call for, and draw the conclusions for the agent."""
+        self._due_known = False
         if self._standing.over:
             return
         for session in self._live():

@@ -14,6 +14,7 @@ from iceagent.core.ice.credentials import Credentials, KeyRing
 from iceagent.core.ice.events import AgentState, DropReason, PairStateChanged, RoleChanged
 from iceagent.core.ice.held import HeldData
 from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.roles import RoleKeeper
 
@@ -52,6 +53,7 @@ class Context:
         faltering: quick checks of the data pair go unanswered; another valid pair may take over.
         suspected_at: when the present or last suspicion began.
         activity: of application data.
+        pacer: paces the checks of all agents of the machine, or None.
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
         doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
@@ -65,6 +67,7 @@ class Context:
         config: IceConfig,
         credentials: Credentials,
         activity: Activity,
+        pacer: Pacer | None = None,
     ) -> None:
         self.config = config
         self.randbytes = randbytes
@@ -88,6 +91,7 @@ class Context:
         self.faltering = False
         self.suspected_at = 0.0
         self.activity = activity
+        self.pacer = pacer
         self.renominates = False
         self.nomination = 0
         self.next_slot_at = float("-inf")

@@ -12,12 +12,18 @@ class Scheduler:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._reserved_at: float | None = None  # when all agents together leave us room for one check
 
     def advance(self, now: float) -> None:
         """Send the next check if its slot has come."""
         context = self._context
-        if not context.checking or now < context.next_slot_at:
+        if not context.checking or now < context.next_slot_at or not self._has_check():
             return
+        if self._reserved_at is None:
+            self._reserved_at = now if context.pacer is None else context.pacer.reserve(now)
+        if now < self._reserved_at:
+            return
+        self._reserved_at = None
         pair = context.checklist.next_triggered()
         if pair is None and not context.concluded:
             pair = context.checklist.next_ordinary()
@@ -30,10 +36,13 @@ class Scheduler:
         context = self._context
         if not context.checking:
             return None
-        checklist = context.checklist
-        if checklist.has_triggered() or (not context.concluded and checklist.has_ordinary()):
-            return context.next_slot_at
+        if self._has_check():
+            return context.next_slot_at if self._reserved_at is None else self._reserved_at
         return None
+
+    def _has_check(self) -> bool:
+        checklist = self._context.checklist
+        return checklist.has_triggered() or (not self._context.concluded and checklist.has_ordinary())
 
     def _check(self, now: float, pair: CheckPair) -> None:
         context = self._context

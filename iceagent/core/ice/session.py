@@ -21,6 +21,7 @@ from iceagent.core.ice.keepalive import Keepalive
 from iceagent.core.ice.lifecycle import Lifecycle
 from iceagent.core.ice.nomination import Nominator
 from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import PairState, Path
 from iceagent.core.ice.requests import RequestHandler
 from iceagent.core.ice.responses import ResponseHandler
@@ -38,6 +39,7 @@ class Session:
         config: settings.
         credentials: our own, of this session alone.
         activity: of application data; shared by the sessions of an agent.
+        pacer: shared by all agents of the machine.
         steady: retransmit every second rather than ever more seldom; see `Context.steady`.
     """
 
@@ -50,9 +52,10 @@ class Session:
         credentials: Credentials,
         *,
         activity: Activity,
+        pacer: Pacer | None = None,
         steady: bool = False,
     ) -> None:
-        context = Context(outbox, roles, randbytes, config, credentials, activity)
+        context = Context(outbox, roles, randbytes, config, credentials, activity, pacer)
         context.steady = steady
         self.context = context
         self._nominator = Nominator(context)
