@@ -17,7 +17,7 @@ from iceagent.servers.turn_options import DEFAULT_REALM, TlsFiles, TurnOptions
 
 F = TypeVar("F", bound=Callable[..., object])
 
-DEV_USER = "dev"
+DEV_USER: str = "dev"
 MAX_FILE_BYTES = 16 * 1024 * 1024
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -100,7 +100,7 @@ def parse_turn(
     if not users and not keys:
         if values["insecure_dev"]:
             shown = (DEV_USER, secrets.token_urlsafe(12))
-            users = dict([shown])
+            users = {shown[0]: shown[1]}
         else:
             raise LocalError("who may use this server? give --users FILE or --secret-file FILE (or --insecure-dev)")
     options = TurnOptions(

@@ -144,7 +144,11 @@ def test_trap_33_own_address_is_a_peer_only_as_a_relay() -> None:
     assert one.channel_data(b"\x40\x00\x00\x01x")
     assert one.indicate(relay, b"x") is not None
     assert one.indicate(TransportAddress(RELAY_4, 22), b"x") is None
+    assert error_of(one.permit(TransportAddress(RELAY_4, 0))) is None
+    assert one.from_peer(relay, b"x")
+    assert one.from_peer(TransportAddress(RELAY_4, 53), b"x") == []
     two.refresh(0)
+    assert error_of(one.permit(TransportAddress(RELAY_4, 0))) == 403
     assert not one.channel_data(b"\x40\x00\x00\x01x")
     assert one.indicate(relay, b"x") is None
 

@@ -120,6 +120,7 @@ def peer_arrived(state: ServerState, now: float, relay: Relay, peer: TransportAd
     if (
         allocation.state is not AllocationState.ACTIVE
         or allocation.permissions.get(peer.host, 0.0) <= now
+        or (state.policy.is_own(peer.host) and not state.is_relayed(peer))
         or len(allocation.connections) >= state.limits.connections
         or any(one.peer == peer for one in allocation.connections.values())
     ):

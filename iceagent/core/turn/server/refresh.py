@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
@@ -76,8 +75,7 @@ def handle_create_permission(
         return
     signing = Signing(who.key, who.integrity)
     peers = [attribute.address for attribute in request.get_all(stun.XorPeerAddress)]
-    # The port is anything (RFC 8656 section 10.1), so only the host can be asked for; what is sent is judged by both.
-    is_relayed = partial(_is_relay_host, state, allocation)
+    is_relayed = partial(_may_be_relayed, state, allocation)
     code = stun.Code.BAD_REQUEST if not peers else _first_refusal(state, allocation, peers, is_relayed)
     if code is None and not _make_room(state, now, allocation, {peer.host for peer in peers}):
         code = stun.Code.INSUFFICIENT_CAPACITY
@@ -115,9 +113,17 @@ def handle_channel_bind(
     state.reply(path, stun.success(request), signing)
 
 
-def _is_relay_host(state: ServerState, allocation: Allocation, peer: TransportAddress) -> bool:
-    """Tell whether relays of this server live at the peer's host."""
-    return any(relay.address.host == peer.host for relay in chain(allocation.relays, state.relays.values()))
+def _may_be_relayed(state: ServerState, allocation: Allocation, peer: TransportAddress) -> bool:
+    """Tell whether a permission for a host of this server may mean another client's relay.
+
+    The port of a permission means nothing and often is 0 (RFC 8656 section 10.1): then any other client's relay there
+    will do. A port that is named must be a relay's. What is sent is judged by host and port in any case.
+    """
+    if peer.port:
+        return state.is_relayed(peer)
+    return any(
+        relay.address.host == peer.host and relay.allocation is not allocation for relay in state.relays.values()
+    )
 
 
 def _first_refusal(
