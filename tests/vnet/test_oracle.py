@@ -31,16 +31,18 @@ KINDS = ("endpoint-independent", "address-dependent", "address-and-port-dependen
 BEHAVIOURS = {f"{m}/{f}": Nat(mapping=m, filtering=f, port_allocation="random") for m, f in product(KINDS, KINDS)}
 
 
-async def meet(net, hosts, *, at=None):
+async def meet(net, hosts, *, at=None, over_tcp=False):
     """Let two agents connect; return the types of the selected pair's candidates at alice's."""
     turn = net.host(at or net.internet, name="turn.example")
+    listen = [TransportAddress(host, 3478) for host in turn.addresses()]
     options = TurnOptions(
-        [TransportAddress(host, 3478) for host in turn.addresses()],
+        listen,
         users={"user": "password of the user"},
         allow_peers=("203.0.113.0/24", "198.18.0.0/15", "2001:db8::/32"),
-        tcp_listen=(),
+        tcp_listen=listen if over_tcp else (),
     )
-    servers = [IceServer("turn:turn.example?transport=udp", username="user", credential="password of the user")]
+    url = "turn:turn.example" if over_tcp else "turn:turn.example?transport=udp"
+    servers = [IceServer(url, username="user", credential="password of the user")]
     stack = AsyncExitStack()
     async with net, stack:
         await stack.enter_async_context(open_turn_server(options, network=turn, randbytes=turn.randbytes))
@@ -162,6 +164,14 @@ def test_blocked_udp_leaves_only_what_runs_over_tcp(vnet, firewall):
         told = reachability(*(Side(host, relays=(Relay(turn, tcp_ports=ports),)) for host in hosts))
         assert not told.is_direct
         assert told.is_possible is is_possible
+
+
+@pytest.mark.parametrize("firewalls", [(UDP_BLOCKED, None), (UDP_BLOCKED, UDP_BLOCKED), (STUN_BLOCKED, UDP_BLOCKED)])
+async def test_blocked_udp_is_relayed_over_tcp(vnet, firewalls):
+    """Hotels and companies: no UDP at all on one side or on both, and still connected."""
+    net = vnet()
+    hosts = firewalled(*firewalls, nats=(PORT_RESTRICTED, PORT_RESTRICTED))(net)
+    assert "relay" in await meet(net, hosts, over_tcp=True)
 
 
 def test_policy_and_cut_links_are_part_of_the_topology(vnet):
