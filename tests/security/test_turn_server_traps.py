@@ -147,8 +147,9 @@ def test_trap_33_own_address_is_a_peer_only_as_a_relay() -> None:
     assert error_of(one.permit(TransportAddress(RELAY_4, 0))) is None
     assert one.from_peer(relay, b"x")
     assert one.from_peer(TransportAddress(RELAY_4, 53), b"x") == []
+    assert error_of(one.permit(TransportAddress(RELAY_4, 53))) == 403
     two.refresh(0)
-    assert error_of(one.permit(TransportAddress(RELAY_4, 0))) == 403
+    assert one.from_peer(relay, b"x") == []
     assert not one.channel_data(b"\x40\x00\x00\x01x")
     assert one.indicate(relay, b"x") is None
 
@@ -167,7 +168,8 @@ def test_trap_33_relay_only_server_has_no_other_peers() -> None:
     """`relay-only`: peers only among its own relayed addresses."""
     bench = Bench(config(policy=PeerPolicy(own=OWN, relay_only=True)))
     one, two = allocated(bench), allocated(bench, remote=TransportAddress("192.0.2.2", 1))
-    assert error_of(one.permit(PEER)) == 403
+    for port in (0, PEER.port):
+        assert error_of(one.permit(TransportAddress(PEER.host, port))) == 403
     assert error_of(one.permit(bench.server.allocations[two.path].relays[0].address)) is None
 
 

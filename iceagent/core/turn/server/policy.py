@@ -113,8 +113,10 @@ class PeerPolicy:
             is_relayed: tells whether an address is a relayed one of this server at this moment.
         """
         host = peer.host
-        if host in self._own or self._relay_only:
+        if host in self._own:
             return is_relayed(peer) and not _is_within(ipaddress.ip_address(host), self._denied)
+        if self._relay_only:
+            return peer.port != 0 and is_relayed(peer)
         return self._is_host_allowed(host)
 
     def _judge(self, host: str) -> bool:

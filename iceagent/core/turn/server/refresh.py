@@ -75,7 +75,7 @@ def handle_create_permission(
         return
     signing = Signing(who.key, who.integrity)
     peers = [attribute.address for attribute in request.get_all(stun.XorPeerAddress)]
-    is_relayed = partial(_may_be_relayed, state, allocation)
+    is_relayed = partial(_may_be_relayed, state)
     code = stun.Code.BAD_REQUEST if not peers else _first_refusal(state, allocation, peers, is_relayed)
     if code is None and not _make_room(state, now, allocation, {peer.host for peer in peers}):
         code = stun.Code.INSUFFICIENT_CAPACITY
@@ -113,17 +113,14 @@ def handle_channel_bind(
     state.reply(path, stun.success(request), signing)
 
 
-def _may_be_relayed(state: ServerState, allocation: Allocation, peer: TransportAddress) -> bool:
+def _may_be_relayed(state: ServerState, peer: TransportAddress) -> bool:
     """Tell whether a permission for a host of this server may mean another client's relay.
 
-    The port of a permission means nothing and often is 0 (RFC 8656 section 10.1): then any other client's relay there
-    will do. A port that is named must be a relay's. What is sent is judged by host and port in any case.
+    The port of a permission means nothing (RFC 8656 section 10.1) and often is 0: then it is one for relays, those that
+    are there and those that come, as after a restart that both sides recover from. A port that is named must be a
+    relay's now. What is sent, and what comes back, is judged by host and port in any case.
     """
-    if peer.port:
-        return state.is_relayed(peer)
-    return any(
-        relay.address.host == peer.host and relay.allocation is not allocation for relay in state.relays.values()
-    )
+    return peer.port == 0 or state.is_relayed(peer)
 
 
 def _first_refusal(
