@@ -51,7 +51,7 @@ def _show(outcome: Outcome, *, verbose: bool) -> None:
         print(f"FAILED make sim FIRST={outcome.seed} SEEDS=1  # {outcome.failure} [{outcome.words}]", flush=True)
     elif verbose:
         took = "" if outcome.connected_after_s is None else f" after {outcome.connected_after_s:.3f} s"
-        luck = " (lucky)" if outcome.is_lucky else ""
+        luck = " (lucky)" if outcome.is_lucky else " (direct was possible)" if outcome.is_settled_for_less else ""
         print(f"seed {outcome.seed}: {outcome.found}{took}, {outcome.packets} packets{luck} [{outcome.words}]")
 
 

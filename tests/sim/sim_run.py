@@ -29,6 +29,7 @@ ALLOWED_PEERS = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "198.18.0.
 USER, PASSWORD = "sim", "simulated password"
 DECIDED_WITHIN_S = 100.0
 TALK_WITHIN_S = 30.0
+SWITCH_WITHIN_S = 20.0
 RECOVER_WITHIN_S = 60.0
 CHECKS_PER_S = 20 + 12  # one per Ta of 50 ms; nomination, probes and consent come besides
 REQUESTS_PER_S = 120  # retransmissions of all that is under way included
@@ -43,9 +44,6 @@ FAILURES = {
     "no-local-address",
     "wrong-credentials",  # what a stranger's forged checks look like
 }
-
-# Whether an agent leaves a nominated relay for a direct path found later; without it, it may be stuck with the relay.
-SWITCHES = hasattr(ice, "Renomination")
 
 
 class Broken(AssertionError):
@@ -172,7 +170,7 @@ async def _signal(run: Run, source: Agent, target: Agent) -> None:
     held = []
     await trio.sleep(run.drawn.signaling_s)
     if run.drawn.trickles:
-        target.set_remote_credentials(source.credentials)
+        target.set_remote_credentials(source.credentials, options=("renomination",))
     async for candidate in source.local_candidates():
         run.targets.add(candidate.address)
         await trio.sleep(run.drawn.signaling_s)
@@ -181,7 +179,7 @@ async def _signal(run: Run, source: Agent, target: Agent) -> None:
         else:
             held.append(candidate)
     if not run.drawn.trickles:
-        target.set_remote_credentials(source.credentials)
+        target.set_remote_credentials(source.credentials, options=("renomination",))
         for candidate in held:
             target.add_remote_candidate(candidate.to_sdp())
     target.add_remote_candidate(None)
@@ -263,19 +261,33 @@ async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
             raise Broken(f"wrong verdict: {kinds}")
         return
     await _await_agreement(run)
+    if expected.is_direct:
+        await _await_switch(run)
     pair = run.agents[0].selected_pair
     assert pair is not None
-    is_direct = "relay" not in (pair.local.type.value, pair.remote.type.value)
+    is_direct = _is_direct(pair)
     run.outcome.found = "direct" if is_direct else "relayed"
     run.outcome.is_lucky = not expected.is_possible or (is_direct and not expected.is_direct)
     if run.drawn.relay_only and pair.local.type.value != "relay":
         raise Broken(f"relay only, and yet {pair.local.type.value}")
     if expected.is_direct and not is_direct:
         run.outcome.is_settled_for_less = True
-        if SWITCHES and run.drawn.is_clean:
+        if run.drawn.is_clean:
             raise Broken(f"relayed where the oracle sees {sorted(expected.kinds)}: {_states(run)}")
     await _talk(run, b"first", TALK_WITHIN_S)
     await _disturb(run)
+
+
+def _is_direct(pair: ice.CandidatePair | None) -> bool:
+    return pair is not None and "relay" not in (pair.local.type.value, pair.remote.type.value)
+
+
+async def _await_switch(run: Run) -> None:
+    """Give the agents time to leave a relay for a direct path that was found later."""
+    with trio.move_on_after(SWITCH_WITHIN_S):
+        while not _is_direct(run.agents[0].selected_pair):
+            await trio.sleep(0.5)
+    await _await_agreement(run)
 
 
 def _lost_a_server(run: Run) -> bool:
