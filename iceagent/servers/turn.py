@@ -42,6 +42,7 @@ from iceagent.servers.turn_tls import Certificates
 from iceagent.servers.turn_udp import UdpListener
 
 TLS_PORT: Final = 5349  # RFC 8656 section 6
+_PORT_ATTEMPTS = 16  # at finding one port that is free for both UDP and TCP, when the system chooses
 Client = StreamClient | DtlsClient
 
 
@@ -271,7 +272,7 @@ class TurnService:
             OSError: an address is not ours or its port taken.
         """
         for address in (*self.options.listen, *self._discovery_addresses()):
-            sock = await self.network.open_udp(address.host, address.port)
+            sock = await self._open_udp(address)
             stack.callback(sock.close)
             bound = sock.local_address
             self._udp[bound] = sock
@@ -284,6 +285,21 @@ class TurnService:
             await self._listen_stream(address, None)
         if self.certificates is not None:
             await self._listen_tls(stack, self.certificates)
+
+    async def _open_udp(self, address: TransportAddress) -> UdpSocket:
+        """Bind; a port that the system chooses is one that TCP can have, too, where TCP listens beside UDP."""
+        for _ in range(_PORT_ATTEMPTS - 1):
+            sock = await self.network.open_udp(address.host, address.port)
+            if address.port or self.options.tcp_listen is not None or not isinstance(self.network, SystemNetwork):
+                return sock
+            try:
+                listener = await self.network.listen_tcp(address.host, sock.local_address.port)
+            except OSError:
+                sock.close()
+                continue
+            await listener.aclose()
+            return sock
+        return await self.network.open_udp(address.host, address.port)
 
     def _discovery_addresses(self) -> list[TransportAddress]:
         """Return where to listen beside `listen` for NAT behaviour discovery."""

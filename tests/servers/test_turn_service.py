@@ -25,6 +25,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import TurnLimits
 from iceagent.errors import LocalError
+from iceagent.net import SystemNetwork
 from iceagent.servers import TlsFiles, TurnOptions, TurnOptionsError, TurnService, open_turn_server
 from iceagent.servers.turn_metrics import serve_metrics
 
@@ -435,3 +436,20 @@ async def test_a_cancelled_server_leaves_no_relay_behind() -> None:
             await trio.sleep_forever()
     assert client_holds.is_set()
     assert not service.core.allocations
+
+
+async def test_a_port_of_the_systems_choice_is_free_for_tcp_too() -> None:
+    """The system's free UDP port may be a taken TCP port; a server that gives up there starts nine times of ten."""
+
+    class Unlucky(SystemNetwork):
+        refusals = 3
+
+        async def listen_tcp(self, host: str, port: int = 0) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
+            if Unlucky.refusals:
+                Unlucky.refusals -= 1
+                raise OSError(errno.EADDRINUSE, "taken")
+            return await super().listen_tcp(host, port)
+
+    async with open_turn_server(options(), network=Unlucky()) as service:
+        assert where(service, "udp").port == where(service, "tcp").port
+    assert Unlucky.refusals == 0
