@@ -45,6 +45,7 @@ def close_relay(state: ServerState, now: float, relay: Relay) -> None:
 def _give_back(state: ServerState, now: float, relay: Relay) -> None:
     if relay.is_open:
         del state.relays[relay.address]
+        state.note_departed(now, relay.address)
         relay.is_open = False
     state.pools[relay.bind.host].release(now, relay.bind.port)
     state.emit(CloseRelay(relay))

@@ -135,7 +135,7 @@ def peer_data_to_client(
     if allocation.state is not AllocationState.ACTIVE or allocation.permissions.get(remote.host, 0.0) <= now:
         state.counters["peer_without_permission"] += count
         return []
-    if state.policy.is_own(remote.host) and remote not in state.relays:
+    if state.policy.is_own(remote.host) and not state.was_relayed(now, remote):
         state.counters["peer_without_permission"] += count  # a permission for our own host is one for relays
         return []
     meter = allocation.meter

@@ -13,7 +13,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.stun.rate_limit import source_of
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
 from iceagent.core.turn.server.bandwidth import Meter
-from iceagent.core.turn.server.limits import MAX_PENDING_OUTPUT, TurnLimits
+from iceagent.core.turn.server.limits import LAST_WORDS_S, MAX_DEPARTED, MAX_PENDING_OUTPUT, TurnLimits
 from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
 
@@ -116,6 +116,7 @@ class ServerState:
     allocations: dict[ClientPath, Allocation] = field(default_factory=dict)
     flows: dict[tuple[str, TransportAddress], dict[TransportAddress, Allocation]] = field(default_factory=dict)
     relays: dict[TransportAddress, Relay] = field(default_factory=dict)
+    departed: dict[TransportAddress, float] = field(default_factory=dict)
     connections: dict[int, Connection] = field(default_factory=dict)
     data_paths: dict[ClientPath, Connection] = field(default_factory=dict)
     reservations: dict[bytes, Reservation] = field(default_factory=dict)
@@ -219,6 +220,18 @@ class ServerState:
                     del self.meters[one]
             meter = self.meters[user] = Meter(rate, rate * self.limits.burst_s, now)
         return meter
+
+    def note_departed(self, now: float, address: TransportAddress) -> None:
+        """Remember a relayed address that has ended: what it sent before may still be on its way to another relay."""
+        departed = self.departed
+        departed.pop(address, None)
+        while departed and (len(departed) >= MAX_DEPARTED or next(iter(departed.values())) <= now):
+            del departed[next(iter(departed))]  # oldest first
+        departed[address] = now + LAST_WORDS_S
+
+    def was_relayed(self, now: float, address: TransportAddress) -> bool:
+        """Tell whether an address is a relayed one of this server now, or was a moment ago."""
+        return address in self.relays or self.departed.get(address, 0.0) > now
 
     def is_relayed(self, address: TransportAddress) -> bool:
         """Tell whether an address is a relayed one of this server now."""
