@@ -272,7 +272,8 @@ class TurnService:
             OSError: an address is not ours or its port taken.
         """
         for address in (*self.options.listen, *self._discovery_addresses()):
-            sock = await self._open_udp(address)
+            address = await self._with_port(address)
+            sock = await self.network.open_udp(address.host, address.port)
             stack.callback(sock.close)
             bound = sock.local_address
             self._udp[bound] = sock
@@ -286,20 +287,21 @@ class TurnService:
         if self.certificates is not None:
             await self._listen_tls(stack, self.certificates)
 
-    async def _open_udp(self, address: TransportAddress) -> UdpSocket:
-        """Bind; a port that the system chooses is one that TCP can have, too, where TCP listens beside UDP."""
-        for _ in range(_PORT_ATTEMPTS - 1):
-            sock = await self.network.open_udp(address.host, address.port)
-            if address.port or self.options.tcp_listen is not None or not isinstance(self.network, SystemNetwork):
-                return sock
+    async def _with_port(self, address: TransportAddress) -> TransportAddress:
+        """Return `address`; if it names no port, with one that is free both for UDP and for TCP."""
+        if address.port or not isinstance(self.network, SystemNetwork):
+            return address
+        for _ in range(_PORT_ATTEMPTS):
+            sock = await self.network.open_udp(address.host)
             try:
                 listener = await self.network.listen_tcp(address.host, sock.local_address.port)
             except OSError:
-                sock.close()
                 continue
+            finally:
+                sock.close()
             await listener.aclose()
-            return sock
-        return await self.network.open_udp(address.host, address.port)
+            return sock.local_address
+        return address
 
     def _discovery_addresses(self) -> list[TransportAddress]:
         """Return where to listen beside `listen` for NAT behaviour discovery."""
@@ -327,7 +329,7 @@ class TurnService:
     async def _listen_tls(self, stack: AsyncExitStack, certificates: Certificates) -> None:
         default = [TransportAddress(one.host, TLS_PORT if one.port else 0) for one in self.options.listen]
         for address in self.options.tls_listen or dict.fromkeys(default):
-            bound = await self._listen_stream(address, certificates.tls)
+            bound = await self._listen_stream(await self._with_port(address), certificates.tls)
             if certificates.dtls is not None:
                 sock, bound = await bind_dtls(bound)
                 stack.callback(sock.close)
