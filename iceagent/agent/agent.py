@@ -12,7 +12,7 @@ from iceagent.agent.candidates import LateCandidates, LocalCandidates
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
-from iceagent.agent.explain import Verdict, explain
+from iceagent.agent.explain import Verdict, explain, relayed_because
 from iceagent.agent.gather import Gatherer
 from iceagent.agent.roaming import Roaming
 from iceagent.agent.statistics import AgentStatistics, collect_statistics
@@ -158,6 +158,14 @@ class Agent(trio.abc.Channel[bytes]):
         """How our relay is reached (`udp`, `tcp`, `tls` or `dtls`) if the selected pair uses one of ours, else None."""
         pair = self._driver.ice.selected_pair
         return None if pair is None else self._driver.relay_transports.get(pair.local.path_base)
+
+    @property
+    def relayed_because(self) -> str | None:
+        """Why the selected pair goes through a relay, in words for people; None if it does not."""
+        pair = self._driver.ice.selected_pair
+        if pair is None or ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type):
+            return None
+        return relayed_because(self._driver, self._config, pair)[0]
 
     @property
     def max_datagram_size(self) -> int:

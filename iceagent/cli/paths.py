@@ -29,4 +29,5 @@ def show_path(path: Path, output: Output) -> None:
         local=str(path.local),
         remote=str(path.remote),
         rtt_ms=None if path.rtt_s is None else round(path.rtt_s * 1000, 3),
+        because=path.because,
     )

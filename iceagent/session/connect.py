@@ -219,4 +219,5 @@ def _path_of(agent: Agent) -> Path | None:
         return None
     is_relayed = CandidateType.RELAY in (pair.local.type, pair.remote.type)
     transport = f"turn-{agent.relay_transport or 'udp'}" if is_relayed else pair.local.transport
-    return Path(not is_relayed, transport, pair.local.path_base, pair.remote.address, pair.rtt_s)
+    route = (not is_relayed, transport, pair.local.path_base, pair.remote.address)
+    return Path(*route, rtt_s=pair.rtt_s, because=agent.relayed_because)

@@ -12,7 +12,8 @@ class Path:
     """How the two sides reach each other now.
 
     `local` is the address here, before any NAT; `remote` is where datagrams are sent. `rtt_s` is the round trip in
-    seconds as the connectivity checks measured it, None before the first answer.
+    seconds as the connectivity checks measured it, None before the first answer. `because` is why a path that is not
+    direct is not, in words for people.
     """
 
     direct: bool
@@ -20,6 +21,7 @@ class Path:
     local: TransportAddress
     remote: TransportAddress
     rtt_s: float | None = None
+    because: str | None = None
 
     def same_route(self, other: Path | None) -> bool:
         """Tell whether only the round trip time differs."""
@@ -33,7 +35,8 @@ class Path:
     def __str__(self) -> str:
         kind = "direct" if self.direct else "relayed"
         rtt = "" if self.rtt_s is None else f" rtt {format_ms(self.rtt_s)} ms"
-        return f"{kind} {self.transport} {self.remote}{rtt}"
+        because = f" ({self.because})" if self.because else ""
+        return f"{kind} {self.transport} {self.remote}{rtt}{because}"
 
 
 def format_ms(seconds: float) -> str:

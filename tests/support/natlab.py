@@ -257,6 +257,9 @@ def judge(scenario: Scenario, outcome: Outcome) -> None:
     expected = {True: ("direct",), False: ("relayed",), None: ("direct", "relayed")}
     assert outcome.kind in expected[scenario.direct], story
     assert outcome.exits == (130, 0) or (scenario.internet.loss_percent and outcome.exits == (130, 130)), story
+    if outcome.kind == "relayed":
+        assert outcome.path is not None
+        assert outcome.path["because"], story
     if scenario.transport:
         assert outcome.path is not None
         assert outcome.path["transport"] == scenario.transport, story
