@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 HOST, OTHER = "127.0.0.1", "127.0.0.2"
 USER, PASSWORD, MESSAGES = "george", "interop secret", 10
+FAMILY_ATTEMPTS = 12  # one in three meets the family it has released
 DTLS_ATTEMPTS = 12  # the client takes DTLS 1.0 or 1.2 by chance, and RFC 8996 forbids the older one
 
 
@@ -145,7 +146,10 @@ def test_uclient_with_tcp_relays(place: Place, secure: bool) -> None:
 
 
 def test_uclient_with_both_families(tmp_path: Path) -> None:
-    """ADDITIONAL-ADDRESS-FAMILY: one allocation with two relayed addresses, refreshed and released by family."""
+    """ADDITIONAL-ADDRESS-FAMILY: one allocation with two relayed addresses, refreshed and released by family.
+
+    The client releases one family, the other or none by lot; where it is the peer's, 443 is the right answer to it.
+    """
     needs("turnutils_uclient", "turnutils_peer")
     try:
         port, peer = free_port(socket.SOCK_STREAM, "::1"), free_port(socket.SOCK_DGRAM, "::1")
@@ -156,7 +160,11 @@ def test_uclient_with_both_families(tmp_path: Path) -> None:
         processes() as run,
     ):
         run.start("turnutils_peer", "-L", HOST, "-L", "::1", "-p", str(peer))
-        check(Place(HOST, port, 0, peer).run("-Z"))
+        for _ in range(FAMILY_ATTEMPTS):
+            done = Place(HOST, port, 0, peer).run("-Z")
+            if "error 443" not in done.stdout:
+                break
+        check(done)
 
 
 def test_stunclient_learns_its_address(place: Place) -> None:
