@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -16,7 +15,9 @@ from OpenSSL.crypto import X509
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch
+from iceagent.net.send_queue import SendQueue
 from iceagent.net.sockaddr import bind_sockaddr
+from iceagent.net.turn_transport import CLOSED
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 SEND_QUEUE: Final = 256  # datagrams that may wait for the writer
@@ -43,12 +44,8 @@ class DtlsTransport:
         self._channel = channel
         self._local = local
         self._server = server
-        self._outgoing: deque[bytes] = deque()
-        self._writer = trio.lowlevel.ParkingLot()
-        self._senders = trio.lowlevel.ParkingLot()
-        self._order = trio.StrictFIFOLock()
+        self._queue = SendQueue(SEND_QUEUE, lambda message: 1, CLOSED)
         self._scope = trio.CancelScope()
-        self._closed = False
 
     @property
     def local_address(self) -> TransportAddress:
@@ -64,14 +61,11 @@ class DtlsTransport:
         """Write what is queued, until closed."""
         try:
             with self._scope:
-                while not self._closed:
-                    if not self._outgoing:
-                        await self._writer.park()
-                        continue
-                    message = self._outgoing.popleft()
-                    with contextlib.suppress(OSError):  # too large, unreachable: UDP promises nothing
-                        await self._channel.send(message)
-                    self._senders.unpark_all()
+                while True:
+                    for message in await self._queue.take():
+                        with contextlib.suppress(OSError):  # too large, unreachable: UDP promises nothing
+                            await self._channel.send(message)
+                        self._queue.written((message,))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader meets the same, and tells
         finally:
@@ -79,24 +73,15 @@ class DtlsTransport:
 
     def send_nowait(self, messages: Sequence[bytes]) -> int:
         """Queue what there is room for."""
-        self._check_open()
-        taken = min(len(messages), SEND_QUEUE - len(self._outgoing))
-        self._outgoing.extend(messages[:taken])
-        self._writer.unpark_all()
-        return taken
+        return self._queue.send_nowait(messages)
 
     async def send(self, messages: Sequence[bytes]) -> None:
         """Queue all, waiting for room; senders take their turns in order."""
-        await trio.lowlevel.checkpoint()
-        async with self._order:
-            taken = self.send_nowait(messages)
-            while taken < len(messages):
-                await self._senders.park()
-                taken += self.send_nowait(messages[taken:])
+        await self._queue.send(messages)
 
     async def receive(self) -> list[Batch]:
         """Wait for a message."""
-        self._check_open()
+        self._queue.check_open()
         message = await self._channel.receive()
         return [Batch(self._server, message, len(message) or 1)]
 
@@ -106,15 +91,10 @@ class DtlsTransport:
 
     def close(self) -> None:
         """Close channel and socket."""
-        if not self._closed:
-            self._closed = True
+        if not self._queue.closed:
+            self._queue.close()
             self._scope.cancel()
-            self._senders.unpark_all()
             self._endpoint.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the connection to the TURN server is closed")
 
 
 async def open_dtls(

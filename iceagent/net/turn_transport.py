@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final, Protocol
@@ -12,9 +11,11 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.send_queue import SendQueue
 
 STREAM_BUFFER: Final = 256 * 1024
 """Bytes that may wait for a stream before senders do; a few round trips' worth, since more would only add delay."""
+CLOSED: Final = "the connection to the TURN server is closed"
 _READ_SIZE: Final = 65536
 
 
@@ -130,13 +131,8 @@ class StreamTransport:
         self._local = local
         self._server = server
         self._frames = turn.StreamFrames()
-        self._outgoing: deque[bytes] = deque()
-        self._size = 0
-        self._writer = trio.lowlevel.ParkingLot()
-        self._senders = trio.lowlevel.ParkingLot()
-        self._order = trio.StrictFIFOLock()
+        self._queue = SendQueue(STREAM_BUFFER, len, CLOSED)
         self._scope = trio.CancelScope()
-        self._closed = False
 
     @property
     def local_address(self) -> TransportAddress:
@@ -152,15 +148,10 @@ class StreamTransport:
         """Write what is queued, until closed or cut off."""
         try:
             with self._scope:
-                while not self._closed:
-                    if not self._outgoing:
-                        await self._writer.park()
-                        continue
-                    data = b"".join(self._outgoing)
-                    self._outgoing.clear()
-                    await self._stream.send_all(data)
-                    self._size -= len(data)
-                    self._senders.unpark_all()
+                while True:
+                    messages = await self._queue.take()
+                    await self._stream.send_all(b"".join(messages))
+                    self._queue.written(messages)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             pass  # the reader meets the same, and tells
         finally:
@@ -169,31 +160,16 @@ class StreamTransport:
 
     def send_nowait(self, messages: Sequence[bytes]) -> int:
         """Queue what there is room for; a single message always fits into an empty buffer."""
-        self._check_open()
-        taken = 0
-        for message in messages:
-            if self._size and self._size + len(message) > STREAM_BUFFER:
-                break
-            self._outgoing.append(message)
-            self._size += len(message)
-            taken += 1
-        if taken:
-            self._writer.unpark_all()
-        return taken
+        return self._queue.send_nowait(messages)
 
     async def send(self, messages: Sequence[bytes]) -> None:
         """Queue all, waiting for room; senders take their turns in order."""
-        await trio.lowlevel.checkpoint()
-        async with self._order:
-            taken = self.send_nowait(messages)
-            while taken < len(messages):
-                await self._senders.park()
-                taken += self.send_nowait(messages[taken:])
+        await self._queue.send(messages)
 
     async def receive(self) -> list[Batch]:
         """Wait for whole messages; neighbours of one length make one batch."""
         while True:
-            self._check_open()
+            self._queue.check_open()
             try:
                 data = await self._stream.receive_some(_READ_SIZE)
             except OSError as error:
@@ -212,14 +188,8 @@ class StreamTransport:
 
     def close(self) -> None:
         """Stop writing and reading; `run` closes the stream."""
-        if not self._closed:
-            self._closed = True
-            self._scope.cancel()
-            self._senders.unpark_all()
+        self._queue.close()
+        self._scope.cancel()
 
     def _batch(self, size: int, frames: list[bytes]) -> Batch:
         return Batch(self._server, frames[0] if len(frames) == 1 else b"".join(frames), size)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the connection to the TURN server is closed")
