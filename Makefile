@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick natlab interop sim bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick natlab interop matrix sim bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -45,6 +45,10 @@ interop: $(STAMP) build/interop/.installed
 
 build/interop/.installed: tests/interop/install $(STAMP)
 	tests/interop/install $(BIN)/python build/interop
+
+# Every pair of NAT behaviours in the virtual network, and what the oracle says; writes build/matrix.json.
+matrix: $(STAMP)
+	$(BIN)/python tests/vnet/matrix.py
 
 # Worlds drawn from seeds, and what must hold in each (docs/vnet.md); a failing seed prints the line that repeats it.
 SEEDS ?= 200
