@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from iceagent.agent.clock import Alarm, clock
 from iceagent.agent.events import AgentEvent, DestinationUnreachable
 from iceagent.agent.inbox import Inbox
 from iceagent.agent.queries import Queries
@@ -55,8 +56,7 @@ class Driver:
         """Told of each address of the peer's, so that relays let its checks pass before ours go there."""
         self._activity = core.activity
         self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
-        self._kick = trio.Event()
-        self._wakes_at = -math.inf  # nothing kicks before `run` sleeps
+        self._alarm: Alarm | None = None  # until `run`
 
     # Changing the core
 
@@ -84,7 +84,8 @@ class Driver:
             sock.close()
         self.inbox.end(lambda: trio.ClosedResourceError("this agent is closed"), discard=True)
         self.timeline.end()
-        self._kick.set()
+        if self._alarm is not None:
+            self._alarm.set(math.inf)
         self.changed.unpark_all()
 
     def note_sending(self) -> None:
@@ -94,20 +95,23 @@ class Driver:
         """
         if self._activity.unheard_since is None:
             self._activity.unheard_since = now = trio.current_time()
-            if now + DATA_SUSPICION_MIN_S < self._wakes_at:
-                self._kick.set()
+            if self._alarm is not None and now + DATA_SUSPICION_MIN_S < self._alarm.at:
+                self._alarm.set(self._next_timeout())
 
     # Waiting
 
     async def run(self) -> None:
-        """Sleep until the core or a query is due, or told to look again: the agent's one timer."""
-        while not self.closed:
-            self._kick = trio.Event()
-            self._wakes_at = self._next_timeout()
-            with trio.move_on_at(self._wakes_at):
-                await self._kick.wait()
-            if not self.closed:
-                self._settle(trio.current_time())
+        """Do what is due when it is, until cancelled: the agent's one timer."""
+        if self.closed:
+            return
+        timers = clock()
+        self._alarm = timers.alarm(self._on_timer)
+        self._alarm.set(self._next_timeout())
+        await timers.serve(self._alarm)
+
+    def _on_timer(self) -> None:
+        if not self.closed:
+            self._settle(trio.current_time())
 
     async def receive_from(self, base: TransportAddress) -> None:
         """Receive at one socket until it is closed."""
@@ -172,8 +176,8 @@ class Driver:
         while (transmit := self.queries.poll_transmit()) is not None:
             self._transmit(transmit.local, transmit.remote, transmit.data)
         self._drain_events(now)
-        if self._next_timeout() < self._wakes_at:
-            self._kick.set()
+        if self._alarm is not None:
+            self._alarm.set(self._next_timeout())
 
     def _next_timeout(self) -> float:
         dues = (self.ice.next_timeout(), self.queries.next_timeout())

@@ -48,7 +48,7 @@ class ConsentKeeper:
             return
         if now >= self._next_at:
             context.start_check(now, self._pair, CheckKind.CONSENT)
-            self._next_at = now + self._interval_s()
+            self._next_at = self._next_check_at(now)
             if self._unanswered_since is None:
                 self._unanswered_since = now
         if self._probe is not None and now >= self._probe.expires_at:
@@ -166,7 +166,7 @@ class ConsentKeeper:
         if pair is not self._pair:
             self._pair = pair
             # A backup that takes over may have answered last long ago: then its consent is checked at once.
-            self._next_at = now if pair is None else max(now, pair.last_response_at + self._interval_s())
+            self._next_at = now if pair is None else max(now, self._next_check_at(pair.last_response_at))
             self._quiet()
 
     def _expires_at(self) -> float:
@@ -205,7 +205,12 @@ class ConsentKeeper:
             if pair is not self._pair and pair.state is PairState.SUCCEEDED:
                 checklist.trigger(pair)
 
-    def _interval_s(self) -> float:
-        # RFC 7675 section 5.1: 0.8 to 1.2 times the basic period, at random.
+    def _next_check_at(self, now: float) -> float:
+        # RFC 7675 section 5.1: 0.8 to 1.2 times the basic period, at random. The times of all agents fall on one grid,
+        # so that a thousand of them wake their process a few times a second and not two hundred times.
+        period_s = self._context.config.consent_interval_s
         part = int.from_bytes(self._context.randbytes(4), "big") / 2**32
-        return self._context.config.consent_interval_s * (1 + constants.CONSENT_JITTER * (2 * part - 1))
+        at = now + period_s * (1 + constants.CONSENT_JITTER * (2 * part - 1))
+        at -= at % constants.CONSENT_GRID_S
+        earliest = now + period_s * (1 - constants.CONSENT_JITTER)
+        return at if at >= earliest else at + constants.CONSENT_GRID_S
