@@ -19,7 +19,7 @@ from iceagent import Agent, AgentConfig, Credentials, IceServer, Role, open_agen
 
 async def describe(agent: Agent) -> str:
     """Return all that a peer must know, as one line."""
-    candidates = [candidate.to_sdp() async for candidate in agent.local_candidates()]
+    candidates = [candidate.to_sdp() for candidate in await agent.wait_gathered()]
     ufrag, pwd = agent.credentials.ufrag, agent.credentials.pwd
     return json.dumps({"ufrag": ufrag, "pwd": pwd, "candidates": candidates})
 

@@ -7,6 +7,7 @@ from iceagent.agent.config import AgentConfig, IceServer
 from iceagent.agent.events import (
     AgentEvent,
     DestinationUnreachable,
+    GatheringEnough,
     GatheringFinished,
     PortMapped,
     PortMappingFailed,
@@ -33,6 +34,7 @@ __all__ = [
     "CandidateType",
     "Credentials",
     "DestinationUnreachable",
+    "GatheringEnough",
     "GatheringFinished",
     "IceServer",
     "PairState",

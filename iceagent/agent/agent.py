@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from iceagent.agent.candidates import LateCandidates, LocalCandidates
+from iceagent.agent.candidates import LateCandidates, LocalCandidates, signalled
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
@@ -74,12 +74,27 @@ class Agent(trio.abc.Channel[bytes]):
         return LocalCandidates(self._driver, self._gatherer)
 
     def late_candidates(self) -> AsyncIterator[ice.Candidate]:
-        """Iterate over the relayed candidates that come after end-of-candidates, until the agent closes.
+        """Iterate over the candidates that come after end-of-candidates, until the agent closes.
 
-        A TURN server that was restarted gives another address; the peer finds it by itself only where one of the two
-        is not behind a NAT that maps per destination, so it is worth telling.
+        An answer of a server that was slow, a mapped port, the address of a new interface, or that of a TURN server
+        that was restarted. RFC 8838 section 13 has none follow the end, so a strict peer ignores them (and may yet be
+        found by our checks); agents of this kind take them. With `AgentConfig.full_trickle` few remain.
         """
         return LateCandidates(self._driver, self._gatherer)
+
+    async def wait_gathered(self) -> list[ice.Candidate]:
+        """Wait until the candidates that are likely to come have come; return those to carry to the peer.
+
+        For signaling in one message. It waits for the answer of one server per IP version and for one relay, if there
+        are such servers; for silent ones 1 s if anything else answers, else `gather_budget_s`. What comes later comes
+        out of `local_candidates()`, and is worth carrying. After a restart it waits for the new candidates.
+
+        Raises:
+            trio.ClosedResourceError: the agent is closed.
+        """
+        await self._gatherer.wait_enough()
+        self._check_open()
+        return signalled(self._driver)
 
     def set_remote_credentials(
         self, credentials: ice.Credentials, *, lite: bool = False, options: Collection[str] = ()

@@ -25,9 +25,9 @@ class LocalCandidates:
     async def __anext__(self) -> ice.Candidate:
         await trio.lowlevel.checkpoint()
         while self._driver.ice.generation == self._generation:
-            for candidate in self._driver.ice.local_candidates:
+            for candidate in signalled(self._driver):
                 key = (candidate.address, candidate.path_base)
-                if _is_signalled(candidate) and key not in self._told:
+                if key not in self._told:
                     self._told.add(key)
                     return candidate
             if self._gatherer.finished or self._driver.closed:
@@ -37,12 +37,13 @@ class LocalCandidates:
 
 
 class LateCandidates:
-    """One reader's place among the relayed candidates found after gathering was over."""
+    """One reader's place among the candidates found after the end of candidates of their generation."""
 
     def __init__(self, driver: Driver, gatherer: Gatherer) -> None:
         self._driver = driver
         self._gatherer = gatherer
-        self._told: set[TransportAddress] | None = None
+        self._generation = -1
+        self._told: set[tuple[TransportAddress, TransportAddress]] = set()
 
     def __aiter__(self) -> LateCandidates:
         return self
@@ -51,15 +52,21 @@ class LateCandidates:
         await trio.lowlevel.checkpoint()
         while not self._driver.closed:
             if self._gatherer.finished:
-                relayed = [one for one in self._driver.ice.local_candidates if one.type is ice.CandidateType.RELAY]
-                if self._told is None:
+                if self._generation != self._driver.ice.generation:
+                    self._generation = self._driver.ice.generation
                     self._told = set(self._gatherer.told_in_time)
-                for candidate in relayed:
-                    if candidate.address not in self._told:
-                        self._told.add(candidate.address)
+                for candidate in signalled(self._driver):
+                    key = (candidate.address, candidate.path_base)
+                    if key not in self._told:
+                        self._told.add(key)
                         return candidate
             await self._driver.changed.park()
         raise StopAsyncIteration
+
+
+def signalled(driver: Driver) -> list[ice.Candidate]:
+    """Return the candidates found so far that the peer is to be told."""
+    return [candidate for candidate in driver.ice.local_candidates if _is_signalled(candidate)]
 
 
 def _is_signalled(candidate: ice.Candidate) -> bool:

@@ -129,7 +129,10 @@ class AgentConfig:
         port_range: lowest and highest local port, both included; None lets the system choose.
         include_loopback: whether loopback addresses are candidates; None: only if there is no other address.
         ta: pacing of checks, seconds; None for the default of RFC 8445 section 14.2.
-        gather_budget_s: seconds granted to each server and family, name lookup included.
+        gather_budget_s: seconds granted to each server and family, name lookup included, before its silence counts as
+            failure. An answer that comes later is a candidate all the same.
+        full_trickle: each candidate is carried to the peer as it comes, and nobody waits for the last: then
+            end-of-candidates waits for whatever may still come, 39.5 s at most. Else it waits for the budgets only.
         receive_queue: bytes that may wait to be received; what comes when it is full is dropped and counted.
         credentials: our ufrag and password; None makes fresh ones.
         proxy: `http://[USER:PASSWORD@]HOST:PORT` or `socks5://…`, through which TURN over TCP and TLS is tried when
@@ -154,6 +157,7 @@ class AgentConfig:
     include_loopback: bool | None = None
     ta: float | None = None
     gather_budget_s: float = GATHER_BUDGET_S
+    full_trickle: bool = False
     receive_queue: int = RECEIVE_QUEUE
     credentials: Credentials | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)

@@ -61,6 +61,14 @@ class RelayLost:
 
 
 @dataclass(frozen=True, slots=True)
+class GatheringEnough:
+    """The candidates that are likely to come have come; `missing` names what was silent (`srflx IPv6`, `relay`)."""
+
+    candidates: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GatheringFinished:
     """No local candidate follows."""
 
@@ -112,6 +120,7 @@ AgentEvent: TypeAlias = (
     | RelayAllocated
     | RelayFailed
     | RelayLost
+    | GatheringEnough
     | GatheringFinished
     | DestinationUnreachable
     | PortMapped

@@ -1,4 +1,7 @@
-"""Gathering: host candidates at once, each STUN server by itself, so that a dead one delays nothing.
+"""Gathering: host candidates at once, servers beside each other, and two moments that are told: enough, and the end.
+
+Enough is for those who carry all candidates in one message: nothing that is likely to come is missing. The end is
+RFC 8838's end-of-candidates.
 
 Source: RFC 8445 section 5.1, RFC 8838 section 9.
 """
@@ -6,35 +9,29 @@ Source: RFC 8445 section 5.1, RFC 8838 section 9.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
 
 from iceagent.agent.addresses import choose_addresses
-from iceagent.agent.config import AgentConfig, IceServer
+from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import GatheringFinished, ServerAnswered, ServerFailed
-from iceagent.agent.portmap import PortMappings
+from iceagent.agent.events import GatheringEnough, GatheringFinished
+from iceagent.agent.portmap import PORT_MAPPING_BUDGET_S, PortMappings
+from iceagent.agent.reflexive import QUESTION_S, Base, Reflexive
 from iceagent.agent.relay import Relays
 from iceagent.core import ice
-from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.constants import KEEPALIVE_S, TA_MIN_S
+from iceagent.core.address import TransportAddress
+from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import LocalError
 from iceagent.net.api import Network, UdpSocket
 
 logger = logging.getLogger("iceagent.agent")
 
+ENOUGH_GRACE_S: Final = 1.0
+"""Ours: a request lost is repeated after 0.5 s; a server still silent then is thought dead if others answer."""
 _BEST_PREFERENCE: Final = 65535  # RFC 8445 section 5.1.2.1
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """A bound socket and the local preference of its candidates, unique per address (trap 23)."""
-
-    address: TransportAddress
-    local_preference: int
 
 
 class Gatherer:
@@ -53,12 +50,15 @@ class Gatherer:
         self.bases: list[Base] = []
         self._bases_made = 0
         self.addresses_seen = 0
+        self.enough = False
         self.finished = False
-        self.told_in_time: frozenset[TransportAddress] = frozenset()
+        self.told_in_time: frozenset[tuple[TransportAddress, TransportAddress]] = frozenset()
+        """Address and base of each candidate that came before the end."""
+        self._round = trio.CancelScope()
+        self.reflexive = Reflexive(network, config, driver, lambda: self.bases)
         self.port_mappings = PortMappings(network, config, driver)
         self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
         self._relay_hosts: dict[int, str] = {}
-        self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
 
     async def open_bases(self) -> None:
         """Bind a socket to each usable address and make each a host candidate.
@@ -97,43 +97,89 @@ class Gatherer:
 
     def begin_again(self) -> None:
         """Take note that a restart asks for candidates anew; `run` is to follow."""
-        self.finished = False
+        self.enough = self.finished = False
 
     async def run(self) -> None:
-        """Ask all servers, then tell the core that no candidate follows; then keep the mapped addresses alive.
+        """Ask all servers; tell when there is enough, and when no candidate follows; keep mapped addresses alive.
 
-        A restart that comes in between leaves the end to the run that follows it.
+        A run that begins while another one goes on takes its place. A restart that comes in between leaves the end to
+        the run that follows it.
         """
+        self._round.cancel()
         generation = self._driver.ice.generation
+        with trio.CancelScope() as self._round:
+            async with trio.open_nursery() as nursery:
+                for question in self.reflexive.begin():
+                    nursery.start_soon(self.reflexive.ask, question)
+                nursery.start_soon(self._tell_enough, generation)
+                await self._wait_end()
+                if self._driver.ice.generation != generation:
+                    return
+                self._finish()
+                nursery.start_soon(self._keep_alive)
+
+    async def wait_enough(self) -> None:
+        """Wait until what is likely to come has come, in the present generation; see `GatheringEnough`."""
+        await trio.lowlevel.checkpoint()
+        while not self.enough and not self._driver.closed:
+            await self._driver.changed.park()
+
+    async def _tell_enough(self, generation: int) -> None:
+        """Take note of enough as soon as it is known.
+
+        That is once some server of each family has answered about all our sockets of it, and a relay stands, if there
+        are TURN servers; a family whose servers have all failed, and relays that have, are not waited for. What is
+        silent is: until `ENOUGH_GRACE_S` where anything else has answered, which one lost packet does not outlast,
+        and until the budget where nothing has.
+        """
+        started_at = trio.current_time()
+        while missing := self._missing():
+            answered = self.reflexive.has_answer or bool(self.relays.allocations)
+            patience_s = min(ENOUGH_GRACE_S, self._budget_s) if answered else self._budget_s
+            if trio.current_time() >= started_at + patience_s:
+                break
+            with trio.move_on_at(started_at + patience_s):
+                await self._driver.changed.park()
+        if self._driver.ice.generation == generation and not self.enough:
+            self.enough = True
+            self._driver.note(GatheringEnough(len(self._driver.ice.local_candidates), tuple(missing)))
+
+    def _missing(self) -> list[str]:
+        missing = [f"srflx IPv{family}" for family in sorted(self.reflexive.unanswered_families())]
+        if not self.relays.allocations and not self.relays.is_settled:
+            missing.append("relay")
+        return missing
+
+    @property
+    def _budget_s(self) -> float:
+        return min(self._config.gather_budget_s, QUESTION_S)
+
+    async def _wait_end(self) -> None:
+        """Wait until the end of candidates may be told.
+
+        With full trickle that is when nothing can come any more, so that all candidates precede it, as RFC 8838
+        section 13 has it. Without, somebody may be waiting for the end before he tells anything; then what is silent
+        has its budget and no more, and what comes later is for `late_candidates`.
+        """
+        patient = self._config.full_trickle
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_relays)
-            nursery.start_soon(self.port_mappings.wait_settled)
-            for server in self._stun_servers():
-                for family in self._families(server):
-                    nursery.start_soon(self._ask, server, family)
-        if self._driver.ice.generation != generation:
-            return
+            nursery.start_soon(_within, QUESTION_S if patient else self._budget_s, self.relays.wait_settled)
+            budget_s = QUESTION_S if patient else PORT_MAPPING_BUDGET_S
+            nursery.start_soon(_within, budget_s, self.port_mappings.wait_settled)
+            while any(not (question.over or (question.late and not patient)) for question in self.reflexive.questions):
+                await self._driver.changed.park()
+
+    def _finish(self) -> None:
+        if self.finished:
+            return  # the network has changed since; the end has been told, once and for all of this generation
         self.finished = True
-        self.told_in_time = frozenset(candidate.address for candidate in self._driver.ice.local_candidates)
+        self.told_in_time = frozenset((one.address, one.path_base) for one in self._driver.ice.local_candidates)
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
         self._driver.mutate(self._driver.ice.end_of_local_candidates)
-        await self._keep_alive()
 
     async def map_ports(self) -> None:
         """Keep our ports mapped at the gateway, until cancelled."""
         await self.port_mappings.run([(base.address, base.local_preference) for base in self.bases])
-
-    async def _wait_relays(self) -> None:
-        with trio.move_on_after(self._config.gather_budget_s):
-            await self.relays.wait_settled()
-
-    def _stun_servers(self) -> list[IceServer]:
-        """Return whom to ask for our mapped addresses: a TURN server over UDP is a STUN server, too."""
-        found: dict[tuple[str, int], IceServer] = {}
-        for server in self._config.servers:
-            if not server.is_turn or "udp" in server.transports():
-                found.setdefault(server.endpoint(), server)
-        return list(found.values())
 
     def _relay_host(self, family: int) -> str | None:
         """Return the local address of connections to relays; None leaves it to the system's routes."""
@@ -171,92 +217,15 @@ class Gatherer:
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
         return base
 
-    # Server-reflexive candidates
-
-    def _families(self, server: IceServer) -> list[int]:
-        """Return the families to ask a server in: those of our sockets, or for a literal its own alone."""
-        ours = sorted({base.address.family for base in self.bases})
-        try:
-            literal = make_address(*server.endpoint()).family
-        except ValueError:
-            return ours
-        return [family for family in ours if family == literal]
-
-    async def _ask(self, server: IceServer, family: int) -> None:
-        """Ask one server about all our sockets of one family, within one budget; trap 21."""
-        answered: set[TransportAddress] = set()
-        target: TransportAddress | None = None
-        bases = [base for base in self.bases if base.address.family == family]
-        with trio.move_on_after(self._config.gather_budget_s) as budget:
-            target = await self._resolve(server, family)
-            if target is None:
-                return
-            bases = [base for base in bases if _can_reach(base.address, target)]
-            async with trio.open_nursery() as nursery:
-                for number, base in enumerate(bases):
-                    nursery.start_soon(self._ask_from, server, target, base, number * TA_MIN_S, answered)
-        if not budget.cancelled_caught:
-            return
-        reason = f"no answer within {self._config.gather_budget_s:g} s"
-        if target is None:
-            self._driver.note(ServerFailed(server.url, family, None, f"name lookup: {reason}"))
-        for base in bases if target is not None else ():
-            if base.address not in answered:
-                self._driver.note(ServerFailed(server.url, family, base.address, reason))
-
-    async def _resolve(self, server: IceServer, family: int) -> TransportAddress | None:
-        host, port = server.endpoint()
-        try:
-            found = await self._network.resolve(host, port, family=family)
-        except OSError as error:
-            found = []
-            reason = f"name lookup: {error}"
-        else:
-            reason = f"no IPv{family} address"
-        if not found:
-            self._driver.note(ServerFailed(server.url, family, None, reason))
-            return None
-        return found[0]
-
-    async def _ask_from(
-        self, server: IceServer, target: TransportAddress, base: Base, delay_s: float, answered: set[TransportAddress]
-    ) -> None:
-        """Learn how `target` sees one socket.
-
-        The requests of one server start 5 ms apart, as RFC 8445 section 14.2 asks of new transactions at the least;
-        servers do not wait for each other, lest a dead one delay a live one.
-        """
-        await trio.sleep(delay_s)
-        query = self._driver.queries.start(trio.current_time(), base.address, target)
-        try:
-            self._driver.mutate(lambda now: None)
-            await query.done.wait()
-        finally:
-            self._driver.queries.cancel(query)
-        answered.add(base.address)
-        if query.mapped is None:
-            self._driver.note(ServerFailed(server.url, base.address.family, base.address, query.failure))
-            return
-        rtt_s = trio.current_time() - query.started_at
-        self._driver.note(ServerAnswered(server.url, base.address, query.mapped, rtt_s))
-        self._add_mapped(query.mapped, base, target)
-
-    def _add_mapped(self, mapped: TransportAddress, base: Base, server: TransportAddress) -> None:
-        self._mapped[base.address, server] = None
-        if mapped == base.address:
-            return  # no NAT in between: redundant with the host candidate (RFC 8445 section 5.1.3)
-        candidate = ice.srflx_candidate(mapped, base.address, server.host, base.local_preference)
-        self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
-
     async def _keep_alive(self) -> None:
         """Keep NAT bindings open until a pair is selected; from then on checks of consent do.
 
         Source: RFC 8445 section 5.1.1.4.
         """
-        while self._mapped and self._driver.ice.state in _UNDECIDED:
+        while self._driver.ice.state in _UNDECIDED:
             await trio.sleep(KEEPALIVE_S)
             if self._driver.ice.state in _UNDECIDED:
-                for base, server in self._mapped:
+                for base, server in self.reflexive.paths():
                     self._driver.queries.keep_alive(base, server)
                 self._driver.mutate(lambda now: None)
 
@@ -264,10 +233,6 @@ class Gatherer:
 _UNDECIDED: Final = frozenset({ice.AgentState.NEW, ice.AgentState.CHECKING, ice.AgentState.CONNECTED})
 
 
-def _can_reach(base: TransportAddress, server: TransportAddress) -> bool:
-    """Return whether a packet from `base` can get to `server` at all: loopback and link-local stay among themselves."""
-    here, there = base.ip, server.ip
-    return (here.is_loopback, here.is_link_local) in (
-        (there.is_loopback, there.is_link_local),
-        (False, there.is_link_local),
-    )
+async def _within(seconds: float, wait: Callable[[], Awaitable[None]]) -> None:
+    with trio.move_on_after(seconds):
+        await wait()

@@ -66,9 +66,8 @@ class PortMappings:
                 nursery.start_soon(self._map, base, preference)
 
     async def wait_settled(self) -> None:
-        """Wait until every base is mapped or will not be, for at most `PORT_MAPPING_BUDGET_S`."""
-        with trio.move_on_after(PORT_MAPPING_BUDGET_S):
-            await self._settled.wait()
+        """Wait until every base is mapped or will not be. It may be cancelled by a budget."""
+        await self._settled.wait()
 
     async def _map(self, base: TransportAddress, preference: int) -> None:
         told: set[TransportAddress] = set()

@@ -129,10 +129,12 @@ class Relays:
         It may be cancelled by a budget.
         """
         await trio.lowlevel.checkpoint()
-        while not self._is_settled():
+        while not self.is_settled:
             await self._changed.park()
 
-    def _is_settled(self) -> bool:
+    @property
+    def is_settled(self) -> bool:
+        """Whether no relayed candidate is to be expected soon."""
         if not self.is_wanted:
             return True
         if not self._progress:

@@ -129,7 +129,7 @@ async def _establish(
     """
     is_inviter = channel.role == "inviter"
     role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
-    config = replace(config, auto_restart=True)
+    config = replace(config, auto_restart=True, full_trickle=True)
     async with open_agent(config, role=role) as agent, open_background() as nursery:
         signaling = _Signaling(channel, agent, identity.fingerprint)
         fingerprint = await signaling.find_path(nursery)
@@ -171,8 +171,8 @@ class _Signaling:
             peers = description.fingerprint
             nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent, peers))
             nursery.start_soon(self._tolerate, lambda: send_restarts(self._channel, self._agent, self._fingerprint))
-            await self._wait_connected()
             nursery.start_soon(self._tolerate, lambda: send_late_candidates(self._channel, self._agent))
+            await self._wait_connected()
         except BaseException:
             self._channel.close()  # the other side need not wait for what will not come
             raise

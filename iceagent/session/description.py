@@ -127,7 +127,7 @@ async def receive_description(channel: SealedChannel) -> Description:
 
 
 async def send_late_candidates(channel: SealedChannel, agent: Agent) -> None:
-    """Tell the peer of the relayed candidates that come after the end: those of a TURN server that was restarted.
+    """Tell the peer of the candidates that come after the end, such as that of a TURN server that was restarted.
 
     RFC 8838 section 13 lets none follow the end. But without the new address two peers that are both relayed could
     not meet again; a peer of an earlier version does not listen any more.

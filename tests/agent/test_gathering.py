@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from iceagent.agent import (
     VerdictKind,
     open_agent,
 )
+from iceagent.agent.reflexive import QUESTION_S
 from iceagent.core import ice, stun
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import NetworkError
@@ -36,25 +39,34 @@ def config_for(host: virtual.Host, *servers: IceServer, **options: Any) -> Agent
 class Internet:
     """A STUN server that answers, a host that is silent, and two homes behind NATs."""
 
-    def __init__(self, vnet: Any) -> None:
-        self.net: virtual.Network = vnet()
-        self.server = self.net.host(self.net.internet, name="stun.example")
-        self.silent = self.net.host(self.net.internet, name="dead.example")
-        homes = [self.net.router(self.net.internet, nat=virtual.PORT_RESTRICTED) for _ in range(2)]
-        self.alice, self.bob = (self.net.host(home) for home in homes)
+    def __init__(self, net: virtual.Network) -> None:
+        self.net = net
+        self.server = net.host(net.internet, name="stun.example")
+        self.silent = net.host(net.internet, name="dead.example")
+        homes = [net.router(net.internet, nat=virtual.PORT_RESTRICTED) for _ in range(2)]
+        self.alice, self.bob = (net.host(home) for home in homes)
 
-    async def serve(self, answer_stun: Any, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        async with trio.open_nursery() as nursery:
-            silent = await self.silent.open_udp(self.silent.address, 3478)
-            sock = await self.server.open_udp(self.server.address, 3478)
-            task_status.started()
-            try:
-                nursery.start_soon(answer_stun, sock)
-                await trio.sleep_forever()
-            finally:
-                sock.close()
-                silent.close()
-                nursery.cancel_scope.cancel()
+
+@asynccontextmanager
+async def internet(vnet: Any, answer_stun: Any) -> AsyncIterator[Internet]:
+    world = Internet(vnet())
+    async with world.net, trio.open_nursery() as nursery:
+        with (
+            closing(await world.silent.open_udp(world.silent.address, 3478)),
+            closing(await world.server.open_udp(world.server.address, 3478)) as sock,
+        ):
+            nursery.start_soon(answer_stun, sock)
+            yield world
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def agents(world: Internet, *servers: IceServer) -> AsyncIterator[tuple[Agent, Agent]]:
+    async with (
+        open_agent(config_for(world.alice, *servers), role=Role.CONTROLLING) as alice,
+        open_agent(config_for(world.bob, *servers), role=Role.CONTROLLED) as bob,
+    ):
+        yield alice, bob
 
 
 async def srflx_time(agent: Agent) -> float:
@@ -66,22 +78,21 @@ async def srflx_time(agent: Agent) -> float:
 
 async def test_candidates_come_as_they_are_found_and_end(vnet: Any, answer_stun: Any) -> None:
     """Host candidates at once, server-reflexive ones with the server's answer, then the end."""
-    world = Internet(vnet)
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
-        async with open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent:
-            start = trio.current_time()
-            candidates = [candidate async for candidate in agent.local_candidates()]
-            assert [candidate.type for candidate in candidates] == [CandidateType.HOST, CandidateType.SRFLX]
-            host, srflx = candidates
-            assert srflx.base == host.address
-            assert srflx.address.host != host.address.host
-            assert host.priority > srflx.priority
-            assert trio.current_time() - start < 0.5
-            events = [event for _, event in agent._driver.timeline.entries()]
-            assert [event for event in events if isinstance(event, ServerAnswered | GatheringFinished)]
-            assert "answered over IPv4" in "".join(agent.explain().evidence)
-        nursery.cancel_scope.cancel()
+    async with (
+        internet(vnet, answer_stun) as world,
+        open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent,
+    ):
+        start = trio.current_time()
+        candidates = [candidate async for candidate in agent.local_candidates()]
+        assert [candidate.type for candidate in candidates] == [CandidateType.HOST, CandidateType.SRFLX]
+        host, srflx = candidates
+        assert srflx.base == host.address
+        assert srflx.address.host != host.address.host
+        assert host.priority > srflx.priority
+        assert trio.current_time() - start < 0.5
+        events = [event for _, event in agent._driver.timeline.entries()]
+        assert [event for event in events if isinstance(event, ServerAnswered | GatheringFinished)]
+        assert "answered over IPv4" in "".join(agent.explain().evidence)
 
 
 @pytest.mark.parametrize("others", [[DEAD], [UNKNOWN], [DEAD, UNKNOWN, IceServer("stun:203.0.113.77")]])
@@ -89,19 +100,13 @@ async def test_dead_servers_delay_nothing(vnet: Any, answer_stun: Any, others: l
     """Trap 21: candidates of the live server come as early as without the dead ones, and so does the connection."""
     times = []
     for servers in ([LIVE], [*others, LIVE]):
-        world = Internet(vnet)
-        world.net.dns_delay_s = 0.02
-        async with world.net, trio.open_nursery() as nursery:
-            await nursery.start(world.serve, answer_stun)
-            async with (
-                open_agent(config_for(world.alice, *servers), role=Role.CONTROLLING) as alice,
-                open_agent(config_for(world.bob, *servers), role=Role.CONTROLLED) as bob,
-            ):
+        async with internet(vnet, answer_stun) as world:
+            world.net.dns_delay_s = 0.02
+            async with agents(world, *servers) as (alice, bob):
                 start = trio.current_time()
                 found = await srflx_time(alice) - start
                 await connect(alice, bob)
                 times.append((found, trio.current_time() - start))
-            nursery.cancel_scope.cancel()
     assert times[0] == pytest.approx(times[1], abs=1e-9)
 
 
@@ -122,9 +127,7 @@ async def connect(alice: Agent, bob: Agent) -> None:
 
 async def test_a_silent_server_has_its_budget_and_no_more(vnet: Any, answer_stun: Any) -> None:
     """End-of-candidates is not held up beyond the budget, and the reason is kept."""
-    world = Internet(vnet)
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
+    async with internet(vnet, answer_stun) as world:
         config = config_for(world.alice, DEAD, gather_budget_s=2.0)
         async with open_agent(config, role=Role.CONTROLLING) as agent:
             start = trio.current_time()
@@ -133,15 +136,14 @@ async def test_a_silent_server_has_its_budget_and_no_more(vnet: Any, answer_stun
             failures = [event for _, event in agent._driver.timeline.entries() if isinstance(event, ServerFailed)]
             assert [(event.url, event.reason) for event in failures] == [(DEAD.url, "no answer within 2 s")]
             assert "no answer" in "".join(agent.explain().evidence)
+            assert agent.state is AgentState.NEW
+            await trio.sleep(QUESTION_S)
             assert agent._driver.queries.next_timeout() is None
-        nursery.cancel_scope.cancel()
 
 
 async def test_requests_are_retransmitted(vnet: Any, answer_stun: Any) -> None:
     """Trap 21: one lost packet must not cost the candidate."""
-    world = Internet(vnet)
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
+    async with internet(vnet, answer_stun) as world:
         world.server.partition()
         async with open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent:
             await trio.sleep(0.4)
@@ -149,12 +151,11 @@ async def test_requests_are_retransmitted(vnet: Any, answer_stun: Any) -> None:
             start = trio.current_time()
             await srflx_time(agent)
             assert trio.current_time() - start < 0.5
-        nursery.cancel_scope.cancel()
 
 
 async def test_answers_of_others_do_not_count(vnet: Any) -> None:
     """Trap 21: a forged answer from another address, or to another transaction, must not become our address."""
-    world = Internet(vnet)
+    world = Internet(vnet())
     lie = stun.XorMappedAddress(virtual_address("198.51.100.66", 666))
     async with world.net:
         server = await world.server.open_udp(world.server.address, 3478)
@@ -184,10 +185,8 @@ def virtual_address(host: str, port: int) -> Any:
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.02, 0.3, 1.0])
 async def test_a_cancelled_gather_leaves_nothing(vnet: Any, answer_stun: Any, after_s: float) -> None:
     """Traps 26 and 27: no socket, no packet, no timer afterwards."""
-    world = Internet(vnet)
-    world.net.dns_delay_s = 0.01
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
+    async with internet(vnet, answer_stun) as world:
+        world.net.dns_delay_s = 0.01
         with trio.move_on_after(after_s):
             async with open_agent(config_for(world.alice, DEAD, LIVE, UNKNOWN), role=Role.CONTROLLING):
                 await trio.sleep_forever()
@@ -196,49 +195,34 @@ async def test_a_cancelled_gather_leaves_nothing(vnet: Any, answer_stun: Any, af
         packets = len(world.net.trace)
         await trio.sleep(1000)
         assert len(world.net.trace) == packets
-        nursery.cancel_scope.cancel()
 
 
 async def test_mapped_addresses_are_kept_alive_until_a_pair_is_selected(vnet: Any, answer_stun: Any) -> None:
     """A NAT forgets a mapping after 30 s; the peer's description may take minutes to be carried here."""
-    world = Internet(vnet)
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
-        async with (
-            open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as alice,
-            open_agent(config_for(world.bob, LIVE), role=Role.CONTROLLED) as bob,
-        ):
-            await trio.sleep(20 * KEEPALIVE_S)
-            await connect(alice, bob)
-            assert alice.selected_pair is not None
-            assert alice.selected_pair.remote.type is not CandidateType.HOST
-            await trio.sleep(2 * KEEPALIVE_S)
-            received = world.server.sockets[0].statistics().datagrams_received
-            await trio.sleep(20 * KEEPALIVE_S)
-            assert world.server.sockets[0].statistics().datagrams_received == received
-        nursery.cancel_scope.cancel()
+    async with internet(vnet, answer_stun) as world, agents(world, LIVE) as (alice, bob):
+        await trio.sleep(20 * KEEPALIVE_S)
+        await connect(alice, bob)
+        assert alice.selected_pair is not None
+        assert alice.selected_pair.remote.type is not CandidateType.HOST
+        await trio.sleep(2 * KEEPALIVE_S)
+        received = world.server.sockets[0].statistics().datagrams_received
+        await trio.sleep(20 * KEEPALIVE_S)
+        assert world.server.sockets[0].statistics().datagrams_received == received
 
 
 async def test_no_path_at_all_fails_with_reason_and_verdict(vnet: Any, answer_stun: Any) -> None:
     """Patience of RFC 8863, then a clear end: every waiter hears of it, with what to do."""
-    world = Internet(vnet)
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
-        async with (
-            open_agent(config_for(world.alice, DEAD), role=Role.CONTROLLING) as alice,
-            open_agent(config_for(world.bob, DEAD), role=Role.CONTROLLED) as bob,
-        ):
-            with pytest.raises(NetworkError, match="no path to the peer"), trio.fail_after(90):
-                await connect_and_wait(alice, bob)
-            assert alice.state is AgentState.FAILED
-            verdict = alice.explain()
-            assert verdict.kind is VerdictKind.NO_UDP_EGRESS
-            assert verdict.remedy
-            for use in (alice.send(b"x"), alice.receive()):
-                with pytest.raises(trio.BrokenResourceError) as caught:
-                    await use
-                assert isinstance(caught.value.__cause__, NetworkError)
-        nursery.cancel_scope.cancel()
+    async with internet(vnet, answer_stun) as world, agents(world, DEAD) as (alice, bob):
+        with pytest.raises(NetworkError, match="no path to the peer"), trio.fail_after(90):
+            await connect_and_wait(alice, bob)
+        assert alice.state is AgentState.FAILED
+        verdict = alice.explain()
+        assert verdict.kind is VerdictKind.NO_UDP_EGRESS
+        assert verdict.remedy
+        for use in (alice.send(b"x"), alice.receive()):
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await use
+            assert isinstance(caught.value.__cause__, NetworkError)
 
 
 async def connect_and_wait(alice: Agent, bob: Agent) -> None:
@@ -252,65 +236,48 @@ async def connect_and_wait(alice: Agent, bob: Agent) -> None:
 
 async def test_a_path_that_dies_is_silent_then_broken(vnet: Any, answer_stun: Any) -> None:
     """Consent ends after 30 s without answer: the reader is told, what came before is still received."""
-    world = Internet(vnet)
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
-        async with (
-            open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as alice,
-            open_agent(config_for(world.bob, LIVE), role=Role.CONTROLLED) as bob,
-        ):
-            await connect(alice, bob)
-            await bob.send(b"last words")
-            await trio.sleep(1)
-            world.bob.partition()
-            await trio.sleep(15)
-            assert alice.state is AgentState.DISCONNECTED
-            assert alice.explain().kind is VerdictKind.SILENT
-            assert await alice.receive() == b"last words"
-            with pytest.raises(trio.BrokenResourceError), trio.fail_after(30):
-                await alice.receive()
-            assert alice.explain().kind is VerdictKind.CONSENT_LOST
-            events = [event for _, event in alice._driver.timeline.entries()]
-            assert any(isinstance(event, ice.ConsentLost) for event in events)
-        nursery.cancel_scope.cancel()
+    async with internet(vnet, answer_stun) as world, agents(world, LIVE) as (alice, bob):
+        await connect(alice, bob)
+        await bob.send(b"last words")
+        await trio.sleep(1)
+        world.bob.partition()
+        await trio.sleep(15)
+        assert alice.state is AgentState.DISCONNECTED
+        assert alice.explain().kind is VerdictKind.SILENT
+        assert await alice.receive() == b"last words"
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(30):
+            await alice.receive()
+        assert alice.explain().kind is VerdictKind.CONSENT_LOST
+        events = [event for _, event in alice._driver.timeline.entries()]
+        assert any(isinstance(event, ice.ConsentLost) for event in events)
 
 
 async def test_no_timer_and_no_packet_after_close(vnet: Any, answer_stun: Any) -> None:
     """Trap 27: a closed agent is silent for ever, consent checks and keepalives included."""
-    world = Internet(vnet)
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
-        async with (
-            open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as alice,
-            open_agent(config_for(world.bob, LIVE), role=Role.CONTROLLED) as bob,
-        ):
-            await connect(alice, bob)
-            await alice.aclose()
-            await bob.aclose()
-            await trio.sleep(1)
-            packets = len(world.net.trace)
-            await trio.sleep(1000)
-            assert len(world.net.trace) == packets
-        nursery.cancel_scope.cancel()
+    async with internet(vnet, answer_stun) as world, agents(world, LIVE) as (alice, bob):
+        await connect(alice, bob)
+        await alice.aclose()
+        await bob.aclose()
+        await trio.sleep(1)
+        packets = len(world.net.trace)
+        await trio.sleep(1000)
+        assert len(world.net.trace) == packets
 
 
 async def test_a_name_server_that_does_not_answer_delays_nothing(vnet: Any, answer_stun: Any) -> None:
     """Trap 22: lookups run beside everything else, once, within the same budget."""
-    world = Internet(vnet)
-    world.net.dns_delay_s = 1000.0
-    async with world.net, trio.open_nursery() as nursery:
-        await nursery.start(world.serve, answer_stun)
+    async with internet(vnet, answer_stun) as world:
+        world.net.dns_delay_s = 1000.0
         async with open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent:
             start = trio.current_time()
             assert len([candidate async for candidate in agent.local_candidates()]) == 1
             assert trio.current_time() - start == pytest.approx(5.0)
             assert "name lookup" in "".join(agent.explain().evidence)
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_dead_peer_does_not_flood_the_timeline(vnet: Any) -> None:
     """ICMP answers each datagram to a closed port; the log tells it once and keeps the beginning."""
-    world = Internet(vnet)
+    world = Internet(vnet())
     async with world.net, open_agent(config_for(world.server), role=Role.CONTROLLING) as agent:
         base = agent._gatherer.bases[0].address
         for _ in range(1000):

@@ -1,0 +1,210 @@
+"""Asking STUN servers how they see our sockets: each server and family by itself, so that a dead one delays nothing.
+
+A question is one server in one family. It has a budget, after which its silence counts as failure and nobody waits for
+it any more; but it stays open for as long as its STUN transactions last, since an answer that comes late is an answer.
+
+Source: RFC 8445 section 5.1.1.2, RFC 8489 section 6.2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from iceagent.agent.config import AgentConfig, IceServer
+from iceagent.agent.driver import Driver
+from iceagent.agent.events import ServerAnswered, ServerFailed
+from iceagent.core import ice
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.constants import STUN_TI_S, TA_MIN_S
+from iceagent.net.api import Network
+
+QUESTION_S: Final = STUN_TI_S
+"""For so long a question stays open, name lookup included: as long as a transaction, and as a peer's patience lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A bound socket and the local preference of its candidates, unique per address (trap 23)."""
+
+    address: TransportAddress
+    local_preference: int
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """One server, asked in one family.
+
+    Attributes:
+        bases: the sockets it is asked about; those that cannot reach it are taken out once its address is known.
+        answered: those of them it has answered about, be it with a refusal.
+        target: its address, once it is known.
+        helped: whether any answer told an address.
+        late: its budget is spent.
+        over: nothing will come of it any more.
+    """
+
+    server: IceServer
+    family: int
+    bases: list[Base]
+    answered: set[TransportAddress] = field(default_factory=set)
+    target: TransportAddress | None = None
+    helped: bool = False
+    late: bool = False
+    over: bool = False
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server has told an address, and said something about each socket."""
+        return self.helped and all(base.address in self.answered for base in self.bases)
+
+
+class Reflexive:
+    """The server-reflexive candidates of one agent.
+
+    Args:
+        network: where names are looked up.
+        config: servers and budget.
+        driver: takes queries and candidates.
+        bases: returns the sockets there are.
+    """
+
+    def __init__(
+        self, network: Network, config: AgentConfig, driver: Driver, bases: Callable[[], Sequence[Base]]
+    ) -> None:
+        self._network = network
+        self._config = config
+        self._driver = driver
+        self._bases = bases
+        self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
+        self.questions: list[Question] = []
+
+    def begin(self) -> list[Question]:
+        """Return the questions that are to be asked now; `ask` each."""
+        self.questions = [
+            Question(server, family, [base for base in self._bases() if base.address.family == family])
+            for server in self._servers()
+            for family in self._families(server)
+        ]
+        return self.questions
+
+    def unanswered_families(self) -> set[int]:
+        """Return the families in which no server has answered about all sockets yet, but one still may."""
+        families = {question.family for question in self.questions}
+        answered = {question.family for question in self.questions if question.is_answered}
+        open_ones = {question.family for question in self.questions if not question.over}
+        return (families - answered) & open_ones
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether any server has told an address."""
+        return any(question.helped for question in self.questions)
+
+    def paths(self) -> Iterable[tuple[TransportAddress, TransportAddress]]:
+        """Return base and server of each mapping to be kept alive."""
+        return [path for path in self._mapped if path[0] in self._driver.sockets]
+
+    async def ask(self, question: Question) -> None:
+        """Ask one server about all our sockets of one family (trap 21), for `QUESTION_S` at most."""
+        with trio.move_on_after(QUESTION_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_budget, question)
+                question.target = await self._resolve(question)
+                if question.target is not None:
+                    await self._ask_all(question, question.target)
+                nursery.cancel_scope.cancel()
+        question.over = True
+        self._driver.changed.unpark_all()
+
+    async def _watch_budget(self, question: Question) -> None:
+        """Note once the budget is spent what has not been answered; an answer may still come."""
+        budget_s = min(self._config.gather_budget_s, QUESTION_S)
+        await trio.sleep(budget_s)
+        question.late = True
+        reason = f"no answer within {budget_s:g} s"
+        if question.target is None:
+            self._driver.note(ServerFailed(question.server.url, question.family, None, f"name lookup: {reason}"))
+        for base in question.bases if question.target is not None else ():
+            if base.address not in question.answered:
+                self._driver.note(ServerFailed(question.server.url, question.family, base.address, reason))
+        self._driver.changed.unpark_all()
+
+    async def _resolve(self, question: Question) -> TransportAddress | None:
+        host, port = question.server.endpoint()
+        try:
+            found = await self._network.resolve(host, port, family=question.family)
+        except OSError as error:
+            found, reason = [], f"name lookup: {error}"
+        else:
+            reason = f"no IPv{question.family} address"
+        if found:
+            return found[0]
+        if not question.late:
+            self._driver.note(ServerFailed(question.server.url, question.family, None, reason))
+        return None
+
+    async def _ask_all(self, question: Question, target: TransportAddress) -> None:
+        question.bases = [base for base in question.bases if can_reach(base.address, target)]
+        async with trio.open_nursery() as nursery:
+            for number, base in enumerate(question.bases):
+                nursery.start_soon(self._ask_from, question, target, base, number * TA_MIN_S)
+
+    async def _ask_from(self, question: Question, target: TransportAddress, base: Base, delay_s: float) -> None:
+        """Learn how `target` sees one socket.
+
+        The requests of one server start 5 ms apart, as RFC 8445 section 14.2 asks of new transactions at the least;
+        servers do not wait for each other, lest a dead one delay a live one.
+        """
+        await trio.sleep(delay_s)
+        query = self._driver.queries.start(trio.current_time(), base.address, target)
+        try:
+            self._driver.mutate(lambda now: None)
+            await query.done.wait()
+        finally:
+            self._driver.queries.cancel(query)
+        question.answered.add(base.address)
+        url = question.server.url
+        if query.mapped is None:
+            if not question.late:  # else it has been told already
+                self._driver.note(ServerFailed(url, question.family, base.address, query.failure))
+            return
+        question.helped = True
+        rtt_s = trio.current_time() - query.started_at
+        self._driver.note(ServerAnswered(url, base.address, query.mapped, rtt_s))
+        self._add_mapped(query.mapped, base, target)
+
+    def _add_mapped(self, mapped: TransportAddress, base: Base, server: TransportAddress) -> None:
+        self._mapped[base.address, server] = None
+        if mapped == base.address:
+            return  # no NAT in between: redundant with the host candidate (RFC 8445 section 5.1.3)
+        candidate = ice.srflx_candidate(mapped, base.address, server.host, base.local_preference)
+        self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
+
+    def _servers(self) -> list[IceServer]:
+        """Return whom to ask: a TURN server over UDP is a STUN server, too."""
+        found: dict[tuple[str, int], IceServer] = {}
+        for server in self._config.servers:
+            if not server.is_turn or "udp" in server.transports():
+                found.setdefault(server.endpoint(), server)
+        return list(found.values())
+
+    def _families(self, server: IceServer) -> list[int]:
+        """Return the families to ask a server in: those of our sockets, or for a literal its own alone."""
+        ours = sorted({base.address.family for base in self._bases()})
+        try:
+            literal = make_address(*server.endpoint()).family
+        except ValueError:
+            return ours
+        return [family for family in ours if family == literal]
+
+
+def can_reach(base: TransportAddress, server: TransportAddress) -> bool:
+    """Return whether a packet from `base` can get to `server` at all: loopback and link-local stay among themselves."""
+    here, there = base.ip, server.ip
+    return (here.is_loopback, here.is_link_local) in (
+        (there.is_loopback, there.is_link_local),
+        (False, there.is_link_local),
+    )
