@@ -44,7 +44,9 @@ from iceagent.core.ice.policy import (
     SwitchQuestion,
 )
 from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation, pair_priority
+from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role
+from iceagent.core.ice.signs import CredentialSigns
 
 __all__ = [
     "AGENT_TRANSITIONS",
@@ -56,6 +58,7 @@ __all__ = [
     "CandidateType",
     "ClearGain",
     "ConsentLost",
+    "CredentialSigns",
     "Credentials",
     "DropReason",
     "Failed",
@@ -68,6 +71,7 @@ __all__ = [
     "NominationQuestion",
     "Pacer",
     "PairNominated",
+    "PairReport",
     "PairState",
     "PairStateChanged",
     "PairValidated",

@@ -15,8 +15,10 @@ from iceagent.core.ice.events import AgentState, DropReason, Failed, IceEvent, R
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CandidatePair, Path
+from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.session import Session
+from iceagent.core.ice.signs import CredentialSigns
 from iceagent.core.ice.standing import Standing
 from iceagent.core.transmit import Transmit
 
@@ -123,6 +125,15 @@ class IceAgent:
             ranked = sorted(session.context.checklist, key=lambda pair: pair.priority, reverse=True)
             views += (pair.view() for pair in ranked)
         return tuple(views)
+
+    def pair_reports(self) -> tuple[PairReport, ...]:
+        """Return all pairs with what they have counted, in the order of `pairs`."""
+        return tuple(report for session in self._live() for report in session.pair_reports())
+
+    @property
+    def signs(self) -> CredentialSigns:
+        """What messages say about who holds whose credentials (live object, do not change)."""
+        return self._current.context.runner.signs
 
     @property
     def local_candidates(self) -> tuple[Candidate, ...]:

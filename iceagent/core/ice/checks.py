@@ -18,6 +18,7 @@ from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pair import CheckPair
 from iceagent.core.ice.priority import as_peer_reflexive
 from iceagent.core.ice.roles import RoleKeeper
+from iceagent.core.ice.signs import CredentialSigns
 
 
 class CheckKind(Enum):
@@ -102,6 +103,7 @@ class CheckRunner:
         self._roles = roles
         self._randbytes = randbytes
         self._checks: dict[bytes, Check] = {}
+        self.signs = CredentialSigns()
         self.checks_sent = 0
         self.answers = 0
 
@@ -145,6 +147,10 @@ class CheckRunner:
             next_at=min(now + gaps_s[0], now + expires_s),
         )
         self._checks[transaction_id] = check
+        if kind in (CheckKind.CONSENT, CheckKind.PROBE):
+            pair.consent_requests_sent += 1
+        else:
+            pair.requests_sent += 1
         self._transmit(now, check)
         return check
 
@@ -175,10 +181,16 @@ class CheckRunner:
         if check is None:
             return DropReason.RESPONSE_UNKNOWN_TRANSACTION
         if not response.has_integrity:
+            if _is_refusal(response) and check.pair.path == (local, remote):
+                self.signs.answers_refusing += 1
             return DropReason.STUN_NO_INTEGRITY
         if not response.verify_integrity(self._keys.remote_key):
+            if check.pair.path == (local, remote):
+                self.signs.answers_keyed_wrong += 1
             return DropReason.STUN_BAD_INTEGRITY
         pair = check.pair
+        pair.responses_received += 1
+        self.signs.answers_right += 1
         if (pair.base, pair.destination) != (local, remote):
             if check.kind is not CheckKind.ORDINARY:
                 return DropReason.RESPONSE_WRONG_PATH
@@ -284,6 +296,12 @@ class CheckRunner:
             victim = next(iter(self._checks.values()))
         del self._checks[victim.transaction_id]
         self._outbox.drop(DropReason.TRANSACTION_LIMIT)
+
+
+def _is_refusal(response: stun.Message) -> bool:
+    """Return whether an unauthenticated answer says that ours was not accepted (RFC 8489 section 9.1.3)."""
+    error = response.get(stun.ErrorCode)
+    return response.message_class is stun.MessageClass.ERROR and error is not None and error.code in (400, 401)
 
 
 def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from iceagent.core import constants
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.events import AgentState, DropReason
+from iceagent.core.ice.events import AgentState
 
 
 class Lifecycle:
@@ -86,11 +86,9 @@ class Lifecycle:
             f"{_number(runner.checks_sent, 'check')} sent, {runner.answers} answered, "
             f"{_number(context.requests_received, 'check')} received; ours: {local}; the peer's: {remote}"
         )
-        forged = context.outbox.counters[DropReason.STUN_BAD_INTEGRITY]
-        if forged:
-            text += (
-                f"; {_number(forged, 'message')} failed authentication: do both sides use the credentials exchanged?"
-            )
+        signs = runner.signs
+        if signs.ours_is_not_known or signs.theirs_is_not_known:
+            text += "; the two sides do not hold each other's credentials: do both use those exchanged?"
         return text
 
 

@@ -92,6 +92,13 @@ class CheckPair:
     last_response_at: float = 0.0
     rtt_s: float | None = None
     rtt_samples: int = 0
+    rtt_last_s: float | None = None
+    rtt_total_s: float = 0.0
+    requests_sent: int = 0  # without retransmissions; consent and probes apart
+    consent_requests_sent: int = 0
+    responses_received: int = 0
+    requests_received: int = 0
+    responses_sent: int = 0
 
     @property
     def is_relayed(self) -> bool:
@@ -137,6 +144,8 @@ class CheckPair:
     def measure_rtt(self, sample_s: float) -> None:
         """Smooth one round-trip time in; the gain is twice RFC 6298's since samples come seconds apart."""
         self.rtt_samples += 1
+        self.rtt_last_s = sample_s
+        self.rtt_total_s += sample_s
         self.rtt_s = sample_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * sample_s
 
     def view(self) -> CandidatePair:

@@ -42,7 +42,7 @@ class RequestHandler:
         self, now: float, local: TransportAddress, remote: TransportAddress, request: stun.Message
     ) -> DropReason | None:
         """Deal with a Binding request; return why it was dropped without an answer, or None."""
-        ufrag_or_reason = self._authenticate(request)
+        ufrag_or_reason = self._authenticate(remote, request)
         if isinstance(ufrag_or_reason, DropReason):
             # Deviation from RFC 8489 section 9.1.3, which answers 400 or 401: nothing is sent to whom we do not know,
             # so that nobody can find our ports or use us as a reflector.
@@ -86,7 +86,7 @@ class RequestHandler:
         """Forget the checks kept."""
         self._early.clear()
 
-    def _authenticate(self, request: stun.Message) -> str | DropReason:
+    def _authenticate(self, remote: TransportAddress, request: stun.Message) -> str | DropReason:
         # Cheapest tests first; trap 2: nothing happens before the last of them.
         if not request.has_integrity:
             return DropReason.STUN_NO_INTEGRITY
@@ -95,10 +95,22 @@ class RequestHandler:
             return DropReason.STUN_NO_USERNAME
         ours, colon, theirs = username.value.partition(":")
         if not colon or ours != self._context.keys.local.ufrag:
+            if self._is_from_peer(remote, theirs):
+                self._context.runner.signs.requests_naming_old += 1
             return DropReason.STUN_WRONG_USERNAME
         if not request.verify_integrity(self._context.keys.local_key):
+            if self._is_from_peer(remote, theirs):
+                self._context.runner.signs.requests_keyed_wrong += 1
             return DropReason.STUN_BAD_INTEGRITY
         return theirs
+
+    def _is_from_peer(self, remote: TransportAddress, ufrag: str) -> bool:
+        """Whether a check that failed authentication seems to be the peer's: it names it, and is from a host of its."""
+        context = self._context
+        if context.keys.remote is None or context.keys.remote.ufrag != ufrag:
+            return False
+        host = without_zone(remote).host
+        return any(candidate.address.host == host for candidate in context.table.remote.values())
 
     def _settle_roles(self, local: TransportAddress, remote: TransportAddress, request: stun.Message) -> bool:
         """Send 487 or switch, never both (RFC 8445 section 7.3.1.1, trap 8); return whether to go on."""
@@ -115,6 +127,10 @@ class RequestHandler:
         return True
 
     def _answer(self, local: TransportAddress, remote: TransportAddress, response: stun.Message) -> None:
+        pair = self._context.checklist.pairs.get((local, remote))
+        if pair is not None:
+            pair.requests_received += 1
+            pair.responses_sent += 1
         self._context.outbox.send(local, remote, stun.encode(response, key=self._context.keys.local_key))
 
     def _keep_early(self, check: IncomingCheck) -> None:
@@ -134,8 +150,10 @@ class RequestHandler:
             return
         assert context.keys.remote is not None
         if check.remote_ufrag != context.keys.remote.ufrag:
+            context.runner.signs.requests_of_another += 1
             context.drop(DropReason.CHECK_OTHER_GENERATION)
             return
+        context.runner.signs.requests_right += 1
         pair = context.checklist.pairs.get((check.local, check.remote)) or self._new_pair(now, check)
         if pair is None or pair.consent_lost:
             return
@@ -214,6 +232,7 @@ class RequestHandler:
         if remote is None or path_of(local, remote) is None:
             return None
         pair = CheckPair(local, remote, check.local, check.remote, priority=0)
+        pair.requests_received = pair.responses_sent = 1  # the one that revealed it
         pair.rank(context.roles.controlling)
         if not context.checklist.insert(pair, needed=True):
             context.drop(DropReason.PAIR_LIMIT)

@@ -23,6 +23,7 @@ from iceagent.core.ice.nomination import Nominator
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import PairState, Path
+from iceagent.core.ice.report import PairReport, report_pair
 from iceagent.core.ice.requests import RequestHandler
 from iceagent.core.ice.responses import ResponseHandler
 from iceagent.core.ice.roles import RoleKeeper
@@ -66,6 +67,14 @@ class Session:
         self._scheduler = Scheduler(context)
         self.lifecycle = Lifecycle(context)
         self._ranked_generation = roles.generation
+
+    def pair_reports(self) -> list[PairReport]:
+        """Return the pairs with what they have counted, best first."""
+        context = self.context
+        remote = context.keys.remote
+        ufrags = (context.keys.local.ufrag, "" if remote is None else remote.ufrag)
+        ranked = sorted(context.checklist, key=lambda pair: pair.priority, reverse=True)
+        return [report_pair(pair, *ufrags, selected=pair is context.selected) for pair in ranked]
 
     # What changes it; `settle` is to follow.
 

@@ -1,0 +1,47 @@
+"""Signs that the two agents do not hold each other's description, told from noise that anybody can send.
+
+Whoever knows an address of ours can send it checks that fail authentication. Such noise must convict nobody. So a sign
+counts only if it takes knowledge that a stranger off the path does not have: the random user name fragments of both
+sides and an address the peer has told, our password, or the transaction id of a check that is under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class CredentialSigns:
+    """What the messages of one session say about who knows whose credentials.
+
+    Attributes:
+        requests_right: checks keyed with our password that name both sides rightly.
+        answers_right: answers keyed with the password we hold of the peer.
+        requests_keyed_wrong: checks from a host of the peer's that name both sides rightly, and fail integrity: the
+            peer holds another password of ours.
+        requests_naming_old: checks from a host of the peer's that name the peer, but not us: it holds an old
+            description of ours.
+        requests_of_another: checks keyed with our password, by somebody whose name we do not know: we hold an old
+            description of the peer's.
+        answers_keyed_wrong: answers to checks of ours that fail integrity: we hold another password of the peer's.
+        answers_refusing: answers 400 or 401 to checks of ours: the peer does not accept what we key them with.
+    """
+
+    requests_right: int = 0
+    answers_right: int = 0
+    requests_keyed_wrong: int = 0
+    requests_naming_old: int = 0
+    requests_of_another: int = 0
+    answers_keyed_wrong: int = 0
+    answers_refusing: int = 0
+
+    @property
+    def ours_is_not_known(self) -> bool:
+        """Whether the peer seems to hold another description of us than the present one."""
+        return bool(self.requests_keyed_wrong or self.requests_naming_old) and not self.requests_right
+
+    @property
+    def theirs_is_not_known(self) -> bool:
+        """Whether we seem to hold another description of the peer than its present one."""
+        signs = self.requests_of_another + self.answers_keyed_wrong + self.answers_refusing
+        return bool(signs) and not self.answers_right
