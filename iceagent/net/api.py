@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import trio
 
@@ -37,10 +37,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class IcmpError:
-    """The network's word that a datagram to `remote` did not arrive; `errno` as the system reports it."""
+    """The network's word that a datagram to `remote` did not arrive; `errno` as the system reports it.
+
+    `reporter` is the address of the router or host that says so, where the system tells.
+    """
 
     remote: TransportAddress
     errno: int
+    reporter: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,22 @@ class UdpSocket(Protocol):
 
     def close(self) -> None:
         """Close at once; pending `receive` and `send` raise `trio.ClosedResourceError`. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class LimitsHops(Protocol):
+    """A UDP socket that can bound how far one datagram gets: those of the system and of the virtual network."""
+
+    def send_limited(self, datagram: bytes, remote: TransportAddress, ttl: int) -> bool:
+        """Send one datagram that passes at most `ttl - 1` routers (IPv4 TTL, IPv6 hop limit; 1 to 255).
+
+        Returns:
+            Whether the socket took it; as with `send_nowait`, what the network refuses counts as sent.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed here.
+        """
         ...
 
 

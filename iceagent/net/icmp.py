@@ -39,7 +39,7 @@ def read_error_queue(sock: socket.socket, book: AddressBook) -> list[IcmpError]:
             break
         errno = icmp_errno(ancillary)
         if errno is not None and destination:
-            errors.append(IcmpError(_destination(book, destination), errno))
+            errors.append(IcmpError(_destination(book, destination), errno, icmp_reporter(ancillary)))
     return errors
 
 
@@ -50,6 +50,20 @@ def icmp_errno(ancillary: list[tuple[int, int, bytes]]) -> int | None:
             errno, origin, *_rest = _EXTENDED_ERROR.unpack_from(data)
             if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
                 return int(errno)
+    return None
+
+
+def icmp_reporter(ancillary: list[tuple[int, int, bytes]]) -> str | None:
+    """Return the address of who raised the error (SO_EE_OFFENDER, ip(7)), where the system tells it."""
+    for level, kind, data in ancillary:
+        offender = data[_EXTENDED_ERROR.size :]
+        if (level, kind) not in _KINDS or len(offender) < 2:
+            continue
+        family = struct.unpack_from("=H", offender)[0]
+        if family == socket.AF_INET and len(offender) >= 8:
+            return socket.inet_ntop(socket.AF_INET, offender[4:8])  # after family and port
+        if family == socket.AF_INET6 and len(offender) >= 24:
+            return socket.inet_ntop(socket.AF_INET6, offender[8:24])  # after family, port and flow label
     return None
 
 

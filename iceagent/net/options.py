@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import sys
 
 from iceagent.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT
@@ -22,6 +23,8 @@ _PMTUDISC_DONT = 0
 _PMTUDISC_PROBE = 3
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
+_IP_TTL = 2
+_IPV6_HOPLIMIT = 52
 _DARWIN_IP_DONTFRAG = 28
 _DARWIN_IPV6_DONTFRAG = 62
 _WINDOWS_IP_DONTFRAGMENT = 14
@@ -60,6 +63,27 @@ def _set_fragmentation(sock: socket.socket, on_linux: int, elsewhere: int) -> No
         _try(sock, level, _DARWIN_IPV6_DONTFRAG if ipv6 else _DARWIN_IP_DONTFRAG, elsewhere)
     elif sys.platform == "win32":
         _try(sock, level, _WINDOWS_IP_DONTFRAGMENT, elsewhere)
+
+
+def send_with_ttl(sock: socket.socket, datagram: bytes, target: tuple[object, ...], ttl: int) -> None:
+    """Send one datagram with a TTL (IPv4) or hop limit (IPv6) of its own.
+
+    Raises:
+        OSError: the system refuses it.
+    """
+    ipv6 = sock.family == socket.AF_INET6
+    if _LINUX:
+        level, kind = (socket.IPPROTO_IPV6, _IPV6_HOPLIMIT) if ipv6 else (socket.IPPROTO_IP, _IP_TTL)
+        sock.sendmsg([datagram], [(level, kind, struct.pack("=i", ttl))], 0, target)
+        return
+    # Elsewhere the socket has one TTL for all; nothing else can be sent between these calls.
+    level, option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ipv6 else (socket.IPPROTO_IP, socket.IP_TTL)
+    usual = sock.getsockopt(level, option)
+    sock.setsockopt(level, option, ttl)
+    try:
+        sock.sendto(datagram, target)
+    finally:
+        sock.setsockopt(level, option, usual)
 
 
 def enable_gso(sock: socket.socket) -> bool:

@@ -107,6 +107,24 @@ class SystemUdpSocket:
             trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
 
+    def send_limited(self, datagram: bytes, remote: TransportAddress, ttl: int) -> bool:
+        """Send one datagram that passes at most `ttl - 1` routers; return False when the buffer is full.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed here.
+        """
+        self._check_open()
+        self._statistics.send_calls += 1
+        try:
+            options.send_with_ttl(self._sock, datagram, self._book.sockaddr(remote), ttl)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._statistics.send_errors += 1
+        else:
+            self._count_sent(1, len(datagram))
+        return True
+
     # Receiving
 
     async def receive(self) -> list[Batch]:

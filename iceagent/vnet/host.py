@@ -15,7 +15,7 @@ from iceagent.net.api import IcmpError, InterfaceAddress
 from iceagent.vnet.addressing import parse_ip
 from iceagent.vnet.link import Link
 from iceagent.vnet.node import Interface
-from iceagent.vnet.packet import Packet, Quote, is_multicast
+from iceagent.vnet.packet import DEFAULT_TTL, Packet, Quote, is_multicast
 from iceagent.vnet.tcp import TcpStack, VirtualTcpListener, VirtualTcpStream
 from iceagent.vnet.translation import synthesize
 from iceagent.vnet.udp import VirtualUdpSocket
@@ -276,13 +276,15 @@ class Host:
         """Have the network call back at a time, unless it has ended by then."""
         self._net.call_at(at, callback)
 
-    def send_datagram(self, sender: VirtualUdpSocket, data: bytes, remote: TransportAddress) -> bool:
+    def send_datagram(
+        self, sender: VirtualUdpSocket, data: bytes, remote: TransportAddress, ttl: int = DEFAULT_TTL
+    ) -> bool:
         """Put a datagram on its way; False when this host refuses it: too large, no route, wrong family."""
         way = self._way_out(sender.local_address.host, remote)
         if way is None or len(data) > MAX_DATAGRAM or remote.port == 0:
             return False
         source_host, interface = way
-        packet = Packet(TransportAddress(source_host, sender.local_address.port), remote, data)
+        packet = Packet(TransportAddress(source_host, sender.local_address.port), remote, data, ttl=ttl)
         now = trio.current_time()
         self._net.record(now, self.name, "send", packet)
         self._net.transmit(now, interface, packet=packet, up=interface is not self._loopback, sender=sender)
@@ -300,7 +302,7 @@ class Host:
                     self._net.record(now, self.name, "deliver", packet)
             elif receiver is not None:
                 self._net.record(now, self.name, "deliver", packet)
-                receiver.handle_error(IcmpError(quote.destination, quote.errno))
+                receiver.handle_error(IcmpError(quote.destination, quote.errno, packet.source.host))
             return
         if packet.segment is not None:
             is_known = self._tcp.handle_packet(packet)

@@ -10,6 +10,7 @@ from iceagent.core.address import TransportAddress
 _IP_HEADER = {4: 20, 6: 40}
 _UDP_HEADER = 8
 _TCP_HEADER = 20
+DEFAULT_TTL = 64  # RFC 1700; what Linux and macOS send
 
 
 class Quote(NamedTuple):
@@ -42,6 +43,8 @@ class Packet(NamedTuple):
     data: bytes
     quote: Quote | None = None
     segment: Segment | None = None
+    ttl: int = DEFAULT_TTL
+    """Routers that it may yet pass; the one that finds 1 drops it."""
 
     @property
     def is_tcp(self) -> bool:

@@ -166,10 +166,45 @@ class Router:
 
     def handle_packet(self, now: float, packet: Packet, via: Interface) -> None:
         """Forward, translate or drop a packet that came from above (over the WAN interface) or from below."""
+        if not self._is_local(packet):
+            if packet.ttl <= 1 and not self._is_to_own_nat(packet):
+                self._end_of_life(now, packet, via)
+                return
+            packet = packet._replace(ttl=packet.ttl - 1)
         if via is self.wan:
             self._handle_from_above(now, packet)
         else:
             self._handle_from_below(now, packet, via)
+
+    def _is_local(self, packet: Packet) -> bool:
+        """Return whether a packet stays in the router's own network, where it is a mere switch (but for the root's)."""
+        if is_multicast(packet.destination.host):
+            return True
+        is_root = self.wan is None
+        return not is_root and packet.destination.host in self._routes and packet.source.host in self._routes
+
+    def _is_to_own_nat(self, packet: Packet) -> bool:
+        """Return whether a packet from above has this NAT's outside for its destination: it may be passed on or not."""
+        return self._translator is not None and packet.destination.host == self._translator.external_host
+
+    def _end_of_life(self, now: float, packet: Packet, via: Interface | None) -> None:
+        """Drop a packet that has passed as many routers as it may, and tell its sender who did. RFC 792, RFC 4443.
+
+        As in Linux that comes before a NAT would translate it, so that it leaves no mapping behind.
+        """
+        self._net.record(now, self.name, "drop", packet, "ttl exceeded")
+        if packet.quote is not None:  # RFC 1122 section 3.2.2: no error about an error
+            return
+        family = packet.source.family
+        outside = self.wan.address(family) if self.wan is not None else None
+        own = (outside if via is self.wan else self._own_hosts.get(family)) or "192.0.0.8"  # RFC 7600
+        quote = Quote(packet.source, packet.destination, errno.EHOSTUNREACH, packet.segment is not None)
+        error = Packet(TransportAddress(own, 0), TransportAddress(packet.source.host, 0), b"", quote)
+        self._net.record(now, self.name, "send", error)
+        if via is self.wan:
+            self._forward_up(now, error)
+        else:
+            self._forward_down(now, error)
 
     def handle_too_big(self, now: float, packet: Packet, via: Interface, mtu: int) -> None:
         """Answer a packet that does not fit into the next link with ICMP. RFC 1191, RFC 8201."""
@@ -188,6 +223,9 @@ class Router:
             inner = translator.inward(now, packet)
             if inner is None:
                 self._net.record(now, self.name, "drop", packet, "nat")
+                return
+            if inner.ttl < 1:
+                self._end_of_life(now, packet, self.wan)
                 return
             self._net.record(now, self.name, "nat-in", packet, str(inner.destination))
             packet = inner

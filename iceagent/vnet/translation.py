@@ -83,7 +83,7 @@ class Translator:
         if quote is None:
             destination = self._outer(packet.destination)
             external = table.outbound(now, packet.source, destination)
-            return external and Packet(external, destination, packet.data, None, packet.segment)
+            return external and packet._replace(source=external, destination=destination)
         remote = self._outer(quote.source)
         external = table.error_outbound(now, quote.destination, remote)
         if external is None:
@@ -96,7 +96,7 @@ class Translator:
         table, quote = self._table(packet), packet.quote
         if quote is None:
             internal = table.inbound(now, packet.destination.port, packet.source)
-            return internal and Packet(self._inner(packet.source), internal, packet.data, None, packet.segment)
+            return internal and packet._replace(source=self._inner(packet.source), destination=internal)
         internal = table.error_inbound(now, quote.source.port, quote.destination)
         if internal is None:
             return None

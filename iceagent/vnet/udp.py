@@ -78,6 +78,19 @@ class VirtualUdpSocket:
                 self._statistics.send_errors += 1
         return len(datagrams)
 
+    def send_limited(self, datagram: bytes, remote: TransportAddress, ttl: int) -> bool:
+        """Send one datagram that passes at most `ttl - 1` routers; return whether the buffer took it."""
+        self._check_open()
+        self._statistics.send_calls += 1
+        if self._sending_bytes >= SEND_BUFFER:
+            return False
+        if self._host.send_datagram(self, bytes(datagram), remote, ttl):
+            self._statistics.datagrams_sent += 1
+            self._statistics.bytes_sent += len(datagram)
+        else:
+            self._statistics.send_errors += 1
+        return True
+
     async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
         """Send all, waiting while the buffer is full."""
         self._check_open()

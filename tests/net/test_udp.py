@@ -104,6 +104,22 @@ async def test_icmp_errors_are_per_destination(open_udp: Open) -> None:
     assert a.statistics().icmp_errors == len(errors) == 20
 
 
+async def test_the_ttl_of_one_datagram_is_its_own(open_udp: Open) -> None:
+    """Low-TTL openers go from sockets that also carry checks; and errors tell who raised them."""
+    a, b = open_udp(), open_udp()
+    assert a.send_limited(b"near", b.local_address, 1)
+    assert a.send_nowait([b"usual"], b.local_address) == 1
+    assert [datagram for _, datagram in await receive_datagrams(b, 2)] == [b"near", b"usual"]
+    dead = closed_port()
+    assert a.send_limited(b"anybody?", dead, 3)
+    assert await a.receive() == []
+    (error,) = a.take_errors()
+    assert (error.remote, error.reporter) == (dead, "127.0.0.1")
+    a.close()
+    with pytest.raises(trio.ClosedResourceError):
+        a.send_limited(b"late", dead, 3)
+
+
 async def test_a_waiting_receiver_hears_of_icmp_errors_and_of_data_after_them(open_udp: Open) -> None:
     """The error queue wakes the receiver once; then it waits for data again instead of spinning."""
     a, b = open_udp(), open_udp()
