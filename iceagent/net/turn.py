@@ -168,6 +168,12 @@ class TurnAllocation:
         self.settle()
         await self.lost.wait()
 
+    async def give_back(self) -> None:
+        """Release it and stop; shielded, and within `RELEASE_BUDGET_S`."""
+        with trio.move_on_after(RELEASE_BUDGET_S, shield=True):
+            await self.release()
+        self.stop()
+
     async def _receive(self) -> None:
         while True:
             try:
@@ -272,9 +278,7 @@ async def open_turn_socket(
             try:
                 yield allocation
             finally:
-                with trio.move_on_after(RELEASE_BUDGET_S, shield=True):
-                    await allocation.release()
-                allocation.stop()
+                await allocation.give_back()
         except trio.Cancelled:
             raise
         except BaseException as error:
@@ -330,7 +334,7 @@ async def _allocate(
             )
             continue
         except BaseException:
-            allocation.stop()
+            await allocation.give_back()
             raise
         nursery.start_soon(_rotate, allocation, login, credentials)
         return allocation

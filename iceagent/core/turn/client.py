@@ -104,8 +104,13 @@ class TurnClient:
         self._requests.start(now, stun.Method.ALLOCATE, tuple(self._request.attributes()), self._allocate_done)
 
     def release(self, now: float) -> None:
-        """Give the allocation back; `Ended` follows when the server has answered. Without one, end at once."""
-        if self.state is ClientState.ALLOCATED:
+        """Give the allocation back; `Ended` follows when the server has answered. Without one, end at once.
+
+        A server that has given us a nonce may be granting the allocation at this moment, and would keep it for ten
+        minutes; so it is told not to. It answers 437 if there was nothing to give back.
+        """
+        may_have_granted = self.state is ClientState.ALLOCATING and self._auth.nonce != ""
+        if self.state is ClientState.ALLOCATED or may_have_granted:
             self._move(ClientState.RELEASING)
             self._refresh_at = self._expires_at = None
             self._peers.clear()

@@ -43,7 +43,7 @@ class ClientState(Enum):
 
 CLIENT_TRANSITIONS: Final[dict[ClientState, frozenset[ClientState]]] = {
     ClientState.NEW: frozenset({ClientState.ALLOCATING, ClientState.ENDED}),
-    ClientState.ALLOCATING: frozenset({ClientState.ALLOCATED, ClientState.ENDED}),
+    ClientState.ALLOCATING: frozenset({ClientState.ALLOCATED, ClientState.RELEASING, ClientState.ENDED}),
     ClientState.ALLOCATED: frozenset({ClientState.RELEASING, ClientState.ENDED}),
     ClientState.RELEASING: frozenset({ClientState.ENDED}),
     ClientState.ENDED: frozenset(),
