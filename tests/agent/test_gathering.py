@@ -96,7 +96,7 @@ async def test_candidates_come_as_they_are_found_and_end(vnet: Any, answer_stun:
 
 
 @pytest.mark.parametrize("others", [[DEAD], [UNKNOWN], [DEAD, UNKNOWN, IceServer("stun:203.0.113.77")]])
-async def test_dead_servers_delay_nothing(vnet: Any, answer_stun: Any, others: list[IceServer]) -> None:
+async def test_trap_21_dead_servers_delay_nothing(vnet: Any, answer_stun: Any, others: list[IceServer]) -> None:
     """Trap 21: candidates of the live server come as early as without the dead ones, and so does the connection."""
     times = []
     for servers in ([LIVE], [*others, LIVE]):
@@ -141,7 +141,7 @@ async def test_a_silent_server_has_its_budget_and_no_more(vnet: Any, answer_stun
             assert agent._driver.queries.next_timeout() is None
 
 
-async def test_requests_are_retransmitted(vnet: Any, answer_stun: Any) -> None:
+async def test_trap_21_requests_are_retransmitted(vnet: Any, answer_stun: Any) -> None:
     """Trap 21: one lost packet must not cost the candidate."""
     async with internet(vnet, answer_stun) as world:
         world.server.partition()
@@ -153,7 +153,7 @@ async def test_requests_are_retransmitted(vnet: Any, answer_stun: Any) -> None:
             assert trio.current_time() - start < 0.5
 
 
-async def test_answers_of_others_do_not_count(vnet: Any) -> None:
+async def test_trap_21_answers_of_others_do_not_count(vnet: Any) -> None:
     """Trap 21: a forged answer from another address, or to another transaction, must not become our address."""
     world = Internet(vnet())
     lie = stun.XorMappedAddress(virtual_address("198.51.100.66", 666))
@@ -183,7 +183,7 @@ def virtual_address(host: str, port: int) -> Any:
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.02, 0.3, 1.0])
-async def test_a_cancelled_gather_leaves_nothing(vnet: Any, answer_stun: Any, after_s: float) -> None:
+async def test_trap_26_a_cancelled_gather_leaves_nothing(vnet: Any, answer_stun: Any, after_s: float) -> None:
     """Traps 26 and 27: no socket, no packet, no timer afterwards."""
     async with internet(vnet, answer_stun) as world:
         world.net.dns_delay_s = 0.01
@@ -252,7 +252,7 @@ async def test_a_path_that_dies_is_silent_then_broken(vnet: Any, answer_stun: An
         assert any(isinstance(event, ice.ConsentLost) for event in events)
 
 
-async def test_no_timer_and_no_packet_after_close(vnet: Any, answer_stun: Any) -> None:
+async def test_trap_27_no_timer_and_no_packet_after_close(vnet: Any, answer_stun: Any) -> None:
     """Trap 27: a closed agent is silent for ever, consent checks and keepalives included."""
     async with internet(vnet, answer_stun) as world, agents(world, LIVE) as (alice, bob):
         await connect(alice, bob)
@@ -264,7 +264,7 @@ async def test_no_timer_and_no_packet_after_close(vnet: Any, answer_stun: Any) -
         assert len(world.net.trace) == packets
 
 
-async def test_a_name_server_that_does_not_answer_delays_nothing(vnet: Any, answer_stun: Any) -> None:
+async def test_trap_22_a_name_server_that_does_not_answer_delays_nothing(vnet: Any, answer_stun: Any) -> None:
     """Trap 22: lookups run beside everything else, once, within the same budget."""
     async with internet(vnet, answer_stun) as world:
         world.net.dns_delay_s = 1000.0

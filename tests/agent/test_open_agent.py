@@ -96,7 +96,7 @@ async def test_the_bodys_exception_leaves_unwrapped(config: Any) -> None:
     assert caught.value.__cause__ is cause
 
 
-async def test_nothing_is_left_after_return_error_or_cancellation(config: Any, connected: Any) -> None:
+async def test_trap_26_nothing_is_left_after_return_error_or_cancellation(config: Any, connected: Any) -> None:
     """Traps 26 and 27: whatever way the body ends, no socket, no task."""
     leftovers = Leftovers()
     async with connected():
@@ -141,7 +141,7 @@ async def test_an_error_of_the_body_survives_a_cancellation_from_outside(config:
 
 
 @pytest.mark.parametrize("steps", range(8))
-async def test_cancelling_while_opening_leaves_nothing(config: Any, steps: int) -> None:
+async def test_trap_26_cancelling_while_opening_leaves_nothing(config: Any, steps: int) -> None:
     """Trap 26, at each of the first checkpoints."""
     leftovers = Leftovers()
 
@@ -185,7 +185,7 @@ async def test_aclose_ends_everything_at_once_and_twice(connected: Any) -> None:
         assert len([candidate async for candidate in a.local_candidates()]) == 1
 
 
-async def test_dead_candidates_do_not_harm_live_ones(config: Any, carry: Any) -> None:
+async def test_trap_28_dead_candidates_do_not_harm_live_ones(config: Any, carry: Any) -> None:
     """Trap 28: a closed port answers with ICMP; that is one pair's matter and shows in the events."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))

@@ -202,7 +202,7 @@ async def test_an_hour_of_silence_keeps_the_relayed_path(vnet: Any) -> None:
             assert a.statistics().transport.selected_pair_changes == 1
 
 
-async def test_a_dead_turn_server_delays_nothing(vnet: Any) -> None:
+async def test_trap_21_a_dead_turn_server_delays_nothing(vnet: Any) -> None:
     """Trap 21, for relays: the direct path is there as soon as without any."""
     durations = []
     for servers in ([], [TURN]):

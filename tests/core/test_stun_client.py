@@ -93,7 +93,7 @@ def test_the_round_trip_time_of_a_retransmitted_request_is_unknown() -> None:
     ("local", "remote"),
     [(LOCAL, TransportAddress("198.51.100.1", 3479)), (LOCAL, LOCAL), (TransportAddress("192.0.2.1", 40001), SERVER)],
 )
-def test_an_answer_from_elsewhere_is_nobodys(local: TransportAddress, remote: TransportAddress) -> None:
+def test_trap_21_an_answer_from_elsewhere_is_nobodys(local: TransportAddress, remote: TransportAddress) -> None:
     """Trap 21: transaction *and* server must match."""
     client = started()
     assert not client.handle_message(0.1, local, remote, answer(MAPPED))

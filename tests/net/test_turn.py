@@ -158,7 +158,7 @@ async def test_whatever_way_the_body_ends_the_allocation_is_given_back(vnet: Any
 
 
 @pytest.mark.parametrize("steps", range(12))
-async def test_a_cancelled_opening_leaves_nothing(vnet: Any, steps: int) -> None:
+async def test_trap_26_a_cancelled_opening_leaves_nothing(vnet: Any, steps: int) -> None:
     """Trap 26, at each of the first checkpoints."""
     async with laboratory(vnet) as lab:
         address = await lab.serve(Script(), "turn")

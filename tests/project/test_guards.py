@@ -191,3 +191,17 @@ def test_no_registry_hosts_and_no_machine_paths_in_the_tree():
 def test_the_guard_tells_paths_from_words(line, is_caught):
     """It must catch what it is for without crying wolf at every URL."""
     assert bool(_TELLTALES.search(line)) is is_caught
+
+
+TRAPS = range(1, 38)
+"""The traps of the ICE agent, TURN client and TURN server; those of signaling and tunnels go up to 46."""
+
+
+def test_every_trap_is_tested_under_its_number() -> None:
+    """A trap without a test that names it is one that somebody will step into again."""
+    named = re.compile(r"def test_trap_0?(\d+)_\w+\(")
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    found = {int(number) for text in texts for number in named.findall(text)}
+    missing = sorted(set(TRAPS) - found)
+    assert not missing, f"no test named test_trap_NUMBER_... for {missing}; there are {sorted(found)}"
+    assert found <= set(range(1, 47))

@@ -252,7 +252,7 @@ async def test_a_name_that_does_not_resolve_is_a_reason():
     assert answer == wire.Answer("failed", "the name does not resolve")
 
 
-async def test_control_characters_of_the_other_side_never_reach_a_terminal():
+async def test_trap_44_control_characters_of_the_other_side_never_reach_a_terminal():
     """Trap 44 for reasons: an escape sequence in a refusal could repaint the user's screen."""
     with pytest.raises(RefusedError) as caught:
         wire.Answer("refused", "\x1b[2Jnice\r\n" + "x" * 1000).raise_unless_ok(TcpTarget("h", 1))

@@ -106,7 +106,7 @@ async def transfer(links, size, middle) -> bytes:
 
 
 @pytest.mark.parametrize("nat", [PORT_RESTRICTED, None])
-async def test_transfer_does_not_notice_a_restart(vnet, nat):
+async def test_trap_25_transfer_does_not_notice_a_restart(vnet, nat):
     """Make-before-break (trap 25): not a byte is lost, and no moment passes without a path."""
     with trio.fail_after(60):
         async with two_agents(vnet(), nat, nat) as lab, signaled(*lab.agents):
