@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick natlab interop matrix sim bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick natlab interop matrix sim fuzz bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -55,6 +55,13 @@ SEEDS ?= 200
 FIRST ?= 1
 sim: $(STAMP)
 	$(BIN)/python tests/sim/sim.py --seeds $(SEEDS) --first $(FIRST)
+
+# Every parser of network bytes, each for so many seconds, led by coverage; atheris is installed first.
+SECONDS ?= 10
+fuzz: $(STAMP)
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	for one in $$($(BIN)/python tests/fuzz/fuzz.py); do \
+		$(BIN)/python tests/fuzz/fuzz.py $$one -max_total_time=$(SECONDS) -verbosity=0 || exit 1; done
 
 # The figures: each benchmark prints its own ratio against a yardstick of the same run.
 bench: $(STAMP)

@@ -128,11 +128,7 @@ async def receive_request(stream: ByteStream) -> Request:
         WireError: what came is none.
         trio.BrokenResourceError: the stream broke.
     """
-    data = await _receive_frame(stream)
-    try:
-        return _requests.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"the other side sent no tunnel request: {error}") from None
+    return decode_request_untrusted(await _receive_frame(stream))
 
 
 async def receive_answer(stream: ByteStream) -> Answer:
@@ -142,7 +138,19 @@ async def receive_answer(stream: ByteStream) -> Answer:
         WireError: what came is none.
         trio.BrokenResourceError: the stream broke.
     """
-    data = await _receive_frame(stream)
+    return decode_answer_untrusted(await _receive_frame(stream))
+
+
+def decode_request_untrusted(data: bytes) -> Request:
+    """Return the request in a frame; raises `WireError` if it is none."""
+    try:
+        return _requests.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"the other side sent no tunnel request: {error}") from None
+
+
+def decode_answer_untrusted(data: bytes) -> Answer:
+    """Return the answer in a frame; raises `WireError` if it is none."""
     try:
         return _answers.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -35,7 +35,7 @@ def test_candidates_are_read_with_canonical_addresses(text: str, kind: Candidate
 
 def test_what_is_no_candidate_raises_a_candidate_error() -> None:
     """A ValueError, so that callers need not know ours."""
-    for text in ("", "nonsense", "1 1 udp 1 192.0.2.1 1000 typ other"):
+    for text in ("", "nonsense", "1 1 udp 1 192.0.2.1 1000 typ other", "1 1 udp 1 %192. 9 typ srflx"):
         with pytest.raises(ValueError) as caught:
             ice.Candidate.from_sdp(text)
         assert isinstance(caught.value, ice.CandidateError)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from iceagent.core import sdp
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation
+
+_NAME_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._")
 
 
 class CandidateError(sdp.SdpError):
@@ -203,4 +206,6 @@ def _lenient_address(host: str, port: int) -> TransportAddress:
     try:
         return make_address(host, port)
     except ValueError:
+        if not _NAME_CHARACTERS.issuperset(host):
+            raise CandidateError(f"{host[:60]!r} is neither an IP address nor a name") from None
         return TransportAddress(host.lower(), port)  # a name: `.local` of RFC 8828, or one to resolve
