@@ -341,7 +341,11 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
 
 
 def _ice_config(config: AgentConfig) -> ice.IceConfig:
-    return ice.IceConfig(ta_s=TA_S if config.ta is None else config.ta, lite=config.ice_lite)
+    return ice.IceConfig(
+        ta_s=TA_S if config.ta is None else config.ta,
+        lite=config.ice_lite,
+        controller=config.controller or ice.DefaultController(),
+    )
 
 
 _pacer: trio.lowlevel.RunVar[ice.Pacer] = trio.lowlevel.RunVar("iceagent.agent.pacer")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from iceagent.core.constants import TA_MIN_S
-from iceagent.core.ice import Credentials
+from iceagent.core.ice import Controller, Credentials
 from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
@@ -142,6 +142,7 @@ class AgentConfig:
             never for an agent on loopback alone. False: never, where no router is to be touched.
         ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
             public address; needs the role CONTROLLED, no servers, and a peer that is told (`lite=True`) and not lite.
+        controller: decides which pairs are checked, nominated and switched to; None for `DefaultController`.
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
             `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
@@ -165,6 +166,7 @@ class AgentConfig:
     port_mapping: bool | None = None
     ice_lite: bool = False
     auto_restart: bool = False
+    controller: Controller | None = None
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 

@@ -223,6 +223,9 @@ class Driver:
             logger.info("%s: selected pair %s", self.ice.credentials.ufrag, kinds)
         elif isinstance(event, ice.RoleChanged):
             logger.info("%s: role %s", self.ice.credentials.ufrag, event.role.value)
+        elif isinstance(event, ice.ControllerFailed):
+            name = self.ice.credentials.ufrag
+            logger.error("%s: controller failed in %s: %s; the default goes on", name, event.question, event.reason)
         elif isinstance(event, ice.Failed):
             self.failure = event.reason
             logger.info("%s: failed: %s", self.ice.credentials.ufrag, event.reason)

@@ -114,6 +114,7 @@ AgentEvent: TypeAlias = (
     | ice.ConsentLost
     | ice.Restarted
     | ice.RestartFailed
+    | ice.ControllerFailed
     | ice.Failed
     | ServerAnswered
     | ServerFailed

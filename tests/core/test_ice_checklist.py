@@ -224,22 +224,6 @@ def test_a_better_pair_still_likely_is_waited_for() -> None:
     assert nomination.remote == better.address
 
 
-def test_the_policy_can_be_replaced() -> None:
-    """What is good enough is the user's business."""
-
-    class Never:
-        def nominate_at(self, question: ice.NominationQuestion) -> float:
-            return question.now + 1.0
-
-    world = World(1)
-    a, b = world.pair(nomination=Never())
-    world.host(a, A4)
-    world.host(b, B4)
-    world.introduce(a, b)
-    world.run(100)
-    assert both(a, b, AgentState.CONNECTED), "data flows without nomination, consent is kept up"
-
-
 def test_of_an_aggressive_peers_nominations_the_best_counts() -> None:
     """RFC 8445 section 8.1.1, for peers that still follow RFC 5245."""
     one = agent(Role.CONTROLLED)

@@ -16,17 +16,19 @@ from iceagent.core.transmit import Transmit
 A2, B2 = make_address("192.0.2.2", 1001), make_address("198.51.100.2", 2002)
 
 
-class Late:
+class Late(ice.DefaultController):
     """Nominates one second after the first valid pair, so that others become valid, too."""
 
-    def nominate_at(self, question: ice.NominationQuestion) -> float:
-        return question.first_valid_at + 1.0
+    def choose_nomination(self, question: ice.NominationQuestion) -> ice.Choice | None:
+        if question.selected is not None:
+            return ice.DefaultController.choose_nomination(self, question)
+        return ice.Choice(question.valid[0], question.first_valid_at + 1.0)
 
 
 def two_paths(*, backup_is_valid: bool) -> tuple[World, ice.IceAgent, ice.IceAgent]:
     """Both agents have two addresses; A4 with B4 and A2 with B2 work, the crossed pairs do not."""
     world = World(1, Link(delay_s=0.02))
-    a, b = world.pair(**({"nomination": Late()} if backup_is_valid else {}))
+    a, b = world.pair(**({"controller": Late()} if backup_is_valid else {}))
     world.link.blocked = lambda source, destination: {source, destination} not in ({A4, B4}, {A2, B2})
     world.host(a, A4, A2)
     world.host(b, B4, B2)
@@ -266,7 +268,7 @@ def test_direct_path_that_opens_late_takes_over_from_the_relay(seed: int) -> Non
 def test_shorter_path_takes_over_once_and_stays() -> None:
     """Two direct paths; the better-ranked one takes 200 ms, the other 20 ms."""
     world = World(1)
-    a, b = world.pair(nomination=Late())
+    a, b = world.pair(controller=Late())
     slow = Slow(world, {A4, B4}, 0.09)
     world.filter = slow
     world.link.blocked = lambda source, destination: {source, destination} not in ({A4, B4}, {A2, B2})
@@ -304,7 +306,7 @@ class Slow:
 def test_without_renomination_in_both_descriptions_nothing_is_switched() -> None:
     """RFC 8445 section 8.1.1: nomination is for good; a peer that does not know better would be confused."""
     world = World(1)
-    a, b = world.pair(nomination=Late())
+    a, b = world.pair(controller=Late())
     world.filter = Slow(world, {A4, B4}, 0.09)
     world.link.blocked = lambda source, destination: {source, destination} not in ({A4, B4}, {A2, B2})
     world.host(a, A4, A2)

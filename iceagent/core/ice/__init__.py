@@ -12,11 +12,24 @@ from iceagent.core.ice.candidate import (
     without_zone,
 )
 from iceagent.core.ice.config import IceConfig
+from iceagent.core.ice.controller import (
+    CheckQuestion,
+    Choice,
+    Controller,
+    DefaultController,
+    FalterQuestion,
+    NominationQuestion,
+    Search,
+    SearchQuestion,
+    SwitchQuestion,
+    kind_of,
+)
 from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import (
     AGENT_TRANSITIONS,
     AgentState,
     ConsentLost,
+    ControllerFailed,
     DropReason,
     Failed,
     HeldDataReleased,
@@ -34,15 +47,7 @@ from iceagent.core.ice.events import (
     Verdict,
 )
 from iceagent.core.ice.pacer import Pacer
-from iceagent.core.ice.pair import PAIR_TRANSITIONS, CandidatePair, PairState
-from iceagent.core.ice.policy import (
-    ClearGain,
-    NominationPolicy,
-    NominationQuestion,
-    PatientNomination,
-    SwitchPolicy,
-    SwitchQuestion,
-)
+from iceagent.core.ice.pair import PAIR_TRANSITIONS, CandidatePair, PairFacts, PairState, Path
 from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation, pair_priority
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role
@@ -56,40 +61,47 @@ __all__ = [
     "CandidateError",
     "CandidatePair",
     "CandidateType",
-    "ClearGain",
+    "CheckQuestion",
+    "Choice",
     "ConsentLost",
+    "Controller",
+    "ControllerFailed",
     "CredentialSigns",
     "Credentials",
+    "DefaultController",
     "DropReason",
     "Failed",
+    "FalterQuestion",
     "HeldDataReleased",
     "IceAgent",
     "IceConfig",
     "IceEvent",
     "LocalCandidateAdded",
-    "NominationPolicy",
     "NominationQuestion",
     "Pacer",
+    "PairFacts",
     "PairNominated",
     "PairReport",
     "PairState",
     "PairStateChanged",
     "PairValidated",
-    "PatientNomination",
+    "Path",
     "RemoteCandidateAdded",
     "RestartFailed",
     "Restarted",
     "Role",
     "RoleChanged",
+    "Search",
+    "SearchQuestion",
     "SelectedPairChanged",
     "StateChanged",
-    "SwitchPolicy",
     "SwitchQuestion",
     "Verdict",
     "candidate_priority",
     "foundation",
     "generate_credentials",
     "host_candidate",
+    "kind_of",
     "pair_priority",
     "relay_candidate",
     "srflx_candidate",

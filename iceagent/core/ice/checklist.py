@@ -172,21 +172,21 @@ class Checklist:
         if pair in self._triggered:
             self._triggered.remove(pair)
 
-    def has_triggered(self) -> bool:
-        """Whether a triggered check is queued."""
-        return bool(self._triggered)
+    @property
+    def triggered(self) -> tuple[CheckPair, ...]:
+        """The triggered-check queue, first come first."""
+        return tuple(self._triggered)
 
-    def next_triggered(self) -> CheckPair | None:
-        """Remove and return the first pair of the triggered-check queue."""
-        return self._triggered.popleft() if self._triggered else None
+    def waiting(self) -> list[CheckPair]:
+        """Return the waiting pairs, highest priority first, thawing foundations if none waits.
 
-    def next_ordinary(self) -> CheckPair | None:
-        """Return the waiting pair of highest priority, thawing foundations if none waits (RFC 8445 section 6.1.4.2)."""
-        best = self._best_waiting()
-        if best is None and self._started:
+        Source: RFC 8445 section 6.1.4.2.
+        """
+        found = self._waiting()
+        if not found and self._started:
             self._thaw()
-            best = self._best_waiting()
-        return best
+            found = self._waiting()
+        return found
 
     def has_ordinary(self) -> bool:
         """Whether `next_ordinary` would return a pair."""
@@ -201,6 +201,7 @@ class Checklist:
         """Return how many pairs are in a state."""
         return sum(pair.state is state for pair in self)
 
-    def _best_waiting(self) -> CheckPair | None:
+    def _waiting(self) -> list[CheckPair]:
         waiting = [pair for pair in self if pair.state is PairState.WAITING]
-        return max(waiting, key=lambda pair: pair.priority, default=None)
+        waiting.sort(key=lambda pair: pair.priority, reverse=True)
+        return waiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from iceagent.core import constants
-from iceagent.core.ice.policy import ClearGain, NominationPolicy, PatientNomination, SwitchPolicy
+from iceagent.core.ice.controller import Controller, DefaultController
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,10 @@ class IceConfig:
         consent_expiry_s: a pair without a valid answer for this long is dead, seconds.
         disconnected_after_s: silence after which the state becomes DISCONNECTED, seconds.
         keepalive_s: Tr of RFC 8445 section 11, seconds; at least 15 s.
-        nomination: decides when a valid pair is good enough.
+        controller: decides what to check, nominate and switch to.
         lite: be a lite implementation (RFC 8445 section 2.5): answer checks, send none, and use what the peer
             nominates. For hosts with a public address; the peer must be a full implementation, and be told.
         renomination: whether another pair may be nominated later, where the peer can do that, too.
-        switching: decides when another valid pair is so much better that it is.
 
     Raises:
         ValueError: a value is outside the bounds named here.
@@ -41,10 +40,9 @@ class IceConfig:
     consent_expiry_s: float = constants.CONSENT_EXPIRY_S
     disconnected_after_s: float = constants.DISCONNECTED_AFTER_S
     keepalive_s: float = constants.KEEPALIVE_S
-    nomination: NominationPolicy = field(default_factory=PatientNomination)
+    controller: Controller = field(default_factory=DefaultController)
     lite: bool = False
     renomination: bool = True
-    switching: SwitchPolicy = field(default_factory=ClearGain)
 
     def __post_init__(self) -> None:
         if not constants.TA_MIN_S <= self.ta_s <= 10:

@@ -39,6 +39,7 @@ class ConsentKeeper:
         self._backups_at = 0.0
         self._asked_backups = False
         self._sends_granted = constants.FALTER_SENDS
+        self._gives_way_at: tuple[Check, float] | None = None  # of which probe, and when
 
     def advance(self, now: float) -> None:
         """Do what is due."""
@@ -98,7 +99,7 @@ class ConsentKeeper:
             self._quiet()
             if self._context.faltering:
                 self._context.faltering = self._context.silent = False
-                self._nominator.recovered()
+                self._nominator.recovered(now)
 
     def lose_base(self, now: float, base: TransportAddress) -> None:
         """Give up the pairs of a socket that is gone.
@@ -123,8 +124,8 @@ class ConsentKeeper:
 
     def _suspect(self, now: float, pair: CheckPair) -> None:
         """Ask whether the path works."""
-        self._probe = self._context.start_check(now, pair, CheckKind.PROBE)
         self._context.suspected_at = now
+        self._probe = self._context.start_check(now, pair, CheckKind.PROBE)
         self._asked_backups = False
 
     def _ask_backups(self, pair: CheckPair) -> None:
@@ -189,9 +190,12 @@ class ConsentKeeper:
     def _falters_at(self) -> float:
         if self._context.faltering or self._probe is None or self._pair is None:
             return float("inf")
-        sent_within_s = sum(self._probe.gaps_s[: self._sends_granted - 1])
-        answer_s = 1.5 * (self._pair.rtt_s or constants.PROBE_RTT_S) + constants.FALTER_SLACK_S
-        return self._probe.started_at + sent_within_s + answer_s
+        if self._gives_way_at is None or self._gives_way_at[0] is not self._probe:
+            spread = constants.FALTER_SENDS_LOSSY - constants.FALTER_SENDS
+            is_lossy = (self._sends_granted - constants.FALTER_SENDS) / spread
+            at = self._context.decisions.gives_way_at(self._pair, self._probe, is_lossy, self._context.suspected_at)
+            self._gives_way_at = (self._probe, at)
+        return self._gives_way_at[1]
 
     def _silent_at(self) -> float:
         if self._pair is None or self._probe is None:

@@ -11,6 +11,7 @@ from iceagent.core.ice.checklist import Checklist
 from iceagent.core.ice.checks import Check, CheckKind, CheckRunner, rto_s
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.credentials import Credentials, KeyRing
+from iceagent.core.ice.decisions import Decisions
 from iceagent.core.ice.events import AgentState, DropReason, PairStateChanged, RoleChanged
 from iceagent.core.ice.held import HeldData
 from iceagent.core.ice.outbox import Outbox
@@ -34,6 +35,7 @@ class Context:
     """The shared facts of a session.
 
     Attributes:
+        decisions: what the controller says.
         selected: the nominated pair data goes over, or None.
         data_pair: `selected`, or before nomination the best valid pair, or None.
         data_path: (base, remote) of `data_pair`; kept here so that the data path costs one attribute.
@@ -74,6 +76,7 @@ class Context:
         self.outbox = outbox
         self.keys = KeyRing(credentials)
         self.roles = roles
+        self.decisions = Decisions(config.controller, outbox)
         self.table = CandidateTable(config.max_local_candidates, config.max_remote_candidates)
         self.checklist = Checklist(config.max_pairs, self._pair_moved)
         self.runner = CheckRunner(self.outbox, self.keys, self.roles, randbytes)

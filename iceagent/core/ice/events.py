@@ -207,6 +207,19 @@ class RestartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ControllerFailed:
+    """A controller raised, or gave an answer that is none; from now on `DefaultController` decides.
+
+    Attributes:
+        question: the method of `Controller` that failed.
+        reason: how, and where.
+    """
+
+    question: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The session is over; `reason` says why in words."""
 
@@ -226,5 +239,6 @@ IceEvent: TypeAlias = (
     | HeldDataReleased
     | Restarted
     | RestartFailed
+    | ControllerFailed
     | Failed
 )

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 from iceagent.core import constants
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.checks import Check, CheckKind
 from iceagent.core.ice.context import Context
+from iceagent.core.ice.controller import NominationQuestion, SwitchQuestion
+from iceagent.core.ice.decisions import best_first, facts_of
 from iceagent.core.ice.events import HeldDataReleased, PairNominated, PairValidated, SelectedPairChanged
 from iceagent.core.ice.pair import CheckPair, PairState
-from iceagent.core.ice.policy import NominationQuestion, SwitchQuestion
+from iceagent.core.ice.search import PairSearch
 
 
 class Nominator:
-    """Keeps the valid list and decides, with the policy, which of it carries data."""
+    """Keeps the valid list and decides, with the controller, which of it carries data."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._nominating: Check | None = None
         self._deadline: float | None = None
         self._first_valid_at: float | None = None
+        self._search = PairSearch(context)
 
     # The valid list.
 
@@ -97,25 +102,30 @@ class Nominator:
             self._nominating = self._deadline = None
 
     def advance(self, now: float) -> None:
-        """Nominate if it is time to."""
+        """Nominate and look for better pairs if it is time to."""
         self._deadline = None
         context = self._context
-        if not context.roles.controlling or not context.checking or self._nominating is not None:
+        if not context.checking:
             return
-        best = self._better_than_selected(now) if context.concluded else self._best_to_nominate(now)
-        if best is None:
+        if context.concluded:
+            self._search.advance(now)
+        if not context.roles.controlling or self._nominating is not None:
             return
-        at = now if context.selected is not None else context.config.nomination.nominate_at(self._question(now, best))
+        chosen = self._choose_switch(now) if context.concluded else self._choose_nomination(now)
+        if chosen is None:
+            return
+        pair, at = chosen
         if at > now:
-            self._deadline = at
+            self._deadline = at if math.isfinite(at) else None
             return
         # Deviation from RFC 8445 section 8.1.1: the nominating check does not wait for a slot of Ta. Pacing protects
         # the network from checks that may go nowhere; this one repeats a check that has just been answered.
-        self._nominating = context.start_check(now, best, CheckKind.NOMINATION)
+        self._nominating = context.start_check(now, pair, CheckKind.NOMINATION)
 
     def next_timeout(self) -> float | None:
-        """Return when the policy wants to be asked again."""
-        return self._deadline
+        """Return when the controller wants to be asked again."""
+        times = (self._deadline, self._search.next_timeout())
+        return min((at for at in times if at is not None), default=None)
 
     # Selecting.
 
@@ -131,7 +141,7 @@ class Nominator:
             context.selected = selected
             context.selected_at = now
             if selected is not None:
-                self._conclude(selected)
+                self._conclude(now, selected)
             context.outbox.emit(SelectedPairChanged(None if selected is None else selected.view()))
         data_pair = selected or max(usable, key=lambda p: (p is not silent, p.priority), default=None)
         if data_pair is not context.data_pair:
@@ -139,22 +149,18 @@ class Nominator:
             context.data_path = None if data_pair is None else data_pair.path
             context.silent = context.faltering = False
 
-    def recovered(self) -> None:
+    def recovered(self, now: float) -> None:
         """Stop looking for other paths: the one in use answers again."""
         if self._context.selected is not None:
-            self._conclude(self._context.selected)
+            self._conclude(now, self._context.selected)
 
-    def _conclude(self, selected: CheckPair) -> None:
+    def _conclude(self, now: float, selected: CheckPair) -> None:
         # RFC 8445 section 8.1.2. Pairs not yet checked stay in the list, unchecked: they are what is left to try
         # should the selected path go silent.
         context = self._context
+        wanted = self._search.begin(now)
         for pair in context.checklist:
-            if pair is selected:
-                continue
-            if context.renominates and selected.is_relayed and not pair.is_relayed and pair.is_pending:
-                if pair.state is not PairState.IN_PROGRESS:  # a direct path found late is still worth having
-                    context.checklist.set_state(pair, PairState.WAITING)
-                    context.checklist.trigger(pair)
+            if pair is selected or pair in wanted:
                 continue
             context.checklist.untrigger(pair)
             if pair.state is PairState.IN_PROGRESS:
@@ -162,49 +168,48 @@ class Nominator:
                 pair.check = None
                 context.checklist.set_state(pair, PairState.WAITING)
 
-    def _best_to_nominate(self, now: float) -> CheckPair | None:
+    def _usable(self, now: float) -> list[CheckPair]:
+        """Return the valid pairs that are not selected, best first."""
+        context = self._context
+        if context.selected is not None and len(context.validated) < 2:
+            return []
+        usable = [p for p in context.checklist if p is not context.selected and context.has_fresh_consent(now, p)]
+        usable.sort(key=lambda pair: (pair.nomination_failures, -pair.priority))
+        return usable
+
+    def _choose_nomination(self, now: float) -> tuple[CheckPair, float] | None:
         context = self._context
         silent = context.data_pair if context.faltering else None
-        usable = [
+        offered = [
             pair
-            for pair in context.checklist
-            if context.has_fresh_consent(now, pair)
-            and pair is not context.selected
-            and (silent is None or pair.last_response_at > max(silent.last_response_at, context.suspected_at))
+            for pair in self._usable(now)
+            if silent is None or pair.last_response_at > max(silent.last_response_at, context.suspected_at)
         ]
-        return max(usable, key=lambda p: (-p.nomination_failures, p.priority), default=None)
-
-    def _better_than_selected(self, now: float) -> CheckPair | None:
-        """Return the valid pair to switch to for its own sake, if both agents know renomination."""
-        context, selected = self._context, self._context.selected
-        if not context.renominates or selected is None or now < context.selected_at + constants.SWITCH_INTERVAL_S:
+        if not offered:
             return None
-        switching = context.config.switching
-        better = [
-            pair
-            for pair in context.checklist
-            if pair is not selected
-            and context.has_fresh_consent(now, pair)
-            and switching.is_clearly_better(_switch_question(selected, pair))
-        ]
-        return min(better, key=lambda p: (p.is_relayed, p.nomination_failures, p.rtt_s or 0.0), default=None)
-
-    def _question(self, now: float, best: CheckPair) -> NominationQuestion:
-        context = self._context
-        better = [pair for pair in context.checklist if pair.is_pending and pair.priority > best.priority]
-        better.sort(key=lambda pair: pair.priority, reverse=True)
-        return NominationQuestion(
-            local=best.valid_local or best.local,
-            remote=best.remote,
-            rtt_s=best.rtt_s,
+        question = NominationQuestion(
+            valid=facts_of(offered),
+            pending=facts_of(best_first(pair for pair in context.checklist if pair.is_pending)),
+            selected=None if context.selected is None else context.selected.facts(),
             first_valid_at=now if self._first_valid_at is None else self._first_valid_at,
-            better_sent_at=tuple(pair.checked_at for pair in better),
             next_slot_at=context.next_slot_at,
             ta_s=context.config.ta_s,
             all_candidates_known=context.table.complete,
+            renominates=context.renominates,
             now=now,
         )
+        return context.decisions.nomination(question, offered)
 
-
-def _switch_question(selected: CheckPair, other: CheckPair) -> SwitchQuestion:
-    return SwitchQuestion(selected.is_relayed, selected.rtt_s, other.is_relayed, other.rtt_s, other.rtt_samples)
+    def _choose_switch(self, now: float) -> tuple[CheckPair, float] | None:
+        """Return the valid pair to switch to for its own sake, if both agents know renomination."""
+        context, selected = self._context, self._context.selected
+        if not context.renominates or selected is None:
+            return None
+        offered = self._usable(now)
+        if not offered:
+            return None
+        question = SwitchQuestion(selected.facts(), facts_of(offered), context.selected_at, now)
+        chosen = context.decisions.switch(question, offered)
+        if chosen is None:
+            return None
+        return chosen[0], max(chosen[1], context.selected_at + constants.SWITCH_FLOOR_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
@@ -62,6 +62,42 @@ class CandidatePair:
     def __str__(self) -> str:
         kinds = f"{self.local.type.value} {self.local.address} to {self.remote.type.value} {self.remote.address}"
         return f"{kinds} ({self.state.value})"
+
+
+class PairFacts(NamedTuple):
+    """What a `Controller` may know of a pair; immutable.
+
+    Attributes:
+        path: (local base, remote address), which names the pair.
+        local: the local candidate: once the pair is valid, the one the peer sees us at.
+        remote: the remote candidate.
+        state: of the pair's connectivity check.
+        priority: 64 bits; higher is better.
+        is_valid: whether data may flow on it.
+        is_nominated: whether the controlling agent chose it.
+        is_relayed: whether either end is at a relay.
+        rtt_s: smoothed round-trip time of its checks, seconds, or None before the first answer.
+        rtt_samples: how many round trips made it.
+        checked_at: when its first check was sent, or None.
+        answered_at: when its last check was answered; 0.0 if none was.
+        heard: whether an authenticated check of the peer came on it.
+        nomination_failures: how many nominating checks on it went unanswered.
+    """
+
+    path: Path
+    local: Candidate
+    remote: Candidate
+    state: PairState
+    priority: int
+    is_valid: bool
+    is_nominated: bool
+    is_relayed: bool
+    rtt_s: float | None
+    rtt_samples: int
+    checked_at: float | None
+    answered_at: float
+    heard: bool
+    nomination_failures: int
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +183,25 @@ class CheckPair:
         self.rtt_last_s = sample_s
         self.rtt_total_s += sample_s
         self.rtt_s = sample_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * sample_s
+
+    def facts(self) -> PairFacts:
+        """Return what a controller may know of the pair."""
+        return PairFacts(
+            self.path,
+            self.local if self.valid_local is None else self.valid_local,
+            self.remote,
+            self.state,
+            self.priority,
+            self.is_valid,
+            self.nominated,
+            self.is_relayed,
+            self.rtt_s,
+            self.rtt_samples,
+            self.checked_at,
+            self.last_response_at,
+            self.heard,
+            self.nomination_failures,
+        )
 
     def view(self) -> CandidatePair:
         """Return the pair as it is now."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from iceagent.core.ice.checks import CheckKind
 from iceagent.core.ice.context import Context
+from iceagent.core.ice.controller import CheckQuestion
+from iceagent.core.ice.decisions import facts_of
 from iceagent.core.ice.pair import CheckPair, PairState
 
 
@@ -24,11 +26,10 @@ class Scheduler:
         if now < self._reserved_at:
             return
         self._reserved_at = None
-        pair = context.checklist.next_triggered()
-        if pair is None and not context.concluded:
-            pair = context.checklist.next_ordinary()
+        context.next_slot_at = now + context.config.ta_s
+        pair = self._choose(now)
         if pair is not None:
-            context.next_slot_at = now + context.config.ta_s
+            context.checklist.untrigger(pair)
             self._check(now, pair)
 
     def next_timeout(self) -> float | None:
@@ -42,7 +43,15 @@ class Scheduler:
 
     def _has_check(self) -> bool:
         checklist = self._context.checklist
-        return checklist.has_triggered() or (not self._context.concluded and checklist.has_ordinary())
+        return bool(checklist.triggered) or (not self._context.concluded and checklist.has_ordinary())
+
+    def _choose(self, now: float) -> CheckPair | None:
+        context = self._context
+        triggered = context.checklist.triggered
+        waiting = [] if context.concluded else context.checklist.waiting()
+        selected = None if context.selected is None else context.selected.facts()
+        question = CheckQuestion(facts_of(triggered), facts_of(waiting), selected, now)
+        return context.decisions.check(question, (*triggered, *waiting))
 
     def _check(self, now: float, pair: CheckPair) -> None:
         context = self._context
