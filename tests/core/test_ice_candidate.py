@@ -136,7 +136,11 @@ def test_a_link_local_path_takes_the_local_zone() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("1 1 tcp 1 192.0.2.9 9 typ host tcptype active", DropReason.CANDIDATE_TRANSPORT),
+        ("1 1 tcp 1 192.0.2.9 9999 typ host", DropReason.CANDIDATE_TRANSPORT),
+        ("1 1 tcp 1 192.0.2.9 9999 typ host tcptype reluctant", DropReason.CANDIDATE_TRANSPORT),
+        ("1 1 sctp 1 192.0.2.9 9999 typ host", DropReason.CANDIDATE_TRANSPORT),
+        ("1 1 tcp 1 192.0.2.9 25 typ host tcptype passive", DropReason.CANDIDATE_UNUSABLE),
+        ("1 1 tcp 1 192.0.2.9 0 typ host tcptype so", DropReason.CANDIDATE_UNUSABLE),
         ("1 2 udp 1 192.0.2.9 9 typ host", DropReason.CANDIDATE_TRANSPORT),
         ("1 1 udp 1 x.local 9 typ host", DropReason.CANDIDATE_UNRESOLVED),
         ("1 1 udp 1 192.0.2.9 0 typ host", DropReason.CANDIDATE_UNUSABLE),

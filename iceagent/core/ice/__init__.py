@@ -1,4 +1,4 @@
-"""The ICE agent, sans-IO: RFC 8445, 8838, 8863 and 7675. `IceAgent` is the door; the rest are values it deals in."""
+"""The ICE agent, sans-IO: RFC 8445, 8838, 8863, 7675, 6544. `IceAgent` is the door; the rest are values it deals in."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ from iceagent.core.ice.priority import CandidateType, candidate_priority, founda
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role
 from iceagent.core.ice.signs import CredentialSigns
+from iceagent.core.ice.tcp import tcp_host_candidate, tcp_priority, tcp_srflx_candidate
 
 __all__ = [
     "AGENT_TRANSITIONS",
@@ -105,5 +106,8 @@ __all__ = [
     "pair_priority",
     "relay_candidate",
     "srflx_candidate",
+    "tcp_host_candidate",
+    "tcp_priority",
+    "tcp_srflx_candidate",
     "without_zone",
 ]

@@ -160,6 +160,11 @@ class IceAgent:
         path = (local, remote)
         return path in self._current.context.validated or any(path in paths for paths in self._older)
 
+    def uses_path(self, local: TransportAddress, remote: TransportAddress) -> bool:
+        """Whether a TCP connection is worth keeping: its path is valid, being checked, or was checked by the peer."""
+        path = (local, remote)
+        return self.is_validated(local, remote) or any(session.uses_path(path) for session in self._live())
+
     def data_pair(self) -> tuple[TransportAddress, TransportAddress] | None:
         """Return (local base, remote) to send application data on, or None; one attribute.
 
@@ -269,13 +274,14 @@ class IceAgent:
         """Take note of an ICMP error: a datagram from `local` to `remote` did not arrive, they say.
 
         It concerns that one path (trap 28) and, not being authenticated, fails nothing: checks that are out end
-        sooner if nothing answers. Consent is not touched.
+        sooner if nothing answers. Consent is not touched. At a TCP base it says that a connection could not be opened,
+        or broke.
         """
         if self._standing.over:
             return
         self._outbox.drop(DropReason.UNREACHABLE)
         for session in self._live():
-            session.context.runner.handle_unreachable(now, (local, remote))
+            session.handle_unreachable(now, (local, remote))
         self._settle(now)
 
     def handle_base_lost(self, now: float, base: TransportAddress) -> None:

@@ -23,13 +23,13 @@ class Candidate:
     Attributes:
         foundation: equal for candidates that probably live and die together.
         component: 1 to 256; this agent uses 1.
-        transport: "udp" (or "tcp", which is parsed and not used).
+        transport: "udp" or "tcp".
         priority: 32 bits; higher is better.
         address: the address to send to; its host may be a name when it was parsed from SDP.
         type: how it was learned.
         base: the socket (or relay) address it is sent from; None for remote candidates.
         related_address: for diagnosis only: the base of a reflexive candidate, the mapped address of a relayed one.
-        tcp_type: "active", "passive" or "so" for TCP.
+        tcp_type: "active", "passive" or "so" for TCP (RFC 6544 section 4.5), else None.
         extensions: name and value of all other fields, in order (`generation`, `ufrag`, `network-cost` …).
     """
 
@@ -61,7 +61,7 @@ class Candidate:
             kind = CandidateType(fields.type)
         except ValueError:
             raise CandidateError(f"candidate type {fields.type[:20]!r} is not host, srflx, prflx or relay") from None
-        tcp_type = next((value for name, value in fields.extensions if name == "tcptype"), None)
+        tcp_type = next((value.lower() for name, value in fields.extensions if name == "tcptype"), None)
         return cls(
             foundation=fields.foundation,
             component=fields.component,
@@ -184,7 +184,7 @@ def local_prflx_candidate(address: TransportAddress, sent_from: Candidate, prior
     base = sent_from.path_base
     return replace(
         sent_from,
-        foundation=foundation(kind, base.host),
+        foundation=foundation(kind, base.host, transport=sent_from.transport),
         priority=priority,
         address=address,
         type=kind,
@@ -193,13 +193,21 @@ def local_prflx_candidate(address: TransportAddress, sent_from: Candidate, prior
     )
 
 
-def remote_prflx_candidate(address: TransportAddress, priority: int, component: int = 1) -> Candidate:
+def remote_prflx_candidate(
+    address: TransportAddress,
+    priority: int,
+    component: int = 1,
+    *,
+    transport: str = "udp",
+    tcp_type: str | None = None,
+) -> Candidate:
     """Return the peer-reflexive candidate one of the peer's checks has revealed.
 
     Its foundation only has to differ from all others (RFC 8445 section 7.3.1.3), so it is made of the whole address.
     """
-    unique = foundation(CandidateType.PRFLX, str(address), "remote")
-    return Candidate(unique, component, "udp", priority, address, CandidateType.PRFLX)
+    kind = CandidateType.PRFLX
+    unique = foundation(kind, str(address), "remote", transport)
+    return Candidate(unique, component, transport, priority, address, kind, tcp_type=tcp_type)
 
 
 def _lenient_address(host: str, port: int) -> TransportAddress:

@@ -9,6 +9,7 @@ from iceagent.core.ice.candidate import Candidate, without_zone
 from iceagent.core.ice.events import DropReason
 from iceagent.core.ice.pair import Path
 from iceagent.core.ice.priority import CandidateType
+from iceagent.core.ice.tcp import ACTIVE, COUNTERPART, FIRST_TCP_PORT, WEB_PORTS
 
 
 class Added(Enum):
@@ -20,25 +21,36 @@ class Added(Enum):
 
 def unusable(candidate: Candidate) -> DropReason | None:
     """Say why a candidate can never be part of a pair of this agent, or None."""
-    if candidate.transport != "udp" or candidate.component != 1:
+    is_tcp = candidate.transport == "tcp" and candidate.tcp_type in COUNTERPART
+    if not (is_tcp or candidate.transport == "udp") or candidate.component != 1:
         return DropReason.CANDIDATE_TRANSPORT
     try:
         ip = candidate.address.ip
     except ValueError:
         return DropReason.CANDIDATE_UNRESOLVED
-    if candidate.address.port == 0 or ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
+    if is_tcp and candidate.tcp_type == ACTIVE:
+        has_port = True  # nobody connects there, so its port says nothing (RFC 6544 section 4.5)
+    else:
+        # Ours: to a service on a well-known TCP port a peer could make us say things it would listen to.
+        port = candidate.address.port
+        has_port = port != 0 and not (is_tcp and port < FIRST_TCP_PORT and port not in WEB_PORTS)
+    if not has_port or ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
         return DropReason.CANDIDATE_UNUSABLE
     return None
 
 
 class CandidateTable:
-    """Local candidates by (address, base), remote ones by address."""
+    """Local candidates by (address, base), remote ones by transport and address.
+
+    UDP and TCP number their ports apart, so a peer may well use one number for both. Our own bases are unique over
+    both transports: the shell sees to that, since paths are named by them.
+    """
 
     def __init__(self, max_local: int, max_remote: int) -> None:
         self._max_local = max_local
         self._max_remote = max_remote
         self.local: dict[Path, Candidate] = {}
-        self.remote: dict[TransportAddress, Candidate] = {}
+        self.remote: dict[tuple[str, TransportAddress], Candidate] = {}
         self.local_ended = False
         self.remote_ended = False
 
@@ -66,12 +78,13 @@ class CandidateTable:
         reason = unusable(candidate)
         if reason is not None:
             return reason
-        twin = self.remote.get(candidate.address)
+        key = (candidate.transport, candidate.address)
+        twin = self.remote.get(key)
         if twin is not None and (twin.type is not CandidateType.PRFLX or candidate.type is CandidateType.PRFLX):
             return DropReason.CANDIDATE_DUPLICATE
         if twin is None and len(self.remote) >= self._max_remote:
             return DropReason.CANDIDATE_LIMIT
-        self.remote[candidate.address] = candidate
+        self.remote[key] = candidate
         return Added.NEW if twin is None else Added.UPGRADED
 
     def forget_base(self, base: TransportAddress) -> None:
@@ -79,9 +92,18 @@ class CandidateTable:
         for key in [key for key in self.local if key[1] == base]:
             del self.local[key]
 
-    def find_remote(self, address: TransportAddress) -> Candidate | None:
+    def find_remote(self, address: TransportAddress, transport: str = "udp") -> Candidate | None:
         """Return the candidate a datagram came from; signalled link-local addresses have no zone, received ones do."""
-        return self.remote.get(address) or self.remote.get(without_zone(address))
+        return self.remote.get((transport, address)) or self.remote.get((transport, without_zone(address)))
+
+    def forget_remote(self, candidate: Candidate) -> None:
+        """Forget a peer-reflexive candidate that cannot be met again: the connection it was known by is gone."""
+        self.remote.pop((candidate.transport, candidate.address), None)
+
+    def transport_of(self, base: TransportAddress) -> str:
+        """Return what a socket of ours speaks: "udp" or "tcp"."""
+        local = self.local_at(base)
+        return "udp" if local is None else local.transport
 
     def local_at(self, base: TransportAddress) -> Candidate | None:
         """Return the best candidate of a base: the host or relayed one where there is one."""
@@ -94,6 +116,13 @@ class CandidateTable:
     def local_seen_as(self, mapped: TransportAddress, base: TransportAddress) -> Candidate | None:
         """Return the local candidate of `base` that the peer sees as `mapped`."""
         known = self.local.get((mapped, base))
-        if known is None and without_zone(base) == mapped:
-            known = self.local.get((base, base))
+        own = self.local.get((base, base))
+        if known is None and own is not None and _is_seen_as(own, mapped):
+            known = own
         return known
+
+
+def _is_seen_as(own: Candidate, mapped: TransportAddress) -> bool:
+    """Whether there is no NAT in between; the port of an active TCP candidate is another with each connection."""
+    address = without_zone(own.address)
+    return address.host == mapped.host if own.tcp_type == ACTIVE else address == mapped

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.pair import CheckPair, PairState, Path
+from iceagent.core.ice.tcp import checks_by_itself
 
 
 def path_of(local: Candidate, remote: Candidate) -> Path | None:
@@ -21,7 +22,9 @@ def path_of(local: Candidate, remote: Candidate) -> Path | None:
     link-local path is the local one, since a signalled address has none.
     """
     base, remote_address = local.path_base, remote.address
-    if local.component != remote.component or base.family != remote_address.family:
+    if local.transport != remote.transport or local.component != remote.component:
+        return None
+    if base.family != remote_address.family:
         return None
     ours, theirs = base.ip, remote_address.ip
     if ours.is_loopback != theirs.is_loopback:
@@ -64,7 +67,7 @@ class Checklist:
         """
         fresh: list[CheckPair] = []
         for local, remote in candidates:
-            path = path_of(local, remote)
+            path = path_of(local, remote) if checks_by_itself(local, remote) else None
             if path is None:
                 continue
             known = self.pairs.get(path)
@@ -75,7 +78,7 @@ class Checklist:
             elif local.priority > known.local.priority:
                 known.local = local
                 known.rank(controlling)
-        fresh.sort(key=lambda pair: pair.priority, reverse=True)
+        fresh.sort(key=lambda pair: pair.check_order, reverse=True)
         all_fit = True
         for pair in fresh:
             all_fit = self.insert(pair) and all_fit
@@ -96,9 +99,9 @@ class Checklist:
             kept_all = False
             busy = (PairState.IN_PROGRESS, PairState.SUCCEEDED)
             idle = [other for other in self if other.state not in busy and not other.consent_lost]
-            worst = min(idle, key=lambda other: (other.state is not PairState.FAILED, other.priority), default=None)
+            worst = min(idle, key=lambda other: (other.state is not PairState.FAILED, other.check_order), default=None)
             if worst is None or (
-                worst.state is not PairState.FAILED and worst.priority >= pair.priority and not needed
+                worst.state is not PairState.FAILED and worst.check_order >= pair.check_order and not needed
             ):
                 return False
             self.forget(worst)
@@ -149,7 +152,7 @@ class Checklist:
     def _thaw(self) -> None:
         """Let the best frozen pair of each foundation wait that is not held back."""
         held = self._held_foundations()
-        for pair in sorted(self, key=lambda pair: pair.priority, reverse=True):
+        for pair in sorted(self, key=lambda pair: pair.check_order, reverse=True):
             if pair.state is PairState.FROZEN and pair.foundation not in held:
                 held.add(pair.foundation)
                 self.set_state(pair, PairState.WAITING)
@@ -178,12 +181,12 @@ class Checklist:
         return tuple(self._triggered)
 
     def waiting(self) -> list[CheckPair]:
-        """Return the waiting pairs, highest priority first, thawing foundations if none waits.
+        """Return the waiting pairs in the order of `check_order`, thawing foundations if none but TCP's waits.
 
         Source: RFC 8445 section 6.1.4.2.
         """
         found = self._waiting()
-        if not found and self._started:
+        if (not found or found[0].is_tcp) and self._started:
             self._thaw()
             found = self._waiting()
         return found
@@ -203,5 +206,5 @@ class Checklist:
 
     def _waiting(self) -> list[CheckPair]:
         waiting = [pair for pair in self if pair.state is PairState.WAITING]
-        waiting.sort(key=lambda pair: pair.priority, reverse=True)
+        waiting.sort(key=lambda pair: pair.check_order, reverse=True)
         return waiting

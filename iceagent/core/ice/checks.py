@@ -212,9 +212,12 @@ class CheckRunner:
                 continue
             gap_s = check.gaps_s[check.sends]
             check.sends += 1
-            check.sent_at = now
             check.next_at = min(now + gap_s, check.expires_at)
-            self._transmit(now, check)
+            # Over TCP nothing is sent twice (RFC 8489 section 6.2.2), but the schedule is kept: it ends at the same Ti
+            # of 39.5 s, and by it everybody else knows how long the path has been silent.
+            if not check.pair.is_tcp:
+                check.sent_at = now
+                self._transmit(now, check)
         return expired
 
     def handle_unreachable(self, now: float, path: tuple[TransportAddress, TransportAddress]) -> None:
@@ -229,6 +232,23 @@ class CheckRunner:
                 earliest = max(check.started_at + total * check.rto_s, now + check.rto_s)
                 check.expires_at = min(check.expires_at, earliest)
                 check.next_at = min(check.next_at, check.expires_at)
+
+    def connection_lost(self, now: float, pair: CheckPair) -> list[Check]:
+        """End the checks that went down with a TCP connection; return the ordinary ones, which have failed.
+
+        A nominating or probing one ends soon, and a new one follows; not at once, lest a peer that accepts connections
+        and closes them keep us busy.
+        """
+        failed: list[Check] = []
+        for check in [check for check in self._checks.values() if check.pair is pair]:
+            if check.kind is CheckKind.ORDINARY:
+                del self._checks[check.transaction_id]
+                if not check.cancelled:
+                    failed.append(check)
+            elif check.kind is not CheckKind.CONSENT:
+                check.expires_at = min(check.expires_at, max(now, check.started_at + constants.CHECK_RTO_MIN_S))
+                check.next_at = min(check.next_at, check.expires_at)
+        return failed
 
     def hurry(self, now: float) -> None:
         """Retransmit what waits for an answer now rather than later: the network has changed.
@@ -257,7 +277,7 @@ class CheckRunner:
             self._outbox.drop(DropReason.RESPONSE_NO_ADDRESS)
             return CheckOutcome(check, CheckResult.FAILED)
         self.answers += 1
-        if check.sends == 1 or check.pair.rtt_s is None:
+        if check.sends == 1 or check.pair.rtt_s is None or check.pair.is_tcp:
             # A retransmitted check has an ambiguous RTT (Karn); as the very first estimate it is better than none.
             check.pair.measure_rtt(max(0.0, now - check.sent_at))
         return CheckOutcome(check, CheckResult.SUCCESS, mapped.address)
@@ -275,7 +295,7 @@ class CheckRunner:
     def _request(self, pair: CheckPair, transaction_id: bytes, use_candidate: bool, nomination: int) -> bytes:
         attributes: list[stun.Attribute] = [
             stun.Username(self._keys.outgoing_username()),
-            stun.Priority(as_peer_reflexive(pair.local.priority)),
+            stun.Priority(as_peer_reflexive(pair.local.priority, pair.local.transport)),
             self._roles.attribute(),
         ]
         if use_candidate:

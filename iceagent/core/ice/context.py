@@ -158,7 +158,9 @@ class Context:
         # pair, not to repeat oneself.
         if kind is CheckKind.NOMINATION:
             return True
-        return kind is CheckKind.CONSENT and self.roles.controlling and pair is self.selected and not self.faltering
+        # Over TCP the probe goes first over a connection that replaces a broken one, of which the peer knows nothing.
+        repeats = kind is CheckKind.CONSENT or (kind is CheckKind.PROBE and pair.is_tcp)
+        return repeats and self.roles.controlling and pair is self.selected and not self.faltering
 
     def has_fresh_consent(self, now: float, pair: CheckPair) -> bool:
         """Whether application data may be sent on a pair (RFC 7675 section 5.1)."""

@@ -143,6 +143,25 @@ class CheckPair:
         return CandidateType.RELAY in (self.local.type, local.type, self.remote.type)
 
     @property
+    def is_tcp(self) -> bool:
+        """Whether its packets travel in a TCP connection: none is lost, and none is sent twice."""
+        return self.local.transport == "tcp"
+
+    @property
+    def is_passive(self) -> bool:
+        """Whether only the peer can open its connection, which then never comes back under the same address."""
+        return self.local.tcp_type == "passive"
+
+    @property
+    def check_order(self) -> tuple[bool, int]:
+        """What ordinary checks are ordered by, the greatest first; also who gives way last in a full checklist.
+
+        Deviation from RFC 8445 section 6.1.4.2, where priority alone decides: UDP goes first, relayed pairs too,
+        though they rank below direct TCP. So candidates over TCP delay no connection that can do without them.
+        """
+        return (not self.is_tcp, self.priority)
+
+    @property
     def path(self) -> Path:
         """The pair's key: (local base, remote address)."""
         return (self.base, self.destination)
@@ -182,6 +201,9 @@ class CheckPair:
         self.rtt_samples += 1
         self.rtt_last_s = sample_s
         self.rtt_total_s += sample_s
+        if self.is_tcp and self.rtt_samples == 2:
+            self.rtt_s = sample_s  # the first one included opening the connection
+            return
         self.rtt_s = sample_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * sample_s
 
     def facts(self) -> PairFacts:

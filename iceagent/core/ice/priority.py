@@ -22,16 +22,27 @@ TYPE_PREFERENCE: Final = {  # RFC 8445 section 5.1.2.2
     CandidateType.SRFLX: 100,
     CandidateType.RELAY: 0,
 }
+TCP_TYPE_PREFERENCE: Final = {
+    # RFC 6544 section 4.2 lets UDP be preferred: all of these lie below UDP's direct types, and above relays, since a
+    # slower direct path still costs no third party.
+    CandidateType.HOST: 90,
+    CandidateType.PRFLX: 80,
+    CandidateType.SRFLX: 70,
+    CandidateType.RELAY: 0,
+}
 MAX_PRIORITY: Final = 2**31 - 1
 
 
-def candidate_priority(kind: CandidateType, local_preference: int, component: int = 1) -> int:
+def candidate_priority(
+    kind: CandidateType, local_preference: int, component: int = 1, *, transport: str = "udp"
+) -> int:
     """Return the priority of a candidate, 1 to 2**31 - 1.
 
     Args:
         kind: the candidate's type.
         local_preference: 0 to 65535, unique per address of this agent; higher is better.
         component: 1 to 256.
+        transport: "udp" or "tcp".
 
     Raises:
         ValueError: an argument is out of range.
@@ -42,15 +53,19 @@ def candidate_priority(kind: CandidateType, local_preference: int, component: in
         raise ValueError(f"local preference {local_preference} is not within 0 to 65535")
     if not 1 <= component <= 256:
         raise ValueError(f"component {component} is not within 1 to 256")
-    return (TYPE_PREFERENCE[kind] << 24) | (local_preference << 8) | (256 - component)
+    return (_type_preference(kind, transport) << 24) | (local_preference << 8) | (256 - component)
 
 
-def as_peer_reflexive(priority: int) -> int:
+def _type_preference(kind: CandidateType, transport: str) -> int:
+    return (TCP_TYPE_PREFERENCE if transport == "tcp" else TYPE_PREFERENCE)[kind]
+
+
+def as_peer_reflexive(priority: int, transport: str = "udp") -> int:
     """Return what `priority` would be were its candidate peer-reflexive: the PRIORITY attribute of its checks.
 
     Source: RFC 8445 section 7.1.1.
     """
-    return (TYPE_PREFERENCE[CandidateType.PRFLX] << 24) | (priority & 0xFFFFFF)
+    return (_type_preference(CandidateType.PRFLX, transport) << 24) | (priority & 0xFFFFFF)
 
 
 def pair_priority(controlling: int, controlled: int) -> int:

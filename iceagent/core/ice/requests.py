@@ -17,6 +17,7 @@ from iceagent.core.ice.nomination import Nominator
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.roles import Conflict
+from iceagent.core.ice.tcp import COUNTERPART
 
 
 class IncomingCheck(NamedTuple):
@@ -55,7 +56,7 @@ class RequestHandler:
             self._answer(local, remote, stun.error(request, 420, "Unknown Attribute", unknown))
             return None
         priority = request.get(stun.Priority)
-        if priority is None and context.table.find_remote(remote) is None:
+        if priority is None and self._find_remote(local, remote) is None:
             context.drop(DropReason.STUN_NO_PRIORITY)
             self._answer(local, remote, stun.error(request, 400, "Bad Request"))
             return None
@@ -228,7 +229,7 @@ class RequestHandler:
         if local is None:
             context.drop(DropReason.CHECK_UNKNOWN_LOCAL)
             return None
-        remote = context.table.find_remote(check.remote) or self._learn(now, check)
+        remote = self._find_remote(check.local, check.remote) or self._learn(now, check, local)
         if remote is None or path_of(local, remote) is None:
             return None
         pair = CheckPair(local, remote, check.local, check.remote, priority=0)
@@ -238,13 +239,22 @@ class RequestHandler:
             context.drop(DropReason.PAIR_LIMIT)
         return context.checklist.pairs.get(pair.path)
 
-    def _learn(self, now: float, check: IncomingCheck) -> Candidate | None:
+    def _find_remote(self, local: TransportAddress, remote: TransportAddress) -> Candidate | None:
+        table = self._context.table
+        return table.find_remote(remote, table.transport_of(local))
+
+    def _learn(self, now: float, check: IncomingCheck, local: Candidate) -> Candidate | None:
         """Add the peer-reflexive candidate the check reveals (RFC 8445 section 7.3.1.3)."""
         context = self._context
+        if local.transport == "tcp":
+            self._forget_dead_connections(check)
         if self._is_flooded(check):
             context.drop(DropReason.CANDIDATE_LIMIT)
             return None
-        fresh = remote_prflx_candidate(without_zone(check.remote), check.priority)
+        tcp_type = COUNTERPART.get(local.tcp_type or "")  # RFC 6544 section 7.2
+        fresh = remote_prflx_candidate(
+            without_zone(check.remote), check.priority, transport=local.transport, tcp_type=tcp_type
+        )
         added = context.table.add_remote(fresh)
         if not isinstance(added, Added):
             context.drop(added)
@@ -252,6 +262,18 @@ class RequestHandler:
         context.candidate_at = now
         context.outbox.emit(RemoteCandidateAdded(fresh))
         return fresh
+
+    def _forget_dead_connections(self, check: IncomingCheck) -> None:
+        """Make room for a peer that connects again: an active candidate has another port each time."""
+        context = self._context
+        for pair in list(context.checklist):
+            same_host = pair.base == check.local and pair.destination.host == check.remote.host
+            is_dead = pair.state is PairState.FAILED and pair is not context.data_pair
+            if same_host and is_dead and pair.remote.type is CandidateType.PRFLX:
+                context.runner.discard_pair(pair)
+                context.checklist.forget(pair)
+                context.validated.discard(pair.path)
+                context.table.forget_remote(pair.remote)
 
     def _is_flooded(self, check: IncomingCheck) -> bool:
         """Whether many addresses that this host's checks came from have led nowhere already.

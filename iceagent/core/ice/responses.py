@@ -76,7 +76,7 @@ class ResponseHandler:
         known = context.table.local_seen_as(mapped, pair.base)
         if known is not None:
             return known
-        fresh = local_prflx_candidate(mapped, pair.local, as_peer_reflexive(pair.local.priority))
+        fresh = local_prflx_candidate(mapped, pair.local, as_peer_reflexive(pair.local.priority, pair.local.transport))
         added = context.table.add_local(fresh)
         if isinstance(added, Added):
             context.outbox.emit(LocalCandidateAdded(fresh))

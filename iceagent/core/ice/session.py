@@ -160,6 +160,26 @@ class Session:
             return Verdict.DROPPED
         return Verdict.HELD
 
+    def uses_path(self, path: Path) -> bool:
+        """Whether a pair of that path waits for its check, or an authenticated check came from there."""
+        pair = self.context.checklist.pairs.get(path)
+        return self.has_heard(path) or (pair is not None and pair.is_pending)
+
+    def handle_unreachable(self, now: float, path: Path) -> None:
+        """Take note of an ICMP error, or at a TCP base of a connection that is gone or cannot be opened."""
+        context = self.context
+        pair = context.checklist.pairs.get(path)
+        if pair is None or not pair.is_tcp:
+            context.runner.handle_unreachable(now, path)
+            return
+        # Other than ICMP, nobody off the path can say so. RFC 6544 section 7.1: the check has failed.
+        for check in context.runner.connection_lost(now, pair):
+            self._responses.failed(check)
+        if pair is context.data_pair:
+            context.doubted = True  # the probing check that follows opens another connection, where that is ours to do
+        elif pair.is_valid and pair.is_passive:
+            self._nominator.invalidate(now, pair)
+
     def handle_timeout(self, now: float) -> None:
         """Retransmit, and take note of the checks that nobody answered."""
         for check in self.context.runner.handle_timeout(now):
@@ -235,7 +255,7 @@ class Session:
     def _upgrade_remote(self, candidate: Candidate) -> None:
         """Let the pairs of a peer-reflexive candidate show its signalled twin, nomination kept (trap 17)."""
         for pair in self.context.checklist:
-            if pair.remote.address == candidate.address:
+            if (pair.remote.transport, pair.remote.address) == (candidate.transport, candidate.address):
                 pair.remote = candidate
                 pair.rank(self.context.roles.controlling)
 
