@@ -15,6 +15,7 @@ from iceagent.core.ice.events import AgentState, DropReason, Failed, IceEvent, R
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CandidatePair, Path
+from iceagent.core.ice.probe import Probing
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.session import Session
@@ -154,6 +155,11 @@ class IceAgent:
     def checks_sent(self) -> int:
         """Requests sent so far: checks, their retransmissions, nomination and consent."""
         return self._past_checks_sent + sum(session.context.runner.checks_sent for session in self._all())
+
+    @property
+    def probing(self) -> Probing:
+        """What techniques that guess at addresses need of the current session."""
+        return Probing(self._current.context)
 
     def is_validated(self, local: TransportAddress, remote: TransportAddress) -> bool:
         """Whether data from `remote` at the socket `local` may reach the user; one set lookup (trap 3)."""

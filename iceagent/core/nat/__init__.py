@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iceagent.core.nat import natpmp, pcp
+from iceagent.core.nat.allocation import NatKind, PortHabit, Sighting, read_habit
 from iceagent.core.nat.behaviour import (
     Filtering,
     Lifetime,
@@ -16,6 +17,7 @@ from iceagent.core.nat.dialects import NAT_PMP, PCP, NatPmpDialect, PcpDialect
 from iceagent.core.nat.discovery import Discovery, DiscoverySockets
 from iceagent.core.nat.epoch import Epoch, natpmp_rule, pcp_rule
 from iceagent.core.nat.errors import CodecReason, PortMappingCodecError
+from iceagent.core.nat.hard_nat import Announcement, Shot, Task, Technique, Traversal, aim_ahead, assign, is_target
 from iceagent.core.nat.lease import (
     LeaseClient,
     LeaseEvent,
@@ -28,10 +30,12 @@ from iceagent.core.nat.lease import (
 from iceagent.core.nat.port_mapper import PortMapper
 from iceagent.core.nat.prediction import FamilyView, Outcome, Prediction, SideView, meets, predict
 from iceagent.core.nat.probe import GatewayProbe, ProbeAnswer
+from iceagent.core.nat.rate_cap import RateCap
 
 __all__ = [
     "NAT_PMP",
     "PCP",
+    "Announcement",
     "CodecReason",
     "Discovery",
     "DiscoverySockets",
@@ -48,22 +52,34 @@ __all__ = [
     "MappingFailed",
     "MappingLost",
     "NatBehaviour",
+    "NatKind",
     "NatPmpDialect",
     "Outcome",
     "PcpDialect",
+    "PortHabit",
     "PortMapper",
     "PortMappingCodecError",
     "Prediction",
     "ProbeAnswer",
+    "RateCap",
     "Released",
     "ServerReport",
+    "Shot",
     "SideView",
+    "Sighting",
+    "Task",
+    "Technique",
+    "Traversal",
+    "aim_ahead",
+    "assign",
     "classify_filtering",
     "classify_mapping",
+    "is_target",
     "meets",
     "natpmp",
     "natpmp_rule",
     "pcp",
     "pcp_rule",
     "predict",
+    "read_habit",
 ]

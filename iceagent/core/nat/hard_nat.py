@@ -1,0 +1,257 @@
+"""Getting through hard NATs: who does what, and what is sent when. Sans-IO.
+
+A NAT that maps per destination hides where a peer has to send. Two ways lead through:
+
+- Against a NAT that keeps one port per socket, the hard side opens many sockets and sends an *opener* from each to the
+  peer's mapped address: so many external ports let the peer in. The other side *sprays* probes from its one socket to
+  ports of the hard side's address, none twice. With 256 open of 64,512 a probe meets one with a chance of 0.4 %, and
+  98 % of 1,000 do (docs/hard-nats.md has the arithmetic).
+- A NAT that counts its ports up tells where the next sockets will be. Both sides open some, the announced port in their
+  midst, and all of each send to the one port that the other has announced.
+
+Openers have a low TTL where one is known: they are to pass the NATs of their sender and not to trouble the peer's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.nat.allocation import NatKind
+from iceagent.core.nat.rate_cap import RateCap
+
+FIRST_PORT: Final = 1024  # NATs map unprivileged ports to unprivileged ones (RFC 4787 section 4.2.1)
+LAST_PORT: Final = 65535
+SPRAY_SOCKETS: Final = 256  # of the hard side against a spray
+AIM_AHEAD: Final = (16, 32, 12, 48)  # by round: mappings left for others before the announced port comes
+AIM_SOCKETS: Final = 2  # times as many sockets as mappings left: the port is then in their midst
+WINDOW: Final = 128  # ports on either side of an announced one that a spray tries
+BASE: Final = -1  # slot of the socket that the agent has anyway
+_REPEAT_MIN_S: Final = 0.5  # between two rounds of packets from the same sockets
+
+_DENIED: Final = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "224.0.0.0/3",
+    )
+)
+"""Never a target: this machine, private networks, carriers' own, multicast, reserved (RFC 6890)."""
+
+
+def is_target(address: TransportAddress) -> bool:
+    """Return whether an address may be sprayed at all: public, IPv4, and with a port."""
+    try:
+        ip = address.ip
+    except ValueError:
+        return False
+    return ip.version == 4 and address.port > 0 and not any(ip in network for network in _DENIED)
+
+
+class Technique(Enum):
+    """What one side does. SPRAY: probes from one socket to many ports. CROWD: from many sockets to one port."""
+
+    SPRAY = "spray"
+    CROWD = "crowd"
+
+
+class Announcement(NamedTuple):
+    """What one side tells the other: what its NAT is like, and where to send.
+
+    Of an EASY one `address` is its mapped address; of a HARD one only the host counts; of a PREDICTABLE one it is where
+    sockets will be that are opened now. `round` counts the attempts: sides in the same round act together.
+    """
+
+    kind: NatKind
+    address: TransportAddress
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One side's part.
+
+    Attributes:
+        technique: see there.
+        target: where to send; of a SPRAY only the host, and the port around which it begins unless 0.
+        sockets: to be opened for a CROWD.
+        is_timed: it rests on ports announced a moment ago, and should begin at once.
+    """
+
+    technique: Technique
+    target: TransportAddress
+    sockets: int = 0
+    is_timed: bool = False
+
+
+def assign(ours: Announcement, theirs: Announcement, *, controlling: bool) -> Task | None:
+    """Return our part, or None where ordinary checks suffice or nothing is known to help.
+
+    Whose NAT is UNKNOWN takes the part that is left: a path has not been found, so somebody's is hard.
+    """
+    mine, other = ours.kind, theirs.kind
+    if mine is NatKind.UNKNOWN:
+        mine = _counterpart(other, controlling=controlling)
+    if other is NatKind.UNKNOWN:
+        other = _counterpart(ours.kind, controlling=not controlling)
+    if mine is NatKind.EASY and other in (NatKind.HARD, NatKind.PREDICTABLE):
+        around = theirs.address.port if other is NatKind.PREDICTABLE else 0
+        return Task(Technique.SPRAY, theirs.address._replace(port=around), is_timed=around > 0)
+    if other is NatKind.EASY and mine is NatKind.HARD:
+        return Task(Technique.CROWD, theirs.address, SPRAY_SOCKETS)
+    if mine is NatKind.PREDICTABLE and other in (NatKind.EASY, NatKind.PREDICTABLE):
+        return Task(Technique.CROWD, theirs.address, AIM_SOCKETS * aim_ahead(ours.round), is_timed=True)
+    return None
+
+
+def _counterpart(kind: NatKind, *, controlling: bool) -> NatKind:
+    if kind is NatKind.UNKNOWN:
+        return NatKind.EASY if controlling else NatKind.HARD
+    return NatKind.HARD if kind is NatKind.EASY else NatKind.EASY
+
+
+def aim_ahead(number: int) -> int:
+    """Return how many mappings ahead the port lies that is announced in a round.
+
+    Others behind the same NAT take ports between the announcement and the packets; carriers give a customer blocks of
+    64 or so, beyond whose end nothing is predictable. So some rounds aim near, some far.
+    """
+    return AIM_AHEAD[number % len(AIM_AHEAD)]
+
+
+class Shot(NamedTuple):
+    """One packet to send: from the crowd's socket number `slot`, or from the agent's own (`BASE`)."""
+
+    slot: int
+    remote: TransportAddress
+    is_opener: bool
+
+
+class Traversal:
+    """What one side sends in one attempt, when, and never more than the caps allow.
+
+    Use: `poll_shot(now)` until it returns None, then wait until `next_timeout()` or until something has happened.
+
+    Args:
+        task: our part.
+        start_at: when to begin, seconds.
+        end_at: when to give up.
+        packets: how many may be sent at most.
+        caps: of packets per second; each must agree.
+        randbytes: source of unpredictable bytes, which decides the order of ports.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        start_at: float,
+        end_at: float,
+        packets: int,
+        caps: Sequence[RateCap],
+        randbytes: Callable[[int], bytes],
+    ) -> None:
+        self.packets_sent = 0
+        self.over = False
+        self._task = task
+        self._end_at = end_at
+        self._packets = packets
+        self._caps = caps
+        self._not_before = start_at
+        is_spray = task.technique is Technique.SPRAY
+        self._shots = _spray(task.target, randbytes) if is_spray else _crowd(task.target, task.sockets)
+        self._repeat_at = start_at
+        self._next: Shot | None = next(self._shots, None)
+
+    def poll_shot(self, now: float) -> Shot | None:
+        """Return a packet that is to be sent now, and count it; None: nothing yet, or nothing any more."""
+        if not self.over and (now >= self._end_at or self._next is None or self.packets_sent >= self._packets):
+            self.stop()
+        shot = self._next
+        if self.over or shot is None or now < self._due_at():
+            return None
+        if shot.slot == 0:
+            # The next time round of a crowd begins later: its sockets are open, and answers take a while.
+            spread_s = 2 * self._task.sockets * self._gap_s
+            self._repeat_at = now + max(_REPEAT_MIN_S, spread_s)
+        for cap in self._caps:
+            cap.note(now)
+        self.packets_sent += 1
+        self._next = next(self._shots, None)
+        if self._next is not None and self._next.slot == 0:
+            self._not_before = max(self._not_before, self._repeat_at)
+        return shot
+
+    def next_timeout(self) -> float | None:
+        """Return when `poll_shot` has something to do, or None."""
+        return None if self.over else min(self._due_at(), self._end_at)
+
+    def pause(self, until: float) -> None:
+        """Send nothing before `until`: a check of the peer has arrived, and seems to lead to a path."""
+        self._not_before = max(self._not_before, until)
+
+    def stop(self) -> None:
+        """Send nothing any more: there is a path, or no hope. Idempotent."""
+        self.over = True
+        self._next = None
+        self._shots = iter(())
+
+    @property
+    def _gap_s(self) -> float:
+        return max((cap.gap_s for cap in self._caps), default=0.0)
+
+    def _due_at(self) -> float:
+        return max([self._not_before, *(cap.next_at() for cap in self._caps)])
+
+
+def _crowd(target: TransportAddress, sockets: int) -> Iterator[Shot]:
+    """Give an opener from every socket, then probes from all of them, over and over.
+
+    Probes have the usual TTL: they open the way also where the openers' TTL was too low, and where both sides' ports
+    are open they are what arrives.
+    """
+    for slot in range(sockets):
+        yield Shot(slot, target, is_opener=True)
+    while sockets:
+        for slot in range(sockets):
+            yield Shot(slot, target, is_opener=False)
+
+
+def _spray(target: TransportAddress, randbytes: Callable[[int], bytes]) -> Iterator[Shot]:
+    ports = _near_ports(target.port) if target.port else random_ports(randbytes)
+    for port in ports:
+        yield Shot(BASE, target._replace(port=port), is_opener=False)
+
+
+def _near_ports(aim: int) -> Iterator[int]:
+    """Give the ports around an announced one: it first, then alternately above and below."""
+    yield aim
+    for distance in range(1, WINDOW + 1):
+        for port in (aim + distance, aim - distance):
+            if FIRST_PORT <= port <= LAST_PORT:
+                yield port
+
+
+def random_ports(randbytes: Callable[[int], bytes]) -> Iterator[int]:
+    """Give all unprivileged ports in random order, none twice.
+
+    Fisher and Yates' shuffle, drawn as far as it is asked for: memory grows with what has been given, 64,512 at most.
+    """
+    moved: dict[int, int] = {}
+    for left in range(LAST_PORT - FIRST_PORT + 1, 0, -1):
+        drawn = int.from_bytes(randbytes(8), "big") % left
+        last = left - 1
+        yield FIRST_PORT + moved.get(drawn, drawn)
+        moved[drawn] = moved.pop(last, last)
