@@ -351,16 +351,8 @@ class IceAgent:
     # Within.
 
     def _new_session(self, credentials: Credentials, *, steady: bool) -> Session:
-        return Session(
-            self._outbox,
-            self._roles,
-            self._randbytes,
-            self._config,
-            credentials,
-            activity=self.activity,
-            pacer=self._pacer,
-            steady=steady,
-        )
+        shared = (self._outbox, self._roles, self._randbytes, self._config, credentials)
+        return Session(*shared, activity=self.activity, pacer=self._pacer, steady=steady)
 
     def _live(self) -> tuple[Session, ...]:
         """Return the sessions that act of their own accord, the current one first."""
