@@ -142,7 +142,7 @@ class Driver:
 
     def _handle(self, base: TransportAddress, remote: TransportAddress, datagram: bytes) -> None:
         now = trio.current_time()
-        if self.queries.handle_datagram(now, base, remote, datagram):
+        if self.queries.busy and self.queries.handle_datagram(now, base, remote, datagram):
             self._settle(now)
             return
         verdict = self.ice.handle_datagram(now, base, remote, datagram)
@@ -170,18 +170,23 @@ class Driver:
         due = self.ice.next_timeout()
         if due is not None and due <= now:
             self.ice.handle_timeout(now)
-        self.queries.handle_timeout(now)
         while (transmit := self.ice.poll_transmit()) is not None:
             self._transmit(transmit.local, transmit.remote, transmit.data)
-        while (transmit := self.queries.poll_transmit()) is not None:
-            self._transmit(transmit.local, transmit.remote, transmit.data)
+        if self.queries.busy:
+            self.queries.handle_timeout(now)
+            while (transmit := self.queries.poll_transmit()) is not None:
+                self._transmit(transmit.local, transmit.remote, transmit.data)
         self._drain_events(now)
         if self._alarm is not None:
             self._alarm.set(self._next_timeout())
 
     def _next_timeout(self) -> float:
-        dues = (self.ice.next_timeout(), self.queries.next_timeout())
-        return min((due for due in dues if due is not None), default=math.inf)
+        due = self.ice.next_timeout()
+        at = math.inf if due is None else due
+        if self.queries.busy:
+            due = self.queries.next_timeout()
+            at = at if due is None else min(at, due)
+        return at
 
     def _transmit(self, local: TransportAddress, remote: TransportAddress, data: bytes) -> None:
         sock = self.sockets.get(local)

@@ -46,6 +46,11 @@ class Queries:
         self._paths: Counter[tuple[TransportAddress, TransportAddress]] = Counter()
         self._keepalives: deque[Transmit] = deque()
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do or to wait for; if not, none of the other methods need be called."""
+        return bool(self._paths or self._keepalives)
+
     def start(self, now: float, base: TransportAddress, server: TransportAddress) -> Query:
         """Ask `server` how it sees the socket at `base`."""
         query = Query(base, server, now)

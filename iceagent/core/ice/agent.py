@@ -269,8 +269,11 @@ class IceAgent:
             return Verdict.DROPPED
         if not stun.looks_like_stun(data):
             return self._handle_data((local, remote), data)
+        context, generation, due = self._current.context, self._roles.generation, self.next_timeout()
         reason = self._handle_stun(now, local, remote, data)
-        self._settle(now)
+        unmoved, context.unmoved = context.unmoved or reason is not None, False
+        if not unmoved or self._roles.generation != generation or (due is not None and due <= now):
+            self._settle(now)
         if reason is None:
             return Verdict.CONSUMED
         self._outbox.drop(reason)

@@ -104,6 +104,8 @@ class CheckRunner:
         self._randbytes = randbytes
         self._checks: dict[bytes, Check] = {}
         self.signs = CredentialSigns()
+        self._template: stun.Template | None = None  # of the last request
+        self._template_key: tuple[object, ...] = ()
         self.checks_sent = 0
         self.answers = 0
 
@@ -293,16 +295,21 @@ class CheckRunner:
         return CheckOutcome(check, CheckResult.FAILED)
 
     def _request(self, pair: CheckPair, transaction_id: bytes, use_candidate: bool, nomination: int) -> bytes:
-        attributes: list[stun.Attribute] = [
-            stun.Username(self._keys.outgoing_username()),
-            stun.Priority(as_peer_reflexive(pair.local.priority, pair.local.transport)),
-            self._roles.attribute(),
-        ]
-        if use_candidate:
-            attributes.append(stun.UseCandidate())
-            if nomination:
-                attributes.append(stun.Nomination(nomination))
-        return stun.encode(stun.binding_request(transaction_id, *attributes), key=self._keys.remote_key)
+        priority = as_peer_reflexive(pair.local.priority, pair.local.transport)
+        key = (priority, use_candidate, nomination, self._roles.generation, self._keys.remote_key)
+        if key != self._template_key or self._template is None:  # consent checks of one pair differ in nothing
+            self._template_key = key
+            attributes: list[stun.Attribute] = [
+                stun.Username(self._keys.outgoing_username()),
+                stun.Priority(priority),
+                self._roles.attribute(),
+            ]
+            if use_candidate:
+                attributes.append(stun.UseCandidate())
+                if nomination:
+                    attributes.append(stun.Nomination(nomination))
+            self._template = stun.Template(stun.MessageClass.REQUEST, stun.Method.BINDING, tuple(attributes))
+        return self._template.seal(transaction_id, self._keys.remote_key)
 
     def _transmit(self, now: float, check: Check) -> None:
         self.checks_sent += 1

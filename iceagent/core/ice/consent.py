@@ -47,6 +47,8 @@ class ConsentKeeper:
         self.expire(now)
         if self._pair is None or context.over or context.config.lite:
             return
+        if now < self._next_at and self._is_at_ease():
+            return
         if now >= self._next_at:
             context.start_check(now, self._pair, CheckKind.CONSENT)
             self._next_at = self._next_check_at(now)
@@ -84,6 +86,8 @@ class ConsentKeeper:
             return None
         if self._context.config.lite:
             return self._expires_at()
+        if self._is_at_ease():
+            return min(self._next_at, self._expires_at())
         times = [self._expires_at(), self._next_at, self._falters_at()]
         times.append(self._suspicious_at() if self._probe is None else self._probe.expires_at)
         if self._context.silent:
@@ -169,6 +173,16 @@ class ConsentKeeper:
             # A backup that takes over may have answered last long ago: then its consent is checked at once.
             self._next_at = now if pair is None else max(now, self._next_check_at(pair.last_response_at))
             self._quiet()
+
+    def _is_at_ease(self) -> bool:
+        """Whether there is nothing to do but the next check and, without answers, the loss: nearly always."""
+        context = self._context
+        return (
+            self._probe is None
+            and self._unanswered_since is None
+            and context.activity.unheard_since is None
+            and not (context.doubted or context.silent or context.faltering)
+        )
 
     def _expires_at(self) -> float:
         assert self._pair is not None

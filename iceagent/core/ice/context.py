@@ -58,6 +58,7 @@ class Context:
         pacer: paces the checks of all agents of the machine, or None.
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
+        unmoved: the datagram just handled was one more check of the path in use, so that no part has anything to do.
         doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
     """
 
@@ -105,6 +106,7 @@ class Context:
         self.alone_since: float | None = None
         self.restarted_at = 0.0
         self.requests_received = 0
+        self.unmoved = False
 
     @property
     def running(self) -> bool:

@@ -38,6 +38,8 @@ class RequestHandler:
         self._context = context
         self._nominator = nominator
         self._early: deque[IncomingCheck] = deque()
+        self._answered: TransportAddress | None = None  # whom the last success response went to,
+        self._template: stun.Template | None = None  # and what it was like
 
     def handle(
         self, now: float, local: TransportAddress, remote: TransportAddress, request: stun.Message
@@ -62,7 +64,7 @@ class RequestHandler:
             return None
         if not self._settle_roles(local, remote, request):
             return None
-        self._answer(local, remote, stun.success(request, mapped_address(remote)))
+        self._succeed(local, remote, request)
         use_candidate = request.get(stun.UseCandidate) is not None
         claimed = 0 if priority is None else priority.value
         nomination = request.get(stun.Nomination)
@@ -127,6 +129,17 @@ class RequestHandler:
             self._nominator.role_changed()
         return True
 
+    def _succeed(self, local: TransportAddress, remote: TransportAddress, request: stun.Message) -> None:
+        context = self._context
+        if remote.family == 6:  # an XORed IPv6 address is another for each transaction
+            self._answer(local, remote, stun.success(request, mapped_address(remote)))
+            return
+        if remote != self._answered or self._template is None:
+            self._answered = remote
+            attributes = (mapped_address(remote),)
+            self._template = stun.Template(stun.MessageClass.SUCCESS, stun.Method.BINDING, attributes)
+        context.outbox.send(local, remote, self._template.seal(request.transaction_id, context.keys.local_key))
+
     def _answer(self, local: TransportAddress, remote: TransportAddress, response: stun.Message) -> None:
         pair = self._context.checklist.pairs.get((local, remote))
         if pair is not None:
@@ -166,6 +179,7 @@ class RequestHandler:
             context.doubted = True
         nominates = self._nominates(check)
         if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check (trap 15)
+            context.unmoved = pair is context.data_pair and (not nominates or pair is context.selected)
             self._nominate_valid(now, pair, nominates)
             return
         if nominates:

@@ -41,6 +41,7 @@ from iceagent.core.stun.preparation import opaque_string, saslprep
 from iceagent.core.stun.rate_limit import RateLimiter
 from iceagent.core.stun.schedule import DEFAULT_SCHEDULE, RetransmissionSchedule
 from iceagent.core.stun.server import BindingLimits, BindingServer
+from iceagent.core.stun.template import Template
 from iceagent.core.stun.text_attributes import AlternateDomain, Nonce, Realm, Software, Username
 from iceagent.core.stun.transaction import ClientTransaction, FailureReason
 from iceagent.core.stun.turn_attributes import (
@@ -125,6 +126,7 @@ __all__ = [
     "StunClient",
     "StunError",
     "StunErrorReason",
+    "Template",
     "TimedOut",
     "UnknownAttributes",
     "UseCandidate",
