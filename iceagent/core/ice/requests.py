@@ -138,14 +138,17 @@ class RequestHandler:
             self._answered = remote
             attributes = (mapped_address(remote),)
             self._template = stun.Template(stun.MessageClass.SUCCESS, stun.Method.BINDING, attributes)
-        context.outbox.send(local, remote, self._template.seal(request.transaction_id, context.keys.local_key))
+        self._send(local, remote, self._template.seal(request.transaction_id, context.keys.local_key))
 
     def _answer(self, local: TransportAddress, remote: TransportAddress, response: stun.Message) -> None:
+        self._send(local, remote, stun.encode(response, key=self._context.keys.local_key))
+
+    def _send(self, local: TransportAddress, remote: TransportAddress, response: bytes) -> None:
         pair = self._context.checklist.pairs.get((local, remote))
         if pair is not None:
             pair.requests_received += 1
             pair.responses_sent += 1
-        self._context.outbox.send(local, remote, stun.encode(response, key=self._context.keys.local_key))
+        self._context.outbox.send(local, remote, response)
 
     def _keep_early(self, check: IncomingCheck) -> None:
         for index, known in enumerate(self._early):
