@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from iceagent.agent.candidates import LateCandidates, LocalCandidates, signalled
+from iceagent.agent.collect import collect_statistics
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
 from iceagent.agent.explain import Verdict, explain, relayed_because
+from iceagent.agent.export import timeline_document, timeline_json
 from iceagent.agent.gather import Gatherer
 from iceagent.agent.roaming import Roaming
-from iceagent.agent.statistics import AgentStatistics, collect_statistics
+from iceagent.agent.statistics import AgentStatistics
+from iceagent.agent.traffic import Path
 from iceagent.core import ice, sdp
-from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_S
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, UdpSocket
@@ -48,9 +50,9 @@ class Agent(trio.abc.Channel[bytes]):
             pacer=_pacer_for(config),
         )
         self._driver = Driver(core, config.randbytes, config.receive_queue)
-        network = config.network or SystemNetwork()
-        self._gatherer = Gatherer(network, config, self._driver)
-        self._roaming = Roaming(network, config, self._driver, self._gatherer)
+        self._network = config.network or SystemNetwork()
+        self._gatherer = Gatherer(self._network, config, self._driver)
+        self._roaming = Roaming(self._network, config, self._driver, self._gatherer)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 
@@ -211,9 +213,21 @@ class Agent(trio.abc.Channel[bytes]):
         """
         return self._driver.timeline.subscribe()
 
+    def timeline(self) -> dict[str, Any]:
+        """Return what has happened so far, with times, as values that JSON has; schema in docs/explain.md.
+
+        A bounded log, as `events()` is: `events_forgotten` tells how many of the oldest are missing. It holds no
+        password, and no address that the peer has not told.
+        """
+        return timeline_document(self._driver, self._conclusions)
+
+    def timeline_json(self) -> str:
+        """Return `timeline()` as JSON text, one event a line."""
+        return timeline_json(self._driver, self._conclusions)
+
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
-        return collect_statistics(self._driver)
+        return collect_statistics(self._driver, self._network.interfaces())
 
     def explain(self) -> Verdict:
         """Return why the agent is where it is, the evidence, and what to do about it."""
@@ -232,12 +246,18 @@ class Agent(trio.abc.Channel[bytes]):
 
     async def send_many(self, datagrams: Sequence[bytes]) -> None:
         """Send datagrams, in order and in as few system calls as the network allows. Raises as `send` does."""
-        sock, remote = self._path() or await self._wait_path()
+        sock, path = self._path() or await self._wait_path()
         self._driver.note_sending()
+        counters = sock.statistics()
+        errors = counters.send_errors
         try:
-            await sock.send(datagrams, remote)
+            await sock.send(datagrams, path[1])
+            errors = min(counters.send_errors - errors, len(datagrams))
         except trio.ClosedResourceError:
             self._check_open()  # else it was a relayed address that is gone: lost, as datagrams may be
+            errors = len(datagrams)
+        if datagrams:
+            self._driver.traffic.sent(trio.current_time(), path, datagrams, errors)
 
     async def receive(self) -> bytes:
         """Wait for the next datagram from the peer.
@@ -263,6 +283,10 @@ class Agent(trio.abc.Channel[bytes]):
 
     # Inside
 
+    def _conclusions(self) -> dict[str, Any]:
+        """Return what closes a timeline: the verdict and the statistics of the moment."""
+        return {"verdict": self.explain().as_dict(), "statistics": self.statistics().as_w3c()}
+
     def _shut(self) -> None:
         self._driver.close()
         self._tasks.cancel()
@@ -279,12 +303,12 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(self._gatherer.run)
                 nursery.start_soon(self._roaming.run)
 
-    def _path(self) -> tuple[UdpSocket, TransportAddress] | None:
-        pair = self._driver.ice.data_pair()
-        sock = None if pair is None else self._driver.sockets.get(pair[0])
-        return None if pair is None or sock is None else (sock, pair[1])
+    def _path(self) -> tuple[UdpSocket, Path] | None:
+        path = self._driver.ice.data_pair()
+        sock = None if path is None else self._driver.sockets.get(path[0])
+        return None if path is None or sock is None else (sock, path)
 
-    async def _wait_path(self) -> tuple[UdpSocket, TransportAddress]:
+    async def _wait_path(self) -> tuple[UdpSocket, Path]:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             self._check_open()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import trio
 
 from iceagent.agent.clock import Alarm, clock
-from iceagent.agent.events import AgentEvent, DestinationUnreachable
+from iceagent.agent.events import AgentEvent, DestinationUnreachable, matter_of
+from iceagent.agent.identifiers import Identifiers
 from iceagent.agent.inbox import Inbox
 from iceagent.agent.queries import Queries
 from iceagent.agent.timeline import Timeline
+from iceagent.agent.traffic import Traffic
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
@@ -45,7 +47,11 @@ class Driver:
         self.queries = Queries(randbytes)
         self.sockets: dict[TransportAddress, UdpSocket] = {}
         self.inbox = Inbox(receive_queue)
-        self.timeline: Timeline[AgentEvent] = Timeline()
+        self.timeline: Timeline[AgentEvent] = Timeline(matter_of)
+        self.traffic = Traffic()
+        self.names = Identifiers(core.credentials.pwd)
+        self.selected_pair_changes = 0
+        self.started_at = trio.current_time()
         self.changed = trio.lowlevel.ParkingLot()
         self.failure: str | None = None
         self.closed = False
@@ -135,6 +141,7 @@ class Driver:
         data = batch.data
         if data and min(data[:: batch.segment_size]) > _LAST_STUN_BYTE and self.ice.is_validated(base, batch.remote):
             self._activity.unheard_since = None
+            self.traffic.received(trio.current_time(), base, batch)
             self.inbox.put(batch)
             return
         for datagram in batch.datagrams():
@@ -150,7 +157,7 @@ class Driver:
             self.checks_received += 1
         elif verdict is ice.Verdict.APPLICATION_DATA:
             self._activity.unheard_since = None
-            self.inbox.put(Batch(remote, datagram, len(datagram) or 1))
+            self._deliver(now, base, Batch(remote, datagram, len(datagram) or 1))
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s: received %d bytes: %s", base, len(datagram), verdict.value)
         self._settle(now)
@@ -205,7 +212,8 @@ class Driver:
         while (event := self.ice.poll_event()) is not None:
             happened = True
             if isinstance(event, ice.HeldDataReleased):
-                self._release(event.remote, event.datagrams)
+                for datagram in event.datagrams:
+                    self._deliver(now, event.local, Batch(event.remote, datagram, len(datagram) or 1))
                 continue
             self.timeline.record(now, event)
             self._react(event)
@@ -214,9 +222,9 @@ class Driver:
         if happened:
             self.changed.unpark_all()
 
-    def _release(self, remote: TransportAddress, datagrams: Sequence[bytes]) -> None:
-        for datagram in datagrams:
-            self.inbox.put(Batch(remote, datagram, len(datagram) or 1))
+    def _deliver(self, now: float, base: TransportAddress, batch: Batch) -> None:
+        self.traffic.received(now, base, batch)
+        self.inbox.put(batch)
 
     def _react(self, event: AgentEvent) -> None:
         if isinstance(event, ice.StateChanged):
@@ -224,6 +232,7 @@ class Driver:
             if event.new is ice.AgentState.FAILED:
                 self.inbox.end(self.broken, discard=False)
         elif isinstance(event, ice.SelectedPairChanged):
+            self.selected_pair_changes += 1
             kinds = "none" if event.pair is None else f"{event.pair.local.type.value}-{event.pair.remote.type.value}"
             logger.info("%s: selected pair %s", self.ice.credentials.ufrag, kinds)
         elif isinstance(event, ice.RoleChanged):

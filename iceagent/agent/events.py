@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
@@ -102,6 +103,18 @@ class PortMappingFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkChanged:
+    """The network of this machine is another one: `changes` of `addresses`, `routes` and `woke` (it has slept).
+
+    `lost` and `gained` are the local addresses whose sockets were closed and opened.
+    """
+
+    changes: tuple[str, ...]
+    lost: tuple[TransportAddress, ...] = ()
+    gained: tuple[TransportAddress, ...] = ()
+
+
 AgentEvent: TypeAlias = (
     ice.StateChanged
     | ice.LocalCandidateAdded
@@ -126,4 +139,39 @@ AgentEvent: TypeAlias = (
     | DestinationUnreachable
     | PortMapped
     | PortMappingFailed
+    | NetworkChanged
 )
+"""The members of this union, and no others, are on an agent's timeline."""
+
+
+def matter_of(event: AgentEvent) -> Hashable | None:
+    """Return what an event is about, where its latest word is worth remembering; None elsewhere."""
+    key = _MATTERS.get(type(event))
+    return None if key is None else (type(event), *key(event))
+
+
+def path_kind(pair: ice.CandidatePair | None) -> str:
+    """Return `direct`, `relayed`, or `none` for no pair."""
+    if pair is None:
+        return "none"
+    return "relayed" if ice.CandidateType.RELAY in (pair.local.type, pair.remote.type) else "direct"
+
+
+_MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {
+    ServerAnswered: lambda event: (event.url, event.base),
+    ServerFailed: lambda event: (event.url, event.family, event.base),
+    RelayAllocated: lambda event: (event.url, event.address),
+    RelayFailed: lambda event: (event.url, event.transport, event.via_proxy),
+    RelayLost: lambda event: (event.url, event.address),
+    DestinationUnreachable: lambda event: (event.base, event.remote, event.errno),
+    PortMapped: lambda event: (event.protocol, event.base),
+    PortMappingFailed: lambda event: (event.protocol, event.base),
+    NetworkChanged: lambda event: (),
+    ice.StateChanged: lambda event: (event.new,),
+    ice.SelectedPairChanged: lambda event: (path_kind(event.pair),),
+    ice.ConsentLost: lambda event: (),
+    ice.Restarted: lambda event: (event.by_peer,),
+    ice.RestartFailed: lambda event: (),
+    ice.RoleChanged: lambda event: (),
+    ice.Failed: lambda event: (),
+}

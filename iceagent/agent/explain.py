@@ -59,6 +59,11 @@ class Verdict:
     evidence: tuple[str, ...] = ()
     remedy: str = ""
 
+    def as_dict(self) -> dict[str, object]:
+        """Return the verdict as values that JSON has."""
+        evidence = list(self.evidence)
+        return {"kind": self.kind.value, "summary": self.summary, "evidence": evidence, "remedy": self.remedy}
+
     def __str__(self) -> str:
         lines = [self.summary, *(f"  - {fact}" for fact in self.evidence)]
         return "\n".join([*lines, self.remedy] if self.remedy else lines)

@@ -13,6 +13,7 @@ import trio
 
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
+from iceagent.agent.events import NetworkChanged
 from iceagent.agent.gather import Gatherer
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
@@ -94,12 +95,16 @@ class Roaming:
     async def _adapt(self, changes: frozenset[Change], nursery: trio.Nursery) -> None:
         """Close the sockets whose address is gone, open those of new ones, and look for the best path again."""
         core = self._driver.ice
+        before = {base.address for base in self._gatherer.bases}
         moved = False
         if Change.ADDRESSES in changes and self._config.transport_policy != "relay":
             moved = self._close_stale()
             for base in await self._gatherer.open_new_bases():
                 moved = True
                 nursery.start_soon(self._driver.receive_from, base.address)
+        after = {base.address for base in self._gatherer.bases}
+        words = tuple(sorted(change.value for change in changes))
+        self._driver.note(NetworkChanged(words, tuple(sorted(before - after)), tuple(sorted(after - before))))
         self._driver.mutate(core.handle_network_changed)
         if not moved and Change.WOKE not in changes and core.state not in _PATHLESS:
             return
