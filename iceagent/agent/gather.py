@@ -213,7 +213,7 @@ class Gatherer:
         self._bases_made += 1
         self.bases.append(base)
         self._driver.sockets[base.address] = sock
-        candidate = ice.host_candidate(base.address, base.local_preference)
+        candidate = ice.host_candidate(base.address, base.local_preference, self._driver.ice.component)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
         return base
 

@@ -85,7 +85,8 @@ class PortMappings:
         self._driver.note(PortMapped(held.protocol, held.internal, held.external))
         if held.external == held.internal or is_private(held.external.host):
             return  # an opened firewall, which the host candidate is for; or another NAT behind this one
-        candidate = ice.srflx_candidate(held.external, held.internal, held.protocol, preference)
+        component = self._driver.ice.component
+        candidate = ice.srflx_candidate(held.external, held.internal, held.protocol, preference, component)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
 
     def _settle(self, mapping: PortMapping) -> None:

@@ -180,7 +180,8 @@ class Reflexive:
         self._mapped[base.address, server] = None
         if mapped == base.address:
             return  # no NAT in between: redundant with the host candidate (RFC 8445 section 5.1.3)
-        candidate = ice.srflx_candidate(mapped, base.address, server.host, base.local_preference)
+        component = self._driver.ice.component
+        candidate = ice.srflx_candidate(mapped, base.address, server.host, base.local_preference, component)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
 
     def _servers(self) -> list[IceServer]:

@@ -252,7 +252,7 @@ class Relays:
         related = None if self._config.transport_policy == "relay" else allocation.mapped_address
         preference = max(0, 65535 - rung.rank * _RANK_STEP - self._made % _RANK_STEP)
         self._made += 1
-        candidate = ice.relay_candidate(address, rung.target.host, preference, related)
+        candidate = ice.relay_candidate(address, rung.target.host, preference, related, self._driver.ice.component)
         url, mapped = rung.server.url, allocation.mapped_address
         self._driver.note(RelayAllocated(url, address, mapped, allocation.transport_name, rung.proxy is not None))
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))

@@ -52,6 +52,14 @@ from iceagent.core.ice.priority import CandidateType, candidate_priority, founda
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role
 from iceagent.core.ice.signs import CredentialSigns
+from iceagent.core.ice.streams import (
+    ChecklistState,
+    ChecklistStateChanged,
+    ComponentEvent,
+    ComponentGivenUp,
+    StreamSet,
+    check_layout,
+)
 from iceagent.core.ice.tcp import tcp_host_candidate, tcp_priority, tcp_srflx_candidate
 
 __all__ = [
@@ -63,7 +71,11 @@ __all__ = [
     "CandidatePair",
     "CandidateType",
     "CheckQuestion",
+    "ChecklistState",
+    "ChecklistStateChanged",
     "Choice",
+    "ComponentEvent",
+    "ComponentGivenUp",
     "ConsentLost",
     "Controller",
     "ControllerFailed",
@@ -96,9 +108,11 @@ __all__ = [
     "SearchQuestion",
     "SelectedPairChanged",
     "StateChanged",
+    "StreamSet",
     "SwitchQuestion",
     "Verdict",
     "candidate_priority",
+    "check_layout",
     "foundation",
     "generate_credentials",
     "host_candidate",

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TYPE_CHECKING
 
-from iceagent.core import constants, stun
+from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.context import Activity
 from iceagent.core.ice.credentials import Credentials, generate_credentials
-from iceagent.core.ice.events import AgentState, DropReason, Failed, IceEvent, Restarted, RestartFailed, Verdict
+from iceagent.core.ice.events import AgentState, DropReason, IceEvent, Verdict
+from iceagent.core.ice.generations import Generations
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CandidatePair, Path
 from iceagent.core.ice.probe import Probing
+from iceagent.core.ice.reading import read_message
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.session import Session
 from iceagent.core.ice.signs import CredentialSigns
-from iceagent.core.ice.standing import Standing
 from iceagent.core.transmit import Transmit
+
+if TYPE_CHECKING:
+    from iceagent.core.ice.checklist_set import Seat
 
 _DEFAULT_CONFIG = IceConfig()
 
 
-class IceAgent:
-    """ICE with one peer: one data stream, one component, UDP (RFC 8445, full implementation).
+class IceAgent(Generations):
+    """ICE with one peer, or the part of it that is one component of one data stream (RFC 8445); see `StreamSet`.
 
     It holds one session, and after a restart (RFC 8445 section 9) up to three kinds: the *current* one, which the
     latest credentials and candidates belong to; the *carrier*, whose path data takes, until the current one has a
@@ -49,6 +55,7 @@ class IceAgent:
         config: settings.
         credentials: our own; fresh ones by default.
         pacer: shared by the agents of a machine, so that together they pace their checks, too.
+        seat: its place among the components of a `StreamSet`, which gives it.
     """
 
     def __init__(
@@ -59,28 +66,30 @@ class IceAgent:
         config: IceConfig = _DEFAULT_CONFIG,
         credentials: Credentials | None = None,
         pacer: Pacer | None = None,
+        seat: Seat | None = None,
     ) -> None:
         if config.lite and role is not Role.CONTROLLED:
             raise ValueError("a lite agent is controlled (RFC 8445 section 6.1.1)")
-        self._pacer = pacer
+        outbox = Outbox()
+        roles = RoleKeeper(role, randbytes) if seat is None else seat.company.roles
         self._randbytes = randbytes
-        self._config = config
-        self._outbox = Outbox()
-        self._roles = RoleKeeper(role, randbytes)
-        self._standing = Standing(self._outbox)
-        self.activity = Activity()
-        self._current = self._new_session(credentials or generate_credentials(randbytes), steady=False)
-        self._carrier = self._current
-        self._retired: list[tuple[float, Session]] = []
-        self._older: tuple[set[Path], ...] = ()  # validated paths of all sessions but the current one
-        self._data_path: Path | None = None
-        self._generation = 0
-        self._past_checks_sent = 0
+        self.activity = activity = Activity()
+        super().__init__(
+            outbox,
+            roles,
+            partial(Session, outbox, roles, randbytes, config, activity=activity, pacer=pacer, seat=seat),
+            credentials or generate_credentials(randbytes),
+            seat,
+        )
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
-        self._due_known = False
         self._due_unheard_since: float | None = None
 
     # What is.
+
+    @property
+    def component(self) -> int:
+        """The component id of its candidates: 1, but for further components of a `StreamSet`."""
+        return 1 if self._seat is None else self._seat.component
 
     @property
     def credentials(self) -> Credentials:
@@ -154,7 +163,7 @@ class IceAgent:
     @property
     def checks_sent(self) -> int:
         """Requests sent so far: checks, their retransmissions, nomination and consent."""
-        return self._past_checks_sent + sum(session.context.runner.checks_sent for session in self._all())
+        return self._retired.checks_sent + sum(session.context.runner.checks_sent for session in self._all())
 
     @property
     def probing(self) -> Probing:
@@ -181,7 +190,13 @@ class IceAgent:
     # What changes it.
 
     def set_remote_credentials(
-        self, now: float, credentials: Credentials, *, lite: bool = False, options: Collection[str] = ()
+        self,
+        now: float,
+        credentials: Credentials,
+        *,
+        lite: bool = False,
+        options: Collection[str] = (),
+        ours: Credentials | None = None,
     ) -> None:
         """Take the peer's credentials and begin to check.
 
@@ -194,11 +209,12 @@ class IceAgent:
             lite: the peer is a lite implementation, so we are controlling (RFC 8445 section 6.1.1).
                 Two lite agents never check anything, so they do not get together here.
             options: the ice-options of the peer's description; "renomination" is the one that matters here.
+            ours: our new ones, should a restart begin here; fresh ones by default.
         """
         if self._standing.over or any(credentials == session.context.keys.remote for session in self._all()):
             return
         if self._current.context.keys.remote is not None:
-            self._restart(now, generate_credentials(self._randbytes), by_peer=True)
+            self._restart(now, ours or generate_credentials(self._randbytes), by_peer=True)
         renomination = "renomination" in options
         self._current.set_remote_credentials(now, credentials, lite=lite, renomination=renomination)
         self._settle(now)
@@ -338,9 +354,11 @@ class IceAgent:
         unheard_since = self.activity.unheard_since
         if not self._due_known or unheard_since != self._due_unheard_since:
             times = [session.next_timeout() for session in self._live()]
-            times += [until for until, _ in self._retired]
+            times.append(self._retired.next_timeout())
             self._due = min((at for at in times if at is not None), default=None)
             self._due_known, self._due_unheard_since = True, unheard_since
+        if self._seat is not None and self._seat.slot_at is not None:
+            return self._seat.slot_at if self._due is None else min(self._due, self._seat.slot_at)
         return self._due
 
     def poll_transmit(self) -> Transmit | None:
@@ -353,23 +371,6 @@ class IceAgent:
 
     # Within.
 
-    def _new_session(self, credentials: Credentials, *, steady: bool) -> Session:
-        shared = (self._outbox, self._roles, self._randbytes, self._config, credentials)
-        return Session(*shared, activity=self.activity, pacer=self._pacer, steady=steady)
-
-    def _live(self) -> tuple[Session, ...]:
-        """Return the sessions that act of their own accord, the current one first."""
-        if self._carrier is self._current:
-            return (self._current,)
-        return (self._current, self._carrier)
-
-    def _all(self) -> Iterator[Session]:
-        yield from self._live()
-        for _, session in self._retired:
-            yield session
-
-    # Within: datagrams.
-
     def _handle_data(self, path: Path, data: bytes) -> Verdict:
         if self.is_validated(*path):
             return Verdict.APPLICATION_DATA
@@ -379,121 +380,17 @@ class IceAgent:
     def _handle_stun(
         self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes
     ) -> DropReason | None:
-        try:
-            message = stun.decode(data)
-        except stun.StunError:
-            return DropReason.STUN_MALFORMED
+        message = read_message(data)
+        if not isinstance(message, stun.Message):
+            return message
         for session in self._live():
             session.consent.expire(now)
-        fingerprint = message.verify_fingerprint()
-        kind = message.message_class
-        # RFC 8445 section 7.1: checks and their responses carry a FINGERPRINT; without that rule a bit flipped in its
-        # type would make it an unknown attribute and pass.
-        if fingerprint is False or (fingerprint is None and kind is not stun.MessageClass.INDICATION):
-            return DropReason.STUN_FINGERPRINT
-        if message.method != stun.Method.BINDING:
-            return DropReason.STUN_METHOD
-        if kind is stun.MessageClass.INDICATION:
-            return None  # a keepalive; it proves nothing (trap 14)
-        if kind is stun.MessageClass.REQUEST:
+        if message.message_class is stun.MessageClass.REQUEST:
             return self._session_called(message).handle_request(now, local, remote, message)
         return self._session_asked(message).handle_response(now, local, remote, message)
 
-    def _session_called(self, request: stun.Message) -> Session:
-        """Return the session whose ufrag a request names; the current one answers for none."""
-        username = request.get(stun.Username)
-        if username is None or len(self._older) == 0:
-            return self._current
-        ufrag = username.value.partition(":")[0]
-        named = (session for session in self._all() if session.context.keys.local.ufrag == ufrag)
-        return next(named, self._current)
-
-    def _session_asked(self, response: stun.Message) -> Session:
-        """Return the session whose check a response answers; the current one counts those of none."""
-        asked = (session for session in self._live() if session.context.runner.knows(response.transaction_id))
-        return next(asked, self._current)
-
-    # Within: restarts.
-
-    def _restart(self, now: float, credentials: Credentials, *, by_peer: bool) -> None:
-        replaced = self._current
-        self._current = self._new_session(credentials, steady=True)
-        self._current.context.restarted_at = now
-        self._generation += 1
-        if replaced is not self._carrier:
-            self._retire(now, replaced)
-        if self._carrier.context.data_pair is None:
-            self._retire(now, self._carrier)
-            self._carrier = self._current
-            self._current.context.alone_since = now
-        self._list_older()
-        self._outbox.emit(Restarted(credentials, by_peer))
-
-    def _retire(self, now: float, session: Session) -> None:
-        if session.context.over:
-            self._past_checks_sent += session.context.runner.checks_sent
-            return
-        session.retire()
-        self._retired.append((now + constants.RESTART_LINGER_S, session))
-        if len(self._retired) > constants.MAX_RETIRED_SESSIONS:
-            self._forget_retired()
-
-    def _forget_retired(self) -> None:
-        _, session = self._retired.pop(0)
-        self._past_checks_sent += session.context.runner.checks_sent
-        session.wind_up()
-
-    def _list_older(self) -> None:
-        self._older = tuple(session.context.validated for session in self._all() if session is not self._current)
-
     def _settle(self, now: float) -> None:
-        """Let every session do what the new facts call for, and draw the conclusions for the agent."""
-        self._due_known = False
-        if self._standing.over:
-            return
-        for session in self._live():
-            session.settle(now)
-        if self._carrier is not self._current:
-            self._hand_over(now)
-        while self._retired and now >= self._retired[0][0]:
-            self._forget_retired()
-            self._list_older()
-        self._data_path = self._carrier.context.data_path
-        self._standing_follows()
-
-    def _hand_over(self, now: float) -> None:
-        """Let the current session carry the data once it has a nominated pair, or any while the old path is lost."""
-        current, carrier = self._current.context, self._carrier.context
-        if current.over and not carrier.over:
-            self._outbox.emit(RestartFailed(current.failure))
-            self._past_checks_sent += current.runner.checks_sent
-            self._current = self._carrier
-        elif current.selected is not None or (carrier.over and current.data_pair is not None):
-            old, self._carrier = self._carrier, self._current
-            self._retire(now, old)
-        elif carrier.over and current.alone_since is None:
-            current.alone_since = now
-            self._current.settle(now)  # its patience may have run out already
-        self._list_older()
-
-    def _standing_follows(self) -> None:
-        current, carrier = self._current.context, self._carrier.context
-        if not carrier.over:
-            is_anew = carrier.state is AgentState.NEW and self._generation > 0
-            self._standing.follow(AgentState.CHECKING if is_anew else carrier.state)
-        elif not current.over:
-            self._standing.follow(AgentState.CHECKING)
-        else:
-            reason = current.failure
-            if carrier is not current:
-                reason = f"{carrier.failure}; {reason}"
-            self._outbox.emit(Failed(reason))
-            self._standing.follow(AgentState.FAILED)
-            self._wind_up()
-
-    def _wind_up(self) -> None:
-        """Forget what only a living agent needs."""
-        for session in self._all():
-            session.wind_up()
-        self._older = ()
-        self._data_path = None
+        """Let every session do what the new facts call for, and those that share its checks; draw the conclusions."""
+        self.settle_alone(now)
+        if self._seat is not None:
+            self._seat.company.settle(now)

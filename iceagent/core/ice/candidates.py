@@ -19,10 +19,10 @@ class Added(Enum):
     UPGRADED = "upgraded"  # it took the place of its peer-reflexive twin
 
 
-def unusable(candidate: Candidate) -> DropReason | None:
-    """Say why a candidate can never be part of a pair of this agent, or None."""
+def unusable(candidate: Candidate, component: int) -> DropReason | None:
+    """Say why a candidate can never be part of a pair of this component, or None."""
     is_tcp = candidate.transport == "tcp" and candidate.tcp_type in COUNTERPART
-    if not (is_tcp or candidate.transport == "udp") or candidate.component != 1:
+    if not (is_tcp or candidate.transport == "udp") or candidate.component != component:
         return DropReason.CANDIDATE_TRANSPORT
     try:
         ip = candidate.address.ip
@@ -46,9 +46,10 @@ class CandidateTable:
     both transports: the shell sees to that, since paths are named by them.
     """
 
-    def __init__(self, max_local: int, max_remote: int) -> None:
+    def __init__(self, max_local: int, max_remote: int, component: int = 1) -> None:
         self._max_local = max_local
         self._max_remote = max_remote
+        self.component = component
         self.local: dict[Path, Candidate] = {}
         self.remote: dict[tuple[str, TransportAddress], Candidate] = {}
         self.local_ended = False
@@ -61,7 +62,7 @@ class CandidateTable:
 
     def add_local(self, candidate: Candidate) -> Added | DropReason:
         """Add a local candidate; redundant ones are refused (RFC 8445 section 5.1.3)."""
-        reason = unusable(candidate)
+        reason = unusable(candidate, self.component)
         if reason is not None:
             return reason
         key = (candidate.address, candidate.path_base)
@@ -75,7 +76,7 @@ class CandidateTable:
 
     def add_remote(self, candidate: Candidate) -> Added | DropReason:
         """Add a remote candidate; a signalled one takes the place of its peer-reflexive twin (trap 17)."""
-        reason = unusable(candidate)
+        reason = unusable(candidate, self.component)
         if reason is not None:
             return reason
         key = (candidate.transport, candidate.address)

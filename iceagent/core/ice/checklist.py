@@ -6,12 +6,16 @@ RFC 8445 sections 6.1.2 and 6.1.4, RFC 8838 sections 10 to 12 for pairs that com
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.tcp import checks_by_itself
+
+if TYPE_CHECKING:
+    from iceagent.core.ice.checklist_set import ChecklistSet
 
 
 def path_of(local: Candidate, remote: Candidate) -> Path | None:
@@ -39,13 +43,18 @@ def path_of(local: Candidate, remote: Candidate) -> Path | None:
 
 
 class Checklist:
-    """All pairs of the one component, one per path."""
+    """All pairs of one component, one per path.
+
+    RFC 8445 has one checklist per data stream. Here each component has its own, and `checklist_set` does what takes
+    more than one of them; `company` is that set, or None for an agent of one component, or a list no longer current.
+    """
 
     def __init__(self, max_pairs: int, on_state: Callable[[CheckPair], None]) -> None:
         self._max_pairs = max_pairs
         self._on_state = on_state
         self._triggered: deque[CheckPair] = deque()
-        self._started = False
+        self.started = False
+        self.company: ChecklistSet | None = None
         self.pairs: dict[Path, CheckPair] = {}
 
     def __iter__(self) -> Iterator[CheckPair]:
@@ -95,29 +104,52 @@ class Checklist:
             False if there is no room for it, or another pair had to go.
         """
         kept_all = True
-        if len(self.pairs) >= self._max_pairs:
+        if sum(len(one.pairs) for one in self._everywhere()) >= self._max_pairs:
             kept_all = False
-            busy = (PairState.IN_PROGRESS, PairState.SUCCEEDED)
-            idle = [other for other in self if other.state not in busy and not other.consent_lost]
-            worst = min(idle, key=lambda other: (other.state is not PairState.FAILED, other.check_order), default=None)
-            if worst is None or (
-                worst.state is not PairState.FAILED and worst.check_order >= pair.check_order and not needed
-            ):
+            if not self._make_room(pair, needed):
                 return False
-            self.forget(worst)
         self.pairs[pair.path] = pair
-        if self._started:
+        if self.started:
             self._set_initial_state(pair)
         self._on_state(pair)
         return kept_all
 
+    def worst_idle(self) -> CheckPair | None:
+        """Return the pair that is missed least: of those not in use a failed one, or the lowest."""
+        busy = (PairState.IN_PROGRESS, PairState.SUCCEEDED)
+        idle = [pair for pair in self if pair.state not in busy and not pair.consent_lost]
+        return min(idle, key=lambda pair: (pair.state is not PairState.FAILED, pair.check_order), default=None)
+
+    def _make_room(self, pair: CheckPair, needed: bool) -> bool:
+        """Discard one pair for the sake of another: of a longer list of the set first, so that all shrink evenly."""
+        longer = max(self._everywhere(), key=lambda one: len(one.pairs))
+        if len(longer.pairs) > len(self.pairs) and (theirs := longer.worst_idle()) is not None:
+            longer.forget(theirs)
+            longer.note_changed()
+            return True
+        worst = self.worst_idle()
+        if worst is None or (
+            worst.state is not PairState.FAILED and worst.check_order >= pair.check_order and not needed
+        ):
+            return False
+        self.forget(worst)
+        return True
+
+    def note_changed(self) -> None:
+        """Take note that this list was changed for the sake of another, or by it."""
+        if self.company is not None:
+            self.company.note_changed(self)
+
     def start(self) -> None:
         """Set the initial states of all pairs: the best of each foundation waits, the others are frozen.
 
+        In a checklist set one pair of each foundation waits, that of the list which starts first; lists are started in
+        the order of their streams and components.
+
         Source: RFC 8445 section 6.1.2.6.
         """
-        self._started = True
-        self._thaw()
+        self.started = True
+        self.thaw(self.held_foundations())
 
     def rank_all(self, controlling: bool) -> None:
         """Compute all priorities anew."""
@@ -131,43 +163,63 @@ class Checklist:
 
     # Freezing and thawing.
 
+    def _everywhere(self) -> Sequence[Checklist]:
+        return (self,) if self.company is None else self.company.checklists()
+
+    def _undecided(self) -> Sequence[Checklist]:
+        return (self,) if self.company is None else self.company.undecided()
+
     def _set_initial_state(self, pair: CheckPair) -> None:
         # RFC 8838 section 12: a late pair waits if its foundation has succeeded, or if none of it waits or is checked.
-        same = [other for other in self if other is not pair and other.foundation == pair.foundation]
-        succeeded = any(other.state is PairState.SUCCEEDED for other in same)
-        if succeeded or not any(other.state in (PairState.WAITING, PairState.IN_PROGRESS) for other in same):
+        busy = (PairState.WAITING, PairState.IN_PROGRESS)
+        if any(one.has_other(pair, (PairState.SUCCEEDED,)) for one in self._everywhere()) or not any(
+            one.has_other(pair, busy) for one in self._undecided()
+        ):
             pair.set_state(PairState.WAITING)
 
-    def _held_foundations(self) -> set[tuple[str, str]]:
+    def has_other(self, pair: CheckPair, states: tuple[PairState, ...]) -> bool:
+        """Whether another pair of the same foundation is in one of the states."""
+        foundation = pair.foundation
+        return any(one.state in states and one is not pair and one.foundation == foundation for one in self)
+
+    def held_foundations(self) -> set[tuple[str, str]]:
+        """Return the foundations of which no further pair is to thaw for now, those of the whole set."""
         # Deviation from RFC 8445 section 6.1.4.2 step 2, where an In-Progress pair holds its foundation back until its
         # transaction ends, 39.5 s after it began if nothing answers. Here only a check that has not been retransmitted
         # does: after one silent RTO the next pair of the group gets its turn.
         return {
             pair.foundation
-            for pair in self
+            for one in self._undecided()
+            for pair in one
             if pair.state is PairState.WAITING
             or (pair.state is PairState.IN_PROGRESS and (pair.check is None or pair.check.sends <= 1))
         }
 
-    def _thaw(self) -> None:
-        """Let the best frozen pair of each foundation wait that is not held back."""
-        held = self._held_foundations()
+    def thaw(self, held: set[tuple[str, str]]) -> None:
+        """Let the best frozen pair of each foundation wait that is not in `held`, and add it there."""
         for pair in sorted(self, key=lambda pair: pair.check_order, reverse=True):
             if pair.state is PairState.FROZEN and pair.foundation not in held:
                 held.add(pair.foundation)
                 self.set_state(pair, PairState.WAITING)
 
     def thaw_foundation(self, foundation: tuple[str, str]) -> None:
-        """Let all frozen pairs of a foundation wait: one of them has succeeded (RFC 8445 section 7.2.5.3.3)."""
-        for pair in self:
-            if pair.state is PairState.FROZEN and pair.foundation == foundation:
-                self.set_state(pair, PairState.WAITING)
+        """Let all frozen pairs of a foundation wait: one of them has succeeded (RFC 8445 section 7.2.5.3.3).
+
+        In a checklist set those of all its lists that have begun.
+        """
+        for one in self._everywhere():
+            for pair in one if one.started else ():
+                if pair.state is PairState.FROZEN and pair.foundation == foundation:
+                    one.set_state(pair, PairState.WAITING)
+                    one.note_changed()
 
     # Choosing.
 
     def trigger(self, pair: CheckPair) -> None:
         """Queue a triggered check, once (RFC 8445 section 6.1.4.1)."""
         if pair not in self._triggered:
+            if self.company is not None:
+                pair.triggered_as = self.company.draw_number()
             self._triggered.append(pair)
 
     def untrigger(self, pair: CheckPair) -> None:
@@ -186,23 +238,31 @@ class Checklist:
         Source: RFC 8445 section 6.1.4.2.
         """
         found = self._waiting()
-        if (not found or found[0].is_tcp) and self._started:
-            self._thaw()
+        if (not found or found[0].is_tcp) and self.started:
+            self.thaw(self.held_foundations())
             found = self._waiting()
         return found
 
     def has_ordinary(self) -> bool:
-        """Whether `next_ordinary` would return a pair."""
-        if not self._started:
+        """Whether `waiting` would return any."""
+        if not self.started:
             return False
         if any(pair.state is PairState.WAITING for pair in self):
             return True
-        frozen = {pair.foundation for pair in self if pair.state is PairState.FROZEN}
-        return bool(frozen) and not frozen <= self._held_foundations()
+        frozen = self.frozen_foundations()
+        return bool(frozen) and not frozen <= self.held_foundations()
+
+    def frozen_foundations(self) -> set[tuple[str, str]]:
+        """Return the foundations of the frozen pairs."""
+        return {pair.foundation for pair in self if pair.state is PairState.FROZEN}
 
     def count(self, state: PairState) -> int:
         """Return how many pairs are in a state."""
         return sum(pair.state is state for pair in self)
+
+    def best_waiting(self) -> CheckPair | None:
+        """Return the waiting pair of highest priority."""
+        return next(iter(self._waiting()), None)
 
     def _waiting(self) -> list[CheckPair]:
         waiting = [pair for pair in self if pair.state is PairState.WAITING]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from iceagent.core import constants
 from iceagent.core.ice.candidates import CandidateTable
@@ -18,6 +19,9 @@ from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.roles import RoleKeeper
+
+if TYPE_CHECKING:
+    from iceagent.core.ice.checklist_set import Seat
 
 
 @dataclass(slots=True)
@@ -56,6 +60,8 @@ class Context:
         suspected_at: when the present or last suspicion began.
         activity: of application data.
         pacer: paces the checks of all agents of the machine, or None.
+        seat: the place of this component among those that share the agent's checklist set, or None if it is the only
+            one.
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
         unmoved: the datagram just handled was one more check of the path in use, so that no part has anything to do.
@@ -71,6 +77,7 @@ class Context:
         credentials: Credentials,
         activity: Activity,
         pacer: Pacer | None = None,
+        seat: Seat | None = None,
     ) -> None:
         self.config = config
         self.randbytes = randbytes
@@ -78,7 +85,9 @@ class Context:
         self.keys = KeyRing(credentials)
         self.roles = roles
         self.decisions = Decisions(config.controller, outbox)
-        self.table = CandidateTable(config.max_local_candidates, config.max_remote_candidates)
+        self.seat = seat
+        component = 1 if seat is None else seat.component
+        self.table = CandidateTable(config.max_local_candidates, config.max_remote_candidates, component)
         self.checklist = Checklist(config.max_pairs, self._pair_moved)
         self.runner = CheckRunner(self.outbox, self.keys, self.roles, randbytes)
         self.held = HeldData()
@@ -141,7 +150,7 @@ class Context:
         steady = False
         if kind is CheckKind.ORDINARY:
             in_progress = self.checklist.count(PairState.IN_PROGRESS)
-            rto = rto_s(self.checklist.count(PairState.WAITING), in_progress, self.config.ta_s)
+            rto = rto_s(*self._checks_ahead(in_progress), self.config.ta_s)
             steady = self.steady and in_progress < constants.MAX_STEADY_CHECKS
         elif kind is CheckKind.PROBE:
             half_rtt_s = (pair.rtt_s or constants.PROBE_RTT_S) / 2
@@ -153,6 +162,15 @@ class Context:
         nominates = self._nominates(pair, kind)
         nomination = self.nomination if nominates and self.renominates else 0
         return self.runner.start(now, pair, kind, rto, use_candidate=nominates, nomination=nomination, steady=steady)
+
+    def _checks_ahead(self, in_progress: int) -> tuple[int, int]:
+        """Return how many pairs wait and are being checked, in the whole checklist set (RFC 8445 section 14.3)."""
+        if self.checklist.company is None:
+            return self.checklist.count(PairState.WAITING), in_progress
+        lists = self.checklist.company.undecided()
+        return sum(one.count(PairState.WAITING) for one in lists), sum(
+            one.count(PairState.IN_PROGRESS) for one in lists
+        )
 
     def _nominates(self, pair: CheckPair, kind: CheckKind) -> bool:
         # Consent checks of the pair we nominated say so again: an answer to an earlier nomination of another pair may

@@ -122,6 +122,7 @@ class CheckPair:
     nomination_failures: int = 0
     heard: bool = False  # an authenticated check came from there
     check: Check | None = None  # the one whose outcome decides the state
+    triggered_as: int = 0  # its number in the triggered-check queue of a stream of several components
     checked_at: float | None = None
     checks_sent: int = 0
     last_sent_at: float = 0.0

@@ -69,7 +69,7 @@ class Probing:
 
         It becomes a host candidate of low rank that is not paired with anything: pairs come of the checks that arrive.
         """
-        candidate = host_candidate(base, local_preference=0)
+        candidate = host_candidate(base, 0, self._context.table.component)
         added = self._context.table.add_local(candidate)
         if not isinstance(added, Added):
             self._context.drop(added)

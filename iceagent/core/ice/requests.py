@@ -270,7 +270,11 @@ class RequestHandler:
             return None
         tcp_type = COUNTERPART.get(local.tcp_type or "")  # RFC 6544 section 7.2
         fresh = remote_prflx_candidate(
-            without_zone(check.remote), check.priority, transport=local.transport, tcp_type=tcp_type
+            without_zone(check.remote),
+            check.priority,
+            context.table.component,
+            transport=local.transport,
+            tcp_type=tcp_type,
         )
         added = context.table.add_remote(fresh)
         if not isinstance(added, Added):

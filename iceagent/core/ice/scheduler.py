@@ -10,7 +10,10 @@ from iceagent.core.ice.pair import CheckPair, PairState
 
 
 class Scheduler:
-    """Sends one new check per Ta, triggered ones first; after a pause of Ta the first one goes at once."""
+    """Sends one new check per Ta, triggered ones first; after a pause of Ta the first one goes at once.
+
+    Where several components share the slots, `checklist_set` says whose turn it is, and calls `send_next`.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -19,13 +22,18 @@ class Scheduler:
     def advance(self, now: float) -> None:
         """Send the next check if its slot has come."""
         context = self._context
-        if not context.checking or now < context.next_slot_at or not self._has_check():
+        if context.seat is not None or not context.checking or now < context.next_slot_at or not self._has_check():
             return
         if self._reserved_at is None:
             self._reserved_at = now if context.pacer is None else context.pacer.reserve(now)
         if now < self._reserved_at:
             return
         self._reserved_at = None
+        self.send_next(now)
+
+    def send_next(self, now: float) -> None:
+        """Use the slot for the check that the controller chooses, if any."""
+        context = self._context
         context.next_slot_at = now + context.config.ta_s
         pair = self._choose(now)
         if pair is not None:
@@ -35,7 +43,7 @@ class Scheduler:
     def next_timeout(self) -> float | None:
         """Return the time of the next slot if a check is there to use it."""
         context = self._context
-        if not context.checking:
+        if context.seat is not None or not context.checking:
             return None
         if self._has_check():
             return context.next_slot_at if self._reserved_at is None else self._reserved_at

@@ -7,6 +7,7 @@ restart is under way also the one before, which carries the data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
@@ -29,6 +30,9 @@ from iceagent.core.ice.responses import ResponseHandler
 from iceagent.core.ice.roles import RoleKeeper
 from iceagent.core.ice.scheduler import Scheduler
 
+if TYPE_CHECKING:
+    from iceagent.core.ice.checklist_set import Seat
+
 
 class Session:
     """The parts of one session, and the order in which they act.
@@ -42,6 +46,7 @@ class Session:
         activity: of application data; shared by the sessions of an agent.
         pacer: shared by all agents of the machine.
         steady: retransmit every second rather than ever more seldom; see `Context.steady`.
+        seat: see `Context.seat`.
     """
 
     def __init__(
@@ -55,8 +60,9 @@ class Session:
         activity: Activity,
         pacer: Pacer | None = None,
         steady: bool = False,
+        seat: Seat | None = None,
     ) -> None:
-        context = Context(outbox, roles, randbytes, config, credentials, activity, pacer)
+        context = Context(outbox, roles, randbytes, config, credentials, activity, pacer, seat)
         context.steady = steady
         self.context = context
         self._nominator = Nominator(context)
@@ -64,7 +70,7 @@ class Session:
         self._responses = ResponseHandler(context, self._nominator, self.consent)
         self._requests = RequestHandler(context, self._nominator)
         self._keepalive = Keepalive(context)
-        self._scheduler = Scheduler(context)
+        self.scheduler = Scheduler(context)
         self.lifecycle = Lifecycle(context)
         self._ranked_generation = roles.generation
 
@@ -198,7 +204,7 @@ class Session:
         self.consent.advance(now)
         self._nominator.advance(now)
         self._keepalive.advance(now)
-        self._scheduler.advance(now)
+        self.scheduler.advance(now)
         self.lifecycle.advance(now)
         if context.over:
             self.wind_up()
@@ -209,7 +215,7 @@ class Session:
             return None
         parts = (
             self.context.runner.next_timeout(),
-            self._scheduler.next_timeout(),
+            self.scheduler.next_timeout(),
             self._nominator.next_timeout(),
             self.consent.next_timeout(),
             self._keepalive.next_timeout(),
