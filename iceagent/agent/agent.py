@@ -15,7 +15,9 @@ from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
 from iceagent.agent.explain import Verdict, explain, relayed_because
 from iceagent.agent.export import timeline_document, timeline_json
+from iceagent.agent.filters import Policy
 from iceagent.agent.gather import Gatherer
+from iceagent.agent.remote import RemoteCandidates
 from iceagent.agent.roaming import Roaming
 from iceagent.agent.statistics import AgentStatistics
 from iceagent.agent.traffic import Path
@@ -49,8 +51,10 @@ class Agent(trio.abc.Channel[bytes]):
             credentials=config.credentials,
             pacer=_pacer_for(config),
         )
-        self._driver = Driver(core, config.randbytes, config.receive_queue)
+        self._policy = Policy(config)
+        self._driver = Driver(core, config.randbytes, config.receive_queue, self._policy)
         self._network = config.network or SystemNetwork()
+        self._remote = RemoteCandidates(self._driver)
         self._gatherer = Gatherer(self._network, config, self._driver)
         self._roaming = Roaming(self._network, config, self._driver, self._gatherer)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
@@ -121,7 +125,7 @@ class Agent(trio.abc.Channel[bytes]):
     def add_remote_candidate(self, candidate: ice.Candidate | str | None) -> None:
         """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.
 
-        Candidates that cannot be used (another transport, a name) are counted and left out.
+        Candidates that cannot be used (another transport, a name), or must not by the policy, are counted and left out.
 
         Raises:
             RemoteError: the text is not a candidate (a `ValueError`, too).
@@ -131,7 +135,7 @@ class Agent(trio.abc.Channel[bytes]):
         if not isinstance(candidate, ice.Candidate):
             text = sdp.trickled_candidate(candidate)
             candidate = None if text is None else ice.Candidate.from_sdp(text)
-        self._driver.mutate(lambda now: self._driver.ice.add_remote_candidate(now, candidate))
+        self._remote.add(candidate)
 
     def restart(self) -> ice.Credentials:
         """Restart ICE: look for the best path anew, while the present one goes on carrying data.
@@ -306,7 +310,9 @@ class Agent(trio.abc.Channel[bytes]):
     def _path(self) -> tuple[UdpSocket, Path] | None:
         path = self._driver.ice.data_pair()
         sock = None if path is None else self._driver.sockets.get(path[0])
-        return None if path is None or sock is None else (sock, path)
+        if path is None or sock is None or not self._policy.permits(path[1]):
+            return None
+        return sock, path
 
     async def _wait_path(self) -> tuple[UdpSocket, Path]:
         while True:

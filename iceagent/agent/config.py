@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_MIN_S
 from iceagent.core.ice import Controller, Credentials
 from iceagent.core.turn import TurnCredentials
@@ -20,6 +22,8 @@ DEFAULT_TLS_PORT: Final = 5349  # RFC 8656 section 21
 GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included
 RECEIVE_QUEUE: Final = 4 * 1024 * 1024  # ours: bytes, some 30 ms at 1 Gbit/s
 MAX_SERVERS: Final = 16  # ours: each costs one transaction per local address
+
+CANDIDATE_TYPES: Final = ("host", "srflx", "prflx", "relay")  # RFC 8839 section 5.1
 
 _STUN_SCHEMES: Final = ("stun",)
 _TURN_SCHEMES: Final = ("turn", "turns")
@@ -125,6 +129,17 @@ class AgentConfig:
         transport_policy: "all", or "relay": nothing is sent but to the TURN servers, and the peer learns no address of
             ours but theirs.
         interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
+        deny_interfaces: names or patterns of those not to use, such as `docker*`, even where `interfaces` has them.
+        prefixes: our addresses to use, as `192.168.0.0/16` or `2001:db8::/32`; None for all.
+        deny_prefixes: our addresses not to use.
+        candidate_types: of `host`, `srflx`, `prflx` and `relay`, those to use. Candidates of other types are neither
+            gathered nor told, nor taken from the peer: without `relay` no path is relayed, by either side; without
+            `host` the peer learns no local address. Without `prflx` nothing is sent to, nor taken from, an address that
+            the peer has not told, whatever checks come from there.
+        remote_prefixes: the peer's addresses to use; None for all. Servers that are configured are not concerned.
+        deny_remote_prefixes: addresses nothing is ever sent to, be they the peer's, a server's or a gateway's. An IPv6
+            address that stands for an IPv4 one (NAT64, 6to4, Teredo ...) is denied with it.
+        remote_filter: a function that says of an address of the peer whether it may be used.
         families: IP versions to use, of 4 and 6.
         port_range: lowest and highest local port, both included; None lets the system choose.
         include_loopback: whether loopback addresses are candidates; None: only if there is no other address.
@@ -153,6 +168,13 @@ class AgentConfig:
     servers: Sequence[IceServer] = ()
     transport_policy: str = "all"
     interfaces: Sequence[str] | None = None
+    deny_interfaces: Sequence[str] = ()
+    prefixes: Sequence[str] | None = None
+    deny_prefixes: Sequence[str] = ()
+    candidate_types: Sequence[str] = CANDIDATE_TYPES
+    remote_prefixes: Sequence[str] | None = None
+    deny_remote_prefixes: Sequence[str] = ()
+    remote_filter: Callable[[TransportAddress], bool] | None = None
     families: Sequence[int] = (4, 6)
     port_range: tuple[int, int] | None = None
     include_loopback: bool | None = None
@@ -179,8 +201,7 @@ class AgentConfig:
         self._check_policy()
         if not self.families or not set(self.families) <= {4, 6}:
             raise LocalError(f"families {self.families!r} must name IP versions: (4, 6), (4,) or (6,)")
-        if isinstance(self.interfaces, str):
-            raise LocalError(f"interfaces is a list of names; write [{self.interfaces!r}]")
+        self._check_filters()
         if self.port_range is not None:
             low, high = self.port_range
             if not 1 <= low <= high <= 65535:
@@ -189,6 +210,27 @@ class AgentConfig:
             raise LocalError(f"ta {self.ta!r} is not within {TA_MIN_S} and 10 seconds (RFC 8445 section 14.2)")
         if self.gather_budget_s < 0 or self.receive_queue <= 0:
             raise LocalError("gather_budget_s and receive_queue must be positive")
+
+    def _check_filters(self) -> None:
+        for name in ("interfaces", "deny_interfaces"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise LocalError(f"{name} is a list of names; write [{value!r}]")
+        for name in ("prefixes", "deny_prefixes", "remote_prefixes", "deny_remote_prefixes"):
+            value = getattr(self, name)
+            try:
+                parse_prefixes(value or ())
+            except ValueError as error:
+                raise LocalError(f"{name}: {error}") from error
+        unknown = [kind for kind in self.candidate_types if kind not in CANDIDATE_TYPES]
+        if unknown or isinstance(self.candidate_types, str):
+            raise LocalError(
+                f"candidate_types {self.candidate_types!r} must be a list of some of {', '.join(CANDIDATE_TYPES)}"
+            )
+        if not set(self.candidate_types) - {"prflx"}:
+            raise LocalError("candidate_types must have host, srflx or relay, for prflx alone is never gathered")
+        if self.transport_policy == "relay" and "relay" not in self.candidate_types:
+            raise LocalError("transport_policy='relay' needs 'relay' in candidate_types")
 
     def _check_policy(self) -> None:
         if self.ice_lite and self.servers:
@@ -204,3 +246,14 @@ class AgentConfig:
             raise LocalError("transport_policy='relay' needs a TURN server in servers, such as turn:turn.example.org")
         if self.proxy:
             parse_proxy(self.proxy)
+
+
+def parse_prefixes(texts: Sequence[str]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Return the networks that texts such as `10.0.0.0/8`, `fe80::/10` or `192.0.2.1` name.
+
+    Raises:
+        ValueError: one of them is no prefix, or bits beyond its length are set.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"a list of prefixes is needed; write [{texts!r}]")
+    return tuple(ipaddress.ip_network(text) for text in texts)

@@ -10,6 +10,7 @@ import trio
 
 from iceagent.agent.clock import Alarm, clock
 from iceagent.agent.events import AgentEvent, DestinationUnreachable, matter_of
+from iceagent.agent.filters import Policy
 from iceagent.agent.identifiers import Identifiers
 from iceagent.agent.inbox import Inbox
 from iceagent.agent.queries import Queries
@@ -40,10 +41,14 @@ class Driver:
         core: the ICE agent.
         randbytes: for the transaction ids of STUN queries.
         receive_queue: bytes that may wait for the user.
+        policy: whom we may send to.
     """
 
-    def __init__(self, core: ice.IceAgent, randbytes: Callable[[int], bytes], receive_queue: int) -> None:
+    def __init__(
+        self, core: ice.IceAgent, randbytes: Callable[[int], bytes], receive_queue: int, policy: Policy
+    ) -> None:
         self.ice = core
+        self.policy = policy
         self.queries = Queries(randbytes)
         self.sockets: dict[TransportAddress, UdpSocket] = {}
         self.inbox = Inbox(receive_queue)
@@ -152,6 +157,9 @@ class Driver:
         if self.queries.busy and self.queries.handle_datagram(now, base, remote, datagram):
             self._settle(now)
             return
+        if not self.policy.permits(remote):
+            self.policy.drop("datagram of a forbidden address dropped")
+            return
         verdict = self.ice.handle_datagram(now, base, remote, datagram)
         if verdict is ice.Verdict.CONSUMED and datagram.startswith(_BINDING_REQUEST):
             self.checks_received += 1
@@ -178,6 +186,9 @@ class Driver:
         if due is not None and due <= now:
             self.ice.handle_timeout(now)
         while (transmit := self.ice.poll_transmit()) is not None:
+            if not self.policy.permits(transmit.remote):
+                self.policy.drop("datagram to a forbidden address not sent")
+                continue
             self._transmit(transmit.local, transmit.remote, transmit.data)
         if self.queries.busy:
             self.queries.handle_timeout(now)

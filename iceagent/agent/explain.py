@@ -184,9 +184,9 @@ def _local_cause(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Ver
             "No address of this machine may be used.",
             (
                 f"{gatherer.addresses_seen} addresses found",
-                f"interfaces={config.interfaces!r}, families={config.families!r}",
+                *driver.policy.facts(),
             ),
-            "Widen AgentConfig.interfaces or AgentConfig.families.",
+            "Widen what these fields of AgentConfig allow.",
         )
     return Verdict(
         VerdictKind.NO_LOCAL_ADDRESS, "This machine has no network address.", (), "Connect it to a network, then retry."
@@ -211,6 +211,13 @@ def _signaling_cause(driver: Driver) -> Verdict | None:
             "Checks arrive that are not keyed with our credentials.",
             (f"{wrong} checks refused", *_facts(driver)),
             "One side holds an old or mixed-up description: exchange both anew.",
+        )
+    if not core.remote_candidates and driver.policy.has_refused_candidates:
+        return Verdict(
+            VerdictKind.FILTERED_BY_POLICY,
+            "No address of the peer's may be used.",
+            (*driver.policy.facts(), *_facts(driver)),
+            "Widen what these fields of AgentConfig allow, on this side.",
         )
     if not core.remote_candidates:
         return Verdict(
@@ -289,6 +296,7 @@ def _facts(driver: Driver) -> tuple[str, ...]:
             facts.append(f"{event.url} relayed at {event.address} until {event.reason}")
         elif isinstance(event, DestinationUnreachable):
             facts.append(f"{event.remote} is unreachable (errno {event.errno})")
+    facts += driver.policy.facts()
     if driver.failure:
         facts.append(driver.failure)
     return tuple(dict.fromkeys(facts))[:_MAX_EVIDENCE]

@@ -25,7 +25,7 @@ from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import LocalError
-from iceagent.net.api import Network, UdpSocket
+from iceagent.net.api import InterfaceAddress, Network, UdpSocket
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -58,7 +58,6 @@ class Gatherer:
         self.reflexive = Reflexive(network, config, driver, lambda: self.bases)
         self.port_mappings = PortMappings(network, config, driver)
         self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
-        self._relay_hosts: dict[int, str] = {}
 
     async def open_bases(self) -> None:
         """Bind a socket to each usable address and make each a host candidate.
@@ -68,10 +67,7 @@ class Gatherer:
         """
         interfaces = self._network.interfaces()
         self.addresses_seen = len(interfaces)
-        chosen = choose_addresses(interfaces, self._config)
-        if self._config.interfaces is not None:
-            for entry in reversed(chosen):
-                self._relay_hosts[6 if ":" in entry.host else 4] = entry.host
+        chosen = choose_addresses(self._driver.policy.local_addresses(interfaces), self._config)
         if self._config.transport_policy == "relay":
             return  # trap 4: what has no socket sends nothing and shows nothing
         for entry in chosen:
@@ -85,7 +81,7 @@ class Gatherer:
     async def open_new_bases(self) -> list[Base]:
         """Bind sockets to usable addresses that have come since; each is a host candidate. Return the new bases."""
         known = {base.address.host for base in self.bases}
-        chosen = choose_addresses(self._network.interfaces(), self._config)
+        chosen = self._usable()
         made: list[Base] = []
         for entry in chosen:
             sock = None if entry.host in known else await self._open(entry.host)
@@ -183,7 +179,13 @@ class Gatherer:
 
     def _relay_host(self, family: int) -> str | None:
         """Return the local address of connections to relays; None leaves it to the system's routes."""
-        return self._relay_hosts.get(family)
+        if not self._driver.policy.limits_interfaces:
+            return None
+        return next((entry.host for entry in self._usable() if (":" in entry.host) == (family == 6)), None)
+
+    def _usable(self) -> list[InterfaceAddress]:
+        """Return the addresses of this machine to use now, best first."""
+        return choose_addresses(self._driver.policy.local_addresses(self._network.interfaces()), self._config)
 
     def _relay_ports(self) -> tuple[int, ...]:
         return tuple(self._ports())
@@ -213,6 +215,8 @@ class Gatherer:
         self._bases_made += 1
         self.bases.append(base)
         self._driver.sockets[base.address] = sock
+        if not self._driver.policy.has_type(ice.CandidateType.HOST):
+            return base
         candidate = ice.host_candidate(base.address, base.local_preference, self._driver.ice.component)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
         return base

@@ -8,6 +8,7 @@ alone, or with a public IPv4 address, asks nobody.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -16,9 +17,9 @@ from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import PortMapped, PortMappingFailed
 from iceagent.core import ice
-from iceagent.core.address import TransportAddress
+from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.api import Network
-from iceagent.net.gateway import KnowsGateways
+from iceagent.net.gateway import KnowsGateways, find_gateways
 from iceagent.net.portmap import MappedAddress, PortMapping, is_private, open_port_mapping
 
 PORT_MAPPING_BUDGET_S: Final = 2.0
@@ -45,6 +46,8 @@ class PortMappings:
     def is_wanted(self, base: TransportAddress) -> bool:
         """Return whether a base is worth a mapping."""
         config = self._config
+        if not self._driver.policy.has_type(ice.CandidateType.SRFLX):
+            return False
         if config.port_mapping is False or not isinstance(self._network, KnowsGateways):
             return False
         if config.port_mapping is None and not config.servers:
@@ -57,6 +60,8 @@ class PortMappings:
     async def run(self, bases: Sequence[tuple[TransportAddress, int]]) -> None:
         """Keep the bases mapped until cancelled; each with its local preference."""
         wanted = [(base, preference) for base, preference in bases if self.is_wanted(base)][:MAX_MAPPINGS]
+        if wanted and not await self._may_ask():
+            wanted = []
         self._waiting = len(wanted)
         if not wanted:
             self._settled.set()
@@ -64,6 +69,10 @@ class PortMappings:
         async with trio.open_nursery() as nursery:
             for base, preference in wanted:
                 nursery.start_soon(self._map, base, preference)
+
+    async def _may_ask(self) -> bool:
+        gateways = await find_gateways(self._network)
+        return all(self._driver.policy.permits_server(make_address(gateway.host, 0)) for gateway in gateways)
 
     async def wait_settled(self) -> None:
         """Wait until every base is mapped or will not be. It may be cancelled by a budget."""
@@ -87,6 +96,8 @@ class PortMappings:
             return  # an opened firewall, which the host candidate is for; or another NAT behind this one
         component = self._driver.ice.component
         candidate = ice.srflx_candidate(held.external, held.internal, held.protocol, preference, component)
+        if not self._driver.policy.has_type(ice.CandidateType.HOST):
+            candidate = replace(candidate, related_address=None)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
 
     def _settle(self, mapping: PortMapping) -> None:

@@ -9,7 +9,7 @@ Source: RFC 8445 section 5.1.1.2, RFC 8489 section 6.2.1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
@@ -140,8 +140,11 @@ class Reflexive:
             found, reason = [], f"name lookup: {error}"
         else:
             reason = f"no IPv{question.family} address"
+        allowed = [address for address in found if self._driver.policy.permits_server(address)]
+        if allowed:
+            return allowed[0]
         if found:
-            return found[0]
+            reason = "its address is forbidden by deny_remote_prefixes"
         if not question.late:
             self._driver.note(ServerFailed(question.server.url, question.family, None, reason))
         return None
@@ -178,14 +181,19 @@ class Reflexive:
 
     def _add_mapped(self, mapped: TransportAddress, base: Base, server: TransportAddress) -> None:
         self._mapped[base.address, server] = None
-        if mapped == base.address:
+        shows_hosts = self._driver.policy.has_type(ice.CandidateType.HOST)
+        if mapped == base.address and shows_hosts:
             return  # no NAT in between: redundant with the host candidate (RFC 8445 section 5.1.3)
         component = self._driver.ice.component
         candidate = ice.srflx_candidate(mapped, base.address, server.host, base.local_preference, component)
+        if not shows_hosts:
+            candidate = replace(candidate, related_address=None)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
 
     def _servers(self) -> list[IceServer]:
         """Return whom to ask: a TURN server over UDP is a STUN server, too."""
+        if not self._driver.policy.has_type(ice.CandidateType.SRFLX):
+            return []
         found: dict[tuple[str, int], IceServer] = {}
         for server in self._config.servers:
             if not server.is_turn or "udp" in server.transports():

@@ -106,8 +106,10 @@ class Relays:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there are TURN servers."""
-        return any(server.is_turn for server in self._config.servers)
+        """Whether there are TURN servers, and the policy wants relayed candidates."""
+        return self._driver.policy.has_type(ice.CandidateType.RELAY) and any(
+            server.is_turn for server in self._config.servers
+        )
 
     @property
     def allocations(self) -> tuple[TurnAllocation, ...]:
@@ -117,7 +119,9 @@ class Relays:
     async def run(self) -> None:
         """Climb the ladder, and climb again whenever an allocation is lost, until cancelled."""
         self._race_started_at = trio.current_time()
-        rungs = rungs_of(self._config, {6 if ":" in entry.host else 4 for entry in self._network.interfaces()})
+        entries = self._driver.policy.local_addresses(self._network.interfaces())
+        families = {6 if ":" in entry.host else 4 for entry in entries}
+        rungs = rungs_of(self._config, families) if self.is_wanted else []
         self._progress = {rung: _Progress() for rung in rungs}
         async with trio.open_nursery() as nursery:
             for rung in rungs:
@@ -249,7 +253,10 @@ class Relays:
         sock = next(sock for sock in allocation.sockets if sock.local_address == address)
         self._driver.sockets[address] = sock
         self._driver.relay_transports[address] = allocation.transport_name
-        related = None if self._config.transport_policy == "relay" else allocation.mapped_address
+        shows_mapped = self._config.transport_policy != "relay" and self._driver.policy.has_type(
+            ice.CandidateType.SRFLX
+        )
+        related = allocation.mapped_address if shows_mapped else None
         preference = max(0, 65535 - rung.rank * _RANK_STEP - self._made % _RANK_STEP)
         self._made += 1
         candidate = ice.relay_candidate(address, rung.target.host, preference, related, self._driver.ice.component)
@@ -287,6 +294,7 @@ class Relays:
             ports=self._ports(),
             proxy=rung.proxy,
             ca_file=self._config.tls_ca_file,
+            permits=self._driver.policy.permits_server,
         )
 
 

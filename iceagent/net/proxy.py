@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import trio
 
+from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.tls import client_context, wrap_tls
@@ -80,22 +81,58 @@ def proxy_from_environment(environment: Mapping[str, str]) -> Proxy | None:
     return None
 
 
-async def connect_through(network: Network, proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
+def first_permitted(
+    addresses: Sequence[TransportAddress], permits: Callable[[TransportAddress], bool] | None
+) -> TransportAddress:
+    """Return the first address that a policy permits.
+
+    Raises:
+        OSError: it permits none.
+    """
+    for address in addresses:
+        if permits is None or permits(address):
+            return address
+    raise OSError("its address is forbidden by the policy")
+
+
+async def connect_through(
+    network: Network,
+    proxy: Proxy,
+    host: str,
+    port: int,
+    *,
+    local_host: str | None = None,
+    permits: Callable[[TransportAddress], bool] | None = None,
+) -> trio.abc.Stream:
     """Return a stream to `host`, which the proxy resolves.
+
+    Args:
+        network: where sockets come from.
+        proxy: whom to ask.
+        host, port: whom to reach.
+        local_host: the local address to use, whose family is then that of the way to the proxy; None for any.
+        permits: says of the proxy's addresses which may be used; None for all.
 
     Raises:
         OSError: the proxy cannot be reached, or refuses (`ProxyError`).
     """
     try:
         with trio.fail_after(PROXY_TIMEOUT_S):
-            return await _connect_through(network, proxy, host, port)
+            stream = await _connect_to(network, proxy, local_host, permits)
+            return await _connect_through(stream, proxy, host, port)
     except trio.TooSlowError:
         raise ProxyError(f"the proxy {proxy.host} did not connect to {host} within {PROXY_TIMEOUT_S:g} s") from None
 
 
-async def _connect_through(network: Network, proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
-    addresses = await network.resolve(proxy.host, proxy.port)
-    stream: trio.abc.Stream = await network.connect_tcp(addresses[0])
+async def _connect_to(
+    network: Network, proxy: Proxy, local_host: str | None, permits: Callable[[TransportAddress], bool] | None
+) -> trio.abc.Stream:
+    family = None if local_host is None else 6 if ":" in local_host else 4
+    addresses = await network.resolve(proxy.host, proxy.port, family=family)
+    return await network.connect_tcp(first_permitted(addresses, permits), local_host=local_host)
+
+
+async def _connect_through(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
     try:
         if proxy.scheme == "https":
             stream = await wrap_tls(stream, client_context(), proxy.host)

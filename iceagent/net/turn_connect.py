@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +11,7 @@ import trio
 
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.api import Network, UdpSocket
-from iceagent.net.proxy import Proxy, connect_through
+from iceagent.net.proxy import Proxy, connect_through, first_permitted
 from iceagent.net.system import SystemNetwork
 from iceagent.net.tls import client_context, wrap_tls
 from iceagent.net.turn_transport import StreamTransport, TurnTransport, UdpTransport
@@ -58,6 +59,7 @@ class TurnOptions:
         proxy: through which streams go; None for none. UDP and DTLS never go through one.
         ca_file: certificates to trust instead of the system's, PEM.
         context: a TLS context to use as it is, if it verifies.
+        permits: says of an address whether anything may be sent there; the server's and the proxy's are asked about.
     """
 
     families: tuple[int, ...] = (4, 6)
@@ -66,6 +68,7 @@ class TurnOptions:
     proxy: Proxy | None = None
     ca_file: str | None = None
     context: ssl.SSLContext | None = field(default=None, repr=False)
+    permits: Callable[[TransportAddress], bool] | None = None
 
 
 async def open_transport(network: Network, server: TurnServer, options: TurnOptions) -> TurnTransport:
@@ -99,7 +102,7 @@ async def _address_of(network: Network, server: TurnServer, options: TurnOptions
     usable = [address for address in found if address.family in options.families]
     if not usable:
         raise OSError(f"{server.host} has no address of IP version {options.families}")
-    return usable[0]
+    return first_permitted(usable, options.permits)
 
 
 async def _open_udp(network: Network, server: TransportAddress, options: TurnOptions) -> UdpSocket:
@@ -122,7 +125,9 @@ async def open_stream(
         OSError: it cannot be reached, or does not prove its name (trap 5).
     """
     if options.proxy is not None:
-        stream: trio.abc.Stream = await connect_through(network, options.proxy, server.host, server.port)
+        stream: trio.abc.Stream = await connect_through(
+            network, options.proxy, server.host, server.port, local_host=options.local_host, permits=options.permits
+        )
     else:
         address = await _address_of(network, server, options)
         stream = await network.connect_tcp(address, local_host=_local_host(address, options))

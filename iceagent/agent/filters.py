@@ -1,0 +1,182 @@
+"""The policy of one agent: what of this machine may be used, and whom it may send to. Compiled from `AgentConfig`.
+
+What is refused is counted by reason, for `explain()`. Addresses of peers are looked at where they are told, where their
+packets come in, and where ours go out, so that one missed place is not a hole.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from iceagent.agent.config import AgentConfig, parse_prefixes
+from iceagent.core import ice
+from iceagent.core.address import IPAddress, TransportAddress
+from iceagent.core.ice import CandidateType
+from iceagent.core.ice.candidate import without_zone
+from iceagent.core.turn.server.embedded import inner_addresses
+from iceagent.net.api import InterfaceAddress
+
+_MAX_CACHED: Final = 1024  # ours: verdicts on remote addresses; strangers may fill it, so it is emptied then
+_MAX_SIGNALLED: Final = 1024  # ours: addresses the peer has told, those of earlier generations included
+
+Prefixes = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+class Policy:
+    """Answers what is allowed. Without restrictions each answer costs one attribute.
+
+    Args:
+        config: whose fields are checked already.
+
+    Attributes:
+        refused: how often something was left out, by reason.
+    """
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._types = frozenset(CandidateType(kind) for kind in config.candidate_types)
+        self._local = None if config.prefixes is None else parse_prefixes(config.prefixes)
+        self._deny_local = parse_prefixes(config.deny_prefixes)
+        self._remote = None if config.remote_prefixes is None else parse_prefixes(config.remote_prefixes)
+        self._deny_remote = parse_prefixes(config.deny_remote_prefixes)
+        self._nat64: tuple[ipaddress.IPv6Network, ...] = ()
+        self._verdicts: dict[TransportAddress, str] = {}
+        self._signalled: dict[TransportAddress, None] = {}
+        self._left_out: dict[str, str] = {}
+        self._only_signalled = CandidateType.PRFLX not in self._types
+        self._limits_remotes = bool(self._deny_remote) or self._remote is not None or config.remote_filter is not None
+        self.limits_sending = self._limits_remotes or self._only_signalled
+        """Whether `permits` may ever say no."""
+        self.limits_interfaces = (
+            config.interfaces is not None
+            or bool(config.deny_interfaces or config.deny_prefixes)
+            or config.prefixes is not None
+        )
+        """Whether what the system's routes choose may be forbidden."""
+        self.refused: Counter[str] = Counter()
+
+    # This machine
+
+    def local_addresses(self, entries: Iterable[InterfaceAddress]) -> list[InterfaceAddress]:
+        """Return the addresses of this machine that may be used; those left out are remembered with the reason."""
+        allowed = []
+        for entry in entries:
+            reason = self._refusal(entry)
+            if not reason:
+                allowed.append(entry)
+            elif len(self._left_out) < _MAX_CACHED:
+                self._left_out[entry.host] = reason
+        return allowed
+
+    def _refusal(self, entry: InterfaceAddress) -> str:
+        config, ip = self._config, ipaddress.ip_address(entry.host)
+        if ip.version not in config.families:
+            return f"IPv{ip.version} (families)"
+        if config.interfaces is not None and not _matches(entry.name, config.interfaces):
+            return f"{entry.name} (interfaces)"
+        if _matches(entry.name, config.deny_interfaces):
+            return f"{entry.name} (deny_interfaces)"
+        if self._local is not None and not _within(ip, self._local):
+            return f"{entry.name} (prefixes)"
+        return f"{entry.name} (deny_prefixes)" if _within(ip, self._deny_local) else ""
+
+    def has_type(self, kind: CandidateType) -> bool:
+        """Return whether candidates of a type are wanted."""
+        return kind in self._types
+
+    # Servers and gateways
+
+    def permits_server(self, address: TransportAddress) -> bool:
+        """Return whether a server, which the configuration names, may be sent to: unless its address is denied."""
+        if not any(_within(ip, self._deny_remote) for ip in self._faces(address)):
+            return True
+        self.refused["server (deny_remote_prefixes)"] += 1
+        return False
+
+    # The peer
+
+    def accepts(self, candidate: ice.Candidate) -> bool:
+        """Return whether a candidate of the peer may be used; if not, count it. Its address is an IP literal."""
+        if candidate.type not in self._types:
+            self.refused[f"remote {candidate.type.value} candidate (candidate_types)"] += 1
+            return False
+        reason = self._reason(candidate.address)
+        if reason:
+            self.refused[f"remote candidate ({reason})"] += 1
+            return False
+        if self._only_signalled and len(self._signalled) < _MAX_SIGNALLED:
+            self._signalled[without_zone(candidate.address)] = None
+        return True
+
+    def permits(self, remote: TransportAddress) -> bool:
+        """Return whether packets of the peer may come from there, and ours go there."""
+        if not self.limits_sending:
+            return True
+        if self._only_signalled and without_zone(remote) not in self._signalled:
+            return False
+        return not self._reason(remote)
+
+    def drop(self, what: str) -> None:
+        """Count what was dropped because `permits` said no."""
+        self.refused[what] += 1
+
+    def _reason(self, address: TransportAddress) -> str:
+        """Return the name of the field that forbids an address of the peer, or ""."""
+        if not self._limits_remotes:
+            return ""
+        known = self._verdicts.get(address)
+        if known is None:
+            if len(self._verdicts) >= _MAX_CACHED:
+                self._verdicts.clear()
+            known = self._verdicts[address] = self._judge(address)
+        return known
+
+    def _judge(self, address: TransportAddress) -> str:
+        ip, *inner = self._faces(address)
+        if any(_within(face, self._deny_remote) for face in (ip, *inner)):
+            return "deny_remote_prefixes"
+        allowed = self._remote
+        is_allowed = allowed is None or _within(ip, allowed)
+        if allowed is not None and not is_allowed:
+            is_allowed = bool(inner) and all(_within(face, allowed) for face in inner)
+        if not is_allowed:
+            return "remote_prefixes"
+        wanted = self._config.remote_filter
+        return "" if wanted is None or wanted(address) else "remote_filter"
+
+    def _faces(self, address: TransportAddress) -> tuple[IPAddress, ...]:
+        """Return an address and the IPv4 addresses it may stand for: `64:ff9b::10.0.0.1` is 10.0.0.1, too."""
+        ip = address.ip
+        return (ip, *inner_addresses(ip, self._nat64))
+
+    def note_nat64(self, prefix: ipaddress.IPv6Network) -> None:
+        """Take note of the prefix under which this network translates to IPv4."""
+        self._nat64 = (prefix,)
+        self._verdicts.clear()
+
+    # Explaining
+
+    def facts(self) -> list[str]:
+        """Return in words what has been left out, for `explain()`."""
+        reasons = Counter(self._left_out.values())
+        facts = [f"policy: {count} local address(es) left out: {reason}" for reason, count in sorted(reasons.items())]
+        return facts + [f"policy: {count} times {what}" for what, count in sorted(self.refused.items())]
+
+    @property
+    def has_refused_candidates(self) -> bool:
+        """Whether any candidate of the peer was refused."""
+        return any(what.startswith("remote") for what in self.refused)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _within(ip: IPAddress, prefixes: Prefixes) -> bool:
+    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
+        ip = ipaddress.IPv6Address(int(ip))
+    return any(ip.version == prefix.version and ip in prefix for prefix in prefixes)
