@@ -163,17 +163,22 @@ class Network(Protocol):
         ...
 
     async def connect_tcp(
-        self, remote: TransportAddress, *, local_host: str | None = None
+        self, remote: TransportAddress, *, local_host: str | None = None, local_port: int = 0
     ) -> trio.abc.HalfCloseableStream:
         """Connect a TCP stream; `local_host` is the local address to use, None leaves it to the system.
+
+        A `local_port` other than 0 may be that of a listener with `share_port`, and of other connections. Where the
+        peer connects from there to here at the same time, both get the same connection (RFC 9293 section 3.5).
 
         Raises:
             OSError: nobody listens there, or no way leads there.
         """
         ...
 
-    async def listen_tcp(self, host: str, port: int = 0) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
-        """Listen for TCP connections.
+    async def listen_tcp(
+        self, host: str, port: int = 0, *, share_port: bool = False
+    ) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
+        """Listen for TCP connections; with `share_port` the port may also be connected from.
 
         Raises:
             OSError: the address is not ours or the port is taken.

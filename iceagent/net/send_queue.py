@@ -26,6 +26,7 @@ class SendQueue:
         self._writer = trio.lowlevel.ParkingLot()
         self._senders = trio.lowlevel.ParkingLot()
         self._order = trio.StrictFIFOLock()
+        self._queued = self._written = 0  # in all
         self.closed = False
 
     def send_nowait(self, messages: Sequence[bytes]) -> int:
@@ -43,6 +44,7 @@ class SendQueue:
             self._waiting.append(message)
             self._size += cost
             taken += 1
+        self._queued += taken
         if taken:
             self._writer.unpark_all()
         return taken
@@ -67,7 +69,14 @@ class SendQueue:
     def written(self, messages: Sequence[bytes]) -> None:
         """Give back the room of messages that `take` returned."""
         self._size -= sum(map(self._cost, messages))
+        self._written += len(messages)
         self._senders.unpark_all()
+
+    async def flush(self) -> None:
+        """Wait until what is queued now has been written, or the queue was closed."""
+        until = self._queued
+        while self._written < until and not self.closed:
+            await self._senders.park()
 
     def close(self) -> None:
         """Let no more in; who waits to send gets the error. Idempotent."""

@@ -48,18 +48,20 @@ class SystemNetwork:
         """
         return await resolve(host, port, family=family)
 
-    async def connect_tcp(self, remote: TransportAddress, *, local_host: str | None = None) -> trio.SocketStream:
-        """Connect a TCP stream, with TCP_NODELAY set.
+    async def connect_tcp(
+        self, remote: TransportAddress, *, local_host: str | None = None, local_port: int = 0
+    ) -> trio.SocketStream:
+        """Connect a TCP stream, with TCP_NODELAY set; a given `local_port` may be shared.
 
         Raises:
             OSError: nobody listens there, or no way leads there.
         """
-        return await connect_tcp(remote, local_host=local_host)
+        return await connect_tcp(remote, local_host=local_host, local_port=local_port)
 
-    async def listen_tcp(self, host: str, port: int = 0) -> trio.SocketListener:
-        """Listen for TCP connections.
+    async def listen_tcp(self, host: str, port: int = 0, *, share_port: bool = False) -> trio.SocketListener:
+        """Listen for TCP connections; with `share_port` the port may also be connected from.
 
         Raises:
             OSError: the address is not ours or the port is taken.
         """
-        return await listen_tcp(host, port)
+        return await listen_tcp(host, port, share_port=share_port)

@@ -16,12 +16,15 @@ BACKLOG = 128
 """Connections that may wait to be accepted."""
 
 
-async def connect_tcp(remote: TransportAddress, *, local_host: str | None = None) -> trio.SocketStream:
+async def connect_tcp(
+    remote: TransportAddress, *, local_host: str | None = None, local_port: int = 0
+) -> trio.SocketStream:
     """Connect to an address, with TCP_NODELAY set.
 
     Args:
         remote: an IP literal, with zone if link-local, and a port.
         local_host: the local address to leave from; None leaves it to the system.
+        local_port: the port to leave from, which a listener may share (see `listen_tcp`); 0 lets the system choose.
     Raises:
         OSError: nobody listens there, or no way leads there.
     """
@@ -29,7 +32,9 @@ async def connect_tcp(remote: TransportAddress, *, local_host: str | None = None
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
         if local_host is not None:
-            await sock.bind(bind_sockaddr(local_host, 0)[1])
+            if local_port:
+                _share_port(sock)
+            await sock.bind(bind_sockaddr(local_host, local_port)[1])
         await sock.connect(target)
         return trio.SocketStream(sock)
     except BaseException:
@@ -37,12 +42,13 @@ async def connect_tcp(remote: TransportAddress, *, local_host: str | None = None
         raise
 
 
-async def listen_tcp(host: str, port: int = 0) -> trio.SocketListener:
+async def listen_tcp(host: str, port: int = 0, *, share_port: bool = False) -> trio.SocketListener:
     """Listen at an IP literal; `::` listens for IPv6 only.
 
     Args:
         host: the address to bind.
         port: 0 lets the system choose.
+        share_port: whether connections may be opened from there, too, as simultaneous open needs it.
     Raises:
         OSError: the address is not ours or the port is taken.
     """
@@ -51,6 +57,8 @@ async def listen_tcp(host: str, port: int = 0) -> trio.SocketListener:
     try:
         if sys.platform != "win32":  # there it would let two listeners share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share_port:
+            _share_port(sock)
         if family == socket.AF_INET6:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -60,6 +68,13 @@ async def listen_tcp(host: str, port: int = 0) -> trio.SocketListener:
     except BaseException:
         sock.close()
         raise
+
+
+def _share_port(sock: trio.socket.SocketType) -> None:
+    """Let several sockets of ours have one port: one listens, the others are connected to different peers."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT"):  # with a listener there, Linux and the BSDs want this, too
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 @runtime_checkable

@@ -234,12 +234,16 @@ class Host:
             raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address in this network")
         return found
 
-    async def connect_tcp(self, remote: TransportAddress, *, local_host: str | None = None) -> VirtualTcpStream:
+    async def connect_tcp(
+        self, remote: TransportAddress, *, local_host: str | None = None, local_port: int = 0
+    ) -> VirtualTcpStream:
         """Connect a TCP stream; `local_host` is one of the host's addresses, None leaves it to the host's routes.
+
+        A given `local_port` may be a listener's, and that of connections to others.
 
         Raises:
             OSError: nobody listens there (ECONNREFUSED), nothing answers (ETIMEDOUT, after a minute), no way leads
-                there (ENETUNREACH), or the local address is not ours (EADDRNOTAVAIL).
+                there (ENETUNREACH), the local address is not ours, or the two are connected (EADDRNOTAVAIL).
         """
         await trio.lowlevel.checkpoint()
         if local_host is not None and not self._owns(local_host):
@@ -247,14 +251,17 @@ class Host:
         way = self._way_out(local_host or ("::" if remote.family == 6 else "0.0.0.0"), remote)  # noqa: S104
         if way is None or remote.port == 0:
             raise _os_error(errno.ENETUNREACH, str(remote))
-        return await self._tcp.connect(TransportAddress(way[0], self._free_tcp_port()), remote)
+        return await self._tcp.connect(TransportAddress(way[0], local_port or self._free_tcp_port()), remote)
 
-    async def listen_tcp(self, host: str, port: int = 0) -> VirtualTcpListener:
+    async def listen_tcp(self, host: str, port: int = 0, *, share_port: bool = False) -> VirtualTcpListener:
         """Listen at one of the host's addresses or at a wildcard; port 0 picks a free one.
+
+        Here every port may be connected from, be it shared or not.
 
         Raises:
             OSError: the address is not ours (EADDRNOTAVAIL) or the port is taken (EADDRINUSE).
         """
+        del share_port
         await trio.lowlevel.checkpoint()
         wanted = make_address(host, port or self._free_tcp_port())
         if wanted.host not in _WILDCARDS and not self._owns(wanted.host):

@@ -121,7 +121,7 @@ class VirtualTcpStream(trio.abc.HalfCloseableStream):
         Raises:
             OSError: it failed.
         """
-        while self.state is TcpState.CONNECTING:
+        while self.state in (TcpState.CONNECTING, TcpState.ACCEPTING):
             await self._wait()
         if self.state is TcpState.BROKEN:
             refused = "refused" in self._machine.error
@@ -295,7 +295,13 @@ class TcpStack:
             listener.close()
 
     async def connect(self, local: TransportAddress, remote: TransportAddress) -> VirtualTcpStream:
-        """Connect; the local address is free, and the way there known."""
+        """Connect; the way there is known.
+
+        Raises:
+            OSError: nobody listens or answers there, or the two addresses are connected already.
+        """
+        if (local, remote) in self._streams:
+            raise _os_error(errno.EADDRNOTAVAIL, f"{local} to {remote}")
         stream = self._streams[local, remote] = VirtualTcpStream(self, local, remote, is_client=True)
         try:
             stream.settle()

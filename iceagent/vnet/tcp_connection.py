@@ -188,7 +188,12 @@ class TcpConnection:
             self._peer_window = segment.window
             self._opened(now)
             self._acknowledge()
-        elif self.state is TcpState.ACCEPTING:
+        elif self.state is TcpState.ACCEPTING and "A" in segment.flags:
+            self._peer_window = segment.window
+            self._opened(now)  # both have opened at once (RFC 9293 section 3.5): this acknowledges our SYN
+            self._acknowledge()
+        elif self.state in (TcpState.CONNECTING, TcpState.ACCEPTING):
+            self.state = TcpState.ACCEPTING  # a connecting one, too: the SYNs have crossed
             self._peer_window = segment.window
             self._send_syn(now)
         else:

@@ -444,7 +444,9 @@ async def test_a_port_of_the_systems_choice_is_free_for_tcp_too() -> None:
     class Unlucky(SystemNetwork):
         refusals = 3
 
-        async def listen_tcp(self, host: str, port: int = 0) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
+        async def listen_tcp(
+            self, host: str, port: int = 0, *, share_port: bool = False
+        ) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
             if Unlucky.refusals:
                 Unlucky.refusals -= 1
                 raise OSError(errno.EADDRINUSE, "taken")

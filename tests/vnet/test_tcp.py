@@ -281,3 +281,61 @@ def test_stray_segments_change_nothing():
     assert syn.flags == "S"
     machine.handle_segment(0.1, syn._replace(flags="A", acknowledged=77), b"old")
     assert (machine.state, machine.readable, machine.poll_segment()) == (TcpState.CONNECTING, 0, None)
+
+
+async def test_two_that_connect_to_each_other_at_once_get_one_connection(vnet):
+    """RFC 9293 section 3.5: the SYNs cross, and each side's connect succeeds."""
+    net = vnet()
+    left, right = net.host(net.internet), net.host(net.internet)
+    ends = {}
+
+    async def connect(host, other, port, other_port):
+        target = TransportAddress(other.address, other_port)
+        ends[host] = await host.connect_tcp(target, local_host=host.address, local_port=port)
+
+    async with net:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connect, left, right, 5001, 5002)
+                nursery.start_soon(connect, right, left, 5002, 5001)
+        assert await transfer(ends[left], ends[right], b"both ways") == b"both ways"
+        assert await transfer(ends[right], ends[left], b"and back") == b"and back"
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.4, 3.0])
+async def test_crossing_syns_open_a_way_through_two_nats(vnet, late_s):
+    """What RFC 6544's simultaneous open is for: each NAT has seen its own side's SYN when the other's comes."""
+    net = vnet()
+    routers = [net.router(net.internet, nat=PORT_RESTRICTED) for _ in range(2)]
+    hosts = [net.host(router) for router in routers]
+    mapped = [TransportAddress(router.public_address, 5000) for router in routers]
+    ends = {}
+
+    async def connect(number, delay_s):
+        await trio.sleep(delay_s)
+        ends[number] = await hosts[number].connect_tcp(
+            mapped[1 - number], local_host=hosts[number].address, local_port=5000
+        )
+
+    async with net:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connect, 0, 0.0)
+                nursery.start_soon(connect, 1, late_s)
+        assert await transfer(ends[0], ends[1], b"through") == b"through"
+
+
+async def test_a_port_may_listen_and_connect_but_not_twice_to_the_same(vnet):
+    """As with SO_REUSEPORT: the pair of addresses is what has to be unique."""
+    net = vnet()
+    host, server = net.host(net.internet), net.host(net.internet)
+    async with net:
+        await host.listen_tcp(host.address, 5000, share_port=True)
+        for port in (80, 81):
+            await server.listen_tcp(server.address, port)
+        target = TransportAddress(server.address, 80)
+        await host.connect_tcp(target, local_host=host.address, local_port=5000)
+        await host.connect_tcp(TransportAddress(server.address, 81), local_host=host.address, local_port=5000)
+        with pytest.raises(OSError, match="assign") as caught:
+            await host.connect_tcp(target, local_host=host.address, local_port=5000)
+        assert caught.value.errno == errno.EADDRNOTAVAIL

@@ -1,0 +1,361 @@
+"""A TCP candidate's end as a UDP socket: datagrams to and from many peers, each over a connection of its own.
+
+RFC 6544: frames of RFC 4571 inside; connections are opened when something is to be sent (active, simultaneous open) or
+come in (passive, simultaneous open). A connection that cannot be opened, or breaks, is told as an ICMP error is.
+
+Whoever finds the port may connect: strangers are few per source, say little, and are gone within seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from iceagent.core.address import TransportAddress
+from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics
+from iceagent.net.framing import MAX_FRAME, frame
+from iceagent.net.segmentation import run_end
+from iceagent.net.tcp import peer_address
+from iceagent.net.tcp_peer import TcpPeer
+
+RECEIVE_BUFFER: Final = 1024 * 1024
+"""Bytes kept for a slow reader; then nothing more is read, and TCP slows the peers down."""
+MAX_PEERS: Final = 64  # ours: connections of one base in all
+MAX_STRANGERS: Final = 16  # ours: of these, accepted ones without an authenticated check
+MAX_STRANGERS_PER_SOURCE: Final = 4  # ours: a source is an IPv4 address or an IPv6 /64
+STRANGER_S: Final = 5.0  # ours: seconds within which an accepted connection has to show an authenticated check
+_SWEEP_S: Final = 2.5
+_ACCEPT_PAUSE_S: Final = 0.1
+_MAX_ERRORS: Final = 64
+_BATCH_COST: Final = 128  # bytes charged per batch besides its content
+
+Listener = trio.abc.Listener[trio.abc.HalfCloseableStream]
+
+
+class TcpBase:
+    """The base of one TCP candidate; an `iceagent.net.api.UdpSocket`. `run` has to run for as long as it is used.
+
+    Args:
+        network: where connections are opened.
+        address: names the base: that of the listener, or of an active candidate (host, 9).
+        listener: accepts connections; None for an active candidate. Closed with the base.
+        connects: whether connections are opened, too.
+        is_known: tells whether an authenticated check came from an address, or one of ours is under way to it.
+        max_buffer: bytes kept for a slow reader.
+
+    Attributes:
+        refused: how many connections were refused or given up, by reason.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        address: TransportAddress,
+        listener: Listener | None,
+        *,
+        connects: bool,
+        is_known: Callable[[TransportAddress], bool],
+        max_buffer: int = RECEIVE_BUFFER,
+    ) -> None:
+        self.refused: Counter[str] = Counter()
+        self._network = network
+        self._address = address
+        self._listener = listener
+        self._connects = connects
+        self._is_known = is_known
+        self._max_buffer = max_buffer
+        self._peers: dict[TransportAddress, TcpPeer] = {}
+        self._received: deque[Batch] = deque()
+        self._size = 0
+        self._errors: deque[IcmpError] = deque(maxlen=_MAX_ERRORS)
+        self._errors_are_new = False
+        self._readers = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+        self._came = trio.lowlevel.ParkingLot()
+        self._nursery: trio.Nursery | None = None
+        self._statistics = SocketStatistics()
+        self._closed = False
+
+    @property
+    def local_address(self) -> TransportAddress:
+        """What names this base in paths."""
+        return self._address
+
+    @property
+    def peers(self) -> int:
+        """How many connections there are, those being opened included."""
+        return len(self._peers)
+
+    def statistics(self) -> SocketStatistics:
+        """Return the live counters; they count datagrams, not frames or segments."""
+        return self._statistics
+
+    async def run(self) -> None:
+        """Accept, open, read and write connections until the base is closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self._closed:
+                    return
+                if self._listener is not None:
+                    nursery.start_soon(self._accept, self._listener)
+                nursery.start_soon(self._sweep)
+                for peer in self._peers.values():
+                    nursery.start_soon(self._serve, peer)
+        finally:
+            self._nursery = None
+            if self._listener is not None:
+                _close_now(self._listener)
+
+    # Receiving
+
+    async def receive(self) -> list[Batch]:
+        """Wait for datagrams or errors; return all at hand, oldest first.
+
+        Raises:
+            trio.ClosedResourceError: the base was closed.
+        """
+        await trio.lowlevel.checkpoint()
+        while not (self._received or self._errors_are_new):
+            self._check_open()
+            await self._readers.park()
+        self._check_open()
+        self._errors_are_new = False
+        batches = list(self._received)
+        self._received.clear()
+        self._size = 0
+        self._statistics.receive_calls += 1
+        self._room.unpark_all()
+        return batches
+
+    def take_errors(self) -> list[IcmpError]:
+        """Return and forget what is known of connections that broke or could not be opened."""
+        errors = list(self._errors)
+        self._errors.clear()
+        return errors
+
+    async def take_frames(self, remote: TransportAddress, frames: Sequence[bytes]) -> None:
+        """Take what a connection delivered; waits while the reader is behind, so that the connection is not read."""
+        at = 0
+        while at < len(frames):
+            end = run_end(frames, at)
+            batch = Batch(remote, b"".join(frames[at:end]), len(frames[at]))
+            self._received.append(batch)
+            self._size += len(batch.data) + _BATCH_COST
+            self._statistics.datagrams_received += end - at
+            self._statistics.bytes_received += len(batch.data)
+            at = end
+        if frames:
+            self._readers.unpark_all()
+        while self._size > self._max_buffer and not self._closed:
+            await self._room.park()
+
+    # Sending
+
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+        """Queue what there is room for; return how many. Opens a connection where there is none and we may.
+
+        Raises:
+            trio.ClosedResourceError: the base was closed.
+        """
+        self._check_open()
+        peer = self._peer_for(remote)
+        if peer is None:
+            self._statistics.send_errors += len(datagrams)
+            return len(datagrams)
+        frames = self._frames(datagrams)
+        taken = peer.send_nowait(trio.current_time(), frames)
+        self._count_sent(frames[:taken])
+        return len(datagrams) if taken == len(frames) else taken
+
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+        """Send all, in order, waiting until the system has taken them. Lost with the connection if that breaks.
+
+        Raises:
+            trio.ClosedResourceError: the base was closed.
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        peer = self._peer_for(remote)
+        if peer is None:
+            self._statistics.send_errors += len(datagrams)
+            return
+        frames = self._frames(datagrams)
+        try:
+            await peer.send(trio.current_time(), frames)
+        except trio.ClosedResourceError:
+            self._check_open()
+            self._statistics.send_errors += len(frames)
+        else:
+            self._count_sent(frames)
+
+    def close(self) -> None:
+        """Close at once, connections included; whoever waits gets `trio.ClosedResourceError`. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._received.clear()
+        for peer in self._peers.values():
+            peer.close()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+        elif self._listener is not None:
+            _close_now(self._listener)
+        if trio.lowlevel.in_trio_run():
+            for lot in (self._readers, self._room, self._came):
+                lot.unpark_all()
+
+    # Connections
+
+    def _peer_for(self, remote: TransportAddress) -> TcpPeer | None:
+        peer = self._peers.get(remote)
+        if peer is not None and self._connects and peer.is_stalled(trio.current_time()):
+            self._forget(peer, "stalled")
+            peer = None
+        if peer is not None:
+            return peer
+        if not self._connects:
+            self._put_error(remote, errno.ENOTCONN)
+            return None
+        if len(self._peers) >= MAX_PEERS:
+            self.refused["too many connections"] += 1
+            self._put_error(remote, errno.ENOBUFS)
+            return None
+        host, percent, zone = self._address.host.partition("%")
+        del host
+        target = (
+            TransportAddress(f"{remote.host}%{zone}", remote.port) if percent and "%" not in remote.host else remote
+        )
+        port = 0 if self._listener is None else self._address.port
+
+        async def connect() -> trio.abc.HalfCloseableStream:
+            return await self._network.connect_tcp(target, local_host=self._address.host, local_port=port)
+
+        peer = TcpPeer(trio.current_time(), remote, connect=connect, insists=self._listener is not None)
+        self._add(peer)
+        return peer
+
+    def _add(self, peer: TcpPeer) -> None:
+        self._peers[peer.remote] = peer
+        self._came.unpark_all()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._serve, peer)
+
+    async def _serve(self, peer: TcpPeer) -> None:
+        code = await peer.run(self)
+        if self._peers.get(peer.remote) is peer:
+            del self._peers[peer.remote]
+            if code and not self._closed:
+                self._put_error(peer.remote, code)
+
+    async def _accept(self, listener: Listener) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return
+            except OSError:  # out of descriptors, for instance: that may pass
+                self.refused["accept failed"] += 1
+                await trio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            try:
+                remote = self._zoned(peer_address(stream))
+            except OSError:
+                remote = None  # gone already
+            if remote is None or not self._admit(remote, stream):
+                await trio.aclose_forcefully(stream)
+
+    def _admit(self, remote: TransportAddress, stream: trio.abc.HalfCloseableStream) -> bool:
+        known = self._peers.get(remote)
+        if known is not None and known.adopt(stream):
+            return True  # we were connecting there, too
+        if known is not None:
+            self._forget(known, "replaced")
+        reason = self._why_not(remote)
+        if reason is not None:
+            self.refused[reason] += 1
+            return False
+        self._add(TcpPeer(trio.current_time(), remote, stream=stream))
+        return True
+
+    def _why_not(self, remote: TransportAddress) -> str | None:
+        strangers = [peer for peer in self._peers.values() if peer.was_accepted and not self.knows(peer)]
+        source = _source(remote)
+        if len(self._peers) >= MAX_PEERS or len(strangers) >= MAX_STRANGERS:
+            return "too many connections"
+        if sum(_source(peer.remote) == source for peer in strangers) >= MAX_STRANGERS_PER_SOURCE:
+            return "too many connections of one source"
+        return None
+
+    def knows(self, peer: TcpPeer) -> bool:
+        """Whether a peer has shown that it has our credentials; once it has, it need not be asked again."""
+        if not peer.is_known and self._is_known(peer.remote):
+            peer.is_known = True
+        return peer.is_known
+
+    async def _sweep(self) -> None:
+        """Close what nobody uses: strangers, and connections of pairs that are no more."""
+        while True:
+            if not self._peers:
+                await self._came.park()
+            await trio.sleep(_SWEEP_S)
+            now = trio.current_time()
+            for peer in list(self._peers.values()):
+                if peer.is_open and now >= peer.opened_at + STRANGER_S and not self._is_known(peer.remote):
+                    self._forget(peer, "no check" if peer.was_accepted and not peer.is_known else "unused")
+
+    def _forget(self, peer: TcpPeer, reason: str) -> None:
+        self.refused[reason] += 1
+        if self._peers.get(peer.remote) is peer:
+            del self._peers[peer.remote]
+        peer.close()
+
+    # Small things
+
+    def _frames(self, datagrams: Sequence[bytes]) -> list[bytes]:
+        fitting = [frame(datagram) for datagram in datagrams if 0 < len(datagram) <= MAX_FRAME]
+        self._statistics.send_errors += len(datagrams) - len(fitting)
+        return fitting
+
+    def _count_sent(self, frames: Sequence[bytes]) -> None:
+        self._statistics.send_calls += 1
+        self._statistics.datagrams_sent += len(frames)
+        self._statistics.bytes_sent += sum(map(len, frames)) - 2 * len(frames)
+
+    def _put_error(self, remote: TransportAddress, code: int) -> None:
+        error = IcmpError(remote, code)
+        if error not in self._errors:
+            self._errors.append(error)
+            self._statistics.icmp_errors += 1
+        self._errors_are_new = True
+        self._readers.unpark_all()
+
+    def _zoned(self, remote: TransportAddress) -> TransportAddress:
+        _, percent, zone = self._address.host.partition("%")
+        return TransportAddress(f"{remote.host}%{zone}", remote.port) if percent else remote
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this TCP base is closed")
+
+
+def _source(address: TransportAddress) -> str:
+    host = address.host.partition("%")[0]
+    return host if address.family == 4 else str(ipaddress.ip_network(f"{host}/64", strict=False))
+
+
+def _close_now(listener: Listener) -> None:
+    """Close a listener without waiting, also outside of Trio."""
+    if isinstance(listener, trio.SocketListener):
+        listener.socket.close()
+        return
+    close = getattr(listener, "close", None)
+    if close is not None:
+        with suppress(OSError):
+            close()
