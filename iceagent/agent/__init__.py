@@ -18,7 +18,7 @@ from iceagent.agent.events import (
     ServerAnswered,
     ServerFailed,
 )
-from iceagent.agent.explain import Verdict, VerdictKind
+from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
 from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
 from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
 from iceagent.core.turn import TurnCredentials
@@ -46,6 +46,7 @@ __all__ = [
     "RelayAllocated",
     "RelayFailed",
     "RelayLost",
+    "RelayReason",
     "Role",
     "ServerAnswered",
     "ServerFailed",

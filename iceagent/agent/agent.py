@@ -186,7 +186,7 @@ class Agent(trio.abc.Channel[bytes]):
         pair = self._driver.ice.selected_pair
         if pair is None or ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type):
             return None
-        return relayed_because(self._driver, self._config, pair)[0]
+        return relayed_because(self._driver, self._gatherer, self._config, pair)[0]
 
     @property
     def max_datagram_size(self) -> int:

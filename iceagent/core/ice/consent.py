@@ -161,14 +161,14 @@ class ConsentKeeper:
             granted = min(max(self._sends_granted + step, constants.FALTER_SENDS), constants.FALTER_SENDS_LOSSY)
             self._sends_granted = granted
 
-    def lose(self, now: float, pair: CheckPair, why: str) -> None:
+    def lose(self, now: float, pair: CheckPair, why: str, *, revoked: bool = False) -> None:
         """Stop sending on a pair: consent has expired, or the peer has revoked it (RFC 7675 sections 5.1 and 5.2)."""
         if not pair.is_valid:
             return
         view = pair.view()
         self._context.loss = why
         self._nominator.invalidate(now, pair)
-        self._context.outbox.emit(ConsentLost(view))
+        self._context.outbox.emit(ConsentLost(view, revoked))
 
     def _follow(self, now: float) -> None:
         pair = self._context.data_pair

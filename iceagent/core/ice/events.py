@@ -176,6 +176,7 @@ class ConsentLost:
     """No valid answer came over the pair for 30 s, or the peer revoked its consent: nothing is sent there any more."""
 
     pair: CandidatePair
+    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

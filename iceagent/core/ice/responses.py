@@ -32,7 +32,8 @@ class ResponseHandler:
         elif outcome.result is CheckResult.ROLE_CONFLICT:
             self._role_conflict(now, check)
         elif outcome.result is CheckResult.REVOKED:
-            self._consent.lose(now, check.pair, "the peer has revoked its consent, and no other path to it works")
+            why = "the peer has revoked its consent, and no other path to it works"
+            self._consent.lose(now, check.pair, why, revoked=True)
         else:
             self.failed(check)
 

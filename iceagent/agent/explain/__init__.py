@@ -1,0 +1,12 @@
+"""Why an agent is where it is: one typed verdict, its evidence, and what to do about it.
+
+`verdict` has the kinds of verdicts and what each means; `facts` reads an agent; `nats` draws conclusions on NATs; the
+causes are asked in the order of `judge`: what is here, what signaling brought, what the network does, what was lost.
+"""
+
+from __future__ import annotations
+
+from iceagent.agent.explain.judge import explain, relayed_because
+from iceagent.agent.explain.verdict import RelayReason, Verdict, VerdictKind
+
+__all__ = ["RelayReason", "Verdict", "VerdictKind", "explain", "relayed_because"]

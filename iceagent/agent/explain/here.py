@@ -1,0 +1,90 @@
+"""Causes on this machine, and those in what signaling brought or did not bring."""
+
+from __future__ import annotations
+
+from iceagent.agent.explain.facts import Facts, plural, versions
+from iceagent.agent.explain.relays import relay_cause
+from iceagent.agent.explain.verdict import Verdict, VerdictKind, verdict
+from iceagent.core import ice
+
+
+def local_cause(facts: Facts) -> Verdict | None:
+    """Return what keeps this machine from having candidates, or None."""
+    gatherer, config = facts.gatherer, facts.config
+    if gatherer.bases or gatherer.relays.allocations:
+        return None
+    if config.transport_policy == "relay":
+        return relay_cause(facts)
+    if gatherer.addresses_seen:
+        evidence = (
+            f"{plural(gatherer.addresses_seen, 'address', 'addresses')} found",
+            *facts.driver.policy.facts(),
+        )
+        return verdict(VerdictKind.FILTERED_BY_POLICY, "No address of this machine may be used.", evidence)
+    return verdict(VerdictKind.NO_LOCAL_ADDRESS)
+
+
+def signaling_cause(facts: Facts) -> Verdict | None:
+    """Return what signaling has not brought, or brought wrong, or None."""
+    if facts.core.remote_credentials is None:
+        return verdict(
+            VerdictKind.WAITING_FOR_CREDENTIALS, "The peer's credentials are not known yet.", tuple(facts.general())
+        )
+    return _credentials_cause(facts) or _candidates_cause(facts) or _fit_cause(facts)
+
+
+def _credentials_cause(facts: Facts) -> Verdict | None:
+    signs = facts.core.signs
+    if any(pair.valid for pair in facts.core.pairs) or not (signs.ours_is_not_known or signs.theirs_is_not_known):
+        return None
+    counted = (
+        (signs.requests_keyed_wrong, "from a host of the peer's named both sides and failed authentication"),
+        (signs.requests_naming_old, "of the peer named an earlier user name fragment of ours"),
+        (signs.requests_of_another, "keyed with our password named another peer than the one we know"),
+    )
+    evidence = [f"{plural(number, 'check')} {what}" for number, what in counted if number]
+    if signs.answers_keyed_wrong:
+        evidence.append(f"{plural(signs.answers_keyed_wrong, 'answer')} to our checks failed authentication")
+    if signs.answers_refusing:
+        evidence.append(f"{plural(signs.answers_refusing, 'check')} of ours were refused with 400 or 401")
+    if signs.ours_is_not_known and signs.theirs_is_not_known:
+        summary = "Neither side holds the other's present description."
+    elif signs.ours_is_not_known:
+        summary = "The peer does not hold our present description: its checks are not keyed with our credentials."
+    else:
+        summary = "We do not hold the peer's present description: it does not accept our checks, or is another one."
+    return verdict(VerdictKind.WRONG_CREDENTIALS, summary, (*evidence, *facts.general()))
+
+
+def _candidates_cause(facts: Facts) -> Verdict | None:
+    core = facts.core
+    if core.remote_candidates:
+        return None
+    general = tuple(facts.general())
+    refused, policy = facts.refused_candidates, facts.refused_by_policy
+    if policy:
+        summary = "No address of the peer's may be used: the configuration here leaves out all of its candidates."
+        return verdict(VerdictKind.FILTERED_BY_POLICY, summary, (*facts.driver.policy.facts(), *general))
+    if set(refused) == {ice.DropReason.CANDIDATE_TRANSPORT}:
+        return verdict(VerdictKind.NO_COMMON_TRANSPORT, evidence=general)
+    if refused:
+        summary = f"The peer has sent {plural(refused.total(), 'candidate')}, and none can be used."
+        return verdict(VerdictKind.UNUSABLE_CANDIDATES, summary, general)
+    return verdict(VerdictKind.WAITING_FOR_CANDIDATES, evidence=general)
+
+
+def _fit_cause(facts: Facts) -> Verdict | None:
+    """What both sides have, and do not have in common; said once nothing more is to be expected."""
+    core = facts.core
+    if not core.local_candidates or core.pairs or not (facts.is_over or facts.gatherer.finished):
+        return None
+    ours, theirs = facts.our_families, facts.their_families
+    if not ours & theirs:
+        summary = f"We have {versions(ours)} addresses, the peer only {versions(theirs)}."
+        return verdict(VerdictKind.NO_COMMON_FAMILY, summary, tuple(facts.general()))
+    transports = [{one.transport for one in side} for side in (core.local_candidates, core.remote_candidates)]
+    if not transports[0] & transports[1]:
+        words = [", ".join(sorted(side)).upper() for side in transports]
+        summary = f"Our candidates use {words[0]}, the peer's only {words[1]}."
+        return verdict(VerdictKind.NO_COMMON_TRANSPORT, summary, tuple(facts.general()))
+    return None

@@ -1,0 +1,83 @@
+"""Causes between the two machines: what no candidate pair got through."""
+
+from __future__ import annotations
+
+from iceagent.agent.explain.facts import Facts, plural, versions
+from iceagent.agent.explain.nats import our_nat, their_nat
+from iceagent.agent.explain.relays import refusal
+from iceagent.agent.explain.verdict import Verdict, VerdictKind, verdict
+
+
+def network_cause(facts: Facts) -> Verdict:
+    """Return what stands between the two; CHECKING while paths are being tried."""
+    if not facts.is_over:
+        nats = (*our_nat(facts).evidence, *their_nat(facts).evidence)
+        return verdict(VerdictKind.CHECKING, evidence=(*nats, *facts.general()))
+    return (
+        refusal(facts)
+        or _names_cause(facts)
+        or _egress_cause(facts)
+        or _family_cause(facts)
+        or _nat_cause(facts)
+        or _checks_cause(facts)
+    )
+
+
+def _names_cause(facts: Facts) -> Verdict | None:
+    if not facts.unresolved or facts.udp_answers or facts.asked or facts.relays:
+        return None
+    failed = {event.url for event in facts.unresolved}
+    evidence = [f"{plural(len(failed), 'server name')} did not resolve"]
+    return verdict(VerdictKind.NO_NAME_RESOLUTION, evidence=(*evidence, *facts.general()))
+
+
+def _egress_cause(facts: Facts) -> Verdict | None:
+    if not facts.silences or facts.udp_answers:
+        return None
+    servers = {event.url for event in facts.silences}
+    evidence = [
+        f"0 of {plural(len(servers), 'server')} answered over UDP",
+        f"{plural(facts.core.checks_sent, 'check')} sent, none answered, none received",
+    ]
+    tcp = [event.transport for event in facts.relays]
+    if tcp:
+        evidence.append(f"a relay answers over {tcp[0].upper()}")
+    summary = "Neither the peer nor any STUN server answers: UDP does not leave this network."
+    return verdict(VerdictKind.NO_UDP_EGRESS, summary, (*evidence, *facts.general()))
+
+
+def _family_cause(facts: Facts) -> Verdict | None:
+    silent, answering = facts.silent_families, facts.answering_families
+    if not answering or not silent or not facts.their_families <= silent:
+        return None
+    kind = VerdictKind.STUN_IPV4_ONLY if 4 in answering else VerdictKind.STUN_IPV6_ONLY
+    summary = (
+        f"STUN answered over {versions(answering)} only, and the peer has {versions(facts.their_families)} "
+        f"addresses only: {versions(silent)} does not get out of this network."
+    )
+    return verdict(kind, summary, tuple(facts.general()))
+
+
+def _nat_cause(facts: Facts) -> Verdict | None:
+    here, there = our_nat(facts), their_nat(facts)
+    evidence = (*here.evidence, *there.evidence, *facts.general())
+    if here.per_destination and there.per_destination:
+        return verdict(VerdictKind.BOTH_MAP_PER_DESTINATION, evidence=evidence)
+    if here.per_destination or there.per_destination:
+        side, other = ("Our", "the peer's side") if here.per_destination else ("The peer's", "our side")
+        summary = (
+            f"{side} NAT takes another port for each destination (symmetric), and {other} lets in only what it has "
+            "sent to, or does the same."
+        )
+        return verdict(VerdictKind.ONE_MAPS_PER_DESTINATION, summary, evidence)
+    return None
+
+
+def _checks_cause(facts: Facts) -> Verdict:
+    general = tuple(facts.general())
+    if not facts.checks_received:
+        return verdict(VerdictKind.PEER_NEVER_CHECKED, evidence=general)
+    if not facts.checks_answered:
+        evidence = f"{plural(facts.checks_received, 'check')} received, none of our {facts.core.checks_sent} answered"
+        return verdict(VerdictKind.PEER_NEVER_ANSWERED, evidence=(evidence, *general))
+    return verdict(VerdictKind.NO_PATH, evidence=general)

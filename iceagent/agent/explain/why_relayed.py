@@ -1,0 +1,94 @@
+"""Why data goes through a relay: the most certain reason first."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from iceagent.agent.events import RelayFailed, path_kind
+from iceagent.agent.explain.facts import Facts, listed, versions
+from iceagent.agent.explain.nats import our_nat, their_nat
+from iceagent.agent.explain.verdict import RelayReason
+from iceagent.core import ice
+
+_UDP = ("udp", "dtls")
+
+
+class Because(NamedTuple):
+    """A reason, and the facts it rests on."""
+
+    reason: RelayReason
+    evidence: tuple[str, ...] = ()
+
+
+def why_relayed(facts: Facts, pair: ice.CandidatePair) -> Because:
+    """Return why the data of a pair goes through a relay."""
+    return _policy(facts) or _past(facts) or _udp(facts, pair) or _no_fit(facts) or _nats(facts)
+
+
+def _policy(facts: Facts) -> Because | None:
+    if facts.config.transport_policy == "relay":
+        return Because(RelayReason.POLICY, ("transport_policy='relay'",))
+    if not set(facts.config.candidate_types) & {"host", "srflx"}:
+        return Because(RelayReason.POLICY, (f"candidate_types={tuple(facts.config.candidate_types)!r}",))
+    if facts.signalled == {ice.CandidateType.RELAY}:
+        left_out = facts.refused_by_policy.total()
+        if left_out:
+            words = tuple(f"{number} times {what}" for what, number in facts.refused_by_policy.items())
+            return Because(RelayReason.DIRECT_FILTERED, words)
+        return Because(RelayReason.PEER_RELAYS_ONLY)
+    direct = [one for one in facts.core.local_candidates if one.type is not ice.CandidateType.RELAY]
+    if not direct and facts.gatherer.addresses_seen and not facts.gatherer.bases:
+        return Because(RelayReason.DIRECT_FILTERED, (f"{facts.gatherer.addresses_seen} addresses here, none allowed",))
+    return None
+
+
+def _past(facts: Facts) -> Because | None:
+    restarted = facts.last(ice.Restarted)
+    direct = [
+        (at, event)
+        for at, event in facts.driver.timeline.latest(ice.SelectedPairChanged)
+        if path_kind(event.pair) == "direct"
+    ]
+    if direct and (restarted is None or restarted[0] < direct[-1][0]):
+        at, event = direct[-1]
+        assert event.pair is not None
+        kinds = f"{event.pair.local.type.value} to {event.pair.remote.type.value}"
+        return Because(RelayReason.DIRECT_PATH_LOST, (f"a direct path, {kinds}, was taken {facts.ago(at)} ago",))
+    return None
+
+
+def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
+    """UDP was tried, and nothing but a relay that is reached otherwise has ever answered."""
+    transport = facts.driver.relay_transports.get(pair.local.path_base)
+    if facts.answers or transport not in ("tcp", "tls"):
+        return None
+    tried = {event.url for event in facts.silences}
+    tried |= {event.url for event in facts.latest(RelayFailed) if event.transport in _UDP and event.code is None}
+    return Because(RelayReason.UDP_BLOCKED, (f"no answer over UDP of {listed(sorted(tried))}",)) if tried else None
+
+
+def _no_fit(facts: Facts) -> Because | None:
+    ours = [one for one in facts.core.local_candidates if one.type is not ice.CandidateType.RELAY]
+    theirs = [one for one in facts.core.remote_candidates if one.type is not ice.CandidateType.RELAY]
+    our_families = {one.path_base.family for one in ours}
+    their_families = {one.address.family for one in theirs}
+    if ours and theirs and not our_families & their_families:
+        words = f"direct candidates here: {versions(our_families)}; the peer's: {versions(their_families)}"
+        return Because(RelayReason.NO_COMMON_FAMILY, (words,))
+    if ours and theirs and not {one.transport for one in ours} & {one.transport for one in theirs}:
+        return Because(RelayReason.NO_COMMON_TRANSPORT)
+    return None
+
+
+def _nats(facts: Facts) -> Because:
+    here, there = our_nat(facts), their_nat(facts)
+    evidence = (*here.evidence, *there.evidence)
+    if here.per_destination and there.per_destination:
+        return Because(RelayReason.BOTH_MAP_PER_DESTINATION, evidence)
+    if here.per_destination or there.per_destination:
+        return Because(RelayReason.ONE_MAPS_PER_DESTINATION, evidence)
+    if not facts.answers and (facts.silences or facts.unresolved):
+        return Because(RelayReason.NO_STUN_ANSWER, tuple(facts.server_lines()))
+    if not facts.knows_public_address:
+        return Because(RelayReason.NO_PUBLIC_ADDRESS, ("no STUN server told either side's public address",))
+    return Because(RelayReason.NO_DIRECT_ANSWER, evidence)
