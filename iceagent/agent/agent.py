@@ -17,9 +17,11 @@ from iceagent.agent.explain import Verdict, explain, relayed_because
 from iceagent.agent.export import timeline_document, timeline_json
 from iceagent.agent.filters import Policy
 from iceagent.agent.gather import Gatherer
+from iceagent.agent.lane import Lane
 from iceagent.agent.remote import RemoteCandidates
 from iceagent.agent.roaming import Roaming
 from iceagent.agent.statistics import AgentStatistics
+from iceagent.agent.streams import Ensemble, Stream
 from iceagent.agent.traffic import Path
 from iceagent.core import ice, sdp
 from iceagent.core.constants import TA_S
@@ -33,6 +35,8 @@ ICE_OPTIONS: Final = ("ice2", "trickle", "renomination")
 MAX_DATAGRAM_SIZE: Final = 1200
 """Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""
 
+_CONNECTED: Final = frozenset((ice.AgentState.CONNECTED, ice.AgentState.COMPLETED))
+
 
 class Agent(trio.abc.Channel[bytes]):
     """One ICE session: datagrams to and from one peer. Made by `open_agent`.
@@ -40,23 +44,25 @@ class Agent(trio.abc.Channel[bytes]):
     Sending and receiving need no `wait_connected` first: `send` waits for the first valid path, `receive` for data.
     """
 
-    def __init__(self, config: AgentConfig, role: ice.Role) -> None:
+    def __init__(self, config: AgentConfig, role: ice.Role, *, core: ice.IceAgent | None = None) -> None:
+        # `core` makes it the engine room of a further component; see `Ensemble`.
         self._config = config
         if config.ice_lite and role is not ice.Role.CONTROLLED:
             raise LocalError("a lite agent is controlled (RFC 8445 section 6.1.1): open it with Role.CONTROLLED")
-        core = ice.IceAgent(
-            role=role,
-            randbytes=config.randbytes,
-            config=_ice_config(config),
-            credentials=config.credentials,
-            pacer=_pacer_for(config),
-        )
+        self._is_alone = core is None and tuple(config.streams) == (1,)
+        streams = None
+        if core is None:
+            streams = _streams_for(config, role) if not self._is_alone else None
+            core = _core_for(config, role) if streams is None else streams.component()
         self._policy = Policy(config)
         self._driver = Driver(core, config.randbytes, config.receive_queue, self._policy)
         self._network = config.network or SystemNetwork()
         self._remote = RemoteCandidates(self._driver)
         self._gatherer = Gatherer(self._network, config, self._driver)
-        self._roaming = Roaming(self._network, config, self._driver, self._gatherer)
+        self._lane = Lane(self._driver, self._gatherer)
+        self._ensemble = None if streams is None else Ensemble(self, streams, lambda one: Agent(config, role, core=one))
+        lanes = [self._lane] if self._ensemble is None else list(self._ensemble.lanes.values())
+        self._roaming = Roaming(self._network, config, lanes, self._ensemble)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 
@@ -72,23 +78,37 @@ class Agent(trio.abc.Channel[bytes]):
         """Our ice-options, for the peer's `set_remote_credentials`."""
         return ICE_OPTIONS
 
-    def local_candidates(self) -> AsyncIterator[ice.Candidate]:
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The data streams, in the order of `AgentConfig.streams`."""
+        return self._together().streams
+
+    def stream(self, index: int = 0) -> Stream:
+        """Return one data stream, counted from 0.
+
+        Raises:
+            LocalError: `AgentConfig.streams` has no such stream.
+        """
+        return self._together().stream(index)
+
+    def local_candidates(self, stream: int = 0) -> AsyncIterator[ice.Candidate]:
         """Iterate over our candidates as they are found; ends at end-of-candidates, or when a restart begins.
 
-        May be called repeatedly; after a restart it gives the candidates that go with the new credentials.
+        May be called repeatedly; after a restart it gives the candidates that go with the new credentials. Those of
+        all components of one data stream, the first by default, come out of it; `Candidate.component` tells them apart.
         """
-        return LocalCandidates(self._driver, self._gatherer)
+        return LocalCandidates(self._lanes(stream))
 
-    def late_candidates(self) -> AsyncIterator[ice.Candidate]:
+    def late_candidates(self, stream: int = 0) -> AsyncIterator[ice.Candidate]:
         """Iterate over the candidates that come after end-of-candidates, until the agent closes.
 
         An answer of a server that was slow, a mapped port, the address of a new interface, or that of a TURN server
         that was restarted. RFC 8838 section 13 has none follow the end, so a strict peer ignores them (and may yet be
         found by our checks); agents of this kind take them. With `AgentConfig.full_trickle` few remain.
         """
-        return LateCandidates(self._driver, self._gatherer)
+        return LateCandidates(self._lanes(stream))
 
-    async def wait_gathered(self) -> list[ice.Candidate]:
+    async def wait_gathered(self, stream: int = 0) -> list[ice.Candidate]:
         """Wait until the candidates that are likely to come have come; return those to carry to the peer.
 
         For signaling in one message. It waits for the answer of one server per IP version and for one relay, if there
@@ -98,12 +118,19 @@ class Agent(trio.abc.Channel[bytes]):
         Raises:
             trio.ClosedResourceError: the agent is closed.
         """
-        await self._gatherer.wait_enough()
-        self._check_open()
-        return signalled(self._driver)
+        lanes = self._lanes(stream)
+        for lane in lanes:
+            await lane.gatherer.wait_enough()
+        self._check_session()
+        return [candidate for lane in lanes for candidate in signalled(lane.driver)]
 
     def set_remote_credentials(
-        self, credentials: ice.Credentials, *, lite: bool = False, options: Collection[str] = ()
+        self,
+        credentials: ice.Credentials,
+        *,
+        lite: bool = False,
+        options: Collection[str] = (),
+        stream: int | None = None,
     ) -> None:
         """Take the peer's ufrag and password; checks start as soon as there are candidates.
 
@@ -114,15 +141,21 @@ class Agent(trio.abc.Channel[bytes]):
             credentials: the peer's.
             lite: the peer is a lite implementation (RFC 8445 section 2.5), as its description says.
             options: the ice-options of its description; "renomination" lets data move to a better path later.
+            stream: the data stream they belong to, where its descriptions differ (RFC 8839 section 5.4); None for all.
 
         Raises:
             trio.ClosedResourceError: the agent is closed.
         """
-        self._check_open()
+        self._check_session()
+        given: dict[str, Any] = {"lite": lite, "options": options}
         core = self._driver.ice
-        self._roaming.change(lambda now: core.set_remote_credentials(now, credentials, lite=lite, options=options))
+        if self._ensemble is None:
+            self._roaming.change(lambda now: core.set_remote_credentials(now, credentials, **given))
+        else:
+            streams = self._ensemble.core
+            self._roaming.change(lambda now: streams.set_remote_credentials(now, credentials, stream=stream, **given))
 
-    def add_remote_candidate(self, candidate: ice.Candidate | str | None) -> None:
+    def add_remote_candidate(self, candidate: ice.Candidate | str | None, *, stream: int | None = 0) -> None:
         """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.
 
         Candidates that cannot be used (another transport, a name), or must not by the policy, are counted and left out.
@@ -131,13 +164,16 @@ class Agent(trio.abc.Channel[bytes]):
             RemoteError: the text is not a candidate (a `ValueError`, too).
             trio.ClosedResourceError: the agent is closed.
         """
-        self._check_open()
+        self._check_session()
         if not isinstance(candidate, ice.Candidate):
             text = sdp.trickled_candidate(candidate)
             candidate = None if text is None else ice.Candidate.from_sdp(text)
-        self._remote.add(candidate)
+        if self._ensemble is None:
+            self._take_remote(candidate)
+        else:
+            self._ensemble.add_remote_candidate(candidate, stream)
 
-    def restart(self) -> ice.Credentials:
+    def restart(self, *, stream: int | None = None) -> ice.Credentials:
         """Restart ICE: look for the best path anew, while the present one goes on carrying data.
 
         The application has to carry the new credentials and `local_candidates()` to the peer, and the peer's back.
@@ -152,17 +188,17 @@ class Agent(trio.abc.Channel[bytes]):
 
         Source: RFC 8445 section 9.
         """
-        self._check_open()
-        if self._driver.ice.state is ice.AgentState.FAILED:
+        self._check_session()
+        if self.state is ice.AgentState.FAILED:
             raise LocalError("this session has failed and cannot restart; open a new agent")
-        return self._roaming.restart()
+        return self._roaming.restart(stream)
 
     # Where the session stands
 
     @property
     def state(self) -> ice.AgentState:
-        """Where the session stands."""
-        return self._driver.ice.state
+        """Where the session stands; with several components, all of them: see `StreamSet.state`."""
+        return self._driver.ice.state if self._ensemble is None else self._ensemble.core.state
 
     @property
     def role(self) -> ice.Role:
@@ -194,12 +230,17 @@ class Agent(trio.abc.Channel[bytes]):
         return MAX_DATAGRAM_SIZE
 
     async def wait_connected(self) -> ice.CandidatePair:
-        """Wait until a pair is selected; return it.
+        """Wait until a pair is selected, of several components one for each; return that of the first.
 
         Raises:
-            NetworkError: there is no path; `explain()` says why.
+            NetworkError: there is no path, or some component has none; `explain()` says why.
             trio.ClosedResourceError: the agent was closed.
         """
+        if self._ensemble is not None:
+            return await self._ensemble.wait_connected()
+        return await self._wait_selected()
+
+    async def _wait_selected(self) -> ice.CandidatePair:
         await trio.lowlevel.checkpoint()
         while True:
             self._check_open()
@@ -234,7 +275,14 @@ class Agent(trio.abc.Channel[bytes]):
         return collect_statistics(self._driver, self._network.interfaces())
 
     def explain(self) -> Verdict:
-        """Return why the agent is where it is, the evidence, and what to do about it."""
+        """Return why the agent is where it is, the evidence, and what to do about it.
+
+        Of several components it is about the first that fares worse than the others.
+        """
+        engines = [one for one in self._engines() if not one._driver.closed]  # noqa: SLF001 - of this class
+        return min(engines, key=lambda one: one._driver.ice.state in _CONNECTED, default=self)._explain_lane()  # noqa: SLF001
+
+    def _explain_lane(self) -> Verdict:
         return explain(self._driver, self._gatherer, self._config)
 
     # Data
@@ -289,11 +337,35 @@ class Agent(trio.abc.Channel[bytes]):
 
     def _conclusions(self) -> dict[str, Any]:
         """Return what closes a timeline: the verdict and the statistics of the moment."""
-        return {"verdict": self.explain().as_dict(), "statistics": self.statistics().as_w3c()}
+        return {"verdict": self._explain_lane().as_dict(), "statistics": self.statistics().as_w3c()}
 
     def _shut(self) -> None:
+        if self._ensemble is not None:
+            self._ensemble.shut()
+        self._shut_lane()
+
+    def _shut_lane(self) -> None:
         self._driver.close()
         self._tasks.cancel()
+
+    def _together(self) -> Ensemble:
+        """Return what holds the components; an agent with one alone makes it when somebody asks."""
+        if self._ensemble is None:
+            role, randbytes = self.role, self._config.randbytes
+            streams = ice.StreamSet(role=role, randbytes=randbytes, single=self._driver.ice)
+            self._ensemble = Ensemble(self, streams, lambda core: self)
+        return self._ensemble
+
+    def _lanes(self, stream: int) -> list[Lane]:
+        """Return the engine rooms of a stream."""
+        return [self._lane] if self._is_alone and stream == 0 else self._together().lanes_of(stream)
+
+    def _engines(self) -> list[Agent]:
+        """Return the engine rooms of all components, this one first."""
+        return [self] if self._ensemble is None else list(self._ensemble.agents.values())
+
+    def _take_remote(self, candidate: ice.Candidate | None) -> None:
+        self._remote.add(candidate)
 
     async def _serve(self) -> None:
         """Run the session's tasks until it is closed."""
@@ -305,7 +377,8 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(self._gatherer.relays.run)
                 nursery.start_soon(self._gatherer.map_ports)
                 nursery.start_soon(self._gatherer.run)
-                nursery.start_soon(self._roaming.run)
+                if self._is_alone:
+                    nursery.start_soon(self._roaming.run)
 
     def _path(self) -> tuple[UdpSocket, Path] | None:
         path = self._driver.ice.data_pair()
@@ -329,6 +402,10 @@ class Agent(trio.abc.Channel[bytes]):
         if self._driver.closed:
             raise trio.ClosedResourceError("this agent is closed")
 
+    def _check_session(self) -> None:
+        if self._driver.closed and (self._ensemble is None or self._ensemble.closed):
+            raise trio.ClosedResourceError("this agent is closed")
+
 
 @asynccontextmanager
 async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> AsyncIterator[Agent]:
@@ -346,10 +423,14 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
     agent = Agent(config or AgentConfig(), role)
     raised: BaseException | None = None
     try:
-        await agent._gatherer.open_bases()  # noqa: SLF001 - of this module
+        for engine in agent._engines():  # noqa: SLF001 - of this module
+            await engine._gatherer.open_bases()  # noqa: SLF001
         with trio.CancelScope() as ending:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(agent._serve)  # noqa: SLF001
+                for engine in agent._engines():  # noqa: SLF001
+                    nursery.start_soon(engine._serve)  # noqa: SLF001
+                if agent._ensemble is not None:  # noqa: SLF001
+                    nursery.start_soon(agent._ensemble.serve, agent._roaming)  # noqa: SLF001
                 try:
                     yield agent
                 except trio.Cancelled:
@@ -368,6 +449,27 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
             raise raised
         finally:
             del raised  # its traceback holds this frame
+
+
+def _core_for(config: AgentConfig, role: ice.Role) -> ice.IceAgent:
+    return ice.IceAgent(
+        role=role,
+        randbytes=config.randbytes,
+        config=_ice_config(config),
+        credentials=config.credentials,
+        pacer=_pacer_for(config),
+    )
+
+
+def _streams_for(config: AgentConfig, role: ice.Role) -> ice.StreamSet:
+    return ice.StreamSet(
+        role=role,
+        layout=config.streams,
+        randbytes=config.randbytes,
+        config=_ice_config(config),
+        credentials=config.credentials,
+        pacer=_pacer_for(config),
+    )
 
 
 def _ice_config(config: AgentConfig) -> ice.IceConfig:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import trio
 
 from iceagent.agent.driver import Driver
-from iceagent.agent.gather import Gatherer
+from iceagent.agent.lane import Lane
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 
 
 class LocalCandidates:
-    """One reader's place among our candidates of one generation. Holds no resources: it may be dropped at any point."""
+    """One reader's place among our candidates of one generation. Holds no resources: it may be dropped at any point.
 
-    def __init__(self, driver: Driver, gatherer: Gatherer) -> None:
-        self._driver = driver
-        self._gatherer = gatherer
-        self._generation = driver.ice.generation
+    Args:
+        lanes: the components of one data stream, at least one; they wake their readers together.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._lanes = lanes
+        self._first = lanes[0].driver
+        self._generation = self._first.ice.generation
         self._told: set[tuple[TransportAddress, TransportAddress]] = set()
 
     def __aiter__(self) -> LocalCandidates:
@@ -24,25 +31,28 @@ class LocalCandidates:
 
     async def __anext__(self) -> ice.Candidate:
         await trio.lowlevel.checkpoint()
-        while self._driver.ice.generation == self._generation:
-            for candidate in signalled(self._driver):
+        while self._first.ice.generation == self._generation:
+            for candidate in chain.from_iterable(signalled(lane.driver) for lane in self._lanes):
                 key = (candidate.address, candidate.path_base)
                 if key not in self._told:
                     self._told.add(key)
                     return candidate
-            if self._gatherer.finished or self._driver.closed:
+            if all(lane.gatherer.finished or lane.driver.closed for lane in self._lanes):
                 break
-            await self._driver.changed.park()
+            await self._first.changed.park()
         raise StopAsyncIteration
 
 
 class LateCandidates:
-    """One reader's place among the candidates found after the end of candidates of their generation."""
+    """One reader's place among the candidates found after the end of candidates of their generation.
 
-    def __init__(self, driver: Driver, gatherer: Gatherer) -> None:
-        self._driver = driver
-        self._gatherer = gatherer
-        self._generation = -1
+    Args:
+        lanes: the components of one data stream, at least one; they wake their readers together.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._lanes = lanes
+        self._generations = [-1] * len(lanes)
         self._told: set[tuple[TransportAddress, TransportAddress]] = set()
 
     def __aiter__(self) -> LateCandidates:
@@ -50,18 +60,28 @@ class LateCandidates:
 
     async def __anext__(self) -> ice.Candidate:
         await trio.lowlevel.checkpoint()
-        while not self._driver.closed:
-            if self._gatherer.finished:
-                if self._generation != self._driver.ice.generation:
-                    self._generation = self._driver.ice.generation
-                    self._told = set(self._gatherer.told_in_time)
-                for candidate in signalled(self._driver):
-                    key = (candidate.address, candidate.path_base)
-                    if key not in self._told:
-                        self._told.add(key)
-                        return candidate
-            await self._driver.changed.park()
+        while not all(lane.driver.closed for lane in self._lanes):
+            for number, lane in enumerate(self._lanes):
+                candidate = self._late_of(number, lane)
+                if candidate is not None:
+                    return candidate
+            await self._lanes[0].driver.changed.park()
         raise StopAsyncIteration
+
+    def _late_of(self, number: int, lane: Lane) -> ice.Candidate | None:
+        if not lane.gatherer.finished:
+            return None
+        generation = lane.driver.ice.generation
+        if self._generations[number] != generation:
+            self._generations[number] = generation
+            self._told -= {key for key in self._told if key[1] in lane.driver.sockets}
+            self._told |= lane.gatherer.told_in_time
+        for candidate in signalled(lane.driver):
+            key = (candidate.address, candidate.path_base)
+            if key not in self._told:
+                self._told.add(key)
+                return candidate
+        return None
 
 
 def signalled(driver: Driver) -> list[ice.Candidate]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_MIN_S
-from iceagent.core.ice import Controller, Credentials
+from iceagent.core.ice import Controller, Credentials, check_layout
 from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
@@ -155,6 +155,10 @@ class AgentConfig:
         port_mapping: whether the gateway is asked (PCP, NAT-PMP, UPnP) to map our ports, each of which is then one more
             server-reflexive candidate. None: where it can help, that is with servers given and a private address, so
             never for an agent on loopback alone. False: never, where no router is to be touched.
+        streams: how many components each data stream has, RFC 8445's way: (1,) is one stream with one component, what
+            `Agent` itself sends and receives over; with (2, 1), `Agent.stream(0)` has two, and there is a `stream(1)`.
+            Each component has sockets of its own, and asks the servers for itself. The peer's should be the same;
+            components it does not have are closed.
         ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
             public address; needs the role CONTROLLED, no servers, and a peer that is told (`lite=True`) and not lite.
         controller: decides which pairs are checked, nominated and switched to; None for `DefaultController`.
@@ -186,6 +190,7 @@ class AgentConfig:
     proxy: str | None = field(default=None, repr=False)
     tls_ca_file: str | None = None
     port_mapping: bool | None = None
+    streams: Sequence[int] = (1,)
     ice_lite: bool = False
     auto_restart: bool = False
     controller: Controller | None = None
@@ -233,6 +238,10 @@ class AgentConfig:
             raise LocalError("transport_policy='relay' needs 'relay' in candidate_types")
 
     def _check_policy(self) -> None:
+        try:
+            check_layout(self.streams)
+        except (TypeError, ValueError) as error:
+            raise LocalError(f"streams={self.streams!r}: {error}; write (1,) for one component") from None
         if self.ice_lite and self.servers:
             raise LocalError("a lite agent has host candidates only; leave out servers or ice_lite")
         if self.transport_policy not in ("all", "relay"):

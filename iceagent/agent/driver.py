@@ -65,6 +65,8 @@ class Driver:
         """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
         self.on_remote_host: Callable[[str], None] = lambda host: None
         """Told of each address of the peer's, so that relays let its checks pass before ours go there."""
+        self.after_settle: Callable[[float], None] | None = None
+        """Told after each change, where other components share the core's checklist set."""
         self._activity = core.activity
         self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
         self._alarm: Alarm | None = None  # until `run`
@@ -76,6 +78,11 @@ class Driver:
         now = trio.current_time()
         change(now)
         self._settle(now)
+
+    def follow(self, now: float) -> None:
+        """Carry out what follows from a change of the core that was made elsewhere."""
+        if not self.closed:
+            self._settle(now)
 
     def note(self, event: AgentEvent) -> None:
         """Put an event of the shell's own on the timeline."""
@@ -197,6 +204,8 @@ class Driver:
         self._drain_events(now)
         if self._alarm is not None:
             self._alarm.set(self._next_timeout())
+        if self.after_settle is not None:
+            self.after_settle(now)
 
     def _next_timeout(self) -> float:
         due = self.ice.next_timeout()

@@ -129,6 +129,8 @@ AgentEvent: TypeAlias = (
     | ice.RestartFailed
     | ice.ControllerFailed
     | ice.Failed
+    | ice.ChecklistStateChanged
+    | ice.ComponentGivenUp
     | ServerAnswered
     | ServerFailed
     | RelayAllocated

@@ -6,19 +6,22 @@ Source: RFC 8445 section 9.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.driver import Driver
 from iceagent.agent.events import NetworkChanged
-from iceagent.agent.gather import Gatherer
+from iceagent.agent.lane import Lane
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
 from iceagent.net.monitor import Change, open_monitor
+
+if TYPE_CHECKING:
+    from iceagent.agent.streams import Ensemble
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -31,38 +34,57 @@ class Roaming:
     Args:
         network: what is watched for changes.
         config: says whether to restart without being asked.
-        driver: holds the core and the sockets.
-        gatherer: finds the candidates of each generation.
+        lanes: the components; each holds its part of the core, its sockets, and what finds its candidates.
+        ensemble: couples them, if there is more than one.
     """
 
-    def __init__(self, network: Network, config: AgentConfig, driver: Driver, gatherer: Gatherer) -> None:
+    def __init__(
+        self, network: Network, config: AgentConfig, lanes: Sequence[Lane], ensemble: Ensemble | None = None
+    ) -> None:
         self._network = network
         self._config = config
-        self._driver = driver
-        self._gatherer = gatherer
+        self._lanes = lanes
+        self._ensemble = ensemble
+        self._first = lanes[0].driver
         self._again = trio.Event()
+        self._to_gather: list[Lane] = []
 
-    def restart(self) -> ice.Credentials:
-        """Begin a restart, unless one is waiting for the peer's answer; return the credentials it has to get."""
-        self.change(self._driver.ice.restart)
-        return self._driver.ice.credentials
+    @property
+    def _living(self) -> list[Lane]:
+        return [lane for lane in self._lanes if not lane.driver.closed]
+
+    def restart(self, stream: int | None = None) -> ice.Credentials:
+        """Begin a restart, unless one is waiting for the peer's answer; return the credentials it has to get.
+
+        Of one data stream, or with None of all.
+        """
+        if self._ensemble is None:
+            self.change(self._first.ice.restart)
+            return self._first.ice.credentials
+        streams = self._ensemble.core
+        self.change(lambda now: streams.restart(now, stream=stream))
+        return streams.credentials(stream or 0)
 
     def change(self, change: Callable[[float], object]) -> None:
-        """Apply a change to the core that may be a restart; if so, give the new session its candidates.
+        """Apply a change to the core that may be a restart; if so, give the new sessions their candidates.
 
         Those at hand, whose sockets live, are offered at once; meanwhile all servers are asked again, since what they
         saw may no longer hold.
         """
-        core = self._driver.ice
-        generation = core.generation
-        at_hand = [one for one in core.local_candidates if one.type is not ice.CandidateType.PRFLX]
-        self._driver.mutate(change)
-        if core.generation == generation:
-            return
-        self._gatherer.begin_again()
-        for candidate in at_hand:
-            if candidate.path_base in self._driver.sockets:
-                self._driver.mutate(partial(_offer, core, candidate))
+        before = [(lane, lane.driver.ice.generation, _at_hand(lane)) for lane in self._living]
+        mutate = self._first.mutate if self._ensemble is None else self._ensemble.mutate
+        mutate(change)
+        for lane, generation, at_hand in before:
+            core = lane.driver.ice
+            if core.generation != generation:
+                lane.gatherer.begin_again()
+                for candidate in at_hand:
+                    if candidate.path_base in lane.driver.sockets:
+                        lane.driver.mutate(partial(_offer, core, candidate))
+                self._gather(lane)
+
+    def _gather(self, lane: Lane) -> None:
+        self._to_gather.append(lane)
         self._again.set()
 
     async def run(self) -> None:
@@ -74,54 +96,71 @@ class Roaming:
             while True:
                 await self._again.wait()
                 self._again = trio.Event()
-                nursery.start_soon(self._gatherer.run)
+                lanes, self._to_gather = self._to_gather, []
+                for lane in dict.fromkeys(lanes):
+                    nursery.start_soon(lane.gatherer.run)
 
     async def _follow_path(self) -> None:
-        """Restart when the path in use goes silent; the peer, who hears as little, does the same."""
-        core = self._driver.ice
-        while not self._driver.closed:
-            if core.state is ice.AgentState.DISCONNECTED and not core.restarting:
-                logger.info("%s: the path is silent, so ICE restarts", core.credentials.ufrag)
-                self.restart()
-            await self._driver.changed.park()
+        """Restart when a path in use goes silent; the peer, who hears as little, does the same."""
+        while lanes := self._living:
+            for core in (lane.driver.ice for lane in lanes):
+                if core.state is ice.AgentState.DISCONNECTED and not core.restarting:
+                    logger.info("%s: the path is silent, so ICE restarts", core.credentials.ufrag)
+                    self.restart()
+            await self._first.changed.park()
 
     async def _follow_network(self, nursery: trio.Nursery) -> None:
         async with open_monitor(self._network) as monitor:
-            while not self._driver.closed:
+            while self._living:
                 changes = await monitor.wait()
-                if not self._driver.closed:
-                    await self._adapt(changes, nursery)
+                await self._adapt(changes, nursery)
 
     async def _adapt(self, changes: frozenset[Change], nursery: trio.Nursery) -> None:
         """Close the sockets whose address is gone, open those of new ones, and look for the best path again."""
-        core = self._driver.ice
-        before = {base.address for base in self._gatherer.bases}
-        moved = False
-        if Change.ADDRESSES in changes and self._config.transport_policy != "relay":
-            moved = self._close_stale()
-            for base in await self._gatherer.open_new_bases():
-                moved = True
-                nursery.start_soon(self._driver.receive_from, base.address)
-        after = {base.address for base in self._gatherer.bases}
-        words = tuple(sorted(change.value for change in changes))
-        self._driver.note(NetworkChanged(words, tuple(sorted(before - after)), tuple(sorted(after - before))))
-        self._driver.mutate(core.handle_network_changed)
-        if not moved and Change.WOKE not in changes and core.state not in _PATHLESS:
+        moved, pathless = False, False
+        for lane in self._living:
+            moved |= await self._rebind(lane, changes, nursery)
+            if not lane.driver.closed:
+                lane.driver.mutate(lane.driver.ice.handle_network_changed)
+                pathless |= lane.driver.ice.state in _PATHLESS
+        if not self._living or (not moved and Change.WOKE not in changes and not pathless):
             return
+        core = self._living[0].driver.ice
         if self._config.auto_restart and core.remote_credentials is not None:
             logger.info("%s: the network changed, so ICE restarts", core.credentials.ufrag)
             self.restart()
         else:
-            self._again.set()
+            for lane in self._living:
+                self._gather(lane)
 
-    def _close_stale(self) -> bool:
+    async def _rebind(self, lane: Lane, changes: frozenset[Change], nursery: trio.Nursery) -> bool:
+        """Let a component have the sockets that go with the addresses of now; return whether there are others."""
+        driver, gatherer = lane
+        before = {base.address for base in gatherer.bases}
+        moved = False
+        if Change.ADDRESSES in changes and self._config.transport_policy != "relay":
+            moved = self._close_stale(lane)
+            for base in await gatherer.open_new_bases():
+                moved = True
+                nursery.start_soon(driver.receive_from, base.address)
+        after = {base.address for base in gatherer.bases}
+        words = tuple(sorted(change.value for change in changes))
+        if not driver.closed:
+            driver.note(NetworkChanged(words, tuple(sorted(before - after)), tuple(sorted(after - before))))
+        return moved
+
+    def _close_stale(self, lane: Lane) -> bool:
         present = {entry.host for entry in self._network.interfaces()}
-        gone = [base for base in self._gatherer.bases if base.address.host not in present]
+        gone = [base for base in lane.gatherer.bases if base.address.host not in present]
         for base in gone:
-            self._gatherer.bases.remove(base)
-            self._driver.sockets.pop(base.address).close()
-            self._driver.mutate(partial(_lose, self._driver.ice, base.address))
+            lane.gatherer.bases.remove(base)
+            lane.driver.sockets.pop(base.address).close()
+            lane.driver.mutate(partial(_lose, lane.driver.ice, base.address))
         return bool(gone)
+
+
+def _at_hand(lane: Lane) -> list[ice.Candidate]:
+    return [one for one in lane.driver.ice.local_candidates if one.type is not ice.CandidateType.PRFLX]
 
 
 def _offer(core: ice.IceAgent, candidate: ice.Candidate, now: float) -> None:

@@ -96,5 +96,5 @@ def test_every_component_of_every_stream_gets_its_own_selected_pair() -> None:
     for key, agent in a.agents.items():
         pair, theirs = agent.data_pair(), b.component(*key).data_pair()
         assert pair == (base("192.0.2.1", *key), base("198.51.100.1", *key))
-        assert theirs == (pair[1], pair[0])
+        assert theirs == (base("198.51.100.1", *key), base("192.0.2.1", *key))
     assert [a.checklist_state(stream) for stream in range(3)] == [ChecklistState.COMPLETED] * 3

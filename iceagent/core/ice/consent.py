@@ -65,10 +65,6 @@ class ConsentKeeper:
             self._ask_backups(self._pair)
         if not context.faltering and now >= self._falters_at():
             context.faltering = True
-            self._nominator.refresh(now)  # an aggressive peer may have nominated another one, too
-            if context.data_pair is not self._pair:
-                self.advance(now)
-                return
         if not context.silent and now >= self._silent_at():
             context.silent = context.faltering = True
             self._backups_at = now

@@ -65,7 +65,6 @@ class Context:
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
         unmoved: the datagram just handled was one more check of the path in use, so that no part has anything to do.
-        nominating: the check that nominates a pair and waits for its answer, or None.
         doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
     """
 
@@ -108,7 +107,6 @@ class Context:
         self.pacer = pacer
         self.renominates = False
         self.nomination = 0
-        self.nominating: Check | None = None
         self.next_slot_at = float("-inf")
         self.loss = ""
         self.failure = ""
@@ -159,8 +157,10 @@ class Context:
             rto = min(max(constants.PROBE_RTO_MIN_S, half_rtt_s), constants.PROBE_RTO_MAX_S)
         else:
             rto = rto_s(0, 0)
+        if kind is CheckKind.NOMINATION and self.renominates:
+            self.nomination += 1
         nominates = self._nominates(pair, kind)
-        nomination = self._nomination_value(pair, kind) if nominates and self.renominates else 0
+        nomination = self.nomination if nominates and self.renominates else 0
         return self.runner.start(now, pair, kind, rto, use_candidate=nominates, nomination=nomination, steady=steady)
 
     def _checks_ahead(self, in_progress: int) -> tuple[int, int]:
@@ -178,18 +178,9 @@ class Context:
         # pair, not to repeat oneself.
         if kind is CheckKind.NOMINATION:
             return True
-        # Probes, too: the silence may come of our NAT's having given us another address, of which the peer knows
-        # nothing, or over TCP of a connection that replaces a broken one. Not while another pair is being nominated.
-        repeats = kind in (CheckKind.CONSENT, CheckKind.PROBE) and pair is self.selected
-        return repeats and self.roles.controlling and not self.faltering and self.nominating is None
-
-    def _nomination_value(self, pair: CheckPair, kind: CheckKind) -> int:
-        # A repetition keeps its value, so that a newer nomination it is overtaken by still counts; but where another
-        # pair was nominated since, in vain, the peer may use that one, and this is a nomination anew.
-        if kind is CheckKind.NOMINATION or pair.nomination != self.nomination:
-            self.nomination += 1
-            pair.nomination = self.nomination
-        return pair.nomination
+        # Over TCP the probe goes first over a connection that replaces a broken one, of which the peer knows nothing.
+        repeats = kind is CheckKind.CONSENT or (kind is CheckKind.PROBE and pair.is_tcp)
+        return repeats and self.roles.controlling and pair is self.selected and not self.faltering
 
     def has_fresh_consent(self, now: float, pair: CheckPair) -> bool:
         """Whether application data may be sent on a pair (RFC 7675 section 5.1)."""

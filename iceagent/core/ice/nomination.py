@@ -20,6 +20,7 @@ class Nominator:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._nominating: Check | None = None
         self._deadline: float | None = None
         self._first_valid_at: float | None = None
         self._search = PairSearch(context)
@@ -52,8 +53,8 @@ class Nominator:
         pair.nominated = pair.nominate_on_success = False
         context.checklist.untrigger(pair)
         context.runner.discard_pair(pair)
-        if self._context.nominating is not None and self._context.nominating.pair is pair:
-            self._context.nominating = None
+        if self._nominating is not None and self._nominating.pair is pair:
+            self._nominating = None
         context.checklist.set_state(pair, PairState.FAILED)
         self.refresh(now)
 
@@ -63,8 +64,8 @@ class Nominator:
         """Set the nominated flag of a valid pair, and select it if it is the one to use."""
         context = self._context
         selected = context.selected
-        if self._context.nominating is not None and self._context.nominating.pair is pair:
-            self._context.nominating = None
+        if self._nominating is not None and self._nominating.pair is pair:
+            self._nominating = None
         if selected is pair:
             return
         # With renomination the newest counts: values have been compared (draft-thatcher-ice-renomination section 4).
@@ -80,8 +81,6 @@ class Nominator:
             pair.nominated = True
             context.outbox.emit(PairNominated(pair.view()))
         self.refresh(now)
-        if context.selected is not pair:
-            context.doubted = True  # the peer may have been given a new address, and the path in use be dead
 
     def nominated_to_lite(self, now: float, pair: CheckPair) -> None:
         """Take what the peer nominates as valid, without a check of our own (RFC 8445 section 7.3.2)."""
@@ -92,15 +91,15 @@ class Nominator:
 
     def nomination_ended(self, check: Check) -> None:
         """A nominating check got no answer, or an unusable one: the next best valid pair is nominated, or it again."""
-        if self._context.nominating is check:
-            self._context.nominating = None
+        if self._nominating is check:
+            self._nominating = None
             check.pair.nomination_failures += 1
 
     def role_changed(self) -> None:
         """Stop nominating if it is no longer ours to do."""
         if not self._context.roles.controlling:
-            self._context.runner.cancel(self._context.nominating)
-            self._context.nominating = self._deadline = None
+            self._context.runner.cancel(self._nominating)
+            self._nominating = self._deadline = None
 
     def advance(self, now: float) -> None:
         """Nominate and look for better pairs if it is time to."""
@@ -110,7 +109,7 @@ class Nominator:
             return
         if context.concluded:
             self._search.advance(now)
-        if not context.roles.controlling or self._context.nominating is not None:
+        if not context.roles.controlling or self._nominating is not None:
             return
         chosen = self._choose_switch(now) if context.concluded else self._choose_nomination(now)
         if chosen is None:
@@ -121,7 +120,7 @@ class Nominator:
             return
         # Deviation from RFC 8445 section 8.1.1: the nominating check does not wait for a slot of Ta. Pacing protects
         # the network from checks that may go nowhere; this one repeats a check that has just been answered.
-        self._context.nominating = context.start_check(now, pair, CheckKind.NOMINATION)
+        self._nominating = context.start_check(now, pair, CheckKind.NOMINATION)
 
     def next_timeout(self) -> float | None:
         """Return when the controller wants to be asked again."""

@@ -120,7 +120,6 @@ class CheckPair:
     nominate_on_success: bool = False  # RFC 8445 section 7.3.1.5: USE-CANDIDATE came before our own check was answered
     consent_lost: bool = False  # RFC 7675 section 5.1: never again with these credentials
     nomination_failures: int = 0
-    nomination: int = 0  # value of NOMINATION it was last nominated with, by us
     heard: bool = False  # an authenticated check came from there
     check: Check | None = None  # the one whose outcome decides the state
     triggered_as: int = 0  # its number in the triggered-check queue of a stream of several components

@@ -100,6 +100,7 @@ class StreamSet:
         config: settings; `max_pairs` is for the whole set.
         credentials: our own, for all streams; fresh ones by default.
         pacer: shared by the agents of a machine.
+        single: an agent that there is already, to be the only component.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class StreamSet:
         config: IceConfig = _DEFAULT_CONFIG,
         credentials: Credentials | None = None,
         pacer: Pacer | None = None,
+        single: IceAgent | None = None,
     ) -> None:
         self.layout = check_layout(layout)
         self._randbytes = randbytes
@@ -121,9 +123,10 @@ class StreamSet:
         self._bases: dict[TransportAddress, IceAgent] = {}
         self._agents: dict[tuple[int, int], IceAgent] = {}
         self._given_up: set[tuple[int, int]] = set()
+        self._signalled: dict[int, int] = {}  # by stream, the highest component the peer has told of
         self._company: ChecklistSet | None = None
         if self.layout == (1,):
-            self._agents[0, 1] = IceAgent(
+            self._agents[0, 1] = single or IceAgent(
                 role=role, randbytes=randbytes, config=config, credentials=credentials, pacer=pacer
             )
         else:
@@ -184,7 +187,7 @@ class StreamSet:
 
     def checklist_state(self, stream: int) -> ChecklistState:
         """Return how the checks of a stream fare."""
-        return self._states[stream]
+        return self._judge(stream, self._states[stream]) if self._company is None else self._states[stream]
 
     @property
     def counters(self) -> Counter[DropReason]:
@@ -266,9 +269,9 @@ class StreamSet:
             for at in self._streams(stream):
                 for agent in self.components_of(at):
                     agent.add_remote_candidate(now, None)
-                self._give_up_missing(now, at)
-            self._settle(now)
+                self.note_remote_end(now, at)
             return True
+        self.note_signalled(candidate, stream or 0)
         whose = self._agents.get((stream or 0, candidate.component))
         added = whose is not None and whose.add_remote_candidate(now, candidate)
         self._settle(now)
@@ -279,6 +282,24 @@ class StreamSet:
         if len({at for (at, _), _ in self._in_use()}) > 1:
             for component in range(1, self.layout[stream] + 1):
                 self._give_up(now, stream, component)
+        self._settle(now)
+
+    def give_up(self, now: float, stream: int, component: int) -> None:
+        """Close one component; the others go on. The last one leaves the agent CLOSED."""
+        self._give_up(now, stream, component)
+        self._closed = not any(True for _ in self._in_use())
+        self._settle(now)
+
+    def note_signalled(self, candidate: Candidate, stream: int) -> None:
+        """For shells that hand candidates to components themselves: take note of one, usable or not."""
+        self._signalled[stream] = max(candidate.component, self._signalled.get(stream, 0))
+
+    def note_remote_end(self, now: float, stream: int) -> None:
+        """For the same: take note of the peer's end-of-candidates, and give up the components it does not have."""
+        heard = [component for (at, component), agent in self._in_use() if at == stream and agent.remote_candidates]
+        highest = max([self._signalled.get(stream, 0), *heard])
+        for component in range(highest + 1, self.layout[stream] + 1) if highest else ():
+            self._give_up(now, stream, component)
         self._settle(now)
 
     def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Verdict:
@@ -373,19 +394,12 @@ class StreamSet:
     def _in_use(self) -> Iterator[tuple[tuple[int, int], IceAgent]]:
         return (item for item in self._agents.items() if item[0] not in self._given_up)
 
-    def _give_up_missing(self, now: float, stream: int) -> None:
-        """Give up the components beyond the highest one that the peer has a candidate of, if it has any."""
-        heard_of = [component for (at, component), agent in self._in_use() if at == stream and agent.remote_candidates]
-        if heard_of:
-            for component in range(max(heard_of) + 1, self.layout[stream] + 1):
-                self._give_up(now, stream, component)
-
     def _give_up(self, now: float, stream: int, component: int) -> None:
         if (stream, component) in self._given_up:
             return
         self._given_up.add((stream, component))
         self._agents[stream, component].close(now)
-        for seat in self._company.seats if self._company is not None else ():
+        for seat in () if self._company is None else self._company.seats:
             if (seat.stream, seat.component) == (stream, component):
                 seat.agent, seat.slot_at, seat.touched = None, None, True
         self._events.append(ComponentGivenUp(stream, component))
@@ -437,6 +451,8 @@ class StreamSet:
         if checklists == {ChecklistState.FAILED}:
             return AgentState.FAILED
         states = {agent.state for _, agent in self._in_use()}
+        if not states:
+            return AgentState.CLOSED
         if ChecklistState.FAILED in checklists or not states <= _CONNECTED:
             is_new = states == {AgentState.NEW} and self._standing.state is AgentState.NEW
             return AgentState.NEW if is_new else AgentState.CHECKING
