@@ -374,6 +374,7 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(self._driver.run)
                 for base in self._gatherer.bases:
                     nursery.start_soon(self._driver.receive_from, base.address)
+                nursery.start_soon(self._gatherer.tcp.run)
                 nursery.start_soon(self._gatherer.relays.run)
                 nursery.start_soon(self._gatherer.map_ports)
                 nursery.start_soon(self._gatherer.run)

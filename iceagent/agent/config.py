@@ -60,15 +60,19 @@ class IceServer:
             LocalError: the URL is malformed, or there is a user name without a password.
         """
         self.endpoint()
-        if self.is_turn:
-            self.transports()
-            if self.credentials is None and (not self.username) != (not self.credential):
-                raise LocalError(f"{self.url!r} needs both username= and credential=, or neither")
+        self.transports()
+        if self.is_turn and self.credentials is None and (not self.username) != (not self.credential):
+            raise LocalError(f"{self.url!r} needs both username= and credential=, or neither")
 
     @property
     def is_turn(self) -> bool:
         """Whether it relays."""
         return self.scheme in _TURN_SCHEMES
+
+    @property
+    def answers_tcp(self) -> bool:
+        """Whether it is to be asked over TCP how it sees us: a relay over TCP, or `stun:…?transport=tcp`."""
+        return "tcp" in self.transports() and (self.is_turn or "transport=" in self.url.lower())
 
     def transports(self) -> tuple[str, ...]:
         """Return the transports to try, best first, of `udp`, `tcp`, `tls` and `dtls`.
@@ -165,6 +169,8 @@ class AgentConfig:
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
             `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
+        tcp_candidates: whether the peer is also tried over TCP (RFC 6544), after all ways over UDP: for networks that
+            block UDP. Costs two listening sockets for each of up to four addresses.
         network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
         randbytes: the source of all randomness.
     """
@@ -194,6 +200,7 @@ class AgentConfig:
     ice_lite: bool = False
     auto_restart: bool = False
     controller: Controller | None = None
+    tcp_candidates: bool = False
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 

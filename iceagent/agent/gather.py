@@ -21,6 +21,7 @@ from iceagent.agent.events import GatheringEnough, GatheringFinished
 from iceagent.agent.portmap import PORT_MAPPING_BUDGET_S, PortMappings
 from iceagent.agent.reflexive import QUESTION_S, Base, Reflexive
 from iceagent.agent.relay import Relays
+from iceagent.agent.tcp import TcpCandidates
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import KEEPALIVE_S
@@ -58,6 +59,7 @@ class Gatherer:
         self.reflexive = Reflexive(network, config, driver, lambda: self.bases)
         self.port_mappings = PortMappings(network, config, driver)
         self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
+        self.tcp = TcpCandidates(network, config, driver, self._ports)
 
     async def open_bases(self) -> None:
         """Bind a socket to each usable address and make each a host candidate.
@@ -77,6 +79,11 @@ class Gatherer:
         if chosen and not self.bases:
             ports = "" if self._config.port_range is None else " within ports {}-{}".format(*self._config.port_range)
             raise LocalError(f"none of {len(chosen)} local addresses can be bound{ports}; widen AgentConfig.port_range")
+        await self.follow_tcp()
+
+    async def follow_tcp(self) -> None:
+        """See that there are candidates over TCP for the addresses we have sockets at, if they are wanted."""
+        await self.tcp.follow([base.address.host for base in self.bases])
 
     async def open_new_bases(self) -> list[Base]:
         """Bind sockets to usable addresses that have come since; each is a host candidate. Return the new bases."""
@@ -104,6 +111,7 @@ class Gatherer:
         self._round.cancel()
         generation = self._driver.ice.generation
         with trio.CancelScope() as self._round:
+            self.tcp.ask()
             async with trio.open_nursery() as nursery:
                 for question in self.reflexive.begin():
                     nursery.start_soon(self.reflexive.ask, question)
@@ -162,6 +170,7 @@ class Gatherer:
             nursery.start_soon(_within, QUESTION_S if patient else self._budget_s, self.relays.wait_settled)
             budget_s = QUESTION_S if patient else PORT_MAPPING_BUDGET_S
             nursery.start_soon(_within, budget_s, self.port_mappings.wait_settled)
+            nursery.start_soon(self.tcp.wait_settled)
             while any(not (question.over or (question.late and not patient)) for question in self.reflexive.questions):
                 await self._driver.changed.park()
 

@@ -196,7 +196,7 @@ class Reflexive:
             return []
         found: dict[tuple[str, int], IceServer] = {}
         for server in self._config.servers:
-            if not server.is_turn or "udp" in server.transports():
+            if "udp" in server.transports():
                 found.setdefault(server.endpoint(), server)
         return list(found.values())
 

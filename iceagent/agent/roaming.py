@@ -143,6 +143,7 @@ class Roaming:
             for base in await gatherer.open_new_bases():
                 moved = True
                 nursery.start_soon(driver.receive_from, base.address)
+            await gatherer.follow_tcp()
         after = {base.address for base in gatherer.bases}
         words = tuple(sorted(change.value for change in changes))
         if not driver.closed:

@@ -47,6 +47,7 @@ class TcpBase:
         listener: accepts connections; None for an active candidate. Closed with the base.
         connects: whether connections are opened, too.
         is_known: tells whether an authenticated check came from an address, or one of ours is under way to it.
+        permits: whose connections are accepted at all.
         max_buffer: bytes kept for a slow reader.
 
     Attributes:
@@ -61,6 +62,7 @@ class TcpBase:
         *,
         connects: bool,
         is_known: Callable[[TransportAddress], bool],
+        permits: Callable[[TransportAddress], bool] = lambda remote: True,
         max_buffer: int = RECEIVE_BUFFER,
     ) -> None:
         self.refused: Counter[str] = Counter()
@@ -69,6 +71,7 @@ class TcpBase:
         self._listener = listener
         self._connects = connects
         self._is_known = is_known
+        self._permits = permits
         self._max_buffer = max_buffer
         self._peers: dict[TransportAddress, TcpPeer] = {}
         self._received: deque[Batch] = deque()
@@ -285,6 +288,8 @@ class TcpBase:
         return True
 
     def _why_not(self, remote: TransportAddress) -> str | None:
+        if not self._permits(remote):
+            return "forbidden address"
         strangers = [peer for peer in self._peers.values() if peer.was_accepted and not self.knows(peer)]
         source = _source(remote)
         if len(self._peers) >= MAX_PEERS or len(strangers) >= MAX_STRANGERS:
