@@ -66,6 +66,7 @@ class TcpCandidates:
         self._made = 0
         self._nursery: trio.Nursery | None = None
         self._asked: set[tuple[str, TransportAddress]] = set()  # server and base of each connection to a STUN server
+        self._is_asking_late = False  # until `run` has begun, which can ask
         self._pending = 0
 
     @property
@@ -92,6 +93,8 @@ class TcpCandidates:
             self._nursery = nursery
             for base in self._bases:
                 self._start(nursery, base)
+            if self._is_asking_late:
+                self.ask()
             await trio.sleep_forever()
 
     # Host candidates
@@ -164,7 +167,10 @@ class TcpCandidates:
 
         A TURN server over TCP is one, too.
         """
-        if self._nursery is None or not self._driver.policy.has_type(ice.CandidateType.SRFLX):
+        if not self.is_wanted or not self._driver.policy.has_type(ice.CandidateType.SRFLX):
+            return
+        self._is_asking_late = self._nursery is None
+        if self._nursery is None:
             return
         for server in self._config.servers:
             if not server.answers_tcp:
@@ -179,7 +185,7 @@ class TcpCandidates:
     async def wait_settled(self) -> None:
         """Wait until all servers that were asked have answered or failed."""
         await trio.lowlevel.checkpoint()
-        while self._pending and not self._driver.closed:
+        while (self._pending or self._is_asking_late) and not self._driver.closed:
             await self._driver.changed.park()
 
     async def _ask(self, server: IceServer, base: _Base) -> None:
@@ -188,23 +194,24 @@ class TcpCandidates:
         Source: RFC 6544 sections 5.2 and 11.2.
         """
         stream: trio.abc.Stream | None = None
+        answer: tuple[TransportAddress, TransportAddress] | None = None
+        started_at = trio.current_time()
         reason = f"no answer within {self._config.gather_budget_s:g} s"
         try:
             try:
                 with trio.move_on_after(self._config.gather_budget_s):
-                    started_at = trio.current_time()
                     target = await self._resolve(server, base.address)
                     stream = await self._connect(target, base.address)
-                    mapped = await _binding(stream, self._config.randbytes(12))
-                    reason = ""
+                    answer = await _binding(stream, self._config.randbytes(12)), target
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 reason = str(error) or type(error).__name__
             self._pending -= 1
-            if stream is None or reason:
+            self._driver.changed.unpark_all()
+            if stream is None or answer is None:
                 self._driver.note(ServerFailed(server.url, base.address.family, base.address, reason))
                 return
-            self._driver.note(ServerAnswered(server.url, base.address, mapped, trio.current_time() - started_at))
-            self._add_mapped(mapped, base, target)
+            self._driver.note(ServerAnswered(server.url, base.address, answer[0], trio.current_time() - started_at))
+            self._add_mapped(answer[0], base, answer[1])
             await self._keep_open(stream)
         finally:
             self._asked.discard((server.url, base.address))
