@@ -15,6 +15,7 @@ A component that has its selected pair takes no part in freezing: by section 8.1
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -119,6 +120,15 @@ class ChecklistSet:
         self._send_due(now)
         self._assign_slot()
         self._settling = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let several components be changed before any of their checks is sent; `settle` is to follow."""
+        self._settling = True
+        try:
+            yield
+        finally:
+            self._settling = False
 
     def _occupied(self) -> Iterator[tuple[Seat, IceAgent]]:
         return ((seat, seat.agent) for seat in self.seats if seat.agent is not None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -213,13 +214,26 @@ class StreamSet:
 
         Others than those known mean that these streams were restarted; see `IceAgent.set_remote_credentials`.
         """
-        for at in self._streams(stream):
-            agents = self.components_of(at)
-            answers = any(agent.remote_credentials not in (None, credentials) for agent in agents)
-            ours = generate_credentials(self._randbytes) if answers and self._company is not None else None
+        agents = [agent for at in self._streams(stream) for agent in self.components_of(at)]
+        ours = self._fresh_for(credentials, agents)
+        with self._together():
             for agent in agents:
                 agent.set_remote_credentials(now, credentials, lite=lite, options=options, ours=ours)
         self._settle(now)
+
+    def _fresh_for(self, credentials: Credentials, agents: Sequence[IceAgent]) -> Credentials | None:
+        """Return what these components are to have if the peer's credentials mean a restart; one pair for all of them.
+
+        Also where the peer's are told stream by stream: then those of a stream that has got them already.
+        """
+        if self._company is None or not any(a.remote_credentials not in (None, credentials) for a in agents):
+            return None
+        known = {agent.credentials for agent in agents}
+        told = (agent.credentials for _, agent in self._in_use() if agent.remote_credentials == credentials)
+        return next((ours for ours in told if ours not in known), None) or generate_credentials(self._randbytes)
+
+    def _together(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._company is None else self._company.together()
 
     def restart(self, now: float, *, stream: int | None = None, credentials: Credentials | None = None) -> Credentials:
         """Restart ICE for one stream or, with None, for all; return the new credentials.
@@ -236,9 +250,10 @@ class StreamSet:
         # The peer's answer to a restart of ours is still to come; then it is one and the same restart.
         pending = next((agent.credentials for agent in chosen if agent.remote_credentials is None), None)
         fresh = credentials or pending or generate_credentials(self._randbytes)
-        for agent in chosen:
-            if agent.remote_credentials is not None:
-                agent.restart(now, fresh)
+        with self._together():
+            for agent in chosen:
+                if agent.remote_credentials is not None:
+                    agent.restart(now, fresh)
         self._settle(now)
         return chosen[0].credentials
 
