@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         Credentials,
         IceServer,
         Role,
+        SharedPort,
         open_agent,
+        open_shared_port,
     )
     from iceagent.errors import IceError, LocalError, NetworkError, RemoteError
     from iceagent.tunnel.peer import Invitation, Link, invite, join
@@ -45,10 +47,12 @@ __all__ = [
     "NetworkError",
     "RemoteError",
     "Role",
+    "SharedPort",
     "__version__",
     "invite",
     "join",
     "open_agent",
+    "open_shared_port",
 ]
 
 _HOMES = {

@@ -19,9 +19,11 @@ from iceagent.agent.events import (
     ServerFailed,
 )
 from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
+from iceagent.agent.shared_port import open_shared_port
 from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
 from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
 from iceagent.core.turn import TurnCredentials
+from iceagent.net.shared_port import SharedPort
 
 __all__ = [
     "Agent",
@@ -48,6 +50,7 @@ __all__ = [
     "RelayLost",
     "RelayReason",
     "Role",
+    "SharedPort",
     "ServerAnswered",
     "ServerFailed",
     "TransportStatistics",
@@ -55,4 +58,5 @@ __all__ = [
     "Verdict",
     "VerdictKind",
     "open_agent",
+    "open_shared_port",
 ]

@@ -40,6 +40,12 @@ class Alarm:
         """Let the parked task look around."""
         self._parked.set()
 
+    def fail(self, error: Exception) -> None:
+        """Raise an error in the task that serves this alarm: for what fails elsewhere on its agent's behalf."""
+        self.error = error
+        self.wake()
+        self._clock.interrupt(self)
+
     async def park(self) -> None:
         """Wait for `wake`."""
         await self._parked.wait()
@@ -78,6 +84,11 @@ class Clock:
         if len(self._heap) > 2 * len(self._entries) + _MAX_DEAD:
             self._heap = [entry for entry in self._heap if self._is_live(entry)]
             heapq.heapify(self._heap)
+
+    def interrupt(self, alarm: Alarm) -> None:
+        """Let the task of an alarm look around at once, should it be the one that sleeps for all."""
+        if self._leader is alarm and self._sleep is not None:
+            self._sleep.cancel()
 
     async def serve(self, alarm: Alarm) -> NoReturn:
         """Let an alarm ring until cancelled; afterwards it is not set.
@@ -125,8 +136,7 @@ class Clock:
             try:
                 alarm.ring()
             except Exception as error:  # of another agent, maybe: it is raised in the task of that one
-                alarm.error = error
-                alarm.wake()
+                alarm.fail(error)
 
     def _leave(self, alarm: Alarm) -> None:
         alarm.set(math.inf)

@@ -15,6 +15,7 @@ from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.proxy import parse_proxy
+from iceagent.net.shared_port import SharedPort
 from iceagent.net.turn import CredentialSource, TurnLogin
 
 DEFAULT_STUN_PORT: Final = 3478  # RFC 8489 section 18.6
@@ -171,6 +172,8 @@ class AgentConfig:
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
         tcp_candidates: whether the peer is also tried over TCP (RFC 6544), after all ways over UDP: for networks that
             block UDP. Costs two listening sockets for each of up to four addresses.
+        shared_port: from `open_shared_port`; instead of sockets of its own the agent has its share of those, and its
+            candidates are at the port's addresses.
         network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
         randbytes: the source of all randomness.
     """
@@ -201,6 +204,7 @@ class AgentConfig:
     auto_restart: bool = False
     controller: Controller | None = None
     tcp_candidates: bool = False
+    shared_port: SharedPort | None = None
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 
@@ -214,6 +218,8 @@ class AgentConfig:
         if not self.families or not set(self.families) <= {4, 6}:
             raise LocalError(f"families {self.families!r} must name IP versions: (4, 6), (4,) or (6,)")
         self._check_filters()
+        if self.shared_port is not None:
+            self._check_shared_port(self.shared_port)
         if self.port_range is not None:
             low, high = self.port_range
             if not 1 <= low <= high <= 65535:
@@ -222,6 +228,16 @@ class AgentConfig:
             raise LocalError(f"ta {self.ta!r} is not within {TA_MIN_S} and 10 seconds (RFC 8445 section 14.2)")
         if self.gather_budget_s < 0 or self.receive_queue <= 0:
             raise LocalError("gather_budget_s and receive_queue must be positive")
+
+    def _check_shared_port(self, port: SharedPort) -> None:
+        if self.network is None:
+            object.__setattr__(self, "network", port.network)
+        if self.network is not port.network:
+            raise LocalError("the agent's network must be the one its shared_port was opened on; leave out network")
+        if self.port_range is not None:
+            raise LocalError("shared_port has its port already; leave out port_range")
+        if self.transport_policy == "relay":
+            raise LocalError("transport_policy='relay' sends from no port of this machine; leave out shared_port")
 
     def _check_filters(self) -> None:
         for name in ("interfaces", "deny_interfaces"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
-from iceagent.agent.clock import Alarm, clock
+from iceagent.agent.clock import clock
 from iceagent.agent.events import AgentEvent, DestinationUnreachable, matter_of
 from iceagent.agent.filters import Policy
 from iceagent.agent.identifiers import Identifiers
@@ -21,6 +22,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
 from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.shared_port import SharedSocket
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -69,7 +71,7 @@ class Driver:
         """Told after each change, where other components share the core's checklist set."""
         self._activity = core.activity
         self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
-        self._alarm: Alarm | None = None  # until `run`
+        self._alarm = clock().alarm(self._on_timer)
 
     # Changing the core
 
@@ -102,8 +104,7 @@ class Driver:
             sock.close()
         self.inbox.end(lambda: trio.ClosedResourceError("this agent is closed"), discard=True)
         self.timeline.end()
-        if self._alarm is not None:
-            self._alarm.set(math.inf)
+        self._alarm.set(math.inf)
         self.changed.unpark_all()
 
     def note_sending(self) -> None:
@@ -113,19 +114,15 @@ class Driver:
         """
         if self._activity.unheard_since is None:
             self._activity.unheard_since = now = trio.current_time()
-            if self._alarm is not None and now + DATA_SUSPICION_MIN_S < self._alarm.at:
+            if now + DATA_SUSPICION_MIN_S < self._alarm.at:
                 self._alarm.set(self._next_timeout())
 
     # Waiting
 
     async def run(self) -> None:
         """Do what is due when it is, until cancelled: the agent's one timer."""
-        if self.closed:
-            return
-        timers = clock()
-        self._alarm = timers.alarm(self._on_timer)
-        self._alarm.set(self._next_timeout())
-        await timers.serve(self._alarm)
+        if not self.closed:
+            await clock().serve(self._alarm)
 
     def _on_timer(self) -> None:
         if not self.closed:
@@ -134,6 +131,9 @@ class Driver:
     async def receive_from(self, base: TransportAddress) -> None:
         """Receive at one socket until it is closed."""
         sock = self.sockets[base]
+        if isinstance(sock, SharedSocket):
+            sock.divert(partial(self._take, base, sock))
+            return  # its port has a loop for all
         while not self.closed:
             try:
                 batches = await sock.receive()
@@ -145,6 +145,16 @@ class Driver:
                 return
             for batch in batches:
                 self._sort(base, batch)
+
+    def _take(self, base: TransportAddress, sock: SharedSocket, batches: Sequence[Batch]) -> None:
+        """Take what a shared port has for us; whatever goes wrong is ours and not the port's."""
+        try:
+            for error in sock.take_errors():
+                self._note_unreachable(base, error.remote, error.errno)
+            for batch in batches:
+                self._sort(base, batch)
+        except Exception as error:
+            self._alarm.fail(error)
 
     # Datagrams
 
@@ -170,6 +180,10 @@ class Driver:
         verdict = self.ice.handle_datagram(now, base, remote, datagram)
         if verdict is ice.Verdict.CONSUMED and datagram.startswith(_BINDING_REQUEST):
             self.checks_received += 1
+        if verdict is ice.Verdict.CONSUMED:
+            sock = self.sockets.get(base)
+            if isinstance(sock, SharedSocket):
+                sock.note_authenticated(now, remote, datagram, valid=self.ice.is_validated(base, remote))
         elif verdict is ice.Verdict.APPLICATION_DATA:
             self._activity.unheard_since = None
             self._deliver(now, base, Batch(remote, datagram, len(datagram) or 1))
@@ -202,8 +216,7 @@ class Driver:
             while (transmit := self.queries.poll_transmit()) is not None:
                 self._transmit(transmit.local, transmit.remote, transmit.data)
         self._drain_events(now)
-        if self._alarm is not None:
-            self._alarm.set(self._next_timeout())
+        self._alarm.set(math.inf if self.closed else self._next_timeout())
         if self.after_settle is not None:
             self.after_settle(now)
 
@@ -255,6 +268,10 @@ class Driver:
             self.selected_pair_changes += 1
             kinds = "none" if event.pair is None else f"{event.pair.local.type.value}-{event.pair.remote.type.value}"
             logger.info("%s: selected pair %s", self.ice.credentials.ufrag, kinds)
+        elif isinstance(event, ice.Restarted):
+            for sock in self.sockets.values():
+                if isinstance(sock, SharedSocket):
+                    sock.add_ufrag(event.credentials.ufrag)
         elif isinstance(event, ice.RoleChanged):
             logger.info("%s: role %s", self.ice.credentials.ufrag, event.role.value)
         elif isinstance(event, ice.ControllerFailed):

@@ -76,6 +76,8 @@ class Gatherer:
             sock = await self._open(entry.host)
             if sock is not None:
                 self._add_base(sock)
+        if chosen and not self.bases and self._config.shared_port is not None:
+            raise LocalError("the shared port has none of the addresses this agent may use")
         if chosen and not self.bases:
             ports = "" if self._config.port_range is None else " within ports {}-{}".format(*self._config.port_range)
             raise LocalError(f"none of {len(chosen)} local addresses can be bound{ports}; widen AgentConfig.port_range")
@@ -203,6 +205,9 @@ class Gatherer:
 
     async def _open(self, host: str) -> UdpSocket | None:
         """Bind to the first free port; None when the address or all allowed ports are refused."""
+        shared = self._config.shared_port
+        if shared is not None:
+            return shared.attach(host, self._driver.ice.credentials.ufrag, asks=not self._config.ice_lite)
         for port in self._ports():
             try:
                 return await self._network.open_udp(host, port)

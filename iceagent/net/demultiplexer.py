@@ -11,11 +11,11 @@ whatever the number of sessions:
 A claim begins when a session has authenticated a message from the address, never before: who only knows or guesses a
 username fragment gets nothing registered. It is *proven* once the session got an answer to a request of its own from
 there, which nobody can bring about who does not hear what is sent to that address; a request alone could be somebody
-else's, recorded and sent again with a forged source. So a proven claim is not given up to another session while messages
-of its own keep coming, and takes the place of one that is not proven.
+else's, recorded and sent again with a forged source. So a proven claim is not given up to another session while
+messages of its own keep coming, and takes the place of one that is not proven.
 
-Two sessions whose peers sit behind one address and port (they share a port, too) cannot be told apart by their data. The
-second one is therefore kept from using that path: its checks from there are dropped while the first claim is fresh.
+Two sessions whose peers sit behind one address and port (they share a port, too) cannot be told apart by their data.
+The second one is therefore kept from using that path: its checks from there are dropped while the first claim is fresh.
 """
 
 from __future__ import annotations
@@ -106,9 +106,14 @@ class Demultiplexer(Generic[S]):
     @property
     def entries(self) -> int:
         """How many things are remembered, of all sessions."""
-        return sum(map(len, (self._ufrags, self._claims, self._pending, self._asked, self._members)))
+        others = len(self._ufrags) + len(self._members)
+        return len(self._claims) + len(self._pending) + len(self._asked) + others
 
     # Sessions
+
+    def sessions(self) -> list[S]:
+        """Return all of them."""
+        return [member.session for member in self._members.values()]
 
     def join(self, session: S, *, asks: bool = True) -> Member[S]:
         """Take a session in; it gets nothing until it has a username fragment or has sent a request.
@@ -197,9 +202,10 @@ class Demultiplexer(Generic[S]):
             datagram: the message.
             valid: whether the session holds the path to that address for valid.
         """
-        if id(member) not in self._members:
-            return
-        answer = message_class(datagram) in (MessageClass.SUCCESS, MessageClass.ERROR)
+        kind = message_class(datagram)
+        if id(member) not in self._members or kind is MessageClass.INDICATION:
+            return  # indications are taken without integrity, so they prove nothing
+        answer = kind is not MessageClass.REQUEST
         if answer:
             transaction_id = datagram[8:20]
             if member.pending.pop(transaction_id, None) is not None:
@@ -270,8 +276,10 @@ class Demultiplexer(Generic[S]):
             return self._drop(Unclaimed.ADDRESS_TAKEN)
         return member.session
 
-    def _drop(self, reason: Unclaimed) -> None:
+    def _drop(self, reason: Unclaimed) -> S | None:
+        """Count a datagram that is nobody's."""
         self.counters[reason] += 1
+        return None
 
 
 def _gives_way(now: float, claim: _Claim[S], *, proven: bool) -> bool:

@@ -1,0 +1,96 @@
+"""Opening one UDP port for many agents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from iceagent.agent.addresses import choose_addresses
+from iceagent.agent.config import AgentConfig
+from iceagent.errors import LocalError
+from iceagent.net.api import Network, UdpSocket
+from iceagent.net.shared_port import SharedPort
+from iceagent.net.system import SystemNetwork
+
+_PORT_TRIES: Final = 16  # ours: a port the system chose for one address may be taken at another
+
+
+@asynccontextmanager
+async def open_shared_port(
+    port: int = 0,
+    *,
+    hosts: Sequence[str] | None = None,
+    interfaces: Sequence[str] | None = None,
+    families: Sequence[int] = (4, 6),
+    include_loopback: bool | None = None,
+    network: Network | None = None,
+) -> AsyncIterator[SharedPort]:
+    """Open one UDP port for any number of agents: `AgentConfig(shared_port=port)`.
+
+    The agents are told apart by their username fragments and the addresses of their peers, so a server needs one open
+    port, one socket per address and one receive loop, be its sessions ten or ten thousand.
+
+    Args:
+        port: its number; 0 lets the system choose.
+        hosts: the local addresses to bind, IP literals; None for those an agent would choose.
+        interfaces: as in `AgentConfig`, where `hosts` is None.
+        families: likewise.
+        include_loopback: likewise.
+        network: where the sockets come from; None for this machine.
+
+    Raises:
+        LocalError: there is no usable address, or the port is taken at one of them.
+
+    When the body ends, the sockets are closed. Agents are to be opened, and closed, within.
+    """
+    network = network or SystemNetwork()
+    if hosts is None:
+        wanted = AgentConfig(interfaces=interfaces, families=families, include_loopback=include_loopback)
+        hosts = [entry.host for entry in choose_addresses(network.interfaces(), wanted)]
+    if not hosts:
+        raise LocalError("this machine has no address to open a shared port on")
+    shared = SharedPort(network, await _bind(network, hosts, port))
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shared.serve)
+            try:
+                yield shared
+            except trio.Cancelled:
+                raise
+            except BaseException as error:
+                raised = error  # kept out of the nursery, which would wrap it into a group
+            finally:
+                shared.close()
+    finally:
+        shared.close()
+    if raised is not None:
+        try:
+            raise raised
+        finally:
+            del raised  # its traceback holds this frame
+
+
+async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSocket]:
+    """Bind the same port number at all addresses."""
+    for remaining in reversed(range(_PORT_TRIES)):
+        sockets: list[UdpSocket] = []
+        try:
+            for host in dict.fromkeys(hosts):
+                number = sockets[0].local_address.port if sockets else port
+                sockets.append(await network.open_udp(host, number))
+        except (OSError, ValueError) as error:
+            for sock in sockets:
+                sock.close()
+            if port or not remaining or isinstance(error, ValueError):
+                raise LocalError(f"the shared port cannot be opened at {host}: {error}") from error
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        else:
+            return sockets
+    raise AssertionError("unreachable")
