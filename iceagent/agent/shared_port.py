@@ -78,6 +78,7 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
     """Bind the same port number at all addresses."""
     for remaining in reversed(range(_PORT_TRIES)):
         sockets: list[UdpSocket] = []
+        host = ""
         try:
             for host in dict.fromkeys(hosts):
                 number = sockets[0].local_address.port if sockets else port
