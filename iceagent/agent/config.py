@@ -236,6 +236,8 @@ class AgentConfig:
             raise LocalError("the agent's network must be the one its shared_port was opened on; leave out network")
         if self.port_range is not None:
             raise LocalError("shared_port has its port already; leave out port_range")
+        if tuple(self.streams) != (1,):
+            raise LocalError("components of one agent need ports of their own; leave out shared_port or streams")
         if self.transport_policy == "relay":
             raise LocalError("transport_policy='relay' sends from no port of this machine; leave out shared_port")
 

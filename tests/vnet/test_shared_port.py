@@ -274,6 +274,8 @@ async def test_what_cannot_work_is_refused(vnet):
                 config_of(other, shared_port=port)
             with pytest.raises(LocalError, match="port_range"):
                 config_of(server, shared_port=port, port_range=(1000, 2000))
+            with pytest.raises(LocalError, match="components"):
+                config_of(server, shared_port=port, streams=(2,))
             config = config_of(server, shared_port=port)
             async with open_agent(config, role=Role.CONTROLLED) as agent:
                 same = config_of(server, shared_port=port, credentials=agent.credentials)
