@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import trio
 
-from iceagent.agent.candidates import LateCandidates, LocalCandidates, signalled
+from iceagent.agent.candidates import LateCandidates, LocalCandidates
 from iceagent.agent.collect import collect_statistics
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
@@ -57,12 +57,12 @@ class Agent(trio.abc.Channel[bytes]):
         self._policy = Policy(config)
         self._driver = Driver(core, config.randbytes, config.receive_queue, self._policy)
         self._network = config.network or SystemNetwork()
-        self._remote = RemoteCandidates(self._driver)
         self._gatherer = Gatherer(self._network, config, self._driver)
         self._lane = Lane(self._driver, self._gatherer)
         self._ensemble = None if streams is None else Ensemble(self, streams, lambda one: Agent(config, role, core=one))
         lanes = [self._lane] if self._ensemble is None else list(self._ensemble.lanes.values())
         self._roaming = Roaming(self._network, config, lanes, self._ensemble)
+        self._remote = RemoteCandidates(self._driver, self._gatherer.names)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 
@@ -122,7 +122,7 @@ class Agent(trio.abc.Channel[bytes]):
         for lane in lanes:
             await lane.gatherer.wait_enough()
         self._check_session()
-        return [candidate for lane in lanes for candidate in signalled(lane.driver)]
+        return [candidate for lane in lanes for candidate in lane.gatherer.names.signalled()]
 
     def set_remote_credentials(
         self,
@@ -158,7 +158,8 @@ class Agent(trio.abc.Channel[bytes]):
     def add_remote_candidate(self, candidate: ice.Candidate | str | None, *, stream: int | None = 0) -> None:
         """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.
 
-        Candidates that cannot be used (another transport, a name), or must not by the policy, are counted and left out.
+        A `.local` name is looked up by multicast DNS, beside everything else (`AgentConfig.mdns`). Candidates that
+        cannot be used, or must not by the policy, are counted and left out.
 
         Raises:
             RemoteError: the text is not a candidate (a `ValueError`, too).
@@ -375,6 +376,7 @@ class Agent(trio.abc.Channel[bytes]):
                 for base in self._gatherer.bases:
                     nursery.start_soon(self._driver.receive_from, base.address)
                 nursery.start_soon(self._gatherer.tcp.run)
+                await self._remote.start(nursery)
                 nursery.start_soon(self._gatherer.relays.run)
                 nursery.start_soon(self._gatherer.map_ports)
                 nursery.start_soon(self._gatherer.run)

@@ -7,10 +7,9 @@ from itertools import chain
 
 import trio
 
-from iceagent.agent.driver import Driver
 from iceagent.agent.lane import Lane
+from iceagent.agent.mdns import Key, key_of
 from iceagent.core import ice
-from iceagent.core.address import TransportAddress
 
 
 class LocalCandidates:
@@ -24,7 +23,7 @@ class LocalCandidates:
         self._lanes = lanes
         self._first = lanes[0].driver
         self._generation = self._first.ice.generation
-        self._told: set[tuple[TransportAddress, TransportAddress]] = set()
+        self._told: set[Key] = set()
 
     def __aiter__(self) -> LocalCandidates:
         return self
@@ -32,8 +31,8 @@ class LocalCandidates:
     async def __anext__(self) -> ice.Candidate:
         await trio.lowlevel.checkpoint()
         while self._first.ice.generation == self._generation:
-            for candidate in chain.from_iterable(signalled(lane.driver) for lane in self._lanes):
-                key = (candidate.address, candidate.path_base)
+            for candidate in chain.from_iterable(lane.gatherer.names.signalled() for lane in self._lanes):
+                key = key_of(candidate)
                 if key not in self._told:
                     self._told.add(key)
                     return candidate
@@ -53,7 +52,7 @@ class LateCandidates:
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self._lanes = lanes
         self._generations = [-1] * len(lanes)
-        self._told: set[tuple[TransportAddress, TransportAddress]] = set()
+        self._told: set[Key] = set()
 
     def __aiter__(self) -> LateCandidates:
         return self
@@ -74,21 +73,11 @@ class LateCandidates:
         generation = lane.driver.ice.generation
         if self._generations[number] != generation:
             self._generations[number] = generation
-            self._told -= {key for key in self._told if key[1] in lane.driver.sockets}
+            self._told -= {key for key in self._told if key[3] in lane.driver.sockets}
             self._told |= lane.gatherer.told_in_time
-        for candidate in signalled(lane.driver):
-            key = (candidate.address, candidate.path_base)
+        for candidate in lane.gatherer.names.signalled():
+            key = key_of(candidate)
             if key not in self._told:
                 self._told.add(key)
                 return candidate
         return None
-
-
-def signalled(driver: Driver) -> list[ice.Candidate]:
-    """Return the candidates found so far that the peer is to be told."""
-    return [candidate for candidate in driver.ice.local_candidates if _is_signalled(candidate)]
-
-
-def _is_signalled(candidate: ice.Candidate) -> bool:
-    """Peer-reflexive candidates are not: the peer is who revealed them (RFC 8445 section 7.2.5.3.1)."""
-    return candidate.type is not ice.CandidateType.PRFLX

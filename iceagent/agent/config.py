@@ -164,6 +164,8 @@ class AgentConfig:
             `Agent` itself sends and receives over; with (2, 1), `Agent.stream(0)` has two, and there is a `stream(1)`.
             Each component has sockets of its own, and asks the servers for itself. The peer's should be the same;
             components it does not have are closed.
+        mdns: "resolve" looks the peer's `.local` names up by multicast DNS; "publish" also hides our host addresses
+            behind such names, random ones, for which the agent answers; "off" does neither.
         ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
             public address; needs the role CONTROLLED, no servers, and a peer that is told (`lite=True`) and not lite.
         controller: decides which pairs are checked, nominated and switched to; None for `DefaultController`.
@@ -200,6 +202,7 @@ class AgentConfig:
     tls_ca_file: str | None = None
     port_mapping: bool | None = None
     streams: Sequence[int] = (1,)
+    mdns: str = "resolve"
     ice_lite: bool = False
     auto_restart: bool = False
     controller: Controller | None = None
@@ -271,6 +274,8 @@ class AgentConfig:
             raise LocalError("a lite agent has host candidates only; leave out servers or ice_lite")
         if self.transport_policy not in ("all", "relay"):
             raise LocalError(f"transport_policy {self.transport_policy!r} is not known; write 'all' or 'relay'")
+        if self.mdns not in ("off", "resolve", "publish"):
+            raise LocalError(f"mdns {self.mdns!r} is not known; write 'off', 'resolve' or 'publish'")
         if len(self.servers) > MAX_SERVERS:
             raise LocalError(f"{len(self.servers)} servers are more than {MAX_SERVERS}; two or three are enough")
         for server in self.servers:

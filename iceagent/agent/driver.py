@@ -250,7 +250,7 @@ class Driver:
                 continue
             self.timeline.record(now, event)
             self._react(event)
-            if isinstance(event, ice.RemoteCandidateAdded):
+            if isinstance(event, ice.RemoteCandidateAdded) and event.candidate.name is None:
                 self.on_remote_host(event.candidate.address.host)
         if happened:
             self.changed.unpark_all()

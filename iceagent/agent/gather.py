@@ -18,12 +18,12 @@ from iceagent.agent.addresses import choose_addresses
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import GatheringEnough, GatheringFinished
+from iceagent.agent.mdns import Key, Names, key_of
 from iceagent.agent.portmap import PORT_MAPPING_BUDGET_S, PortMappings
 from iceagent.agent.reflexive import QUESTION_S, Base, Reflexive
 from iceagent.agent.relay import Relays
 from iceagent.agent.tcp import TcpCandidates
 from iceagent.core import ice
-from iceagent.core.address import TransportAddress
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress, Network, UdpSocket
@@ -53,10 +53,11 @@ class Gatherer:
         self.addresses_seen = 0
         self.enough = False
         self.finished = False
-        self.told_in_time: frozenset[tuple[TransportAddress, TransportAddress]] = frozenset()
-        """Address and base of each candidate that came before the end."""
+        self.told_in_time: frozenset[Key] = frozenset()
+        """The candidates that came before the end."""
         self._round = trio.CancelScope()
-        self.reflexive = Reflexive(network, config, driver, lambda: self.bases)
+        self.names = Names(network, config, driver, lambda: list(dict.fromkeys(b.address.host for b in self.bases)))
+        self.reflexive = Reflexive(network, config, driver, lambda: self.bases, self.names)
         self.port_mappings = PortMappings(network, config, driver)
         self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
         self.tcp = TcpCandidates(network, config, driver, self._ports)
@@ -98,6 +99,7 @@ class Gatherer:
                 sock.close()
             elif sock is not None:
                 made.append(self._add_base(sock))
+        await self.names.refresh()
         return made
 
     def begin_again(self) -> None:
@@ -180,7 +182,7 @@ class Gatherer:
         if self.finished:
             return  # the network has changed since; the end has been told, once and for all of this generation
         self.finished = True
-        self.told_in_time = frozenset((one.address, one.path_base) for one in self._driver.ice.local_candidates)
+        self.told_in_time = frozenset(map(key_of, self.names.signalled()))
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
         self._driver.mutate(self._driver.ice.end_of_local_candidates)
 

@@ -17,6 +17,7 @@ import trio
 from iceagent.agent.config import AgentConfig, IceServer
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import ServerAnswered, ServerFailed
+from iceagent.agent.mdns import Names
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import STUN_TI_S, TA_MIN_S
@@ -70,15 +71,17 @@ class Reflexive:
         config: servers and budget.
         driver: takes queries and candidates.
         bases: returns the sockets there are.
+        names: told of addresses that are hidden and seen by servers all the same.
     """
 
     def __init__(
-        self, network: Network, config: AgentConfig, driver: Driver, bases: Callable[[], Sequence[Base]]
+        self, network: Network, config: AgentConfig, driver: Driver, bases: Callable[[], Sequence[Base]], names: Names
     ) -> None:
         self._network = network
         self._config = config
         self._driver = driver
         self._bases = bases
+        self._names = names
         self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
         self.questions: list[Question] = []
 
@@ -182,10 +185,12 @@ class Reflexive:
     def _add_mapped(self, mapped: TransportAddress, base: Base, server: TransportAddress) -> None:
         self._mapped[base.address, server] = None
         shows_hosts = self._driver.policy.has_type(ice.CandidateType.HOST)
-        if mapped == base.address and shows_hosts:
-            return  # no NAT in between: redundant with the host candidate (RFC 8445 section 5.1.3)
         component = self._driver.ice.component
         candidate = ice.srflx_candidate(mapped, base.address, server.host, base.local_preference, component)
+        if mapped == base.address and shows_hosts:
+            # No NAT in between: redundant with the host candidate (RFC 8445 section 5.1.3), unless that is hidden.
+            self._names.note_public(mapped, candidate)
+            return
         if not shows_hosts:
             candidate = replace(candidate, related_address=None)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))

@@ -1,11 +1,25 @@
-"""The peer's candidates on their way to the core: what the policy refuses stays here."""
+"""The peer's candidates on their way to the core: names are looked up, and what the policy refuses stays here.
+
+Candidates with an address go on at once. A name is looked up beside everything else and delays none of them; the peer's
+end of candidates waits for it, since what comes of it is one of the candidates before the end.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from functools import partial
+from typing import Final
+
+import trio
 
 from iceagent.agent.driver import Driver
+from iceagent.agent.mdns import Names
 from iceagent.core import ice
+from iceagent.core.address import make_address
+from iceagent.net.mdns_packets import is_mdns_name
+
+MAX_WAITING: Final = 64  # ours: names that have come and are not being looked up yet
 
 
 class RemoteCandidates:
@@ -13,18 +27,70 @@ class RemoteCandidates:
 
     Args:
         driver: takes the candidates that may be used; holds the policy.
+        names: looks up the peer's names.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, names: Names) -> None:
         self._driver = driver
+        self._names = names
+        self._waiting: dict[str, list[tuple[int, ice.Candidate]]] = {}
+        self._running: Counter[int] = Counter()
+        self._ended_generation = -1
+        self._arrived = trio.Event()
 
     def add(self, candidate: ice.Candidate | None) -> None:
         """Take a candidate, or with None the end of them."""
+        generation = self._driver.ice.generation
         if candidate is None:
-            self._driver.mutate(partial(_add, self._driver.ice, None))
-            return
-        if not _has_address(candidate) or self._driver.policy.accepts(candidate):
+            self._ended_generation = generation
+            self._end(generation)
+        elif _has_address(candidate):
+            self._accept(candidate)
+        elif is_mdns_name(candidate.address.host) and self._names.resolves and len(self._waiting) < MAX_WAITING:
+            self._waiting.setdefault(candidate.address.host.lower(), []).append((generation, candidate))
+            self._running[generation] += 1
+            self._arrived.set()
+        else:
+            self._driver.mutate(partial(_add, self._driver.ice, candidate))  # which counts it as unresolved
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Run in a nursery, names included; those we publish, if we do, are there when it returns."""
+        nursery.start_soon(self.run)
+        if self._names.publishes:
+            await nursery.start(self._names.run)
+        else:
+            nursery.start_soon(self._names.run)
+
+    async def run(self) -> None:
+        """Look up names until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._arrived.wait()
+                self._arrived = trio.Event()
+                for name, candidates in self._waiting.items():
+                    nursery.start_soon(self._look_up, name, candidates)
+                self._waiting.clear()
+
+    async def _look_up(self, name: str, candidates: list[tuple[int, ice.Candidate]]) -> None:
+        host = await self._names.resolve(name)
+        for generation, candidate in candidates:
+            self._running[generation] -= 1
+            if self._driver.closed or self._driver.ice.generation != generation:
+                continue  # a restart has begun meanwhile, whose candidates come by themselves
+            if host is None:
+                self._driver.mutate(partial(_add, self._driver.ice, candidate))
+            else:
+                address = make_address(host, candidate.address.port)
+                self._accept(replace(candidate, address=address, name=name))
+            self._end(generation)
+
+    def _accept(self, candidate: ice.Candidate) -> None:
+        if self._driver.policy.accepts(candidate):
             self._driver.mutate(partial(_add, self._driver.ice, candidate))
+
+    def _end(self, generation: int) -> None:
+        if self._ended_generation == generation and not self._running[generation]:
+            self._driver.mutate(partial(_add, self._driver.ice, None))
 
 
 def _has_address(candidate: ice.Candidate) -> bool:

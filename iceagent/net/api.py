@@ -184,3 +184,24 @@ class Network(Protocol):
             OSError: the address is not ours or the port is taken.
         """
         ...
+
+
+@runtime_checkable
+class OpensMulticast(Protocol):
+    """A network in which groups can be joined, as mDNS wants; not each has that."""
+
+    async def open_multicast(self, group: str, port: int, host: str) -> UdpSocket:
+        """Join a group on the link of one of our addresses, and share the port with others on this machine.
+
+        The socket receives what anyone on that link, this machine included, sends to the group, and sends there with
+        a TTL of 255.
+
+        Args:
+            group: an IPv4 or IPv6 multicast address.
+            port: of the group.
+            host: our address, of the same family, with zone if link-local.
+
+        Raises:
+            OSError: the address is not ours, or the system refuses.
+        """
+        ...

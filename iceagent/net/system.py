@@ -8,6 +8,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.net.api import InterfaceAddress
 from iceagent.net.gateway import Gateway, system_gateways
 from iceagent.net.interfaces import list_interfaces
+from iceagent.net.multicast import open_multicast_socket
 from iceagent.net.resolver import resolve
 from iceagent.net.tcp import connect_tcp, listen_tcp
 from iceagent.net.udp import SystemUdpSocket, open_udp_socket
@@ -47,6 +48,15 @@ class SystemNetwork:
             OSError: the name has none.
         """
         return await resolve(host, port, family=family)
+
+    async def open_multicast(self, group: str, port: int, host: str) -> SystemUdpSocket:
+        """Join a multicast group on the link of one of our addresses, sharing the port.
+
+        Raises:
+            OSError: the address is not ours, or the system refuses.
+        """
+        await trio.lowlevel.checkpoint()
+        return open_multicast_socket(group, port, host)
 
     async def connect_tcp(
         self, remote: TransportAddress, *, local_host: str | None = None, local_port: int = 0

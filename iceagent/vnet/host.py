@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from iceagent.core.address import TransportAddress, make_address
+from iceagent.net import mdns_packets
 from iceagent.net.api import IcmpError, InterfaceAddress
 from iceagent.vnet.addressing import parse_ip
 from iceagent.vnet.link import Link
@@ -184,8 +185,10 @@ class Host:
         bound = self._sockets[wanted] = VirtualUdpSocket(self, wanted)
         return bound
 
-    async def open_multicast(self, group: str, port: int, *, interface: Interface | None = None) -> VirtualUdpSocket:
-        """Join a group on the network of an interface, by default the first; return a socket for it.
+    async def open_multicast(
+        self, group: str, port: int, host: str | None = None, *, interface: Interface | None = None
+    ) -> VirtualUdpSocket:
+        """Join a group on the network of an interface, or of one of our addresses, by default of the first interface.
 
         It receives what anyone on that network or on this host sends to the group and the port, its own too, and sends
         from the interface's address. Several sockets may share one port, as with mDNS (`224.0.0.251`, 5353).
@@ -195,7 +198,9 @@ class Host:
         """
         await trio.lowlevel.checkpoint()
         joined = make_address(group, port)
-        own = (interface or self._interfaces[0]).address(joined.family)
+        own = host or (interface or self._interfaces[0]).address(joined.family)
+        if own is not None and not self._owns(own):
+            own = None
         if own is None or not is_multicast(joined.host):
             raise _os_error(errno.EADDRNOTAVAIL, f"{group} on {self.name}")
         member = VirtualUdpSocket(self, TransportAddress(own, port))
@@ -287,6 +292,8 @@ class Host:
         self, sender: VirtualUdpSocket, data: bytes, remote: TransportAddress, ttl: int = DEFAULT_TTL
     ) -> bool:
         """Put a datagram on its way; False when this host refuses it: too large, no route, wrong family."""
+        if "%" in remote.host and is_multicast(remote.host.partition("%")[0]):
+            remote = TransportAddress(remote.host.partition("%")[0], remote.port)
         way = self._way_out(sender.local_address.host, remote)
         if way is None or len(data) > MAX_DATAGRAM or remote.port == 0:
             return False
@@ -318,7 +325,7 @@ class Host:
         if is_multicast(packet.destination.host):
             self._handle_multicast(now, packet)
             return
-        receiver = self._socket_at(packet.destination)
+        receiver = self._socket_at(packet.destination) or self._member_at(packet.destination)
         if receiver is None:
             self._net.record(now, self.name, "drop", packet, "port closed")
             self._answer_unreachable(now, packet, via)
@@ -331,7 +338,22 @@ class Host:
         members = self._groups.get(packet.destination, ())
         for member in members:
             member.handle_datagram(packet.source, packet.data)
+        if self._published and packet.destination.port == mdns_packets.PORT:
+            self._answer_names(now, packet)
         self._net.record(now, self.name, "deliver" if members else "drop", packet, "" if members else "not joined")
+
+    def _answer_names(self, now: float, packet: Packet) -> None:
+        """Answer a query for what `publish` has published, to the one who asked."""
+        message = mdns_packets.parse_untrusted(packet.data)
+        own = self._way_out("::" if packet.source.family == 6 else "0.0.0.0", packet.source)  # noqa: S104
+        if message is None or message.is_response or own is None:
+            return
+        for name in {question.name for question in message.questions}:
+            for host in self.published(name):
+                answer = mdns_packets.encode_answer(mdns_packets.Record(name, host, mdns_packets.HOST_TTL_S))
+                reply = Packet(TransportAddress(own[0], mdns_packets.PORT), packet.source, answer)
+                self._net.record(now, self.name, "send", reply)
+                self._net.transmit(now, own[1], packet=reply, up=own[1] is not self._loopback)
 
     def handle_too_big(self, now: float, packet: Packet, via: Interface, mtu: int) -> None:
         """Tell the socket that its packet does not even fit into this host's own link."""
@@ -393,6 +415,11 @@ class Host:
         if bound is not None:
             return bound
         return self._sockets.get(TransportAddress("::" if local.family == 6 else "0.0.0.0", local.port))  # noqa: S104
+
+    def _member_at(self, local: TransportAddress) -> VirtualUdpSocket | None:
+        """Return a socket of a group that is at this address of ours, too."""
+        members = (member for group in self._groups.values() for member in group)
+        return next((member for member in members if member.local_address == local), None)
 
     def _is_taken(self, wanted: TransportAddress) -> bool:
         wanted_is_wildcard = wanted.host in _WILDCARDS

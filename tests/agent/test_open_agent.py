@@ -300,7 +300,7 @@ async def test_descriptions_that_make_no_sense_are_the_peers_fault(config: Any) 
                 agent.add_remote_candidate(text)
         for end in (None, "", {}, "a=end-of-candidates"):
             agent.add_remote_candidate(end)  # type: ignore[arg-type]
-        agent.add_remote_candidate("candidate:1 1 udp 1 0e5e7c9a.local 9 typ host")
+        agent.add_remote_candidate("candidate:1 1 udp 1 peer.example 9 typ host")
         agent.set_remote_credentials(ice.Credentials("abcd", "p" * 22))
         agent.set_remote_credentials(ice.Credentials("abcd", "p" * 22))
         ours = agent.credentials

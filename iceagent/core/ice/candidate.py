@@ -31,6 +31,7 @@ class Candidate:
         related_address: for diagnosis only: the base of a reflexive candidate, the mapped address of a relayed one.
         tcp_type: "active", "passive" or "so" for TCP (RFC 6544 section 4.5), else None.
         extensions: name and value of all other fields, in order (`generation`, `ufrag`, `network-cost` …).
+        name: the `.local` name that a remote candidate was signalled under, if its address was looked up.
     """
 
     foundation: str
@@ -43,6 +44,7 @@ class Candidate:
     related_address: TransportAddress | None = None
     tcp_type: str | None = None
     extensions: tuple[tuple[str, str], ...] = ()
+    name: str | None = None
 
     @classmethod
     def from_sdp(cls, text: str) -> Candidate:

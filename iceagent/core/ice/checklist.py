@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.pair import CheckPair, PairState, Path
+from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.tcp import checks_by_itself
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ def path_of(local: Candidate, remote: Candidate) -> Path | None:
 
     Only addresses of one family are paired, and IPv6 link-local ones only with their kind (RFC 8445 section 6.1.2.2).
     Loopback is treated alike: a peer elsewhere could otherwise make us probe our own services. The zone of a
-    link-local path is the local one, since a signalled address has none.
+    link-local path is the local one, since a signalled address has none. A relay is not told addresses that the peer
+    hides behind mDNS names (draft-ietf-mmusic-mdns-ice-candidates section 3.3.2).
     """
     base, remote_address = local.path_base, remote.address
     if local.transport != remote.transport or local.component != remote.component:
         return None
-    if base.family != remote_address.family:
+    if base.family != remote_address.family or (remote.name is not None and local.type is CandidateType.RELAY):
         return None
     ours, theirs = base.ip, remote_address.ip
     if ours.is_loopback != theirs.is_loopback:
