@@ -37,9 +37,9 @@ def test_every_verdict_and_reason_has_an_entry() -> None:
 @pytest.mark.parametrize("event_type", get_args(AgentEvent), ids=lambda one: one.__name__)
 def test_every_event_of_the_timeline_is_on_the_page_with_its_keys(event_type: type) -> None:
     """Who writes a tool for timelines needs all of them."""
-    (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{event_kind(event_type.__name__)}` |")]
-    for field in dataclasses.fields(event_type):
-        assert f"`{field.name}`" in row
+    rows = [line for line in TEXT.splitlines() if line.startswith(f"| `{event_kind(event_type.__name__)}` |")]
+    names = [f"`{field.name}`" for field in dataclasses.fields(event_type)]
+    assert any(all(name in row for name in names) for row in rows), f"{event_kind(event_type.__name__)}: {names}"
 
 
 def test_the_version_of_the_timeline_is_on_the_page() -> None:

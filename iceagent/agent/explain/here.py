@@ -12,7 +12,7 @@ def local_cause(facts: Facts) -> Verdict | None:
     """Return what keeps this machine from having candidates, or None."""
     gatherer, config = facts.gatherer, facts.config
     if gatherer.bases or gatherer.relays.allocations:
-        return None
+        return _loopback_cause(facts)
     if config.transport_policy == "relay":
         return relay_cause(facts)
     if gatherer.addresses_seen:
@@ -24,18 +24,34 @@ def local_cause(facts: Facts) -> Verdict | None:
     return verdict(VerdictKind.NO_LOCAL_ADDRESS)
 
 
+def _loopback_cause(facts: Facts) -> Verdict | None:
+    """Return that this machine has loopback addresses alone, and the peer is not on it."""
+    ours = [candidate.path_base for candidate in facts.core.local_candidates]
+    theirs = [candidate.address for candidate in facts.core.remote_candidates]
+    if not ours or not theirs or not all(address.ip.is_loopback for address in ours):
+        return None
+    if any(address.ip.is_loopback for address in theirs):
+        return None
+    summary = "This machine has no network address but those of loopback."
+    return verdict(VerdictKind.NO_LOCAL_ADDRESS, summary, tuple(facts.general()))
+
+
 def signaling_cause(facts: Facts) -> Verdict | None:
     """Return what signaling has not brought, or brought wrong, or None."""
     if facts.core.remote_credentials is None:
         return verdict(
             VerdictKind.WAITING_FOR_CREDENTIALS, "The peer's credentials are not known yet.", tuple(facts.general())
         )
-    return _credentials_cause(facts) or _candidates_cause(facts) or _fit_cause(facts)
+    return _candidates_cause(facts) or _fit_cause(facts)
 
 
-def _credentials_cause(facts: Facts) -> Verdict | None:
+def credentials_cause(facts: Facts) -> Verdict | None:
+    """Return that the two sides do not hold each other's description, in whatever state; None if nothing says so.
+
+    Where only the peer is mistaken, our checks are answered and we are connected, but the peer never is.
+    """
     signs = facts.core.signs
-    if any(pair.valid for pair in facts.core.pairs) or not (signs.ours_is_not_known or signs.theirs_is_not_known):
+    if not (signs.ours_is_not_known or signs.theirs_is_not_known):
         return None
     counted = (
         (signs.requests_keyed_wrong, "from a host of the peer's named both sides and failed authentication"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.explain.facts import Facts
-from iceagent.agent.explain.here import local_cause, signaling_cause
+from iceagent.agent.explain.here import credentials_cause, local_cause, signaling_cause
 from iceagent.agent.explain.network import network_cause
 from iceagent.agent.explain.standing import lost_cause, standing_verdict
 from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, verdict
@@ -20,6 +20,9 @@ def explain(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict:
     if state is ice.AgentState.CLOSED:
         return verdict(VerdictKind.CLOSED)
     facts = Facts(driver, gatherer, config)
+    wrong = credentials_cause(facts)
+    if wrong is not None:
+        return wrong
     if state in (ice.AgentState.CONNECTED, ice.AgentState.COMPLETED):
         return standing_verdict(facts)
     found = lost_cause(facts) if facts.had_path else local_cause(facts) or signaling_cause(facts)
