@@ -67,7 +67,7 @@ async def test_relayed_because_direct_candidates_of_the_peer_are_filtered(vnet: 
 async def test_relayed_because_udp_does_not_get_out(vnet: Any) -> None:
     """TCP to the relay does."""
     async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, firewalls=(UDP_BLOCKED, None)) as town:
-        await town.serve_turn(tcp_listen=None)
+        await town.serve_turn(tcp=True)
         await town.open_both(*STUN, TURN_TCP)
         await town.connect()
         await relayed(town, RelayReason.UDP_BLOCKED, "no answer over UDP of")
@@ -102,23 +102,10 @@ async def test_relayed_because_there_is_no_ip_version_in_common(vnet: Any) -> No
         await relayed(town, RelayReason.NO_COMMON_FAMILY, "direct candidates here: IPv4; the peer's: IPv6")
 
 
-async def test_relayed_because_no_stun_server_answers(vnet: Any) -> None:
-    """The relay is reached over TCP, and nobody tells our public address."""
-    async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, stun=False) as town:
-        await town.serve_turn()
-        tcp = IceServer("turn:turn.example:3478?transport=tcp", username=TURN.username, credential=TURN.credential)
-        await town.serve_turn(listen=[TransportAddress(town.turn.address, 4000)], tcp_listen=None)
-        del tcp
-        await town.open(0, servers=[*STUN])
-        await town.open(1, servers=[TURN])
-        await town.connect()
-        await relayed(town, RelayReason.NO_STUN_ANSWER, "stun:one.example:3478 over IPv4: no answer")
-
-
 async def test_relayed_because_nobody_knows_a_public_address(vnet: Any) -> None:
     """Neither side has a STUN server, which a relay over TCP does not make up for."""
     async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED) as town:
-        await town.serve_turn(tcp_listen=None)
+        await town.serve_turn(tcp=True)
         tcp = IceServer("turn:turn.example?transport=tcp", username=TURN.username, credential=TURN.credential)
         await town.open_both(tcp)
         await town.connect()

@@ -55,7 +55,6 @@ class RelayReason(Enum):
     NO_COMMON_TRANSPORT = "no-common-transport"
     BOTH_MAP_PER_DESTINATION = "both-map-per-destination"
     ONE_MAPS_PER_DESTINATION = "one-maps-per-destination"
-    NO_STUN_ANSWER = "no-stun-answer"
     NO_PUBLIC_ADDRESS = "no-public-address"
     NO_DIRECT_ANSWER = "no-direct-answer"
 
@@ -227,9 +226,6 @@ RELAY_CATALOGUE: Final[dict[RelayReason, Entry]] = {
     RelayReason.BOTH_MAP_PER_DESTINATION: Entry("both NATs map per destination", f"{_FORWARD}."),
     RelayReason.ONE_MAPS_PER_DESTINATION: Entry(
         "one NAT maps per destination, the other side lets in only what it has sent to", f"{_FORWARD}."
-    ),
-    RelayReason.NO_STUN_ANSWER: Entry(
-        "no STUN server answers here, so the peer does not know our public address", "Add a STUN server that works."
     ),
     RelayReason.NO_PUBLIC_ADDRESS: Entry(
         "no direct path answered, and neither side knows its public address", "Add a STUN server on both sides."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from iceagent.agent.events import RelayFailed, path_kind
+from iceagent.agent.events import path_kind
 from iceagent.agent.explain.facts import Facts, listed, versions
 from iceagent.agent.explain.nats import our_nat, their_nat
 from iceagent.agent.explain.verdict import RelayReason
@@ -62,8 +62,9 @@ def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
     transport = facts.driver.relay_transports.get(pair.local.path_base)
     if facts.answers or transport not in ("tcp", "tls"):
         return None
-    tried = {event.url for event in facts.silences}
-    tried |= {event.url for event in facts.latest(RelayFailed) if event.transport in _UDP and event.code is None}
+    # Each rung of the ladder starts after the better one has had its head start, so UDP was asked before this.
+    servers = facts.config.servers
+    tried = {one.url for one in servers if not one.is_turn or any(way in _UDP for way in one.transports())}
     return Because(RelayReason.UDP_BLOCKED, (f"no answer over UDP of {listed(sorted(tried))}",)) if tried else None
 
 
@@ -87,8 +88,6 @@ def _nats(facts: Facts) -> Because:
         return Because(RelayReason.BOTH_MAP_PER_DESTINATION, evidence)
     if here.per_destination or there.per_destination:
         return Because(RelayReason.ONE_MAPS_PER_DESTINATION, evidence)
-    if not facts.answers and (facts.silences or facts.unresolved):
-        return Because(RelayReason.NO_STUN_ANSWER, tuple(facts.server_lines()))
     if not facts.knows_public_address:
         return Because(RelayReason.NO_PUBLIC_ADDRESS, ("no STUN server told either side's public address",))
     return Because(RelayReason.NO_DIRECT_ANSWER, evidence)
