@@ -173,7 +173,7 @@ class AgentConfig:
             `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
         tcp_candidates: whether the peer is also tried over TCP (RFC 6544), after all ways over UDP: for networks that
-            block UDP. Costs two listening sockets for each of up to four addresses.
+            block UDP. Costs two listening sockets for each of up to four addresses. None: only in sessions.
         shared_port: from `open_shared_port`; instead of sockets of its own the agent has its share of those, and its
             candidates are at the port's addresses.
         network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
@@ -206,7 +206,7 @@ class AgentConfig:
     ice_lite: bool = False
     auto_restart: bool = False
     controller: Controller | None = None
-    tcp_candidates: bool = False
+    tcp_candidates: bool | None = None
     shared_port: SharedPort | None = None
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)

@@ -72,7 +72,7 @@ class TcpCandidates:
     @property
     def is_wanted(self) -> bool:
         """Whether there are to be any."""
-        return self._config.tcp_candidates and self._config.transport_policy != "relay"
+        return bool(self._config.tcp_candidates) and self._config.transport_policy != "relay"
 
     async def follow(self, hosts: Sequence[str]) -> None:
         """Make candidates of the addresses that are new, best first, and close those whose address is gone."""

@@ -129,7 +129,8 @@ async def _establish(
     """
     is_inviter = channel.role == "inviter"
     role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
-    config = replace(config, auto_restart=True, full_trickle=True)
+    tcp = True if config.tcp_candidates is None else config.tcp_candidates
+    config = replace(config, auto_restart=True, full_trickle=True, tcp_candidates=tcp)
     async with open_agent(config, role=role) as agent, open_background() as nursery:
         signaling = _Signaling(channel, agent, identity.fingerprint)
         fingerprint = await signaling.find_path(nursery)

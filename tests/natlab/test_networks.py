@@ -29,12 +29,17 @@ ONE_NAT = [
     Scenario("two hosts kept apart, with hairpin", a=Home(hosts=2, isolated=True, hairpin=True), nodes=TWO_HOSTS),
     Scenario("two hosts kept apart, without hairpin", a=OFFICE, nodes=TWO_HOSTS, direct=False),
 ]
-NO_UDP, NO_STUN = Home(firewall=Firewall.NO_UDP), Home(firewall=Firewall.NO_STUN)
+NO_UDP = Home(firewall=Firewall.NO_UDP)
+HARD_NO_UDP = Home(nat=NatKind.SYMMETRIC, firewall=Firewall.NO_UDP)  # no simultaneous open of TCP either
+NO_STUN = Home(firewall=Firewall.NO_STUN)
 ONLY_443 = Home(firewall=Firewall.ONLY_443)
 FIREWALLS = [
-    Scenario("UDP blocked on one side", a=NO_UDP, direct=False, transport="turn-tcp"),
-    Scenario("UDP blocked on the other side", b=NO_UDP, direct=False),
-    Scenario("UDP blocked on both sides", a=NO_UDP, b=NO_UDP, direct=False, transport="turn-tcp"),
+    Scenario("UDP blocked on one side", a=HARD_NO_UDP, direct=False, transport="turn-tcp"),
+    Scenario("UDP blocked on the other side", b=HARD_NO_UDP, direct=False),
+    Scenario("UDP blocked on both sides", a=HARD_NO_UDP, b=HARD_NO_UDP, direct=False, transport="turn-tcp"),
+    Scenario("UDP blocked, the listener public", a=HARD_NO_UDP, b=Home(nat=NatKind.NONE), transport="tcp"),
+    Scenario("UDP blocked, the forwarder public", a=Home(nat=NatKind.NONE), b=HARD_NO_UDP, transport="tcp"),
+    Scenario("UDP blocked, NATs that keep the port", a=NO_UDP, b=NO_UDP, transport="tcp"),
     Scenario("443/tcp alone on one side", a=ONLY_443, direct=False, port=443, transport="turn-tls"),
     Scenario("443/tcp alone on both sides", a=ONLY_443, b=ONLY_443, direct=False, port=443, transport="turn-tls"),
     Scenario("STUN blocked by content on one side", a=NO_STUN, direct=False, transport="turn-dtls"),

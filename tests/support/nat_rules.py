@@ -46,7 +46,7 @@ def nat_rules(kind: NatKind, wan: str, wan_ip: str = "", *, hairpin: bool = Fals
         # Home routers drop what nobody asked for. Without that rule it would be delivered to the router itself, whose
         # connection table would then hold the very port that the inside host's own packet to that peer needs.
         "  chain input { type filter hook input priority 0;",
-        f'    iifname "{wan}" meta l4proto udp ct state new drop',
+        f'    iifname "{wan}" meta l4proto {{ tcp, udp }} ct state new drop',
         "  }",
     ]
     # Masquerading keeps the port where it can, so that the inside port of a packet going out is the outside one.
