@@ -9,6 +9,9 @@ from iceagent.agent.events import (
     DestinationUnreachable,
     GatheringEnough,
     GatheringFinished,
+    HardNatBegun,
+    HardNatEnded,
+    NatSeen,
     NetworkChanged,
     PortMapped,
     PortMappingFailed,
@@ -22,6 +25,7 @@ from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
 from iceagent.agent.shared_port import open_shared_port
 from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
 from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
+from iceagent.core.nat import HardNat
 from iceagent.core.turn import TurnCredentials
 from iceagent.net.shared_port import SharedPort
 
@@ -39,7 +43,11 @@ __all__ = [
     "DestinationUnreachable",
     "GatheringEnough",
     "GatheringFinished",
+    "HardNat",
+    "HardNatBegun",
+    "HardNatEnded",
     "IceServer",
+    "NatSeen",
     "NetworkChanged",
     "PairState",
     "PairStatistics",

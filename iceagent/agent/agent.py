@@ -17,6 +17,7 @@ from iceagent.agent.explain import Verdict, explain, relayed_because
 from iceagent.agent.export import timeline_document, timeline_json
 from iceagent.agent.filters import Policy
 from iceagent.agent.gather import Gatherer
+from iceagent.agent.hard_nat import HardNatTraversal
 from iceagent.agent.lane import Lane
 from iceagent.agent.remote import RemoteCandidates
 from iceagent.agent.roaming import Roaming
@@ -62,7 +63,8 @@ class Agent(trio.abc.Channel[bytes]):
         self._ensemble = None if streams is None else Ensemble(self, streams, lambda one: Agent(config, role, core=one))
         lanes = [self._lane] if self._ensemble is None else list(self._ensemble.lanes.values())
         self._roaming = Roaming(self._network, config, lanes, self._ensemble)
-        self._remote = RemoteCandidates(self._driver, self._gatherer.names)
+        self._hard_nat = HardNatTraversal(self._network, config, self._driver, self._gatherer)
+        self._remote = RemoteCandidates(self._driver, self._gatherer.names, self._hard_nat.take)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 
@@ -382,6 +384,7 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(self._gatherer.run)
                 if self._is_alone:
                     nursery.start_soon(self._roaming.run)
+                    nursery.start_soon(self._hard_nat.run)
 
     def _path(self) -> tuple[UdpSocket, Path] | None:
         path = self._driver.ice.data_pair()

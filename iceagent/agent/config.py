@@ -11,6 +11,7 @@ from typing import Final
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_MIN_S
 from iceagent.core.ice import Controller, Credentials, check_layout
+from iceagent.core.nat import HardNat
 from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
@@ -176,6 +177,8 @@ class AgentConfig:
             block UDP. Costs two listening sockets for each of up to four addresses. None: only in sessions.
         shared_port: from `open_shared_port`; instead of sockets of its own the agent has its share of those, and its
             candidates are at the port's addresses.
+        hard_nat: send many packets to get a direct path where a NAT maps per destination, if the peer does so, too
+            (docs/hard-nats.md); True for the usual limits of `HardNat`. IPv4 only.
         network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
         randbytes: the source of all randomness.
     """
@@ -208,6 +211,7 @@ class AgentConfig:
     controller: Controller | None = None
     tcp_candidates: bool | None = None
     shared_port: SharedPort | None = None
+    hard_nat: bool | HardNat = False
     network: Network | None = None
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 
@@ -270,6 +274,8 @@ class AgentConfig:
             check_layout(self.streams)
         except (TypeError, ValueError) as error:
             raise LocalError(f"streams={self.streams!r}: {error}; write (1,) for one component") from None
+        if self.hard_nat and (tuple(self.streams) != (1,) or self.shared_port is not None):
+            raise LocalError("hard_nat works with one component and its own sockets; leave out streams and shared_port")
         if self.ice_lite and self.servers:
             raise LocalError("a lite agent has host candidates only; leave out servers or ice_lite")
         if self.transport_policy not in ("all", "relay"):

@@ -65,6 +65,8 @@ class Driver:
         self.checks_received = 0
         self.relay_transports: dict[TransportAddress, str] = {}
         """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
+        self.announced: list[ice.Candidate] = []
+        """What the peer is told beside our candidates, in the form of one: see `iceagent.agent.hard_nat`."""
         self.on_remote_host: Callable[[str], None] = lambda host: None
         """Told of each address of the peer's, so that relays let its checks pass before ours go there."""
         self.after_settle: Callable[[float], None] | None = None
@@ -155,6 +157,10 @@ class Driver:
                 self._sort(base, batch)
         except Exception as error:
             self._alarm.fail(error)
+
+    def take(self, base: TransportAddress, batch: Batch) -> None:
+        """Deal with what arrived at a socket before `receive_from` began."""
+        self._sort(base, batch)
 
     # Datagrams
 

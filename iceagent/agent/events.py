@@ -115,6 +115,49 @@ class NetworkChanged:
     gained: tuple[TransportAddress, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NatSeen:
+    """What our NAT does with ports, as far as `AgentConfig.hard_nat` has to know.
+
+    Attributes:
+        base: the socket in question.
+        nat: `easy` (one port for all destinations), `predictable`, `hard`, or `unknown`.
+        external: what the peer is told of it.
+        step: from one external port to the next, where they are counted.
+    """
+
+    base: TransportAddress
+    nat: str
+    external: TransportAddress
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HardNatBegun:
+    """Packets are being sent to get through a hard NAT.
+
+    Attributes:
+        technique: `spray` (probes from one socket to many ports) or `crowd` (many sockets, one destination).
+        target: where they go; port 0 stands for many.
+        sockets: that were opened.
+        ttl: of the first packets of each; 0 for the usual.
+    """
+
+    technique: str
+    target: TransportAddress
+    sockets: int = 0
+    ttl: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HardNatEnded:
+    """It is over: `result` is `direct`, `no-path`, `no-packets-left` or `hopeless` (nothing is known to help)."""
+
+    result: str
+    packets: int
+    seconds: float
+
+
 AgentEvent: TypeAlias = (
     ice.StateChanged
     | ice.LocalCandidateAdded
@@ -142,6 +185,9 @@ AgentEvent: TypeAlias = (
     | PortMapped
     | PortMappingFailed
     | NetworkChanged
+    | NatSeen
+    | HardNatBegun
+    | HardNatEnded
 )
 """The members of this union, and no others, are on an agent's timeline."""
 
@@ -169,6 +215,9 @@ _MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {
     PortMapped: lambda event: (event.protocol, event.base),
     PortMappingFailed: lambda event: (event.protocol, event.base),
     NetworkChanged: lambda event: (),
+    NatSeen: lambda event: (event.base,),
+    HardNatBegun: lambda event: (event.technique,),
+    HardNatEnded: lambda event: (),
     ice.StateChanged: lambda event: (event.new,),
     ice.SelectedPairChanged: lambda event: (path_kind(event.pair),),
     ice.ConsentLost: lambda event: (),

@@ -55,6 +55,8 @@ class Gatherer:
         self.finished = False
         self.told_in_time: frozenset[Key] = frozenset()
         """The candidates that came before the end."""
+        self.awaited: list[tuple[str, Callable[[], bool]]] = []
+        """What else is worth waiting for, and whether it is still to come."""
         self._round = trio.CancelScope()
         self.names = Names(network, config, driver, lambda: list(dict.fromkeys(b.address.host for b in self.bases)))
         self.reflexive = Reflexive(network, config, driver, lambda: self.bases, self.names)
@@ -156,6 +158,7 @@ class Gatherer:
         missing = [f"srflx IPv{family}" for family in sorted(self.reflexive.unanswered_families())]
         if not self.relays.allocations and not self.relays.is_settled:
             missing.append("relay")
+        missing += [name for name, is_pending in self.awaited if is_pending()]
         return missing
 
     @property
@@ -175,8 +178,13 @@ class Gatherer:
             budget_s = QUESTION_S if patient else PORT_MAPPING_BUDGET_S
             nursery.start_soon(_within, budget_s, self.port_mappings.wait_settled)
             nursery.start_soon(self.tcp.wait_settled)
+            nursery.start_soon(_within, PORT_MAPPING_BUDGET_S, self._wait_others)
             while any(not (question.over or (question.late and not patient)) for question in self.reflexive.questions):
                 await self._driver.changed.park()
+
+    async def _wait_others(self) -> None:
+        while any(is_pending() for _, is_pending in self.awaited):
+            await self._driver.changed.park()
 
     def _finish(self) -> None:
         if self.finished:
@@ -185,6 +193,10 @@ class Gatherer:
         self.told_in_time = frozenset(map(key_of, self.names.signalled()))
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
         self._driver.mutate(self._driver.ice.end_of_local_candidates)
+
+    async def open_socket(self, host: str) -> UdpSocket | None:
+        """Bind one more socket to an address, within the allowed ports; None when there is none. It is the caller's."""
+        return await self._open(host)
 
     async def map_ports(self) -> None:
         """Keep our ports mapped at the gateway, until cancelled."""

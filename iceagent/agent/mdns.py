@@ -21,13 +21,13 @@ from iceagent.net.mdns import LOOKUP_S, MAX_LOOKUPS, Mdns, open_mdns
 
 MAX_NAMES: Final = 64  # ours: names of the peer's that are looked up in an agent's life
 
-Key = tuple[ice.CandidateType, str, TransportAddress, TransportAddress]
+Key = tuple[ice.CandidateType, str, TransportAddress, TransportAddress, tuple[tuple[str, str], ...]]
 Path = tuple[TransportAddress, TransportAddress]
 
 
 def key_of(candidate: ice.Candidate) -> Key:
-    """Return what tells a candidate of ours from the others: type, transport, address and base."""
-    return (candidate.type, candidate.transport, candidate.address, candidate.path_base)
+    """Return what tells a candidate of ours from the others: type, transport, address, base, and what else it says."""
+    return (candidate.type, candidate.transport, candidate.address, candidate.path_base, candidate.extensions)
 
 
 class Names:
@@ -133,6 +133,7 @@ class Names:
         and those can be guessed.
         """
         candidates = [one for one in self._driver.ice.local_candidates if one.type is not ice.CandidateType.PRFLX]
+        candidates += self._driver.announced
         if not self.publishes:
             return candidates
         living = [one for one in self._seen.values() if one.path_base in self._driver.sockets]

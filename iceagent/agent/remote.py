@@ -7,6 +7,7 @@ end of candidates waits for it, since what comes of it is one of the candidates 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -28,9 +29,11 @@ class RemoteCandidates:
     Args:
         driver: takes the candidates that may be used; holds the policy.
         names: looks up the peer's names.
+        take: told of each candidate first; returns whether it is no candidate but something said in the form of one.
     """
 
-    def __init__(self, driver: Driver, names: Names) -> None:
+    def __init__(self, driver: Driver, names: Names, take: Callable[[ice.Candidate | None], bool]) -> None:
+        self._take = take
         self._driver = driver
         self._names = names
         self._waiting: dict[str, list[tuple[int, ice.Candidate]]] = {}
@@ -40,6 +43,8 @@ class RemoteCandidates:
 
     def add(self, candidate: ice.Candidate | None) -> None:
         """Take a candidate, or with None the end of them."""
+        if self._take(candidate):
+            return
         generation = self._driver.ice.generation
         if candidate is None:
             self._ended_generation = generation

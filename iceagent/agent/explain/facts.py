@@ -22,6 +22,7 @@ from iceagent.agent.events import (
     ServerFailed,
 )
 from iceagent.agent.gather import Gatherer
+from iceagent.agent.hard_nat_words import hard_nat_facts
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.portmap import is_private
@@ -214,6 +215,7 @@ class Facts:
         if pairs:
             states = [pair.state.value for pair in pairs]
             lines.append("pairs: " + ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))))
+        lines += hard_nat_facts(self.driver.timeline)
         lines += [*self.server_lines(), *self.relay_lines(), *self.gateway_lines(), *self.unreachable_lines()]
         lines += [
             f"{plural(number, 'candidate')} of the peer left out: {reason}"

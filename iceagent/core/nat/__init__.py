@@ -17,7 +17,17 @@ from iceagent.core.nat.dialects import NAT_PMP, PCP, NatPmpDialect, PcpDialect
 from iceagent.core.nat.discovery import Discovery, DiscoverySockets
 from iceagent.core.nat.epoch import Epoch, natpmp_rule, pcp_rule
 from iceagent.core.nat.errors import CodecReason, PortMappingCodecError
-from iceagent.core.nat.hard_nat import Announcement, Shot, Task, Technique, Traversal, aim_ahead, assign, is_target
+from iceagent.core.nat.hard_nat import (
+    Announcement,
+    HardNat,
+    Shot,
+    Task,
+    Technique,
+    Traversal,
+    aim_ahead,
+    assign,
+    is_target,
+)
 from iceagent.core.nat.lease import (
     LeaseClient,
     LeaseEvent,
@@ -43,6 +53,7 @@ __all__ = [
     "FamilyView",
     "Filtering",
     "GatewayProbe",
+    "HardNat",
     "LeaseClient",
     "LeaseEvent",
     "LeaseState",

@@ -35,11 +35,15 @@ class NatKind(Enum):
 
 
 class Sighting(NamedTuple):
-    """A server at `destination` has seen the socket at `local` as `mapped`."""
+    """A server at `destination` has seen the socket at `local` as `mapped`.
+
+    `is_prompt`: its first request was answered, so that the mapping was made when it was asked for and not later.
+    """
 
     local: TransportAddress
     destination: TransportAddress
     mapped: TransportAddress
+    is_prompt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def read_habit(sightings: Sequence[Sighting]) -> PortHabit:
         return PortHabit(NatKind.UNKNOWN)
     host = sightings[-1].mapped.host
     seen: defaultdict[TransportAddress, dict[TransportAddress, TransportAddress]] = defaultdict(dict)
-    for local, destination, mapped in sightings:
+    for local, destination, mapped, _ in sightings:
         seen[local].setdefault(destination, mapped)
     compared = [answers for answers in seen.values() if len(answers) > 1]
     if not compared:
@@ -88,8 +92,8 @@ def read_habit(sightings: Sequence[Sighting]) -> PortHabit:
 
 
 def _series(sightings: Sequence[Sighting]) -> list[int]:
-    """Return the external ports in the order of their mappings, those of one mapping once."""
-    ports = [(sighting.local, sighting.mapped.port) for sighting in sightings]
+    """Return the external ports in the order of their mappings, those of one mapping once; late ones are left out."""
+    ports = [(sighting.local, sighting.mapped.port) for sighting in sightings if sighting.is_prompt]
     return [port for _, port in dict.fromkeys(ports)]
 
 

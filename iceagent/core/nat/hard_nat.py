@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from iceagent.core.address import TransportAddress
 from iceagent.core.nat.allocation import NatKind
 from iceagent.core.nat.rate_cap import RateCap
+from iceagent.errors import LocalError
 
 FIRST_PORT: Final = 1024  # NATs map unprivileged ports to unprivileged ones (RFC 4787 section 4.2.1)
 LAST_PORT: Final = 65535
@@ -49,6 +50,38 @@ _DENIED: Final = tuple(
     )
 )
 """Never a target: this machine, private networks, carriers' own, multicast, reserved (RFC 6890)."""
+
+
+MAX_PER_SECOND: Final = 200  # RFC 8445 section 14.2: no new transactions less than 5 ms apart
+
+
+@dataclass(frozen=True, slots=True)
+class HardNat:
+    """How much may be done about hard NATs.
+
+    Attributes:
+        packets_per_second: a cap that holds in every second; 1 to 200. All agents of a process together send no more
+            than 200.
+        packets: in all, for the life of an agent.
+        sockets: opened at once where our NAT is the hard one; with half as many it takes twice as many probes.
+        time_limit_s: of one attempt; a restart of ICE allows another one.
+
+    Raises:
+        LocalError: a value is out of range.
+    """
+
+    packets_per_second: int = MAX_PER_SECOND
+    packets: int = 4096
+    sockets: int = SPRAY_SOCKETS
+    time_limit_s: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.packets_per_second <= MAX_PER_SECOND:
+            raise LocalError(f"packets_per_second {self.packets_per_second!r} is not within 1 and {MAX_PER_SECOND}")
+        if not 1 <= self.sockets <= SPRAY_SOCKETS:
+            raise LocalError(f"sockets {self.sockets!r} is not within 1 and {SPRAY_SOCKETS}")
+        if self.packets < 1 or not 0 < self.time_limit_s <= 120:
+            raise LocalError("a HardNat needs at least one packet, and more than 0 and at most 120 s")
 
 
 def is_target(address: TransportAddress) -> bool:
@@ -87,13 +120,15 @@ class Task:
         technique: see there.
         target: where to send; of a SPRAY only the host, and the port around which it begins unless 0.
         sockets: to be opened for a CROWD.
-        is_timed: it rests on ports announced a moment ago, and should begin at once.
+        is_timed: it rests on ports announced a moment ago, and is tried anew with others before long.
+        is_urgent: ordinary checks have no hope, so that their head start would only make the ports stale.
     """
 
     technique: Technique
     target: TransportAddress
     sockets: int = 0
     is_timed: bool = False
+    is_urgent: bool = False
 
 
 def assign(ours: Announcement, theirs: Announcement, *, controlling: bool) -> Task | None:
@@ -112,7 +147,8 @@ def assign(ours: Announcement, theirs: Announcement, *, controlling: bool) -> Ta
     if other is NatKind.EASY and mine is NatKind.HARD:
         return Task(Technique.CROWD, theirs.address, SPRAY_SOCKETS)
     if mine is NatKind.PREDICTABLE and other in (NatKind.EASY, NatKind.PREDICTABLE):
-        return Task(Technique.CROWD, theirs.address, AIM_SOCKETS * aim_ahead(ours.round), is_timed=True)
+        sockets, is_urgent = AIM_SOCKETS * aim_ahead(ours.round), other is NatKind.PREDICTABLE
+        return Task(Technique.CROWD, theirs.address, sockets, is_timed=True, is_urgent=is_urgent)
     return None
 
 
@@ -166,7 +202,7 @@ class Traversal:
         self.packets_sent = 0
         self.over = False
         self._task = task
-        self._end_at = end_at
+        self.end_at = end_at
         self._packets = packets
         self._caps = caps
         self._not_before = start_at
@@ -177,7 +213,7 @@ class Traversal:
 
     def poll_shot(self, now: float) -> Shot | None:
         """Return a packet that is to be sent now, and count it; None: nothing yet, or nothing any more."""
-        if not self.over and (now >= self._end_at or self._next is None or self.packets_sent >= self._packets):
+        if not self.over and (now >= self.end_at or self._next is None or self.packets_sent >= self._packets):
             self.stop()
         shot = self._next
         if self.over or shot is None or now < self._due_at():
@@ -196,7 +232,7 @@ class Traversal:
 
     def next_timeout(self) -> float | None:
         """Return when `poll_shot` has something to do, or None."""
-        return None if self.over else min(self._due_at(), self._end_at)
+        return None if self.over else min(self._due_at(), self.end_at)
 
     def pause(self, until: float) -> None:
         """Send nothing before `until`: a check of the peer has arrived, and seems to lead to a path."""
