@@ -11,6 +11,7 @@ import trio
 from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
 from iceagent.core import stun
 from iceagent.core.ice import AgentState, Role
+from iceagent.errors import NetworkError
 from iceagent.link import LinkRole, generate_identity, open_link
 from iceagent.net.tcp import peer_address
 from iceagent.vnet import PORT_RESTRICTED, SYMMETRIC, UDP_BLOCKED, Network
@@ -236,6 +237,64 @@ async def test_a_link_moves_a_megabyte_over_tcp(vnet):
                     await stream.send_eof()
                     await received.wait()
         assert len(links["got"]) == 1_000_000
+
+
+async def keep_talking(lab, until):
+    """Send both ways all the time until the condition holds."""
+
+    async def talk(sender, text):
+        while True:
+            await sender.send(text)
+            await trio.sleep(0.02)
+
+    async def drain(receiver):
+        while True:
+            await receiver.receive()
+
+    async with trio.open_nursery() as nursery:
+        for sender, receiver in ((lab.alice, lab.bob), (lab.bob, lab.alice)):
+            nursery.start_soon(talk, sender, b"talk")
+            nursery.start_soon(drain, receiver)
+        while not until():
+            await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+
+
+async def test_tcp_takes_over_when_udp_is_blocked_in_the_middle_of_things(vnet):
+    """The pairs over TCP were never checked, since UDP worked; they are what is left to try."""
+    async with lab_of(vnet(), {"nat": PORT_RESTRICTED}, None, servers=["stun:stun.example"]) as lab:
+        assert transports(lab) == {"udp"}
+        await exchange(lab)
+        lab.routers[0].firewall = UDP_BLOCKED
+        start = trio.current_time()
+        with trio.fail_after(30):
+            await keep_talking(lab, lambda: transports(lab) == {"tcp"})
+        assert trio.current_time() - start < 1
+
+
+async def test_two_that_see_nothing_but_each_others_tcp_fail_with_a_reason(vnet):
+    """Symmetric NATs on both sides and no relay: connections are tried, and it ends in time and without a socket."""
+    net = vnet()
+    async with lab_of(net, HARD_HOME, HARD_HOME, connect=False, servers=[STUN_TCP]) as lab:
+        with trio.fail_after(120):
+            async with trio.open_nursery() as nursery:
+                lab.introduce(nursery)
+                with pytest.raises(NetworkError, match="no path"):
+                    await lab.alice.wait_connected()
+    await trio.sleep(60)  # TCP's own last words
+    assert net.statistics().sockets_left_open == 0
+
+
+async def test_a_policy_holds_for_connections_too(vnet):
+    """A peer that is forbidden is neither connected to nor listened to."""
+    net = vnet()
+    async with lab_of(net, None, BLOCKED, connect=False, deny_remote_prefixes=["0.0.0.0/0"]) as lab:
+        async with trio.open_nursery() as nursery:
+            lab.introduce(nursery)
+            await trio.sleep(5)
+            nursery.cancel_scope.cancel()
+        assert lab.alice.state is not AgentState.CONNECTED
+        assert lab.alice._driver.ice.checks_sent == 0 or not lab.alice.statistics().transport.bytes_sent
 
 
 async def test_without_the_option_there_is_no_tcp(vnet):
