@@ -49,6 +49,17 @@ def test_on_one_lan(lan: Lab, other: Implementation, roles: tuple[str, str], tri
 
 @pytest.mark.parametrize("trickle", TRICKLE)
 @pytest.mark.parametrize("roles", ROLES)
+def test_over_tcp_on_one_lan(lan: Lab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
+    """RFC 6544 with the one peer that has it, UDP switched off there: types, frames, checks sent once."""
+    if other.name != "libnice":
+        pytest.skip(f"{other.name} has no candidates over TCP")
+    given = options(roles, trickle, tcp=True)
+    with open_meeting(lan, ("host-a", "host-a2"), other, given) as meeting:
+        meet(meeting, {"host", "prflx"})
+
+
+@pytest.mark.parametrize("trickle", TRICKLE)
+@pytest.mark.parametrize("roles", ROLES)
 def test_through_two_nats(homes: Lab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
     """Both learn their outside address of our STUN server, and open their NATs with checks."""
     given = options(roles, trickle, stun=[INTERNET_HOST, 3478])

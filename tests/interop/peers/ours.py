@@ -23,7 +23,8 @@ def configuration(given: dict[str, Any]) -> AgentConfig:
             secret = (given.get("username"), given.get("password")) if scheme == "turn" else (None, None)
             servers.append(IceServer(f"{scheme}:{shown}:{port}", username=secret[0], credential=secret[1]))
     policy = "relay" if given.get("relay_only") else "all"
-    return AgentConfig(servers=servers, families=(given["family"],), transport_policy=policy)
+    tcp = bool(given.get("tcp"))
+    return AgentConfig(servers=servers, families=(given["family"],), transport_policy=policy, tcp_candidates=tcp)
 
 
 async def describe(agent: Agent, trickle: bool) -> None:

@@ -140,7 +140,8 @@ def properties(given: dict[str, Any]) -> dict[str, Any]:
         "controlling-mode": given["role"] == "controlling",
         "ice-trickle": given["trickle"],
         "upnp": False,
-        "ice-tcp": False,
+        "ice-tcp": bool(given.get("tcp")),
+        "ice-udp": not given.get("tcp"),
         "force-relay": bool(given.get("relay_only")),
     }
     if "stun" in given:
