@@ -267,11 +267,11 @@ class Agent(trio.abc.Channel[bytes]):
         A bounded log, as `events()` is: `events_forgotten` tells how many of the oldest are missing. It holds no
         password, and no address that the peer has not told.
         """
-        return timeline_document(self._driver, self._conclusions)
+        return timeline_document(self._driver, self)
 
     def timeline_json(self) -> str:
         """Return `timeline()` as JSON text, one event a line."""
-        return timeline_json(self._driver, self._conclusions)
+        return timeline_json(self._driver, self)
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
@@ -338,11 +338,9 @@ class Agent(trio.abc.Channel[bytes]):
 
     # Inside
 
-    def _conclusions(self) -> dict[str, Any]:
-        """Return what closes a timeline: the verdict and the statistics of the moment."""
-        return {"verdict": self._explain_lane().as_dict(), "statistics": self.statistics().as_w3c()}
-
     def _shut(self) -> None:
+        if self._config.on_closing is not None and not self._driver.closed:
+            self._config.on_closing(self)
         if self._ensemble is not None:
             self._ensemble.shut()
         self._shut_lane()

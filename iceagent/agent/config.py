@@ -6,7 +6,7 @@ import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_MIN_S
@@ -18,6 +18,9 @@ from iceagent.net.api import Network
 from iceagent.net.proxy import parse_proxy
 from iceagent.net.shared_port import SharedPort
 from iceagent.net.turn import CredentialSource, TurnLogin
+
+if TYPE_CHECKING:
+    from iceagent.agent.agent import Agent
 
 DEFAULT_STUN_PORT: Final = 3478  # RFC 8489 section 18.6
 DEFAULT_TLS_PORT: Final = 5349  # RFC 8656 section 21
@@ -170,6 +173,8 @@ class AgentConfig:
         ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
             public address; needs the role CONTROLLED, no servers, and a peer that is told (`lite=True`) and not lite.
         controller: decides which pairs are checked, nominated and switched to; None for `DefaultController`.
+        on_closing: called once with the agent just before it closes, however it ends: the last moment to keep its
+            `timeline_json()`. It must not raise.
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
             `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
         tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
@@ -208,6 +213,7 @@ class AgentConfig:
     mdns: str = "resolve"
     ice_lite: bool = False
     auto_restart: bool = False
+    on_closing: Callable[[Agent], None] | None = None
     controller: Controller | None = None
     tcp_candidates: bool | None = None
     shared_port: SharedPort | None = None

@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent, DestinationUnreachable
+from iceagent.agent.explain import Verdict
+from iceagent.agent.statistics import AgentStatistics
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 
@@ -24,13 +26,20 @@ TIMELINE_SCHEMA: Final = 1
 """A key never changes its meaning within a version; new keys and kinds may come at any time."""
 
 
-def timeline_document(driver: Driver, details: Callable[[], dict[str, Any]] = dict) -> dict[str, Any]:
-    """Return what is known of an agent's past, as values that JSON has.
+class Teller(Protocol):
+    """Who has conclusions to tell: an `Agent`."""
 
-    Args:
-        driver: the agent's.
-        details: what else the document shall hold.
-    """
+    def explain(self) -> Verdict:
+        """Return the verdict of the moment."""
+        ...
+
+    def statistics(self) -> AgentStatistics:
+        """Return the numbers of the moment."""
+        ...
+
+
+def timeline_document(driver: Driver, agent: Teller) -> dict[str, Any]:
+    """Return what is known of an agent's past, and its conclusions, as values that JSON has."""
     timeline = driver.timeline
     entries = timeline.entries()
     started_at = driver.started_at
@@ -49,14 +58,15 @@ def timeline_document(driver: Driver, details: Callable[[], dict[str, Any]] = di
         "kind": "iceagent-timeline",
         "started": iso_time(timeline.wall_time(started_at)),
         "events_forgotten": timeline.events_forgotten,
+        "verdict": agent.explain().as_dict(),
+        "statistics": agent.statistics().as_w3c(),
         "events": events,
-        **details(),
     }
 
 
-def timeline_json(driver: Driver, details: Callable[[], dict[str, Any]] = dict) -> str:
+def timeline_json(driver: Driver, agent: Teller) -> str:
     """Return `timeline_document` as text, one event a line, so that tools for lines work, too."""
-    document = timeline_document(driver, details)
+    document = timeline_document(driver, agent)
     lines = ",\n".join(json.dumps(event) for event in document.pop("events"))
     head = json.dumps(document)[1:-1]
     return f'{{{head}, "events": [\n{lines}\n]}}\n'

@@ -8,6 +8,7 @@ from iceagent.cli.options import Common, code_argument, output_options, relay_op
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
+from iceagent.cli.timeline import kept_timeline, timeline_option
 from iceagent.session.background import open_background
 from iceagent.tunnel.peer import join
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
@@ -16,17 +17,19 @@ from iceagent.tunnel.stdio import StandardStreams, run_pipe
 @click.command("connect")
 @code_argument
 @relay_option
+@timeline_option
 @output_options
-def command(code: str, relay: str | None, as_json: bool, quiet: bool, verbose: int) -> int:
+def command(code: str, relay: str | None, timeline: str | None, as_json: bool, quiet: bool, verbose: int) -> int:
     """Join your standard input and output with those of `iceagent listen` on the other machine.
 
     CODE is what the other side printed. Either direction ends when its input ends.
     """
     output = Common(as_json, quiet, verbose).open_output(pipe=True)
-    return run_verb(lambda: _connect(code, relay, output), output)
+    return run_verb(lambda: _connect(code, relay, timeline, output), output)
 
 
-async def _connect(code: str, relay: str | None, output: Output) -> None:
-    async with join(code, relay=relay) as link, open_background() as nursery:
-        await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
-        await run_pipe(link, StandardStreams(), opener=True)
+async def _connect(code: str, relay: str | None, timeline: str | None, output: Output) -> None:
+    with kept_timeline(timeline) as config:
+        async with join(code, relay=relay, config=config) as link, open_background() as nursery:
+            await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
+            await run_pipe(link, StandardStreams(), opener=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -11,11 +12,15 @@ from iceagent.cli.options import Common, code_argument, output_options, relay_op
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
+from iceagent.cli.timeline import kept_timeline, timeline_option
 from iceagent.session.background import open_background
 from iceagent.session.errors import PeerLeft
 from iceagent.tunnel.forward import Forward, check_bind, forward_local
 from iceagent.tunnel.peer import join
 from iceagent.tunnel.spec import parse_forward
+
+if TYPE_CHECKING:
+    from iceagent.agent import AgentConfig
 
 
 @click.command("forward")
@@ -29,21 +34,41 @@ from iceagent.tunnel.spec import parse_forward
     help="Forward PORT here to HOST:PORT there; unix:PATH may stand on either side. May be given again.",
 )
 @relay_option
+@timeline_option
 @output_options
-def command(code: str, specs: Sequence[str], relay: str | None, as_json: bool, quiet: bool, verbose: int) -> int:
+def command(
+    code: str,
+    specs: Sequence[str],
+    relay: str | None,
+    timeline: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+) -> int:
     """Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.
 
     CODE is what the other side printed.
     """
     output = Common(as_json, quiet, verbose).open_output()
-    return run_verb(lambda: _forward(code, specs, relay, output), output)
+
+    async def forward() -> None:
+        with kept_timeline(timeline) as config:
+            await _forward(code, specs, relay, config, output)
+
+    return run_verb(forward, output)
 
 
-async def _forward(code: str, texts: Sequence[str], relay: str | None, output: Output) -> None:
+async def _forward(
+    code: str, texts: Sequence[str], relay: str | None, config: AgentConfig | None, output: Output
+) -> None:
     specs = [parse_forward(text) for text in texts]
     for spec in specs:
         await check_bind(spec)  # before the code is used: it is good for one try
-    async with join(code, relay=relay) as link, open_background() as nursery, AsyncExitStack() as forwards:
+    async with (
+        join(code, relay=relay, config=config) as link,
+        open_background() as nursery,
+        AsyncExitStack() as forwards,
+    ):
         await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
         for spec in specs:
             _show(await forwards.enter_async_context(forward_local(link, spec)), output)

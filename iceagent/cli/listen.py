@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -12,11 +13,15 @@ from iceagent.cli.options import Common, output_options, relay_option
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
+from iceagent.cli.timeline import kept_timeline, timeline_option
 from iceagent.session.background import open_background
 from iceagent.tunnel.allow import AllowRule, parse_rules
 from iceagent.tunnel.peer import Invitation, Link, invite
 from iceagent.tunnel.spec import join_host_port
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
+
+if TYPE_CHECKING:
+    from iceagent.agent import AgentConfig
 
 
 def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -43,21 +48,35 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="Give up if nobody comes.",
 )
 @relay_option
+@timeline_option
 @output_options
 def command(
-    allow: Sequence[str], timeout_s: float | None, relay: str | None, as_json: bool, quiet: bool, verbose: int
+    allow: Sequence[str],
+    timeout_s: float | None,
+    relay: str | None,
+    timeline: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
 ) -> int:
     """Print a code, and wait for the other side to use it.
 
     Without a relay, one is started here and the code carries its address.
     """
     output = Common(as_json, quiet, verbose).open_output(pipe=not allow)
-    return run_verb(lambda: _listen(allow, timeout_s, relay, output), output)
+
+    async def listen() -> None:
+        with kept_timeline(timeline) as config:
+            await _listen(allow, timeout_s, relay, config, output)
+
+    return run_verb(listen, output)
 
 
-async def _listen(allow: Sequence[str], timeout_s: float | None, relay: str | None, output: Output) -> None:
+async def _listen(
+    allow: Sequence[str], timeout_s: float | None, relay: str | None, config: AgentConfig | None, output: Output
+) -> None:
     rules = parse_rules(allow)
-    async with invite(relay=relay) as invitation:
+    async with invite(relay=relay, config=config) as invitation:
         _show_code(invitation, rules, output)
         async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))

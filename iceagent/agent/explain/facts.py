@@ -40,6 +40,7 @@ class Facts:
         relays: the allocations that stand.
         relay_failures: the ways to TURN servers that failed, if none of the server's stands.
         relays_lost: relayed addresses that are gone.
+        ours, theirs: the candidates of both sides, those of pairs of a session before a restart included.
         signalled: types of the candidates the peer has told.
     """
 
@@ -56,7 +57,11 @@ class Facts:
             event for event in self.latest(PortMapped) if event.base in {base.address for base in gatherer.bases}
         ]
         self.unmapped_ports = self.latest(PortMappingFailed)
-        self.signalled = {one.type for one in self.core.remote_candidates if one.type is not ice.CandidateType.PRFLX}
+        # During a restart the session before it, whose candidates the core no longer lists, carries the data.
+        pairs = self.core.pairs
+        self.ours = tuple(dict.fromkeys((*self.core.local_candidates, *(pair.local for pair in pairs))))
+        self.theirs = tuple(dict.fromkeys((*self.core.remote_candidates, *(pair.remote for pair in pairs))))
+        self.signalled = {one.type for one in self.theirs if one.type is not ice.CandidateType.PRFLX}
 
     def _read_servers(self) -> None:
         timeline = self.driver.timeline
@@ -169,18 +174,18 @@ class Facts:
     @property
     def our_families(self) -> set[int]:
         """IP versions of our candidates."""
-        return {candidate.path_base.family for candidate in self.core.local_candidates}
+        return {candidate.path_base.family for candidate in self.ours}
 
     @property
     def their_families(self) -> set[int]:
         """IP versions of the peer's candidates."""
-        return {candidate.address.family for candidate in self.core.remote_candidates}
+        return {candidate.address.family for candidate in self.theirs}
 
     @property
     def knows_public_address(self) -> bool:
         """Whether either side knows an address that the internet can send to, relays aside."""
-        ours = [one for one in self.core.local_candidates if one.type is not ice.CandidateType.RELAY]
-        theirs = [one for one in self.core.remote_candidates if one.type is not ice.CandidateType.RELAY]
+        ours = [one for one in self.ours if one.type is not ice.CandidateType.RELAY]
+        theirs = [one for one in self.theirs if one.type is not ice.CandidateType.RELAY]
         if bool(self.answers) or ice.CandidateType.SRFLX in self.signalled:
             return True
         return any(one.type is ice.CandidateType.SRFLX or not is_private(one.address.host) for one in (*ours, *theirs))

@@ -31,7 +31,7 @@ def our_nat(facts: Facts) -> NatFinding:
     for answer in facts.answers:
         seen[answer.base].setdefault(answer.mapped, answer.url)
         servers[answer.base].add(answer.url)
-    for candidate in facts.core.local_candidates:
+    for candidate in facts.ours:
         base = candidate.path_base
         if candidate.type is not ice.CandidateType.PRFLX or not seen.get(base):
             continue
@@ -50,7 +50,7 @@ def our_nat(facts: Facts) -> NatFinding:
 
 def their_nat(facts: Facts) -> NatFinding:
     """Return what is known of the NAT on the peer's side."""
-    reflexive = [one for one in facts.core.remote_candidates if one.type is ice.CandidateType.SRFLX]
+    reflexive = [one for one in facts.theirs if one.type is ice.CandidateType.SRFLX]
     by_base: dict[TransportAddress, set[TransportAddress]] = defaultdict(set)
     for candidate in reflexive:
         related = candidate.related_address
@@ -65,7 +65,7 @@ def their_nat(facts: Facts) -> NatFinding:
     told: dict[str, set[int]] = defaultdict(set)
     for candidate in reflexive:
         told[candidate.address.host].add(candidate.address.port)
-    for candidate in facts.core.remote_candidates:
+    for candidate in facts.theirs:
         source = without_zone(candidate.address)
         if candidate.type is not ice.CandidateType.PRFLX or source.host not in told:
             continue

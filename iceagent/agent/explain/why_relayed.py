@@ -36,7 +36,7 @@ def _policy(facts: Facts) -> Because | None:
             words = tuple(f"{number} times {what}" for what, number in facts.refused_by_policy.items())
             return Because(RelayReason.DIRECT_FILTERED, words)
         return Because(RelayReason.PEER_RELAYS_ONLY)
-    direct = [one for one in facts.core.local_candidates if one.type is not ice.CandidateType.RELAY]
+    direct = [one for one in facts.ours if one.type is not ice.CandidateType.RELAY]
     if not direct and facts.gatherer.addresses_seen and not facts.gatherer.bases:
         return Because(RelayReason.DIRECT_FILTERED, (f"{facts.gatherer.addresses_seen} addresses here, none allowed",))
     return None
@@ -69,8 +69,8 @@ def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
 
 
 def _no_fit(facts: Facts) -> Because | None:
-    ours = [one for one in facts.core.local_candidates if one.type is not ice.CandidateType.RELAY]
-    theirs = [one for one in facts.core.remote_candidates if one.type is not ice.CandidateType.RELAY]
+    ours = [one for one in facts.ours if one.type is not ice.CandidateType.RELAY]
+    theirs = [one for one in facts.theirs if one.type is not ice.CandidateType.RELAY]
     our_families = {one.path_base.family for one in ours}
     their_families = {one.address.family for one in theirs}
     if ours and theirs and not our_families & their_families:

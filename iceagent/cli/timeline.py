@@ -1,0 +1,62 @@
+"""`--timeline FILE`: the story of the connection as JSON, written when the command ends, well or not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from iceagent.agent import AgentConfig
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_log = logging.getLogger(__name__)
+
+
+def timeline_option(function: F) -> F:
+    """Add `--timeline`."""
+    return click.option(
+        "--timeline",
+        metavar="FILE",
+        help="Write what happened to the connection, as JSON, when the command ends (docs/explain.md).",
+    )(function)
+
+
+@contextmanager
+def kept_timeline(path: str | None) -> Iterator[AgentConfig | None]:
+    """Yield the configuration of an agent whose timeline is written to `path` at the end; None without a path.
+
+    The file is opened first, so that a code is not used up for a command that cannot do what it was asked. It stays
+    empty if there never was an agent. Only its owner may read it: it holds addresses.
+
+    Raises:
+        LocalIOError: the file cannot be written.
+    """
+    if path is None:
+        yield None
+        return
+    from iceagent.agent import AgentConfig
+    from iceagent.tunnel.errors import LocalIOError
+
+    told: list[str] = []
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise LocalIOError(f"the timeline cannot be written to {path}: {error.strerror}") from error
+    failure: OSError | None = None
+    try:
+        yield AgentConfig(on_closing=lambda agent: told.append(agent.timeline_json()))
+    finally:
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write("".join(told))
+        except OSError as error:
+            failure = error
+            _log.warning("the timeline cannot be written to %s: %s", path, error.strerror)
+    if failure is not None:
+        raise LocalIOError(f"the timeline cannot be written to {path}: {failure.strerror}") from failure
