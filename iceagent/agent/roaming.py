@@ -101,13 +101,40 @@ class Roaming:
                     nursery.start_soon(lane.gatherer.run)
 
     async def _follow_path(self) -> None:
-        """Restart when a path in use goes silent; the peer, who hears as little, does the same."""
+        """Restart when a path in use goes silent; the peer, who hears as little, does the same.
+
+        Also when data has fallen back from a direct path to a relay: it works, but what servers told of our addresses
+        may no longer hold (a NAT was rebooted, a router got another address), and nothing else would ask them again.
+        """
+        direct: set[tuple[ice.IceAgent, int]] = set()
         while lanes := self._living:
             for core in (lane.driver.ice for lane in lanes):
-                if core.state is ice.AgentState.DISCONNECTED and not core.restarting:
-                    logger.info("%s: the path is silent, so ICE restarts", core.credentials.ufrag)
+                if core.restarting:
+                    continue
+                has_fallen_back = self._has_fallen_back(core, direct)
+                if core.state is ice.AgentState.DISCONNECTED or has_fallen_back:
+                    words = "the direct path has died" if has_fallen_back else "the path is silent"
+                    logger.info("%s: %s, so ICE restarts", core.credentials.ufrag, words)
                     self.restart()
             await self._first.changed.park()
+
+    def _has_fallen_back(self, core: ice.IceAgent, direct: set[tuple[ice.IceAgent, int]]) -> bool:
+        """Return whether data has moved to a relay, once in each generation that had a direct path.
+
+        Args:
+            core: one component's.
+            direct: cores and generations that have one; kept up to date.
+        """
+        pair, key = core.selected_pair, (core, core.generation)
+        if pair is None:
+            return False
+        if ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type):
+            direct.difference_update([known for known in direct if known[0] is core])
+            direct.add(key)
+            return False
+        was_direct = key in direct
+        direct.discard(key)
+        return was_direct and core.remote_credentials is not None
 
     async def _follow_network(self, nursery: trio.Nursery) -> None:
         async with open_monitor(self._network) as monitor:

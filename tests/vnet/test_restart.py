@@ -9,8 +9,12 @@ import pytest
 import trio
 from nat_lab import trickle, two_agents
 
+from iceagent.agent import AgentConfig, IceServer, open_agent
 from iceagent.core import ice
+from iceagent.core.address import TransportAddress
 from iceagent.link import LinkRole, generate_identity, open_link
+from iceagent.servers.turn import open_turn_server
+from iceagent.servers.turn_options import TurnOptions
 from iceagent.vnet import PORT_RESTRICTED, SYMMETRIC
 
 MEGABYTE = bytes(range(256)) * 4096
@@ -206,3 +210,41 @@ async def test_sockets_of_addresses_that_are_gone_are_closed(vnet):
             assert lab.agents[0].state is ice.AgentState.COMPLETED
             assert {sock.local_address.host for sock in lab.hosts[0].sockets} <= set(lab.hosts[0].addresses())
     assert lab.net.statistics().sockets_left_open == 0
+
+
+async def test_session_that_fell_back_to_a_relay_finds_the_direct_path_again(vnet):
+    """The router got another public address; the relay carries on, and nobody would look for a better path."""
+    net = vnet()
+    homes = [net.router(net.internet, nat=PORT_RESTRICTED, delay_s=0.01) for _ in range(2)]
+    hosts = [net.host(home) for home in homes]
+    turn = net.host(net.internet, name="turn.example")
+    options = TurnOptions(
+        [TransportAddress(turn.address, 3478)], users={"user": "secret of it"}, allow_peers=("203.0.113.0/24",)
+    )
+    server = IceServer("turn:turn.example?transport=udp", username="user", credential="secret of it")
+    configs = [
+        AgentConfig(servers=[server], network=host, randbytes=host.randbytes, auto_restart=True) for host in hosts
+    ]
+    async with (
+        net,
+        open_turn_server(options, network=turn, randbytes=turn.randbytes),
+        open_agent(configs[0], role=ice.Role.CONTROLLING) as alice,
+        open_agent(configs[1], role=ice.Role.CONTROLLED) as bob,
+        signaled(alice, bob),
+    ):
+        async with trio.open_nursery() as nursery:
+            for one, other in ((alice, bob), (bob, alice)):
+                one.set_remote_credentials(other.credentials, options=other.options)
+                nursery.start_soon(trickle, one, other)
+        await alice.wait_connected()
+        await trio.sleep(5)
+        assert alice.selected_pair.local.type is not ice.CandidateType.RELAY
+        homes[0].renew()
+        for _ in range(200):
+            await alice.send(b"data")
+            await trio.sleep(0.1)
+        changes = [event.pair for event in collected(alice) if isinstance(event, ice.SelectedPairChanged)]
+        relayed = [ice.CandidateType.RELAY in (pair.local.type, pair.remote.type) for pair in changes if pair]
+        assert True in relayed
+        assert not relayed[-1]
+        assert alice._driver.ice.generation == bob._driver.ice.generation == 1
