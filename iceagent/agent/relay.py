@@ -34,7 +34,7 @@ logger = logging.getLogger("iceagent.agent")
 STAGGER_S: Final = 0.3  # ours: a round trip to the other side of the world
 ATTEMPT_TIMEOUT_S: Final = 10.0  # ours: for one rung, from name lookup to allocation
 HURRY_S: Final = 60.0  # ours: for so long after a loss the server is asked again and again, in short attempts
-HURRIED_ATTEMPT_S: Final = 2.0  # ours: so that a restarted server is asked within a second
+HURRIED_ATTEMPT_S: Final = 2.0  # ours: so that a restarted server is asked within a second; or twice as long as once
 RETRY_MIN_S: Final = 0.25  # ours: the first pause after a failed attempt; doubled each time
 RETRY_MAX_S: Final = 30.0  # ours
 REFUSED_RETRY_S: Final = 60.0  # RFC 8656 section 7.4: at least a minute after 486 and 508
@@ -65,12 +65,13 @@ class Rung:
 
 @dataclass(slots=True, eq=False)
 class _Progress:
-    """How a rung fares. `tried` is set by its first result; `standing` while an allocation lives."""
+    """How a rung fares. `tried` is set by its first result; `standing` while an allocation lives, since `stood_at`."""
 
     attempt: trio.CancelScope | None = None
     tried: bool = False
     failed: bool = False
     standing: bool = False
+    stood_at: float = 0.0
 
 
 class Relays:
@@ -153,15 +154,19 @@ class Relays:
         progress = self._progress[rung]
         pause_s = RETRY_MIN_S
         stood_before = False
+        needed_s = 0.0
         while True:
             await self._wait_turn(rung)
-            hurry = stood_before and trio.current_time() < self._race_started_at + HURRY_S
-            stood, reason = await self._hold(rung, HURRIED_ATTEMPT_S if hurry else ATTEMPT_TIMEOUT_S)
+            asked_at = trio.current_time()
+            hurry = stood_before and asked_at < self._race_started_at + HURRY_S
+            hurried_s = min(max(HURRIED_ATTEMPT_S, 2 * needed_s), ATTEMPT_TIMEOUT_S)
+            stood, reason = await self._hold(rung, hurried_s if hurry else ATTEMPT_TIMEOUT_S)
             progress.attempt, progress.tried, progress.failed = None, True, not stood
             progress.standing = False
             self._changed.unpark_all()
             if stood:  # and is lost: the next attempt follows at once
                 stood_before, pause_s = True, RETRY_MIN_S
+                needed_s = max(needed_s, progress.stood_at - asked_at)
                 self._race_started_at = trio.current_time()
                 continue
             if reason is None:
@@ -210,6 +215,7 @@ class Relays:
                 ) as allocation:
                     scope.deadline = inf
                     progress.attempt = None
+                    progress.stood_at = trio.current_time()
                     stood = True
                     await self._use(rung, allocation)
             except TurnError as error:
