@@ -54,6 +54,7 @@ class Context:
             a while, and the user waits for the moment it is back.
         alone_since: for a session begun by a restart, since when no older one has carried data; None while one does.
         restarted_at: for a session begun by a restart, when.
+        heard_at: when the peer last answered on any pair, in the sessions before this one, too.
         candidate_at: when the last candidate of either side came.
         selected_at: when the selected pair last changed.
         faltering: quick checks of the data pair go unanswered; another valid pair may take over.
@@ -114,6 +115,7 @@ class Context:
         self.steady = False
         self.alone_since: float | None = None
         self.restarted_at = 0.0
+        self.heard_at = 0.0
         self.requests_received = 0
         self.unmoved = False
 

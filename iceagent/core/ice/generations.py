@@ -105,6 +105,7 @@ class Generations:
         replaced = self._current
         self._current = self._new_session(credentials, steady=True)
         self._current.context.restarted_at = now
+        self._current.context.heard_at = replaced.context.heard_at
         self._generation += 1
         if replaced is not self._carrier:
             self._retired.add(now, replaced)
@@ -148,6 +149,7 @@ class Generations:
             self._retired.add(now, old)
         elif carrier.over and current.alone_since is None:
             current.alone_since = now
+            current.heard_at = max(current.heard_at, carrier.heard_at)
             self._current.settle(now)  # its patience may have run out already
         self._list_older()
 

@@ -58,10 +58,12 @@ class Lifecycle:
         context = self._context
         if context.started_at is None:  # only a restart that nobody answers, while nothing else works, fails
             # A peer that died is given up when consent to it ends, 30 s after its last answer, and no later: the
-            # restart began in its first seconds of silence.
+            # restart began in its first seconds of silence. That is its last answer on any path: the one that carried
+            # data last may be a backup that was asked long ago.
             if context.alone_since is None:
                 return None
-            return max(context.alone_since, context.restarted_at + constants.RESTART_PATIENCE_S)
+            answered_until = context.heard_at + context.config.consent_expiry_s
+            return max(context.alone_since, context.restarted_at + constants.RESTART_PATIENCE_S, answered_until)
         if context.data_pair is not None:
             return None
         if any(pair.is_pending for pair in context.checklist):

@@ -30,7 +30,7 @@ class Nominator:
     def validate(self, now: float, pair: CheckPair, local: Candidate) -> None:
         """Put a pair on the valid list: its check was answered, and the peer sees us as `local`."""
         context = self._context
-        pair.last_response_at = now
+        pair.last_response_at = context.heard_at = now
         known, pair.valid_local = pair.valid_local, local
         pair.rank(context.roles.controlling)
         if known is None:
