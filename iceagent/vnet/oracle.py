@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from itertools import count
 from typing import NamedTuple
 
@@ -45,6 +46,8 @@ class Side:
         stun: STUN servers that it asks.
         relays: TURN servers that it has credentials for; they serve as STUN servers, too.
         relay_only: no direct path is to be used.
+        kinds: types of candidates that are gathered, told, and taken from the other side.
+        deny_remote: networks that nothing of the other side is sent to or taken from.
     """
 
     host: Host
@@ -53,6 +56,13 @@ class Side:
     stun: tuple[Host, ...] = ()
     relays: tuple[Relay, ...] = ()
     relay_only: bool = False
+    kinds: tuple[str, ...] = ("host", "srflx", "prflx", "relay")
+    deny_remote: tuple[str, ...] = ()
+
+    def permits(self, host: str) -> bool:
+        """Return whether policy lets it deal with an address of the other side."""
+        ip = ip_address(host)
+        return not any(ip in ip_network(network) for network in self.deny_remote)
 
 
 class Path(NamedTuple):
@@ -255,6 +265,7 @@ class _Play:
 
     def __init__(self, sides: tuple[Side, Side]) -> None:
         self._world = _World()
+        self._sides = sides
         self._known: tuple[set[_Endpoint], set[_Endpoint]] = (set(), set())
         self._sockets = (list(self._open(0, sides[0])), list(self._open(1, sides[1])))
         for number, side in enumerate(sides):
@@ -262,8 +273,10 @@ class _Play:
         for number, side in enumerate(sides):
             if side.relay_only:
                 self._sockets[number][:] = [one for one in self._sockets[number] if one.is_relay]
+            self._sockets[number][:] = [one for one in self._sockets[number] if self._candidates(one, side)]
             for one in self._sockets[number]:
-                self._known[1 - number].update({one.at} | one.reflexive)
+                told = self._candidates(one, side)
+                self._known[1 - number].update(at for at, kind in told if self._takes(1 - number, at, kind))
 
     def result(self) -> Reachability:
         paths: set[Path] = set()
@@ -277,6 +290,15 @@ class _Play:
                 break
         return Reachability(frozenset(paths))
 
+    @staticmethod
+    def _candidates(one: _Socket, side: Side) -> set[tuple[_Endpoint, str]]:
+        every = {(one.at, "relay" if one.is_relay else "host")} | {(at, "srflx") for at in one.reflexive}
+        return {(at, kind) for at, kind in every if kind in side.kinds}
+
+    def _takes(self, number: int, remote: _Endpoint, kind: str) -> bool:
+        side = self._sides[number]
+        return kind in side.kinds and side.permits(remote.host)
+
     def _check(self, number: int, sender: _Socket, target: _Endpoint) -> Iterator[Path]:
         """Send one check; its answer makes a path."""
         if sender.at.family != target.family:
@@ -284,7 +306,10 @@ class _Play:
         arrival = self._world.send(sender, target)
         if arrival is None or arrival.socket.owner != 1 - number or arrival.socket not in self._sockets[1 - number]:
             return
-        self._known[1 - number].add(arrival.source)
+        known = self._known[1 - number]
+        if arrival.source not in known and not self._takes(1 - number, arrival.source, "prflx"):
+            return
+        known.add(arrival.source)
         answer = self._world.send(arrival.socket, arrival.source)
         if answer is not None and answer.socket is sender and answer.source == target:
             ends = [(_kind(sender, arrival.source), sender.at.family), (_kind(arrival.socket, target), target.family)]
@@ -306,7 +331,7 @@ class _Play:
             udp_servers += [(relay.host, relay.udp_port) for relay in side.relays if relay.udp_port is not None]
             for host, port in udp_servers:
                 mapped = self._ask(own, host, port)
-                if mapped is not None and mapped != own.at:
+                if mapped is not None and (mapped != own.at or "host" not in side.kinds):
                     own.reflexive.add(mapped)
             # Relays are reached by the routing table's choice, which is the first interface.
             is_default = own.interface is next(i for i in side.host.attachments() if i.address(own.at.family))

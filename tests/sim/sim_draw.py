@@ -20,6 +20,22 @@ SITES = {
     "nat64": 6,
 }
 TURN_PORT = 3478
+KINDS = ("host", "srflx", "prflx", "relay")
+PRIVATE = ("10.0.0.0/8", "192.168.0.0/16", "100.64.0.0/10", "fd00::/8")
+FAULTS = (
+    "nat reboot",
+    "both nats reboot",
+    "interface off",
+    "interface flaps",
+    "new address",
+    "another network",
+    "router renewed",
+    "partition",
+    "sleep",
+    "turn crash",
+    "stun crash",
+    "gone",
+)
 
 
 @dataclass
@@ -44,18 +60,37 @@ class Drawn:
     is_clean: bool = True
     has_corruption: bool = False
     disturbance: str = ""
-    faults: dict[str, Any] = field(default_factory=dict)
+    policies: list[dict[str, Any]] = field(default_factory=lambda: [{}, {}])
+    trickle_s: float = 0.0
+    dead_turn: bool = False
+    nameless_server: bool = False
+    fault: str = ""
+    more: random.Random = field(default_factory=random.Random)
+
+    def is_relay_only(self, number: int) -> bool:
+        """Whether one of the two may use nothing but relays."""
+        return self.relay_only or self.policies[number].get("transport_policy") == "relay"
 
     def sides(self) -> tuple[Side, Side]:
         """Return what the oracle needs to know."""
         stun = (self.stun,) if self.stun else ()
         tcp_ports = (TURN_PORT,) if self.turn_tcp else ()
         relays = (Relay(self.turn, TURN_PORT, tcp_ports),) if self.turn else ()
-        one, other = (
-            Side(host, families=families, stun=stun, relays=relays, relay_only=self.relay_only)
-            for host, families in zip(self.hosts, self.families, strict=True)
-        )
+        one, other = (self._side(number, stun, relays) for number in (0, 1))
         return one, other
+
+    def _side(self, number: int, stun: tuple[Host, ...], relays: tuple[Relay, ...]) -> Side:
+        policy = self.policies[number]
+        return Side(
+            self.hosts[number],
+            families=self.families[number],
+            interfaces=policy.get("interfaces"),
+            stun=stun,
+            relays=relays,
+            relay_only=self.is_relay_only(number),
+            kinds=policy.get("candidate_types", KINDS),
+            deny_remote=policy.get("deny_remote_prefixes", ()),
+        )
 
     def __str__(self) -> str:
         return "; ".join(self.words)
@@ -81,6 +116,12 @@ def draw(seed: int) -> Drawn:
     _draw_more_interfaces(drawn, rng)
     _draw_lines(drawn, rng)
     _draw_conduct(drawn, rng)
+    # Apart, so that the seeds of before this was drawn keep their worlds.
+    drawn.more = random.Random(f"sim more {seed}")
+    if drawn.more.random() < 0.6:
+        _draw_policies(drawn, drawn.more)
+        _draw_signaling(drawn, drawn.more)
+        _draw_fault(drawn, drawn.more)
     return drawn
 
 
@@ -203,3 +244,43 @@ def _draw_conduct(drawn: Drawn, rng: random.Random) -> None:
         drawn.disturbance: drawn.disturbance,
     }
     words += [word for word, holds in facts.items() if holds]
+
+
+def _draw_policies(drawn: Drawn, rng: random.Random) -> None:
+    """Say what each side may use."""
+    for number, host in enumerate(drawn.hosts):
+        policy = drawn.policies[number]
+        choice = rng.random()
+        if choice < 0.08 and drawn.turn is not None:
+            policy["transport_policy"] = "relay"
+        elif choice < 0.16:
+            policy["deny_remote_prefixes"] = PRIVATE
+        elif choice < 0.22 and not drawn.relay_only:
+            policy["candidate_types"] = ("host", "srflx", "prflx")
+        elif choice < 0.28 and not drawn.relay_only:
+            policy["candidate_types"] = ("srflx", "prflx", "relay")
+        elif choice < 0.34 and len(host.attachments()) > 1:
+            policy["interfaces"] = ("eth0",)
+        if policy:
+            drawn.words.append(f"{host.name}: " + " ".join(f"{name}={value}" for name, value in policy.items()))
+
+
+def _draw_signaling(drawn: Drawn, rng: random.Random) -> None:
+    drawn.trickle_s = rng.choice([0.0, 0.0, 0.2, 2.0])
+    drawn.dead_turn = rng.random() < 0.15
+    drawn.nameless_server = rng.random() < 0.1
+    drawn.net.dns_delay_s = rng.choice([0.0, 0.0, 0.05, 1.0])
+    facts = {
+        f"candidates up to {drawn.trickle_s} s late, in any order": drawn.trickle_s,
+        "a dead turn server": drawn.dead_turn,
+        "a server without a name": drawn.nameless_server,
+        f"dns {drawn.net.dns_delay_s} s": drawn.net.dns_delay_s,
+    }
+    drawn.words += [word for word, holds in facts.items() if holds]
+
+
+def _draw_fault(drawn: Drawn, rng: random.Random) -> None:
+    """Choose something that agents which restart have to live through, in place of the mild disturbances."""
+    if rng.random() < 0.5:
+        drawn.fault, drawn.disturbance = rng.choice(FAULTS), ""
+        drawn.words.append(f"fault: {drawn.fault}")

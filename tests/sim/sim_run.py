@@ -7,14 +7,16 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
+from errno import EHOSTUNREACH
 from functools import partial
 
 import trio
 from sim_draw import TURN_PORT, Drawn, draw
+from sim_faults import ServerSwitch, carry_out, is_on_the_network
 
 from iceagent import vnet
 from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
-from iceagent.agent.events import RelayFailed, ServerFailed
+from iceagent.agent.events import DestinationUnreachable, RelayFailed, ServerFailed
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice import AgentState, Role
@@ -31,6 +33,8 @@ DECIDED_WITHIN_S = 100.0
 TALK_WITHIN_S = 30.0
 SWITCH_WITHIN_S = 20.0
 RECOVER_WITHIN_S = 60.0
+GONE_WITHIN_S = 60.0
+LOST = {"consent-lost", "restart-unanswered", "no-path", "peer-never-checked", "no-udp-egress"}
 CHECKS_PER_S = 20 + 12  # one per Ta of 50 ms; nomination, probes and consent come besides
 REQUESTS_PER_S = 120  # retransmissions of all that is under way included
 BROKEN = b"\x80mallory was here"
@@ -43,6 +47,7 @@ FAILURES = {
     "filtered-by-policy",
     "no-local-address",
     "relay-unreachable",
+    "relay-refused",  # a good server sends to no private address, and the peer has no others
     "no-name-resolution",
     "stun-ipv4-only",
     "stun-ipv6-only",
@@ -82,6 +87,8 @@ class Run:
     heard: list[set[bytes]] = field(default_factory=lambda: [set(), set()])
     targets: set[TransportAddress] = field(default_factory=set)
     news: trio.Event = field(default_factory=trio.Event)
+    turn: ServerSwitch = field(default_factory=ServerSwitch)
+    stun: ServerSwitch = field(default_factory=ServerSwitch)
 
 
 def run_seed(seed: int) -> Outcome:
@@ -113,8 +120,9 @@ async def _simulate(outcome: Outcome) -> None:
     outcome.expected = "direct" if expected.is_direct else "relayed" if expected.is_possible else "none"
     run = Run(drawn, outcome)
     before = trio.lowlevel.current_statistics().tasks_living
-    async with drawn.net, AsyncExitStack() as servers:
-        await _open_servers(drawn, servers)
+    async with drawn.net, trio.open_nursery() as servers:
+        await servers.start(run.stun.serve, partial(_open_stun, drawn))
+        await servers.start(run.turn.serve, partial(_open_turn, drawn))
         async with trio.open_nursery() as nursery, _open_agents(run):
             nursery.start_soon(_annoy, run)
             await _meet(run, expected)
@@ -124,6 +132,7 @@ async def _simulate(outcome: Outcome) -> None:
         await trio.sleep(30)
         if _sent_by_agents(drawn) != sent:
             raise Broken("packets after close")
+        servers.cancel_scope.cancel()
     statistics = drawn.net.statistics()
     outcome.packets = statistics.packets_sent
     outcome.digest = hash(drawn.net.trace_bytes())
@@ -134,10 +143,13 @@ async def _simulate(outcome: Outcome) -> None:
     _check_pacing(drawn)
 
 
-async def _open_servers(drawn: Drawn, stack: AsyncExitStack) -> None:
+async def _open_stun(drawn: Drawn, stack: AsyncExitStack) -> None:
     for family, wildcard in ((4, "0.0.0.0"), (6, "::")):
         if drawn.stun is not None and drawn.stun.addresses(family):
             await stack.enter_async_context(open_stun_server(wildcard, network=drawn.stun))
+
+
+async def _open_turn(drawn: Drawn, stack: AsyncExitStack) -> None:
     if drawn.turn is not None:
         listen = [TransportAddress(host, TURN_PORT) for host in drawn.turn.addresses()]
         options = TurnOptions(
@@ -153,18 +165,24 @@ async def _open_agents(run: Run) -> AsyncIterator[None]:
     if drawn.dead_stun:
         drawn.net.add_name("dead.example", "203.0.113.250", "2001:db8::dead")
         servers.append(IceServer("stun:dead.example"))
+    if drawn.dead_turn:
+        drawn.net.add_name("deadturn.example", "203.0.113.251", "2001:db8::deae")
+        servers.append(IceServer("turn:deadturn.example", username=USER, credential=PASSWORD))
+    if drawn.nameless_server:
+        servers.append(IceServer("stun:nameless.example"))
     if drawn.turn is not None:
         transport = "" if drawn.turn_tcp else "?transport=udp"
         servers.append(IceServer(f"turn:turn.example{transport}", username=USER, credential=PASSWORD))
     roles = (Role.CONTROLLING, Role.CONTROLLING if drawn.same_role else Role.CONTROLLED)
     async with AsyncExitStack() as stack:
-        for host, families, role in zip(drawn.hosts, drawn.families, roles, strict=True):
+        for number, (host, families, role) in enumerate(zip(drawn.hosts, drawn.families, roles, strict=True)):
             config = AgentConfig(
                 servers=servers,
                 families=families,
                 network=host,
                 randbytes=host.randbytes,
-                transport_policy="relay" if drawn.relay_only else "all",
+                auto_restart=bool(drawn.fault),
+                **({"transport_policy": "relay"} if drawn.relay_only else {}) | drawn.policies[number],
             )
             run.agents.append(await stack.enter_async_context(open_agent(config, role=role)))
             await trio.sleep(drawn.late_s if not run.agents[1:] else 0)
@@ -177,13 +195,14 @@ async def _signal(run: Run, source: Agent, target: Agent) -> None:
     await trio.sleep(run.drawn.signaling_s)
     if run.drawn.trickles:
         target.set_remote_credentials(source.credentials, options=("renomination",))
-    async for candidate in source.local_candidates():
-        run.targets.add(candidate.address)
-        await trio.sleep(run.drawn.signaling_s)
-        if run.drawn.trickles:
-            target.add_remote_candidate(candidate.to_sdp())
-        else:
-            held.append(candidate)
+    async with trio.open_nursery() as carriers:
+        async for candidate in source.local_candidates():
+            run.targets.add(candidate.address)
+            await trio.sleep(run.drawn.signaling_s)
+            if run.drawn.trickles:
+                carriers.start_soon(_carry, run, candidate, target)
+            else:
+                held.append(candidate)
     if not run.drawn.trickles:
         target.set_remote_credentials(source.credentials, options=("renomination",))
         for candidate in held:
@@ -193,6 +212,39 @@ async def _signal(run: Run, source: Agent, target: Agent) -> None:
         run.targets.add(candidate.address)
         await trio.sleep(run.drawn.signaling_s)
         target.add_remote_candidate(candidate.to_sdp())
+
+
+async def _carry(run: Run, candidate: ice.Candidate, target: Agent) -> None:
+    """Deliver one candidate, perhaps after others that were found later."""
+    if run.drawn.trickle_s:
+        await trio.sleep(run.drawn.more.random() * run.drawn.trickle_s)
+    target.add_remote_candidate(candidate.to_sdp())
+
+
+async def _signal_restarts(run: Run, source: Agent, target: Agent) -> None:
+    """Carry new credentials and candidates to the other side, when both have a network."""
+
+    async def carry(event: ice.Restarted) -> None:
+        await _reach(run)
+        target.set_remote_credentials(event.credentials, options=("renomination",))
+        async for candidate in source.local_candidates():
+            run.targets.add(candidate.address)
+            await _reach(run)
+            if source.credentials == event.credentials:
+                target.add_remote_candidate(candidate.to_sdp())
+        if source.credentials == event.credentials:
+            target.add_remote_candidate(None)
+
+    async with trio.open_nursery() as nursery:
+        async for event in source.events():
+            if isinstance(event, ice.Restarted):
+                nursery.start_soon(carry, event)
+
+
+async def _reach(run: Run) -> None:
+    await trio.sleep(run.drawn.signaling_s)
+    while not all(map(is_on_the_network, run.drawn.hosts)):
+        await trio.sleep(0.1)
 
 
 async def _annoy(run: Run) -> None:
@@ -223,6 +275,7 @@ async def _meet(run: Run, expected: Reachability) -> None:
     async with trio.open_nursery() as nursery:
         for number, agent in enumerate(run.agents):
             nursery.start_soon(_signal, run, agent, run.agents[1 - number])
+            nursery.start_soon(_signal_restarts, run, agent, run.agents[1 - number])
             nursery.start_soon(_listen, run, number)
         results = await _decide(run)
         if all(results):
@@ -269,29 +322,31 @@ async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
     await _await_agreement(run)
     if expected.is_direct:
         await _await_switch(run)
-    pair = run.agents[0].selected_pair
-    assert pair is not None
-    is_direct = _is_direct(pair)
+    is_direct = _is_direct(run)
     run.outcome.found = "direct" if is_direct else "relayed"
     run.outcome.is_lucky = not expected.is_possible or (is_direct and not expected.is_direct)
-    if run.drawn.relay_only and pair.local.type.value != "relay":
-        raise Broken(f"relay only, and yet {pair.local.type.value}")
+    for number, agent in enumerate(run.agents):
+        own = agent.selected_pair
+        if run.drawn.is_relay_only(number) and own is not None and own.local.type.value != "relay":
+            raise Broken(f"relay only, and yet {own.local.type.value}")
     if expected.is_direct and not is_direct:
         run.outcome.is_settled_for_less = True
         if run.drawn.is_clean:
             raise Broken(f"relayed where the oracle sees {sorted(expected.kinds)}: {_states(run)}")
     await _talk(run, b"first", TALK_WITHIN_S)
-    await _disturb(run)
+    await (_break(run) if run.drawn.fault else _disturb(run))
 
 
-def _is_direct(pair: ice.CandidatePair | None) -> bool:
-    return pair is not None and "relay" not in (pair.local.type.value, pair.remote.type.value)
+def _is_direct(run: Run) -> bool:
+    """Whether neither side uses a relay; each knows its own, while the other's may still look peer-reflexive."""
+    pairs = [agent.selected_pair for agent in run.agents]
+    return all(pair is not None and pair.local.type.value != "relay" for pair in pairs)
 
 
 async def _await_switch(run: Run) -> None:
     """Give the agents time to leave a relay for a direct path that was found later."""
     with trio.move_on_after(SWITCH_WITHIN_S):
-        while not _is_direct(run.agents[0].selected_pair):
+        while not _is_direct(run):
             await trio.sleep(0.5)
     await _await_agreement(run)
 
@@ -305,7 +360,9 @@ def _lost_a_server(run: Run) -> bool:
         return False
     events = [event for agent in run.agents for _, event in agent._driver.timeline.entries()]
     failures = [event for event in events if isinstance(event, ServerFailed | RelayFailed)]
-    return any("dead.example" not in event.url and event.reason.startswith("no answer") for event in failures)
+    # A permission that a server never answered for is told as EHOSTUNREACH.
+    silent = [event for event in events if isinstance(event, DestinationUnreachable) and event.errno == EHOSTUNREACH]
+    return bool(silent) or any("dead" not in event.url and event.reason.startswith("no answer") for event in failures)
 
 
 async def _await_agreement(run: Run) -> None:
@@ -380,6 +437,34 @@ async def _disturb(run: Run) -> None:
     else:
         return
     await _talk(run, b"after " + drawn.disturbance.encode(), RECOVER_WITHIN_S)
+
+
+async def _break(run: Run) -> None:
+    """Let the fault happen, and hold what comes of it against what the oracle now says."""
+    drawn = run.drawn
+    await carry_out(drawn, run.turn, run.stun)
+    if drawn.fault == "gone":
+        await _await_end(run)
+        return
+    expected = reachability(*drawn.sides())
+    if not expected.is_possible:
+        return
+    await _talk(run, b"after " + drawn.fault.encode(), RECOVER_WITHIN_S)
+    if drawn.is_clean and expected.is_direct:
+        await _await_switch(run)
+        if not _is_direct(run):
+            raise Broken(f"after {drawn.fault} relayed where the oracle sees {sorted(expected.kinds)}: {_states(run)}")
+
+
+async def _await_end(run: Run) -> None:
+    """The peer is gone: consent ends, and the verdict says so."""
+    with trio.move_on_after(GONE_WITHIN_S):
+        while run.agents[0].state is not AgentState.FAILED:
+            await trio.sleep(0.5)
+        if run.agents[0].explain().kind.value not in LOST:
+            raise Broken(f"wrong verdict on a peer that is gone: {_states(run)}")
+        return
+    raise Broken(f"the peer is gone, and nobody noticed within {GONE_WITHIN_S} s: {_states(run)}")
 
 
 def _states(run: Run) -> str:
