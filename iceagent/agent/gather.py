@@ -254,7 +254,7 @@ class Gatherer:
 
         Source: RFC 8445 section 5.1.1.4.
         """
-        while self._driver.ice.state in _UNDECIDED:
+        while self.reflexive.questions and self._driver.ice.state in _UNDECIDED:
             await trio.sleep(KEEPALIVE_S)
             if self._driver.ice.state in _UNDECIDED:
                 for base, server in self.reflexive.paths():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import trio
@@ -41,10 +42,13 @@ class Queries:
 
     def __init__(self, randbytes: Callable[[int], bytes]) -> None:
         self._randbytes = randbytes
-        self._client = stun.StunClient()
         self._open: dict[bytes, Query] = {}
         self._paths: Counter[tuple[TransportAddress, TransportAddress]] = Counter()
-        self._keepalives: deque[Transmit] = deque()
+        self._keepalives: list[Transmit] = []
+
+    @cached_property
+    def _client(self) -> stun.StunClient:
+        return stun.StunClient()  # most agents ask nobody, and each would carry two kilobytes of empty queues
 
     @property
     def busy(self) -> bool:
@@ -99,7 +103,7 @@ class Queries:
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
-        return self._keepalives.popleft() if self._keepalives else self._client.poll_transmit()
+        return self._keepalives.pop(0) if self._keepalives else self._client.poll_transmit()
 
     def close(self) -> None:
         """Forget all; no timer is left."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections import deque
 from collections.abc import Sequence
 
 import trio
@@ -58,7 +57,7 @@ class SystemUdpSocket:
         self._gso = segmentation and options.enable_gso(sock)
         self._gro = segmentation and options.enable_gro(sock)
         self._statistics = SocketStatistics()
-        self._errors: deque[IcmpError] = deque(maxlen=MAX_ERRORS)
+        self._errors: list[IcmpError] = []
         self._errors_are_new = False
         self._more_at_hand = False
         self._writable_lock = trio.StrictFIFOLock()
@@ -93,8 +92,7 @@ class SystemUdpSocket:
 
     def take_errors(self) -> list[IcmpError]:
         """Return and forget the ICMP errors that arrived, oldest first, at most `MAX_ERRORS`."""
-        errors = list(self._errors)
-        self._errors.clear()
+        errors, self._errors = self._errors, []
         return errors
 
     def close(self) -> None:
@@ -198,7 +196,7 @@ class SystemUdpSocket:
     def _collect_errors(self) -> None:
         errors = read_error_queue(self._sock, self._book)
         if errors:
-            self._errors.extend(errors)
+            self._errors = (self._errors + errors)[-MAX_ERRORS:]
             self._errors_are_new = True
             self._statistics.icmp_errors += len(errors)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 from iceagent.core import constants, stun
@@ -37,7 +36,7 @@ class RequestHandler:
     def __init__(self, context: Context, nominator: Nominator) -> None:
         self._context = context
         self._nominator = nominator
-        self._early: deque[IncomingCheck] = deque()
+        self._early: list[IncomingCheck] = []  # not a deque, which takes 700 bytes of each agent for ever
         self._answered: TransportAddress | None = None  # whom the last success response went to,
         self._template: stun.Template | None = None  # and what it was like
 
@@ -79,7 +78,7 @@ class RequestHandler:
     def process_early(self, now: float) -> None:
         """Act upon the checks that came before the peer's credentials (trap 18)."""
         while self._early:
-            self._process(now, self._early.popleft())
+            self._process(now, self._early.pop(0))
 
     def has_early(self, path: Path) -> bool:
         """Whether an authenticated check from there waits for the peer's credentials."""
