@@ -24,6 +24,7 @@ from iceagent.agent.events import (
 from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
 from iceagent.agent.shared_port import open_shared_port
 from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
+from iceagent.agent.streams import Component, Stream
 from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
 from iceagent.core.nat import HardNat
 from iceagent.core.turn import TurnCredentials
@@ -39,6 +40,7 @@ __all__ = [
     "CandidatePair",
     "CandidateStatistics",
     "CandidateType",
+    "Component",
     "Credentials",
     "DestinationUnreachable",
     "GatheringEnough",
@@ -61,6 +63,7 @@ __all__ = [
     "ServerAnswered",
     "ServerFailed",
     "SharedPort",
+    "Stream",
     "TransportStatistics",
     "TurnCredentials",
     "Verdict",

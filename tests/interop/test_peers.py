@@ -76,6 +76,24 @@ def test_a_role_conflict_is_sorted_out(lan: Lab, other: Implementation, role: st
         meet(meeting, {"host"})
 
 
+@pytest.mark.parametrize("trickle", TRICKLE)
+@pytest.mark.parametrize("roles", ROLES)
+def test_two_components_of_one_stream(homes: Lab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
+    """Each has sockets and a pair of its own, as RTP and RTCP had; nothing that one sends comes out of the other."""
+    if other.name == "libdatachannel":
+        pytest.skip("libdatachannel has one component")
+    given = options(roles, trickle, stun=[INTERNET_HOST, 3478], components=2)
+    with open_meeting(homes, ("host-a", "host-b"), other, given) as meeting:
+        meet(meeting, {"host", "srflx", "prflx"})
+
+
+def test_a_peer_with_fewer_components(lan: Lab, other: Implementation) -> None:
+    """It has one, we have two: ours connects with that one alone (RFC 8445 section 6.1.2.2)."""
+    mine, its = options(("controlling", "controlled"), trickle=False)
+    with open_meeting(lan, ("host-a", "host-a2"), other, [{**mine, "components": 2}, its]) as meeting:
+        meeting.introduce()
+
+
 @pytest.mark.parametrize("relayed", ["theirs", "ours", "both"])
 @pytest.mark.parametrize("roles", ROLES)
 def test_behind_a_relay(

@@ -1,7 +1,8 @@
 """What the peers written in Python share: the lines they speak, and the datagrams they exchange.
 
 A peer gets its options as one JSON object on the command line: `role`, `trickle`, `family`, `stun` and `turn` as
-`[host, port]`, `username`, `password`, `relay_only`. It prints and reads one JSON object a line:
+`[host, port]`, `username`, `password`, `relay_only`, `components` (1 unless given). It prints and reads one JSON object
+a line:
 
     {"kind": "description", "ufrag": ..., "pwd": ..., "candidates": [...]}     none in it if they are trickled
     {"kind": "candidate", "candidate": "candidate:..." or null}                null: no more follow
@@ -10,6 +11,8 @@ A peer gets its options as one JSON object on the command line: `role`, `trickle
     {"kind": "send", "count": N}                                               read alone: send numbered datagrams
     {"kind": "report"}                                                         read alone: answered by the next
     {"kind": "received", "count": N, "strange": M}                             printed alone: how many of them came
+
+Of several components each sends the datagrams whose number leaves its own in division, and takes no others.
 """
 
 from __future__ import annotations
@@ -37,17 +40,24 @@ def datagram(number: int) -> bytes:
     return b"datagram %06d " % number + b"x" * (84 + number % 1000)
 
 
+def component_of(number: int, components: int) -> int:
+    """Return which of so many components a numbered datagram belongs to."""
+    return number % components + 1
+
+
 class Received:
     """Counts the numbered datagrams that came."""
 
-    def __init__(self) -> None:
+    def __init__(self, components: int = 1) -> None:
+        self.components = components
         self.numbers: set[int] = set()
         self.strange = 0
 
-    def put(self, data: bytes) -> None:
-        """Take what came."""
+    def put(self, data: bytes, component: int = 1) -> None:
+        """Take what came at a component."""
         head = data[:15].split()
-        if len(head) == 2 and head[1].isdigit() and datagram(int(head[1])) == data:
+        is_ours = len(head) == 2 and head[1].isdigit() and datagram(int(head[1])) == data
+        if is_ours and component_of(int(head[1]), self.components) == component:
             self.numbers.add(int(head[1]))
         else:
             self.strange += 1

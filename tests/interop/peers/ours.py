@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 import trio
-from common import BURST, PAUSE_S, Received, datagram, options, say
+from common import BURST, PAUSE_S, Received, component_of, datagram, options, say
 
 from iceagent import Agent, AgentConfig, Credentials, IceServer, Role, open_agent
+from iceagent.agent import Component
 from iceagent.errors import NetworkError
 
 
@@ -23,8 +25,13 @@ def configuration(given: dict[str, Any]) -> AgentConfig:
             secret = (given.get("username"), given.get("password")) if scheme == "turn" else (None, None)
             servers.append(IceServer(f"{scheme}:{shown}:{port}", username=secret[0], credential=secret[1]))
     policy = "relay" if given.get("relay_only") else "all"
-    tcp = bool(given.get("tcp"))
-    return AgentConfig(servers=servers, families=(given["family"],), transport_policy=policy, tcp_candidates=tcp)
+    return AgentConfig(
+        servers=servers,
+        families=(given["family"],),
+        transport_policy=policy,
+        tcp_candidates=bool(given.get("tcp")),
+        streams=(given.get("components", 1),),
+    )
 
 
 async def describe(agent: Agent, trickle: bool) -> None:
@@ -58,11 +65,20 @@ async def listen(agent: Agent, received: Received, trickle: bool) -> None:
                     agent.add_remote_candidate(line["candidate"])
                 case "send":
                     for number in range(line["count"]):
-                        await agent.send(datagram(number))
+                        component = component_of(number, received.components)
+                        await agent.stream().component(component).send(datagram(number))
                         if number % BURST == BURST - 1:
                             await trio.sleep(PAUSE_S)
                 case "report":
                     received.report()
+
+
+async def receive(component: Component, received: Received) -> None:
+    """Receive for ever, or until it turns out that the peer has no such component."""
+    with suppress(trio.ClosedResourceError):
+        while True:
+            for data in await component.receive_many():
+                received.put(data, component.id)
 
 
 async def tell(agent: Agent) -> None:
@@ -79,7 +95,7 @@ async def tell(agent: Agent) -> None:
 async def main() -> None:
     """Be a peer until interrupted."""
     given = options()
-    received = Received()
+    received = Received(given.get("components", 1))
     async with (
         open_agent(configuration(given), role=Role[given["role"].upper()]) as agent,
         trio.open_nursery() as nursery,
@@ -87,9 +103,8 @@ async def main() -> None:
         nursery.start_soon(describe, agent, given["trickle"])
         nursery.start_soon(listen, agent, received, given["trickle"])
         nursery.start_soon(tell, agent)
-        while True:
-            for data in await agent.receive_many():
-                received.put(data)
+        for component in agent.stream().components:
+            nursery.start_soon(receive, component, received)
 
 
 if __name__ == "__main__":

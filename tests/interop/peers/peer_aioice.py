@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import aioice
-from common import BURST, PAUSE_S, Received, datagram, options, say
+from common import BURST, PAUSE_S, Received, component_of, datagram, options, say
 
 
 def connection(given: dict[str, Any]) -> aioice.Connection:
@@ -18,6 +18,7 @@ def connection(given: dict[str, Any]) -> aioice.Connection:
     chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
     policy = aioice.TransportPolicy.RELAY if given.get("relay_only") else aioice.TransportPolicy.ALL
     return aioice.Connection(
+        components=given.get("components", 1),
         ice_controlling=given["role"] == "controlling",
         use_ipv4=given["family"] == 4,
         use_ipv6=given["family"] == 6,
@@ -34,10 +35,10 @@ def candidate_from(text: str | None) -> aioice.Candidate | None:
 class Peer:
     """One connection, and what it has received."""
 
-    def __init__(self, ice: aioice.Connection, trickle: bool) -> None:
+    def __init__(self, ice: aioice.Connection, trickle: bool, components: int) -> None:
         self.ice = ice
         self.trickle = trickle
-        self.received = Received()
+        self.received = Received(components)
         self.tasks: set[asyncio.Task[None]] = set()
 
     def describe(self) -> None:
@@ -61,7 +62,7 @@ class Peer:
         ends = (("local", pair.local_candidate), ("remote", pair.remote_candidate))
         say("connected", **{name: [one.type, one.host, one.port] for name, one in ends})
         while True:
-            self.received.put(await self.ice.recv())
+            self.received.put(*await self.ice.recvfrom())
 
     async def obey(self, line: dict[str, Any]) -> None:
         """Do what a line says."""
@@ -88,7 +89,7 @@ class Peer:
     async def send(self, count: int) -> None:
         """Send the numbered datagrams."""
         for number in range(count):
-            await self.ice.send(datagram(number))
+            await self.ice.sendto(datagram(number), component_of(number, self.received.components))
             if number % BURST == BURST - 1:
                 await asyncio.sleep(PAUSE_S)
 
@@ -96,7 +97,7 @@ class Peer:
 async def main() -> None:
     """Be a peer until standard input ends."""
     given = options()
-    peer = Peer(connection(given), given["trickle"])
+    peer = Peer(connection(given), given["trickle"], given.get("components", 1))
     await peer.ice.gather_candidates()
     peer.describe()
     reader = asyncio.StreamReader()

@@ -14,7 +14,7 @@ from typing import Any
 import gi
 
 gi.require_version("Nice", "0.1")
-from common import BURST, PAUSE_S, Received, datagram, options, say  # noqa: E402
+from common import BURST, PAUSE_S, Received, component_of, datagram, options, say  # noqa: E402
 from gi.repository import GLib, Nice  # noqa: E402
 
 LIBRARY = ctypes.CDLL("libnice.so.10")
@@ -31,14 +31,15 @@ KINDS = {
 
 
 class Peer:
-    """One agent with one stream of one component."""
+    """One agent with one stream."""
 
     def __init__(self, given: dict[str, Any], loop: GLib.MainLoop) -> None:
         self.loop = loop
         self.trickle = given["trickle"]
         self.family = given["family"]
-        self.received = Received()
-        self.is_connected = False
+        self.components = given.get("components", 1)
+        self.received = Received(self.components)
+        self.ready: set[int] = set()
         self.selected: dict[str, Any] = {}
         self.sent = 0
         self.buffer = b""
@@ -49,14 +50,15 @@ class Peer:
         self.agent.connect("new-candidate-full", self.found)
         self.agent.connect("new-selected-pair-full", self.chosen)
         self.agent.connect("component-state-changed", self.changed)
-        self.stream = self.agent.add_stream(1)
-        if "turn" in given:
-            host, port = given["turn"]
-            secret = (given["username"], given["password"])
-            self.agent.set_relay_info(self.stream, 1, host, port, *secret, Nice.RelayType.UDP)
-        self.on_data = ON_DATA(lambda _a, _s, _c, size, data, _u: self.received.put(data[:size]))
+        self.stream = self.agent.add_stream(self.components)
+        self.on_data = ON_DATA(lambda _a, _s, component, size, data, _u: self.received.put(data[:size], component))
         self.pointer = ctypes.c_void_p(hash(self.agent))
-        LIBRARY.nice_agent_attach_recv(self.pointer, self.stream, 1, None, self.on_data, None)
+        for component in range(1, self.components + 1):
+            if "turn" in given:
+                host, port = given["turn"]
+                secret = (given["username"], given["password"])
+                self.agent.set_relay_info(self.stream, component, host, port, *secret, Nice.RelayType.UDP)
+            LIBRARY.nice_agent_attach_recv(self.pointer, self.stream, component, None, self.on_data, None)
         if self.trickle:
             self.describe([])
         self.agent.gather_candidates(self.stream)
@@ -81,17 +83,24 @@ class Peer:
         if self.trickle:
             say("candidate", candidate=None)
             return
-        found = [self.text_of(candidate) for candidate in self.agent.get_local_candidates(self.stream, 1)]
+        components = range(1, self.components + 1)
+        candidates = [
+            one for component in components for one in self.agent.get_local_candidates(self.stream, component)
+        ]
+        found = [self.text_of(candidate) for candidate in candidates]
         self.describe([text for text in found if text is not None])
 
-    def chosen(self, _a: Nice.Agent, _s: int, _c: int, local: Nice.Candidate, remote: Nice.Candidate) -> None:
+    def chosen(self, _a: Nice.Agent, _s: int, component: int, local: Nice.Candidate, remote: Nice.Candidate) -> None:
+        if component != 1:
+            return
         ends = (("local", local), ("remote", remote))
         self.selected = {name: [KINDS[one.type], one.addr.dup_string(), one.addr.get_port()] for name, one in ends}
 
-    def changed(self, _agent: Nice.Agent, _stream: int, _component: int, state: int) -> None:
-        if state == Nice.ComponentState.READY and not self.is_connected:
-            self.is_connected = True
-            say("connected", **self.selected)
+    def changed(self, _agent: Nice.Agent, _stream: int, component: int, state: int) -> None:
+        if state == Nice.ComponentState.READY and component not in self.ready:
+            self.ready.add(component)
+            if len(self.ready) == self.components:
+                say("connected", **self.selected)
         elif state == Nice.ComponentState.FAILED:
             say("failed", reason="libnice says FAILED")
 
@@ -122,14 +131,16 @@ class Peer:
                 self.received.report()
 
     def add(self, texts: list[str]) -> None:
-        found = [self.agent.parse_remote_candidate_sdp(self.stream, f"a={text}") for text in texts]
-        if found:
-            self.agent.set_remote_candidates(self.stream, 1, found)
+        for component in range(1, self.components + 1):
+            own = [text for text in texts if text.split()[1] == str(component)]
+            found = [self.agent.parse_remote_candidate_sdp(self.stream, f"a={text}") for text in own]
+            if found:
+                self.agent.set_remote_candidates(self.stream, component, found)
 
     def send_some(self, count: int) -> bool:
         for number in range(self.sent, min(count, self.sent + BURST)):
             data = datagram(number)
-            LIBRARY.nice_agent_send(self.pointer, self.stream, 1, len(data), data)
+            LIBRARY.nice_agent_send(self.pointer, self.stream, component_of(number, self.components), len(data), data)
         self.sent += BURST
         return self.sent < count
 
