@@ -11,6 +11,7 @@ import trio
 from iceagent.agent.candidates import LateCandidates, LocalCandidates
 from iceagent.agent.collect import collect_statistics
 from iceagent.agent.config import AgentConfig
+from iceagent.agent.cores import core_for, streams_for
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
 from iceagent.agent.explain import Verdict, explain, relayed_because
@@ -25,7 +26,6 @@ from iceagent.agent.statistics import AgentStatistics
 from iceagent.agent.streams import Ensemble, Stream
 from iceagent.agent.traffic import Path
 from iceagent.core import ice, sdp
-from iceagent.core.constants import TA_S
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, UdpSocket
 from iceagent.net.system import SystemNetwork
@@ -53,8 +53,8 @@ class Agent(trio.abc.Channel[bytes]):
         self._is_alone = core is None and tuple(config.streams) == (1,)
         streams = None
         if core is None:
-            streams = _streams_for(config, role) if not self._is_alone else None
-            core = _core_for(config, role) if streams is None else streams.component()
+            streams = streams_for(config, role) if not self._is_alone else None
+            core = core_for(config, role) if streams is None else streams.component()
         self._policy = Policy(config)
         self._driver = Driver(core, config.randbytes, config.receive_queue, self._policy)
         self._network = config.network or SystemNetwork()
@@ -453,46 +453,3 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
             raise raised
         finally:
             del raised  # its traceback holds this frame
-
-
-def _core_for(config: AgentConfig, role: ice.Role) -> ice.IceAgent:
-    return ice.IceAgent(
-        role=role,
-        randbytes=config.randbytes,
-        config=_ice_config(config),
-        credentials=config.credentials,
-        pacer=_pacer_for(config),
-    )
-
-
-def _streams_for(config: AgentConfig, role: ice.Role) -> ice.StreamSet:
-    return ice.StreamSet(
-        role=role,
-        layout=config.streams,
-        randbytes=config.randbytes,
-        config=_ice_config(config),
-        credentials=config.credentials,
-        pacer=_pacer_for(config),
-    )
-
-
-def _ice_config(config: AgentConfig) -> ice.IceConfig:
-    return ice.IceConfig(
-        ta_s=TA_S if config.ta is None else config.ta,
-        lite=config.ice_lite,
-        controller=config.controller or ice.DefaultController(),
-    )
-
-
-_pacer: trio.lowlevel.RunVar[ice.Pacer] = trio.lowlevel.RunVar("iceagent.agent.pacer")
-
-
-def _pacer_for(config: AgentConfig) -> ice.Pacer | None:
-    """Return what paces the checks of all agents on this machine; hosts of a virtual network stand alone."""
-    if config.network is not None and not isinstance(config.network, SystemNetwork):
-        return None
-    try:
-        return _pacer.get()
-    except LookupError:
-        _pacer.set(ice.Pacer())
-        return _pacer.get()
