@@ -64,7 +64,7 @@ class Agent(trio.abc.Channel[bytes]):
         lanes = [self._lane] if self._ensemble is None else list(self._ensemble.lanes.values())
         self._roaming = Roaming(self._network, config, lanes, self._ensemble)
         self._hard_nat = HardNatTraversal(self._network, config, self._driver, self._gatherer)
-        self._remote = RemoteCandidates(self._driver, self._gatherer.names, self._hard_nat.take)
+        self._remote = RemoteCandidates(self._driver, self._gatherer, self._hard_nat.take)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 

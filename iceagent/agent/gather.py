@@ -19,6 +19,7 @@ from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import GatheringEnough, GatheringFinished
 from iceagent.agent.mdns import Key, Names, key_of
+from iceagent.agent.nat64 import Nat64
 from iceagent.agent.portmap import PORT_MAPPING_BUDGET_S, PortMappings
 from iceagent.agent.reflexive import QUESTION_S, Base, Reflexive
 from iceagent.agent.relay import Relays
@@ -59,9 +60,10 @@ class Gatherer:
         """What else is worth waiting for, and whether it is still to come."""
         self._round = trio.CancelScope()
         self.names = Names(network, config, driver, lambda: list(dict.fromkeys(b.address.host for b in self.bases)))
-        self.reflexive = Reflexive(network, config, driver, lambda: self.bases, self.names)
+        self.nat64 = Nat64(network, driver, self._usable)
+        self.reflexive = Reflexive(network, config, driver, lambda: self.bases, self.names, self.nat64)
         self.port_mappings = PortMappings(network, config, driver)
-        self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports)
+        self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports, self.nat64)
         self.tcp = TcpCandidates(network, config, driver, self._ports)
 
     async def open_bases(self) -> None:
@@ -119,6 +121,7 @@ class Gatherer:
         with trio.CancelScope() as self._round:
             self.tcp.ask()
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.nat64.learn)
                 for question in self.reflexive.begin():
                     nursery.start_soon(self.reflexive.ask, question)
                 nursery.start_soon(self._tell_enough, generation)

@@ -18,6 +18,7 @@ from iceagent.agent.config import AgentConfig, IceServer
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import ServerAnswered, ServerFailed
 from iceagent.agent.mdns import Names
+from iceagent.agent.nat64 import Nat64, is_ipv4
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import STUN_TI_S, TA_MIN_S
@@ -72,16 +73,24 @@ class Reflexive:
         driver: takes queries and candidates.
         bases: returns the sockets there are.
         names: told of addresses that are hidden and seen by servers all the same.
+        nat64: translates the addresses of servers that have IPv4 only.
     """
 
     def __init__(
-        self, network: Network, config: AgentConfig, driver: Driver, bases: Callable[[], Sequence[Base]], names: Names
+        self,
+        network: Network,
+        config: AgentConfig,
+        driver: Driver,
+        bases: Callable[[], Sequence[Base]],
+        names: Names,
+        nat64: Nat64,
     ) -> None:
         self._network = network
         self._config = config
         self._driver = driver
         self._bases = bases
         self._names = names
+        self._nat64 = nat64
         self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
         self.questions: list[Question] = []
 
@@ -137,6 +146,8 @@ class Reflexive:
 
     async def _resolve(self, question: Question) -> TransportAddress | None:
         host, port = question.server.endpoint()
+        if question.family == 6 and is_ipv4(host):
+            host = await self._nat64.translate(host) or host
         try:
             found = await self._network.resolve(host, port, family=question.family)
         except OSError as error:
@@ -212,6 +223,8 @@ class Reflexive:
             literal = make_address(*server.endpoint()).family
         except ValueError:
             return ours
+        if ours == [6] and self._nat64.is_wanted:
+            return ours  # a NAT64 may lead to a server of IPv4
         return [family for family in ours if family == literal]
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -20,6 +20,7 @@ import trio
 from iceagent.agent.config import AgentConfig, IceServer
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import RelayAllocated, RelayFailed, RelayLost
+from iceagent.agent.nat64 import Nat64, is_ipv4
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.turn import AllocationRequest, EndReason, TurnError
@@ -83,6 +84,7 @@ class Relays:
         driver: takes sockets and candidates.
         local_host: returns the local address to use for a server of a family, or None for the system's choice.
         ports: returns the local UDP ports to try.
+        nat64: translates the addresses of servers that have IPv4 only.
     """
 
     def __init__(
@@ -92,12 +94,14 @@ class Relays:
         driver: Driver,
         local_host: Callable[[int], str | None],
         ports: Callable[[], tuple[int, ...]],
+        nat64: Nat64,
     ) -> None:
         self._network = network
         self._config = config
         self._driver = driver
         self._local_host = local_host
         self._ports = ports
+        self._nat64 = nat64
         self._progress: dict[Rung, _Progress] = {}
         self._allocations: list[TurnAllocation] = []
         self._changed = trio.lowlevel.ParkingLot()
@@ -207,7 +211,7 @@ class Relays:
             try:
                 async with open_turn_socket(
                     self._network,
-                    rung.target,
+                    await self._target(rung),
                     login=rung.server.login(),
                     request=AllocationRequest(families=self._families()),
                     options=self._options(rung),
@@ -230,6 +234,16 @@ class Relays:
             self._failed(rung, f"no answer within {timeout_s:g} s")
             return False, EndReason.NO_ANSWER
         return False, None
+
+    async def _target(self, rung: Rung) -> TurnServer:
+        """Return the server of a rung, as a host of IPv6 alone behind a NAT64 reaches it."""
+        target = rung.target
+        if rung.family == 4 or rung.proxy is not None or not is_ipv4(target.host):
+            return target
+        host = await self._nat64.translate(target.host)
+        if host is None:
+            raise OSError("the server has IPv4 alone, this machine IPv6, and there is no NAT64")
+        return replace(target, host=host, tls_name=target.tls_name or target.host)
 
     async def _use(self, rung: Rung, allocation: TurnAllocation) -> None:
         progress = self._progress[rung]
@@ -318,7 +332,8 @@ def rungs_of(config: AgentConfig, families: set[int]) -> list[Rung]:
         for transport in server.transports() if server.is_turn else ():
             host, port = server.endpoint()
             target = TurnServer(host, port, transport)
-            usable = sorted(families & set(config.families) & _families_of(host))
+            allowed = families & set(config.families)
+            usable = sorted(allowed & _families_of(host)) or sorted(allowed & {6})  # which a NAT64 may translate
             for number, family in enumerate(usable):
                 rungs.append(Rung(server, target, 2 * TRANSPORT_RANK[transport] + number, family))
             if proxy is not None and transport in ("tcp", "tls"):

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from iceagent.agent.driver import Driver
-from iceagent.agent.mdns import Names
+from iceagent.agent.gather import Gatherer
 from iceagent.core import ice
 from iceagent.core.address import make_address
 from iceagent.net.mdns_packets import is_mdns_name
@@ -28,14 +28,16 @@ class RemoteCandidates:
 
     Args:
         driver: takes the candidates that may be used; holds the policy.
-        names: looks up the peer's names.
+        gatherer: looks up the peer's names, and knows how IPv4 is reached from IPv6 alone.
         take: told of each candidate first; returns whether it is no candidate but something said in the form of one.
     """
 
-    def __init__(self, driver: Driver, names: Names, take: Callable[[ice.Candidate | None], bool]) -> None:
+    def __init__(self, driver: Driver, gatherer: Gatherer, take: Callable[[ice.Candidate | None], bool]) -> None:
         self._take = take
         self._driver = driver
-        self._names = names
+        self._names = gatherer.names
+        self._nat64 = gatherer.nat64
+        self._nat64.on_prefix = self._translate
         self._waiting: dict[str, list[tuple[int, ice.Candidate]]] = {}
         self._running: Counter[int] = Counter()
         self._ended_generation = -1
@@ -92,6 +94,16 @@ class RemoteCandidates:
     def _accept(self, candidate: ice.Candidate) -> None:
         if self._driver.policy.accepts(candidate):
             self._driver.mutate(partial(_add, self._driver.ice, candidate))
+            disguised = self._nat64.disguise(candidate)
+            if disguised is not None:
+                self._accept(disguised)
+
+    def _translate(self) -> None:
+        """Add what the candidates that came before the prefix of the NAT64 look like behind it."""
+        for candidate in self._driver.ice.remote_candidates:
+            disguised = self._nat64.disguise(candidate)
+            if disguised is not None and candidate.type is not ice.CandidateType.PRFLX:
+                self._accept(disguised)
 
     def _end(self, generation: int) -> None:
         if self._ended_generation == generation and not self._running[generation]:

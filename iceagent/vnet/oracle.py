@@ -301,6 +301,7 @@ class _Play:
 
     def _check(self, number: int, sender: _Socket, target: _Endpoint) -> Iterator[Path]:
         """Send one check; its answer makes a path."""
+        target = _as_reached(sender, target)
         if sender.at.family != target.family:
             return
         arrival = self._world.send(sender, target)
@@ -380,6 +381,14 @@ def _servers_addresses(own: _Socket, server: Host, port: int) -> Iterator[tuple[
             host = interface.address(4)
             if host is not None:
                 yield interface, _Endpoint(synthesize(prefix, host), port)
+
+
+def _as_reached(sender: _Socket, target: _Endpoint) -> _Endpoint:
+    """Return an IPv4 address of the peer as a machine of IPv6 alone reaches it through its network's NAT64."""
+    prefix = sender.interface.router.nat64_prefix if sender.interface.router else None
+    if prefix is None or sender.is_relay or sender.host.addresses(4) or target.family == 6:
+        return target
+    return _Endpoint(synthesize(prefix, target.host), target.port)
 
 
 def _kind(local: _Socket, seen_as: _Endpoint) -> str:

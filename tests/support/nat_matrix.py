@@ -224,13 +224,13 @@ PLACES = {
     "firewall in a cone against symmetric": Place(_firewalled(None, STATEFUL, nats=(SYMMETRIC, FULL_CONE)), False),
     "nat64 with ipv6 at both ends": Place(_phone_and_home(PORT_RESTRICTED), True, families=(4, 6)),
     "open nat64 with ipv6 at both ends": Place(_phone_and_home(FULL_CONE), True, families=(4, 6)),
-    # The phone learns its IPv4 address from a server that has no other; it does not know the prefix, so it must be
-    # reached, which only an open filter allows.
+    # The phone learns its IPv4 address from a server that has no other, and the prefix from its resolver: it reaches
+    # the peer under that, whatever the filter.
     "open nat64 to ipv4 alone": Place(
         _phone_and_home(FULL_CONE, families=(4,)), True, families=(4, 6), server_families=(4,)
     ),
     "nat64 to ipv4 alone": Place(
-        _phone_and_home(PORT_RESTRICTED, families=(4,)), False, families=(4, 6), server_families=(4,)
+        _phone_and_home(PORT_RESTRICTED, families=(4,)), True, families=(4, 6), server_families=(4,)
     ),
     "udp blocked on one side": Place(_firewalled(UDP_BLOCKED, None, nats=_HOMES), False, over_tcp=True),
     "udp blocked on both sides": Place(_firewalled(UDP_BLOCKED, UDP_BLOCKED, nats=_HOMES), False, over_tcp=True),
