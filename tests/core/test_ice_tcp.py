@@ -209,6 +209,26 @@ def test_udp_pairs_are_checked_before_tcp_pairs_be_they_relayed() -> None:
     assert order == [relayed, ACTIVE_A, SO_A]
 
 
+def test_a_relayed_pair_is_nominated_without_waiting_for_tcp() -> None:
+    """Where both know renomination: a connection that comes about later takes over, and nobody has waited for it."""
+    one = agent(Role.CONTROLLING)
+    relayed = make_address("203.0.113.9", 7000)
+    one.add_local_candidate(0.0, ice.relay_candidate(relayed, "203.0.113.9"))
+    one.add_local_candidate(0.0, ice.tcp_host_candidate(ACTIVE_A, "active"))
+    one.end_of_local_candidates(0.0)
+    one.set_remote_credentials(0.0, PEER, options=("renomination",))
+    for candidate in (ice.host_candidate(B4), ice.tcp_host_candidate(PASSIVE_B, "passive"), None):
+        one.add_remote_candidate(0.0, candidate)
+    check = requests_in(transmits_of(one))[0]
+    one.handle_timeout(0.05)
+    assert [transmit.local for transmit in requests_in(transmits_of(one))] == [ACTIVE_A]
+    one.handle_datagram(0.06, relayed, B4, answer(check, PEER))
+    nominating = requests_in(transmits_of(one))
+    assert [transmit.local for transmit in nominating] == [relayed]
+    one.handle_datagram(0.12, relayed, B4, answer(nominating[0], PEER))
+    assert one.state is AgentState.COMPLETED
+
+
 def test_a_full_checklist_lets_tcp_pairs_go_first() -> None:
     """They rank above relays, which are the last resort and must not be pushed out by them."""
     one = agent(Role.CONTROLLING, max_pairs=2)

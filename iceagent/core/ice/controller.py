@@ -212,6 +212,9 @@ class DefaultController:
         for_good = best.is_relayed and not question.renominates
         latest = question.first_valid_at + (self.relayed_patience_s if for_good else self.patience_s)
         better = [pair for pair in question.pending if pair.priority > best.priority]
+        if question.renominates and best.local.transport != "tcp":
+            # Direct pairs over TCP rank above a relayed one; they may take over later, and nobody waits for them.
+            better = [pair for pair in better if pair.local.transport != "tcp"]
         if for_good and any(not pair.is_relayed for pair in better):
             return latest
         if best.is_relayed and not question.all_candidates_known:
