@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from iceagent.cli.options import Common, code_argument, output_options, relay_option
+from iceagent.cli.options import Common, code_argument, hard_nat_option, output_options, relay_option, with_hard_nat
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     help="Forward PORT here to HOST:PORT there; unix:PATH may stand on either side. May be given again.",
 )
 @relay_option
+@hard_nat_option
 @timeline_option
 @output_options
 def command(
     code: str,
     specs: Sequence[str],
     relay: str | None,
+    hard_nat: bool,
     timeline: str | None,
     as_json: bool,
     quiet: bool,
@@ -53,7 +55,7 @@ def command(
 
     async def forward() -> None:
         with kept_timeline(timeline) as config:
-            await _forward(code, specs, relay, config, output)
+            await _forward(code, specs, relay, with_hard_nat(config, hard_nat=hard_nat), output)
 
     return run_verb(forward, output)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from iceagent.cli.options import Common, output_options, relay_option
+from iceagent.cli.options import Common, hard_nat_option, output_options, relay_option, with_hard_nat
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
@@ -48,12 +48,14 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="Give up if nobody comes.",
 )
 @relay_option
+@hard_nat_option
 @timeline_option
 @output_options
 def command(
     allow: Sequence[str],
     timeout_s: float | None,
     relay: str | None,
+    hard_nat: bool,
     timeline: str | None,
     as_json: bool,
     quiet: bool,
@@ -67,7 +69,7 @@ def command(
 
     async def listen() -> None:
         with kept_timeline(timeline) as config:
-            await _listen(allow, timeout_s, relay, config, output)
+            await _listen(allow, timeout_s, relay, with_hard_nat(config, hard_nat=hard_nat), output)
 
     return run_verb(listen, output)
 
@@ -77,7 +79,7 @@ async def _listen(
 ) -> None:
     rules = parse_rules(allow)
     async with invite(relay=relay, config=config) as invitation:
-        _show_code(invitation, rules, output)
+        _show_code(invitation, rules, output, hard_nat=config is not None and bool(config.hard_nat))
         async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
             if rules:
@@ -92,15 +94,15 @@ async def _serve(link: Link, rules: Sequence[AllowRule]) -> None:
         await link.wait_closed()
 
 
-def _show_code(invitation: Invitation, rules: Sequence[AllowRule], output: Output) -> None:
-    command = other_command(invitation.code, rules, invitation.relay_url)
+def _show_code(invitation: Invitation, rules: Sequence[AllowRule], output: Output, *, hard_nat: bool) -> None:
+    command = other_command(invitation.code, rules, invitation.relay_url, hard_nat=hard_nat)
     text = invitation.code if output.quiet else f"code: {invitation.code}\non the other machine, run:  {command}"
     output.line("code", text, essential=True, code=invitation.code, relay=invitation.relay_url, command=command)
 
 
-def other_command(code: str, rules: Sequence[AllowRule], relay_url: str) -> str:
+def other_command(code: str, rules: Sequence[AllowRule], relay_url: str, *, hard_nat: bool = False) -> str:
     """Return what to paste on the other machine; it names the relay unless the code does."""
-    options = [] if "@" in code else ["--relay", relay_url]
+    options = ["--hard-nat"] * hard_nat + ([] if "@" in code else ["--relay", relay_url])
     if not rules:
         return shlex.join(["iceagent", "connect", *options, code])
     return shlex.join(["iceagent", "forward", *options, "-L", example_forward(rules[0]), code])

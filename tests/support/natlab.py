@@ -46,6 +46,8 @@ class Scenario:
         port: of the relay; 0 for any.
         size: of the file, bytes.
         transport: the forwarder's own, as its path line names it; empty where it does not matter.
+        hard_nat: both commands are given `--hard-nat`, and the relay answers STUN at both addresses of its machine.
+        refuses: letter of the home whose command is not.
         moves: letter of the home whose line gets another address; then the file is fetched once more.
     """
 
@@ -60,6 +62,8 @@ class Scenario:
     size: int = FILE_BYTES
     moves: str = ""
     transport: str = ""
+    hard_nat: bool = False
+    refuses: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -173,6 +177,10 @@ class Tunnel:
     namespace: str
     bind: str = ""
 
+    def clock(self) -> float:
+        """Return the seconds since the forwarder was started."""
+        return time.monotonic() - self.forwarder.started_at
+
     def fetch(self) -> bytes:
         """Return what came through the forward; an empty string if it broke."""
         self.bind = self.bind or self.forwarder.wait_for("forwarding")["bind"]
@@ -201,10 +209,11 @@ def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
         url = relay.wait_for("listening")["url"]
         rule = f"tcp:127.0.0.1:{port}"
         trusting = ["env", f"SSL_CERT_FILE={folder / 'cert.pem'}"]
-        listening = ("listen", "--json", "--relay", url, "--allow", rule)
+        wishes = {letter: ["--hard-nat"] * (scenario.hard_nat and scenario.refuses != letter) for letter in "ab"}
+        listening = ("listen", "--json", *wishes["b"], "--relay", url, "--allow", rule)
         listener = run.iceagent(*listening, inside=[*lab.inside(there), *trusting])
         code = listener.wait_for("code", timeout_s=PATIENCE_S)["code"]
-        forwarding = ("forward", "--json", "--relay", url, "-L", f"0:127.0.0.1:{port}", code)
+        forwarding = ("forward", "--json", *wishes["a"], "--relay", url, "-L", f"0:127.0.0.1:{port}", code)
         forwarder = run.iceagent(*forwarding, inside=[*lab.inside(here), *trusting])
         line = forwarder.wait_for("path", "error", timeout_s=PATIENCE_S)
         yield Tunnel(lab, run, relay, listener, forwarder, line, lab.name(here))
@@ -218,6 +227,7 @@ def relay_options(lab: Lab, scenario: Scenario, folder: Path) -> list[str]:
     allowed = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32")
     options = ["--json", "--listen", f"{shown}:{scenario.port}", "--turn"]
     options += [word for net in allowed for word in ("--allow-peer", net)]
+    options += ["--turn-listen", f"{OTHER_INTERNET_HOST}:3478"] if scenario.hard_nat else []
     if 4 in lab.internet.families:
         certificate, key = make_certificate(folder, OTHER_INTERNET_HOST)
         options += ["--tls-listen", f"{OTHER_INTERNET_HOST}:443", "--tls-cert", str(certificate), "--tls-key", str(key)]
