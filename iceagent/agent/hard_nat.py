@@ -46,8 +46,8 @@ logger = logging.getLogger("iceagent.agent")
 
 KIND_ATTRIBUTE: Final = "x-nat"
 ROUND_ATTRIBUTE: Final = "x-nat-round"
-HEAD_START_S: Final = 1.0  # ours: ordinary checks that lead to a path have done so by then, as a rule
-OPENING_S: Final = 0.8  # ours: a spray begins later than the crowd that it is to meet
+HEAD_START_S: Final = 0.7  # ours: ordinary checks that lead to a path have done so by then, as a rule
+OPENING_S: Final = 0.4  # ours: a spray begins later than the crowd that it is to meet
 ROUND_S: Final = 3.0  # ours: with announced ports; then they are announced anew
 PAUSE_S: Final = 2.0  # ours: after a check of the peer came through, which four round trips of any path take
 MAX_ADOPTED: Final = 4  # ours: sockets that were struck; one suffices

@@ -219,7 +219,7 @@ def test_where_nothing_helps_nothing_is_sent(left, right):
 def test_the_cap_is_the_users(rate):
     """Whatever is chosen holds in every second, though it takes longer."""
     limits = HardNat(packets_per_second=rate, time_limit_s=60)
-    for story in play_all("port-restricted", "symmetric", seeds=SEEDS[:3], options=(limits, limits), patience_s=40):
+    for story in play_all("port-restricted", "symmetric", seeds=SEEDS[:3], options=(limits, limits), patience_s=35):
         assert story.busiest <= rate
         assert story.late == []
 
