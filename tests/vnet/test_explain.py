@@ -366,3 +366,25 @@ async def test_a_firewall_on_both_sides_is_not_blamed_on_nats(vnet: Any) -> None
         verdict = await town.fail()
         assert verdict.kind in (VerdictKind.PEER_NEVER_ANSWERED, VerdictKind.PEER_NEVER_CHECKED)
         assert "NAT" not in "".join(verdict.evidence)
+
+
+async def test_no_transport_in_common(vnet: Any) -> None:
+    """The peer offers TCP alone, and here it is switched off."""
+    async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED) as town:
+        alice = await town.open(0, servers=STUN, tcp_candidates=False)
+        alice.set_remote_credentials(Credentials("peer", "p" * 24))
+        alice.add_remote_candidate("candidate:1 1 tcp 2105458943 203.0.113.9 9 typ host tcptype active")
+        alice.add_remote_candidate("candidate:2 1 tcp 2105458687 203.0.113.9 5000 typ host tcptype passive")
+        alice.add_remote_candidate(None)
+        verdict = await town.fail(alice)
+        assert_verdict(verdict, VerdictKind.NO_COMMON_TRANSPORT)
+
+
+async def test_tcp_gets_through_where_udp_does_not(vnet: Any) -> None:
+    """It is connected, and says by what: TCP is second best."""
+    async with site(vnet(), None, None, firewalls=(UDP_BLOCKED, None)) as town:
+        await town.open_both(*STUN, tcp_candidates=True)
+        await town.connect()
+        verdict = town.alice.explain()
+        assert_verdict(verdict, VerdictKind.CONNECTED)
+        assert "by TCP" in verdict.summary

@@ -145,7 +145,9 @@ class Facts:
     def udp_answers(self) -> bool:
         """Whether anything was ever heard over UDP: a server, the peer, or an answer of the peer's."""
         relays = any(event.transport in ("udp", "dtls") for event in self.relays)
-        return bool(self.answers) or relays or self.checks_received > 0 or self.checks_answered > 0
+        udp = [report for report in self.core.pair_reports() if report.pair.local.transport == "udp"]
+        peer = any(report.requests_received or report.responses_received for report in udp)
+        return bool(self.answers) or relays or peer
 
     @property
     def answering_families(self) -> set[int]:

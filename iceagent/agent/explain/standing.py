@@ -27,7 +27,8 @@ def standing_verdict(facts: Facts) -> Verdict:
     if ice.CandidateType.RELAY in (pair.local.type, pair.remote.type):
         return _relayed(facts, pair)
     kinds = f"{pair.local.type.value} to {pair.remote.type.value}"
-    summary = f"Connected directly over IPv{pair.remote.address.family}, {kinds}{_rtt(pair)}."
+    way = " by TCP" if pair.local.transport == "tcp" else ""
+    summary = f"Connected directly over IPv{pair.remote.address.family}{way}, {kinds}{_rtt(pair)}."
     return verdict(VerdictKind.CONNECTED, summary, (*_restart_failed(facts), *general))
 
 
