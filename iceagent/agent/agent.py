@@ -275,7 +275,7 @@ class Agent(trio.abc.Channel[bytes]):
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
-        return collect_statistics(self._driver, self._network.interfaces())
+        return collect_statistics([one._driver for one in self._engines()], self._network.interfaces())  # noqa: SLF001
 
     def explain(self) -> Verdict:
         """Return why the agent is where it is, the evidence, and what to do about it.

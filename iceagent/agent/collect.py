@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import RelayAllocated, ServerAnswered
-from iceagent.agent.identifiers import TRANSPORT_ID, Identifiers
+from iceagent.agent.identifiers import Identifiers
 from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
@@ -18,6 +19,7 @@ class _Reading:
     """What one snapshot needs to know beside what it is about. `servers`: which server told (address, base)."""
 
     driver: Driver
+    transport_id: str
     timestamp_s: float
     interfaces: dict[str, str]
     servers: dict[tuple[TransportAddress, TransportAddress], str]
@@ -30,17 +32,26 @@ class _Reading:
         return None if at is None else self.driver.timeline.wall_time(at)
 
 
-def collect_statistics(driver: Driver, interfaces: list[InterfaceAddress]) -> AgentStatistics:
-    """Return a snapshot of an agent; `interfaces` tells the names of the interfaces there are."""
-    reading = _Reading(
-        driver,
-        driver.timeline.wall_time(driver.timeline.now()),
-        {entry.host: entry.name for entry in interfaces},
-        _servers(driver),
-    )
-    reports = driver.ice.pair_reports()
-    pairs = tuple(_pair(reading, report) for report in reports)
-    return AgentStatistics(_candidates(reading, reports), pairs, _transport(reading, pairs))
+def collect_statistics(drivers: Sequence[Driver], interfaces: list[InterfaceAddress]) -> AgentStatistics:
+    """Return a snapshot of an agent.
+
+    Args:
+        drivers: one for each component, one at least.
+        interfaces: those there are, for their names.
+    """
+    names = {entry.host: entry.name for entry in interfaces}
+    candidates: list[CandidateStatistics] = []
+    pairs: list[PairStatistics] = []
+    transports: list[TransportStatistics] = []
+    for number, driver in enumerate(drivers, 1):
+        wall_time = driver.timeline.wall_time(driver.timeline.now())
+        reading = _Reading(driver, f"IT{number:02d}", wall_time, names, _servers(driver))
+        reports = driver.ice.pair_reports()
+        own = tuple(_pair(reading, report) for report in reports)
+        candidates += _candidates(reading, reports)
+        pairs += own
+        transports.append(_transport(reading, own))
+    return AgentStatistics(tuple(candidates), tuple(pairs), transports[0], tuple(transports))
 
 
 def _servers(driver: Driver) -> dict[tuple[TransportAddress, TransportAddress], str]:
@@ -81,7 +92,7 @@ def _candidate(
     return CandidateStatistics(
         id=reading.names.candidate(candidate, is_remote=is_remote),
         timestamp_s=reading.timestamp_s,
-        transport_id=TRANSPORT_ID,
+        transport_id=reading.transport_id,
         is_remote=is_remote,
         candidate_type=candidate.type.value,
         protocol=candidate.transport,
@@ -107,7 +118,7 @@ def _pair(reading: _Reading, report: ice.PairReport) -> PairStatistics:
     return PairStatistics(
         id=reading.names.pair(report.path, report.local_ufrag),
         timestamp_s=reading.timestamp_s,
-        transport_id=TRANSPORT_ID,
+        transport_id=reading.transport_id,
         local_candidate_id=reading.names.candidate(pair.local, is_remote=False),
         remote_candidate_id=reading.names.candidate(pair.remote, is_remote=True),
         local=str(pair.local.address),
@@ -143,7 +154,7 @@ def _transport(reading: _Reading, pairs: tuple[PairStatistics, ...]) -> Transpor
     counters = [sock.statistics() for sock in driver.sockets.values()]
     traffic = driver.traffic.total()
     return TransportStatistics(
-        id=TRANSPORT_ID,
+        id=reading.transport_id,
         timestamp_s=reading.timestamp_s,
         ice_state=core.state.value,
         ice_role=core.role.value,

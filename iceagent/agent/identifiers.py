@@ -12,7 +12,6 @@ from typing import Final
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 
-TRANSPORT_ID: Final = "IT01"
 _SIZE: Final = 6  # bytes: no two of an agent's few hundred candidates will share a name
 
 

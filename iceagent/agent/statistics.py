@@ -168,7 +168,7 @@ class PairStatistics:
 
 @dataclass(frozen=True, slots=True)
 class TransportStatistics:
-    """The agent as a whole.
+    """The agent as a whole, or one of its components.
 
     Attributes:
         id, timestamp_s: as those of a candidate.
@@ -230,15 +230,22 @@ class TransportStatistics:
 
 @dataclass(frozen=True, slots=True)
 class AgentStatistics:
-    """A snapshot."""
+    """A snapshot.
+
+    Attributes:
+        candidates, pairs: of all components; their `transport_id` says of which.
+        transport: the agent's, or that of its first component where there are several.
+        transports: one for each component.
+    """
 
     candidates: tuple[CandidateStatistics, ...]
     pairs: tuple[PairStatistics, ...]
     transport: TransportStatistics
+    transports: tuple[TransportStatistics, ...]
 
     def as_w3c(self) -> dict[str, dict[str, Any]]:
         """Return id to object, as an `RTCStatsReport`: camelCase names, milliseconds; what is unknown is left out."""
-        found = {self.transport.id: self.transport.as_w3c()}
+        found = {transport.id: transport.as_w3c() for transport in self.transports}
         found.update({candidate.id: candidate.as_w3c() for candidate in self.candidates})
         found.update({pair.id: pair.as_w3c() for pair in self.pairs})
         return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from iceagent.agent.collect import collect_statistics
 from iceagent.agent.lane import Lane
 from iceagent.core import ice
 from iceagent.errors import LocalError
@@ -77,7 +78,7 @@ class Component(trio.abc.Channel[bytes]):
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of this component's candidates, pairs and transport."""
-        return self._agent.statistics()
+        return collect_statistics([self._agent._driver], self._agent._network.interfaces())  # noqa: SLF001
 
     def explain(self) -> Verdict:
         """Return why this component is where it is, the evidence, and what to do about it."""

@@ -18,9 +18,19 @@ def test_noise_of_a_stranger_is_no_sign() -> None:
     ours = one.credentials.ufrag
     for username in (f"{ours}:peer", f"{ours}:else", "else:peer", "else:else", None):
         one.handle_datagram(0.01, A4, STRANGER, request(one, pwd=WRONG, username=username))
-    one.handle_datagram(0.01, A4, B4, request(one, pwd=WRONG, username=f"{ours}:else"))
-    one.handle_datagram(0.01, A4, B4, request(one, pwd=WRONG, username="else:else"))
+    other_port = make_address(B4.host, 4242)
+    one.handle_datagram(0.01, A4, other_port, request(one, pwd=WRONG, username=f"{ours}:else"))
+    one.handle_datagram(0.01, A4, other_port, request(one, pwd=WRONG, username="else:else"))
     assert one.signs == ice.CredentialSigns()
+
+
+def test_a_check_from_the_very_address_of_the_peer_that_names_nobody_is_a_sign() -> None:
+    """Both sides hold descriptions of third parties; whoever pretends this has to forge source addresses."""
+    one = lone()
+    one.handle_datagram(0.01, A4, B4, request(one, pwd=WRONG, username="else:else"))
+    assert one.signs.requests_of_nobody == 1
+    assert one.signs.ours_is_not_known
+    assert one.signs.theirs_is_not_known
 
 
 def test_a_check_from_the_peers_host_that_names_both_and_fails_is_a_sign() -> None:

@@ -204,3 +204,22 @@ async def test_reading_costs_nothing_until_it_is_asked_for(vnet: Any) -> None:
     assert [pair.id for pair in one.pairs] == [pair.id for pair in other.pairs]
     assert one.transport.dropped == other.transport.dropped
     assert [candidate.id for candidate in one.candidates] == [candidate.id for candidate in other.candidates]
+
+
+async def test_each_component_is_a_transport(vnet: Any) -> None:
+    """As in a browser: one RTCTransportStats for each, with its own candidates and pairs."""
+    async with site(vnet(), FULL_CONE, PORT_RESTRICTED) as town:
+        await town.open_both(*STUN, streams=(2,))
+        await town.connect()
+        components = town.alice.streams[0].components
+        await components[1].send(b"to the second")
+        whole, second = town.alice.statistics(), components[1].statistics()
+    assert [transport.id for transport in whole.transports] == ["IT01", "IT02"]
+    assert [transport.packets_sent for transport in whole.transports] == [0, 1]
+    assert {candidate.component for candidate in whole.candidates if candidate.transport_id == "IT02"} == {2}
+    assert len({one.id for one in (*whole.candidates, *whole.pairs)}) == len(whole.candidates) + len(whole.pairs)
+    assert [transport.packets_sent for transport in second.transports] == [1]
+    assert {candidate.component for candidate in second.candidates} == {2}
+    report = whole.as_w3c()
+    for transport in whole.transports:
+        assert transport.selected_candidate_pair_id in report

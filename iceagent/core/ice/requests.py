@@ -97,22 +97,30 @@ class RequestHandler:
             return DropReason.STUN_NO_USERNAME
         ours, colon, theirs = username.value.partition(":")
         if not colon or ours != self._context.keys.local.ufrag:
-            if self._is_from_peer(remote, theirs):
+            if self._seems_the_peers(remote, theirs):
                 self._context.runner.signs.requests_naming_old += 1
             return DropReason.STUN_WRONG_USERNAME
         if not request.verify_integrity(self._context.keys.local_key):
-            if self._is_from_peer(remote, theirs):
+            if self._seems_the_peers(remote, theirs):
                 self._context.runner.signs.requests_keyed_wrong += 1
             return DropReason.STUN_BAD_INTEGRITY
         return theirs
 
-    def _is_from_peer(self, remote: TransportAddress, ufrag: str) -> bool:
-        """Whether a check that failed authentication seems to be the peer's: it names it, and is from a host of its."""
+    def _seems_the_peers(self, remote: TransportAddress, ufrag: str) -> bool:
+        """Whether a check that failed authentication is the peer's: it names it, and is from a host of its.
+
+        From the very address that the peer has told, one that names somebody else is worth remembering, too.
+        """
         context = self._context
-        if context.keys.remote is None or context.keys.remote.ufrag != ufrag:
+        if context.keys.remote is None:
             return False
-        host = without_zone(remote).host
-        return any(candidate.address.host == host for candidate in context.table.remote.values())
+        source = without_zone(remote)
+        candidates = context.table.remote.values()
+        if context.keys.remote.ufrag != ufrag:
+            if any(one.address == source and one.type is not CandidateType.PRFLX for one in candidates):
+                context.runner.signs.requests_of_nobody += 1
+            return False
+        return any(candidate.address.host == source.host for candidate in candidates)
 
     def _settle_roles(self, local: TransportAddress, remote: TransportAddress, request: stun.Message) -> bool:
         """Send 487 or switch, never both (RFC 8445 section 7.3.1.1, trap 8); return whether to go on."""

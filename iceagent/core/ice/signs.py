@@ -2,7 +2,8 @@
 
 Whoever knows an address of ours can send it checks that fail authentication. Such noise must convict nobody. So a sign
 counts only if it takes knowledge that a stranger off the path does not have: the random user name fragments of both
-sides and an address the peer has told, our password, or the transaction id of a check that is under way.
+sides and an address the peer has told, our password, or the transaction id of a check that is under way; or the packet
+comes from the very address and port that the peer has told, where it takes forged sources to pretend.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class CredentialSigns:
             peer holds another password of ours.
         requests_naming_old: checks from a host of the peer's that name the peer, but not us: it holds an old
             description of ours.
+        requests_of_nobody: checks from the very address and port that the peer has told, which name somebody else and
+            are not keyed with our password: both sides hold descriptions of others.
         requests_of_another: checks keyed with our password, by somebody whose name we do not know: we hold an old
             description of the peer's.
         answers_keyed_wrong: answers to checks of ours that fail integrity: we hold another password of the peer's.
@@ -31,6 +34,7 @@ class CredentialSigns:
     answers_right: int = 0
     requests_keyed_wrong: int = 0
     requests_naming_old: int = 0
+    requests_of_nobody: int = 0
     requests_of_another: int = 0
     answers_keyed_wrong: int = 0
     answers_refusing: int = 0
@@ -38,10 +42,11 @@ class CredentialSigns:
     @property
     def ours_is_not_known(self) -> bool:
         """Whether the peer seems to hold another description of us than the present one."""
-        return bool(self.requests_keyed_wrong or self.requests_naming_old) and not self.requests_right
+        signs = self.requests_keyed_wrong + self.requests_naming_old + self.requests_of_nobody
+        return bool(signs) and not self.requests_right
 
     @property
     def theirs_is_not_known(self) -> bool:
         """Whether we seem to hold another description of the peer than its present one."""
-        signs = self.requests_of_another + self.answers_keyed_wrong + self.answers_refusing
+        signs = self.requests_of_another + self.requests_of_nobody + self.answers_keyed_wrong + self.answers_refusing
         return bool(signs) and not self.answers_right
