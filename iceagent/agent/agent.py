@@ -257,7 +257,8 @@ class Agent(trio.abc.Channel[bytes]):
     def events(self) -> AsyncIterator[AgentEvent]:
         """Iterate over what has happened from the start on and what happens, until the agent closes.
 
-        A bounded log: who reads too late or too slowly misses the oldest; `statistics()` counts them.
+        A bounded log: who reads too late or too slowly misses the oldest; `statistics()` counts them. Of several
+        components it has the first one's, and what becomes of checklists; `Component.events()` has the others'.
         """
         return self._driver.timeline.subscribe()
 
