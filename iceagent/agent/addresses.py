@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import deque
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from itertools import chain, zip_longest
+from itertools import groupby
 from typing import Final
 
 from iceagent.agent.config import AgentConfig
 from iceagent.net.api import InterfaceAddress
 
 MAX_BASES: Final = 16  # ours: sockets per agent; more addresses only add pairs that the peer must check
+MAX_HEAD_START: Final = 2  # ours: IPv6 addresses before each IPv4 one
+BRIDGES: Final = (  # of containers and virtual machines: they lead into this machine, hardly ever to a peer
+    *("docker*", "podman*", "br-????????????", "veth*", "virbr*", "lxcbr*", "lxdbr*", "cni*", "flannel*", "cali*"),
+    *("vmnet*", "vboxnet*", "bridge1*", "vEthernet*"),
+)
+TUNNELS: Final = ("tun*", "tap*", "utun*", "wg*", "tailscale*", "zt*", "ppp*", "ipsec*", "nordlynx*")
+_PRIVATE: Final = 1
 
 
 def choose_addresses(interfaces: Sequence[InterfaceAddress], config: AgentConfig) -> list[InterfaceAddress]:
@@ -19,7 +27,7 @@ def choose_addresses(interfaces: Sequence[InterfaceAddress], config: AgentConfig
 
     Loopback is used when asked for, or when there is nothing else. Link-local addresses are used when nothing else but
     loopback is there (two machines on one cable). Where an interface has temporary addresses, the lasting ones of the
-    same prefix stay private. Families alternate, so that a broken one delays the other by at most one check.
+    same prefix stay private. Families are intermingled, so that a broken one delays the other by at most two checks.
 
     Source: RFC 8445 section 5.1.1.1, RFC 8421 section 4.
     """
@@ -50,17 +58,41 @@ def _prefix(entry: InterfaceAddress) -> str:
 
 
 def _interleave(entries: list[InterfaceAddress]) -> list[InterfaceAddress]:
-    """Order by worth within each family, then take the families in turn, IPv6 first."""
+    """Order by worth; families intermingled among real interfaces, then tunnels, bridges, link-local and loopback.
+
+    Source: RFC 8421 section 5: "Candidates with IP addresses from an unreliable interface should be ordered at the end
+    of the checklist, i.e., not intermingled".
+    """
     ordered = sorted(entries, key=_rank)
-    six = [entry for entry in ordered if ":" in entry.host]
-    four = [entry for entry in ordered if ":" not in entry.host]
-    return [entry for entry in chain.from_iterable(zip_longest(six, four)) if entry is not None]
+    tiers = (tier for _, tier in groupby(ordered, key=lambda entry: max(_rank(entry), _PRIVATE)))
+    return [entry for tier in tiers for entry in _intermingle(list(tier))]
+
+
+def _intermingle(entries: list[InterfaceAddress]) -> list[InterfaceAddress]:
+    """Put one or two IPv6 addresses before each IPv4 one.
+
+    RFC 8421 section 4 would give IPv6 a head start of (N4 + N6) / N4 addresses. Deviation: never more than two, since
+    where IPv6 is broken each of its addresses delays IPv4; see docs/timing.md.
+    """
+    six = deque(entry for entry in entries if ":" in entry.host)
+    four = deque(entry for entry in entries if ":" not in entry.host)
+    ahead = min(max(len(six) // len(four), 1), MAX_HEAD_START) if four else len(six)
+    found: list[InterfaceAddress] = []
+    while six or four:
+        found += [six.popleft() for _ in range(min(ahead, len(six)))]
+        if four:
+            found.append(four.popleft())
+    return found
 
 
 def _rank(entry: InterfaceAddress) -> int:
-    """Global before private before link-local before loopback; the system's order within each."""
+    """Global before private before tunnels, bridges, link-local and loopback; the system's order within each."""
     if entry.is_loopback:
-        return 3
+        return _PRIVATE + 4
     if entry.is_link_local:
-        return 2
-    return 0 if ipaddress.ip_address(entry.host).is_global else 1
+        return _PRIVATE + 3
+    if any(fnmatchcase(entry.name, pattern) for pattern in BRIDGES):
+        return _PRIVATE + 2
+    if any(fnmatchcase(entry.name, pattern) for pattern in TUNNELS):
+        return _PRIVATE + 1
+    return 0 if ipaddress.ip_address(entry.host).is_global else _PRIVATE

@@ -26,6 +26,7 @@ from iceagent.agent.statistics import AgentStatistics
 from iceagent.agent.streams import Ensemble, Stream
 from iceagent.agent.traffic import Path
 from iceagent.core import ice, sdp
+from iceagent.core.constants import TA_OFFERED_S, TA_S
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, UdpSocket
 from iceagent.net.system import SystemNetwork
@@ -81,6 +82,11 @@ class Agent(trio.abc.Channel[bytes]):
         return ICE_OPTIONS
 
     @property
+    def pacing_s(self) -> float:
+        """The Ta we propose, seconds, for the peer's `set_remote_credentials` (in SDP `a=ice-pacing`, in ms)."""
+        return TA_OFFERED_S if self._config.ta is None else self._config.ta
+
+    @property
     def streams(self) -> tuple[Stream, ...]:
         """The data streams, in the order of `AgentConfig.streams`."""
         return self._together().streams
@@ -132,6 +138,7 @@ class Agent(trio.abc.Channel[bytes]):
         *,
         lite: bool = False,
         options: Collection[str] = (),
+        pacing_s: float | None = None,
         stream: int | None = None,
     ) -> None:
         """Take the peer's ufrag and password; checks start as soon as there are candidates.
@@ -143,13 +150,17 @@ class Agent(trio.abc.Channel[bytes]):
             credentials: the peer's.
             lite: the peer is a lite implementation (RFC 8445 section 2.5), as its description says.
             options: the ice-options of its description; "renomination" lets data move to a better path later.
+            pacing_s: the peer's `pacing_s`; the higher one of the two is used. None if it is not known: then 50 ms is
+                taken for it (RFC 8445 section 14.2), unless `AgentConfig.ta` says what both have agreed upon.
             stream: the data stream they belong to, where its descriptions differ (RFC 8839 section 5.4); None for all.
 
         Raises:
             trio.ClosedResourceError: the agent is closed.
         """
         self._check_session()
-        given: dict[str, Any] = {"lite": lite, "options": options}
+        if pacing_s is None:
+            pacing_s = TA_S if self._config.ta is None else 0.0
+        given: dict[str, Any] = {"lite": lite, "options": options, "pacing_s": pacing_s}
         core = self._driver.ice
         if self._ensemble is None:
             self._roaming.change(lambda now: core.set_remote_credentials(now, credentials, **given))

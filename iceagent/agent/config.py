@@ -152,7 +152,8 @@ class AgentConfig:
         families: IP versions to use, of 4 and 6.
         port_range: lowest and highest local port, both included; None lets the system choose.
         include_loopback: whether loopback addresses are candidates; None: only if there is no other address.
-        ta: pacing of checks, seconds; None for the default of RFC 8445 section 14.2.
+        ta: pacing of checks, seconds, and of what is proposed to the peer; None: 20 ms with a peer that proposes as
+            little (`set_remote_credentials(pacing_s=…)`, as sessions do), 50 ms with others (RFC 8445 section 14.2).
         gather_budget_s: seconds granted to each server and family, name lookup included, before its silence counts as
             failure. An answer that comes later is a candidate all the same.
         full_trickle: each candidate is carried to the peer as it comes, and nobody waits for the last: then

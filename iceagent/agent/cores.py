@@ -8,7 +8,7 @@ import trio
 
 from iceagent.agent.config import AgentConfig
 from iceagent.core import ice
-from iceagent.core.constants import TA_S
+from iceagent.core.constants import TA_OFFERED_S
 from iceagent.net.system import SystemNetwork
 
 
@@ -37,7 +37,7 @@ def streams_for(config: AgentConfig, role: ice.Role) -> ice.StreamSet:
 
 def _ice_config(config: AgentConfig) -> ice.IceConfig:
     return ice.IceConfig(
-        ta_s=TA_S if config.ta is None else config.ta,
+        ta_s=TA_OFFERED_S if config.ta is None else config.ta,
         lite=config.ice_lite,
         controller=config.controller or ice.DefaultController(),
     )

@@ -6,7 +6,9 @@ from typing import Final
 
 # Pacing and retransmission of connectivity checks.
 TA_S: Final = 0.050  # RFC 8445 section 14.2: at most one new check per Ta
+TA_OFFERED_S: Final = 0.020  # ours: what agents propose to each other (RFC 8445 section 14.2); see docs/timing.md
 TA_MIN_S: Final = 0.005  # RFC 8445 section 14.2: no agent may pace faster than this
+TA_MAX_S: Final = 10.0  # ours: what a peer may propose at most
 PACER_BURST: Final = 16  # ours: checks of all agents together that may go at once after a pause
 CHECK_RTO_MIN_S: Final = 0.5  # RFC 8445 section 14.3
 CHECK_RTO_MAX_S: Final = (
@@ -25,13 +27,13 @@ NOMINATION_SLACK_S: Final = 0.030  # ours: a better pair unanswered for one RTT 
 NOMINATION_SETTLE_S: Final = 3.0  # RFC 8445 section 8.3.1: how long an aggressive peer's nominations may go on
 NOMINATION_PATIENCE_S: Final = 0.5  # ours: longest wait from the first valid pair to its nomination
 NOMINATION_PATIENCE_RELAYED_S: Final = 2.0  # ours: the same for a relayed pair that could not be left again
+NEAR_RTT_S: Final = 0.010  # ours: a peer as near as this may be of one site, where private addresses are routed
 SWITCH_FLOOR_S: Final = 0.1  # ours: no controller may switch pairs more often
 SEARCH_S: Final = 10.0  # ours: failed direct pairs are checked again this long after a relayed one was selected
 SEARCH_MAX_S: Final = 600.0  # ours: the wait doubles up to this
 SEARCH_FLOOR_S: Final = 5.0  # ours: no controller may search more often
 MAX_SEARCHED: Final = 8  # ours: failed pairs checked again in one round
-CONFIRM_RC: Final = 4  # ours: sends of a nominating or probing check, before another valid pair gets its turn
-CONFIRM_RM: Final = 8  # ours: the wait after the last of them, in RTOs; 7.5 s in all
+NOMINATION_STEADY_SENDS: Final = 7  # ours: a nominating check is sent twice 0.5 s apart, then every second; 8 s in all
 PATIENCE_S: Final = 39.5  # RFC 8863 section 4: no failure before this, with or without pairs
 
 # Consent and keepalives.

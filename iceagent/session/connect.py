@@ -168,7 +168,9 @@ class _Signaling:
             nursery.start_soon(self._tolerate, lambda: send_description(self._channel, self._agent, self._fingerprint))
             with signal_errors(), _peer_left():
                 description = await receive_description(self._channel)
-            self._agent.set_remote_credentials(description.credentials(), options=description.options)
+            self._agent.set_remote_credentials(
+                description.credentials(), options=description.options, pacing_s=description.pacing_s
+            )
             peers = description.fingerprint
             nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent, peers))
             nursery.start_soon(self._tolerate, lambda: send_restarts(self._channel, self._agent, self._fingerprint))

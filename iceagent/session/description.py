@@ -1,7 +1,7 @@
 """What the two sides tell each other inside the sealed channel: a description first, then candidates as they are found.
 
     {"type": "description", "version": 1, "ufrag": str, "pwd": str, "fingerprint": 32 bytes,
-     "options": ["renomination", ...]}
+     "options": ["renomination", ...], "pacing": 20}
     {"type": "candidates", "candidates": ["candidate:...", ...], "end": bool}
 
 A description with other credentials, later, is an ICE restart: it is answered with one of our own and new candidates,
@@ -43,6 +43,12 @@ class Description(msgspec.Struct, frozen=True, tag_field="type", tag="descriptio
     pwd: str
     fingerprint: Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
     options: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=32)] = []
+    pacing: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None  # Ta in ms (RFC 8839 section 5.9)
+
+    @property
+    def pacing_s(self) -> float | None:
+        """The Ta that the peer proposes, seconds, or None."""
+        return None if self.pacing is None else self.pacing / 1000
 
     def credentials(self) -> Credentials:
         """Return the ICE credentials; raises ValueError if they cannot be."""
@@ -88,6 +94,7 @@ async def send_description(channel: SealedChannel, agent: Agent, fingerprint: by
             "pwd": credentials.pwd,
             "fingerprint": fingerprint,
             "options": list(agent.options),
+            "pacing": round(agent.pacing_s * 1000),
         }
     )
     found, take = trio.open_memory_channel[str](MAX_CANDIDATES)
@@ -161,7 +168,7 @@ async def receive_candidates(channel: SealedChannel, agent: Agent, fingerprint: 
     while True:
         message = parse_untrusted(await channel.receive())
         if isinstance(message, Description) and message.fingerprint == fingerprint:
-            agent.set_remote_credentials(message.credentials(), options=message.options)
+            agent.set_remote_credentials(message.credentials(), options=message.options, pacing_s=message.pacing_s)
         if not isinstance(message, Candidates):
             continue
         for candidate in message.candidates:

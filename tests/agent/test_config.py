@@ -49,6 +49,20 @@ def test_families_alternate() -> None:
     assert choose(LAN, ULA, families=(4,)) == [LAN]
 
 
+def test_ipv6_has_a_head_start_that_is_bounded() -> None:
+    """RFC 8421 section 4; without the bound five addresses of a broken IPv6 would all come first."""
+    six = [InterfaceAddress("eth0", f"2a00:1450::{number}", 64) for number in range(1, 6)]
+    assert choose(LAN, *six) == [*six[:2], LAN, *six[2:]]
+
+
+def test_bridges_and_tunnels_come_last_and_are_not_intermingled() -> None:
+    """RFC 8421 section 5: what hardly ever leads to a peer must not delay what does."""
+    docker = InterfaceAddress("docker0", "172.17.0.1", 16)
+    vpn = InterfaceAddress("tun0", "10.8.0.2", 24)
+    vpn6 = InterfaceAddress("wg0", "fd00:8::2", 64)
+    assert choose(docker, vpn, vpn6, LAN, GLOBAL6) == [GLOBAL6, LAN, vpn6, vpn, docker]
+
+
 def test_interfaces_are_chosen_by_name_or_pattern() -> None:
     """VPN users name the interface that counts."""
     assert choose(LAN, WIFI, interfaces=["wl*"]) == [WIFI]

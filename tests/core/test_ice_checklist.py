@@ -20,7 +20,7 @@ from ice_harness import (
     transmits_of,
 )
 
-from iceagent.core import ice, stun
+from iceagent.core import constants, ice, stun
 from iceagent.core.address import make_address
 from iceagent.core.ice import AgentState, CandidateType, DropReason, PairState, Role
 from iceagent.core.ice.checks import rto_s
@@ -337,3 +337,27 @@ def test_the_same_credentials_of_the_peer_change_nothing() -> None:
     one.set_remote_credentials(1.0, ice.Credentials("others", "q" * 24))
     assert one.credentials != ours
     assert one.generation == 1
+
+
+def test_a_pair_is_ranked_by_the_best_local_candidate_of_its_base() -> None:
+    """RFC 8445 section 6.1.2.4: the reflexive twin of a host candidate is redundant, and must not lower its pair."""
+    one = agent(Role.CONTROLLING)
+    one.add_local_candidate(0.0, ice.host_candidate(A4, 65535))
+    other = make_address("192.0.2.9", 9)
+    one.add_local_candidate(0.0, ice.host_candidate(other, 65534))
+    one.add_local_candidate(0.0, ice.srflx_candidate(make_address("203.0.113.9", 1), A4, "192.0.2.99"))
+    one.set_remote_credentials(0.0, PEER)
+    one.add_remote_candidate(0.0, ice.srflx_candidate(B4, make_address("10.0.0.1", 1), "192.0.2.99"))
+    assert [pair.local.address for pair in one.pairs] == [A4, other]
+
+
+def test_unlikely_pairs_give_way_first_in_a_full_checklist() -> None:
+    """Else eleven container bridges on each side leave no room for the reflexive pair, which alone works."""
+    one = agent(Role.CONTROLLING)
+    one.set_remote_credentials(0.0, PEER)
+    for index in range(11):
+        one.add_local_candidate(0.0, ice.host_candidate(make_address(f"172.{16 + index}.1.1", 1), 65535 - index))
+        one.add_remote_candidate(0.0, ice.host_candidate(make_address(f"172.{16 + index}.2.1", 1), 65535 - index))
+    one.add_remote_candidate(0.0, ice.srflx_candidate(B4, make_address("172.16.2.1", 1), "192.0.2.99"))
+    assert len(one.pairs) == constants.MAX_PAIRS
+    assert sum(pair.remote.address == B4 for pair in one.pairs) == 11

@@ -125,6 +125,7 @@ FOREIGN = PairFacts(
     ice.host_candidate(B4),
     ice.PairState.SUCCEEDED,
     1,
+    1,
     True,
     False,
     False,

@@ -35,7 +35,9 @@ def silent_agent() -> Any:
         for candidate in ():
             yield candidate
 
-    return SimpleNamespace(options=(), credentials=Credentials("abcd", "0" * 22), local_candidates=local_candidates)
+    return SimpleNamespace(
+        options=(), pacing_s=0.02, credentials=Credentials("abcd", "0" * 22), local_candidates=local_candidates
+    )
 
 
 async def test_a_peer_that_leaves_while_we_still_gather_raises_an_unwrapped_error() -> None:

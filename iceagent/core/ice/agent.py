@@ -196,6 +196,7 @@ class IceAgent(Generations):
         *,
         lite: bool = False,
         options: Collection[str] = (),
+        pacing_s: float = 0.0,
         ours: Credentials | None = None,
     ) -> None:
         """Take the peer's credentials and begin to check.
@@ -209,6 +210,7 @@ class IceAgent(Generations):
             lite: the peer is a lite implementation, so we are controlling (RFC 8445 section 6.1.1).
                 Two lite agents never check anything, so they do not get together here.
             options: the ice-options of the peer's description; "renomination" is the one that matters here.
+            pacing_s: the Ta that the peer proposes; the higher one of it and ours is used (RFC 8445 section 14.2).
             ours: our new ones, should a restart begin here; fresh ones by default.
         """
         if self._standing.over or any(credentials == session.context.keys.remote for session in self._all()):
@@ -216,7 +218,7 @@ class IceAgent(Generations):
         if self._current.context.keys.remote is not None:
             self._restart(now, ours or generate_credentials(self._randbytes), by_peer=True)
         renomination = "renomination" in options
-        self._current.set_remote_credentials(now, credentials, lite=lite, renomination=renomination)
+        self._current.set_remote_credentials(now, credentials, lite=lite, renomination=renomination, pacing_s=pacing_s)
         self._settle(now)
 
     def restart(self, now: float, credentials: Credentials | None = None) -> Credentials:

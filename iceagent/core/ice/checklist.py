@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
+from iceagent.core.ice.likelihood import Likelihood, likelihood
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.tcp import checks_by_itself
@@ -42,6 +43,12 @@ def path_of(local: Candidate, remote: Candidate) -> Path | None:
         if percent and "%" not in remote_address.host:
             remote_address = TransportAddress(f"{remote_address.host}%{zone}", remote_address.port)
     return (base, remote_address)
+
+
+def _worth(pair: CheckPair) -> tuple[object, ...]:
+    # Deviation from RFC 8445 section 6.1.2.5, by which the pairs of lowest priority are discarded: those are the
+    # reflexive and relayed ones, so that ten container bridges on each side would leave only pairs between them.
+    return (Likelihood.NEAR if pair.heard else likelihood(pair.base.host, pair.destination.host), *pair.check_order)
 
 
 class Checklist:
@@ -76,27 +83,25 @@ class Checklist:
         A reflexive local candidate stands for its base, so its pair is redundant wherever the base has its own
         (RFC 8445 section 6.1.2.4); the better local candidate gives the pair its priority.
         """
-        fresh: list[CheckPair] = []
+        fresh: dict[Path, CheckPair] = {}
         for local, remote in candidates:
             path = path_of(local, remote) if checks_by_itself(local, remote) else None
             if path is None:
                 continue
-            known = self.pairs.get(path)
+            known = self.pairs.get(path) or fresh.get(path)
             if known is None:
-                pair = CheckPair(local, remote, path[0], path[1], priority=0)
-                pair.rank(controlling)
-                fresh.append(pair)
+                fresh[path] = CheckPair(local, remote, path[0], path[1], priority=0)
+                fresh[path].rank(controlling)
             elif local.priority > known.local.priority:
                 known.local = local
                 known.rank(controlling)
-        fresh.sort(key=lambda pair: pair.check_order, reverse=True)
         all_fit = True
-        for pair in fresh:
+        for pair in sorted(fresh.values(), key=_worth, reverse=True):
             all_fit = self.insert(pair) and all_fit
         return all_fit
 
     def insert(self, pair: CheckPair, *, needed: bool = False) -> bool:
-        """Insert a new pair, making room by discarding the lowest-priority one not in use (RFC 8445 section 6.1.2.5).
+        """Insert a new pair, making room by discarding the least likely one not in use (RFC 8445 section 6.1.2.5).
 
         Args:
             pair: a pair whose path is not in the list yet.
@@ -120,7 +125,7 @@ class Checklist:
         """Return the pair that is missed least: of those not in use a failed one, or the lowest."""
         busy = (PairState.IN_PROGRESS, PairState.SUCCEEDED)
         idle = [pair for pair in self if pair.state not in busy and not pair.consent_lost]
-        return min(idle, key=lambda pair: (pair.state is not PairState.FAILED, pair.check_order), default=None)
+        return min(idle, key=lambda pair: (pair.state is not PairState.FAILED, _worth(pair)), default=None)
 
     def _make_room(self, pair: CheckPair, needed: bool) -> bool:
         """Discard one pair for the sake of another: of a longer list of the set first, so that all shrink evenly."""
@@ -130,9 +135,7 @@ class Checklist:
             longer.note_changed()
             return True
         worst = self.worst_idle()
-        if worst is None or (
-            worst.state is not PairState.FAILED and worst.check_order >= pair.check_order and not needed
-        ):
+        if worst is None or (worst.state is not PairState.FAILED and _worth(worst) >= _worth(pair) and not needed):
             return False
         self.forget(worst)
         return True

@@ -157,10 +157,10 @@ class ChecklistSet:
         self._reserved_at = None
         stream = chosen.seat.stream
         self._thaw(self._lanes(stream))
-        seat, _, scheduler = self._first_of(self._lanes(stream)) or chosen
+        seat, context, scheduler = self._first_of(self._lanes(stream)) or chosen
         self._next_stream = stream + 1
         scheduler.send_next(now)
-        self._next_slot_at = now + self._ta_s
+        self._next_slot_at = now + max(self._ta_s, context.ta_s)
         seat.touched = True
         for _, agent in self._occupied():
             agent.note_slot_used(self._next_slot_at)

@@ -332,15 +332,16 @@ def _is_refusal(response: stun.Message) -> bool:
 
 
 def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
+    gaps_s: tuple[float, ...]
     if kind is CheckKind.PROBE:  # quick at first, since the path's RTT is known; then steady
         gaps_s = (*(rto,) * constants.FALTER_SENDS_LOSSY, *(constants.CHECK_STEADY_GAP_S,) * 6)
         return gaps_s, sum(gaps_s)
     if kind is CheckKind.CONSENT:  # sent once; any answer while consent could still stand counts (trap 13)
         return (constants.CONSENT_EXPIRY_S,), constants.CONSENT_EXPIRY_S
-    ordinary = kind is CheckKind.ORDINARY
-    rc = constants.CHECK_RC if ordinary else constants.CONFIRM_RC
-    rm = constants.CHECK_RM if ordinary else constants.CONFIRM_RM
-    gaps_s = (*(rto * 2**sent for sent in range(rc - 1)), rto * rm)
+    if kind is CheckKind.NOMINATION:  # the path is known to work, and the peer waits for it
+        gaps_s = (rto, rto, *(constants.CHECK_STEADY_GAP_S,) * constants.NOMINATION_STEADY_SENDS)
+        return gaps_s, sum(gaps_s)
+    gaps_s = (*(rto * 2**sent for sent in range(constants.CHECK_RC - 1)), rto * constants.CHECK_RM)
     return gaps_s, min(sum(gaps_s), constants.CHECK_TIMEOUT_S)
 
 

@@ -46,6 +46,7 @@ class Context:
         validated: the paths from which data may reach the user.
         silent: the data pair has not answered for a while.
         started_at: when the peer's credentials came, from which patience counts; None before.
+        ta_s: Ta, the higher one of what the two agents propose.
         next_slot_at: before this no new check is sent (Ta).
         loss: why the last path was lost, in words.
         failure: why the session failed, in words.
@@ -108,6 +109,7 @@ class Context:
         self.pacer = pacer
         self.renominates = False
         self.nomination = 0
+        self.ta_s = config.ta_s
         self.next_slot_at = float("-inf")
         self.loss = ""
         self.failure = ""
@@ -152,8 +154,8 @@ class Context:
         steady = False
         if kind is CheckKind.ORDINARY:
             in_progress = self.checklist.count(PairState.IN_PROGRESS)
-            rto = rto_s(*self._checks_ahead(in_progress), self.config.ta_s)
-            steady = self.steady and in_progress < constants.MAX_STEADY_CHECKS
+            rto = rto_s(*self._checks_ahead(in_progress), self.ta_s)
+            steady = (self.steady or pair.heard) and in_progress < constants.MAX_STEADY_CHECKS
         elif kind is CheckKind.PROBE:
             half_rtt_s = (pair.rtt_s or constants.PROBE_RTT_S) / 2
             rto = min(max(constants.PROBE_RTO_MIN_S, half_rtt_s), constants.PROBE_RTO_MAX_S)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from iceagent.core import constants
+from iceagent.core.ice.likelihood import Likelihood, by_likelihood, of_pair
 from iceagent.core.ice.pair import PairFacts
 from iceagent.core.ice.priority import CandidateType
 
@@ -172,15 +173,16 @@ class Controller(Protocol):
 class DefaultController:
     """Best pair first; nominated once no better kind of pair is likely; direct rather than relayed, also later.
 
-    **Checks**: triggered ones first, then by priority (RFC 8445 section 6.1.4.2).
+    **Checks**: triggered ones first, then those likely to work, then by priority (`likelihood.by_likelihood`).
 
     **Nomination** waits only while a better pair is likely, and never long. A better pair is likely until its check has
-    been out for the valid pair's RTT plus `slack_s`: a path that is better has, as a rule, answered by then. Pairs
-    still to be sent are given the time of their slots if they are of a better kind: host before reflexive before
-    relayed. A relayed pair also waits for candidates not yet known. Nothing is waited for beyond `patience_s` after the
-    first pair became valid; beyond `relayed_patience_s` where the peer does not know renomination, so that a relayed
-    pair would be for good. So hosts that see each other nominate at once, and two peers behind NATs one RTT after the
-    dead host pair was tried.
+    been out for the valid pair's RTT plus `slack_s`, or Ta: a path that is better has, as a rule, answered by then.
+    Those of a better kind (host before reflexive before relayed) that are still to be sent are given the time of their
+    slots; those of the same kind have `slack_s` after the first answer. Pairs whose addresses make them unlikely are
+    waited for only if the peer is as near as on a LAN. A relayed pair also waits for candidates not yet known. Nothing
+    is waited for beyond `patience_s` after the first pair became valid; beyond `relayed_patience_s` where the peer does
+    not know renomination, so that a relayed pair would be for good. So hosts that see each other, and two peers behind
+    NATs, nominate after one round trip.
 
     **Switching**: from relayed to direct as soon as a direct pair is valid; else a round trip must be shorter by a
     quarter and by 10 ms, seen three times, at most every 10 s.
@@ -196,8 +198,10 @@ class DefaultController:
     relayed_patience_s: float = constants.NOMINATION_PATIENCE_RELAYED_S
 
     def choose_check(self, question: CheckQuestion) -> PairFacts | None:
-        """Return the first triggered pair, else the waiting one of highest priority."""
-        return next(iter(question.triggered or question.waiting), None)
+        """Return the first triggered pair, else the likeliest waiting one."""
+        if question.triggered:
+            return question.triggered[0]
+        return next(iter(by_likelihood(question.waiting)), None)
 
     def choose_nomination(self, question: NominationQuestion) -> Choice | None:
         """Return the first pair and when no better one is likely any more."""
@@ -211,7 +215,7 @@ class DefaultController:
     def _nominate_at(self, question: NominationQuestion, best: PairFacts) -> float:
         for_good = best.is_relayed and not question.renominates
         latest = question.first_valid_at + (self.relayed_patience_s if for_good else self.patience_s)
-        better = [pair for pair in question.pending if pair.priority > best.priority]
+        better = [pair for pair in question.pending if pair.priority > best.check_priority]
         if question.renominates and best.local.transport != "tcp":
             # Direct pairs over TCP rank above a relayed one; they may take over later, and nobody waits for them.
             better = [pair for pair in better if pair.local.transport != "tcp"]
@@ -219,19 +223,26 @@ class DefaultController:
             return latest
         if best.is_relayed and not question.all_candidates_known:
             return latest
-        window_s = (best.rtt_s or 0.0) + self.slack_s
+        if (best.rtt_s or 0.0) > constants.NEAR_RTT_S:
+            better = [pair for pair in better if of_pair(pair) is not Likelihood.UNLIKELY]
+        slack_s = min(self.slack_s, question.ta_s)
+        window_s = (best.rtt_s or 0.0) + slack_s
         wait_until = question.first_valid_at
         slot_at = max(question.next_slot_at, question.now)
         for pair in better:
-            if pair.checked_at is not None:
-                wait_until = max(wait_until, pair.checked_at + window_s)
-            else:
-                if kind_of(pair) > kind_of(best):
-                    wait_until = max(wait_until, slot_at + window_s)
-                slot_at += question.ta_s
+            is_better_kind = kind_of(pair) > kind_of(best)
+            sent_at = pair.checked_at
+            if sent_at is None:
+                sent_at, slot_at = slot_at, slot_at + question.ta_s
+                if not is_better_kind:
+                    continue
+            answered_by = sent_at + window_s
+            wait_until = max(
+                wait_until, answered_by if is_better_kind else min(answered_by, question.first_valid_at + slack_s)
+            )
             if wait_until >= latest:
                 return latest
-        return min(wait_until, latest)
+        return wait_until
 
     def choose_switch(self, question: SwitchQuestion) -> Choice | None:
         """Return a clearly better pair."""

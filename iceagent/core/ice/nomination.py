@@ -193,7 +193,7 @@ class Nominator:
             selected=None if context.selected is None else context.selected.facts(),
             first_valid_at=now if self._first_valid_at is None else self._first_valid_at,
             next_slot_at=context.next_slot_at,
-            ta_s=context.config.ta_s,
+            ta_s=context.ta_s,
             all_candidates_known=context.table.complete,
             renominates=context.renominates,
             now=now,

@@ -73,6 +73,8 @@ class PairFacts(NamedTuple):
         remote: the remote candidate.
         state: of the pair's connectivity check.
         priority: 64 bits; higher is better.
+        check_priority: what it is, or was, before the check was answered; then the peer may see us at a reflexive
+            address, which makes the pair rank lower. This one compares with pairs that were not answered yet.
         is_valid: whether data may flow on it.
         is_nominated: whether the controlling agent chose it.
         is_relayed: whether either end is at a relay.
@@ -89,6 +91,7 @@ class PairFacts(NamedTuple):
     remote: Candidate
     state: PairState
     priority: int
+    check_priority: int
     is_valid: bool
     is_nominated: bool
     is_relayed: bool
@@ -114,6 +117,7 @@ class CheckPair:
     base: TransportAddress
     destination: TransportAddress
     priority: int
+    check_priority: int = 0  # what it was before its check was answered
     state: PairState = PairState.FROZEN
     valid_local: Candidate | None = None
     nominated: bool = False
@@ -190,12 +194,15 @@ class CheckPair:
         self.state = state
 
     def rank(self, controlling: bool) -> None:
-        """Compute the priority anew, as after a change of role or candidate (RFC 8445 section 6.1.2.3)."""
-        local = self.local if self.valid_local is None else self.valid_local
+        """Compute the priorities anew, as after a change of role or candidate (RFC 8445 section 6.1.2.3)."""
+        self.check_priority = self.priority = self._priority_with(self.local, controlling)
+        if self.valid_local is not None:
+            self.priority = self._priority_with(self.valid_local, controlling)
+
+    def _priority_with(self, local: Candidate, controlling: bool) -> int:
         if controlling:
-            self.priority = pair_priority(local.priority, self.remote.priority)
-        else:
-            self.priority = pair_priority(self.remote.priority, local.priority)
+            return pair_priority(local.priority, self.remote.priority)
+        return pair_priority(self.remote.priority, local.priority)
 
     def measure_rtt(self, sample_s: float) -> None:
         """Smooth one round-trip time in; the gain is twice RFC 6298's since samples come seconds apart."""
@@ -215,6 +222,7 @@ class CheckPair:
             self.remote,
             self.state,
             self.priority,
+            self.check_priority,
             self.is_valid,
             self.nominated,
             self.is_relayed,

@@ -34,7 +34,7 @@ class Scheduler:
     def send_next(self, now: float) -> None:
         """Use the slot for the check that the controller chooses, if any."""
         context = self._context
-        context.next_slot_at = now + context.config.ta_s
+        context.next_slot_at = now + context.ta_s
         pair = self._choose(now)
         if pair is not None:
             context.checklist.untrigger(pair)

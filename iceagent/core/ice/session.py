@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from iceagent.core import stun
+from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.candidates import Added
@@ -84,9 +84,12 @@ class Session:
 
     # What changes it; `settle` is to follow.
 
-    def set_remote_credentials(self, now: float, credentials: Credentials, *, lite: bool, renomination: bool) -> None:
+    def set_remote_credentials(
+        self, now: float, credentials: Credentials, *, lite: bool, renomination: bool, pacing_s: float
+    ) -> None:
         """Take the peer's credentials and begin to check."""
         context = self.context
+        context.ta_s = max(context.config.ta_s, min(pacing_s, constants.TA_MAX_S))
         context.renominates = renomination and context.config.renomination
         context.keys.set_remote(credentials)
         context.started_at = now

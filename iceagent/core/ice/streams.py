@@ -208,6 +208,7 @@ class StreamSet:
         *,
         lite: bool = False,
         options: Collection[str] = (),
+        pacing_s: float = 0.0,
         stream: int | None = None,
     ) -> None:
         """Take the peer's credentials, for one stream or, with None, for all (RFC 8839 section 5.4).
@@ -218,7 +219,7 @@ class StreamSet:
         ours = self._fresh_for(credentials, agents)
         with self._together():
             for agent in agents:
-                agent.set_remote_credentials(now, credentials, lite=lite, options=options, ours=ours)
+                agent.set_remote_credentials(now, credentials, lite=lite, options=options, pacing_s=pacing_s, ours=ours)
         self._settle(now)
 
     def _fresh_for(self, credentials: Credentials, agents: Sequence[IceAgent]) -> Credentials | None:
