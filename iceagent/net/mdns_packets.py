@@ -114,7 +114,8 @@ def parse_untrusted(data: bytes) -> Message | None:
     if len(data) > MAX_MESSAGE:
         return None
     try:
-        message = dns.message.from_wire(data, one_rr_per_rrset=True, ignore_trailing=True)
+        # What cannot be read is passed over: mDNS compresses names where DNS must not (RFC 6762 section 18.14).
+        message = dns.message.from_wire(data, one_rr_per_rrset=True, ignore_trailing=True, continue_on_error=True)
         if message.opcode() != 0 or message.rcode() != 0:
             return None  # RFC 6762 sections 18.3 and 18.11
         questions = tuple(asked for rrset in message.question[:MAX_ENTRIES] if (asked := _question(rrset)))

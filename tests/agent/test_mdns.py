@@ -303,6 +303,17 @@ def test_messages_survive_the_wire() -> None:
     assert (legacy.message_id, legacy.records[0].ttl_s) == (7, mdns_packets.LEGACY_TTL_S)
 
 
+def test_a_record_that_cannot_be_read_does_not_cost_the_others() -> None:
+    """An answer of python-zeroconf: its NSEC record has a compressed name, as RFC 6762 section 18.14 allows."""
+    data = (
+        b"\x00\x00\x84\x00\x00\x00\x00\x02\x00\x00\x00\x00\rzeroconf-here\x05local\x00\x00\x01\x80\x01\x00\x00\x00x\x00\x04"
+        b"\x7f\x00\x00\x01\xc0\x0c\x00/\x80\x01\x00\x00\x00x\x00\x05\xc0\x0c\x00\x01@"
+    )
+    message = parse_untrusted(data)
+    assert message is not None
+    assert message.records == (Record("zeroconf-here.local", "127.0.0.1", 120),)
+
+
 @pytest.mark.parametrize(
     ("host", "is_name"),
     [
