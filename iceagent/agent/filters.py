@@ -17,6 +17,7 @@ from iceagent.core import ice
 from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.core.ice import CandidateType
 from iceagent.core.ice.candidate import without_zone
+from iceagent.core.nat.nat64 import extract
 from iceagent.core.turn.server.embedded import inner_addresses
 from iceagent.net.api import InterfaceAddress
 
@@ -43,7 +44,7 @@ class Policy:
         self._deny_local = parse_prefixes(config.deny_prefixes)
         self._remote = None if config.remote_prefixes is None else parse_prefixes(config.remote_prefixes)
         self._deny_remote = parse_prefixes(config.deny_remote_prefixes)
-        self._nat64: tuple[ipaddress.IPv6Network, ...] = ()
+        self._nat64: ipaddress.IPv6Network | None = None
         self._verdicts: dict[TransportAddress, str] = {}
         self._signalled: dict[TransportAddress, None] = {}
         self._left_out: dict[str, str] = {}
@@ -92,7 +93,7 @@ class Policy:
 
     def permits_server(self, address: TransportAddress) -> bool:
         """Return whether a server, which the configuration names, may be sent to: unless its address is denied."""
-        if not any(_within(ip, self._deny_remote) for ip in self._faces(address)):
+        if not self._is_denied(address.ip):
             return True
         self.refused["server (deny_remote_prefixes)"] += 1
         return False
@@ -136,26 +137,27 @@ class Policy:
         return known
 
     def _judge(self, address: TransportAddress) -> str:
-        ip, *inner = self._faces(address)
-        if any(_within(face, self._deny_remote) for face in (ip, *inner)):
+        ip = address.ip
+        if self._is_denied(ip):
             return "deny_remote_prefixes"
-        allowed = self._remote
-        is_allowed = allowed is None or _within(ip, allowed)
-        if allowed is not None and not is_allowed:
-            is_allowed = bool(inner) and all(_within(face, allowed) for face in inner)
-        if not is_allowed:
-            return "remote_prefixes"
+        if self._remote is not None and not _within(ip, self._remote):
+            # Its inner address counts where a standard says so, not under a prefix that some resolver has told.
+            inner = inner_addresses(ip)
+            if not inner or not all(_within(face, self._remote) for face in inner):
+                return "remote_prefixes"
         wanted = self._config.remote_filter
         return "" if wanted is None or wanted(address) else "remote_filter"
 
-    def _faces(self, address: TransportAddress) -> tuple[IPAddress, ...]:
-        """Return an address and the IPv4 addresses it may stand for: `64:ff9b::10.0.0.1` is 10.0.0.1, too."""
-        ip = address.ip
-        return (ip, *inner_addresses(ip, self._nat64))
+    def _is_denied(self, ip: IPAddress) -> bool:
+        """Return whether an address is denied, or an IPv4 one it may stand for: `64:ff9b::10.0.0.1` is 10.0.0.1."""
+        faces: list[IPAddress] = [ip, *inner_addresses(ip)]
+        if isinstance(ip, ipaddress.IPv6Address) and self._nat64 is not None and _within(ip, (self._nat64,)):
+            faces.append(extract(self._nat64, ip))
+        return any(_within(face, self._deny_remote) for face in faces)
 
     def note_nat64(self, prefix: ipaddress.IPv6Network) -> None:
-        """Take note of the prefix under which this network translates to IPv4."""
-        self._nat64 = (prefix,)
+        """Take note of the prefix under which this network translates to IPv4, as its resolver tells."""
+        self._nat64 = prefix
         self._verdicts.clear()
 
     # Explaining

@@ -15,6 +15,7 @@ from iceagent.agent import Agent, AgentConfig, IceServer, Role, VerdictKind, ope
 from iceagent.agent.filters import Policy
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
+from iceagent.core.nat.nat64 import PREFIX_LENGTHS, synthesize
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress
 
@@ -211,6 +212,21 @@ def test_ipv6_in_disguise_is_denied_with_its_ipv4() -> None:
     allowing = Policy(AgentConfig(remote_prefixes=["10.0.0.0/8"]))
     assert allowing.permits(TransportAddress("64:ff9b::a01:203", 1))
     assert not allowing.permits(TransportAddress("64:ff9b::c001:203", 1))
+
+
+@pytest.mark.parametrize("length", PREFIX_LENGTHS)
+def test_a_told_prefix_of_any_length_denies_and_allows_nothing(length: int) -> None:
+    """RFC 6052's shorter prefixes put the IPv4 address elsewhere; and a resolver that lies must open no way."""
+    prefix = ipaddress.IPv6Network(f"2001:db8:64::/{length}", strict=False)
+    hidden = TransportAddress(str(synthesize(prefix, "10.1.2.3")), 1)
+    denying = Policy(AgentConfig(deny_remote_prefixes=["10.0.0.0/8"]))
+    denying.note_nat64(prefix)
+    assert not denying.permits(hidden)
+    assert not denying.permits_server(hidden)
+    assert denying.permits(TransportAddress(str(synthesize(prefix, "192.1.2.3")), 1))
+    allowing = Policy(AgentConfig(remote_prefixes=["10.0.0.0/8"]))
+    allowing.note_nat64(prefix)
+    assert not allowing.permits(hidden)
 
 
 def test_what_strangers_fill_is_bounded() -> None:

@@ -46,6 +46,14 @@ def test_no_prefix_where_there_is_none() -> None:
     assert find_prefix(["2001:db8::1", "64:ff9b::c000:ab"]) == ipaddress.IPv6Network("64:ff9b::/96")
 
 
+@pytest.mark.parametrize("start", ["::ffff:0:0", "::", "fe80::", "ff02::", "::ffff:0:0:0", "100::"])
+def test_a_resolver_that_lies_is_not_believed_the_impossible(start: str) -> None:
+    """Mapped addresses would be IPv4 once more and be disguised without end, multicast would reach everybody."""
+    told = str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(start)) | int(ipaddress.IPv4Address("192.0.0.170"))))
+    assert find_prefix([told]) is None
+    assert find_prefix([told, "2001:db8::192.0.0.170"]) == ipaddress.IPv6Network("2001:db8::/96")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "169.254.1.1", "224.0.0.251", "10.0.0.1", "192.168.1.1"])
 def test_what_no_nat64_may_forward_is_not_disguised(host: str) -> None:
     """RFC 6052 section 3.1; a network's own prefix may lead to its private addresses."""

@@ -13,6 +13,9 @@ WELL_KNOWN_ADDRESSES: Final = frozenset(  # RFC 7050 section 8.2
 WELL_KNOWN_PREFIX: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 PREFIX_LENGTHS: Final = (96, 64, 56, 48, 40, 32)  # RFC 6052 section 2.2
 
+_PLAUSIBLE: Final = tuple(  # where packets may be routed to a translator: RFC 6052, RFC 8215, global and unique local
+    map(ipaddress.IPv6Network, ("64:ff9b::/32", "2000::/3", "fc00::/7"))
+)
 _RESERVED_OCTET: Final = 8  # RFC 6052 section 2.2: bits 64 to 71 are zero
 _NEVER: Final = tuple(map(ipaddress.IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
 _NOT_GLOBAL: Final = tuple(
@@ -24,7 +27,8 @@ def find_prefix(addresses: Iterable[str]) -> ipaddress.IPv6Network | None:
     """Return the prefix under which a network's DNS64 hides the addresses of `WELL_KNOWN_NAME`; None if it does not.
 
     Args:
-        addresses: the AAAA records of that name; anything else among them is passed over.
+        addresses: the AAAA records of that name; anything else among them is passed over, and so are those that no
+            translator can have: a resolver may lie, and some answer with IPv4-mapped addresses (`::ffff:192.0.0.170`).
 
     Source: RFC 7050 section 3.
     """
@@ -32,6 +36,8 @@ def find_prefix(addresses: Iterable[str]) -> ipaddress.IPv6Network | None:
         try:
             ip = ipaddress.IPv6Address(text)
         except ValueError:
+            continue
+        if not any(ip in network for network in _PLAUSIBLE):
             continue
         for length in PREFIX_LENGTHS:
             prefix = ipaddress.IPv6Network((int(ip) >> (128 - length) << (128 - length), length))
