@@ -27,7 +27,8 @@ class FrameReader:
     """Cuts the frames out of what arrives; never keeps more than one incomplete frame."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._missing = _HEADER
 
     @property
     def pending(self) -> int:
@@ -38,15 +39,19 @@ class FrameReader:
         """Take bytes; return the frames they complete, in order; empty ones, which say nothing, are left out.
 
         Args:
-            data: whatever arrived, cut anywhere.
+            data: whatever arrived, cut anywhere; in pieces however small, each byte is looked at once or twice.
             limit: the largest frame taken, bytes.
 
         Raises:
             FrameError: a longer one was announced.
         """
-        stream = self._rest + data if self._rest else bytes(data)
+        if len(data) < self._missing:
+            self._rest += data
+            self._missing -= len(data)
+            return []
+        stream = bytes(self._rest + data) if self._rest else bytes(data)
         frames: list[bytes] = []
-        at, size = 0, len(stream)
+        at, size, end = 0, len(stream), _HEADER
         while size - at >= _HEADER:
             length = stream[at] << 8 | stream[at + 1]
             if length > limit:
@@ -56,6 +61,7 @@ class FrameReader:
                 break
             if length:
                 frames.append(stream[at + _HEADER : end])
-            at = end
-        self._rest = stream[at:]
+            at, end = end, end + _HEADER
+        self._rest = bytearray(stream[at:])
+        self._missing = end - size
         return frames

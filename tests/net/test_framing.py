@@ -46,3 +46,11 @@ def test_lengths_at_the_limits() -> None:
 def test_an_empty_frame_says_nothing() -> None:
     """RFC 4571 allows it; there is no empty datagram to hand on that would mean anything."""
     assert FrameReader().feed(b"\0\0" + frame(b"x") + b"\0\0") == [b"x"]
+
+
+def test_the_longest_frame_may_come_byte_by_byte() -> None:
+    """Each byte is looked at a few times, not once for each that follows: 65,537 pieces take a moment, not minutes."""
+    reader, datagram = FrameReader(), bytes(range(256)) * 255
+    pieces = [reader.feed(bytes((byte,))) for byte in frame(datagram)]
+    assert pieces[-1] == [datagram]
+    assert not any(pieces[:-1])
