@@ -182,7 +182,9 @@ class Agent(trio.abc.Channel[bytes]):
         if not isinstance(candidate, ice.Candidate):
             text = sdp.trickled_candidate(candidate)
             candidate = None if text is None else ice.Candidate.from_sdp(text)
-        if self._ensemble is None:
+        if self._ensemble is None and stream:
+            self._driver.ice.counters[ice.DropReason.CANDIDATE_TRANSPORT] += candidate is not None
+        elif self._ensemble is None:
             self._take_remote(candidate)
         else:
             self._ensemble.add_remote_candidate(candidate, stream)

@@ -20,7 +20,7 @@ from iceagent.core import ice
 from iceagent.core.address import make_address
 from iceagent.net.mdns_packets import is_mdns_name
 
-MAX_WAITING: Final = 64  # ours: names that have come and are not being looked up yet
+MAX_WAITING: Final = 64  # ours: candidates with names that have come and are not being looked up yet
 
 
 class RemoteCandidates:
@@ -53,12 +53,16 @@ class RemoteCandidates:
             self._end(generation)
         elif _has_address(candidate):
             self._accept(candidate)
-        elif is_mdns_name(candidate.address.host) and self._names.resolves and len(self._waiting) < MAX_WAITING:
+        elif is_mdns_name(candidate.address.host) and self._names.resolves and self._has_room:
             self._waiting.setdefault(candidate.address.host.lower(), []).append((generation, candidate))
             self._running[generation] += 1
             self._arrived.set()
         else:
             self._driver.mutate(partial(_add, self._driver.ice, candidate))  # which counts it as unresolved
+
+    @property
+    def _has_room(self) -> bool:
+        return sum(map(len, self._waiting.values())) < MAX_WAITING
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Run in a nursery, names included; those we publish, if we do, are there when it returns."""

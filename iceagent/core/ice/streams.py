@@ -307,11 +307,19 @@ class StreamSet:
         self._settle(now)
 
     def note_signalled(self, candidate: Candidate, stream: int) -> None:
-        """For shells that hand candidates to components themselves: take note of one, usable or not."""
-        self._signalled[stream] = max(candidate.component, self._signalled.get(stream, 0))
+        """For shells that hand candidates to components themselves: take note of one, usable or not.
+
+        Which stream it belongs to, the peer says, so it may be one that is not there: counted, and nothing more.
+        """
+        if (stream, candidate.component) not in self._agents:
+            self._agents[0, 1].counters[DropReason.CANDIDATE_TRANSPORT] += 1
+        if stream in self._streams(None):
+            self._signalled[stream] = max(candidate.component, self._signalled.get(stream, 0))
 
     def note_remote_end(self, now: float, stream: int) -> None:
         """For the same: take note of the peer's end-of-candidates, and give up the components it does not have."""
+        if stream not in self._streams(None):
+            return
         heard = [component for (at, component), agent in self._in_use() if at == stream and agent.remote_candidates]
         highest = max([self._signalled.get(stream, 0), *heard])
         for component in range(highest + 1, self.layout[stream] + 1) if highest else ():
