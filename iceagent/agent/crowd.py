@@ -43,14 +43,19 @@ class Crowd:
 
     async def open(self, count: int) -> None:
         """Open so many sockets, or fewer where the system or the process's share do not give them."""
-        count = min(count, MAX_OPEN - _open_sockets.get(0))
         for _ in range(count):
-            sock = await self._open_socket()
+            if _open_sockets.get(0) >= MAX_OPEN:
+                return
+            self._count(1)  # before it is open: other agents open theirs meanwhile
+            sock = None
+            try:
+                sock = await self._open_socket()
+            finally:
+                if sock is None:
+                    self._count(-1)
             if sock is None:
                 return
             self._sockets.append(sock)
-            self._counted += 1
-            _open_sockets.set(_open_sockets.get(0) + 1)
 
     async def receive(self) -> None:
         """Receive at all sockets until cancelled."""
@@ -80,8 +85,11 @@ class Crowd:
             if sock is not None:
                 sock.close()
         self._sockets.clear()
-        _open_sockets.set(_open_sockets.get(0) - self._counted)
-        self._counted = 0
+        self._count(-self._counted)
+
+    def _count(self, sockets: int) -> None:
+        self._counted += sockets
+        _open_sockets.set(_open_sockets.get(0) + sockets)
 
     async def _receive_at(self, slot: int, sock: UdpSocket) -> None:
         while True:

@@ -145,7 +145,7 @@ class HardNatTraversal:
         servers = await self._servers()
         for base in [base.address for base in self._gatherer.bases if base.address.family == 4]:
             open_socket = partial(self._gatherer.open_socket, base.host)
-            view = NatView(open_socket, servers, self._config.randbytes)
+            view = NatView(open_socket, servers, self._config.randbytes, self._driver.policy.permits_server)
             habit = await view.look()
             if not habit.host:
                 continue
@@ -290,6 +290,8 @@ class HardNatTraversal:
         """Take over a socket of the crowd at which an authenticated check of the peer has arrived."""
         core, base = self._driver.ice, sock.local_address
         if self._struck >= MAX_ADOPTED or self._nursery is None or self._driver.closed:
+            return False
+        if not self._driver.policy.permits(batch.remote):
             return False
         if not any(map(core.probing.is_check, batch.datagrams())) or not core.probing.adopt(base):
             return False

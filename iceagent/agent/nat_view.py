@@ -43,6 +43,7 @@ class NatView:
         open_socket: binds one more socket there; None when that fails.
         servers: STUN servers of IPv4, the preferred ones first.
         randbytes: for transaction ids.
+        permits: whether an address may be sent to that a server has named as its other one.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class NatView:
         open_socket: Callable[[], Awaitable[UdpSocket | None]],
         servers: Sequence[TransportAddress],
         randbytes: Callable[[int], bytes],
+        permits: Callable[[TransportAddress], bool] = lambda server: True,
     ) -> None:
         self._open_socket = open_socket
         self._servers = tuple(dict.fromkeys(servers))[:MAX_SERVERS]
         self._randbytes = randbytes
+        self._permits = permits
         self._client = stun.StunClient()
         self._sockets: dict[TransportAddress, UdpSocket] = {}
         self._open: dict[bytes, _Question] = {}
@@ -103,7 +106,8 @@ class NatView:
         """Ask the only server that has answered at its other addresses, if it has any."""
         if len(answered) > 1:
             return []
-        fresh = await self._ask_each(driver, [(answered[0].local, other) for other in _others(answered[0])])
+        others = filter(self._permits, _others(answered[0]))
+        fresh = await self._ask_each(driver, [(answered[0].local, other) for other in others])
         await _answers(fresh, 1, GRACE_S)
         return fresh
 

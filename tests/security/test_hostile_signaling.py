@@ -1,0 +1,160 @@
+"""What a peer, a server or a neighbour may say to make us remember, send or compute more than is due."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+import trio
+
+from iceagent import vnet as virtual
+from iceagent.agent import Agent, AgentConfig, Role, open_agent
+from iceagent.agent.crowd import MAX_OPEN, Crowd
+from iceagent.agent.nat_view import NatView
+from iceagent.agent.remote import MAX_WAITING
+from iceagent.core import ice, stun
+from iceagent.core.address import TransportAddress
+from iceagent.net.mdns_packets import MAX_ENTRIES, encode_query, parse_untrusted
+
+NAME = "1f4712db-ea17-4bcf-a596-105139dfd8bf.local"
+UNSUPPORTED = ice.DropReason.CANDIDATE_TRANSPORT
+
+
+def config_for(host: virtual.Host, **options: Any) -> AgentConfig:
+    return AgentConfig(network=host, randbytes=host.randbytes, **options)
+
+
+def remote_candidate(host: str, port: int = 4000, component: int = 1) -> str:
+    return f"candidate:1 {component} udp 2122262783 {host} {port} typ host"
+
+
+def dropped(agent: Agent) -> int:
+    return sum(lane._driver.ice.counters[UNSUPPORTED] for lane in agent._engines())
+
+
+# Streams and components that are not there
+
+
+@pytest.mark.parametrize("streams", [(1,), (1, 2)])
+@pytest.mark.parametrize("stream", [-1, 2, 7, 10**9])
+async def test_candidates_of_unknown_streams_are_counted_and_left_out(
+    vnet: Any, streams: tuple[int, ...], stream: int
+) -> None:
+    """Which stream a trickled candidate belongs to, the peer says: a line of a description that may have fewer."""
+    net = vnet()
+    host = net.host(net.internet)
+    async with net, open_agent(config_for(host, streams=streams), role=Role.CONTROLLING) as agent:
+        agent.set_remote_credentials(ice.Credentials("peer", "p" * 24))
+        for port in range(4000, 4010):
+            agent.add_remote_candidate(remote_candidate("198.51.100.7", port), stream=stream)
+        agent.add_remote_candidate(None, stream=stream)
+        assert dropped(agent) == 10
+        assert agent.state is not ice.AgentState.CLOSED
+        assert not any(lane._driver.ice.remote_candidates for lane in agent._engines())
+
+
+async def test_candidates_of_unknown_components_are_counted_and_left_out(vnet: Any) -> None:
+    """A component that only the peer has is no error, and costs nothing."""
+    net = vnet()
+    host = net.host(net.internet)
+    async with net, open_agent(config_for(host, streams=(1, 2)), role=Role.CONTROLLING) as agent:
+        agent.set_remote_credentials(ice.Credentials("peer", "p" * 24))
+        for component in (2, 3, 256):
+            agent.add_remote_candidate(remote_candidate("198.51.100.7", component=component), stream=0)
+        agent.add_remote_candidate(remote_candidate("198.51.100.7", component=3), stream=1)
+        assert dropped(agent) == 4
+
+
+# Names
+
+
+async def test_a_thousand_candidates_of_one_name_wait_for_nothing(vnet: Any) -> None:
+    """As many as fit wait for the lookup; of the others nothing is kept but their number."""
+    net = vnet()
+    home = net.router(net.internet)
+    host = net.host(home)
+    async with net, open_agent(config_for(host), role=Role.CONTROLLING) as agent:
+        agent.set_remote_credentials(ice.Credentials("peer", "p" * 24))
+        for port in range(4000, 5000):
+            agent.add_remote_candidate(remote_candidate(NAME, port))
+        assert agent._driver.ice.counters[ice.DropReason.CANDIDATE_UNRESOLVED] == 1000 - MAX_WAITING
+        await trio.sleep(20)
+        assert agent._driver.ice.counters[ice.DropReason.CANDIDATE_UNRESOLVED] == 1000
+
+
+@pytest.mark.parametrize("section", range(4))
+def test_messages_with_hundreds_of_records_are_not_read(section: int) -> None:
+    """A neighbour who names us could have us parse 9,000 bytes fifty times a second, which would take all our time."""
+    query = bytearray(encode_query(NAME))
+    assert parse_untrusted(bytes(query)) is not None
+    record = b"\xc0\x0c" + struct.pack("!HHIH4s", 1, 1, 120, 4, bytes(4))
+    counts = [2, 0, 0, 0]
+    counts[section] += MAX_ENTRIES - 1
+    query[4:12] = struct.pack("!4H", *counts)
+    assert parse_untrusted(bytes(query) + record * 500) is None
+
+
+# Hard NATs
+
+
+async def test_a_stun_server_that_names_a_denied_address_has_nothing_sent_there(vnet: Any) -> None:
+    """OTHER-ADDRESS is the server's word; where packets may go is ours."""
+    net = vnet()
+    server, host = net.host(net.internet), net.host(net.internet)
+    other = TransportAddress("198.51.100.200", 3479)
+
+    async def answer(sock: Any) -> None:
+        while True:
+            for batch in await sock.receive():
+                request = stun.decode(batch.data)
+                attributes = (stun.XorMappedAddress(batch.remote), stun.OtherAddress(other))
+                sock.send_nowait((stun.encode(stun.success(request, *attributes)),), batch.remote)
+
+    sent: list[list[str]] = []
+    for allowed in (True, False):
+        async with net, trio.open_nursery() as nursery:
+            sock = await server.open_udp(server.address, 3478)
+            nursery.start_soon(answer, sock)
+            before = len(net.trace)
+            view = NatView(
+                lambda: host.open_udp(host.address),
+                [sock.local_address],
+                host.randbytes,
+                lambda address, allowed=allowed: allowed or address.host != other.host,  # type: ignore[misc]
+            )
+            await view.look()
+            sends = [
+                entry.packet for entry in list(net.trace)[before:] if (entry.place, entry.event) == (host.name, "send")
+            ]
+            sent.append([packet.destination.host for packet in sends if packet.destination.host == other.host])
+            nursery.cancel_scope.cancel()
+        sock.close()
+    assert sent[0]
+    assert not sent[1]
+
+
+async def test_crowds_that_open_at_once_share_the_process_s_bound(vnet: Any) -> None:
+    """Many agents meet hard NATs in the same second; the descriptors of the process are not theirs alone."""
+    net = vnet()
+    host = net.host(net.internet)
+
+    async def open_slowly() -> Any:
+        await trio.sleep(0.001)
+        return await host.open_udp(host.address)
+
+    crowds = [Crowd(open_slowly, lambda sock, batch: False) for _ in range(4)]
+    async with net:
+        async with trio.open_nursery() as nursery:
+            for crowd in crowds:
+                nursery.start_soon(crowd.open, 256)
+        assert sum(map(len, crowds)) == MAX_OPEN
+        for crowd in crowds:
+            crowd.close()
+        again = Crowd(open_slowly, lambda sock, batch: False)
+        with trio.move_on_after(0.01):
+            await again.open(256)
+        again.close()
+        await crowds[0].open(256)
+        assert len(crowds[0]) == 256
+        crowds[0].close()
