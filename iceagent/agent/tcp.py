@@ -7,6 +7,7 @@ is one more socket. Paths are named by bases, so no TCP base has the number of a
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,6 +97,11 @@ class TcpCandidates:
             if self._is_asking_late:
                 self.ask()
             await trio.sleep_forever()
+
+    def facts(self) -> list[str]:
+        """Return in words how many connections were turned away or given up, for `explain()`."""
+        refused = sum((base.sock.refused for base in self._bases), Counter[str]())
+        return [f"TCP: {count} connection(s) not kept: {reason}" for reason, count in sorted(refused.items())]
 
     # Host candidates
 

@@ -228,7 +228,7 @@ class Facts:
             f"{plural(number, 'candidate')} of the peer left out: {reason}"
             for reason, number in self.refused_candidates.items()
         ]
-        lines += self.driver.policy.facts()
+        lines += [*self.driver.policy.facts(), *self.gatherer.tcp.facts()]
         if self.driver.failure:
             lines.append(self.driver.failure)
         return lines
