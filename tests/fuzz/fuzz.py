@@ -14,15 +14,17 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["iceagent", "icesignal"]):
+with atheris.instrument_imports(include=["iceagent", "icesignal", "dns"]):
     from icesignal import code, proxy, wire
 
+    from iceagent.agent.hard_nat import read_announcement, write_announcement
     from iceagent.core import ice, sdp, stun, turn
     from iceagent.core.address import TransportAddress
-    from iceagent.core.constants import MAX_CANDIDATE_EXTENSIONS
+    from iceagent.core.constants import MAX_CANDIDATE_EXTENSIONS, MAX_REMOTE_CANDIDATES
     from iceagent.core.ice import Credentials, IceAgent, Role, host_candidate
     from iceagent.core.nat import natpmp, pcp
     from iceagent.core.stun.server import BindingServer
@@ -31,6 +33,10 @@ with atheris.instrument_imports(include=["iceagent", "icesignal"]):
     from iceagent.link.config import LinkRole
     from iceagent.link.control import ControlError, FrameReader
     from iceagent.link.datagrams import Reassembler
+    from iceagent.net import framing, mdns_packets
+    from iceagent.net.api import Batch
+    from iceagent.net.demultiplexer import Demultiplexer, named_ufrag
+    from iceagent.net.shared_port import _sort
     from iceagent.session import description
     from iceagent.session.datagrams import split_varint_untrusted
     from iceagent.tunnel import wire as tunnel_wire
@@ -208,6 +214,77 @@ def tunnel_frames(data: bytes) -> None:
             continue
 
 
+def tcp_frames(data: bytes) -> None:
+    """What a TCP candidate reads, however the stream is cut: the first byte says how."""
+    step, data = data[0] + 1 if data else 1, data[1:]
+    got: list[list[bytes]] = []
+    for size in (len(data) or 1, step):
+        reader, frames = framing.FrameReader(), []
+        with contextlib.suppress(framing.FrameError):
+            for at in range(0, len(data), size):
+                frames += reader.feed(data[at : at + size], 2048)
+                assert reader.pending <= 2 + 2048
+            got.append(frames)
+    assert len(got) < 2 or got[0] == got[1]
+
+
+def mdns_message(data: bytes) -> None:
+    """A packet of a neighbour; what is understood of it is bounded."""
+    message = mdns_packets.parse_untrusted(data)
+    if message is not None:
+        assert len(message.questions) + len(message.records) <= mdns_packets.MAX_ENTRIES
+        for record in message.records:
+            TransportAddress(record.host, 1).ip  # noqa: B018 - raises unless it is an address
+
+
+class _Session:
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+
+    def deliver(self, batch: Batch) -> None:
+        self.got += batch.datagrams()
+
+
+def shared_port(data: bytes) -> None:
+    """Batches at a port of two sessions: they are sorted, whatever their form, and strangers leave no trace."""
+    table: Demultiplexer[Any] = Demultiplexer()
+    member, other = table.join(_Session()), table.join(_Session())
+    table.add_ufrag(member, "ufrag")
+    table.add_ufrag(other, "other")
+    table.note_sent(0.0, member, THERE, CHECK)
+    entries = table.entries
+    size, data = (data[0] or 1, data[1:]) if data else (1, data)
+    batch = Batch(THERE, data, size)
+    _sort(0.1, table, batch)
+    assert table.entries == entries
+    table.note_authenticated(0.1, member, THERE, ANSWER, valid=True)
+    claimed = table.entries
+    _sort(0.2, table, batch)
+    assert table.entries == claimed
+    assert all(one in batch.datagrams() for one in (*member.session.got, *other.session.got))
+    assert all(named_ufrag(one) == "other" for one in other.session.got)
+
+
+def trickled_candidates(data: bytes) -> None:
+    """Lines of a peer's candidates, the first byte of each a stream, for an agent with two streams; and restarts."""
+    agent = ice.StreamSet(role=Role.CONTROLLED, randbytes=_zeros, layout=(1, 2))
+    agent.add_local_candidate(0.0, host_candidate(HERE))
+    agent.set_remote_credentials(0.0, Credentials("other", "q" * 22))
+    for line in data.split(b"\n"):
+        stream, text = (line[0] % 4, line[1:].decode("utf-8", "replace")) if line else (0, "")
+        try:
+            trickled = sdp.trickled_candidate(text)
+            candidate = None if trickled is None else ice.Candidate.from_sdp(trickled)
+        except ValueError:
+            continue
+        agent.add_remote_candidate(0.1, candidate, stream - 1)
+        announced = None if candidate is None else read_announcement(candidate)
+        if candidate is not None and announced is not None:
+            assert read_announcement(write_announcement(announced, candidate)) == announced
+    for core in agent.agents.values():
+        assert len(core.remote_candidates) <= MAX_REMOTE_CANDIDATES
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
@@ -228,6 +305,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         link_control,
         link_datagrams,
         tunnel_frames,
+        tcp_frames,
+        mdns_message,
+        shared_port,
+        trickled_candidates,
     )
 }
 
@@ -249,6 +330,22 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "sdp_attributes": [
         b"a=ice-ufrag:abcd\r\na=ice-pwd:" + b"p" * 22 + b"\r\na=ice-options:trickle ice2\r\na=ice-lite\r\n"
+    ],
+    "tcp_frames": [b"\x03" + framing.frame(CHECK) + framing.frame(b"data"), b"\x00" + framing.frame(bytes(2048))],
+    "mdns_message": [
+        mdns_packets.encode_query("1f4712db.local"),
+        mdns_packets.encode_answer(mdns_packets.Record("1f4712db.local", "fe80::1", 120)),
+        mdns_packets.encode_answer(
+            mdns_packets.Record("1f4712db.local", "192.0.2.1", 120),
+            legacy_id=7,
+            legacy=mdns_packets.Question("1f4712db.local", (4, 6)),
+        ),
+    ],
+    "shared_port": [bytes((len(CHECK),)) + CHECK, bytes((len(ANSWER),)) + ANSWER, b"\x04datadata"],
+    "trickled_candidates": [
+        b"\x01candidate:1 1 UDP 2130706431 192.0.2.1 8998 typ host\n\x02candidate:1 2 UDP 2130706431 ::1 8998 typ host",
+        b"\x01candidate:1 1 udp 1694498815 198.51.100.7 4000 typ srflx raddr 0.0.0.0 rport 9 x-nat hard x-nat-round 0",
+        b"\x03candidate:2 1 tcp 1694498815 2001:db8::1 9 typ srflx raddr 10.0.0.1 rport 9 tcptype so\n\x01",
     ],
     "nat_pmp": [bytes.fromhex("008000000000000ac0000201"), bytes.fromhex("0001000003e803e800001c20")],
     "pcp_messages": [
