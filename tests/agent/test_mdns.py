@@ -383,7 +383,7 @@ async def test_real_multicast_between_two_processes() -> None:
 
 
 async def test_another_implementation_resolves_us_and_is_resolved(tmp_path: Any) -> None:
-    """python-zeroconf, where it is installed: what we write is understood, and what it writes."""
+    """python-zeroconf, of the extra `test`: what we write is understood, and what it writes."""
     pytest.importorskip("zeroconf")
     script = tmp_path / "other.py"
     script.write_text(ZEROCONF)
