@@ -434,11 +434,14 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
         role: one of the peers is CONTROLLING, the other CONTROLLED; if both say the same, they sort it out.
 
     Raises:
-        LocalError: no allowed local port can be bound, or the agent is to be lite and controlling.
+        LocalError: no allowed local port can be bound, the agent is to be lite and controlling, or to relay without a
+            TURN server.
 
     When the body ends, however it does, no task and no socket is left. An exception of the body leaves unwrapped.
     """
-    agent = Agent(config or AgentConfig(), role)
+    config = config or AgentConfig()
+    config.check_relay()
+    agent = Agent(config, role)
     raised: BaseException | None = None
     try:
         for engine in agent._engines():  # noqa: SLF001 - of this module

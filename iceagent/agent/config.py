@@ -136,7 +136,7 @@ class AgentConfig:
     Attributes:
         servers: STUN and TURN servers, all asked in parallel; of one relay's transports the best that works is used.
         transport_policy: "all", or "relay": nothing is sent but to the TURN servers, and the peer learns no address of
-            ours but theirs.
+            ours but theirs. It needs a TURN server, given here or by the relay of a session.
         interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
         deny_interfaces: names or patterns of those not to use, such as `docker*`, even where `interfaces` has them.
         prefixes: our addresses to use, as `192.168.0.0/16` or `2001:db8::/32`; None for all.
@@ -243,6 +243,15 @@ class AgentConfig:
         if self.gather_budget_s < 0 or self.receive_queue <= 0:
             raise LocalError("gather_budget_s and receive_queue must be positive")
 
+    def check_relay(self) -> None:
+        """Refuse to relay without a relay. Asked when the agent opens, since sessions add their relay's servers first.
+
+        Raises:
+            LocalError: `transport_policy` is "relay", and no server is a TURN server.
+        """
+        if self.transport_policy == "relay" and not any(server.is_turn for server in self.servers):
+            raise LocalError("transport_policy='relay' needs a TURN server in servers, such as turn:turn.example.org")
+
     def _check_shared_port(self, port: SharedPort) -> None:
         if self.network is None:
             object.__setattr__(self, "network", port.network)
@@ -294,8 +303,6 @@ class AgentConfig:
         for server in self.servers:
             if server.scheme not in (*_STUN_SCHEMES, *_TURN_SCHEMES):
                 raise LocalError(f"STUN over TLS servers are not supported by this version; leave out {server.url!r}")
-        if self.transport_policy == "relay" and not any(server.is_turn for server in self.servers):
-            raise LocalError("transport_policy='relay' needs a TURN server in servers, such as turn:turn.example.org")
         if self.proxy:
             parse_proxy(self.proxy)
 

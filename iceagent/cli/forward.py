@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from iceagent.cli.options import Common, code_argument, hard_nat_option, output_options, relay_option, with_hard_nat
+from iceagent.cli.connection import Connection, connection_options
+from iceagent.cli.options import Common, code_argument, output_options, relay_option
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
     help="Forward PORT here to HOST:PORT there; unix:PATH may stand on either side. May be given again.",
 )
 @relay_option
-@hard_nat_option
+@connection_options
 @timeline_option
 @output_options
 def command(
     code: str,
     specs: Sequence[str],
     relay: str | None,
-    hard_nat: bool,
+    connection: Connection,
     timeline: str | None,
     as_json: bool,
     quiet: bool,
@@ -55,7 +56,7 @@ def command(
 
     async def forward() -> None:
         with kept_timeline(timeline) as config:
-            await _forward(code, specs, relay, with_hard_nat(config, hard_nat=hard_nat), output)
+            await _forward(code, specs, relay, connection.config(config), output)
 
     return run_verb(forward, output)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from iceagent.cli.options import Common, hard_nat_option, output_options, relay_option, with_hard_nat
+from iceagent.cli.connection import Connection, connection_options
+from iceagent.cli.options import Common, output_options, relay_option
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
@@ -48,14 +49,14 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="Give up if nobody comes.",
 )
 @relay_option
-@hard_nat_option
+@connection_options
 @timeline_option
 @output_options
 def command(
     allow: Sequence[str],
     timeout_s: float | None,
     relay: str | None,
-    hard_nat: bool,
+    connection: Connection,
     timeline: str | None,
     as_json: bool,
     quiet: bool,
@@ -69,7 +70,7 @@ def command(
 
     async def listen() -> None:
         with kept_timeline(timeline) as config:
-            await _listen(allow, timeout_s, relay, with_hard_nat(config, hard_nat=hard_nat), output)
+            await _listen(allow, timeout_s, relay, connection.config(config), output)
 
     return run_verb(listen, output)
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import rich_click as click
 
 from iceagent.cli.output import Output
-
-if TYPE_CHECKING:
-    from iceagent.agent import AgentConfig
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -47,25 +44,6 @@ def relay_option(function: F) -> F:
         metavar="URL",
         help="The relay where the two sides meet, as ws://HOST:PORT. [env var: ICEAGENT_RELAY]",
     )(function)
-
-
-def hard_nat_option(function: F) -> F:
-    """Add `--hard-nat`."""
-    return click.option(
-        "--hard-nat",
-        is_flag=True,
-        help="Send up to 200 small packets a second to get a direct path through NATs that map per destination; "
-        "needs it on both sides (docs/hard-nats.md).",
-    )(function)
-
-
-def with_hard_nat(config: AgentConfig | None, *, hard_nat: bool) -> AgentConfig | None:
-    """Return a configuration, None for the defaults, with what `--hard-nat` asks for."""
-    if not hard_nat:
-        return config
-    from iceagent.agent import AgentConfig
-
-    return replace(config or AgentConfig(), hard_nat=True)
 
 
 def code_argument(function: F) -> F:

@@ -107,9 +107,16 @@ def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Seque
     """Return the agent's configuration with the relay's STUN and TURN servers.
 
     Peers that meet at loopback may use loopback. What the relay offers and this version does not know is left out.
+
+    Raises:
+        LocalError: only relayed paths are allowed, and there is no TURN server.
     """
     config = config or AgentConfig()
     servers = [*config.servers, *(server for entry in ice_servers for server in _servers_of(entry))]
+    if config.transport_policy == "relay" and not any(server.is_turn for server in servers):
+        raise LocalError(
+            "only relayed paths are allowed here, and no TURN server is known: let the relay be `iceagent serve --turn`"
+        )
     loopback = True if config.include_loopback is None and is_loopback(relay_host) else config.include_loopback
     return replace(config, servers=tuple(dict.fromkeys(servers)), include_loopback=loopback)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from iceagent.agent import AgentConfig, IceServer
+from iceagent.agent import AgentConfig, IceServer, Role, open_agent
 from iceagent.agent.addresses import MAX_BASES, choose_addresses
 from iceagent.agent.timeline import MAX_EVENTS, Timeline
 from iceagent.errors import LocalError
@@ -102,7 +102,6 @@ def test_malformed_server_urls_are_refused_at_once(url: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"transport_policy": "relay"}, "TURN"),
         ({"transport_policy": "direct"}, "not known"),
         ({"proxy": "ftp://proxy.example.org"}, "proxy"),
         ({"servers": [IceServer("stuns:stun.example.org")]}, "TLS"),
@@ -119,6 +118,14 @@ def test_what_cannot_be_had_is_refused_with_a_sentence(options: dict[str, Any], 
     """A policy that is silently ignored may leak an address or a connection."""
     with pytest.raises(LocalError, match=words):
         AgentConfig(**options)
+
+
+async def test_relaying_without_a_relay_is_refused_before_anything_is_sent() -> None:
+    """Not when the configuration is made: the relay of a session adds servers to it."""
+    config = AgentConfig(transport_policy="relay")
+    with pytest.raises(LocalError, match="needs a TURN server"):
+        async with open_agent(config, role=Role.CONTROLLING):
+            pass
 
 
 def test_credentials_of_servers_do_not_show() -> None:

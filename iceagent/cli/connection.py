@@ -1,0 +1,127 @@
+"""The options that decide how a connection is made: what of this machine is used, and whom it may send to."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from iceagent.agent import AgentConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What the options of `connection_options` say; the defaults leave everything as it is."""
+
+    hard_nat: bool = False
+    interface: Sequence[str] = ()
+    deny_interface: Sequence[str] = ()
+    deny_remote: Sequence[str] = ()
+    relay_only: bool = False
+    only_ipv4: bool = False
+    only_ipv6: bool = False
+
+    def config(self, base: AgentConfig | None) -> AgentConfig | None:
+        """Return a configuration, None for the defaults, with what was asked for.
+
+        Raises:
+            LocalError: two options contradict each other, or no interface has such a name.
+        """
+        if self == Connection():
+            return base
+        from iceagent.agent import AgentConfig
+        from iceagent.errors import LocalError
+
+        if self.hard_nat and self.relay_only:
+            raise LocalError("--hard-nat is for direct paths, and --relay-only wants none; leave out one of them")
+        if self.only_ipv4 and self.only_ipv6:
+            raise LocalError("-4 and -6 exclude each other; leave out one of them, or both to allow both")
+        if self.interface:
+            _check_interfaces(self.interface)
+        base = base or AgentConfig()
+        return replace(
+            base,
+            hard_nat=self.hard_nat or base.hard_nat,
+            interfaces=self.interface or base.interfaces,
+            deny_interfaces=self.deny_interface,
+            deny_remote_prefixes=self.deny_remote,
+            transport_policy="relay" if self.relay_only else base.transport_policy,
+            families=(4,) if self.only_ipv4 else (6,) if self.only_ipv6 else base.families,
+        )
+
+
+def _check_interfaces(patterns: Sequence[str]) -> None:
+    """Refuse a name that nothing here has: mistyped, it would use up a code for a connection that cannot be."""
+    from fnmatch import fnmatchcase
+
+    from iceagent.errors import LocalError
+    from iceagent.net import SystemNetwork
+
+    names = sorted({entry.name for entry in SystemNetwork().interfaces()})
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise LocalError(f"no interface here with an address is called {pattern!r}; there is {', '.join(names)}")
+
+
+def _prefixes(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> Sequence[str]:
+    for text in texts:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}; a right one: 10.0.0.0/8, or fd00::/8") from None
+    return texts
+
+
+_OPTIONS = (
+    click.option("-4", "only_ipv4", is_flag=True, help="Connect over IPv4 only."),
+    click.option("-6", "only_ipv6", is_flag=True, help="Connect over IPv6 only."),
+    click.option(
+        "--interface",
+        metavar="NAME",
+        multiple=True,
+        help="Connect over this interface only; patterns such as 'wl*' are allowed. May be given again.",
+    ),
+    click.option(
+        "--deny-interface",
+        metavar="NAME",
+        multiple=True,
+        help="Do not connect over this interface, such as 'docker*'. May be given again.",
+    ),
+    click.option(
+        "--deny-remote",
+        metavar="PREFIX",
+        multiple=True,
+        callback=_prefixes,
+        help="Send nothing to these addresses when connecting, such as 10.0.0.0/8. May be given again.",
+    ),
+    click.option(
+        "--relay-only",
+        is_flag=True,
+        help="Connect through a TURN server only, and show the other side no address of this machine (docs/turn.md).",
+    ),
+    click.option(
+        "--hard-nat",
+        is_flag=True,
+        help="Send up to 200 small packets a second to get a direct path through NATs that map per destination; "
+        "needs it on both sides (docs/hard-nats.md).",
+    ),
+)
+
+
+def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add these options; the function gets them as one argument, `connection`."""
+
+    @wraps(function)
+    def gathered(**arguments: Any) -> Any:
+        chosen = {name: arguments.pop(name) for name in Connection.__dataclass_fields__}
+        return function(connection=Connection(**chosen), **arguments)
+
+    wrapped: Callable[..., Any] = gathered
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped

@@ -1,0 +1,125 @@
+"""The options that decide how a connection is made: what they ask of the agent, and what is refused before it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from processes import Process, Processes, processes
+
+from iceagent.agent import AgentConfig
+from iceagent.cli.connection import Connection
+from iceagent.errors import LocalError
+from iceagent.session.relay import agent_config
+
+LOOPBACK = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+
+
+@pytest.fixture
+def run() -> Iterator[Processes]:
+    """Start processes that end with the test."""
+    with processes() as started:
+        yield started
+
+
+def end(process: Process) -> tuple[int, str]:
+    """Wait for the end, and return its exit code and sentence."""
+    line = process.wait_for("error")
+    assert process.wait(20) == line["exit"]
+    return int(line["exit"]), str(line["message"])
+
+
+def test_without_options_the_configuration_stays_as_it_is() -> None:
+    """None is what sessions take for their defaults."""
+    assert Connection().config(None) is None
+    base = AgentConfig(families=(6,))
+    assert Connection().config(base) is base
+
+
+def test_each_option_is_a_field_of_the_configuration() -> None:
+    """Others, such as what `--timeline` asks for, stay."""
+    base = AgentConfig(on_closing=lambda agent: None)
+    options = Connection(interface=(LOOPBACK, "l*"), deny_interface=("docker*",), deny_remote=("10.0.0.0/8",))
+    assert replace(options, only_ipv4=True).config(base) == replace(
+        base,
+        interfaces=(LOOPBACK, "l*"),
+        deny_interfaces=("docker*",),
+        deny_remote_prefixes=("10.0.0.0/8",),
+        families=(4,),
+    )
+    assert Connection(only_ipv6=True).config(None) == AgentConfig(families=(6,))
+    assert Connection(hard_nat=True).config(None) == AgentConfig(hard_nat=True)
+    assert Connection(relay_only=True).config(None) == AgentConfig(transport_policy="relay")
+
+
+def test_relay_only_takes_the_turn_server_that_the_relay_names() -> None:
+    """Who has a relay with `--turn` need not name a server again; who has none is told how to get one."""
+    config = Connection(relay_only=True).config(None)
+    turn = {"urls": ["turn:192.0.2.1:3478"], "username": "u", "credential": "c"}
+    assert [server.url for server in agent_config(config, "192.0.2.1", [turn]).servers] == ["turn:192.0.2.1:3478"]
+    with pytest.raises(LocalError, match="iceagent serve --turn"):
+        agent_config(config, "192.0.2.1", [{"urls": ["stun:192.0.2.1:3478"]}])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-4", "-6"), "-4 and -6 exclude each other"),
+        (("--relay-only", "--hard-nat"), "leave out one"),
+        (("--interface", "nothing"), f"is called 'nothing'; there is .*{LOOPBACK}"),
+        (("--deny-remote", "10.0.0.1/8"), "10.0.0.1/8 has host bits set; a right one: 10.0.0.0/8"),
+        (("--deny-remote", "home"), "'home' does not appear to be"),
+    ],
+)
+@pytest.mark.processes
+def test_what_cannot_be_is_refused_before_the_code_is_used(
+    run: Processes, options: tuple[str, ...], words: str
+) -> None:
+    """With exit code 2: a code is good for one try, and a typing error must not cost it."""
+    code, message = end(
+        run.iceagent("forward", "--json", "-L", "0:localhost:9", *options, "7-guitar-ozone@127.0.0.1:1")
+    )
+    assert code == 2
+    assert re.search(words, message), message
+
+
+@pytest.mark.processes
+def test_the_path_keeps_to_what_was_asked_for(run: Processes) -> None:
+    """Over loopback alone, by IPv4, with every other address of this machine denied."""
+    listener = run.iceagent("listen", "--json", "--allow", "any", "--interface", LOOPBACK, "-4")
+    code = str(listener.wait_for("code")["code"])
+    options = ("-4", "--interface", LOOPBACK, "--deny-remote", "10.0.0.0/8")
+    path = run.iceagent("forward", "--json", "-L", "0:localhost:9", *options, code).wait_for("path")
+    assert path["direct"]
+    assert str(path["local"]).startswith("127.0.0.1:")
+
+
+@pytest.mark.processes
+def test_relay_only_without_a_turn_server_says_what_to_start(run: Processes) -> None:
+    """With exit code 2: the command asks for what this relay cannot give."""
+    relay = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
+    listener = run.iceagent("listen", "--json", "--allow", "any", "--relay", str(relay))
+    code = str(listener.wait_for("code")["code"])
+    options = ("--relay", str(relay), "--relay-only")
+    assert end(run.iceagent("forward", "--json", "-L", "0:localhost:9", *options, code)) == (
+        2,
+        "only relayed paths are allowed here, and no TURN server is known: let the relay be `iceagent serve --turn`",
+    )
+    assert end(listener)[0] == 5
+
+
+@pytest.mark.processes
+def test_relay_only_relays_on_one_machine(run: Processes) -> None:
+    """Though the two could see each other, and the listener shows what it has."""
+    serving = run.iceagent("serve", "--json", "--turn", "--insecure-dev", "--listen", "127.0.0.1:0")
+    relay = str(serving.wait_for("listening")["url"])
+    listener = run.iceagent("listen", "--json", "--allow", "any", "--relay", relay)
+    code = str(listener.wait_for("code")["code"])
+    path = run.iceagent("forward", "--json", "-L", "0:localhost:9", "--relay", relay, "--relay-only", code).wait_for(
+        "path"
+    )
+    assert not path["direct"]
+    assert path["because"] == "the policy here allows nothing else"
