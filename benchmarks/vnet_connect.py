@@ -240,7 +240,7 @@ def _burst(checks: int) -> Iterator[None]:
         original(self, now)
         sent[id(self)] += 1
         if sent[id(self)] < checks:
-            self._context.next_slot_at = now + 0.005
+            self._context.slots.next_at = now + 0.005
 
     Scheduler.send_next = send_next  # type: ignore[method-assign]
     try:

@@ -48,9 +48,11 @@ class Policy:
         self._verdicts: dict[TransportAddress, str] = {}
         self._signalled: dict[TransportAddress, None] = {}
         self._left_out: dict[str, str] = {}
+        self._refused_relays: dict[TransportAddress, None] = {}
         self._only_signalled = CandidateType.PRFLX not in self._types
         self._limits_remotes = bool(self._deny_remote) or self._remote is not None or config.remote_filter is not None
-        self.limits_sending = self._limits_remotes or self._only_signalled
+        self._refuses_relays = CandidateType.RELAY not in self._types
+        self.limits_sending = self._limits_remotes or self._only_signalled or self._refuses_relays
         """Whether `permits` may ever say no."""
         self.limits_interfaces = (
             config.interfaces is not None
@@ -104,6 +106,9 @@ class Policy:
         """Return whether a candidate of the peer may be used; if not, count it. Its address is an IP literal."""
         if candidate.type not in self._types:
             self.refused[f"remote {candidate.type.value} candidate (candidate_types)"] += 1
+            if candidate.type is CandidateType.RELAY and len(self._refused_relays) < _MAX_SIGNALLED:
+                # Nor as the peer-reflexive candidate that a check from there would reveal.
+                self._refused_relays[without_zone(candidate.address)] = None
             return False
         reason = self._reason(candidate.address)
         if reason:
@@ -118,6 +123,8 @@ class Policy:
         if not self.limits_sending:
             return True
         if self._only_signalled and without_zone(remote) not in self._signalled:
+            return False
+        if self._refused_relays and without_zone(remote) in self._refused_relays:
             return False
         return not self._reason(remote)
 

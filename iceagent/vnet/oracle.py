@@ -46,7 +46,8 @@ class Side:
         stun: STUN servers that it asks.
         relays: TURN servers that it has credentials for; they serve as STUN servers, too.
         relay_only: no direct path is to be used.
-        kinds: types of candidates that are gathered, told, and taken from the other side.
+        kinds: types of candidates that are gathered, told, and taken from the other side; without `relay` nothing is
+            taken from the other side's relays at all.
         deny_remote: networks that nothing of the other side is sent to or taken from.
     """
 
@@ -307,6 +308,8 @@ class _Play:
         arrival = self._world.send(sender, target)
         if arrival is None or arrival.socket.owner != 1 - number or arrival.socket not in self._sockets[1 - number]:
             return
+        if sender.is_relay and "relay" not in self._sides[1 - number].kinds:
+            return  # it was told as such, and is not taken as peer-reflexive either
         known = self._known[1 - number]
         if arrival.source not in known and not self._takes(1 - number, arrival.source, "prflx"):
             return

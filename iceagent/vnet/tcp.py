@@ -350,8 +350,10 @@ class TcpStack:
         self._accepting.pop(stream, None)
 
     def forget_listener(self, listener: VirtualTcpListener) -> None:
-        """Free the address of a closed listener."""
+        """Free the address of a closed listener; handshakes under way are reset."""
         self._listeners.pop(listener.local_address, None)
+        for stream in [stream for stream, whose in self._accepting.items() if whose is listener]:
+            stream.close()
 
     def _accept(self, packet: Packet) -> VirtualTcpStream | None:
         wildcard = TransportAddress("::" if packet.destination.family == 6 else "0.0.0.0", packet.destination.port)  # noqa: S104

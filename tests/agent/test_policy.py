@@ -271,3 +271,13 @@ def test_policies_that_cannot_be_meant_are_refused(options: dict[str, Any], sent
     """In one sentence that names the field."""
     with pytest.raises(LocalError, match=sentence):
         AgentConfig(**options)
+
+
+def test_a_relayed_address_that_was_refused_is_not_taken_as_peer_reflexive_either() -> None:
+    """Without `relay` no path is relayed; the peer's checks over its relay would else make one, unknown as such."""
+    policy = Policy(AgentConfig(candidate_types=["host", "srflx", "prflx"]))
+    relay = ice.Candidate.from_sdp("candidate:1 1 udp 100 198.51.100.1 4000 typ relay raddr 0.0.0.0 rport 9")
+    assert policy.permits(relay.address)
+    assert not policy.accepts(relay)
+    assert not policy.permits(relay.address)
+    assert policy.permits(TransportAddress("198.51.100.1", 4001))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from ice_harness import A4, B4, World, both, connected_pair, request, responses_in, transmits_of
 
@@ -244,3 +246,31 @@ def test_restart_over_a_bad_line_ends_on_one_path_for_both(seed: int) -> None:
         assert not b.restarting
         assert a.remote_credentials == b.credentials
         assert b.remote_credentials == a.credentials
+
+
+def test_the_two_sessions_of_a_restart_share_the_slots_of_ta() -> None:
+    """RFC 8445 section 14.2: Ta is of the agent, not of the session; neither of the two starves."""
+    world, a, _ = connected_pair()
+    dead = [make_address(f"203.0.113.{number + 1}", 3000) for number in range(30)]
+    world.link.blocked = lambda source, destination: True
+    world.run(12)
+    assert a.state is AgentState.DISCONNECTED
+    began = world.now
+    for address in dead:  # the old session has lost its path, and gets more to check
+        world.signal(a, ice.host_candidate(address))
+    a.restart(world.now)
+    a.set_remote_credentials(world.now, ice.Credentials("anew", "p" * 22))
+    world.host(a, A4, A2)
+    for address in dead:
+        world.signal(a, ice.host_candidate(address))
+    world.run(2)
+    first: dict[bytes, tuple[float, bytes]] = {}
+    for at, one, transmit in world.sent:
+        if one is a and at >= began and transmit.remote in dead:
+            first.setdefault(transmit.data[8:20], (at, transmit.data))
+    times = sorted(at for at, _ in first.values())
+    gaps = [later - sooner for sooner, later in pairwise(times)]
+    assert min(gaps) > 0.049
+    ours = [b"anew:" in data for _, data in first.values()]
+    assert ours.count(True) >= 10
+    assert ours.count(False) >= 10

@@ -604,3 +604,19 @@ def test_one_new_check_per_ta_over_the_whole_set(seed: int) -> None:
     for one in (a, b):
         times = [at for at, _ in world.fresh_checks(one)]
         assert all(later - earlier >= constants.TA_S - 1e-9 for earlier, later in pairwise(times))
+
+
+def test_nomination_knows_how_many_take_turns_with_the_slots() -> None:
+    """A pair still to be checked is sent after the turns of the other components, not one Ta from now."""
+    turns: list[int] = []
+
+    class Watching(ice.DefaultController):
+        def choose_nomination(self, question: ice.NominationQuestion) -> ice.Choice | None:
+            turns.append(question.turns)
+            return super().choose_nomination(question)
+
+    world, a, b = bad_world(1, controller=Watching())
+    world.meet(a, b)
+    world.run(20)
+    assert 1 in turns  # the last one to finish is alone
+    assert max(turns) > 1

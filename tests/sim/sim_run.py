@@ -36,7 +36,6 @@ RECOVER_WITHIN_S = 60.0
 GONE_WITHIN_S = 60.0
 LOST = {"consent-lost", "restart-unanswered", "no-path", "peer-never-checked", "no-udp-egress"}
 CHECKS_PER_S = 20 + 12  # one per Ta of 50 ms; nomination, probes and consent come besides
-RESTART_CHECKS = 12  # probes and nominations of the session before, while a restart is under way
 REQUESTS_PER_S = 120  # retransmissions of all that is under way included
 BROKEN = b"\x80mallory was here"
 FAILURES = {
@@ -503,8 +502,7 @@ def _check_pacing(drawn: Drawn) -> None:
             _slide(every, record.at_s, REQUESTS_PER_S, "requests")
             if packet.data[8:20] not in seen:
                 seen.add(packet.data[8:20])
-                allowed = CHECKS_PER_S + (RESTART_CHECKS if drawn.fault else 0)
-                _slide(fresh, record.at_s, allowed, "new checks")
+                _slide(fresh, record.at_s, CHECKS_PER_S, "new checks")
 
 
 def _slide(window: deque[float], at_s: float, limit: int, what: str) -> None:

@@ -339,3 +339,23 @@ async def test_a_port_may_listen_and_connect_but_not_twice_to_the_same(vnet):
         with pytest.raises(OSError, match="assign") as caught:
             await host.connect_tcp(target, local_host=host.address, local_port=5000)
         assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+async def test_a_handshake_under_way_is_reset_when_the_listener_closes(vnet):
+    """As in real systems; else nobody would ever accept, nor close, what came of it."""
+    net = vnet()
+    client, server = (net.host(net.internet, delay_s=0.02) for _ in range(2))
+    async with net:
+        listener = await server.listen_tcp(server.address, 80)
+
+        async def close_midway():
+            await trio.sleep(0.05)  # the first segment has arrived, the answer is on its way
+            await listener.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(close_midway)
+            stream = await client.connect_tcp(TransportAddress(server.address, 80))
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+            await stream.aclose()
+    assert net.statistics().sockets_left_open == 0

@@ -11,7 +11,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.context import Activity
+from iceagent.core.ice.context import Activity, Slots
 from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import AgentState, DropReason, IceEvent, Verdict
 from iceagent.core.ice.generations import Generations
@@ -74,11 +74,13 @@ class IceAgent(Generations):
         roles = RoleKeeper(role, randbytes) if seat is None else seat.company.roles
         self._randbytes = randbytes
         self.activity = activity = Activity()
+        slots = Slots()
         super().__init__(
             outbox,
             roles,
-            partial(Session, outbox, roles, randbytes, config, activity=activity, pacer=pacer, seat=seat),
+            partial(Session, outbox, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer, seat=seat),
             credentials or generate_credentials(randbytes),
+            slots,
             seat,
         )
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation

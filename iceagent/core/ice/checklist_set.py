@@ -94,6 +94,16 @@ class ChecklistSet:
         contexts = (agent.current_context() for _, agent in self._occupied())
         return [context.checklist for context in contexts if context.running and not context.concluded]
 
+    def turns(self, stream: int) -> int:
+        """Return how many turns there are until a component of a stream has the next one, if all go on checking.
+
+        The streams take turns, and within its stream the components that have checks do (RFC 8445 section 6.1.4.2).
+        """
+        streams = {seat.stream for seat, _ in self._occupied()} - {stream}
+        others = sum(self._first_of(self._lanes(other)) is not None for other in streams)
+        own = sum(self._first_of([lane]) is not None for lane in self._lanes(stream))
+        return (others + 1) * max(1, own)
+
     def draw_number(self) -> int:
         """Return the number of a triggered check, in the order of their coming."""
         self._number += 1

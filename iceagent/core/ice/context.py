@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
+class Slots:
+    """The slots of Ta, in which an agent's new checks go: one row of them for all its sessions (RFC 8445 section 14.2).
+
+    Attributes:
+        next_at: before this no new check is sent.
+        used_by: the session that sent the last one; another that has a check comes first then.
+    """
+
+    next_at: float = float("-inf")
+    used_by: Context | None = None
+
+
+@dataclass(slots=True)
 class Activity:
     """What application data tells about the path, beside all checks.
 
@@ -47,7 +60,7 @@ class Context:
         silent: the data pair has not answered for a while.
         started_at: when the peer's credentials came, from which patience counts; None before.
         ta_s: Ta, the higher one of what the two agents propose.
-        next_slot_at: before this no new check is sent (Ta).
+        slots: when new checks may be sent (Ta); shared by the sessions of an agent.
         loss: why the last path was lost, in words.
         failure: why the session failed, in words.
         retired: another session carries the data; this one only answers.
@@ -78,6 +91,7 @@ class Context:
         config: IceConfig,
         credentials: Credentials,
         activity: Activity,
+        slots: Slots,
         pacer: Pacer | None = None,
         seat: Seat | None = None,
     ) -> None:
@@ -110,7 +124,7 @@ class Context:
         self.renominates = False
         self.nomination = 0
         self.ta_s = config.ta_s
-        self.next_slot_at = float("-inf")
+        self.slots = slots
         self.loss = ""
         self.failure = ""
         self.retired = False

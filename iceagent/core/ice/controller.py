@@ -54,11 +54,12 @@ class NominationQuestion:
         pending: pairs whose check may yet succeed, highest priority first.
         selected: the selected pair, which falters; None before the first nomination.
         first_valid_at: when the first pair became valid.
-        next_slot_at: when the next check may be sent; later ones follow `ta_s` apart.
+        next_slot_at: when the next check may be sent; ours of later ones follow `ta_s * turns` apart.
         ta_s: the pacing, seconds.
         all_candidates_known: both sides have signalled end-of-candidates.
         renominates: another pair may be nominated later; else the first nomination is for good.
         now: the present.
+        turns: how many components, we among them, have checks to send and take turns with the slots.
     """
 
     valid: tuple[PairFacts, ...]
@@ -70,6 +71,7 @@ class NominationQuestion:
     all_candidates_known: bool
     renominates: bool
     now: float
+    turns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ class DefaultController:
             is_better_kind = kind_of(pair) > kind_of(best)
             sent_at = pair.checked_at
             if sent_at is None:
-                sent_at, slot_at = slot_at, slot_at + question.ta_s
+                sent_at, slot_at = slot_at, slot_at + question.ta_s * question.turns
                 if not is_better_kind:
                     continue
             answered_by = sent_at + window_s

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from iceagent.core import stun
-from iceagent.core.ice.context import Context
+from iceagent.core.ice.context import Context, Slots
 from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.events import AgentState, Failed, Restarted, RestartFailed
 from iceagent.core.ice.outbox import Outbox
@@ -29,6 +29,7 @@ class Generations:
         roles: our role.
         new_session: makes one, given credentials and `steady`.
         credentials: of the first session.
+        slots: which all sessions share.
         seat: the place among components that share a checklist set, or None.
     """
 
@@ -38,10 +39,12 @@ class Generations:
         roles: RoleKeeper,
         new_session: Callable[..., Session],
         credentials: Credentials,
+        slots: Slots,
         seat: Seat | None,
     ) -> None:
         self._outbox = outbox
         self._roles = roles
+        self._slots = slots
         self._seat = seat
         self._standing = Standing(outbox)
         self._new_session = new_session
@@ -66,8 +69,7 @@ class Generations:
     def note_slot_used(self, next_slot_at: float) -> None:
         """For the checklist set: take note that some component has sent a check, and when the next may go."""
         self._due_known = False
-        for session in self._live():
-            session.context.next_slot_at = next_slot_at
+        self._slots.next_at = next_slot_at
 
     def _join(self) -> None:
         """Let the current session's checklist, and no other, be part of the checklist set."""
@@ -82,6 +84,11 @@ class Generations:
         if self._carrier is self._current:
             return (self._current,)
         return (self._current, self._carrier)
+
+    def _by_turn(self) -> tuple[Session, ...]:
+        """Return the same, but first the one that has not sent the last check: they share the slots of Ta."""
+        sessions = self._live()
+        return sessions[::-1] if sessions[0].context is self._slots.used_by else sessions
 
     def _all(self) -> Iterator[Session]:
         yield from self._live()
@@ -127,7 +134,7 @@ class Generations:
         self._due_known = False
         if self._standing.over:
             return
-        for session in self._live():
+        for session in self._by_turn():
             session.settle(now)
         if self._carrier is not self._current:
             self._hand_over(now)

@@ -192,11 +192,12 @@ class Nominator:
             pending=facts_of(best_first(pair for pair in context.checklist if pair.is_pending)),
             selected=None if context.selected is None else context.selected.facts(),
             first_valid_at=now if self._first_valid_at is None else self._first_valid_at,
-            next_slot_at=context.next_slot_at,
+            next_slot_at=context.slots.next_at,
             ta_s=context.ta_s,
             all_candidates_known=context.table.complete,
             renominates=context.renominates,
             now=now,
+            turns=1 if context.seat is None else context.seat.company.turns(context.seat.stream),
         )
         return context.decisions.nomination(question, offered)
 

@@ -22,7 +22,7 @@ class Scheduler:
     def advance(self, now: float) -> None:
         """Send the next check if its slot has come."""
         context = self._context
-        if context.seat is not None or not context.checking or now < context.next_slot_at or not self._has_check():
+        if context.seat is not None or not context.checking or now < context.slots.next_at or not self._has_check():
             return
         if self._reserved_at is None:
             self._reserved_at = now if context.pacer is None else context.pacer.reserve(now)
@@ -34,7 +34,7 @@ class Scheduler:
     def send_next(self, now: float) -> None:
         """Use the slot for the check that the controller chooses, if any."""
         context = self._context
-        context.next_slot_at = now + context.ta_s
+        context.slots.next_at, context.slots.used_by = now + context.ta_s, context
         pair = self._choose(now)
         if pair is not None:
             context.checklist.untrigger(pair)
@@ -46,7 +46,9 @@ class Scheduler:
         if context.seat is not None or not context.checking:
             return None
         if self._has_check():
-            return context.next_slot_at if self._reserved_at is None else self._reserved_at
+            # The other session of a restart may have used the slot of a reserved time.
+            next_at = context.slots.next_at
+            return next_at if self._reserved_at is None else max(next_at, self._reserved_at)
         return None
 
     def _has_check(self) -> bool:

@@ -15,7 +15,7 @@ from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.candidates import Added
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.consent import ConsentKeeper
-from iceagent.core.ice.context import Activity, Context
+from iceagent.core.ice.context import Activity, Context, Slots
 from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.events import DropReason, LocalCandidateAdded, RemoteCandidateAdded, Verdict
 from iceagent.core.ice.keepalive import Keepalive
@@ -44,6 +44,7 @@ class Session:
         config: settings.
         credentials: our own, of this session alone.
         activity: of application data; shared by the sessions of an agent.
+        slots: in which new checks go; shared likewise.
         pacer: shared by all agents of the machine.
         steady: retransmit every second rather than ever more seldom; see `Context.steady`.
         seat: see `Context.seat`.
@@ -58,11 +59,12 @@ class Session:
         credentials: Credentials,
         *,
         activity: Activity,
+        slots: Slots,
         pacer: Pacer | None = None,
         steady: bool = False,
         seat: Seat | None = None,
     ) -> None:
-        context = Context(outbox, roles, randbytes, config, credentials, activity, pacer, seat)
+        context = Context(outbox, roles, randbytes, config, credentials, activity, slots, pacer, seat)
         context.steady = steady
         self.context = context
         self._nominator = Nominator(context)
