@@ -17,10 +17,10 @@ from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import PortMapped, PortMappingFailed
 from iceagent.core import ice
-from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.address import TransportAddress, is_private, make_address
 from iceagent.net.api import Network
 from iceagent.net.gateway import KnowsGateways, find_gateways
-from iceagent.net.portmap import MappedAddress, PortMapping, is_private, open_port_mapping
+from iceagent.net.portmap import MappedAddress, PortMapping, open_port_mapping
 
 PORT_MAPPING_BUDGET_S: Final = 2.0
 """Ours: for so long end-of-candidates is held back; who waits for it waits no longer than for a slow server."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_PRIVATE: Final = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
+)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -63,3 +67,12 @@ def parse_address(text: str) -> TransportAddress:
     elif ":" in host:
         raise ValueError(f"an IPv6 address needs brackets, as in [2001:db8::1]:3478, not {text!r}")
     return make_address(host, int(port))
+
+
+def is_private(host: str) -> bool:
+    """Return whether nobody on the internet can send to an address: it belongs to this host or a network of its own.
+
+    RFC 1918, RFC 6598 (carriers), link-local and loopback. Python's `is_private` also holds documentation prefixes so.
+    """
+    address = ipaddress.ip_address(host)
+    return address.is_loopback or address.is_link_local or any(address in network for network in _PRIVATE)

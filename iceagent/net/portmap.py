@@ -8,7 +8,6 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Final
 
 import trio
@@ -28,7 +27,6 @@ RELEASE_S: Final = 1.0  # ours: the longest a block's end waits for the gateway 
 UPNP_HEAD_START_S: Final = 1.0  # ours: for PCP and NAT-PMP, which need no web server; both map the same port otherwise
 UPNP_RETRY_S: Final = 300.0  # ours
 PROBE_S: Final = 6.0  # ours: UPnP's discovery asks four times
-_PRIVATE: Final = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +153,6 @@ async def _gateways_for(network: Network, host: str) -> list[Gateway]:
     """Return the gateways on the interface that has the address: others would not know it."""
     names = {entry.name for entry in network.interfaces() if entry.host == host}
     return [gateway for gateway in await find_gateways(network) if gateway.interface in names]
-
-
-def is_private(host: str) -> bool:
-    """Return whether nobody on the internet can send to an address: it belongs to this host or a network of its own.
-
-    RFC 1918, RFC 6598 (carriers), link-local and loopback. Python's `is_private` also holds documentation prefixes so.
-    """
-    address = TransportAddress(host, 0).ip
-    return address.is_loopback or address.is_link_local or any(address in network for network in _PRIVATE)
 
 
 # PCP and NAT-PMP

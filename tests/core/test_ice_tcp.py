@@ -67,6 +67,32 @@ def test_udp_and_tcp_are_never_paired() -> None:
     assert len(one.pairs) == 2
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "is_used"),
+    [
+        ("198.51.100.7", 22, False),
+        ("198.51.100.7", 443, True),
+        ("192.168.1.1", 80, False),
+        ("100.64.0.1", 443, False),
+        ("192.168.1.1", 8443, True),
+    ],
+)
+def test_a_peer_cannot_have_us_speak_to_services(host: str, port: int, is_used: bool) -> None:
+    """Who signals us may be anybody: browsers refuse the same ports, the web's on private networks among them."""
+    one = agent(Role.CONTROLLING)
+    one.add_local_candidate(0.0, ice.tcp_host_candidate(ACTIVE_A, "active"))
+    there = TransportAddress(host, port)
+    assert one.add_remote_candidate(0.0, ice.tcp_host_candidate(there, "passive")) is is_used
+    assert len(one.pairs) == is_used
+    assert one.counters[DropReason.CANDIDATE_UNUSABLE] == (not is_used)
+
+
+def test_we_may_listen_where_the_peer_would_not_be_believed() -> None:
+    """The port of our own is the user's choice; a NAT may map it to another."""
+    one = agent(Role.CONTROLLING)
+    assert one.add_local_candidate(0.0, ice.tcp_host_candidate(TransportAddress("192.168.1.5", 443), "passive"))
+
+
 def test_a_peer_may_use_one_port_number_for_both_transports() -> None:
     """UDP and TCP number their ports apart; neither candidate may hide the other."""
     one = agent(Role.CONTROLLING)

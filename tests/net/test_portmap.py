@@ -8,7 +8,7 @@ import pytest
 import trio
 from gateway import Gateway as GatewayMachine
 
-from iceagent.core.address import TransportAddress
+from iceagent.core.address import TransportAddress, is_private
 from iceagent.net import portmap, portmap_upnp
 from iceagent.net.gateway import (
     Gateway,
@@ -19,7 +19,7 @@ from iceagent.net.gateway import (
     parse_route_print,
     system_gateways,
 )
-from iceagent.net.portmap import MappedAddress, is_private, open_port_mapping, probe_port_mapping
+from iceagent.net.portmap import MappedAddress, open_port_mapping, probe_port_mapping
 from iceagent.net.portmap_upnp import UpnpError, UpnpGateway, in_thread
 from iceagent.vnet import FULL_CONE
 

@@ -1,4 +1,4 @@
-"""Trap 4 with everything switched on that would send from this machine: relay-only means the TURN server, and no other."""
+"""Trap 4 with everything switched on that would send from this machine: nothing goes but to the TURN server."""
 
 from __future__ import annotations
 

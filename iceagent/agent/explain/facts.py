@@ -24,8 +24,7 @@ from iceagent.agent.events import (
 from iceagent.agent.gather import Gatherer
 from iceagent.agent.hard_nat_words import hard_nat_facts
 from iceagent.core import ice
-from iceagent.core.address import TransportAddress
-from iceagent.net.portmap import is_private
+from iceagent.core.address import TransportAddress, is_private
 
 E = TypeVar("E")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from iceagent.core.address import TransportAddress
+from iceagent.core.address import TransportAddress, is_private
 from iceagent.core.ice.candidate import Candidate, without_zone
 from iceagent.core.ice.events import DropReason
 from iceagent.core.ice.pair import Path
@@ -28,15 +28,23 @@ def unusable(candidate: Candidate, component: int) -> DropReason | None:
         ip = candidate.address.ip
     except ValueError:
         return DropReason.CANDIDATE_UNRESOLVED
-    if is_tcp and candidate.tcp_type == ACTIVE:
-        has_port = True  # nobody connects there, so its port says nothing (RFC 6544 section 4.5)
-    else:
-        # Ours: to a service on a well-known TCP port a peer could make us say things it would listen to.
-        port = candidate.address.port
-        has_port = port != 0 and not (is_tcp and port < FIRST_TCP_PORT and port not in WEB_PORTS)
+    # Nobody connects to an active candidate, so its port says nothing (RFC 6544 section 4.5).
+    has_port = candidate.address.port != 0 or (is_tcp and candidate.tcp_type == ACTIVE)
     if not has_port or ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
         return DropReason.CANDIDATE_UNUSABLE
     return None
+
+
+def _is_service(candidate: Candidate) -> bool:
+    """Whether a peer would have us connect to a well-known service, and say there what it may listen to; ours.
+
+    Browsers draw the same line: the web's ports are allowed, but not on private networks, whose routers and printers
+    listen there.
+    """
+    if candidate.transport != "tcp" or candidate.tcp_type == ACTIVE:
+        return False
+    host, port = candidate.address
+    return port < FIRST_TCP_PORT and (port not in WEB_PORTS or is_private(host))
 
 
 class CandidateTable:
@@ -77,6 +85,8 @@ class CandidateTable:
     def add_remote(self, candidate: Candidate) -> Added | DropReason:
         """Add a remote candidate; a signalled one takes the place of its peer-reflexive twin (trap 17)."""
         reason = unusable(candidate, self.component)
+        if reason is None and _is_service(candidate):
+            reason = DropReason.CANDIDATE_UNUSABLE
         if reason is not None:
             return reason
         key = (candidate.transport, candidate.address)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from iceagent.core.address import is_private
 from iceagent.core.nat import Filtering, Mapping, NatBehaviour
-from iceagent.net.portmap import is_private
 from iceagent.session.netcheck.report import FamilyReport, Report
 
 CLOCK_TOLERANCE_S = 60.0
