@@ -21,13 +21,15 @@ async def describe(agent: Agent) -> str:
     """Return all that a peer must know, as one line."""
     candidates = [candidate.to_sdp() for candidate in await agent.wait_gathered()]
     ufrag, pwd = agent.credentials.ufrag, agent.credentials.pwd
-    return json.dumps({"ufrag": ufrag, "pwd": pwd, "candidates": candidates})
+    options = {"options": agent.options, "pacing_s": agent.pacing_s}
+    return json.dumps({"ufrag": ufrag, "pwd": pwd, "candidates": candidates, **options})
 
 
 def accept(agent: Agent, line: str) -> None:
     """Take the line of the other side."""
     description = json.loads(line)
-    agent.set_remote_credentials(Credentials(description["ufrag"], description["pwd"]))
+    credentials = Credentials(description["ufrag"], description["pwd"])
+    agent.set_remote_credentials(credentials, options=description["options"], pacing_s=description["pacing_s"])
     for candidate in description["candidates"]:
         agent.add_remote_candidate(candidate)
     agent.add_remote_candidate(None)

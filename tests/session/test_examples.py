@@ -57,3 +57,30 @@ def test_chat():
         there.stdin.close()
         assert here.wait(10) == 0
         assert there.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("case", "verdict"),
+    [
+        ("", "because both NATs map per destination, round trip"),
+        ("no-relay", "Both sides' NATs take another port for each destination (symmetric)"),
+        ("open", "Connected directly over IPv4"),
+    ],
+)
+def test_explain(case: str, verdict: str) -> None:
+    """The verdict, the numbers and the story, as the page on them promises."""
+    with example("explain.py", *filter(None, [case])) as process:
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert verdict in output
+    assert "checks\n" in output
+    assert "gathering-enough\n" in output
+
+
+def test_own_signaling():
+    """A line of text each way is all the signaling an agent needs."""
+    with example("own_signaling.py") as process:
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "alice: 'hello from bob' over " in output
+    assert "bob: 'hello from alice' over " in output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iceagent.agent.explain.facts import Facts, plural, versions
 from iceagent.agent.explain.nats import our_nat, their_nat
 from iceagent.agent.explain.relays import refusal
-from iceagent.agent.explain.verdict import Verdict, VerdictKind, verdict
+from iceagent.agent.explain.verdict import CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
 
 
 def network_cause(facts: Facts) -> Verdict:
@@ -62,15 +62,20 @@ def _nat_cause(facts: Facts) -> Verdict | None:
     here, there = our_nat(facts), their_nat(facts)
     evidence = (*here.evidence, *there.evidence, *facts.general())
     if here.per_destination and there.per_destination:
-        return verdict(VerdictKind.BOTH_MAP_PER_DESTINATION, evidence=evidence)
+        return _nat_verdict(facts, VerdictKind.BOTH_MAP_PER_DESTINATION, "", evidence)
     if here.per_destination or there.per_destination:
         side, other = ("Our", "the peer's side") if here.per_destination else ("The peer's", "our side")
         summary = (
             f"{side} NAT takes another port for each destination (symmetric), and {other} lets in only what it has "
             "sent to, or does the same."
         )
-        return verdict(VerdictKind.ONE_MAPS_PER_DESTINATION, summary, evidence)
+        return _nat_verdict(facts, VerdictKind.ONE_MAPS_PER_DESTINATION, summary, evidence)
     return None
+
+
+def _nat_verdict(facts: Facts, kind: VerdictKind, summary: str, evidence: tuple[str, ...]) -> Verdict:
+    remedy = CATALOGUE[kind].remedy
+    return verdict(kind, summary, evidence, beyond_guessing(remedy) if facts.config.hard_nat else remedy)
 
 
 def _checks_cause(facts: Facts) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iceagent.agent.events import RelayLost, path_kind
 from iceagent.agent.explain.facts import Facts, plural
-from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, verdict
+from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
 from iceagent.agent.explain.why_relayed import why_relayed
 from iceagent.core import ice
 from iceagent.core.constants import CONSENT_EXPIRY_S
@@ -41,7 +41,7 @@ def _relayed(facts: Facts, pair: ice.CandidatePair) -> Verdict:
         VerdictKind.RELAYED,
         f"Relayed over IPv{pair.remote.address.family} by {ours}, because {entry.meaning}{_rtt(pair)}.",
         tuple(dict.fromkeys((*why.evidence, *_tried(facts), *_restart_failed(facts), *facts.general()))),
-        entry.remedy,
+        beyond_guessing(entry.remedy) if facts.config.hard_nat else entry.remedy,
         why.reason,
     )
 

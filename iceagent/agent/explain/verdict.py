@@ -100,6 +100,10 @@ class Entry(NamedTuple):
 
 
 _FORWARD: Final = "Forward a UDP port or enable port mapping (PCP, NAT-PMP, UPnP) on one of the routers"
+_GUESS: Final = " Or set `hard_nat` (`--hard-nat`) on both sides: docs/hard-nats.md."
+_GUESS_COUNTED: Final = (
+    " Or set `hard_nat` (`--hard-nat`) on both sides, which helps where a NAT counts its ports: docs/hard-nats.md."
+)
 
 CATALOGUE: Final[dict[VerdictKind, Entry]] = {
     VerdictKind.CLOSED: Entry("The agent was closed here.", ""),
@@ -183,12 +187,12 @@ CATALOGUE: Final[dict[VerdictKind, Entry]] = {
     ),
     VerdictKind.BOTH_MAP_PER_DESTINATION: Entry(
         "Both sides' NATs take another port for each destination (symmetric), so neither can know the other's.",
-        f"{_FORWARD}, or add a TURN server; nothing else helps.",
+        f"{_FORWARD}, or add a TURN server.{_GUESS_COUNTED}",
     ),
     VerdictKind.ONE_MAPS_PER_DESTINATION: Entry(
         "One side's NAT takes another port for each destination (symmetric), and the other side's NAT or firewall "
         "lets in only what it has sent to.",
-        f"{_FORWARD}, or add a TURN server.",
+        f"{_FORWARD}, or add a TURN server.{_GUESS}",
     ),
     VerdictKind.PEER_NEVER_CHECKED: Entry(
         "Not one check of the peer reached us.",
@@ -200,7 +204,7 @@ CATALOGUE: Final[dict[VerdictKind, Entry]] = {
     ),
     VerdictKind.NO_PATH: Entry(
         "Every path to the peer was tried and none works both ways.",
-        "Add a STUN server on both sides; if both NATs map per destination, only a relay helps.",
+        "Add a STUN server on both sides; where that is not enough, a TURN server.",
     ),
     VerdictKind.CHECKING: Entry("The paths to the peer are being tried.", ""),
 }
@@ -223,9 +227,9 @@ RELAY_CATALOGUE: Final[dict[RelayReason, Entry]] = {
     RelayReason.NO_COMMON_TRANSPORT: Entry(
         "the two machines have no transport in common", "Enable UDP candidates on both sides."
     ),
-    RelayReason.BOTH_MAP_PER_DESTINATION: Entry("both NATs map per destination", f"{_FORWARD}."),
+    RelayReason.BOTH_MAP_PER_DESTINATION: Entry("both NATs map per destination", f"{_FORWARD}.{_GUESS_COUNTED}"),
     RelayReason.ONE_MAPS_PER_DESTINATION: Entry(
-        "one NAT maps per destination, the other side lets in only what it has sent to", f"{_FORWARD}."
+        "one NAT maps per destination, the other side lets in only what it has sent to", f"{_FORWARD}.{_GUESS}"
     ),
     RelayReason.NO_PUBLIC_ADDRESS: Entry(
         "no direct path answered, and neither side knows its public address", "Add a STUN server on both sides."
@@ -257,6 +261,11 @@ REFUSALS: Final[dict[int, Entry]] = {
     508: Entry("it has no capacity left", "The server is full; try another one, or later."),
 }
 """Codes of TURN servers (RFC 8656 section 19): what they mean, and the remedy of `relay-refused`."""
+
+
+def beyond_guessing(remedy: str) -> str:
+    """Return a remedy without the advice to set `hard_nat`, for those who have."""
+    return remedy.removesuffix(_GUESS).removesuffix(_GUESS_COUNTED)
 
 
 def verdict(kind: VerdictKind, summary: str = "", evidence: tuple[str, ...] = (), remedy: str | None = None) -> Verdict:
