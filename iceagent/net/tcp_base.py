@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -20,6 +20,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics
 from iceagent.net.framing import MAX_FRAME, frame
+from iceagent.net.receive_queue import ReceiveQueue
 from iceagent.net.segmentation import run_end
 from iceagent.net.tcp import peer_address
 from iceagent.net.tcp_peer import TcpPeer
@@ -32,8 +33,6 @@ MAX_STRANGERS_PER_SOURCE: Final = 4  # ours: a source is an IPv4 address or an I
 STRANGER_S: Final = 5.0  # ours: seconds within which an accepted connection has to show an authenticated check
 _SWEEP_S: Final = 2.5
 _ACCEPT_PAUSE_S: Final = 0.1
-_MAX_ERRORS: Final = 64
-_BATCH_COST: Final = 128  # bytes charged per batch besides its content
 
 Listener = trio.abc.Listener[trio.abc.HalfCloseableStream]
 
@@ -72,18 +71,11 @@ class TcpBase:
         self._connects = connects
         self._is_known = is_known
         self._permits = permits
-        self._max_buffer = max_buffer
         self._peers: dict[TransportAddress, TcpPeer] = {}
-        self._received: deque[Batch] = deque()
-        self._size = 0
-        self._errors: deque[IcmpError] = deque(maxlen=_MAX_ERRORS)
-        self._errors_are_new = False
-        self._readers = trio.lowlevel.ParkingLot()
-        self._room = trio.lowlevel.ParkingLot()
         self._came = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
         self._statistics = SocketStatistics()
-        self._closed = False
+        self._received = ReceiveQueue(max_buffer, self._statistics, "this TCP base is closed")
 
     @property
     def local_address(self) -> TransportAddress:
@@ -104,7 +96,7 @@ class TcpBase:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self._closed:
+                if self._received.closed:
                     return
                 if self._listener is not None:
                     nursery.start_soon(self._accept, self._listener)
@@ -124,40 +116,20 @@ class TcpBase:
         Raises:
             trio.ClosedResourceError: the base was closed.
         """
-        await trio.lowlevel.checkpoint()
-        while not (self._received or self._errors_are_new):
-            self._check_open()
-            await self._readers.park()
-        self._check_open()
-        self._errors_are_new = False
-        batches = list(self._received)
-        self._received.clear()
-        self._size = 0
-        self._statistics.receive_calls += 1
-        self._room.unpark_all()
-        return batches
+        return await self._received.receive()
 
     def take_errors(self) -> list[IcmpError]:
         """Return and forget what is known of connections that broke or could not be opened."""
-        errors = list(self._errors)
-        self._errors.clear()
-        return errors
+        return self._received.take_errors()
 
     async def take_frames(self, remote: TransportAddress, frames: Sequence[bytes]) -> None:
         """Take what a connection delivered; waits while the reader is behind, so that the connection is not read."""
         at = 0
         while at < len(frames):
             end = run_end(frames, at)
-            batch = Batch(remote, b"".join(frames[at:end]), len(frames[at]))
-            self._received.append(batch)
-            self._size += len(batch.data) + _BATCH_COST
-            self._statistics.datagrams_received += end - at
-            self._statistics.bytes_received += len(batch.data)
+            self._received.put(Batch(remote, b"".join(frames[at:end]), len(frames[at])))
             at = end
-        if frames:
-            self._readers.unpark_all()
-        while self._size > self._max_buffer and not self._closed:
-            await self._room.park()
+        await self._received.wait_room()
 
     # Sending
 
@@ -167,7 +139,7 @@ class TcpBase:
         Raises:
             trio.ClosedResourceError: the base was closed.
         """
-        self._check_open()
+        self._received.check_open()
         peer = self._peer_for(remote)
         if peer is None:
             self._statistics.send_errors += len(datagrams)
@@ -184,7 +156,7 @@ class TcpBase:
             trio.ClosedResourceError: the base was closed.
         """
         await trio.lowlevel.checkpoint()
-        self._check_open()
+        self._received.check_open()
         peer = self._peer_for(remote)
         if peer is None:
             self._statistics.send_errors += len(datagrams)
@@ -193,17 +165,16 @@ class TcpBase:
         try:
             await peer.send(trio.current_time(), frames)
         except trio.ClosedResourceError:
-            self._check_open()
+            self._received.check_open()
             self._statistics.send_errors += len(frames)
         else:
             self._count_sent(frames)
 
     def close(self) -> None:
         """Close at once, connections included; whoever waits gets `trio.ClosedResourceError`. Idempotent."""
-        if self._closed:
+        if self._received.closed:
             return
-        self._closed = True
-        self._received.clear()
+        self._received.close()
         for peer in self._peers.values():
             peer.close()
         if self._nursery is not None:
@@ -211,8 +182,7 @@ class TcpBase:
         elif self._listener is not None:
             _close_now(self._listener)
         if trio.lowlevel.in_trio_run():
-            for lot in (self._readers, self._room, self._came):
-                lot.unpark_all()
+            self._came.unpark_all()
 
     # Connections
 
@@ -254,7 +224,7 @@ class TcpBase:
         code = await peer.run(self)
         if self._peers.get(peer.remote) is peer:
             del self._peers[peer.remote]
-            if code and not self._closed:
+            if code and not self._received.closed:
                 self._put_error(peer.remote, code)
 
     async def _accept(self, listener: Listener) -> None:
@@ -334,20 +304,11 @@ class TcpBase:
         self._statistics.bytes_sent += sum(map(len, frames)) - 2 * len(frames)
 
     def _put_error(self, remote: TransportAddress, code: int) -> None:
-        error = IcmpError(remote, code)
-        if error not in self._errors:
-            self._errors.append(error)
-            self._statistics.icmp_errors += 1
-        self._errors_are_new = True
-        self._readers.unpark_all()
+        self._received.put_error(IcmpError(remote, code))
 
     def _zoned(self, remote: TransportAddress) -> TransportAddress:
         _, percent, zone = self._address.host.partition("%")
         return TransportAddress(f"{remote.host}%{zone}", remote.port) if percent else remote
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("this TCP base is closed")
 
 
 def _source(address: TransportAddress) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -12,15 +11,14 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, IcmpError, SocketStatistics
+from iceagent.net.receive_queue import ReceiveQueue
 
 if TYPE_CHECKING:
     from iceagent.net.turn import TurnAllocation
 
 RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Bytes kept for a slow reader; then UDP loses datagrams, and a stream is no longer read."""
-_MAX_ERRORS: Final = 64
 _MAX_WAITING: Final = 256  # peers whose permission is pending
-_BATCH_COST: Final = 128  # bytes charged per batch besides its content
 
 
 class TurnSocket:
@@ -31,16 +29,10 @@ class TurnSocket:
         self._address = address
         self._is_stream = is_stream
         self._statistics = SocketStatistics()
-        self._received: deque[Batch] = deque()
-        self._size = 0
-        self._errors: deque[IcmpError] = deque(maxlen=_MAX_ERRORS)
-        self._errors_are_new = False
-        self._readers = trio.lowlevel.ParkingLot()
-        self._room = trio.lowlevel.ParkingLot()
+        self._received = ReceiveQueue(RECEIVE_BUFFER, self._statistics, "this relayed address is closed")
         self._changes = trio.lowlevel.ParkingLot()
         self._order = trio.StrictFIFOLock()
         self._waiting: set[TransportAddress] = set()
-        self._closed = False
 
     @property
     def local_address(self) -> TransportAddress:
@@ -64,50 +56,25 @@ class TurnSocket:
         Raises:
             trio.ClosedResourceError: the socket was closed, or the allocation has ended.
         """
-        await trio.lowlevel.checkpoint()
-        while not (self._received or self._errors_are_new):
-            self._check_open()
-            await self._readers.park()
-        self._check_open()
-        self._errors_are_new = False
-        batches = list(self._received)
-        self._received.clear()
-        self._size = 0
-        self._statistics.receive_calls += 1
-        self._room.unpark_all()
-        return batches
+        return await self._received.receive()
 
     def take_errors(self) -> list[IcmpError]:
         """Return and forget what the server told of peers it cannot reach or may not."""
-        errors = list(self._errors)
-        self._errors.clear()
-        return errors
+        return self._received.take_errors()
 
     def put(self, batch: Batch) -> bool:
         """Take a batch of the receive loop; return False where a stream should not be read further for now."""
-        if self._closed:
+        if not self._is_stream and not self._received.fits(batch):
             return True
-        cost = len(batch.data) + _BATCH_COST
-        if not self._is_stream and self._size + cost > RECEIVE_BUFFER:
-            return True
-        self._received.append(batch)
-        self._size += cost
-        self._statistics.datagrams_received += len(batch)
-        self._statistics.bytes_received += len(batch.data)
-        self._readers.unpark_all()
-        return self._size <= RECEIVE_BUFFER
+        return self._received.put(batch)
 
     async def wait_room(self) -> None:
         """Wait until the reader has caught up, or the socket is closed."""
-        while self._size > RECEIVE_BUFFER and not self._closed:
-            await self._room.park()
+        await self._received.wait_room()
 
     def put_error(self, error: IcmpError) -> None:
         """Take an error about one peer."""
-        self._errors.append(error)
-        self._errors_are_new = True
-        self._statistics.icmp_errors += 1
-        self._readers.unpark_all()
+        self._received.put_error(error)
 
     # Sending
 
@@ -116,7 +83,7 @@ class TurnSocket:
 
         Datagrams to an address whose permission is being asked for are kept, as far as there is room.
         """
-        self._check_open()
+        self._received.check_open()
         allocation = self._allocation
         messages = allocation.client.wrap(trio.current_time(), remote, datagrams)
         self._statistics.send_calls += 1
@@ -149,7 +116,7 @@ class TurnSocket:
             done = self.send_nowait(datagrams, remote)
             while done < len(datagrams):
                 allocation = self._allocation
-                self._check_open()
+                self._received.check_open()
                 rest = datagrams[done:]
                 if allocation.client.permission(remote.host) is turn.PeerState.PENDING:
                     await self._changes.park()
@@ -175,23 +142,10 @@ class TurnSocket:
 
     def close(self) -> None:
         """Close this address; whoever waits gets `trio.ClosedResourceError`. The allocation lives on. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._received.clear()
-            for lot in (self._readers, self._room, self._changes):
-                _unpark(lot)
+        self._received.close()
+        if trio.lowlevel.in_trio_run():
+            self._changes.unpark_all()
 
     def _refuse(self, remote: TransportAddress, count: int) -> None:
         self._statistics.send_errors += count
-        error = IcmpError(remote, errno.EACCES)
-        if error not in self._errors:
-            self.put_error(error)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("this relayed address is closed")
-
-
-def _unpark(lot: trio.lowlevel.ParkingLot) -> None:
-    if trio.lowlevel.in_trio_run():
-        lot.unpark_all()
+        self.put_error(IcmpError(remote, errno.EACCES))

@@ -211,7 +211,7 @@ async def test_a_slow_reader_stops_the_sender(lab):
                 await active.send([bytes(1200)] * 50, base.local_address)
                 sent += 50 * 1200
         assert RECEIVE_BUFFER <= sent <= RECEIVE_BUFFER + 3 * 256 * 1024 + SEND_BUFFER + 2 * 65536
-        assert base._size <= RECEIVE_BUFFER + 2 * 65536
+        assert base._received._size <= RECEIVE_BUFFER + 2 * 65536
         while active.send_nowait([bytes(1200)] * 50, base.local_address):
             pass
         assert active.peers == 1
