@@ -67,6 +67,34 @@ def test_lite_agent_notices_that_its_peer_is_gone() -> None:
     assert world.now - start <= 31
 
 
+def test_lite_agent_whose_peer_never_gets_through_fails() -> None:
+    """Its pairs wait for ever, since it checks nothing; its patience does not."""
+    world, full, lite = lite_world()
+    world.link.loss = 1.0
+    assert lite.pairs
+    world.run_until(lambda: lite.state is AgentState.FAILED, 41)
+    assert world.now >= lite_patience_s()
+    world.run_until(lambda: both(full, lite, AgentState.FAILED), 60)
+    failures = [event.reason for event in world.events[id(lite)] if isinstance(event, ice.Failed)]
+    assert len(failures) == 1
+    assert "nominated no pair" in failures[0]
+    assert lite.next_timeout() is None
+
+
+def test_lite_agent_waits_for_as_long_as_its_peer_checks() -> None:
+    """Its answers are lost: the peer goes on until its own patience ends, and a lite agent does not give up before."""
+    world, full, lite = lite_world()
+    world.link.blocked = lambda source, destination: source in (B4, B2)
+    world.run_until(lambda: lite.state is AgentState.FAILED, 90)
+    last_check_at = max(at for at, one, _ in world.sent if one is full)
+    assert world.now >= last_check_at + lite_patience_s()
+    assert full.state is AgentState.FAILED
+
+
+def lite_patience_s() -> float:
+    return ice.IceConfig().patience_s
+
+
 def test_lite_agent_follows_when_its_selected_path_dies() -> None:
     """The full peer nominates another pair; the lite one has nothing to decide."""
     world, full, lite = lite_world()

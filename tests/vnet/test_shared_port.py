@@ -56,6 +56,23 @@ async def assert_talk(there, here, text):
         assert await there.receive() == b"from " + text
 
 
+async def test_a_lite_agent_whose_peer_never_gets_through_fails(vnet):
+    """It checks nothing, so nothing of its own fails; whoever waits for the connection is told all the same."""
+    net = vnet()
+    server, client = net.host(net.internet), net.host(net.internet)
+    async with net:
+        lite_config = config_of(server, ice_lite=True)
+        async with (
+            open_agent(lite_config, role=Role.CONTROLLED) as lite,
+            open_agent(config_of(client), role=Role.CONTROLLING) as full,
+        ):
+            client.partition()
+            await introduce(lite, full)
+            with trio.fail_after(60), pytest.raises(NetworkError, match="nominated no pair"):
+                await lite.wait_connected()
+            assert lite.state is AgentState.FAILED
+
+
 @pytest.mark.parametrize("lite", [False, True])
 async def test_each_agent_meets_its_own_peer(vnet, lite):
     """Peers with and without NATs, some behind the same one; a lite server is the usual one."""

@@ -68,7 +68,8 @@ class Context:
             a while, and the user waits for the moment it is back.
         alone_since: for a session begun by a restart, since when no older one has carried data; None while one does.
         restarted_at: for a session begun by a restart, when.
-        heard_at: when the peer last answered on any pair, in the sessions before this one, too.
+        heard_at: when the peer last answered on any pair, in the sessions before this one, too; to a lite agent, which
+            asks nothing, when it last checked one.
         candidate_at: when the last candidate of either side came.
         selected_at: when the selected pair last changed.
         faltering: quick checks of the data pair go unanswered; another valid pair may take over.

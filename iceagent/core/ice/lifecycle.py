@@ -66,9 +66,11 @@ class Lifecycle:
             return max(context.alone_since, context.restarted_at + constants.RESTART_PATIENCE_S, answered_until)
         if context.data_pair is not None:
             return None
+        since = context.started_at if context.table.complete else max(context.started_at, context.candidate_at)
+        if context.config.lite:  # its pairs wait for the peer's checks, not for its own; the last one counts
+            return max(since, context.heard_at) + context.config.patience_s
         if any(pair.is_pending for pair in context.checklist):
             return None
-        since = context.started_at if context.table.complete else max(context.started_at, context.candidate_at)
         return since + context.config.patience_s
 
     def _why_no_pair(self) -> str:
@@ -83,6 +85,12 @@ class Lifecycle:
             return f"the peer sent no usable candidate within {context.config.patience_s:g} s"
         if not pairs:
             return f"no pair of candidates fits: ours are {local}, the peer's are {remote}"
+        if context.config.lite:
+            return (
+                f"the peer has nominated no pair of {_number(len(pairs), 'pair')}, which it alone can do, and no check "
+                f"of its came for {context.config.patience_s:g} s, {_number(context.requests_received, 'check')} before"
+                f"; ours: {local}; the peer's: {remote}"
+            )
         text = (
             f"no candidate pair answered: {_number(len(pairs), 'pair')} tried, "
             f"{_number(runner.checks_sent, 'check')} sent, {runner.answers} answered, "
