@@ -21,6 +21,7 @@ import select
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,30 +31,44 @@ import trio
 
 from iceagent.agent import Agent, AgentConfig, Role, open_agent, open_shared_port
 from iceagent.core import ice
+from iceagent.errors import NetworkError
 from iceagent.net import SystemUdpSocket, open_udp_socket
 
 HOST = "127.0.0.1"
 AT_ONCE = 50
 FIRST = 1000
 CHUNK = [bytes([255]) * 1200] * 50
+PATIENCE_S = 120.0  # to open one session, waiting for room included not
+ANSWER_S = 60.0  # of the peers' process
+PROGRESS = 500
+ALIVE = {ice.AgentState.CONNECTED, ice.AgentState.COMPLETED}
+TIMERS_AT_ONCE = 32  # of the peers, between two looks at their sockets
 
 
 # The peers' process
 
 
 class Peer:
-    """An ICE core and its socket."""
+    """An ICE core and its socket.
+
+    Its clock is its own, as those of peers on other machines are: consent checks fall on a grid of the clock, so ten
+    thousand peers by one clock would ask in bursts, which nobody's ten thousand peers do.
+    """
 
     def __init__(self, description: dict[str, str]) -> None:
         self.sock: SystemUdpSocket = open_udp_socket(HOST)
         self.ice = ice.IceAgent(role=Role.CONTROLLING, randbytes=secrets.token_bytes)
-        now = time.monotonic()
+        self._ahead_s = secrets.randbelow(1_000_000) / 100_000
+        now = self.now()
         self.ice.add_local_candidate(now, ice.host_candidate(self.sock.local_address, 65535))
         self.ice.end_of_local_candidates(now)
         self.ice.set_remote_credentials(now, ice.Credentials(description["ufrag"], description["pwd"]), lite=True)
         self.ice.add_remote_candidate(now, ice.Candidate.from_sdp(description["candidate"]))
         self.ice.add_remote_candidate(now, None)
         self.at: float | None = None
+
+    def now(self) -> float:
+        return time.monotonic() + self._ahead_s
 
     def describe(self) -> dict[str, str]:
         own = self.ice.credentials
@@ -64,12 +79,13 @@ class Peer:
             self.sock.send_nowait((transmit.data,), transmit.remote)
         while self.ice.poll_event() is not None:
             pass
-        return self.ice.next_timeout()
+        at = self.ice.next_timeout()
+        return None if at is None else at - self._ahead_s
 
     def receive(self) -> None:
         for batch in self.sock.receive_nowait(1):
             for datagram in batch.datagrams():
-                self.ice.handle_datagram(time.monotonic(), self.sock.local_address, batch.remote, datagram)
+                self.ice.handle_datagram(self.now(), self.sock.local_address, batch.remote, datagram)
 
 
 class Peers:
@@ -90,10 +106,12 @@ class Peers:
                     self.arm(fd)
                 elif not self.obey():
                     return
-            while self.timers and self.timers[0][0] <= time.monotonic():
+            for _ in range(TIMERS_AT_ONCE):
+                if not self.timers or self.timers[0][0] > time.monotonic():
+                    break
                 at, fd = heapq.heappop(self.timers)
                 if self.peers[fd].at == at:
-                    self.peers[fd].ice.handle_timeout(time.monotonic())
+                    self.peers[fd].ice.handle_timeout(self.peers[fd].now())
                     self.peers[fd].at = None
                     self.arm(fd)
 
@@ -147,6 +165,7 @@ class Cost:
     rate: float = 0.0
     idle: float = 0.0
     datagrams_per_cpu_s: float = 0.0
+    lost: int = 0
 
 
 class PeersProcess:
@@ -167,58 +186,89 @@ class PeersProcess:
     async def ask(self, command: dict[str, object]) -> dict[str, str]:
         async with self._lock:
             self.order(command)
-            await trio.lowlevel.wait_readable(self._out)
+            with trio.fail_after(ANSWER_S):
+                await trio.lowlevel.wait_readable(self._out)
             answer: dict[str, str] = json.loads(os.read(self._out.fileno(), 65536))
             return answer
 
     def close(self) -> None:
         self._in.close()
-        self._process.wait()
+        try:
+            self._process.wait(ANSWER_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def resident_kb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
 
 
-async def hold(
-    config: AgentConfig,
-    peers: PeersProcess,
-    agents: list[Agent],
-    room: trio.Semaphore,
-    connected: trio.Semaphore,
-    done: trio.Event,
-) -> None:
-    """Open one session, connect it, and keep it until the end."""
-    async with room:
-        stack = AsyncExitStack()
-        agent = await stack.enter_async_context(open_agent(config, role=Role.CONTROLLED))
+class Sessions:
+    """The sessions of one measurement: those that are open, and what became of the others.
+
+    Args:
+        config: of each agent.
+        peers: where their other ends are.
+        wanted: how many there will be, for the progress shown.
+    """
+
+    def __init__(self, config: AgentConfig, peers: PeersProcess, wanted: int) -> None:
+        self.agents: list[Agent] = []
+        self.failures: Counter[str] = Counter()
+        self._config = config
+        self._peers = peers
+        self._wanted = wanted
+        self._began = time.perf_counter()
+
+    @asynccontextmanager
+    async def open(self, count: int) -> AsyncIterator[None]:
+        """Open sessions, `AT_ONCE` at a time; each is connected, or was given up, when the body starts."""
+        done = trio.Event()
+        room, settled = trio.Semaphore(AT_ONCE), trio.Semaphore(0)
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(self._hold, room, settled, done)
+            for _ in range(count):
+                await settled.acquire()
+            yield
+            done.set()
+
+    def lost(self) -> int:
+        """Return how many were never connected, or are not any more."""
+        ended = Counter(str(agent.state.value) for agent in self.agents if agent.state not in ALIVE)
+        return self.failures.total() + ended.total()
+
+    async def _hold(self, room: trio.Semaphore, settled: trio.Semaphore, done: trio.Event) -> None:
+        """Open one session, and keep it until the end."""
+        async with AsyncExitStack() as stack:
+            async with room:
+                agent = await stack.enter_async_context(open_agent(self._config, role=Role.CONTROLLED))
+                try:
+                    with trio.fail_after(PATIENCE_S):
+                        await self._connect(agent)
+                    self.agents.append(agent)
+                except (trio.TooSlowError, NetworkError) as error:
+                    self.failures[str(error) or "not connected in time"] += 1
+            self._tell()
+            settled.release()
+            await done.wait()
+
+    async def _connect(self, agent: Agent) -> None:
         own = agent.credentials
         (candidate,) = [one async for one in agent.local_candidates()]
         text = {"ufrag": own.ufrag, "pwd": own.pwd, "candidate": candidate.to_sdp()}
-        theirs = await peers.ask(dict(text))
+        theirs = await self._peers.ask(dict(text))
         agent.set_remote_credentials(ice.Credentials(theirs["ufrag"], theirs["pwd"]))
         agent.add_remote_candidate(theirs["candidate"])
         agent.add_remote_candidate(None)
         await agent.wait_connected()
-    agents.append(agent)
-    connected.release()
-    async with stack:
-        await done.wait()
 
-
-@asynccontextmanager
-async def sessions(config: AgentConfig, peers: PeersProcess, count: int) -> AsyncIterator[list[Agent]]:
-    """Open sessions, `AT_ONCE` at a time; they are all connected when the body starts."""
-    agents: list[Agent] = []
-    done = trio.Event()
-    room, connected = trio.Semaphore(AT_ONCE), trio.Semaphore(0)
-    async with trio.open_nursery() as nursery:
-        for _ in range(count):
-            nursery.start_soon(hold, config, peers, agents, room, connected, done)
-        for _ in range(count):
-            await connected.acquire()
-        yield agents
-        done.set()
+    def _tell(self) -> None:
+        settled = len(self.agents) + self.failures.total()
+        if settled % PROGRESS == 0:
+            took_s = time.perf_counter() - self._began
+            print(f"{settled:,} of {self._wanted:,} after {took_s:.0f} s, {self.lost()} lost", file=sys.stderr)
 
 
 async def receive_bulk(agent: Agent, peers: PeersProcess, seconds: float) -> float:
@@ -237,21 +287,25 @@ async def measure(config: AgentConfig, count: int, seconds: float) -> Cost:
     cost = Cost(count)
     peers = PeersProcess()
     try:
-        async with sessions(config, peers, 1) as agents:  # what is loaded and made only once is not counted
-            cost.datagrams_per_cpu_s = await receive_bulk(agents[0], peers, min(seconds, 3.0))
+        sessions = Sessions(config, peers, count + 1)
+        async with sessions.open(1):  # what is loaded and made only once is not counted
+            cost.datagrams_per_cpu_s = await receive_bulk(sessions.agents[0], peers, min(seconds, 3.0))
             gc.collect()
             first = min(count, FIRST)
             kb, cpu, wall = resident_kb(), time.process_time(), time.perf_counter()
-            async with sessions(config, peers, first), AsyncExitStack() as stack:
+            async with sessions.open(first), AsyncExitStack() as stack:
                 cost.open_ms = (time.process_time() - cpu) / first * 1000
                 cost.rate = first / (time.perf_counter() - wall)
-                await stack.enter_async_context(sessions(config, peers, count - first))
+                await stack.enter_async_context(sessions.open(count - first))
                 gc.collect()
                 cost.kb = (resident_kb() - kb) / count
                 await trio.sleep(1)
                 cpu, wall = time.process_time(), time.perf_counter()
                 await trio.sleep(seconds)
                 cost.idle = (time.process_time() - cpu) / (time.perf_counter() - wall)
+                cost.lost = sessions.lost()
+                for reason, times in sessions.failures.items():
+                    print(f"{times} times: {reason}", file=sys.stderr)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(peers.close)
@@ -277,6 +331,7 @@ def main(count: int, beside: int, seconds: float) -> None:
     alone, shared = found
     print(f"{'':24}{'a socket each':>16}{'one port':>16}{'ratio':>8}")
     row("sessions", alone.sessions, shared.sessions, ",.0f")
+    print(f"{'lost':24}{alone.lost:>16}{shared.lost:>16}")
     row("memory, KB each", alone.kb, shared.kb, ".1f")
     row("opening, CPU ms each", alone.open_ms, shared.open_ms, ".2f")
     row("opening, per second", alone.rate, shared.rate, ".0f")
