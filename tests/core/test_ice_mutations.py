@@ -25,6 +25,7 @@ from iceagent.core.ice import AgentState, Role, Verdict
 UNTOUCHED = {
     "counters",
     "signs",
+    "_calm_until",
     "_due",
     "_due_known",
     "_due_unheard_since",

@@ -162,6 +162,18 @@ async def test_one_wake_is_bounded(open_udp: Open) -> None:
     assert len(await receive_datagrams(b, 2 * MAX_RECEIVE_CALLS)) == 2 * MAX_RECEIVE_CALLS
 
 
+async def test_what_comes_after_a_pause_comes_whole(open_udp: Open, mock_clock: trio.testing.MockClock) -> None:
+    """After a pause one short datagram is taken for the only one; those behind it follow at once."""
+    a, b = open_udp(), open_udp()
+    a.send_nowait([b"first"], b.local_address)
+    assert len(await receive_datagrams(b, 1)) == 1
+    mock_clock.jump(0.6)
+    texts = [bytes([number]) * (number % 5 + 1) for number in range(20)]
+    for text in texts:
+        a.send_nowait([text], b.local_address)
+    assert [text for _, text in await receive_datagrams(b, 20)] == texts
+
+
 async def test_closing_wakes_whoever_waits(open_udp: Open) -> None:
     """Teardown must not hang on a receive loop."""
     a = open_udp()

@@ -338,6 +338,9 @@ class IceAgent(Generations):
         """Do what is due at `now`; call it when `next_timeout` has come, or at any other time."""
         if self._standing.over:
             return
+        if self._is_lone() and self._current.repeat_consent(now):
+            self._follow_consent(now)
+            return
         for session in self._live():
             session.handle_timeout(now)
         self._settle(now)
@@ -391,7 +394,20 @@ class IceAgent(Generations):
             session.consent.expire(now)
         if message.message_class is stun.MessageClass.REQUEST:
             return self._session_called(message).handle_request(now, local, remote, message)
-        return self._session_asked(message).handle_response(now, local, remote, message)
+        reason = self._session_asked(message).handle_response(now, local, remote, message)
+        if self._current.context.unmoved:
+            self._follow_consent(now)
+        return reason
+
+    def _is_lone(self) -> bool:
+        """Whether there is but one session, and but one component."""
+        return self._seat is None and not self._older
+
+    def _follow_consent(self, now: float) -> None:
+        """Learn when something is due next, after a consent check of the path in use, or its answer."""
+        due = self._current.timeout_when_calm(now) if self._is_lone() and self._due_known else None
+        self._due_known = due is not None
+        self._due, self._due_unheard_since = due, self.activity.unheard_since
 
     def _settle(self, now: float) -> None:
         """Let every session do what the new facts call for, and those that share its checks; draw the conclusions."""

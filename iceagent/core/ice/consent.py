@@ -72,6 +72,18 @@ class ConsentKeeper:
             self._probe_backups()
             self._backups_at = now + constants.BACKUP_PROBE_S
 
+    def repeat(self, now: float) -> bool:
+        """Send the next check if that is all there is to do; return whether it was."""
+        pair, context = self._pair, self._context
+        if pair is None or pair is not context.data_pair or context.config.lite:
+            return False
+        if now < self._next_at or now >= self._expires_at() or not self._is_at_ease():
+            return False
+        context.start_check(now, pair, CheckKind.CONSENT)
+        self._next_at = self._next_check_at(now)
+        self._unanswered_since = now
+        return True
+
     def expire(self, now: float) -> None:
         """Give up the pairs whose consent has run out; to be called before a late answer is looked at."""
         self._follow(now)

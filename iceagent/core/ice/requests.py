@@ -204,9 +204,11 @@ class RequestHandler:
         RFC 7675 leaves open how a lite agent, which asks nothing, has consent. Here each authenticated check of the
         peer renews it: it shows that the peer is there and wants to hear from us.
         """
+        self._context.heard_at = now
         if pair.is_valid:
             pair.last_response_at = now
         if not self._nominates(check) or pair is self._context.selected:
+            self._context.unmoved = pair is self._context.data_pair
             return
         if pair.is_valid:
             self._nominator.nominated(now, pair)

@@ -10,7 +10,7 @@ from iceagent.core.ice.consent import ConsentKeeper
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, LocalCandidateAdded
 from iceagent.core.ice.nomination import Nominator
-from iceagent.core.ice.pair import PairState
+from iceagent.core.ice.pair import CheckPair, PairState
 from iceagent.core.ice.priority import as_peer_reflexive
 
 
@@ -53,6 +53,11 @@ class ResponseHandler:
 
     def _succeeded(self, now: float, check: Check, mapped: TransportAddress) -> None:
         context, pair = self._context, check.pair
+        if check.kind is CheckKind.CONSENT and self._is_routine(pair, mapped):
+            pair.last_response_at = context.heard_at = now
+            self._consent.refreshed(now, pair)
+            context.unmoved = True
+            return
         context.checklist.untrigger(pair)
         if pair.check is not None and pair.check is not check:
             context.runner.cancel(pair.check)
@@ -70,6 +75,18 @@ class ResponseHandler:
             self._nominator.nominated(now, pair)
         else:
             self._nominator.refresh(now)
+
+    def _is_routine(self, pair: CheckPair, mapped: TransportAddress) -> bool:
+        """Whether an answer on a pair says but that the path in use works as before: nearly all answers there are."""
+        context = self._context
+        return (
+            pair is context.selected
+            and pair is context.data_pair
+            and pair.check is None
+            and not (context.faltering or context.silent or context.doubted or context.checklist.triggered)
+            and not pair.nominate_on_success
+            and context.table.local_seen_as(mapped, pair.base) is pair.valid_local is not None
+        )
 
     def _local_seen_as(self, check: Check, mapped: TransportAddress) -> Candidate:
         # RFC 8445 section 7.2.5.3.1: a mapped address nobody knew is a peer-reflexive local candidate.

@@ -6,6 +6,7 @@ restart is under way also the one before, which carries the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ class Session:
         self.scheduler = Scheduler(context)
         self.lifecycle = Lifecycle(context)
         self._ranked_generation = roles.generation
+        self._calm_until = -math.inf  # until then, and the next `settle`, nothing but consent can have anything to do
 
     def pair_reports(self) -> list[PairReport]:
         """Return the pairs with what they have counted, best first."""
@@ -199,6 +201,7 @@ class Session:
     def settle(self, now: float) -> None:
         """Let every part do what the new facts call for; afterwards nothing is due at or before `now`."""
         context = self.context
+        self._calm_until = -math.inf
         if context.over or context.retired:
             return
         if self._ranked_generation != context.roles.generation:
@@ -222,11 +225,36 @@ class Session:
             self.context.runner.next_timeout(),
             self.scheduler.next_timeout(),
             self._nominator.next_timeout(),
-            self.consent.next_timeout(),
             self._keepalive.next_timeout(),
             self.lifecycle.next_timeout(),
         )
-        return min((at for at in parts if at is not None), default=None)
+        others = min((at for at in parts if at is not None), default=math.inf)
+        self._calm_until = others if self._is_calm() else -math.inf
+        consent = self.consent.next_timeout()
+        at = others if consent is None else min(others, consent)
+        return at if math.isfinite(at) else None
+
+    def repeat_consent(self, now: float) -> bool:
+        """Send a consent check if that is all that `handle_timeout` and `settle` would do; return whether it was."""
+        return now < self._calm_until and self.consent.repeat(now)
+
+    def timeout_when_calm(self, now: float) -> float | None:
+        """Return what `next_timeout` returns, where only consent can have changed; None where it has to be asked."""
+        if now >= self._calm_until:
+            return None
+        consent = self.consent.next_timeout()
+        return None if consent is None else min(self._calm_until, consent)
+
+    def _is_calm(self) -> bool:
+        """Whether one pair is selected, no other one is valid, and no check of any is wanted: nearly always."""
+        context = self.context
+        return (
+            context.selected is not None
+            and context.selected is context.data_pair
+            and len(context.validated) < 2
+            and len(context.checklist.pairs) < 2  # with others there is the search for a better one
+            and not (context.doubted or context.checklist.triggered)
+        )
 
     def retire(self) -> None:
         """Send nothing of its own accord any more, but answer checks and deliver data (trap 25)."""

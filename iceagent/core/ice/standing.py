@@ -17,11 +17,8 @@ class Standing:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self.state = AgentState.NEW
-
-    @property
-    def over(self) -> bool:
+        self.over = False
         """Whether the agent has failed or was closed."""
-        return self.state in (AgentState.FAILED, AgentState.CLOSED)
 
     def follow(self, wanted: AgentState) -> None:
         """Go to a state by allowed steps, telling each."""
@@ -30,4 +27,5 @@ class Standing:
             new = wanted if wanted in allowed else _NEXT_STEP.get(self.state)
             assert new in allowed, f"{self.state} to {wanted}"
             old, self.state = self.state, new
+            self.over = new in (AgentState.FAILED, AgentState.CLOSED)
             self._outbox.emit(StateChanged(old, new))

@@ -71,8 +71,8 @@ class Message:
     @property
     def unknown_comprehension_required(self) -> tuple[int, ...]:
         """The types, in order and once each, that forbid processing this message. RFC 8489 section 6.3."""
-        types = (attribute.type for attribute in self.attributes if type(attribute) is RawAttribute)
-        return tuple(dict.fromkeys(kind for kind in types if kind < COMPREHENSION_OPTIONAL))
+        types = [attribute.type for attribute in self.attributes if type(attribute) is RawAttribute]
+        return tuple(dict.fromkeys(kind for kind in types if kind < COMPREHENSION_OPTIONAL)) if types else ()
 
     @property
     def integrity(self) -> Integrity | None:
