@@ -22,7 +22,10 @@ def zone_index(zone: str) -> int:
     Raises:
         OSError: no interface has that name.
     """
-    return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    try:
+        return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    except ValueError as error:
+        raise OSError(f"{zone[:20]!r} names no interface: {error}") from None
 
 
 def zone_name(index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from iceagent.agent.nat_view import NatView
 from iceagent.agent.remote import MAX_WAITING
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
+from iceagent.net import SystemNetwork
 from iceagent.net.mdns_packets import MAX_ENTRIES, encode_query, parse_untrusted
 
 NAME = "1f4712db-ea17-4bcf-a596-105139dfd8bf.local"
@@ -64,6 +66,30 @@ async def test_candidates_of_unknown_components_are_counted_and_left_out(vnet: A
             agent.add_remote_candidate(remote_candidate("198.51.100.7", component=component), stream=0)
         agent.add_remote_candidate(remote_candidate("198.51.100.7", component=3), stream=1)
         assert dropped(agent) == 4
+
+
+# Zones
+
+
+ZONES = ["none such", "nonesuch", "\0", "-1", "9" * 30, "9" * 5000, "x" * 5000, "\u2028"]
+
+
+@pytest.mark.parametrize("zone", ZONES, ids=range(len(ZONES)))
+async def test_the_zone_of_a_peer_s_address_means_nothing_here(zone: str) -> None:
+    """RFC 4007 section 11.2; and the system refuses some with other errors than those of a network."""
+    for related in ("", f" raddr fe80::2%{zone} rport 9"):
+        try:
+            candidate = ice.Candidate.from_sdp(remote_candidate(f"fe80::1%{zone}") + related)
+        except ValueError:
+            continue
+        assert candidate.address.host == "fe80::1"
+        assert candidate.related_address in (None, TransportAddress("fe80::2", 9))
+    remote = TransportAddress(f"fe80::1%{zone}", 4000)
+    sock = await SystemNetwork().open_udp("::1")
+    with closing(sock):
+        assert sock.send_nowait((b"x",), remote) == 1
+    with pytest.raises(OSError), trio.fail_after(1):
+        await SystemNetwork().connect_tcp(remote, local_host="::1")
 
 
 # Names

@@ -213,8 +213,9 @@ def remote_prflx_candidate(
 
 
 def _lenient_address(host: str, port: int) -> TransportAddress:
+    """Return an address as somebody tells it, or a name; a zone, which only he could understand, is left out."""
     try:
-        return make_address(host, port)
+        return without_zone(make_address(host, port))
     except ValueError:
         if not _NAME_CHARACTERS.issuperset(host):
             raise CandidateError(f"{host[:60]!r} is neither an IP address nor a name") from None
