@@ -205,3 +205,37 @@ def test_every_trap_is_tested_under_its_number() -> None:
     missing = sorted(set(TRAPS) - found)
     assert not missing, f"no test named test_trap_NUMBER_... for {missing}; there are {sorted(found)}"
     assert found <= set(range(1, 47))
+
+
+def test_pages_can_be_read_in_a_terminal():
+    """Lines of at most 120 characters; the rows of a table cannot be broken."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    long = [
+        f"{page.relative_to(ROOT)}:{number}"
+        for page in pages
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120 and not line.startswith("|")
+    ]
+    assert long == []
+
+
+def test_links_between_pages_lead_somewhere():
+    """A page that was renamed, or a heading that was, leaves no dead link."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    dead = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not _leads_somewhere(page, target)
+    ]
+    assert dead == []
+
+
+def _leads_somewhere(page: Path, target: str) -> bool:
+    name, _, anchor = target.partition("#")
+    there = page.parent / name if name else page
+    if not there.exists():
+        return False
+    headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+    anchors = {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+    return not anchor or anchor in anchors
