@@ -75,11 +75,9 @@ def is_end_of_candidates(value: object) -> bool:
 
     Source: RFC 8838 section 13, RFC 8839 section 5.7, W3C webrtc section 4.8.
     """
-    if value is None:
-        return True
     if isinstance(value, Mapping):
-        return is_end_of_candidates(value.get("candidate"))
-    return isinstance(value, str) and _bare(value) in ("", "end-of-candidates")
+        value = value.get("candidate")
+    return value is None or (isinstance(value, str) and _bare(value) in ("", "end-of-candidates"))
 
 
 def trickled_candidate(value: object) -> str | None:

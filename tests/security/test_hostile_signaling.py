@@ -14,8 +14,9 @@ from iceagent.agent import Agent, AgentConfig, Role, open_agent
 from iceagent.agent.crowd import MAX_OPEN, Crowd
 from iceagent.agent.nat_view import NatView
 from iceagent.agent.remote import MAX_WAITING
-from iceagent.core import ice, stun
+from iceagent.core import ice, sdp, stun
 from iceagent.core.address import TransportAddress
+from iceagent.errors import RemoteError
 from iceagent.net import SystemNetwork
 from iceagent.net.mdns_packets import MAX_ENTRIES, encode_query, parse_untrusted
 
@@ -66,6 +67,18 @@ async def test_candidates_of_unknown_components_are_counted_and_left_out(vnet: A
             agent.add_remote_candidate(remote_candidate("198.51.100.7", component=component), stream=0)
         agent.add_remote_candidate(remote_candidate("198.51.100.7", component=3), stream=1)
         assert dropped(agent) == 4
+
+
+# Shapes
+
+
+def test_a_candidate_wrapped_a_thousand_times_is_refused_like_any_other_nonsense() -> None:
+    """JSON of a peer may nest as deep as its decoder lets it, just short of what Python's stack takes."""
+    value: object = "candidate:"
+    for _ in range(100_000):
+        value = {"candidate": value}
+    with pytest.raises(RemoteError, match="not dict"):
+        sdp.trickled_candidate(value)
 
 
 # Zones
