@@ -304,3 +304,14 @@ async def test_without_the_option_there_is_no_tcp(vnet):
     async with net, open_agent(AgentConfig(network=host, port_mapping=False), role=Role.CONTROLLED) as agent:
         kinds = {candidate.transport async for candidate in agent.local_candidates()}
         assert kinds == {"udp"}
+
+
+async def test_connections_turned_away_are_told(vnet):
+    """A scanner found the port: nothing comes of it, and `explain()` says that it was there."""
+    async with lab_of(vnet(), None, None, connect=False) as lab:
+        bases = [one for one in lab.alice._driver.ice.local_candidates if one.tcp_type == "passive"]
+        scanner = lab.net.host(lab.net.internet)
+        stream = await scanner.connect_tcp(bases[0].address)
+        await stream.send_all(b"\x00\x10GET / HTTP/1.1\r\n")
+        await trio.sleep(1)
+        assert "TCP: 1 connection(s) not kept: not STUN" in lab.alice.explain().evidence
