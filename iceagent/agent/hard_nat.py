@@ -30,6 +30,7 @@ from iceagent.core.nat import (
     NatKind,
     PortHabit,
     RateCap,
+    Share,
     Shot,
     Task,
     Technique,
@@ -76,7 +77,7 @@ class HardNatTraversal:
         wanted = all(map(driver.policy.has_type, (ice.CandidateType.SRFLX, ice.CandidateType.PRFLX)))
         self.enabled = bool(config.hard_nat) and wanted and not config.ice_lite and config.transport_policy != "relay"
         self._packets_left = self._limits.packets
-        self._caps: list[RateCap] = []
+        self._caps: list[RateCap | Share] = []
         self._theirs: Announcement | None = None
         self._has_told = False
         self._struck = 0
@@ -387,12 +388,13 @@ def read_announcement(candidate: ice.Candidate) -> Announcement | None:
 _process_cap: trio.lowlevel.RunVar[RateCap] = trio.lowlevel.RunVar("iceagent.agent.hard_nat")
 
 
-def _shared_cap(config: AgentConfig) -> list[RateCap]:
-    """Return what bounds all agents of this machine together; hosts of a virtual network stand alone."""
+def _shared_cap(config: AgentConfig) -> list[Share]:
+    """Return one agent's share of what bounds all of this machine together; hosts of a virtual network stand alone."""
     if config.network is not None and not isinstance(config.network, SystemNetwork):
         return []
     try:
-        return [_process_cap.get()]
+        cap = _process_cap.get()
     except LookupError:
-        _process_cap.set(RateCap(MAX_PER_SECOND))
-        return [_process_cap.get()]
+        cap = RateCap(MAX_PER_SECOND)
+        _process_cap.set(cap)
+    return [cap.share()]

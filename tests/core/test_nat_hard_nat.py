@@ -224,6 +224,40 @@ def test_agents_of_one_process_share_a_cap():
     assert min(one.packets_sent for one in both) > 100
 
 
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_shared_cap_is_handed_out_fairly(count):
+    """Whoever is asked first each time must not leave the others nothing; nor may a place stay empty."""
+    shared = RateCap(100)
+    users = [shared.share() for _ in range(count)]
+    times, sent, now = [], [0] * count, 0.0
+    while now < 10:
+        for number, user in enumerate(users):
+            while user.next_at() <= now:
+                user.note(now)
+                sent[number] += 1
+                times.append(now)
+        now += 0.001
+    assert busiest_second(times) <= 100
+    assert sum(sent) > 950
+    assert max(sent) - min(sent) <= 0.5 * sum(sent) / count
+
+
+def test_what_one_user_of_a_shared_cap_leaves_the_others_get():
+    """Fair does not mean slow: a user who wants little, or has gone, holds nothing back."""
+    shared = RateCap(100)
+    greedy, modest = shared.share(), shared.share()
+    sent, now, modest_at = 0, 0.0, 0.0
+    while now < 10:
+        if now >= modest_at and now < 5 and modest.next_at() <= now:
+            modest.note(now)
+            modest_at = now + 0.2
+        while greedy.next_at() <= now:
+            greedy.note(now)
+            sent += 1
+        now += 0.001
+    assert sent > 0.95 * (10 * 100 - 5 * 5) - 10
+
+
 @given(st.sampled_from(Technique), st.floats(0, 15))
 def test_nothing_is_sent_after_the_stop(technique, stop_at):
     """Success ends it at once, and leaves no timer (trap 27)."""

@@ -40,7 +40,7 @@ from iceagent.core.nat.lease import (
 from iceagent.core.nat.port_mapper import PortMapper
 from iceagent.core.nat.prediction import FamilyView, Outcome, Prediction, SideView, meets, predict
 from iceagent.core.nat.probe import GatewayProbe, ProbeAnswer
-from iceagent.core.nat.rate_cap import RateCap
+from iceagent.core.nat.rate_cap import RateCap, Share
 
 __all__ = [
     "NAT_PMP",
@@ -75,6 +75,7 @@ __all__ = [
     "RateCap",
     "Released",
     "ServerReport",
+    "Share",
     "Shot",
     "SideView",
     "Sighting",

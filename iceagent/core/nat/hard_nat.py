@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.nat.allocation import NatKind
-from iceagent.core.nat.rate_cap import RateCap
+from iceagent.core.nat.rate_cap import RateCap, Share
 from iceagent.errors import LocalError
 
 FIRST_PORT: Final = 1024  # NATs map unprivileged ports to unprivileged ones (RFC 4787 section 4.2.1)
@@ -196,7 +196,7 @@ class Traversal:
         start_at: float,
         end_at: float,
         packets: int,
-        caps: Sequence[RateCap],
+        caps: Sequence[RateCap | Share],
         randbytes: Callable[[int], bytes],
     ) -> None:
         self.packets_sent = 0
