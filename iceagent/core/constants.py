@@ -71,6 +71,7 @@ MAX_EARLY_CHECKS: Final = 64  # ours: authenticated checks kept until the peer's
 MAX_TRANSACTIONS: Final = 512  # ours: outstanding check transactions, cancelled ones included
 MAX_HELD_DATAGRAMS: Final = 64  # ours: data that overtook the answer to our check
 MAX_HELD_BYTES: Final = 96 * 1024  # ours
+MAX_TOLD_CREDENTIALS: Final = 32  # ours: credentials of the peer that are known again when they are repeated
 MAX_RETIRED_SESSIONS: Final = 4  # ours: restarted sessions that still answer
 MAX_QUEUED_TRANSMITS: Final = 1024  # ours: the shell drains after each call
 MAX_QUEUED_EVENTS: Final = 4096  # ours

@@ -123,6 +123,19 @@ def test_restart_begun_twice_before_the_peer_answers_is_one() -> None:
     assert a.generation == 1
 
 
+def test_credentials_repeated_after_their_session_is_forgotten_answer_nothing() -> None:
+    """Else one late repetition makes each side take the other's answers for restarts, and answer them, for ever."""
+    world, a, b = connected_pair()
+    old = b.credentials
+    for _ in range(6):  # more than are kept to answer checks
+        a.restart(world.now)
+        answer_restart(world, a, b, a_at=(A4,), b_at=(B4,))
+        world.run(40)
+    a.restart(world.now)
+    a.set_remote_credentials(world.now, old)
+    assert a.remote_credentials is None
+
+
 def test_restart_that_the_peer_never_answers_leaves_the_path_alone() -> None:
     """Signaling may be gone; nothing is lost by having tried."""
     world, a, b = connected_pair()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
-from iceagent.core import stun
+from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.config import IceConfig
@@ -83,6 +83,7 @@ class IceAgent(Generations):
             slots,
             seat,
         )
+        self._told: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
         self._due_unheard_since: float | None = None
 
@@ -208,15 +209,17 @@ class IceAgent(Generations):
 
         Args:
             now: the present.
-            credentials: the peer's. Setting the same ones again does nothing.
+            credentials: the peer's. Setting the same ones again does nothing, however many came since: taken for the
+                answer to a later restart, they would have both sides answer each other's answers for ever.
             lite: the peer is a lite implementation, so we are controlling (RFC 8445 section 6.1.1).
                 Two lite agents never check anything, so they do not get together here.
             options: the ice-options of the peer's description; "renomination" is the one that matters here.
             pacing_s: the Ta that the peer proposes; the higher one of it and ours is used (RFC 8445 section 14.2).
             ours: our new ones, should a restart begin here; fresh ones by default.
         """
-        if self._standing.over or any(credentials == session.context.keys.remote for session in self._all()):
+        if self._standing.over or credentials in self._told:
             return
+        self._told = (*self._told, credentials)[-constants.MAX_TOLD_CREDENTIALS :]
         if self._current.context.keys.remote is not None:
             self._restart(now, ours or generate_credentials(self._randbytes), by_peer=True)
         renomination = "renomination" in options
