@@ -168,6 +168,7 @@ AgentEvent: TypeAlias = (
     | ice.SelectedPairChanged
     | ice.RoleChanged
     | ice.ConsentLost
+    | ice.PathUnanswered
     | ice.Restarted
     | ice.RestartFailed
     | ice.ControllerFailed
@@ -221,6 +222,7 @@ _MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {
     ice.StateChanged: lambda event: (event.new,),
     ice.SelectedPairChanged: lambda event: (path_kind(event.pair),),
     ice.ConsentLost: lambda event: (),
+    ice.PathUnanswered: lambda event: (),
     ice.Restarted: lambda event: (event.by_peer,),
     ice.RestartFailed: lambda event: (),
     ice.RoleChanged: lambda event: (),

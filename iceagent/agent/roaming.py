@@ -15,7 +15,7 @@ import trio
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.events import NetworkChanged
 from iceagent.agent.lane import Lane
-from iceagent.core import ice
+from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
 from iceagent.net.monitor import Change, open_monitor
@@ -101,19 +101,26 @@ class Roaming:
                     nursery.start_soon(lane.gatherer.run)
 
     async def _follow_path(self) -> None:
-        """Restart when a path in use goes silent; the peer, who hears as little, does the same.
+        """Restart when no path answers any more; the peer, who hears as little, does the same.
+
+        At most every `RESTART_INTERVAL_S`, lest a line that loses nearly everything be asked for more and more; but
+        when the path is DISCONNECTED, in any case.
 
         Also when data has fallen back from a direct path to a relay: it works, but what servers told of our addresses
         may no longer hold (a NAT was rebooted, a router got another address), and nothing else would ask them again.
         """
         direct: set[tuple[ice.IceAgent, int]] = set()
+        stranded_again_at = trio.current_time()
         while lanes := self._living:
             for core in (lane.driver.ice for lane in lanes):
                 if core.restarting:
                     continue
                 has_fallen_back = self._has_fallen_back(core, direct)
-                if core.state is ice.AgentState.DISCONNECTED or has_fallen_back:
+                is_stranded = core.stranded and trio.current_time() >= stranded_again_at
+                if core.state is ice.AgentState.DISCONNECTED or is_stranded or has_fallen_back:
                     words = "the direct path has died" if has_fallen_back else "the path is silent"
+                    if is_stranded:
+                        stranded_again_at = trio.current_time() + constants.RESTART_INTERVAL_S
                     logger.info("%s: %s, so ICE restarts", core.credentials.ufrag, words)
                     self.restart()
             await self._first.changed.park()

@@ -52,6 +52,13 @@ PROBE_RTO_MAX_S: Final = 0.15  # ours: but no longer than this
 FALTER_SLACK_S: Final = 0.05  # ours: beside an RTT and a half, for the answer to the last of them
 FALTER_SENDS: Final = 3  # ours: probing checks unanswered before another pair is nominated
 FALTER_SENDS_LOSSY: Final = 6  # ours: the same on a line that is known to lose packets
+PROBE_EAGER_SENDS: Final = (
+    8  # ours: probing checks after those, sent more seldom; by then a line has hardly just lost them
+)
+PROBE_EAGER_GAP_S: Final = 0.25  # ours: between them; the rest follows every second
+STRANDED_SENDS: Final = 8  # ours: probing checks unanswered, on the path and all backups, before a restart is worth it
+STRANDED_SENDS_LOSSY: Final = 12  # ours: the same on a line that is known to lose packets
+RESTART_INTERVAL_S: Final = 10.0  # ours: between two restarts because of that; silence beyond it is waited for
 WARM_BACKUPS: Final = 2  # ours: valid pairs beside the one in use whose answers are kept fresh
 SWITCH_GAIN_S: Final = 0.010  # ours: a path is clearly better if its RTT is shorter by this and by a quarter
 SWITCH_GAIN: Final = 0.25  # ours

@@ -328,3 +328,41 @@ def test_nomination_that_was_overtaken_is_ignored() -> None:
     assert b.data_pair() == (B2, A2)
     b.handle_datagram(world.now, B4, A4, older)
     assert b.data_pair() == (B2, A2)
+
+
+def test_path_without_backup_that_dies_is_told_within_two_seconds() -> None:
+    """A NAT that was rebooted tells nobody; a restart finds the new addresses, and need not wait for 7 s of silence."""
+    world, a, b = connected_pair()
+    world.run(20)
+    world.link.blocked = lambda source, destination: True
+    began = world.now
+    for one in (a, b):
+        one.activity.unheard_since = began
+        one.handle_timeout(began)  # as the shell does when it sends
+    world.run_until(lambda: a.stranded and b.stranded)
+    assert world.now - began < 1.5
+    world.run(3)
+    assert [len(world.of_kind(one, ice.PathUnanswered)) for one in (a, b)] == [1, 1]
+    world.link.blocked = lambda source, destination: False
+    world.run(2)
+    assert not a.stranded
+    assert not b.stranded
+
+
+def test_path_that_dies_while_a_backup_answers_is_not_told() -> None:
+    """Then nomination moves the data, and a restart would only disturb."""
+    world, a, b = two_paths(backup_is_valid=True)
+    world.link.blocked = lambda source, destination: {source, destination} != {A2, B2}
+    world.run(20)
+    assert a.data_pair() == (A2, B2)
+    assert not any(world.of_kind(one, ice.PathUnanswered) for one in (a, b))
+
+
+@pytest.mark.parametrize(("loss", "most"), [(0.1, 0), (0.2, 0), (0.3, 2)])
+def test_path_that_loses_packets_is_not_taken_for_dead(loss: float, most: int) -> None:
+    """A restart each time would be a storm of them; ten minutes of a line that loses half of what is asked."""
+    for seed in (1, 2):
+        world, a, b = connected_pair(seed)
+        world.link.loss = loss
+        world.run(600)
+        assert sum(len(world.of_kind(one, ice.PathUnanswered)) for one in (a, b)) <= most

@@ -322,7 +322,7 @@ class Scenario:
 
 
 RESTART_S = 2 + 2 * RTT_S
-NOBODY_TELLS_S = 8.0  # silence alone says that the path is dead, and a restart is to follow
+NOBODY_TELLS_S = 2.5  # silence alone says that the path is dead, and a restart is to follow
 SCENARIOS = {
     "path dies, backup": Scenario(path_dies, {"backup": True}, gap_s=1.0),
     "interface goes, backup": Scenario(interface_goes, {"backup": True}, gap_s=1.0),

@@ -115,6 +115,11 @@ class IceAgent(Generations):
         return self._carrier is not self._current
 
     @property
+    def stranded(self) -> bool:
+        """Whether neither the path in use nor another has answered for a second or two: a restart may find one."""
+        return self._carrier.context.stranded
+
+    @property
     def role(self) -> Role:
         """Our present role."""
         return self._roles.role

@@ -333,8 +333,9 @@ def _is_refusal(response: stun.Message) -> bool:
 
 def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
     gaps_s: tuple[float, ...]
-    if kind is CheckKind.PROBE:  # quick at first, since the path's RTT is known; then steady
-        gaps_s = (*(rto,) * constants.FALTER_SENDS_LOSSY, *(constants.CHECK_STEADY_GAP_S,) * 6)
+    if kind is CheckKind.PROBE:  # quick at first, since the path's RTT is known; then every second
+        eager = (constants.PROBE_EAGER_GAP_S,) * constants.PROBE_EAGER_SENDS
+        gaps_s = (*(rto,) * constants.FALTER_SENDS_LOSSY, *eager, *(constants.CHECK_STEADY_GAP_S,) * 4)
         return gaps_s, sum(gaps_s)
     if kind is CheckKind.CONSENT:  # sent once; any answer while consent could still stand counts (trap 13)
         return (constants.CONSENT_EXPIRY_S,), constants.CONSENT_EXPIRY_S

@@ -8,6 +8,8 @@ Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of
   repeated, the best backups are asked, too.
 - *Faltering*: three of them (up to six on a line that loses packets) got no answer. Now the controlling agent nominates
   the best pair that has answered since; pairs never checked are checked, too. All of it takes less than a second.
+- *Stranded*: eight of them (up to twelve), and no other pair has answered. The agent's addresses may have changed for
+  the outside, so a restart is worth it, which is the shell's to begin. It takes less than two seconds to here.
 - *Silence*: nothing for 7 s. The agent is DISCONNECTED, and the backups are asked again and again.
 - *Loss*: 30 s after the last answer consent is lost, and nothing is sent on the pair any more.
 
@@ -21,7 +23,7 @@ from iceagent.core import constants
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks import Check, CheckKind
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.events import ConsentLost
+from iceagent.core.ice.events import ConsentLost, PathUnanswered
 from iceagent.core.ice.nomination import Nominator
 from iceagent.core.ice.pair import CheckPair, PairState
 
@@ -65,6 +67,9 @@ class ConsentKeeper:
             self._ask_backups(self._pair)
         if not context.faltering and now >= self._falters_at():
             context.faltering = True
+        if now >= self._stranded_at():
+            context.stranded = True
+            context.outbox.emit(PathUnanswered(self._pair.view()))
         if not context.silent and now >= self._silent_at():
             context.silent = context.faltering = True
             self._backups_at = now
@@ -100,7 +105,7 @@ class ConsentKeeper:
             return self._expires_at()
         if self._is_at_ease():
             return min(self._next_at, self._expires_at())
-        times = [self._expires_at(), self._next_at, self._falters_at()]
+        times = [self._expires_at(), self._next_at, self._falters_at(), self._stranded_at()]
         times.append(self._suspicious_at() if self._probe is None else self._probe.expires_at)
         if self._context.silent:
             times.append(self._backups_at)
@@ -114,7 +119,7 @@ class ConsentKeeper:
             self._learn_loss()
             self._quiet()
             if self._context.faltering:
-                self._context.faltering = self._context.silent = False
+                self._context.faltering = self._context.silent = self._context.stranded = False
                 self._nominator.recovered(now)
 
     def lose_base(self, now: float, base: TransportAddress) -> None:
@@ -217,11 +222,31 @@ class ConsentKeeper:
         if self._context.faltering or self._probe is None or self._pair is None:
             return float("inf")
         if self._gives_way_at is None or self._gives_way_at[0] is not self._probe:
-            spread = constants.FALTER_SENDS_LOSSY - constants.FALTER_SENDS
-            is_lossy = (self._sends_granted - constants.FALTER_SENDS) / spread
-            at = self._context.decisions.gives_way_at(self._pair, self._probe, is_lossy, self._context.suspected_at)
+            at = self._context.decisions.gives_way_at(
+                self._pair, self._probe, self._is_lossy(), self._context.suspected_at
+            )
             self._gives_way_at = (self._probe, at)
         return self._gives_way_at[1]
+
+    def _stranded_at(self) -> float:
+        """Return when the answer to the eighth to twelfth probing check is overdue; over TCP one is sent, so never.
+
+        As for any other time, infinite if that is not going to happen, or has happened.
+        """
+        context, probe, pair = self._context, self._probe, self._pair
+        if not context.faltering or context.stranded or probe is None or pair is None or pair.is_tcp:
+            return float("inf")
+        if any(other is not pair and other.last_response_at > context.suspected_at for other in context.checklist):
+            return float("inf")
+        spread = constants.STRANDED_SENDS_LOSSY - constants.STRANDED_SENDS
+        sends = constants.STRANDED_SENDS + round(self._is_lossy() * spread)
+        answer_s = 1.5 * (pair.rtt_s or constants.PROBE_RTT_S) + constants.FALTER_SLACK_S
+        return probe.started_at + sum(probe.gaps_s[: sends - 1]) + answer_s
+
+    def _is_lossy(self) -> float:
+        """Return 0 to 1: how often quick answers to earlier probes failed to come although the path worked."""
+        spread = constants.FALTER_SENDS_LOSSY - constants.FALTER_SENDS
+        return (self._sends_granted - constants.FALTER_SENDS) / spread
 
     def _silent_at(self) -> float:
         if self._pair is None or self._probe is None:

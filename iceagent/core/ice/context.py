@@ -73,6 +73,7 @@ class Context:
         candidate_at: when the last candidate of either side came.
         selected_at: when the selected pair last changed.
         faltering: quick checks of the data pair go unanswered; another valid pair may take over.
+        stranded: it has faltered for so long, and no other valid pair has answered either, that a restart is worth it.
         suspected_at: when the present or last suspicion began.
         activity: of application data.
         pacer: paces the checks of all agents of the machine, or None.
@@ -119,6 +120,7 @@ class Context:
         self.selected_at = 0.0
         self.doubted = False
         self.faltering = False
+        self.stranded = False
         self.suspected_at = 0.0
         self.activity = activity
         self.pacer = pacer

@@ -180,6 +180,13 @@ class ConsentLost:
 
 
 @dataclass(frozen=True, slots=True)
+class PathUnanswered:
+    """For a second or two nothing has been answered on the path in use, nor on another: a restart may find one."""
+
+    pair: CandidatePair
+
+
+@dataclass(frozen=True, slots=True)
 class HeldDataReleased:
     """Data that arrived on the path just before it was validated; hand it to the user now, in this order."""
 
@@ -237,6 +244,7 @@ IceEvent: TypeAlias = (
     | SelectedPairChanged
     | RoleChanged
     | ConsentLost
+    | PathUnanswered
     | HeldDataReleased
     | Restarted
     | RestartFailed

@@ -147,7 +147,7 @@ class Nominator:
         if data_pair is not context.data_pair:
             context.data_pair = data_pair
             context.data_path = None if data_pair is None else data_pair.path
-            context.silent = context.faltering = False
+            context.silent = context.faltering = context.stranded = False
 
     def recovered(self, now: float) -> None:
         """Stop looking for other paths: the one in use answers again."""
