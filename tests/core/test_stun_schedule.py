@@ -53,3 +53,12 @@ def test_walking_a_schedule_visits_every_send_time_and_ends(
         now = later
     distinct = {started_at + offset for offset in schedule.offsets} - {started_at + schedule.timeout_s}
     assert visited == len(distinct)
+
+
+def test_waits_may_be_bounded_without_giving_up_sooner() -> None:
+    """What TURN clients do on lossy lines: two seconds apart from the fourth request on, and 39.5 s as ever."""
+    bounded = stun.RetransmissionSchedule(rc=18, max_gap_s=2.0)
+    assert bounded.offsets[:6] == (0.0, 0.5, 1.5, 3.5, 5.5, 7.5)
+    assert bounded.timeout_s == stun.DEFAULT_SCHEDULE.timeout_s == 39.5
+    with pytest.raises(ValueError):
+        stun.RetransmissionSchedule(max_gap_s=0.1)

@@ -481,3 +481,17 @@ def test_same_seed_same_bytes():
     client = turn.TurnClient(CLIENT, SERVER, USER, randbytes=deterministic(b"other"))
     client.start(0.0)
     assert client.poll_transmit().data != runs[0][0]
+
+
+def test_a_permission_is_asked_for_every_two_seconds_while_the_line_loses_the_answers():
+    """Doubled waits ask five times in the first ten seconds, in which the peer's checks want to come through."""
+    duo = Duo()
+    duo.allocate()
+    duo.server.answers[METHOD.CREATE_PERMISSION] = None
+    duo.permit()
+    began = duo.now
+    duo.run_until(began + 10)
+    assert times(duo, METHOD.CREATE_PERMISSION) == 7
+    duo.server.answers.clear()
+    duo.run_until(began + 12)
+    assert any(isinstance(event, turn.PermissionInstalled) for event in duo.events)

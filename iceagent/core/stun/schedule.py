@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final, Self
 
 from iceagent.core.constants import STUN_MAX_RC, STUN_RC, STUN_RM, STUN_RTO_S, STUN_TI_S
@@ -13,12 +14,14 @@ from iceagent.core.constants import STUN_MAX_RC, STUN_RC, STUN_RM, STUN_RTO_S, S
 class RetransmissionSchedule:
     """The send times of one transaction, relative to its start.
 
-    Each wait is twice the one before; after the last request the client waits `rm` times `rto_s`.
+    Each wait is twice the one before, but no longer than `max_gap_s`; after the last request the client waits `rm`
+    times `rto_s`.
 
     Attributes:
         rto_s: the first wait, seconds.
         rc: requests sent in all, 1 to 32.
         rm: how many `rto_s` to wait after the last request.
+        max_gap_s: the longest wait between two requests, seconds; RFC 8489 section 6.2.1 has no such limit.
         offsets: seconds after the start of each request; the first is 0.
         timeout_s: seconds after the start when the transaction fails.
     """
@@ -26,13 +29,16 @@ class RetransmissionSchedule:
     rto_s: float = STUN_RTO_S
     rc: int = STUN_RC
     rm: float = STUN_RM
+    max_gap_s: float = math.inf
     offsets: tuple[float, ...] = field(init=False, compare=False, repr=False)
     timeout_s: float = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.rto_s) and self.rto_s > 0 and 1 <= self.rc <= STUN_MAX_RC and self.rm > 0):
-            raise ValueError(f"no schedule has rto_s={self.rto_s}, rc={self.rc}, rm={self.rm}")
-        offsets = tuple(self.rto_s * (2**sent - 1) for sent in range(self.rc))
+        is_sound = math.isfinite(self.rto_s) and self.rto_s > 0 and 1 <= self.rc <= STUN_MAX_RC and self.rm > 0
+        if not is_sound or not self.max_gap_s >= self.rto_s:
+            raise ValueError(f"no schedule is {self.rto_s=}, {self.rc=}, {self.rm=}, {self.max_gap_s=}")
+        gaps = (min(self.rto_s * 2**sent, self.max_gap_s) for sent in range(self.rc - 1))
+        offsets = tuple(accumulate(gaps, initial=0.0))
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "timeout_s", offsets[-1] + self.rm * self.rto_s)
 

@@ -10,7 +10,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.transmit import Transmit
 from iceagent.core.turn.client_auth import Authenticator, Challenge
-from iceagent.core.turn.client_values import MAX_CHALLENGES, REASON_OF_CODE, EndReason
+from iceagent.core.turn.client_values import MAX_CHALLENGES, REASON_OF_CODE, SCHEDULE, EndReason
 from iceagent.core.turn.credentials import TurnCredentials
 
 _ID_SIZE: Final = 12
@@ -94,7 +94,7 @@ class Requester:
         self._randbytes = randbytes
         self._client = stun.StunClient(max_transactions=_MAX_REQUESTS)
         self._open: dict[bytes, Request] = {}
-        self._schedule = stun.RetransmissionSchedule.reliable() if reliable else stun.DEFAULT_SCHEDULE
+        self._schedule = stun.RetransmissionSchedule.reliable() if reliable else SCHEDULE
 
     def __len__(self) -> int:
         return len(self._open)
@@ -121,7 +121,7 @@ class Requester:
             method: of the request.
             attributes: its own, those of authentication not among them.
             done: takes time and outcome.
-            timeout_s: send it once and wait this long; None for the schedule of RFC 8489.
+            timeout_s: send it once and wait this long; None for the usual schedule.
             credentials: others than the allocation's.
         """
         schedule = self._schedule if timeout_s is None else stun.RetransmissionSchedule.reliable(timeout_s)
