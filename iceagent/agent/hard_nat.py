@@ -92,6 +92,7 @@ class HardNatTraversal:
             return False
         if not is_target(announcement.address) or not self._driver.policy.accepts(candidate):
             return True  # such an address is no business of ours, whoever names it
+        self._driver.peer_guesses = True
         if self._theirs is None or self._theirs.address.host == announcement.address.host:  # one target a generation
             self._theirs = announcement
             self._driver.changed.unpark_all()

@@ -142,6 +142,17 @@ async def test_both_sides_map_per_destination(vnet: Any) -> None:
         assert "TURN server" in verdict.remedy
 
 
+async def test_hard_nat_on_one_side_alone_is_told(vnet: Any) -> None:
+    """The option works only on both sides; who set it on one would wait for what cannot come."""
+    async with site(vnet(), SYMMETRIC, PORT_RESTRICTED) as town:
+        await town.open_both(*STUN, alice={"hard_nat": True})
+        town.introduce()
+        verdict = await town.fail()
+        assert verdict.evidence[0] == "hard NAT: the peer takes no part; set `hard_nat` (`--hard-nat`) there, too"
+        assert "hard_nat" not in verdict.remedy
+        assert "hard_nat" in town.bob.explain().remedy
+
+
 async def test_one_side_maps_per_destination_and_the_other_filters_by_port(vnet: Any) -> None:
     """Each side says whose NAT it is."""
     async with site(vnet(), SYMMETRIC, PORT_RESTRICTED) as town:

@@ -48,6 +48,13 @@ def our_nat(facts: Facts) -> NatFinding:
     return NatFinding(False, ("our NAT keeps one port for all destinations",) if _is_mapped(facts) else ())
 
 
+def guessing_alone(facts: Facts) -> tuple[str, ...]:
+    """Return that hard NATs are to be passed, and that the peer takes no part; nothing if it does."""
+    if not facts.config.hard_nat or facts.driver.peer_guesses:
+        return ()
+    return ("hard NAT: the peer takes no part; set `hard_nat` (`--hard-nat`) there, too",)
+
+
 def their_nat(facts: Facts) -> NatFinding:
     """Return what is known of the NAT on the peer's side."""
     reflexive = [one for one in facts.theirs if one.type is ice.CandidateType.SRFLX]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iceagent.agent.explain.facts import Facts, plural, versions
-from iceagent.agent.explain.nats import our_nat, their_nat
+from iceagent.agent.explain.nats import guessing_alone, our_nat, their_nat
 from iceagent.agent.explain.relays import refusal
 from iceagent.agent.explain.verdict import CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
 
@@ -74,7 +74,7 @@ def _nat_cause(facts: Facts) -> Verdict | None:
 
 
 def _nat_verdict(facts: Facts, kind: VerdictKind, summary: str, evidence: tuple[str, ...]) -> Verdict:
-    remedy = CATALOGUE[kind].remedy
+    remedy, evidence = CATALOGUE[kind].remedy, (*guessing_alone(facts), *evidence)
     return verdict(kind, summary, evidence, beyond_guessing(remedy) if facts.config.hard_nat else remedy)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from iceagent.agent.events import path_kind
 from iceagent.agent.explain.facts import Facts, listed, versions
-from iceagent.agent.explain.nats import our_nat, their_nat
+from iceagent.agent.explain.nats import guessing_alone, our_nat, their_nat
 from iceagent.agent.explain.verdict import RelayReason
 from iceagent.core import ice
 
@@ -83,7 +83,7 @@ def _no_fit(facts: Facts) -> Because | None:
 
 def _nats(facts: Facts) -> Because:
     here, there = our_nat(facts), their_nat(facts)
-    evidence = (*here.evidence, *there.evidence)
+    evidence = (*guessing_alone(facts), *here.evidence, *there.evidence)
     if here.per_destination and there.per_destination:
         return Because(RelayReason.BOTH_MAP_PER_DESTINATION, evidence)
     if here.per_destination or there.per_destination:
