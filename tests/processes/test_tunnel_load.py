@@ -55,11 +55,11 @@ def test_forwards_go_on_when_the_relay_is_killed(tcp_tunnel) -> None:
 
 @pytest.mark.parametrize("victim", ["listener", "forwarder"])
 def test_a_killed_peer_is_noticed_within_30_s(tcp_tunnel, victim: str) -> None:
-    """Consent (RFC 7675) expires 30 s after the last answer: then the survivor ends and says why."""
+    """Consent (RFC 7675) expires 30 s after the last answer: then the survivor says why, takes its leave, and ends."""
     survivor = tcp_tunnel.forwarder if victim == "listener" else tcp_tunnel.listener
     killed_at = time.monotonic()
     getattr(tcp_tunnel, victim).signal(signal.SIGKILL)
     error = survivor.wait_for("error", timeout_s=31)
+    assert time.monotonic() - killed_at <= 30.5  # the last answer came before the kill; the rest is for a busy machine
     assert survivor.wait(5) == error["exit"] == 5
-    assert time.monotonic() - killed_at <= 31
     assert "30 s" in error["message"]
