@@ -279,6 +279,11 @@ def test_both_ends_agree_again_when_a_lossy_link_heals(seed: int) -> None:
     world.link.loss = 0.0
     world.run(45)
     assert both(a, b, AgentState.COMPLETED)
+    world.run_until(lambda: agree(a, b), 3)  # a switch to a shorter round trip may be under way at any moment
+    assert both(a, b, AgentState.COMPLETED)
+
+
+def agree(a: ice.IceAgent, b: ice.IceAgent) -> bool:
+    """Tell whether both send over one path."""
     mine, theirs = a.data_pair(), b.data_pair()
-    assert mine is not None
-    assert theirs == (mine[1], mine[0])
+    return mine is not None and theirs == (mine[1], mine[0])
