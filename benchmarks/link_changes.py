@@ -23,13 +23,13 @@ def main() -> int:
     """Run all scenarios; return 1 if one takes longer than it may."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--smoke", action="store_true", help="one seed")
+    parser.add_argument("--smoke", action="store_true", help="one seed, every fourth scenario")
     options = parser.parse_args()
     seeds = 1 if options.smoke else options.seeds
     start = time.process_time()
     print(f"{'seconds of virtual time':32}  gap median  worst   after median  worst   allowed")
     is_late = False
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in list(SCENARIOS.items())[:: 4 if options.smoke else 1]:
         figures = [measure(seed, scenario.change, **scenario.options) for seed in range(seeds)]
         is_late |= show(name, scenario, figures)
     print(f"{seeds} seeds each, {time.process_time() - start:.0f} s of CPU, no byte lost")
