@@ -66,6 +66,12 @@ class Drawn:
     nameless_server: bool = False
     fault: str = ""
     more: random.Random = field(default_factory=random.Random)
+    techniques: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The number of components of each data stream."""
+        return self.techniques.get("streams", (1,))
 
     def is_relay_only(self, number: int) -> bool:
         """Whether one of the two may use nothing but relays."""
@@ -122,6 +128,7 @@ def draw(seed: int) -> Drawn:
         _draw_policies(drawn, drawn.more)
         _draw_signaling(drawn, drawn.more)
         _draw_fault(drawn, drawn.more)
+    _draw_techniques(drawn, random.Random(f"sim techniques {seed}"))
     return drawn
 
 
@@ -284,3 +291,18 @@ def _draw_fault(drawn: Drawn, rng: random.Random) -> None:
     if rng.random() < 0.5:
         drawn.fault, drawn.disturbance = rng.choice(FAULTS), ""
         drawn.words.append(f"fault: {drawn.fault}")
+
+
+def _draw_techniques(drawn: Drawn, rng: random.Random) -> None:
+    """Choose what both agents do besides: more streams and components, TCP, names for addresses, guessing at NATs."""
+    techniques = drawn.techniques
+    if rng.random() < 0.15:
+        techniques["streams"] = rng.choice([(2,), (1, 1), (2, 1)])
+    elif rng.random() < 0.02:
+        techniques["hard_nat"] = True
+    if rng.random() < 0.3:
+        techniques["tcp_candidates"] = True
+    # Names are resolved in one house only, so that elsewhere they would hide what the oracle sees.
+    if drawn.homes[0] is drawn.homes[1] and drawn.is_clean and not any(drawn.policies) and rng.random() < 0.5:
+        techniques["mdns"] = "publish"
+    drawn.words += [f"{name}={value}" for name, value in techniques.items()]

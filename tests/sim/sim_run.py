@@ -15,7 +15,7 @@ from sim_draw import TURN_PORT, Drawn, draw
 from sim_faults import ServerSwitch, carry_out, is_on_the_network
 
 from iceagent import vnet
-from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
+from iceagent.agent import Agent, AgentConfig, Component, IceServer, open_agent
 from iceagent.agent.events import DestinationUnreachable, RelayFailed, ServerFailed
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
@@ -36,6 +36,7 @@ RECOVER_WITHIN_S = 60.0
 GONE_WITHIN_S = 60.0
 LOST = {"consent-lost", "restart-unanswered", "no-path", "peer-never-checked", "no-udp-egress"}
 CHECKS_PER_S = 20 + 12  # one per Ta of 50 ms; nomination, probes and consent come besides
+MORE_PER_S = 12  # of these, for each further component
 REQUESTS_PER_S = 120  # retransmissions of all that is under way included
 BROKEN = b"\x80mallory was here"
 FAILURES = {
@@ -182,6 +183,7 @@ async def _open_agents(run: Run) -> AsyncIterator[None]:
                 network=host,
                 randbytes=host.randbytes,
                 auto_restart=bool(drawn.fault),
+                **drawn.techniques,
                 **({"transport_policy": "relay"} if drawn.relay_only else {}) | drawn.policies[number],
             )
             run.agents.append(await stack.enter_async_context(open_agent(config, role=role)))
@@ -191,34 +193,45 @@ async def _open_agents(run: Run) -> AsyncIterator[None]:
 
 async def _signal(run: Run, source: Agent, target: Agent) -> None:
     """Carry one side's description and candidates to the other, as late as drawn."""
-    held = []
     await trio.sleep(run.drawn.signaling_s)
     if run.drawn.trickles:
-        target.set_remote_credentials(source.credentials, options=("renomination",))
+        target.set_remote_credentials(source.credentials, options=source.options)
+    async with trio.open_nursery() as streams:
+        for stream in range(len(run.drawn.streams)):
+            streams.start_soon(_signal_stream, run, source, target, stream)
+
+
+async def _signal_stream(run: Run, source: Agent, target: Agent, stream: int) -> None:
+    held = []
     async with trio.open_nursery() as carriers:
-        async for candidate in source.local_candidates():
-            run.targets.add(candidate.address)
+        async for candidate in source.local_candidates(stream):
+            _note_target(run, candidate)
             await trio.sleep(run.drawn.signaling_s)
             if run.drawn.trickles:
-                carriers.start_soon(_carry, run, candidate, target)
+                carriers.start_soon(_carry, run, candidate, target, stream)
             else:
                 held.append(candidate)
     if not run.drawn.trickles:
-        target.set_remote_credentials(source.credentials, options=("renomination",))
+        target.set_remote_credentials(source.credentials, options=source.options)
         for candidate in held:
-            target.add_remote_candidate(candidate.to_sdp())
-    target.add_remote_candidate(None)
-    async for candidate in source.late_candidates():
-        run.targets.add(candidate.address)
+            target.add_remote_candidate(candidate.to_sdp(), stream=stream)
+    target.add_remote_candidate(None, stream=stream)
+    async for candidate in source.late_candidates(stream):
+        _note_target(run, candidate)
         await trio.sleep(run.drawn.signaling_s)
-        target.add_remote_candidate(candidate.to_sdp())
+        target.add_remote_candidate(candidate.to_sdp(), stream=stream)
 
 
-async def _carry(run: Run, candidate: ice.Candidate, target: Agent) -> None:
+def _note_target(run: Run, candidate: ice.Candidate) -> None:
+    if candidate.transport == "udp" and not candidate.address.host.endswith(".local"):
+        run.targets.add(candidate.address)
+
+
+async def _carry(run: Run, candidate: ice.Candidate, target: Agent, stream: int) -> None:
     """Deliver one candidate, perhaps after others that were found later."""
     if run.drawn.trickle_s:
         await trio.sleep(run.drawn.more.random() * run.drawn.trickle_s)
-    target.add_remote_candidate(candidate.to_sdp())
+    target.add_remote_candidate(candidate.to_sdp(), stream=stream)
 
 
 async def _signal_restarts(run: Run, source: Agent, target: Agent) -> None:
@@ -226,14 +239,19 @@ async def _signal_restarts(run: Run, source: Agent, target: Agent) -> None:
 
     async def carry(event: ice.Restarted) -> None:
         await _reach(run)
-        target.set_remote_credentials(event.credentials, options=("renomination",))
-        async for candidate in source.local_candidates():
-            run.targets.add(candidate.address)
+        target.set_remote_credentials(event.credentials, options=source.options)
+        async with trio.open_nursery() as streams:
+            for stream in range(len(run.drawn.streams)):
+                streams.start_soon(carry_stream, event, stream)
+
+    async def carry_stream(event: ice.Restarted, stream: int) -> None:
+        async for candidate in source.local_candidates(stream):
+            _note_target(run, candidate)
             await _reach(run)
             if source.credentials == event.credentials:
-                target.add_remote_candidate(candidate.to_sdp())
+                target.add_remote_candidate(candidate.to_sdp(), stream=stream)
         if source.credentials == event.credentials:
-            target.add_remote_candidate(None)
+            target.add_remote_candidate(None, stream=stream)
 
     async with trio.open_nursery() as nursery:
         async for event in source.events():
@@ -276,7 +294,8 @@ async def _meet(run: Run, expected: Reachability) -> None:
         for number, agent in enumerate(run.agents):
             nursery.start_soon(_signal, run, agent, run.agents[1 - number])
             nursery.start_soon(_signal_restarts, run, agent, run.agents[1 - number])
-            nursery.start_soon(_listen, run, number)
+            for component in _components(agent):
+                nursery.start_soon(_listen, run, number, component)
         results = await _decide(run)
         if all(results):
             run.outcome.connected_after_s = trio.current_time() - start
@@ -315,8 +334,12 @@ async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
         if expected.is_possible:
             paths = sorted({path.kinds for path in expected.paths})
             raise Broken(f"failed where the oracle sees {paths}: {_states(run)}")
-        kinds = {agent.explain().kind.value for agent in run.agents}
-        if not kinds <= FAILURES:
+        with trio.move_on_after(DECIDED_WITHIN_S):  # the first component to fail has told; the others follow
+            while not all(agent.state is AgentState.FAILED for agent in run.agents):
+                await trio.sleep(0.5)
+        ends = [component for agent in run.agents for component in _components(agent)]
+        kinds = {end.explain().kind.value for end in ends if end.state is AgentState.FAILED}
+        if not kinds or not kinds <= FAILURES:
             raise Broken(f"wrong verdict: {kinds}")
         return
     await _await_agreement(run)
@@ -358,7 +381,8 @@ def _lost_a_server(run: Run) -> bool:
     """
     if run.drawn.is_clean:
         return False
-    events = [event for agent in run.agents for _, event in agent._driver.timeline.entries()]
+    rooms = [component._agent for agent in run.agents for component in _components(agent)]
+    events = [event for agent in rooms for _, event in agent._driver.timeline.entries()]
     failures = [event for event in events if isinstance(event, ServerFailed | RelayFailed)]
     # A permission that a server never answered for is told as EHOSTUNREACH.
     silent = [event for event in events if isinstance(event, DestinationUnreachable) and event.errno == EHOSTUNREACH]
@@ -374,10 +398,20 @@ async def _await_agreement(run: Run) -> None:
     raise Broken(f"no agreement on a pair: {_states(run)}")
 
 
+def _components(agent: Agent) -> list[Component]:
+    return [component for stream in agent.streams for component in stream.components]
+
+
 def _agree(run: Run) -> bool:
-    one, other = (agent.selected_pair for agent in run.agents)
+    return all(_agree_on(run, *ends) for ends in zip(*map(_components, run.agents), strict=True))
+
+
+def _agree_on(run: Run, *ends: Component) -> bool:
+    one, other = (end.selected_pair for end in ends)
     if one is None or other is None:
         return False
+    if one.local.transport == other.local.transport == "tcp":
+        return True  # the port of an active candidate is none
     if any(home.nat64 is not None for host in run.drawn.hosts for home in _routers(host)):
         return True  # the two ends of a NAT64 have no address in common
     return (one.local.address, one.remote.address) == (other.remote.address, other.local.address)
@@ -387,37 +421,42 @@ def _routers(host: vnet.Host) -> list[vnet.Router]:
     return [interface.router for interface in host.attachments() if interface.router is not None]
 
 
-async def _listen(run: Run, number: int) -> None:
+async def _listen(run: Run, number: int, component: Component) -> None:
     """Take all that an agent hands up: only what the peer has sent may be among it."""
     while True:
         try:
-            datagram = await run.agents[number].receive()
+            datagram = await component.receive()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
         if b"mallory" in datagram and not run.drawn.has_corruption:
             raise Broken("a stranger's bytes reached the user")
-        if not datagram.startswith(b"from %d " % (1 - number)) and not run.drawn.has_corruption:
+        if not datagram.startswith(_mark(1 - number, component)) and not run.drawn.has_corruption:
             raise Broken(f"bytes that nobody sent reached the user: {datagram[:40]!r}")
         run.heard[number].add(datagram)
         run.news.set()
         run.news = trio.Event()
 
 
-async def _talk(run: Run, topic: bytes, within_s: float) -> None:
-    """Have each side say something until the other has heard it."""
-    words = [b"from %d %s" % (number, topic) for number in (0, 1)]
+def _mark(number: int, component: Component) -> bytes:
+    return b"from %d.%d.%d " % (number, component.stream, component.id)
 
-    async def say(number: int) -> None:
-        while words[number] not in run.heard[1 - number]:
+
+async def _talk(run: Run, topic: bytes, within_s: float) -> None:
+    """Have each component of each side say something until its peer has heard it."""
+
+    async def say(number: int, component: Component) -> None:
+        words = _mark(number, component) + topic
+        while words not in run.heard[1 - number]:
             with trio.move_on_after(0.2):
-                await run.agents[number].send(words[number])
+                await component.send(words)
                 await run.news.wait()
 
     with trio.move_on_after(within_s):
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(say, 0)
-                nursery.start_soon(say, 1)
+                for number, agent in enumerate(run.agents):
+                    for component in _components(agent):
+                        nursery.start_soon(say, number, component)
         except* trio.BrokenResourceError as error:
             raise Broken(f"the session broke while talking ({topic.decode()}): {_states(run)}") from error
         return
@@ -488,6 +527,9 @@ def _sent_by_agents(drawn: Drawn) -> int:
 
 def _check_pacing(drawn: Drawn) -> None:
     """Count checks in every window of a second: new ones and all."""
+    if "hard_nat" in drawn.techniques:
+        return  # which sends hundreds of packets, as it was asked to
+    components = sum(drawn.streams)
     servers = {address for host in (drawn.stun, drawn.turn) if host for address in host.addresses()}
     for host in drawn.hosts:
         seen: set[bytes] = set()
@@ -499,10 +541,10 @@ def _check_pacing(drawn: Drawn) -> None:
                 continue
             if packet.destination.host in servers and packet.destination.port == 3478:
                 continue
-            _slide(every, record.at_s, REQUESTS_PER_S, "requests")
+            _slide(every, record.at_s, REQUESTS_PER_S * components, "requests")
             if packet.data[8:20] not in seen:
                 seen.add(packet.data[8:20])
-                _slide(fresh, record.at_s, CHECKS_PER_S, "new checks")
+                _slide(fresh, record.at_s, CHECKS_PER_S + MORE_PER_S * (components - 1), "new checks")
 
 
 def _slide(window: deque[float], at_s: float, limit: int, what: str) -> None:
