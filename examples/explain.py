@@ -82,11 +82,15 @@ def report(agent: Agent) -> None:
 
 async def main(case: str) -> None:
     nat = FULL_CONE if case == "open" else SYMMETRIC
-    async with two_homes(nat, relay=case != "no-relay") as (alice, bob), trio.open_nursery() as nursery:
+    async with two_homes(nat, relay=case != "no-relay") as (alice, bob):
         servers = STUN if case == "no-relay" else (*STUN, TURN)
         ours = AgentConfig(servers=servers, network=alice, randbytes=alice.randbytes)
         theirs = AgentConfig(servers=servers, network=bob, randbytes=bob.randbytes)
-        async with open_agent(ours, role=Role.CONTROLLING) as one, open_agent(theirs, role=Role.CONTROLLED) as other:
+        async with (
+            open_agent(ours, role=Role.CONTROLLING) as one,
+            open_agent(theirs, role=Role.CONTROLLED) as other,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(tell, one, other)
             nursery.start_soon(tell, other, one)
             try:

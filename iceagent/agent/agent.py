@@ -451,7 +451,7 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
                 for engine in agent._engines():  # noqa: SLF001
                     nursery.start_soon(engine._serve)  # noqa: SLF001
                 if agent._ensemble is not None:  # noqa: SLF001
-                    nursery.start_soon(agent._ensemble.serve, agent._roaming)  # noqa: SLF001
+                    nursery.start_soon(agent._ensemble.serve, agent._roaming)  # noqa: ASYNC113, SLF001
                 try:
                     yield agent
                 except trio.Cancelled:

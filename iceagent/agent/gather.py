@@ -126,10 +126,9 @@ class Gatherer:
                     nursery.start_soon(self.reflexive.ask, question)
                 nursery.start_soon(self._tell_enough, generation)
                 await self._wait_end()
-                if self._driver.ice.generation != generation:
-                    return
-                self._finish()
-                nursery.start_soon(self._keep_alive)
+                if self._driver.ice.generation == generation:
+                    self._finish()
+                    nursery.start_soon(self._keep_alive)
 
     async def wait_enough(self) -> None:
         """Wait until what is likely to come has come, in the present generation; see `GatheringEnough`."""

@@ -56,7 +56,7 @@ async def open_shared_port(
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(shared.serve)
+            nursery.start_soon(shared.serve)  # noqa: ASYNC113 - nobody has to wait for its start
             try:
                 yield shared
             except trio.Cancelled:

@@ -96,17 +96,19 @@ class TcpBase:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self._received.closed:
-                    return
-                if self._listener is not None:
-                    nursery.start_soon(self._accept, self._listener)
-                nursery.start_soon(self._sweep)
-                for peer in self._peers.values():
-                    nursery.start_soon(self._serve, peer)
+                if not self._received.closed:
+                    self._begin(nursery)
         finally:
             self._nursery = None
             if self._listener is not None:
                 _close_now(self._listener)
+
+    def _begin(self, nursery: trio.Nursery) -> None:
+        if self._listener is not None:
+            nursery.start_soon(self._accept, self._listener)
+        nursery.start_soon(self._sweep)
+        for peer in self._peers.values():
+            nursery.start_soon(self._serve, peer)
 
     # Receiving
 

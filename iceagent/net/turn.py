@@ -278,7 +278,7 @@ async def open_turn_socket(
             try:
                 yield allocation
             finally:
-                await allocation.give_back()
+                await allocation.give_back()  # noqa: ASYNC102 - shielded and bounded within
         except trio.Cancelled:
             raise
         except BaseException as error:
@@ -334,7 +334,7 @@ async def _allocate(
             )
             continue
         except BaseException:
-            await allocation.give_back()
+            await allocation.give_back()  # noqa: ASYNC102 - shielded and bounded within
             raise
         nursery.start_soon(_rotate, allocation, login, credentials)
         return allocation
