@@ -294,10 +294,10 @@ class Agent(trio.abc.Channel[bytes]):
     def explain(self) -> Verdict:
         """Return why the agent is where it is, the evidence, and what to do about it.
 
-        Of several components it is about the first that fares worse than the others.
+        Of several components it is about the first of those that fare worst.
         """
         engines = [one for one in self._engines() if not one._driver.closed]  # noqa: SLF001 - of this class
-        return min(engines, key=lambda one: one._driver.ice.state in _CONNECTED, default=self)._explain_lane()  # noqa: SLF001
+        return min(engines, key=_fares, default=self)._explain_lane()  # noqa: SLF001
 
     def _explain_lane(self) -> Verdict:
         return explain(self._driver, self._gatherer, self._config)
@@ -423,6 +423,12 @@ class Agent(trio.abc.Channel[bytes]):
     def _check_session(self) -> None:
         if self._driver.closed and (self._ensemble is None or self._ensemble.closed):
             raise trio.ClosedResourceError("this agent is closed")
+
+
+def _fares(agent: Agent) -> int:
+    """Return how an agent, or one component, fares: 0 if it has failed, 2 if it is connected, else 1."""
+    state = agent._driver.ice.state  # noqa: SLF001 - of this module
+    return 0 if state is ice.AgentState.FAILED else 1 + (state in _CONNECTED)
 
 
 @asynccontextmanager
