@@ -63,8 +63,10 @@ fuzz: $(STAMP)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris atheris >/dev/null 2>&1 \
 		|| { echo "no atheris here: nothing is fuzzed"; exit 0; }; \
-	for one in $$($(BIN)/python tests/fuzz/fuzz.py); do \
-		$(BIN)/python tests/fuzz/fuzz.py $$one -max_total_time=$(SECONDS) -verbosity=0 || exit 1; done
+	mkdir -p build; \
+	for one in $$($(BIN)/python tests/fuzz/fuzz.py 2>/dev/null); do \
+		$(BIN)/python tests/fuzz/fuzz.py $$one -max_total_time=$(SECONDS) >build/fuzz.log 2>&1 \
+			&& grep -h '^Done' build/fuzz.log | sed "s/^Done/fuzzed $$one:/" || { cat build/fuzz.log; exit 1; }; done
 
 # The figures: each benchmark prints its own ratio against a yardstick of the same run.
 bench: $(STAMP)
