@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick natlab interop matrix sim fuzz bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick mutants natlab interop matrix sim fuzz bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -34,6 +34,10 @@ unit: $(STAMP)
 # Only what needs no other processes: the quick round while writing.
 quick: $(STAMP)
 	$(PYTEST) tests -m "not processes and not slow" --ignore=tests/natlab --ignore=tests/interop
+
+# Each defence of docs/security.md taken out once, in a copy of the tree: does its test fail? TRAP=47 tries one trap's.
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants/mutants.py $(if $(TRAP),--trap $(TRAP))
 
 # Real kernels between real processes (needs root, ip and nft): prints the matrix of NATs, writes build/natlab.json.
 natlab: $(STAMP)
