@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from iceagent.vnet.nat import (
         ADDRESS_RESTRICTED,
         FULL_CONE,
+        MASQUERADE,
         NONE,
         PORT_RESTRICTED,
         SYMMETRIC,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADDRESS_RESTRICTED",
     "FULL_CONE",
+    "MASQUERADE",
     "NONE",
     "PORT_RESTRICTED",
     "STATEFUL",

@@ -25,6 +25,8 @@ TCP_TIMEOUT_S = 7440.0  # RFC 5382 REQ-5
 MAX_MAPPINGS = 4096
 BLOCK_PORTS = 64  # of a contiguous allocation: what carriers commonly give to one subscriber at a time (RFC 6888)
 MAX_SESSIONS = 1024  # remote endpoints remembered for one mapping
+INPUT_TIMEOUT_S = 30.0  # Linux, nf_conntrack_udp_timeout: of an entry whose packets nobody has answered
+MAX_INPUT_ENTRIES = 4096  # the oldest give way
 
 Scope = TransportAddress | str | None
 """A remote endpoint as far as a behaviour looks at it: all of it, its address, or nothing."""
@@ -45,6 +47,10 @@ class Nat:
         tcp_timeout_s: the same for TCP, where packets in both directions refresh.
         max_mappings: size of the table; when it is full, packets that need a new mapping are dropped.
         ports: first and last external port.
+        accepts_input: the box takes packets that nobody inside asked for as meant for itself, as a Linux router does
+            whose input chain has no rule against it. Nothing listens there, so the sender is told by ICMP; but the
+            packet leaves an entry in the connection table, and while that lives (`INPUT_TIMEOUT_S` after the last such
+            packet) what goes out to that very endpoint cannot leave by that port, and gets another. UDP only.
     Raises:
         LocalError: a value is not one of those offered.
     """
@@ -58,6 +64,7 @@ class Nat:
     tcp_timeout_s: float = TCP_TIMEOUT_S
     max_mappings: int = MAX_MAPPINGS
     ports: tuple[int, int] = (1024, 65535)
+    accepts_input: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -79,6 +86,8 @@ FULL_CONE = Nat(filtering="endpoint-independent")
 ADDRESS_RESTRICTED = Nat(filtering="address-dependent")
 PORT_RESTRICTED = Nat(filtering="address-and-port-dependent")
 SYMMETRIC = Nat(mapping="address-and-port-dependent", port_allocation="random")
+MASQUERADE = Nat(accepts_input=True)
+"""A Linux gateway with nothing but its masquerading rule."""
 NONE: Nat | None = None
 """No translation: the router hands out addresses that its parent routes."""
 
@@ -124,6 +133,8 @@ class NatTable:
         self._by_port: dict[int, Mapping] = {}
         self._next_port = rng.randint(*nat.ports)
         self._blocks: dict[str, tuple[int, int]] = {}  # internal host: first port of its block, and the next of it
+        # Entries of the box itself: (external port, remote endpoint), and until when; in the order of refreshing.
+        self._input: dict[tuple[int, TransportAddress], float] = {}
 
     def __len__(self) -> int:
         """Return the number of mappings held, expired ones included until the next packet."""
@@ -142,8 +153,7 @@ class NatTable:
         Source: RFC 4787 sections 4.1, 4.2.1 and 4.3.
         """
         self._expire(now)
-        key = MappingKey(source, scope_of(self.nat.mapping, destination))
-        mapping = self._by_key.get(key) or self._create(key)
+        mapping = self._mapping_to(source, destination) or self._create_to(source, destination)
         if mapping is None:
             self.drops["table full"] += 1
             return None
@@ -159,12 +169,11 @@ class NatTable:
         """
         self._expire(now)
         mapping = self._by_port.get(port)
-        if mapping is None:
-            self.drops["no mapping"] += 1
-            return None
         scope = scope_of(self.nat.filtering, source)
-        if mapping.sessions.get(scope, now) <= now:
-            self.drops["filtered"] += 1
+        is_known = mapping is not None and mapping.sessions.get(scope, now) > now
+        if mapping is None or not is_known or (port, source) in self._input:
+            self._take_in(now, port, source)
+            self.drops["no mapping" if mapping is None else "filtered"] += 1
             return None
         if self.nat.refreshed_by == "both":
             self._refresh(now, mapping, scope)
@@ -188,7 +197,7 @@ class NatTable:
     ) -> TransportAddress | None:
         """Return the external endpoint by which `remote` knows `internal`, for the quotation of an ICMP error."""
         self._expire(now)
-        mapping = self._by_key.get(MappingKey(internal, scope_of(self.nat.mapping, remote)))
+        mapping = self._mapping_to(internal, remote)
         if mapping is None:
             self.drops["stray icmp"] += 1
             return None
@@ -199,14 +208,45 @@ class NatTable:
         self._by_key.clear()
         self._by_port.clear()
         self._blocks.clear()
+        self._input.clear()
 
     def _external(self, mapping: Mapping) -> TransportAddress:
         return TransportAddress(self.external_host, mapping.port)
 
-    def _create(self, key: MappingKey) -> Mapping | None:
+    def _mapping_to(self, internal: TransportAddress, remote: TransportAddress) -> Mapping | None:
+        """Return the mapping that a packet to `remote` uses; one that was displaced keeps its port while it lives."""
+        if self.nat.accepts_input:
+            displaced = self._by_key.get(MappingKey(internal, remote))
+            if displaced is not None:
+                return displaced
+        mapping = self._by_key.get(MappingKey(internal, scope_of(self.nat.mapping, remote)))
+        return None if mapping is None or (mapping.port, remote) in self._input else mapping
+
+    def _create_to(self, internal: TransportAddress, remote: TransportAddress) -> Mapping | None:
+        key = MappingKey(internal, scope_of(self.nat.mapping, remote))
+        if key not in self._by_key:
+            mapping = self._create(key)
+            if mapping is None or (mapping.port, remote) not in self._input:
+                return mapping
+            if key.scope == remote:
+                self._forget(mapping)  # it would have been for this remote endpoint alone
+        # Linux draws another port for the flow whose own one is taken.
+        port = self._free_port_from(self._rng.randint(*self.nat.ports), remote)
+        return self._create(MappingKey(internal, remote), port)
+
+    def _take_in(self, now: float, port: int, source: TransportAddress) -> None:
+        """Remember a packet that the box took for its own: its entry holds the port against that remote endpoint."""
+        if not self.nat.accepts_input:
+            return
+        self._input.pop((port, source), None)
+        self._input[port, source] = now + INPUT_TIMEOUT_S
+        if len(self._input) > MAX_INPUT_ENTRIES:
+            del self._input[next(iter(self._input))]
+
+    def _create(self, key: MappingKey, port: int | None = None) -> Mapping | None:
         if len(self._by_key) >= self.nat.max_mappings:
             return None
-        port = self._choose_port(key.internal)
+        port = self._choose_port(key.internal) if port is None else port
         if port is None:
             return None
         mapping = Mapping(key, port)
@@ -245,12 +285,13 @@ class NatTable:
             self._blocks[host] = (fresh, port + 1)
         return port
 
-    def _free_port_from(self, wanted: int) -> int | None:
+    def _free_port_from(self, wanted: int, remote: TransportAddress | None = None) -> int | None:
+        """Return the next port that no mapping has, nor the box itself against `remote`."""
         first, last = self.nat.ports
         size = last - first + 1
-        for step in range(min(size, len(self._by_port) + 1)):
+        for step in range(min(size, len(self._by_port) + len(self._input) + 1)):
             port = first + (wanted - first + step) % size
-            if port not in self._by_port:
+            if port not in self._by_port and (port, remote) not in self._input:
                 return port
         return None
 
@@ -263,8 +304,13 @@ class NatTable:
         self._by_key[mapping.key] = self._by_key.pop(mapping.key)
 
     def _expire(self, now: float) -> None:
+        while self._input and next(iter(self._input.values())) <= now:
+            del self._input[next(iter(self._input))]
         while self._by_key:
             mapping = next(iter(self._by_key.values()))
             if mapping.expires_at > now:
                 return
-            del self._by_key[mapping.key], self._by_port[mapping.port]
+            self._forget(mapping)
+
+    def _forget(self, mapping: Mapping) -> None:
+        del self._by_key[mapping.key], self._by_port[mapping.port]

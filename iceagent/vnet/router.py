@@ -222,7 +222,7 @@ class Router:
         if translator is not None and packet.destination.host == translator.external_host:
             inner = translator.inward(now, packet)
             if inner is None:
-                self._net.record(now, self.name, "drop", packet, "nat")
+                self._drop_at_nat(now, packet, translator)
                 return
             if inner.ttl < 1:
                 self._end_of_life(now, packet, self.wan)
@@ -233,6 +233,16 @@ class Router:
             self._net.record(now, self.name, "drop", packet, "firewall")
             return
         self._forward_down(now, packet)
+
+    def _drop_at_nat(self, now: float, packet: Packet, translator: Translator) -> None:
+        """Drop a packet from above that leads to nobody inside; a box that takes it for its own says that it did."""
+        self._net.record(now, self.name, "drop", packet, "nat")
+        if translator.nat.accepts_input and packet.quote is None and packet.segment is None:
+            quote = Quote(packet.source, packet.destination, errno.ECONNREFUSED)
+            own, sender = packet.destination.host, packet.source.host
+            error = Packet(TransportAddress(own, 0), TransportAddress(sender, 0), b"", quote)
+            self._net.record(now, self.name, "send", error)
+            self._forward_up(now, error)
 
     def _handle_from_below(self, now: float, packet: Packet, via: Interface) -> None:
         host, translator = packet.destination.host, self._translator

@@ -59,7 +59,9 @@ class Translator:
         self._own = external_host if prefix is None else synthesize(prefix, external_host)
         self.udp = NatTable(nat, external_host, rng("nat"))
         self.tcp = NatTable(
-            replace(nat, mapping_timeout_s=nat.tcp_timeout_s, refreshed_by="both"), external_host, rng("nat tcp")
+            replace(nat, mapping_timeout_s=nat.tcp_timeout_s, refreshed_by="both", accepts_input=False),
+            external_host,
+            rng("nat tcp"),
         )
 
     def takes(self, host: str) -> bool:

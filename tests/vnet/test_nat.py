@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
-from iceagent.vnet import ADDRESS_RESTRICTED, FULL_CONE, PORT_RESTRICTED, SYMMETRIC, Nat, NatTable
-from iceagent.vnet.nat import MAX_SESSIONS
+from iceagent.vnet import ADDRESS_RESTRICTED, FULL_CONE, MASQUERADE, PORT_RESTRICTED, SYMMETRIC, Nat, NatTable
+from iceagent.vnet.nat import INPUT_TIMEOUT_S, MAX_INPUT_ENTRIES, MAX_SESSIONS
 
 INSIDE = TransportAddress("192.168.1.2", 5000)
 NEIGHBOUR = TransportAddress("192.168.1.3", 5000)
@@ -202,6 +202,67 @@ def test_nonsense_is_refused_with_a_sentence(wrong):
     """A misspelt behaviour would silently test the wrong thing."""
     with pytest.raises(LocalError, match="Nat"):
         Nat(**wrong)
+
+
+def test_a_box_that_accepts_input_loses_the_port_to_who_was_too_early():
+    """Linux: the early packet's entry holds the tuple, so the inside host's own flow to its sender gets another port.
+
+    To everybody else the mapping is the old one: it looks symmetric to this one peer alone, and lastingly.
+    """
+    table = table_of(MASQUERADE)
+    external = table.outbound(0.0, INSIDE, SERVER)
+    assert external is not None
+    assert table.inbound(1.0, external.port, STRANGER) is None
+    displaced = table.outbound(2.0, INSIDE, STRANGER)
+    assert displaced is not None
+    assert displaced != external
+    assert table.outbound(2.0, INSIDE, SERVER) == external
+    assert table.inbound(3.0, displaced.port, STRANGER) == INSIDE
+    assert table.inbound(3.0, external.port, STRANGER) is None, "its entry is the box's"
+    assert table.outbound(3.0, INSIDE, STRANGER) == displaced, "also when the entry is long gone"
+    assert table.outbound(3.0 + INPUT_TIMEOUT_S, INSIDE, STRANGER) == displaced
+
+
+def test_the_entry_of_a_box_that_accepts_input_ends_when_nothing_more_comes():
+    """Half a minute of silence heals it, which a peer that goes on checking never grants."""
+    table = table_of(MASQUERADE)
+    external = table.outbound(0.0, INSIDE, SERVER)
+    assert external is not None
+    for at in (1.0, 30.0):
+        assert table.inbound(at, external.port, STRANGER) is None
+    assert table.outbound(30.0 + INPUT_TIMEOUT_S - 1, NEIGHBOUR, SERVER) is not None
+    assert table.outbound(30.0 + INPUT_TIMEOUT_S, INSIDE, STRANGER) == external
+
+
+def test_the_first_to_send_keeps_its_port_at_a_box_that_accepts_input():
+    """Hole punching works there for whoever opens before the peer's packet comes, and from a fresh port always."""
+    table = table_of(MASQUERADE)
+    external = table.outbound(0.0, INSIDE, STRANGER)
+    assert external is not None
+    assert table.inbound(1.0, external.port, STRANGER) == INSIDE
+    assert table.outbound(2.0, INSIDE, STRANGER) == external
+
+
+def test_a_symmetric_box_that_accepts_input_avoids_the_port_too():
+    """Whatever the mapping, two entries of one tuple there cannot be."""
+    table = table_of(Nat(mapping="address-and-port-dependent", accepts_input=True))
+    assert table.inbound(0.0, INSIDE.port, STRANGER) is None
+    external = table.outbound(1.0, INSIDE, STRANGER)
+    assert external is not None
+    assert external.port != INSIDE.port
+    assert len(table) == 1
+
+
+def test_what_a_box_accepts_is_bounded():
+    """Anybody can send to it from any address."""
+    table = table_of(Nat(accepts_input=True, ports=(1, 5)))
+    for port in range(1, 65536, 4):
+        for number in range(1, 6):
+            table.inbound(0.0, number, TransportAddress("198.51.100.7", port))
+    assert len(table._input) == MAX_INPUT_ENTRIES
+    assert table.outbound(1.0, INSIDE, SERVER) is not None
+    table.reset()
+    assert not table._input
 
 
 ENDPOINTS = st.builds(TransportAddress, st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3"]), st.integers(1, 4))

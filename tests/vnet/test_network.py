@@ -14,7 +14,7 @@ import trio.testing
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import IcmpError
-from iceagent.vnet import FULL_CONE, PORT_RESTRICTED, SYMMETRIC, Nat, Network
+from iceagent.vnet import FULL_CONE, MASQUERADE, PORT_RESTRICTED, SYMMETRIC, Nat, Network
 from iceagent.vnet.udp import MAX_ERRORS, RECEIVE_BUFFER, RECEIVE_LIMIT, SEND_BUFFER
 
 
@@ -244,6 +244,20 @@ async def test_closed_port_behind_a_nat_is_reported_under_its_external_name(vnet
         await theirs.send([b"still there?"], batch.remote)
         assert await theirs.receive() == []
         assert theirs.take_errors() == [IcmpError(batch.remote, errno.ECONNREFUSED)]
+
+
+async def test_a_router_that_accepts_input_refuses_what_nobody_asked_for(vnet):
+    """A plain masquerading gateway: its own system answers that no program listens, and so gives itself away."""
+    net = vnet()
+    home = net.router(net.internet, nat=MASQUERADE)
+    server = net.host(net.internet)
+    assert home.public_address is not None
+    target = TransportAddress(home.public_address, 4711)
+    async with net:
+        theirs = await server.open_udp("0.0.0.0", 3478)
+        await theirs.send([b"too early"], target)
+        assert await theirs.receive() == []
+        assert theirs.take_errors() == [IcmpError(target, errno.ECONNREFUSED)]
 
 
 async def test_errors_kept_for_a_reader_are_bounded(vnet):
