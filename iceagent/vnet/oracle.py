@@ -5,8 +5,9 @@ a fresh token, so nobody meets by luck. Each side learns how servers see it, tel
 and learns from what arrives, until nothing new is learnt. A path exists where an answer comes back from the very place
 that the check was sent to (RFC 8445 section 7.2.5.2.1).
 
-It reads the topology and the descriptions of NATs and firewalls, and shares with the code that moves packets nothing but
-the arithmetic of NAT64 addresses. Where it matters who sends first (`Nat.accepts_input`), it takes the luckier order.
+It reads the topology and the descriptions of NATs and firewalls, and shares with the code that moves packets nothing
+but the arithmetic of NAT64 addresses. Where it matters who sends first (`Nat.accepts_input`), it takes the luckier
+order.
 """
 
 from __future__ import annotations
