@@ -305,19 +305,21 @@ async def open_join(
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
     """
     parsed = parse_code(code) if isinstance(code, str) else code
+    parsed.check_words()  # before anything is sent: the code is good for one try
     target = relay if isinstance(relay, Client) else parsed.relay_url or relay
     if target is None:
-        raise CodeMalformed(f"{parsed} does not say at which relay; name one, or use a code with @HOST:PORT")
+        raise CodeMalformed(
+            f"the code {parsed.nameplate}-... does not say at which relay; name one, or use a code with @HOST:PORT"
+        )
     exchange = pake.Pake("joiner", parsed.password, app_id=app_id)
     async with _client_of(target, ssl_context, timeout_s) as client, open_background() as nursery:
         room = await client.join(parsed.nameplate, exchange.message)
-        wrong = _JOINER_WRONG + _hint(parsed)
         try:
             keys = exchange.finish(await client.wait_peer(), room=room)
         except pake.PakeError:
             client.close("code-wrong")
-            raise CodeWrong(wrong) from None
-        await _confirm(client, keys, wrong)
+            raise CodeWrong(_JOINER_WRONG) from None
+        await _confirm(client, keys, _JOINER_WRONG)
         yield _start(client, keys, nursery)
 
 
@@ -390,8 +392,3 @@ def _start(client: Client, keys: SessionKeys, nursery: trio.Nursery) -> SealedCh
     channel = SealedChannel(client, keys)
     nursery.start_soon(channel.run)
     return channel
-
-
-def _hint(code: Code) -> str:
-    nearest = {word: near for word, near in code.unlisted_words().items() if near is not None}
-    return "".join(f" (Did you mean {near!r} where you wrote {word!r}?)" for word, near in nearest.items())

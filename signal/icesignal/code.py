@@ -12,26 +12,30 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from icesignal.errors import CodeMalformed
 from icesignal.words import WORDS
 
 WORD_COUNT = 2
+_LISTED = frozenset(WORDS)
 MAX_CODE_CHARACTERS = 320  # the longest host name has 253
 _EXAMPLE = "a code looks like 7-guitar-ozone, or 7-guitar-ozone@192.0.2.1:8080"
 _SEPARATORS = re.compile(r"[-\s_.,]+")
 _NAMEPLATE = re.compile(r"[1-9][0-9]{0,8}\Z")
 _WORD = re.compile(r"[a-z]{1,16}\Z")
+# What a pasted code stands in: quotes of several languages, brackets, the end of a sentence or a line.
+_AROUND = " \t\r\n\"'`<>(){},;.\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb\u2039\u203a"
+_LABEL = re.compile(r"code\s*:\s*")  # as `listen` prints it
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*\.?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A code, taken apart. `str()` gives its canonical spelling."""
+    """A code, taken apart. `str()` gives its canonical spelling; `repr()` keeps the words, which are its secret."""
 
     nameplate: str
-    words: tuple[str, ...]
+    words: tuple[str, ...] = field(repr=False)
     address: str | None = None
 
     @property
@@ -44,10 +48,20 @@ class Code:
         """The relay that the code itself names."""
         return None if self.address is None else f"ws://{self.address}"
 
-    def unlisted_words(self) -> dict[str, str | None]:
-        """Return the words that no generated code has, each with the nearest listed one if there is one."""
-        nearest = {word: difflib.get_close_matches(word, WORDS, n=1) for word in self.words if word not in WORDS}
-        return {word: found[0] if found else None for word, found in nearest.items()}
+    def check_words(self) -> None:
+        """Refuse words that no code has: to try them would only use the code up.
+
+        Raises:
+            CodeMalformed: with the nearest word there is.
+        """
+        for word in self.words:
+            if word not in _LISTED:
+                nearest = difflib.get_close_matches(word, WORDS, n=1)
+                hint = f"did you mean {nearest[0]!r}?" if nearest else "look at it again."
+                raise CodeMalformed(
+                    f"{word!r} is no word of any code: {hint} Nothing was sent, so the code still works "
+                    "(if it does say so, the other side runs another version: install the same on both machines)"
+                )
 
     def __str__(self) -> str:
         at = "" if self.address is None else f"@{self.address}"
@@ -60,26 +74,31 @@ def generate_words(randbelow: Callable[[int], int] = secrets.randbelow) -> tuple
 
 
 def parse_code(text: str) -> Code:
-    """Return the code that a person typed: any case, spaces, underscores or any dash between its parts.
+    """Return the code that a person typed or pasted.
+
+    Any case; spaces, underscores or any dash between its parts; quotes, brackets or a full stop around it.
 
     Raises:
-        CodeMalformed: a `ValueError` that says what is missing.
+        CodeMalformed: a `ValueError` that says what is wrong with it; it does not repeat the code.
     """
     if len(text) > MAX_CODE_CHARACTERS:
         raise CodeMalformed(f"that is {len(text)} characters long; {_EXAMPLE}")
-    folded = "".join(_fold(character) for character in unicodedata.normalize("NFKC", text)).casefold().strip()
+    folded = "".join(_fold(character) for character in unicodedata.normalize("NFKC", text)).casefold().strip(_AROUND)
+    folded = _LABEL.sub("", folded, count=1).strip(_AROUND) if folded.startswith("code") else folded
     if not folded:
         raise CodeMalformed(f"the code is empty; {_EXAMPLE}")
     head, at, address = folded.partition("@")
     parts = [part for part in _SEPARATORS.split(head) if part]
     if not parts or not _NAMEPLATE.match(parts[0]):
-        raise CodeMalformed(f"{text!r} does not begin with a number; {_EXAMPLE}")
+        raise CodeMalformed(f"the code does not begin with a number; {_EXAMPLE}")
     if len(parts) != 1 + WORD_COUNT:
-        raise CodeMalformed(f"{text!r} has {len(parts) - 1} words after its number, not {WORD_COUNT}; {_EXAMPLE}")
+        raise CodeMalformed(f"the code has {len(parts) - 1} words after its number, not {WORD_COUNT}; {_EXAMPLE}")
     for word in parts[1:]:
         if not _WORD.match(word):
             raise CodeMalformed(f"{word!r} is not a word of letters; {_EXAMPLE}")
-    return Code(parts[0], tuple(parts[1:]), parse_host_port(address.replace(" ", "")) if at else None)
+    code = Code(parts[0], tuple(parts[1:]), parse_host_port(address.replace(" ", "")) if at else None)
+    code.check_words()
+    return code
 
 
 def parse_host_port(text: str) -> str:

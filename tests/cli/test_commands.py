@@ -154,7 +154,7 @@ def test_wrong_code_ends_both_sides_with_4(run, relay):
     """One guess: whoever guesses wrong has spoilt the code, and the listener must hear of it."""
     listener, code = listen(run, relay, "any")
     nameplate, _, _ = code.partition("-")
-    joiner = run.iceagent("forward", "--json", "--relay", relay, "-L", "0:h:1", f"{nameplate}-wrong-words")
+    joiner = run.iceagent("forward", "--json", "--relay", relay, "-L", "0:h:1", f"{nameplate}-zebra-zebra")
     for side in (joiner, listener):
         line = error_of(side)
         assert line["exit"] == 4
@@ -168,7 +168,11 @@ def test_relay_down_is_exit_3():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{unused.getsockname()[1]}"
-        for command in (("listen", "--allow", "any"), ("forward", "-L", "0:h:1", "1-a-b"), ("connect", "1-a-b")):
+        for command in (
+            ("listen", "--allow", "any"),
+            ("forward", "-L", "0:h:1", "1-acorn-zebra"),
+            ("connect", "1-acorn-zebra"),
+        ):
             done = iceagent(*command, "--relay", url)
             assert done.returncode == 3
             assert url.encode() in done.stderr
@@ -197,18 +201,18 @@ def test_what_is_not_allowed_is_exit_8(run, relay):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (("forward", "-L", "nonsense", "1-a-b"), b"2222:localhost:22"),
-        (("forward", "1-a-b"), b"-L"),
+        (("forward", "-L", "nonsense", "1-acorn-zebra"), b"2222:localhost:22"),
+        (("forward", "1-acorn-zebra"), b"-L"),
         (("forward", "-L", "1:h:1"), b"CODE"),
-        (("forward", "-L", "0:h:1", "1-a-b"), b"--relay"),
-        (("forward", "-L", "0:h:1", "--relay", "gopher://h", "1-a-b"), b"ws://"),
+        (("forward", "-L", "0:h:1", "1-acorn-zebra"), b"--relay"),
+        (("forward", "-L", "0:h:1", "--relay", "gopher://h", "1-acorn-zebra"), b"ws://"),
         (("listen", "--allow", "nonsense"), b"tcp:localhost:22"),
         (("listen", "--timeout", "0"), b"timeout"),
         (("listen", "--timeout", "nan"), b"seconds"),
-        (("connect", "1-a-b", "--relay", "ws://a..b:1"), b"ws://"),
+        (("connect", "1-acorn-zebra", "--relay", "ws://a..b:1"), b"ws://"),
         (("serve", "--listen", "nonsense"), b"[::]:8080"),
         (("sing",), b"sing"),
-        (("connect", "1-a-b", "--frobnicate"), b"frobnicate"),
+        (("connect", "1-acorn-zebra", "--frobnicate"), b"frobnicate"),
     ],
 )
 def test_usage_errors_are_exit_2_with_one_sentence(arguments, hint):
@@ -222,7 +226,7 @@ def test_usage_errors_are_exit_2_with_one_sentence(arguments, hint):
 
 def test_usage_errors_are_json_too():
     """A program that starts iceagent must be able to tell what it did wrong."""
-    done = iceagent("forward", "--json", "-L", "nonsense", "1-a-b")
+    done = iceagent("forward", "--json", "-L", "nonsense", "1-acorn-zebra")
     line = json.loads(done.stdout)
     assert (line["kind"], line["exit"], done.returncode) == ("error", 2, 2)
     done = iceagent("forward", "--json", "--frobnicate")

@@ -10,6 +10,7 @@ import pytest
 import trio
 from icesignal import wire
 from icesignal.channel import MAX_BODY_BYTES
+from icesignal.code import Code
 from icesignal.pake import Pake
 from icesignal.server import Server
 
@@ -68,12 +69,24 @@ async def test_wrong_words_end_both_sides_and_the_code(relay: Server) -> None:
                     await invitation.wait_peer()
 
             nursery.start_soon(wait)
-            with pytest.raises(icesignal.CodeWrong, match="guitar"):
-                async with icesignal.open_join(relay.url, f"{invitation.nameplate}-gitar-ozone"):
+            with pytest.raises(icesignal.CodeWrong, match="wrong"):
+                async with icesignal.open_join(relay.url, f"{invitation.nameplate}-guitar-guitar"):
                     pass
         with pytest.raises(icesignal.CodeExpired):
             async with icesignal.open_join(relay.url, invitation.code):
                 pass
+
+
+async def test_a_misspelt_word_costs_nobody_the_code(relay: Server) -> None:
+    """Checked before a byte is sent: the code still works for who writes it right, however it was given."""
+    async with icesignal.open_invitation(relay.url) as invitation, trio.open_nursery() as nursery:
+        nursery.start_soon(invitation.wait_peer)
+        for code in (f"{invitation.nameplate}-gitar-ozone", Code(invitation.nameplate, ("gitar", "ozone"))):
+            with pytest.raises(icesignal.CodeMalformed, match="did you mean 'guitar'"):
+                async with icesignal.open_join(relay.url, code):
+                    pass
+        async with icesignal.open_join(relay.url, invitation.code) as joined:
+            assert not joined.is_over
 
 
 async def test_a_guesser_that_just_leaves_kills_the_code_too(relay: Server) -> None:

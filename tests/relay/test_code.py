@@ -49,6 +49,11 @@ def test_words_are_drawn_evenly_from_the_whole_list() -> None:
         "\uff17\uff0dguitar-ozone",  # full-width, from a Japanese keyboard
         "7-\u200bguitar-ozone\u200e",  # invisible characters, from a chat program
         "7, guitar, ozone.",
+        '"7-guitar-ozone"',  # with the quotes of a message, or of a shell that does not know them
+        "\u201c7-guitar-ozone\u201d.\r\n",
+        "`7-guitar-ozone`",
+        "(7-guitar-ozone)",
+        "code: 7-guitar-ozone",  # as the other side's command printed it
     ],
 )
 def test_readers_are_tolerant(text: str) -> None:
@@ -62,6 +67,7 @@ def test_readers_are_tolerant(text: str) -> None:
         ("7-guitar-ozone@192.0.2.1:8080", "192.0.2.1:8080", "ws://192.0.2.1:8080"),
         ("7-guitar-ozone@[2001:DB8:0::1]:8080", "[2001:db8::1]:8080", "ws://[2001:db8::1]:8080"),
         ("7 guitar ozone @ Relay.Example:0443", "relay.example:443", "ws://relay.example:443"),
+        ("'7-guitar-ozone@192.0.2.1:8080'\n", "192.0.2.1:8080", "ws://192.0.2.1:8080"),
         ("7-guitar-ozone@my-host:1", "my-host:1", "ws://my-host:1"),
     ],
 )
@@ -92,6 +98,7 @@ def test_a_code_may_carry_its_relay(text: str, address: str, url: str) -> None:
         ("7-guitar-ozone@ho/st:80", "not a host"),
         ("7-guitar-ozone@user@host:80", "not a host"),
         ("x" * 1000, "1000 characters"),
+        ('""', "empty"),
     ],
 )
 def test_what_is_no_code_is_told_why_and_shown_a_right_one(text: str, says: str) -> None:
@@ -113,8 +120,23 @@ def test_any_text_is_a_code_or_malformed(text: str) -> None:
     assert parse_code(str(code)) == code
 
 
-def test_words_that_are_not_listed_come_with_the_nearest() -> None:
-    """After a wrong code, a hint at the likely slip."""
-    assert parse_code("7-gitar-ozone").unlisted_words() == {"gitar": "guitar"}
-    assert parse_code("7-zzzzzzzz-ozone").unlisted_words() == {"zzzzzzzz": None}
-    assert parse_code("7-guitar-ozone").unlisted_words() == {}
+@pytest.mark.parametrize(("word", "nearest"), [("gitar", "'guitar'"), ("guitars", "'guitar'"), ("zzzzzzzz", "look")])
+def test_a_word_of_no_code_is_refused_before_anything_is_sent(word: str, nearest: str) -> None:
+    """Tried, it would use the code up, and the other person would have to read out another."""
+    for words in ((word, "ozone"), ("ozone", word)):
+        with pytest.raises(CodeMalformed, match="still works") as caught:
+            parse_code("-".join(("7", *words)))
+        assert nearest in str(caught.value)
+        with pytest.raises(CodeMalformed):
+            Code("7", words).check_words()
+
+
+def test_trap_67_a_code_shows_its_words_only_where_it_is_asked_for() -> None:
+    """`repr()` ends up in logs and in tracebacks, a complaint about a code on other people's screens."""
+    code = parse_code("7-guitar-ozone@192.0.2.1:8080")
+    assert "7" in repr(code)
+    assert not any(word in repr(code) for word in code.words)
+    for text in ("guitar-piano", "7-guitar-piano-zebra"):
+        with pytest.raises(CodeMalformed) as caught:
+            parse_code(text)
+        assert "piano" not in str(caught.value)

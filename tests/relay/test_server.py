@@ -314,7 +314,7 @@ async def test_trap_38_one_guess_and_no_third_party(relay: Server) -> None:
         nursery.start_soon(wait)
         for expected in (icesignal.CodeWrong, icesignal.CodeExpired, icesignal.CodeExpired):
             with pytest.raises(expected):
-                async with icesignal.open_join(relay.url, f"{invitation.nameplate}-wrong-words"):
+                async with icesignal.open_join(relay.url, f"{invitation.nameplate}-zebra-zebra"):
                     pass
 
 

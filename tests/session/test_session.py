@@ -155,7 +155,7 @@ async def test_a_wrong_code_is_an_error_on_both_sides():
 
         nursery.start_soon(accept)
         nameplate, _, rest = invitation.code.partition("-")
-        wrong = f"{nameplate}-wrong-words@{rest.partition('@')[2]}"
+        wrong = f"{nameplate}-zebra-zebra@{rest.partition('@')[2]}"
         with pytest.raises(CodeError):
             async with iceagent.join(wrong):
                 pass
