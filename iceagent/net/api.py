@@ -17,11 +17,15 @@ class Batch:
 
     `data` holds them back to back: each is `segment_size` bytes long, the last one may be shorter. That is what the
     kernel delivers with UDP_GRO, and it is kept whole so that a bulk flow costs one Python object per 50 packets.
+
+    `local` is the address of ours that they came to, where the socket is bound to a wildcard and the system tells; with
+    its zone if link-local. An answer leaves from there: `send_nowait(..., source=batch.local)`.
     """
 
     remote: TransportAddress
     data: bytes
     segment_size: int
+    local: str | None = None
 
     def __len__(self) -> int:
         """Return the number of datagrams; 1 for an empty datagram."""
@@ -95,11 +99,17 @@ class UdpSocket(Protocol):
         """Return and forget the ICMP errors that arrived; a bounded list, oldest dropped first."""
         ...
 
-    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> int:
         """Send as many of `datagrams` as the socket takes at once; return how many (0 to len).
 
         A datagram that the network refuses (unreachable, too large) counts as sent: UDP promises nothing; it is
         counted in `statistics().send_errors`.
+
+        Args:
+            datagrams: in order.
+            remote: where to.
+            source: which of our addresses to send from, as in `Batch.local`; None leaves it to the system. It matters
+                to sockets that are bound to a wildcard; others have but one address.
 
         Raises:
             trio.ClosedResourceError: the socket was closed here.

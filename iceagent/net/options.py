@@ -25,6 +25,8 @@ _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _IP_TTL = 2
 _IPV6_HOPLIMIT = 52
+IP_PKTINFO = {"linux": 8, "darwin": 26}.get(sys.platform)
+"""linux/in.h and macOS' netinet/in.h, where it is IP_RECVPKTINFO, too; None where the system has none."""
 _DARWIN_IP_DONTFRAG = 28
 _DARWIN_IPV6_DONTFRAG = 62
 _WINDOWS_IP_DONTFRAGMENT = 14
@@ -84,6 +86,19 @@ def send_with_ttl(sock: socket.socket, datagram: bytes, target: tuple[object, ..
         sock.sendto(datagram, target)
     finally:
         sock.setsockopt(level, option, usual)
+
+
+def enable_packet_info(sock: socket.socket) -> bool:
+    """Ask for the address that each datagram came to; return whether the system will tell, and takes one to send from.
+
+    Source: ip(7) IP_PKTINFO, RFC 3542 section 6.
+    """
+    if not hasattr(sock, "recvmsg"):  # Windows
+        return False
+    if sock.family == socket.AF_INET6:
+        option = getattr(socket, "IPV6_RECVPKTINFO", None)
+        return option is not None and _try(sock, socket.IPPROTO_IPV6, option, 1)
+    return IP_PKTINFO is not None and _try(sock, socket.IPPROTO_IP, IP_PKTINFO, 1)
 
 
 def enable_gso(sock: socket.socket) -> bool:

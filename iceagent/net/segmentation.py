@@ -21,8 +21,8 @@ MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of linux/udp.h; newer kernels take 128, ol
 MAX_PAYLOAD = 65507  # 65535 less the IPv4 and UDP headers: the longest datagram, and the longest GSO call
 MAX_BATCH = 65535  # bytes; the longest buffer the kernel merges, kept as the bound for ours
 
-Arrival = tuple[TransportAddress, int, int, int]
-"""One receive call: remote, segment size, and where it lies in the scratch buffer (start, end)."""
+Arrival = tuple[TransportAddress, int, int, int, str | None]
+"""One receive call: remote, segment size, where it lies in the scratch buffer (start, end), and the local address."""
 
 
 def run_end(datagrams: Sequence[bytes], start: int) -> int:
@@ -50,27 +50,18 @@ def segment_cmsg(size: int) -> list[tuple[int, int, bytes]]:
     return [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))]
 
 
-def gro_segment_size(ancillary: Sequence[tuple[int, int, bytes]], length: int) -> int:
-    """Return the segment size that came with a buffer of `length` bytes; without one it is a single datagram."""
-    for level, kind, data in ancillary:
-        if level == SOL_UDP and kind == UDP_GRO and len(data) >= 4:
-            size: int = struct.unpack_from("=i", data)[0]
-            if size > 0:
-                return size
-    return length or 1
-
-
 def join_arrivals(scratch: memoryview, arrivals: Sequence[Arrival]) -> list[Batch]:
-    """Copy arrivals out of the scratch buffer, neighbours of one remote and one size as one batch.
+    """Copy arrivals out of the scratch buffer, neighbours of one remote, one size and one address of ours as one batch.
 
     Arrivals lie back to back, so a plain socket that was read 50 times yields the same batch as one GRO buffer.
     """
     batches: list[Batch] = []
-    remote, size, start, end = arrivals[0]
-    for next_remote, next_size, next_start, next_end in arrivals[1:]:
+    remote, size, start, end, local = arrivals[0]
+    for next_remote, next_size, next_start, next_end, next_local in arrivals[1:]:
         length = next_end - next_start
         if (
             next_remote == remote
+            and next_local == local
             and end > start
             and (end - start) % size == 0
             and next_end - start <= MAX_BATCH
@@ -78,7 +69,7 @@ def join_arrivals(scratch: memoryview, arrivals: Sequence[Arrival]) -> list[Batc
         ):
             end = next_end
             continue
-        batches.append(Batch(remote, scratch[start:end].tobytes(), size))
-        remote, size, start, end = next_remote, next_size, next_start, next_end
-    batches.append(Batch(remote, scratch[start:end].tobytes(), size))
+        batches.append(Batch(remote, scratch[start:end].tobytes(), size, local))
+        remote, size, start, end, local = next_remote, next_size, next_start, next_end, next_local
+    batches.append(Batch(remote, scratch[start:end].tobytes(), size, local))
     return batches

@@ -149,7 +149,7 @@ class SharedSocket:
 
     # Sending
 
-    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> int:
         """Send what the socket takes at once; return how many, refused ones included.
 
         Raises:
@@ -157,7 +157,7 @@ class SharedSocket:
         """
         self._check_open()
         self._note_sent(datagrams, remote)
-        taken = self._sock.send_nowait(datagrams, remote)
+        taken = self._sock.send_nowait(datagrams, remote, source=source)
         self._count_sent(datagrams if taken == len(datagrams) else datagrams[:taken])
         return taken
 

@@ -135,12 +135,13 @@ class TcpBase:
 
     # Sending
 
-    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> int:
         """Queue what there is room for; return how many. Opens a connection where there is none and we may.
 
         Raises:
             trio.ClosedResourceError: the base was closed.
         """
+        del source  # a base has one address
         self._received.check_open()
         peer = self._peer_for(remote)
         if peer is None:

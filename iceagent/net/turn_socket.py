@@ -78,11 +78,12 @@ class TurnSocket:
 
     # Sending
 
-    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> int:
         """Send what can go at once; return how many. What the server forbids counts as sent, and as an error.
 
         Datagrams to an address whose permission is being asked for are kept, as far as there is room.
         """
+        del source  # a relay has one address
         self._received.check_open()
         allocation = self._allocation
         messages = allocation.client.wrap(trio.current_time(), remote, datagrams)

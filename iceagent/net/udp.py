@@ -17,7 +17,8 @@ from iceagent.core.address import TransportAddress
 from iceagent.net import options
 from iceagent.net.api import Batch, IcmpError, SocketStatistics
 from iceagent.net.icmp import read_error_queue
-from iceagent.net.segmentation import MAX_PAYLOAD, Arrival, gro_segment_size, join_arrivals, run_end, segment_cmsg
+from iceagent.net.packet_info import Ancillary, read_ancillary, source_cmsg
+from iceagent.net.segmentation import MAX_PAYLOAD, Arrival, join_arrivals, run_end, segment_cmsg
 from iceagent.net.sockaddr import AddressBook, SockAddr, bind_sockaddr, local_address
 
 MAX_RECEIVE_CALLS = 64
@@ -27,7 +28,7 @@ MAX_ERRORS = 64
 
 _MAX_READ = 65535
 _SCRATCH_SIZE = 5 * _MAX_READ
-_ANCILLARY_SPACE = 64
+_ANCILLARY_SPACE = 128  # a segment size and an address of ours
 _SEND_ATTEMPTS = 3
 _SHORT = 256  # ours: bytes, as checks and their answers have
 _QUIET_S = 0.5  # ours: a socket that was not readable for so long is not in the middle of a flow
@@ -58,6 +59,7 @@ class SystemUdpSocket:
         self._book = AddressBook(sock.getsockname())
         self._gso = segmentation and options.enable_gso(sock)
         self._gro = segmentation and options.enable_gro(sock)
+        self._tells_local = self._local.ip.is_unspecified and options.enable_packet_info(sock)
         self._statistics = SocketStatistics()
         self._errors: list[IcmpError] = []
         self._errors_are_new = False
@@ -80,6 +82,11 @@ class SystemUdpSocket:
     def uses_gro(self) -> bool:
         """Whether datagrams that arrived together come merged."""
         return self._gro
+
+    @property
+    def tells_local(self) -> bool:
+        """Whether batches say which of our addresses they came to, and answers can leave from there."""
+        return self._tells_local
 
     def statistics(self) -> SocketStatistics:
         """Return the live counters."""
@@ -175,7 +182,7 @@ class SystemUdpSocket:
             if at + _MAX_READ > _SCRATCH_SIZE:
                 break
             try:
-                length, size, source = self._receive_into(view[at : at + _MAX_READ])
+                length, size, source, local = self._receive_into(view[at : at + _MAX_READ])
             except BlockingIOError:
                 self._more_at_hand = False
                 break
@@ -183,7 +190,7 @@ class SystemUdpSocket:
                 # The system reports an earlier send's ICMP error here; it says nothing about the socket.
                 self._collect_errors()
                 continue
-            arrivals.append((self._book.address(source), size, at, at + length))
+            arrivals.append((self._book.address(source), size, at, at + length, local))
             at += length
             if lone and at == length <= _SHORT:
                 self._more_at_hand = False
@@ -198,13 +205,14 @@ class SystemUdpSocket:
         self._statistics.datagrams_received += sum(map(len, batches))
         return batches
 
-    def _receive_into(self, buffer: memoryview) -> tuple[int, int, SockAddr]:
-        """Return length, segment size and source of what one call read."""
-        if self._gro:  # only where the system has recvmsg
+    def _receive_into(self, buffer: memoryview) -> tuple[int, int, SockAddr, str | None]:
+        """Return length, segment size and source of what one call read, and the address of ours that it came to."""
+        if self._gro or self._tells_local:  # only where the system has recvmsg
             length, ancillary, _flags, source = self._sock.recvmsg_into((buffer,), _ANCILLARY_SPACE)
-            return length, gro_segment_size(ancillary, length) if ancillary else length or 1, source
+            size, local = read_ancillary(ancillary, length) if ancillary else (length or 1, None)
+            return length, size, source, local
         length, source = self._sock.recvfrom_into(buffer)
-        return length, length or 1, source
+        return length, length or 1, source, None
 
     def _collect_errors(self) -> None:
         errors = read_error_queue(self._sock, self._book)
@@ -236,7 +244,7 @@ class SystemUdpSocket:
                     self._collect_errors()
                 done += taken
 
-    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> int:
         """Send what the socket takes at once; return how many, refused ones included.
 
         Raises:
@@ -245,6 +253,7 @@ class SystemUdpSocket:
         self._check_open()
         try:
             target = self._book.sockaddr(remote)
+            origin = source_cmsg(source) if source is not None and self._tells_local else []
         except OSError:
             self._statistics.send_errors += len(datagrams)
             return len(datagrams)
@@ -252,20 +261,20 @@ class SystemUdpSocket:
         while at < len(datagrams):
             end = run_end(datagrams, at) if self._gso else at + 1
             if end - at == 1:
-                taken = self._send_one(datagrams[at], target)
+                taken = self._send_one(datagrams[at], target, origin)
             else:
-                taken = self._send_run(datagrams[at:end], target)
+                taken = self._send_run(datagrams[at:end], target, origin)
             at += taken
             if at < end:
                 break
         return at
 
-    def _send_one(self, datagram: bytes, target: SockAddr) -> int:
+    def _send_one(self, datagram: bytes, target: SockAddr, origin: list[Ancillary]) -> int:
         """Return 1, or 0 when the buffer is full."""
         if len(datagram) > MAX_PAYLOAD:
             self._statistics.send_errors += 1
             return 1
-        refusal = self._attempt(None, datagram, target)
+        refusal = self._attempt((datagram,), target, origin)
         if refusal == errno.EAGAIN:
             return 0
         if refusal:
@@ -274,9 +283,9 @@ class SystemUdpSocket:
             self._count_sent(1, len(datagram))
         return 1
 
-    def _send_run(self, run: Sequence[bytes], target: SockAddr) -> int:
+    def _send_run(self, run: Sequence[bytes], target: SockAddr, origin: list[Ancillary]) -> int:
         """Send equal datagrams in one call; return how many were taken. A refused run goes out singly."""
-        refusal = self._attempt(run, b"", target)
+        refusal = self._attempt(run, target, [*origin, *segment_cmsg(len(run[0]))])
         if refusal == errno.EAGAIN:
             return 0
         if not refusal:
@@ -287,14 +296,14 @@ class SystemUdpSocket:
             return len(run)
         errors_before = self._statistics.send_errors
         for taken, datagram in enumerate(run):
-            if not self._send_one(datagram, target):
+            if not self._send_one(datagram, target, origin):
                 return taken
         # What is too large singly too says nothing about GSO; what only GSO refused will be refused again.
         if self._statistics.send_errors == errors_before:
             self._gso = False
         return len(run)
 
-    def _attempt(self, run: Sequence[bytes] | None, datagram: bytes, target: SockAddr) -> int:
+    def _attempt(self, run: Sequence[bytes], target: SockAddr, ancillary: list[Ancillary]) -> int:
         """Return 0, or the errno of the refusal.
 
         A pending ICMP error of any earlier destination fails the next call without sending, once each; so a call is
@@ -304,10 +313,10 @@ class SystemUdpSocket:
         for _ in range(_SEND_ATTEMPTS):
             self._statistics.send_calls += 1
             try:
-                if run is None:
-                    self._sock.sendto(datagram, target)
+                if ancillary:
+                    self._sock.sendmsg(run, ancillary, 0, target)
                 else:
-                    self._sock.sendmsg(run, segment_cmsg(len(run[0])), 0, target)
+                    self._sock.sendto(run[0], target)
             except BlockingIOError:
                 return errno.EAGAIN
             except OSError as error:

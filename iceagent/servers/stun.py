@@ -1,4 +1,4 @@
-"""A STUN server on Trio: one socket, one task, whole batches."""
+"""A STUN server on Trio: one socket, one task, whole batches, and answers from the address that was asked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.core.stun import BindingLimits, BindingServer
 from iceagent.net.api import Batch, Network, UdpSocket
+from iceagent.net.packet_info import bound_to
 
 DEFAULT_PORT: Final = 3478  # RFC 8489 section 18.6
 
@@ -40,7 +41,7 @@ class StunServer:
                 self._answer(batch)
 
     def _answer(self, batch: Batch) -> None:
-        now, local, remote = trio.current_time(), self.address, batch.remote
+        now, local, remote = trio.current_time(), bound_to(self.address, batch.local), batch.remote
         answers = [
             answer
             for datagram in batch.datagrams()
@@ -49,7 +50,7 @@ class StunServer:
         if not answers:
             return
         # Waiting for one client would make all others wait; a lost answer is asked for again.
-        lost = len(answers) - self._socket.send_nowait(answers, remote)
+        lost = len(answers) - self._socket.send_nowait(answers, remote, source=batch.local)
         if lost:
             self.counters["send_buffer_full"] += lost
 
@@ -66,8 +67,9 @@ async def open_stun_server(
     """Serve Binding requests for as long as the block runs.
 
     Args:
-        host: IP literal to bind. `0.0.0.0` answers from the address the system prefers, which on a machine with
-            several is not always the one that was asked: bind each then. `::` serves IPv6 only.
+        host: IP literal to bind. `0.0.0.0` serves all IPv4 addresses of the machine, also those that come later, and
+            `::` all IPv6 ones; each answers for itself where the system can do that (Linux, macOS). Elsewhere (Windows)
+            the system chooses among several: bind each then.
         port: 0 lets the system choose.
         network: where to bind; this machine by default.
         limits: what one source may ask for.

@@ -32,7 +32,7 @@ from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.nat_discovery import MayFragment
 from iceagent.net.tcp import bound_address
-from iceagent.servers.turn_dtls import DtlsClient, DtlsListener, bind_dtls
+from iceagent.servers.turn_dtls import DtlsClient, DtlsListener
 from iceagent.servers.turn_metrics import render
 from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_config, make_users
 from iceagent.servers.turn_relay import RelaySockets, Sender
@@ -204,11 +204,24 @@ class TurnService:
         if self._behaviour is not None and local in self._behaviour.addresses:
             reply = self._behaviour.handle_datagram(now, local, remote, data)
             if reply is not None:
-                self._udp[reply.source].send_nowait([reply.data], reply.target)
+                self._send_from(reply.source, [reply.data], reply.target)
             return
         answer = self.binding.handle_datagram(now, local, remote, data)
         if answer is not None:
-            self._udp[local].send_nowait([answer], remote)
+            self._send_from(local, [answer], remote)
+
+    def _send_from(self, local: TransportAddress, datagrams: list[bytes], remote: TransportAddress) -> int:
+        """Send from an address that we listen at, be it by name or within a wildcard; return how many were taken."""
+        sock, source = self._udp_at(local)
+        return 0 if sock is None else sock.send_nowait(datagrams, remote, source=source)
+
+    def _udp_at(self, local: TransportAddress) -> tuple[UdpSocket | None, str | None]:
+        """Return the socket that stands for an address, and which of its addresses that is if it has several."""
+        sock = self._udp.get(local)
+        if sock is not None:
+            return sock, None
+        wildcard = TransportAddress("::" if local.family == 6 else "0.0.0.0", local.port)  # noqa: S104 (a key)
+        return self._udp.get(wildcard), local.host
 
     def sender_to(self, path: ClientPath) -> Sender:
         """Return what takes messages for a client."""
@@ -220,13 +233,13 @@ class TurnService:
         return sender
 
     def _udp_sender(self, path: ClientPath) -> Sender:
-        sock = self._udp.get(path.local) if path.transport == "udp" else None
+        sock, source = self._udp_at(path.local) if path.transport == "udp" else (None, None)
 
         def send(messages: list[bytes]) -> None:
             if sock is None:
                 self.counters["client_gone"] += len(messages)
                 return
-            lost = len(messages) - sock.send_nowait(messages, path.remote)
+            lost = len(messages) - sock.send_nowait(messages, path.remote, source=source)
             if lost:
                 self.counters["client_buffer_full"] += lost
 
@@ -331,10 +344,10 @@ class TurnService:
         for address in self.options.tls_listen or dict.fromkeys(default):
             bound = await self._listen_stream(await self._with_port(address), certificates.tls)
             if certificates.dtls is not None:
-                sock, bound = await bind_dtls(bound)
+                sock = await self.network.open_udp(bound.host, bound.port)
                 stack.callback(sock.close)
-                self.addresses.append(("dtls", bound))
-                self._nursery.start_soon(DtlsListener(self, sock, bound, certificates.dtls).run)
+                self.addresses.append(("dtls", sock.local_address))
+                self._nursery.start_soon(DtlsListener(self, sock, certificates.dtls).run)
 
     def reload_certificates(self) -> None:
         """Read certificate and key again; connections that stand keep what they have.

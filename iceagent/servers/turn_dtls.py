@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import ClientPath
-from iceagent.net.sockaddr import bind_sockaddr
+from iceagent.net.api import UdpSocket
+from iceagent.net.nat_discovery import MayFragment
+from iceagent.net.packet_info import bound_to
 from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, Outbox, admitted
 
 if TYPE_CHECKING:
@@ -30,16 +33,12 @@ class DtlsListener:
     Args:
         service: the server.
         sock: bound.
-        local: its address.
         context: with a certificate.
     """
 
-    def __init__(
-        self, service: TurnService, sock: trio.socket.SocketType, local: TransportAddress, context: SSL.Context
-    ) -> None:
+    def __init__(self, service: TurnService, sock: UdpSocket, context: SSL.Context) -> None:
         self._service = service
-        self._socket = sock
-        self._local = local
+        self._socket = DtlsSocket(sock)
         self._context = context
 
     async def run(self) -> None:
@@ -56,8 +55,7 @@ class DtlsListener:
             logger.exception("a DTLS client was dropped")
 
     async def _admit(self, channel: trio.DTLSChannel) -> None:
-        host, port = channel.peer_address[:2]
-        remote = make_address(host.partition("%")[0], port)
+        local, remote = _ends(channel.peer_address)
         async with admitted(self._service, remote, channel) as may_enter:
             if not may_enter:
                 return
@@ -70,7 +68,7 @@ class DtlsListener:
             if patience.cancelled_caught:
                 self._service.counters["connections_shed"] += 1
                 return
-            path = ClientPath("dtls", self._local, remote)
+            path = ClientPath("dtls", local, remote)
             client = DtlsClient(self._service, channel, path)
             await self._service.run_client(path, client.send, client, client.run)
 
@@ -140,19 +138,63 @@ class DtlsClient:
                     self._service.counters["client_datagram_too_large"] += 1
 
 
-async def bind_dtls(address: TransportAddress) -> tuple[trio.socket.SocketType, TransportAddress]:
-    """Return a bound UDP socket for `trio.DTLSEndpoint`, and its address.
+class DtlsSocket(trio.socket.SocketType):
+    """Our UDP socket as `trio.DTLSEndpoint` wants one.
 
-    Raises:
-        OSError: the address is not ours or the port is taken.
+    That tells connections apart by what `recvfrom` calls an address: here both ends of a connection, so that each is
+    answered from the address that was asked, and one client may have connections to several addresses of this machine.
+
+    Args:
+        sock: bound; owned from now on.
     """
-    family, target = bind_sockaddr(address.host, address.port)
-    sock = trio.socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        await sock.bind(target)
-    except BaseException:
-        sock.close()
-        raise
-    return sock, TransportAddress(address.host, sock.getsockname()[1])
+
+    def __init__(self, sock: UdpSocket) -> None:
+        self._sock = sock
+        self._received: deque[tuple[bytes, tuple[TransportAddress, TransportAddress]]] = deque()
+        if isinstance(sock, MayFragment):
+            sock.allow_fragments()  # a certificate chain may be longer than a packet: OpenSSL guesses its size
+
+    @property
+    def type(self) -> socket.SocketKind:
+        """Datagrams."""
+        return socket.SOCK_DGRAM
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """Of the bound address."""
+        return socket.AF_INET6 if self._sock.local_address.family == 6 else socket.AF_INET
+
+    def getsockname(self) -> tuple[str, int]:
+        """Return the bound address."""
+        return self._sock.local_address
+
+    async def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, tuple[TransportAddress, TransportAddress]]:
+        """Return a datagram and both ends of its connection, ours first."""
+        del bufsize, flags
+        while not self._received:
+            for batch in await self._sock.receive():
+                ends = bound_to(self._sock.local_address, batch.local), batch.remote
+                self._received.extend((data, ends) for data in batch.datagrams())
+            self._sock.take_errors()
+        return self._received.popleft()
+
+    async def sendto(self, *args: object) -> int:
+        """Send from one end to the other, the last argument; what finds no room is lost, and DTLS sends it again."""
+        await trio.lowlevel.checkpoint()
+        data, (local, remote) = args[0], _ends(args[-1])
+        assert isinstance(data, bytes)
+        source = None if local == self._sock.local_address else local.host
+        self._sock.send_nowait((data,), remote, source=source)
+        return len(data)
+
+    def close(self) -> None:
+        """Close it."""
+        self._sock.close()
+
+
+def _ends(address: object) -> tuple[TransportAddress, TransportAddress]:
+    """Return both ends of a connection, from what `DtlsSocket.recvfrom` called its address."""
+    match address:
+        case (TransportAddress() as local, TransportAddress() as remote):
+            return local, remote
+    raise TypeError(f"no address of a DtlsSocket: {address!r}")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from iceagent.core.stun import Method
-from iceagent.core.turn.server import ClientPath
+from iceagent.core.turn.server import Allocation, ClientPath
 from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.packet_info import bound_to
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
@@ -28,7 +29,7 @@ class UdpListener:
         self._service = service
         self._sock = sock
         self._local = sock.local_address
-        self._flows = service.core.flows("udp", self._local)
+        self._flows = service.core.flows("udp", self._local.port)
 
     async def run(self) -> None:
         """Serve until cancelled or closed."""
@@ -42,7 +43,7 @@ class UdpListener:
             asked = False
             for batch in batches:
                 data, size = batch.data, batch.segment_size
-                allocation = self._flows.get(batch.remote)
+                allocation = self._flow(batch)
                 if allocation is not None and _is_channel_data(data, size):
                     service.forward(core.forward_to_peer(now, allocation, data, size))
                 else:
@@ -52,14 +53,20 @@ class UdpListener:
                 service.settle()
             self._sock.take_errors()
 
+    def _flow(self, batch: Batch) -> Allocation | None:
+        """Return the newest allocation of a client if it is at the address that was asked."""
+        allocation = self._flows.get(batch.remote)
+        asked = batch.local or self._local.host
+        return allocation if allocation is not None and allocation.path.local.host == asked else None
+
     def _take_singly(self, now: float, batch: Batch) -> None:
         service = self._service
-        path = ClientPath("udp", self._local, batch.remote)
+        path = ClientPath("udp", bound_to(self._local, batch.local), batch.remote)
         for data in batch.datagrams():
             if data[:2] == _BINDING:
-                service.answer_binding(now, self._local, batch.remote, data)
+                service.answer_binding(now, path.local, batch.remote, data)
             elif 0x40 <= (data[0] if data else 0) < 0x80:
-                allocation = self._flows.get(batch.remote)
+                allocation = service.core.allocations.get(path)
                 if allocation is None:
                     service.counters["channel_unknown"] += 1
                 else:

@@ -289,12 +289,19 @@ class Host:
         self._net.call_at(at, callback)
 
     def send_datagram(
-        self, sender: VirtualUdpSocket, data: bytes, remote: TransportAddress, ttl: int = DEFAULT_TTL
+        self,
+        sender: VirtualUdpSocket,
+        data: bytes,
+        remote: TransportAddress,
+        ttl: int = DEFAULT_TTL,
+        source: str | None = None,
     ) -> bool:
-        """Put a datagram on its way; False when this host refuses it: too large, no route, wrong family."""
+        """Put a datagram on its way; False when this host refuses it: too large, no route, wrong family, not ours."""
+        if source is not None and not self._owns(source):
+            return False
         if "%" in remote.host and is_multicast(remote.host.partition("%")[0]):
             remote = TransportAddress(remote.host.partition("%")[0], remote.port)
-        way = self._way_out(sender.local_address.host, remote)
+        way = self._way_out(source or sender.local_address.host, remote)
         if way is None or len(data) > MAX_DATAGRAM or remote.port == 0:
             return False
         source_host, interface = way
@@ -329,7 +336,7 @@ class Host:
         if receiver is None:
             self._net.record(now, self.name, "drop", packet, "port closed")
             self._answer_unreachable(now, packet, via)
-        elif receiver.handle_datagram(packet.source, packet.data):
+        elif receiver.handle_datagram(packet.source, packet.data, packet.destination.host):
             self._net.record(now, self.name, "deliver", packet)
         else:
             self._net.record(now, self.name, "drop", packet, "receive buffer full")
@@ -337,7 +344,7 @@ class Host:
     def _handle_multicast(self, now: float, packet: Packet) -> None:
         members = self._groups.get(packet.destination, ())
         for member in members:
-            member.handle_datagram(packet.source, packet.data)
+            member.handle_datagram(packet.source, packet.data, packet.destination.host)
         if self._published and packet.destination.port == mdns_packets.PORT:
             self._answer_names(now, packet)
         self._net.record(now, self.name, "deliver" if members else "drop", packet, "" if members else "not joined")

@@ -10,6 +10,7 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, IcmpError, SocketStatistics
+from iceagent.vnet.packet import is_multicast
 
 if TYPE_CHECKING:
     from iceagent.vnet.host import Host
@@ -29,7 +30,8 @@ class VirtualUdpSocket:
         self._host = host
         self._local_address = local_address
         self._statistics = SocketStatistics()
-        self._received: deque[tuple[TransportAddress, bytes]] = deque()
+        self._received: deque[tuple[TransportAddress, bytes, str | None]] = deque()
+        self._is_wildcard = local_address.ip.is_unspecified
         self._received_bytes = 0
         self._errors: deque[IcmpError] = deque(maxlen=MAX_ERRORS)
         self._has_news = False
@@ -64,14 +66,14 @@ class VirtualUdpSocket:
         self._errors.clear()
         return errors
 
-    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> int:
         """Send what the buffer takes; return how many datagrams that were."""
         self._check_open()
         self._statistics.send_calls += 1
         for index, datagram in enumerate(datagrams):
             if self._sending_bytes >= SEND_BUFFER:
                 return index
-            if self._host.send_datagram(self, bytes(datagram), remote):
+            if self._host.send_datagram(self, bytes(datagram), remote, source=source if self._is_wildcard else None):
                 self._statistics.datagrams_sent += 1
                 self._statistics.bytes_sent += len(datagram)
             else:
@@ -126,11 +128,11 @@ class VirtualUdpSocket:
         if self._sending_bytes < SEND_BUFFER:
             self._writable.set()
 
-    def handle_datagram(self, remote: TransportAddress, data: bytes) -> bool:
-        """Queue a datagram for the reader; return False when the buffer is full."""
+    def handle_datagram(self, remote: TransportAddress, data: bytes, asked: str) -> bool:
+        """Queue a datagram that came to the address `asked` for the reader; return False when the buffer is full."""
         if self._received_bytes >= RECEIVE_BUFFER:
             return False
-        self._received.append((remote, data))
+        self._received.append((remote, data, asked if self._is_wildcard and not is_multicast(asked) else None))
         self._received_bytes += len(data) + DATAGRAM_COST
         self._statistics.datagrams_received += 1
         self._statistics.bytes_received += len(data)
@@ -163,21 +165,25 @@ class VirtualUdpSocket:
 
     def _take_batch(self, limit: int) -> Batch:
         """Join datagrams of one remote as the kernel's GRO does: all of one size, only the last may be shorter."""
-        remote, first = self._take_datagram()
+        remote, first, local = self._take_datagram()
         parts = [first]
         size = total = len(first)
         while self._received and size and len(parts) < limit:
-            next_remote, data = self._received[0]
-            if next_remote != remote or not 0 < len(data) <= size or total + len(data) > BATCH_LIMIT:
+            next_remote, data, next_local = self._received[0]
+            if (
+                (next_remote, next_local) != (remote, local)
+                or not 0 < len(data) <= size
+                or total + len(data) > BATCH_LIMIT
+            ):
                 break
             self._take_datagram()
             parts.append(data)
             total += len(data)
             if len(data) < size:
                 break
-        return Batch(remote, b"".join(parts), max(1, size))
+        return Batch(remote, b"".join(parts), max(1, size), local)
 
-    def _take_datagram(self) -> tuple[TransportAddress, bytes]:
-        remote, data = self._received.popleft()
+    def _take_datagram(self) -> tuple[TransportAddress, bytes, str | None]:
+        remote, data, local = self._received.popleft()
         self._received_bytes -= len(data) + DATAGRAM_COST
-        return remote, data
+        return remote, data, local

@@ -37,7 +37,7 @@ class FakeSocket:
     def take_errors(self) -> list[IcmpError]:
         return []
 
-    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress) -> int:
+    def send_nowait(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> int:
         taken = min(self.room, len(datagrams))
         self.sent += [(datagram, remote) for datagram in datagrams[:taken]]
         self.room -= taken

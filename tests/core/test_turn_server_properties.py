@@ -185,7 +185,7 @@ def test_everything_is_given_back_in_the_end() -> None:
     assert bench.server.reservations == 0
     assert bench.server.next_timeout() is None
     assert all(pool.used == 0 for pool in bench.server.pools.values())
-    assert all(not flows for flows in [bench.server.flows("udp", SERVER)])
+    assert all(not flows for flows in [bench.server.flows("udp", SERVER.port)])
 
 
 @given(st.binary(max_size=200), st.integers(0, 2**32))

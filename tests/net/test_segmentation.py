@@ -9,7 +9,6 @@ from iceagent.net.segmentation import (
     MAX_PAYLOAD,
     MAX_SEGMENTS,
     Arrival,
-    gro_segment_size,
     join_arrivals,
     run_end,
 )
@@ -48,7 +47,7 @@ def test_joined_arrivals_hold_the_same_datagrams_in_the_same_order(
     for number, (remote, size, count) in enumerate(pieces):
         count = count if size else 1
         data = bytes([number % 256]) * (size * count)
-        arrivals.append((remote, size or 1, len(scratch), len(scratch) + len(data)))
+        arrivals.append((remote, size or 1, len(scratch), len(scratch) + len(data), None))
         scratch += data
         expected += [(remote, bytes([number % 256]) * size)] * count
     batches = join_arrivals(memoryview(scratch), arrivals)
@@ -58,23 +57,22 @@ def test_joined_arrivals_hold_the_same_datagrams_in_the_same_order(
 
 def test_neighbours_of_one_size_become_one_batch() -> None:
     """A bulk flow on a system without GRO must cost the layers above one object per wake, not one per packet."""
-    arrivals = [(A, 100, at, at + 100) for at in range(0, 5000, 100)] + [(A, 30, 5000, 5030)]
+    arrivals: list[Arrival] = [(A, 100, at, at + 100, None) for at in range(0, 5000, 100)]
+    arrivals.append((A, 30, 5000, 5030, None))
     (batch,) = join_arrivals(memoryview(bytes(6000)), arrivals)
     assert (len(batch), batch.segment_size, len(batch.data)) == (51, 100, 5030)
 
 
 def test_a_joined_batch_stays_within_what_the_kernel_merges() -> None:
     """Buffers of consumers are sized for 64 KiB."""
-    arrivals = [(A, 1200, at, at + 1200) for at in range(0, 120_000, 1200)]
+    arrivals: list[Arrival] = [(A, 1200, at, at + 1200, None) for at in range(0, 120_000, 1200)]
     batches = join_arrivals(memoryview(bytes(120_000)), arrivals)
     assert all(len(batch.data) <= MAX_BATCH for batch in batches)
     assert sum(map(len, batches)) == 100
 
 
-def test_a_missing_or_senseless_gro_size_means_one_datagram() -> None:
-    """The kernel names a size only when it merged; zero would divide by zero later."""
-    assert gro_segment_size([], 700) == 700
-    assert gro_segment_size([], 0) == 1
-    assert gro_segment_size([(17, 104, bytes(4))], 700) == 700
-    assert gro_segment_size([(17, 104, b"\x64\0\0\0")], 700) == 100
-    assert gro_segment_size([(1, 29, bytes(16)), (17, 104, b"\x64")], 700) == 700
+def test_what_came_to_two_addresses_of_ours_stays_apart() -> None:
+    """An answer leaves from the address that was asked: one batch has one."""
+    arrivals: list[Arrival] = [(A, 5, 0, 5, "192.0.2.8"), (A, 5, 5, 10, "192.0.2.8"), (A, 5, 10, 15, "192.0.2.9")]
+    batches = join_arrivals(memoryview(bytes(15)), arrivals)
+    assert [(batch.local, len(batch)) for batch in batches] == [("192.0.2.8", 2), ("192.0.2.9", 1)]

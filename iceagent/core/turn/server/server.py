@@ -144,9 +144,13 @@ class TurnServer:
         """How many sources without allocation are remembered, for limits only."""
         return len(self._budget)
 
-    def flows(self, transport: str, local: TransportAddress) -> dict[TransportAddress, Allocation]:
-        """Return the live table of one listening address, by client; for `forward_to_peer`. Do not change it."""
-        return self._state.flows.setdefault((transport, local), {})
+    def flows(self, transport: str, port: int) -> dict[TransportAddress, Allocation]:
+        """Return the live table of one listening port, by client; for `forward_to_peer`. Do not change it.
+
+        A client that has allocations at several addresses of this machine has the newest here, the others in
+        `allocations`: `path.local` tells.
+        """
+        return self._state.flows.setdefault((transport, port), {})
 
     # -- input
 

@@ -104,6 +104,7 @@ class ServerState:
         hosts: IP literal to bind: IP literal to announce; at most one of each family.
         pools: by bound host.
         software: for SOFTWARE, in authenticated answers; empty for none.
+        flows: by transport and port of the server the newest allocation of each client, for the data path.
     """
 
     limits: TurnLimits
@@ -114,7 +115,7 @@ class ServerState:
     software: str = ""
     draining: bool = False
     allocations: dict[ClientPath, Allocation] = field(default_factory=dict)
-    flows: dict[tuple[str, TransportAddress], dict[TransportAddress, Allocation]] = field(default_factory=dict)
+    flows: dict[tuple[str, int], dict[TransportAddress, Allocation]] = field(default_factory=dict)
     relays: dict[TransportAddress, Relay] = field(default_factory=dict)
     departed: dict[TransportAddress, float] = field(default_factory=dict)
     connections: dict[int, Connection] = field(default_factory=dict)
@@ -193,7 +194,7 @@ class ServerState:
         """Enter an allocation into the tables."""
         path = allocation.path
         self.allocations[path] = allocation
-        self.flows.setdefault((path.transport, path.local), {})[path.remote] = allocation
+        self.flows.setdefault((path.transport, path.local.port), {})[path.remote] = allocation
         self.per_user[allocation.user] += 1
         self.per_source[source_of(path.remote.host)] += 1
 
@@ -202,7 +203,9 @@ class ServerState:
         path = allocation.path
         self.past_traffic.update(allocation.traffic)
         del self.allocations[path]
-        del self.flows[path.transport, path.local][path.remote]
+        flows = self.flows[path.transport, path.local.port]
+        if flows.get(path.remote) is allocation:  # else it has a newer one at another address of ours
+            del flows[path.remote]
         _decrease(self.per_user, allocation.user)
         _decrease(self.per_source, source_of(path.remote.host))
 
