@@ -182,9 +182,9 @@ class DtlsSocket(trio.socket.SocketType):
         """Send from one end to the other, the last argument; what finds no room is lost, and DTLS sends it again."""
         await trio.lowlevel.checkpoint()
         data, (local, remote) = args[0], _ends(args[-1])
-        assert isinstance(data, bytes)
+        assert isinstance(data, bytes | bytearray | memoryview)
         source = None if local == self._sock.local_address else local.host
-        self._sock.send_nowait((data,), remote, source=source)
+        self._sock.send_nowait((bytes(data),), remote, source=source)
         return len(data)
 
     def close(self) -> None:
