@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import time
@@ -54,3 +55,32 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     sockets, processes = left_over(*before)
     assert not sockets, f"sockets left open: {sockets}"
     assert not processes, f"child processes left: {processes}"
+
+
+class _Unforeseen(logging.Handler):
+    """Keeps what is logged as unforeseen."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.words: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.words.append(record.getMessage())
+
+
+@pytest.fixture
+def expects_unforeseen() -> None:
+    """For tests that make something unforeseen happen."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_unforeseen(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail where an error was contained (`iceagent.net.contained`): a fault stays one, though it ends nothing."""
+    handler = _Unforeseen()
+    logger = logging.getLogger("iceagent.unforeseen")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    assert not handler.words or "expects_unforeseen" in request.fixturenames, handler.words

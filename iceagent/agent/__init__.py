@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iceagent.agent.agent import Agent, open_agent
-from iceagent.agent.config import AgentConfig, IceServer
+from iceagent.agent.config import AgentConfig
 from iceagent.agent.events import (
     AgentEvent,
     DestinationUnreachable,
@@ -22,6 +22,7 @@ from iceagent.agent.events import (
     ServerFailed,
 )
 from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
+from iceagent.agent.servers import IceServer
 from iceagent.agent.shared_port import open_shared_port
 from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
 from iceagent.agent.streams import Component, Stream

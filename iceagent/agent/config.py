@@ -8,125 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from iceagent.agent.servers import IceServer, first_servers
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_MIN_S
 from iceagent.core.ice import Controller, Credentials, check_layout
 from iceagent.core.nat import HardNat
-from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.proxy import parse_proxy
 from iceagent.net.shared_port import SharedPort
-from iceagent.net.turn import CredentialSource, TurnLogin
 
 if TYPE_CHECKING:
     from iceagent.agent.agent import Agent
 
-DEFAULT_STUN_PORT: Final = 3478  # RFC 8489 section 18.6
-DEFAULT_TLS_PORT: Final = 5349  # RFC 8656 section 21
 GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included
 RECEIVE_QUEUE: Final = 4 * 1024 * 1024  # ours: bytes, some 30 ms at 1 Gbit/s
-MAX_SERVERS: Final = 16  # ours: each costs one transaction per local address
 
 CANDIDATE_TYPES: Final = ("host", "srflx", "prflx", "relay")  # RFC 8839 section 5.1
-
-_STUN_SCHEMES: Final = ("stun",)
-_TURN_SCHEMES: Final = ("turn", "turns")
-_TRANSPORTS: Final = {"": ("udp", "tcp"), "udp": ("udp",), "tcp": ("tcp",)}
-_TRANSPORTS_TLS: Final = {"": ("tls",), "tcp": ("tls",), "udp": ("dtls",)}
-_KNOWN_SCHEMES: Final = ("stun", "stuns", "turn", "turns")
-
-
-@dataclass(frozen=True, slots=True)
-class IceServer:
-    """A server that helps gathering: `IceServer("stun:stun.example.org:3478")`, or a relay.
-
-    A relay is `IceServer("turn:turn.example.org", username=…, credential=…)`.
-
-    Attributes:
-        url: `stun:HOST[:PORT]` (RFC 7064), `turn:HOST[:PORT][?transport=udp|tcp]` or `turns:…` (RFC 7065); an IPv6
-            literal needs brackets. The port is 3478 unless given, 5349 for `turns`. Without `transport`, `turn` is UDP,
-            and TCP where UDP does not get through; `turns` is TLS, and DTLS with `transport=udp`.
-        username: of TURN servers.
-        credential: its password; kept out of `repr` and logs.
-        credentials: instead of both, a function, plain or async, that returns `TurnCredentials`; it is called again
-            before they expire.
-    """
-
-    url: str
-    username: str | None = None
-    credential: str | None = field(default=None, repr=False)
-    credentials: CredentialSource | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuse what is not such a URL.
-
-        Raises:
-            LocalError: the URL is malformed, or there is a user name without a password.
-        """
-        self.endpoint()
-        self.transports()
-        if self.is_turn and self.credentials is None and (not self.username) != (not self.credential):
-            raise LocalError(f"{self.url!r} needs both username= and credential=, or neither")
-
-    @property
-    def is_turn(self) -> bool:
-        """Whether it relays."""
-        return self.scheme in _TURN_SCHEMES
-
-    @property
-    def answers_tcp(self) -> bool:
-        """Whether it is to be asked over TCP how it sees us: a relay over TCP, or `stun:…?transport=tcp`."""
-        return "tcp" in self.transports() and (self.is_turn or "transport=" in self.url.lower())
-
-    def transports(self) -> tuple[str, ...]:
-        """Return the transports to try, best first, of `udp`, `tcp`, `tls` and `dtls`.
-
-        Raises:
-            LocalError: the URL names another one.
-        """
-        query = self.url.partition("?")[2].lower()
-        name, _, wanted = query.partition("=")
-        known = _TRANSPORTS_TLS if self.scheme == "turns" else _TRANSPORTS
-        if (query and name != "transport") or wanted not in known:
-            raise LocalError(f"{self.url!r} must end in ?transport=udp, ?transport=tcp or neither")
-        return known[wanted]
-
-    def login(self) -> TurnLogin:
-        """Return where the credentials come from."""
-        if self.credentials is not None:
-            return TurnLogin(self.credentials)
-        if not self.username or not self.credential:
-            return TurnLogin(None)
-        return TurnLogin(TurnCredentials(self.username, self.credential))
-
-    @property
-    def scheme(self) -> str:
-        """`stun`, `stuns`, `turn` or `turns`."""
-        return self.url.partition(":")[0].lower()
-
-    def endpoint(self) -> tuple[str, int]:
-        """Return host and port.
-
-        Raises:
-            LocalError: the URL is malformed.
-        """
-        scheme, colon, rest = self.url.partition(":")
-        rest = rest.partition("?")[0]
-        if not colon or scheme.lower() not in _KNOWN_SCHEMES or rest.startswith("//"):
-            raise LocalError(f"{self.url!r} is not an ICE server; write it as stun:stun.example.org:3478")
-        if rest.startswith("["):
-            host, _, port_text = rest[1:].partition("]")
-            port_text = port_text.removeprefix(":")
-        else:
-            host, _, port_text = rest.partition(":")
-        if not host or ":" in port_text:
-            raise LocalError(f"{self.url!r} has no host (an IPv6 address needs brackets: stun:[2001:db8::1]:3478)")
-        if not port_text:
-            return host, DEFAULT_TLS_PORT if scheme.lower() in ("turns", "stuns") else DEFAULT_STUN_PORT
-        if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65536):
-            raise LocalError(f"the port of {self.url!r} is not within 1 to 65535")
-        return host, int(port_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +33,7 @@ class AgentConfig:
 
     Attributes:
         servers: STUN and TURN servers, all asked in parallel; of one relay's transports the best that works is used.
+            Of more than `MAX_SERVERS` (16) the first are asked, and the others are logged.
         transport_policy: "all", or "relay": nothing is sent but to the TURN servers, and the peer learns no address of
             ours but theirs. It needs a TURN server, given here or by the relay of a session.
         interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
@@ -298,11 +197,12 @@ class AgentConfig:
             raise LocalError(f"transport_policy {self.transport_policy!r} is not known; write 'all' or 'relay'")
         if self.mdns not in ("off", "resolve", "publish"):
             raise LocalError(f"mdns {self.mdns!r} is not known; write 'off', 'resolve' or 'publish'")
-        if len(self.servers) > MAX_SERVERS:
-            raise LocalError(f"{len(self.servers)} servers are more than {MAX_SERVERS}; two or three are enough")
         for server in self.servers:
-            if server.scheme not in (*_STUN_SCHEMES, *_TURN_SCHEMES):
-                raise LocalError(f"STUN over TLS servers are not supported by this version; leave out {server.url!r}")
+            if not isinstance(server, IceServer):
+                raise LocalError("servers is a list of IceServer, such as [IceServer('stun:stun.example.org')]")
+            if server.scheme == "stuns":
+                raise LocalError(f"STUN over TLS is not supported by this version; leave out {server.shown!r}")
+        object.__setattr__(self, "servers", first_servers(self.servers))
         if self.proxy:
             parse_proxy(self.proxy)
 

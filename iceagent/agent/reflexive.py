@@ -14,11 +14,12 @@ from typing import Final
 
 import trio
 
-from iceagent.agent.config import AgentConfig, IceServer
+from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import ServerAnswered, ServerFailed
 from iceagent.agent.mdns import Names
 from iceagent.agent.nat64 import Nat64, is_ipv4
+from iceagent.agent.servers import IceServer
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import STUN_TI_S, TA_MIN_S

@@ -15,10 +15,11 @@ from typing import Final
 
 import trio
 
-from iceagent.agent.config import AgentConfig, IceServer
+from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import ServerAnswered, ServerFailed
 from iceagent.agent.reflexive import can_reach
+from iceagent.agent.servers import IceServer
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import KEEPALIVE_S

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.errors import LocalError
 from iceagent.net.api import Network
+from iceagent.net.host_names import check_host
+from iceagent.net.proxy_choice import Proxy, parse_proxy, proxy_for, proxy_from_environment
+from iceagent.net.staggered import first_of, interleave
 from iceagent.net.tls import client_context, wrap_tls
 
 PROXY_TIMEOUT_S: Final = 10.0  # ours: from the connection to the proxy to its yes
+ATTEMPT_DELAY_S: Final = 0.5  # ours: a proxy's address that has not said yes by then gets company from the next one
 MAX_RESPONSE: Final = 16384  # ours: bytes of an HTTP proxy's answer
-_DEFAULT_PORTS: Final = {"http": 8080, "https": 443, "socks5": 1080, "socks5h": 1080}
 _SOCKS_REFUSALS: Final = {
     1: "general failure",
     2: "not allowed by its rules",
@@ -35,64 +35,18 @@ class ProxyError(OSError):
     """The proxy refuses, or does not speak its protocol."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """A proxy: `http`, `https` (TLS to the proxy itself) or `socks5`; the password is kept out of `repr`."""
-
-    scheme: str
-    host: str
-    port: int
-    username: str = ""
-    password: str = field(default="", repr=False)
-
-
-def parse_proxy(url: str) -> Proxy:
-    """Return the proxy of a URL such as `http://user:pw@proxy.example:8080` or `socks5://[::1]:1080`.
-
-    Raises:
-        LocalError: it is no such URL; it is not repeated in the message, for it may hold a password.
-    """
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
-    except ValueError:
-        raise LocalError("the proxy's URL cannot be read; write it as http://HOST:PORT or socks5://HOST:PORT") from None
-    scheme = parts.scheme.lower()
-    if scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise LocalError("the proxy must be http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT")
-    return Proxy(
-        "socks5" if scheme == "socks5h" else scheme,
-        parts.hostname,
-        port or _DEFAULT_PORTS[scheme],
-        unquote(parts.username or ""),
-        unquote(parts.password or ""),
-    )
-
-
-def proxy_from_environment(environment: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy that `HTTPS_PROXY` or `ALL_PROXY` (either case) names, or None.
-
-    Raises:
-        LocalError: it names none that can be used.
-    """
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        if environment.get(name):
-            return parse_proxy(environment[name])
-    return None
-
-
-def first_permitted(
+def all_permitted(
     addresses: Sequence[TransportAddress], permits: Callable[[TransportAddress], bool] | None
-) -> TransportAddress:
-    """Return the first address that a policy permits.
+) -> list[TransportAddress]:
+    """Return the addresses that a policy permits, in their order.
 
     Raises:
-        OSError: it permits none.
+        OSError: it permits none of them.
     """
-    for address in addresses:
-        if permits is None or permits(address):
-            return address
-    raise OSError("its address is forbidden by the policy")
+    found = [address for address in addresses if permits is None or permits(address)]
+    if addresses and not found:
+        raise OSError("its address is forbidden by the policy")
+    return found
 
 
 async def connect_through(
@@ -118,22 +72,34 @@ async def connect_through(
     """
     try:
         with trio.fail_after(PROXY_TIMEOUT_S):
-            stream = await _connect_to(network, proxy, local_host, permits)
-            return await _connect_through(stream, proxy, host, port)
+            return await first_of(
+                interleave(await _addresses_of(network, proxy, local_host, permits)),
+                lambda address: _connect_at(network, address, proxy, (host, port), local_host),
+                discard=trio.aclose_forcefully,
+                delay_s=ATTEMPT_DELAY_S,
+            )
     except trio.TooSlowError:
         raise ProxyError(f"the proxy {proxy.host} did not connect to {host} within {PROXY_TIMEOUT_S:g} s") from None
 
 
-async def _connect_to(
+async def _addresses_of(
     network: Network, proxy: Proxy, local_host: str | None, permits: Callable[[TransportAddress], bool] | None
-) -> trio.abc.Stream:
+) -> list[TransportAddress]:
     family = None if local_host is None else 6 if ":" in local_host else 4
-    addresses = await network.resolve(proxy.host, proxy.port, family=family)
-    return await network.connect_tcp(first_permitted(addresses, permits), local_host=local_host)
+    return all_permitted(await network.resolve(proxy.host, proxy.port, family=family), permits)
+
+
+async def _connect_at(
+    network: Network, address: TransportAddress, proxy: Proxy, target: tuple[str, int], local_host: str | None
+) -> trio.abc.Stream:
+    """Connect through the proxy at one of its addresses; one that connects and says nothing is dead, too."""
+    stream = await network.connect_tcp(address, local_host=local_host)
+    return await _connect_through(stream, proxy, *target)
 
 
 async def _connect_through(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
     try:
+        host = _checked(host)
         if proxy.scheme == "https":
             stream = await wrap_tls(stream, client_context(), proxy.host)
         if proxy.scheme == "socks5":
@@ -147,6 +113,14 @@ async def _connect_through(stream: trio.abc.Stream, proxy: Proxy, host: str, por
         await trio.aclose_forcefully(stream)
         raise
     return stream
+
+
+def _checked(host: str) -> str:
+    """Return a host as proxies are told it, be it whose word it may: nothing that would end a line of the request."""
+    try:
+        return check_host(host, bracketed=":" in host)
+    except ValueError as error:
+        raise ProxyError(f"no proxy is asked for {host[:80]!r}: {error}") from None
 
 
 async def _http_connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
@@ -219,3 +193,14 @@ async def _read(stream: trio.abc.Stream, size: int, proxy: Proxy) -> bytes:
             raise ProxyError(f"the proxy {proxy.host} closed the connection")
         data += bytes(part)
     return data
+
+
+__all__ = [
+    "Proxy",
+    "ProxyError",
+    "all_permitted",
+    "connect_through",
+    "parse_proxy",
+    "proxy_for",
+    "proxy_from_environment",
+]

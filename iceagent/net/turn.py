@@ -16,6 +16,7 @@ import trio
 
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
+from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network
 from iceagent.net.turn_connect import TurnOptions, TurnServer, open_transport
 from iceagent.net.turn_socket import TurnSocket
@@ -43,12 +44,22 @@ class TurnLogin:
     wall_clock: Callable[[], float] = time.time
 
     async def credentials(self) -> turn.TurnCredentials | None:
-        """Return credentials that are good now. Whatever the function raises comes through."""
-        if self.source is None or isinstance(self.source, turn.TurnCredentials):
+        """Return credentials that are good now. Whatever the function raises comes through.
+
+        Raises:
+            LocalError: they hold what TURN cannot carry.
+        """
+        found = self.source() if callable(self.source) else self.source
+        if found is None or isinstance(found, turn.TurnCredentials):
             await trio.lowlevel.checkpoint()
-            return self.source
-        found = self.source()
-        return found if isinstance(found, turn.TurnCredentials) else await found
+        else:
+            found = await found
+        if found is not None:
+            try:
+                found.check()
+            except ValueError as error:
+                raise LocalError(f"the credentials of a TURN server cannot be used: {error}") from None
+        return found
 
     def rotate_in_s(self, credentials: turn.TurnCredentials | None) -> float:
         """Return after how many seconds to ask for new credentials; infinity where there are none to be had."""

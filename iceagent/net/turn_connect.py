@@ -11,7 +11,7 @@ import trio
 
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.api import Network, UdpSocket
-from iceagent.net.proxy import Proxy, connect_through, first_permitted
+from iceagent.net.proxy import Proxy, all_permitted, connect_through
 from iceagent.net.system import SystemNetwork
 from iceagent.net.tls import client_context, wrap_tls
 from iceagent.net.turn_transport import StreamTransport, TurnTransport, UdpTransport
@@ -102,7 +102,7 @@ async def _address_of(network: Network, server: TurnServer, options: TurnOptions
     usable = [address for address in found if address.family in options.families]
     if not usable:
         raise OSError(f"{server.host} has no address of IP version {options.families}")
-    return first_permitted(usable, options.permits)
+    return all_permitted(usable, options.permits)[0]
 
 
 async def _open_udp(network: Network, server: TransportAddress, options: TurnOptions) -> UdpSocket:

@@ -10,14 +10,15 @@ import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import icesignal
 
-from iceagent.agent import AgentConfig, IceServer
+from iceagent.agent import AgentConfig
+from iceagent.agent.servers import offered_servers
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
 from iceagent.session.errors import CodeError, NobodyCame, RelayError, RelayMissing, VersionMismatch
@@ -106,29 +107,19 @@ def best_address(families: Sequence[int] = (4, 6)) -> str:
 def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Sequence[Mapping[str, Any]]) -> AgentConfig:
     """Return the agent's configuration with the relay's STUN and TURN servers.
 
-    Peers that meet at loopback may use loopback. What the relay offers and this version does not know is left out.
+    Peers that meet at loopback may use loopback. What the relay offers and nobody can use is left out and logged.
 
     Raises:
         LocalError: only relayed paths are allowed, and there is no TURN server.
     """
     config = config or AgentConfig()
-    servers = [*config.servers, *(server for entry in ice_servers for server in _servers_of(entry))]
+    servers = [*config.servers, *offered_servers(ice_servers, relay_host, config.network or SystemNetwork())]
     if config.transport_policy == "relay" and not any(server.is_turn for server in servers):
         raise LocalError(
             "only relayed paths are allowed here, and no TURN server is known: let the relay be `iceagent serve --turn`"
         )
     loopback = True if config.include_loopback is None and is_loopback(relay_host) else config.include_loopback
     return replace(config, servers=tuple(dict.fromkeys(servers)), include_loopback=loopback)
-
-
-def _servers_of(entry: Mapping[str, Any]) -> Iterator[IceServer]:
-    username, credential = str(entry.get("username") or ""), str(entry.get("credential") or "")
-    for url in entry.get("urls", ()):
-        with suppress(LocalError):
-            if str(url).startswith(("turn:", "turns:")):
-                yield IceServer(str(url), username=username, credential=credential)
-            elif str(url).startswith("stun:"):
-                yield IceServer(str(url))
 
 
 def host_of(url: str) -> str:

@@ -105,7 +105,7 @@ def test_malformed_server_urls_are_refused_at_once(url: str) -> None:
         ({"transport_policy": "direct"}, "not known"),
         ({"proxy": "ftp://proxy.example.org"}, "proxy"),
         ({"servers": [IceServer("stuns:stun.example.org")]}, "TLS"),
-        ({"servers": [IceServer("stun:x")] * 17}, "more than"),
+        ({"servers": ["stun:x"]}, "list of IceServer"),
         ({"families": ()}, "families"),
         ({"families": (5,)}, "families"),
         ({"interfaces": "eth0"}, "list of names"),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
 from coturn import make_certificate
+from named import Named
 
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
-from iceagent.net.proxy import Proxy, ProxyError, connect_through, parse_proxy, proxy_from_environment
+from iceagent.net.proxy import Proxy, ProxyError, connect_through, parse_proxy, proxy_for, proxy_from_environment
 from iceagent.net.turn import TurnLogin, open_turn_socket
 from iceagent.net.turn_connect import TurnOptions, TurnServer
 from iceagent.servers.turn import TurnService, open_turn_server
@@ -190,8 +191,9 @@ async def test_a_proxy_that_refuses_or_talks_nonsense_is_an_error(scheme, answer
     async def nonsense(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         if answer:
-            await stream.send_all(answer)
-            await stream.send_eof()
+            with suppress(trio.BrokenResourceError):  # we hang up as soon as the first bytes are nonsense
+                await stream.send_all(answer)
+                await stream.send_eof()
 
     with trio.fail_after(10):
         async with running(nonsense) as port:
@@ -227,3 +229,83 @@ async def test_ipv4_literals_go_as_addresses_through_socks5():
                 assert bytes(await stream.receive_some()) == b"hi"
     assert proxy.asked == [(HOST, target)]
     assert TransportAddress(HOST, target).family == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://proxy:0", "1 to 65535"),
+        ("http://proxy:8080/path", "after its port"),
+        ("http://proxy:8080?x=hunter2", "after its port"),
+        ("http://pro\nxy:8080", "line break"),
+        ("http://:hunter2@proxy", "no user name"),
+        ("socks5://me@proxy", "1 to 255 bytes"),
+        (f"socks5://me:{'hunter2' * 40}@proxy", "1 to 255 bytes"),
+        ("http://me%3Ayou:hunter2@proxy", "no colon"),
+        ("http://me:hunter2%0d%0a@proxy", "control characters"),
+        ("http://a..b:1", "cannot be read"),
+    ],
+)
+def test_each_part_of_a_proxys_url_is_used_or_refused(url: str, words: str) -> None:
+    """What is dropped in silence fails later, elsewhere; and no message shows the password."""
+    with pytest.raises(LocalError, match=words) as caught:
+        parse_proxy(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "exempt", "not_exempt"),
+    [
+        ("*", ["turn.example.org", "192.0.2.1"], []),
+        ("example.org", ["example.org", "turn.example.org", "TURN.example.org."], ["badexample.org", "example.com"]),
+        (".example.org", ["turn.example.org"], ["notexample.org"]),
+        ("*.example.org", ["turn.example.org"], ["example.com"]),
+        ("a.example, b.example", ["a.example", "x.b.example"], ["c.example"]),
+        ("10.0.0.0/8", ["10.1.2.3"], ["11.1.2.3", "turn.example"]),
+        ("2001:db8::/32", ["2001:db8::7"], ["2001:db9::7"]),
+        ("192.0.2.1", ["192.0.2.1"], ["192.0.2.10"]),
+        ("[2001:db8::1]:3478", ["2001:db8::1"], ["2001:db8::2"]),
+        ("2001:db8::1", ["2001:db8::1"], ["2001:db8::2"]),
+        ("turn.example:3478", ["turn.example"], []),
+        ("turn.example:443", [], ["turn.example"]),
+        ("", ["localhost", "127.0.0.1", "::1", "a.localhost"], ["turn.example"]),
+    ],
+)
+def test_no_proxy_says_whom_to_reach_without(no_proxy: str, exempt: list[str], not_exempt: list[str]) -> None:
+    """A relay in the office is asked for past the office's proxy, which would refuse."""
+    environment = {"HTTPS_PROXY": "http://proxy:3128", "no_proxy": no_proxy}
+    assert [host for host in exempt if proxy_for(host, 3478, environment) is not None] == []
+    assert [host for host in not_exempt if proxy_for(host, 3478, environment) is None] == []
+
+
+def test_an_unusable_variable_is_told_and_no_proxy_used(caplog: pytest.LogCaptureFixture) -> None:
+    """In silence nobody would find out why nothing leaves the office."""
+    assert proxy_for("turn.example", 3478, {"ALL_PROXY": "ftp://me:hunter2@proxy"}) is None
+    assert "ALL_PROXY" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+async def test_a_proxys_name_with_a_dead_first_address_works() -> None:
+    """Two A records: one host is down, another takes connections and says nothing. Only a moment is lost."""
+    proxy = ProxyServer()
+    target = await SystemNetwork().listen_tcp(HOST)
+    network = Named({"proxy.example": ["127.0.0.2", "127.0.0.3", HOST]})
+    async with running(proxy.http) as port, target:
+        mute = await network.listen_tcp("127.0.0.3", port)
+        async with mute:
+            with trio.fail_after(5):
+                stream = await connect_through(
+                    network, Proxy("http", "proxy.example", port), HOST, target.socket.getsockname()[1]
+                )
+            await trio.aclose_forcefully(stream)
+    assert len(proxy.asked) == 1
+
+
+async def test_a_host_that_would_end_a_line_of_the_request_is_not_asked_for() -> None:
+    """Whoever names the server would write the request's headers."""
+    proxy = ProxyServer()
+    async with running(proxy.http) as port:
+        for host in ("evil\r\nX: y", "a b", "", "x" * 300, "[::1]"):
+            with pytest.raises(ProxyError, match="no proxy is asked for"):
+                await connect_through(SystemNetwork(), Proxy("http", HOST, port), host, 1)
+    assert not proxy.asked

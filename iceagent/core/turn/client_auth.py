@@ -109,14 +109,15 @@ class Authenticator:
     def handle_success(self, response: stun.Message) -> None:
         """Take a nonce that comes with a success: the next one to use."""
         nonce = response.get(stun.Nonce)
-        if nonce is not None and self._nonce:
+        if nonce is not None and self._nonce and _fits(nonce.value):
             self._nonce = nonce.value
 
-    @staticmethod
-    def _makes_keys(realm: str) -> bool:
-        """Return whether keys can be made with a realm; it is the network's word, and OpaqueString forbids much."""
+    def _makes_keys(self, realm: str) -> bool:
+        """Return whether keys can be made: OpaqueString forbids much, in the network's word as in the user's."""
         try:
             stun.opaque_string(realm)
+            if self.credentials is not None:
+                self.credentials.check()
         except ValueError:
             return False
         return True

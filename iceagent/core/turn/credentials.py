@@ -24,6 +24,26 @@ class TurnCredentials:
     password: str = field(repr=False)
     expires_at: float | None = None
 
+    def check(self) -> None:
+        """Refuse what no server can be told.
+
+        Raises:
+            ValueError: the user name is too long, or either is empty, no text, or holds a character that OpaqueString
+                does not allow; the message does not repeat it.
+        """
+        for what, text in (("user name", self.username), ("password", self.password)):
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"its {what} is no text, or empty")
+            try:
+                prepared = stun.opaque_string(text)
+            except ValueError:
+                raise ValueError(
+                    f"its {what} holds a character that TURN does not allow, such as a line break, a tab or a soft "
+                    "hyphen; was more copied than the secret?"
+                ) from None
+            if what == "user name" and len(prepared.encode()) > stun.Username.MAX_BYTES:
+                raise ValueError(f"its user name is longer than {stun.Username.MAX_BYTES} bytes (RFC 8489)")
+
 
 @dataclass(frozen=True, slots=True)
 class LongTermKeys:

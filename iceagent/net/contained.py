@@ -1,0 +1,53 @@
+"""What nobody has foreseen costs the one it happened to: that server, that rung, that peer, and not its neighbours.
+
+Errors that are foreseen are named where they occur. This is for the rest: a background task that would otherwise end
+all that share its nursery. The traceback is logged at debug, the fact at error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVarTuple
+
+logger = logging.getLogger("iceagent.unforeseen")
+
+_Args = TypeVarTuple("_Args")
+
+
+def tell_unforeseen(what: str, error: BaseException) -> None:
+    """Log an error nobody has foreseen; without its words, which may be a stranger's or hold a secret."""
+    names = sorted({type(one).__name__ for one in _leaves(error)})
+    logger.error("%s is given up: unforeseen %s; please report it with a log at debug", what, ", ".join(names))
+    logger.debug("%s", what, exc_info=error)
+
+
+@contextmanager
+def contained(what: str, on_failure: Callable[[Exception], object] | None = None) -> Iterator[None]:
+    """Let whatever the body raises end the body alone. Cancellation passes through, as it must.
+
+    Args:
+        what: names, for the log, what is given up.
+        on_failure: called with the error.
+    """
+    try:
+        yield
+    except* Exception as group:
+        tell_unforeseen(what, group)
+        if on_failure is not None:
+            on_failure(group)
+
+
+async def run_contained(what: str, run: Callable[[*_Args], Awaitable[object]], *args: *_Args) -> None:
+    """Run a background task so that its failure ends no other: `nursery.start_soon(run_contained, "…", task)`."""
+    with contained(what):
+        await run(*args)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error

@@ -1,0 +1,64 @@
+"""Host names and IP literals as users and URLs write them: checked, and turned into what resolvers and TLS take."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+_MAX_NAME: Final = 253  # RFC 1035 section 2.3.4, as text, without the final dot
+_MAX_LABEL: Final = 63
+_LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\Z")
+_ZONE: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,32}\Z")
+
+
+def check_host(host: str, *, bracketed: bool = False) -> str:
+    """Return the host of a URL: an IP literal, a zone as `%eth0` (RFC 6874 writes `%25eth0`), or a name in A-labels.
+
+    Args:
+        host: without brackets.
+        bracketed: whether it stood in brackets, as IPv6 literals and nothing else do.
+
+    Raises:
+        ValueError: it is neither; the message repeats no more of it than a name's length.
+    """
+    bare, percent, zone = host.partition("%")
+    if bracketed or percent:
+        zone = zone.removeprefix("25") if percent and len(zone) > 2 else zone
+        try:
+            ipaddress.IPv6Address(bare)
+        except ValueError:
+            raise ValueError("brackets and zones are for IPv6 addresses only, as in [fe80::1%eth0]") from None
+        if percent and not _ZONE.match(zone):
+            raise ValueError("the zone of an address names an interface, as in [fe80::1%eth0]")
+        return f"{bare}%{zone}" if percent else bare
+    return host if _is_literal(host) else _name(host)
+
+
+def without_final_dot(host: str) -> str:
+    """Return a name as certificates and TLS name it: the dot that ends an absolute name is not part of it.
+
+    Source: RFC 6066 section 3.
+    """
+    return host.removesuffix(".") if len(host) > 1 else host
+
+
+def _name(host: str) -> str:
+    try:
+        name = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError("its host is no name that DNS can have") from None
+    labels = without_final_dot(name).split(".")
+    if len(name) > _MAX_NAME + 1 or any(len(label) > _MAX_LABEL for label in labels):
+        raise ValueError(f"the name of its host is too long ({_MAX_NAME} characters, {_MAX_LABEL} between dots)")
+    if not all(map(_LABEL.match, labels)):
+        raise ValueError("its host may have letters, digits, hyphens and single dots only")
+    return name
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
