@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick mutants natlab interop matrix sim fuzz bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick mutants natlab natlab-hard interop matrix sim fuzz bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -42,6 +42,10 @@ mutants: $(STAMP)
 # Real kernels between real processes (needs root, ip and nft): prints the matrix of NATs, writes build/natlab.json.
 natlab: $(STAMP)
 	$(PYTEST) tests/natlab -q
+
+# Each layout with a hard NAT ten times, and how many of the runs became direct.
+natlab-hard: $(STAMP)
+	ICEAGENT_HARD_RUNS=10 $(PYTEST) tests/natlab/test_hard_nat.py -q -s
 
 # Other people's ICE stacks and servers; installs them first, and skips what cannot be had here.
 interop: $(STAMP) build/interop/.installed

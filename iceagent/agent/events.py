@@ -137,7 +137,7 @@ class HardNatBegun:
     """Packets are being sent to get through a hard NAT.
 
     Attributes:
-        technique: `spray` (probes from one socket to many ports) or `crowd` (many sockets, one destination).
+        technique: `spray` (probes from one socket to many ports), `crowd` (many sockets, one destination) or `both`.
         target: where they go; port 0 stands for many.
         sockets: that were opened.
         ttl: of the first packets of each; 0 for the usual.

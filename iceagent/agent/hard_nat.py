@@ -26,20 +26,23 @@ from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.nat import (
     Announcement,
+    CheckSeen,
     HardNat,
     NatKind,
     PortHabit,
     RateCap,
     Share,
     Shot,
+    Shown,
     Task,
     Technique,
     Traversal,
     aim_ahead,
     assign,
     is_target,
+    kind_by_checks,
 )
-from iceagent.core.nat.hard_nat import BASE, MAX_PER_SECOND
+from iceagent.core.nat.hard_nat import BASE, MAX_PER_SECOND, SHOWN_S
 from iceagent.net.api import Batch, Network, UdpSocket
 from iceagent.net.system import SystemNetwork
 
@@ -132,7 +135,12 @@ class HardNatTraversal:
             while True:
                 theirs = await self._wait_theirs(ours.round)
                 end_at = min(end_at, trio.current_time() + HEAD_START_S + self._limits.time_limit_s)
-                task = assign(ours, theirs, controlling=self._driver.ice.role is ice.Role.CONTROLLING)
+                task = assign(ours, theirs)
+                if await self._is_direct_within(0.0 if nat.is_late or (task and task.is_urgent) else HEAD_START_S):
+                    return
+                if not nat.is_late:  # later, what checks had shown has led nowhere
+                    task = assign(ours, theirs, self._shown(nat, theirs))
+                nat.is_late = True
                 if task is None:
                     self._note_hopeless(ours, theirs)
                     return
@@ -151,8 +159,8 @@ class HardNatTraversal:
             habit = await view.look()
             if not habit.host:
                 continue
-            nat = _Nat(base, view, habit, Crowd(open_socket, self._strike))
-            if habit.kind in (NatKind.HARD, NatKind.PREDICTABLE):
+            nat = _Nat(base, view, habit, Crowd(open_socket, self._strike), frozenset(one.host for one in servers))
+            if habit.kind is not NatKind.EASY:
                 nat.ttl = await find_ttl(open_socket, servers[0].host, self._pace)
             return nat
         return None
@@ -189,12 +197,17 @@ class HardNatTraversal:
 
     async def _mapped(self, nat: _Nat) -> ice.Candidate:
         """Wait for the candidate that says how the internet sees our base; without a NAT that is the host candidate."""
-        while True:
-            for candidate in self._driver.ice.local_candidates:
-                is_ours = candidate.path_base == nat.base and candidate.transport == "udp"
-                if is_ours and candidate.address.host == nat.habit.host and candidate.type in _MAPPED_TYPES:
-                    return candidate
+        while not (found := self._mapped_candidates(nat)):
             await self._driver.changed.park()
+        return found[0]
+
+    def _mapped_candidates(self, nat: _Nat) -> list[ice.Candidate]:
+        ours = [one for one in self._driver.ice.local_candidates if one.path_base == nat.base]
+        return [
+            one
+            for one in ours
+            if one.transport == "udp" and one.address.host == nat.habit.host and one.type in _MAPPED_TYPES
+        ]
 
     async def _aim(self, nat: _Nat, number: int) -> int:
         """Return the external port that sockets opened soon will have; 0 where no server answers any more."""
@@ -215,19 +228,15 @@ class HardNatTraversal:
 
     async def _attempt(self, nat: _Nat, task: Task, end_at: float) -> bool:
         """Carry out our part; return whether it is over for good: there is a path, or time or packets ran out."""
-        head_start_s = 0.0 if task.is_urgent or nat.is_late else HEAD_START_S
-        if await self._is_direct_within(head_start_s):
-            return True
-        nat.is_late = True
         began_at = trio.current_time()
-        is_crowd = task.technique is Technique.CROWD
+        is_crowd = task.technique is not Technique.SPRAY
         if is_crowd and not len(nat.crowd):
             await nat.crowd.open(min(task.sockets, self._limits.sockets))
         task = replace(task, sockets=len(nat.crowd) if is_crowd else 0)
         traversal = Traversal(
             task,
             start_at=began_at + (0.0 if is_crowd or task.is_timed else OPENING_S),
-            end_at=min(end_at, began_at + ROUND_S) if task.is_timed else end_at,
+            end_at=min(end_at, began_at + (ROUND_S if task.is_timed else SHOWN_S if task.is_shown else math.inf)),
             packets=self._packets_left,
             caps=self._caps,
             randbytes=self._config.randbytes,
@@ -307,6 +316,26 @@ class HardNatTraversal:
 
     # What there is
 
+    def _shown(self, nat: _Nat, theirs: Announcement) -> Shown:
+        """Return what checks through relays have shown of both NATs."""
+        pairs, relay = self._driver.ice.pairs, ice.CandidateType.RELAY
+        mapped = next((one.address for one in self._mapped_candidates(nat)), None)
+        to_relays = [
+            CheckSeen(pair.remote.address.host, pair.local.address)
+            for pair in pairs
+            if pair.valid and pair.remote.type is relay and pair.local.path_base == nat.base
+        ]
+        from_them = [
+            CheckSeen(pair.local.address.host, pair.remote.address)
+            for pair in pairs
+            if pair.local.type is relay and pair.remote.address.host == theirs.address.host
+            if pair.remote.type is ice.CandidateType.PRFLX or (pair.valid and pair.remote.address == theirs.address)
+        ]
+        return Shown(
+            NatKind.UNKNOWN if mapped is None else kind_by_checks(mapped, nat.servers, to_relays),
+            kind_by_checks(theirs.address, nat.servers, from_them),
+        )
+
     def _is_direct(self) -> bool:
         return any(
             pair.valid and ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type)
@@ -353,6 +382,7 @@ class _Nat:
         view: asks servers for the next port.
         habit: what the NAT does.
         crowd: further sockets.
+        servers: hosts of the STUN servers.
         ttl: of openers; 0 for the usual.
         is_late: ordinary checks have had their head start.
     """
@@ -361,6 +391,7 @@ class _Nat:
     view: NatView
     habit: PortHabit
     crowd: Crowd
+    servers: frozenset[str]
     ttl: int = 0
     is_late: bool = False
 

@@ -44,4 +44,6 @@ def hard_nat_facts(timeline: Timeline[AgentEvent]) -> list[str]:
 def _work(event: HardNatBegun) -> str:
     if event.technique == "spray":
         return f"probes to many ports of {event.target.host}"
+    if event.technique == "both":
+        return f"{event.sockets} sockets open to {event.target}, and probes to many ports there"
     return f"{event.sockets} sockets open to {event.target}"

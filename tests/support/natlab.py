@@ -46,7 +46,9 @@ class Scenario:
         port: of the relay; 0 for any.
         size: of the file, bytes.
         transport: the forwarder's own, as its path line names it; empty where it does not matter.
-        hard_nat: both commands are given `--hard-nat`, and the relay answers STUN at both addresses of its machine.
+        hard_nat: both commands are given `--hard-nat`.
+        stun_servers: how many the relay hands out: 1 is what it does by itself; with 2 it answers at another address of
+            its machine, too.
         refuses: letter of the home whose command is not.
         moves: letter of the home whose line gets another address; then the file is fetched once more.
     """
@@ -63,6 +65,7 @@ class Scenario:
     moves: str = ""
     transport: str = ""
     hard_nat: bool = False
+    stun_servers: int = 1
     refuses: str = ""
 
     def __str__(self) -> str:
@@ -227,7 +230,7 @@ def relay_options(lab: Lab, scenario: Scenario, folder: Path) -> list[str]:
     allowed = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32")
     options = ["--json", "--listen", f"{shown}:{scenario.port}", "--turn"]
     options += [word for net in allowed for word in ("--allow-peer", net)]
-    options += ["--turn-listen", f"{OTHER_INTERNET_HOST}:3478"] if scenario.hard_nat else []
+    options += ["--turn-listen", f"{OTHER_INTERNET_HOST}:3478"] if scenario.stun_servers > 1 else []
     if 4 in lab.internet.families:
         certificate, key = make_certificate(folder, OTHER_INTERNET_HOST)
         options += ["--tls-listen", f"{OTHER_INTERNET_HOST}:443", "--tls-cert", str(certificate), "--tls-key", str(key)]

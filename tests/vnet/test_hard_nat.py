@@ -187,6 +187,20 @@ def test_hard_nats_are_passed_within_ten_seconds(left, right):
         assert story.left_open == 0
 
 
+@pytest.mark.parametrize(("left", "right"), ROWS[:2])
+def test_one_stun_server_is_enough(left, right):
+    """It is what a relay of ours hands out, and tells nobody what his NAT does: both sides then play both parts."""
+    stories = play_all(left, right, servers=STUN[:1])
+    in_time = [story for story in stories if story.connected_s is not None and story.connected_s <= 10.0]
+    assert len(in_time) >= 9, [story.connected_s for story in stories]
+    for story in stories:
+        assert story.busiest <= 200
+        assert max(story.packets) <= 4096
+        assert story.late == []
+        assert max(story.sockets) <= 1 + 4
+        assert story.left_open == 0
+
+
 @pytest.mark.parametrize("right", ["symmetric", "sequential", CARRIER])
 def test_nothing_is_sent_where_ordinary_checks_suffice(right):
     """A filter by address lets the hard side's checks in: the head start of ordinary checks is there for that."""
@@ -320,6 +334,38 @@ async def test_data_moves_from_the_relay_to_the_direct_path(vnet, left, right):
     assert net.statistics().sockets_left_open == 0
 
 
+@pytest.mark.parametrize(("left", "right"), [("port-restricted", "symmetric"), ("symmetric", "port-restricted")])
+def test_checks_through_the_relay_tell_who_does_what(left, right):
+    """One machine with STUN and TURN, and both sides see which of the two maps per destination: they act upon it.
+
+    Who has the easy NAT sprays and opens nothing; who has the hard one opens sockets and sprays nothing.
+    """
+
+    async def once(seed):
+        net = Network(seed)
+        relay = net.host(net.internet, name="turn.example")
+        turn = IceServer("turn:turn.example?transport=udp", username="user", credential="password")
+        async with (
+            two_homes(net, left, right, servers=("turn.example", turn)) as homes,
+            open_turn_server(turn_options(relay), network=relay, randbytes=relay.randbytes),
+        ):
+            with trio.move_on_after(12):
+                while not all(is_direct(home.agent) for home in homes):
+                    await trio.sleep(0.1)
+            began = {kind: home.events(HardNatBegun) for kind, home in zip((left, right), homes, strict=True)}
+            assert [home.events(NatSeen)[0].nat for home in homes] == ["unknown", "unknown"]
+            assert began["port-restricted"][0].technique == "spray"
+            assert began["symmetric"][0].technique == "crowd"
+            return all(is_direct(home.agent) for home in homes)
+
+    assert all(vnet_package.run(lambda seed=seed: once(seed), seed=seed) for seed in SEEDS[:4])
+
+
+def is_direct(agent):
+    pair = agent.selected_pair
+    return pair is not None and CandidateType.RELAY not in (pair.local.type, pair.remote.type)
+
+
 async def test_a_restart_keeps_the_path_that_was_found(vnet):
     """The socket that was struck is a base like any other: a restart need not guess again."""
     net = vnet()
@@ -392,15 +438,12 @@ async def test_one_server_with_two_addresses_tells_enough(vnet):
 
 
 async def test_one_server_with_one_address_tells_too_little(vnet):
-    """Then the part is taken that the other side leaves."""
-    stories = []
-    for left, right in (("port-restricted", "symmetric"), ("symmetric", "port-restricted")):
-        async with two_homes(vnet(), left, right, servers=STUN[:1]) as homes:
-            with trio.move_on_after(12):
-                for home in homes:
-                    await home.agent.wait_connected()
-            stories.append([[one.nat for one in home.events(NatSeen)] for home in homes])
-    assert stories == [[["unknown"], ["unknown"]]] * 2
+    """It says so: the peer must not take a part for granted."""
+    async with two_homes(vnet(), "port-restricted", "symmetric", servers=STUN[:1]) as homes:
+        with trio.move_on_after(12):
+            for home in homes:
+                await home.agent.wait_connected()
+        assert [[one.nat for one in home.events(NatSeen)] for home in homes] == [["unknown"], ["unknown"]]
 
 
 # Who may make us send, and where.

@@ -13,6 +13,7 @@ from iceagent.core.nat.behaviour import (
     classify_filtering,
     classify_mapping,
 )
+from iceagent.core.nat.by_checks import CheckSeen, Shown, kind_by_checks
 from iceagent.core.nat.dialects import NAT_PMP, PCP, NatPmpDialect, PcpDialect
 from iceagent.core.nat.discovery import Discovery, DiscoverySockets
 from iceagent.core.nat.epoch import Epoch, natpmp_rule, pcp_rule
@@ -46,6 +47,7 @@ __all__ = [
     "NAT_PMP",
     "PCP",
     "Announcement",
+    "CheckSeen",
     "CodecReason",
     "Discovery",
     "DiscoverySockets",
@@ -77,6 +79,7 @@ __all__ = [
     "ServerReport",
     "Share",
     "Shot",
+    "Shown",
     "SideView",
     "Sighting",
     "Task",
@@ -87,6 +90,7 @@ __all__ = [
     "classify_filtering",
     "classify_mapping",
     "is_target",
+    "kind_by_checks",
     "meets",
     "natpmp",
     "natpmp_rule",

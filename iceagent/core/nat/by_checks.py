@@ -1,0 +1,51 @@
+"""What kind a NAT is, told from connectivity checks where too few STUN servers could tell. Pure functions.
+
+A check that goes to a relay leaves by the same NAT as the question to the server did, for another destination. Its
+answer tells under which address it came there (RFC 8445 section 7.2.5.3.1); and the relay's owner sees that address as
+the check's source (section 7.3.1.3). So both sides learn of the one that sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
+
+from iceagent.core.address import TransportAddress
+from iceagent.core.nat.allocation import NatKind
+
+
+class CheckSeen(NamedTuple):
+    """A check to the host `destination` arrived there from `mapped`."""
+
+    destination: str
+    mapped: TransportAddress
+
+
+class Shown(NamedTuple):
+    """What checks have shown of both sides' NATs; UNKNOWN where they have not."""
+
+    ours: NatKind = NatKind.UNKNOWN
+    theirs: NatKind = NatKind.UNKNOWN
+
+
+NOTHING_SHOWN: Final = Shown()
+
+
+def kind_by_checks(mapped: TransportAddress, servers: Collection[str], checks: Iterable[CheckSeen]) -> NatKind:
+    """Return the kind of a NAT, as far as checks of one socket behind it show: HARD, EASY or UNKNOWN.
+
+    Args:
+        mapped: how the STUN server sees that socket.
+        servers: hosts of the STUN servers: to another port of the same host even a NAT that maps per address keeps the
+            mapping, so that agreement there shows nothing.
+        checks: those of the same socket.
+
+    Where some agree and others do not, the mapping was held by something else, say an unasked packet that the gateway
+    took for its own: that shows nothing, either.
+    """
+    seen = list(checks)
+    differs = any(one.mapped != mapped for one in seen)
+    agrees = any(one.mapped == mapped and one.destination not in servers for one in seen)
+    if differs == agrees:
+        return NatKind.UNKNOWN
+    return NatKind.HARD if differs else NatKind.EASY
