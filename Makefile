@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick mutants natlab natlab-hard interop matrix sim fuzz bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint types unit quick mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -63,6 +63,11 @@ SEEDS ?= 200
 FIRST ?= 1
 sim: $(STAMP)
 	$(BIN)/python tests/sim/sim.py --seeds $(SEEDS) --first $(FIRST)
+
+# A tunnel without a byte for so many minutes of real time, through the real command line; prints one JSON line.
+MINUTES ?= 30
+soak: $(STAMP)
+	$(BIN)/python tests/soak/idle_tunnel.py --minutes $(MINUTES)
 
 # Every parser of network bytes, each for so many seconds, led by coverage. atheris is installed first; where it cannot
 # be had, one line says so.

@@ -217,6 +217,11 @@ class Agent(trio.abc.Channel[bytes]):
         return self._driver.ice.state if self._ensemble is None else self._ensemble.core.state
 
     @property
+    def is_answering(self) -> bool:
+        """Whether the peer answers on the path in use; if not, the path falters, or there is none."""
+        return self.state in _CONNECTED and not self._driver.ice.stranded
+
+    @property
     def role(self) -> ice.Role:
         """Who nominates; a role conflict may change it."""
         return self._driver.ice.role

@@ -8,8 +8,11 @@ from iceagent.link.errors import (
     LinkCode,
     LinkError,
     LinkLost,
+    LinkUnanswered,
+    PeerRefused,
     StreamCode,
     StreamReset,
+    WishRefused,
 )
 from iceagent.link.identity import LinkIdentity, generate_identity
 from iceagent.link.link import Link, LinkStatistics, open_link
@@ -31,8 +34,11 @@ __all__ = [
     "LinkRole",
     "LinkStatistics",
     "LinkStream",
+    "LinkUnanswered",
+    "PeerRefused",
     "StreamCode",
     "StreamReset",
+    "WishRefused",
     "generate_identity",
     "open_link",
     "preload",

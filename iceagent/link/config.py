@@ -47,7 +47,8 @@ class LinkConfig:
         accept_backlog: opened streams that wait for `accept_stream`; more are reset with `StreamCode.BACKLOG_FULL`.
         datagram_queue: datagrams that wait in each direction.
         datagram_patience_s: how long `send_datagram` waits for a full queue before the oldest datagram is dropped.
-        idle_timeout_s: silence after which the link is lost; long enough to outlive an ICE restart.
+        idle_timeout_s: how long the peer's end may leave every PING unanswered, while the path under the link works,
+            before it counts as gone. A quiet link asks four times in this time; see `iceagent.link.liveness`.
         handshake_timeout_s: how long the two ends have to authenticate each other.
         close_timeout_s: how long closing may take to hand over what was written.
         initial_rtt_s: the round-trip time assumed before the first measurement (RFC 9002 section 6.2.2).
@@ -73,5 +74,7 @@ class LinkConfig:
             raise LocalError("LinkConfig needs 4 KiB <= initial_window <= stream_window <= link_ceiling")
         if not PACKET_SIZE <= self.packet_size <= MAX_PACKET_SIZE:
             raise LocalError(f"LinkConfig.packet_size must be {PACKET_SIZE} to {MAX_PACKET_SIZE} bytes")
+        if not self.idle_timeout_s > 0:  # nan, too
+            raise LocalError("LinkConfig.idle_timeout_s must be positive")
         if min(self.send_buffer, self.link_send_buffer, self.accept_backlog, self.datagram_queue) < 1:
             raise LocalError("the bounds of LinkConfig must be positive")

@@ -1,4 +1,4 @@
-"""What can go wrong with a link, and the codes that say so on the wire."""
+"""What can go wrong with a link, and the codes that say so on the wire. Each way to end has its own sentence."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from iceagent.errors import IceError, NetworkError, RemoteError
 if TYPE_CHECKING:
     from iceagent.link.quic import QuicClose
 
+MAX_WORDS = 200  # characters of the peer's own text that may reach a log or a terminal
+
 
 class LinkCode(IntEnum):
-    """Application error codes of the QUIC CONNECTION_CLOSE frame."""
+    """Application error codes of the QUIC CONNECTION_CLOSE frame; its reason phrase says more where a word is needed.
+
+    CANCELLED: whoever used the link was interrupted. UNANSWERED: the sender's PINGs found a path that works, and no
+    answer. REFUSED: what the sender asked for is not allowed at the receiver, as which the phrase names it.
+    """
 
     CLOSED = 0
     AUTHENTICATION_FAILED = 1
     PROTOCOL_VIOLATION = 2
     CREDIT_EXCEEDED = 3
     FAILED = 4
+    CANCELLED = 5
+    UNANSWERED = 6
+    REFUSED = 7
 
 
 class StreamCode(IntEnum):
@@ -38,12 +47,31 @@ class LinkClosedByPeer(LinkError):
     """The other side closed the link on purpose."""
 
 
+class PeerRefused(RemoteError):
+    """The other side does not allow what was asked of it; `wish` names that.
+
+    A link whose body it leaves tells the other side so, which then knows why it was left.
+    """
+
+    def __init__(self, message: str, *, wish: str = "") -> None:
+        super().__init__(message)
+        self.wish = wish
+
+
+class WishRefused(LinkError):
+    """The other side asked for what is not allowed here, and left."""
+
+
 class AuthenticationError(LinkError):
     """The peer is not the one that signaling introduced: wrong certificate or wrong session key."""
 
 
 class LinkLost(NetworkError):
-    """Nothing arrives from the peer any more."""
+    """The path under the link is gone; `__cause__` tells what the transport said."""
+
+
+class LinkUnanswered(LinkLost):
+    """The path works, and the peer's end of the link does not answer."""
 
 
 class StreamReset(RemoteError):
@@ -59,15 +87,35 @@ class StreamReset(RemoteError):
 
 
 def error_of_close(close: QuicClose) -> IceError:
-    """Return what a connection's end means to the user."""
+    """Return what a connection's end, which the peer or the QUIC library has brought about, means to the user."""
+    said = words_untrusted(close.reason)
     if close.by_application:
-        if close.code == LinkCode.CLOSED:
-            return LinkClosedByPeer(f"the other side closed the link: {close.reason or 'done'}")
-        if close.code == LinkCode.AUTHENTICATION_FAILED:
-            return AuthenticationError(f"the other side refused the link: {close.reason}")
-        return LinkError(f"the other side ended the link: {close.reason or f'code {close.code}'}")
+        return _error_of_code(close.code, said)
     if close.is_bad_certificate:
         return AuthenticationError("the certificate is not the one that signaling announced")
-    if "timeout" in close.reason.lower():
-        return LinkLost("nothing has arrived from the other side for too long")
-    return LinkError(f"QUIC ended the link: {close.reason or f'error {close.code:#x}'}")
+    if "timeout" in said.lower():  # only where the peer has a timer: ours is off
+        return LinkLost("nothing has arrived from the other side for as long as it allows")
+    return LinkError(f"QUIC ended the link: {said or f'error {close.code:#x}'}")
+
+
+def _error_of_code(code: int, said: str) -> IceError:
+    match code:
+        case LinkCode.CLOSED:
+            return LinkClosedByPeer(f"the other side closed the link: {said or 'done'}")
+        case LinkCode.CANCELLED:
+            return LinkClosedByPeer("the other side was interrupted and closed the link")
+        case LinkCode.AUTHENTICATION_FAILED:
+            return AuthenticationError(f"the other side refused the link: {said}")
+        case LinkCode.PROTOCOL_VIOLATION | LinkCode.CREDIT_EXCEEDED:
+            return LinkError(f"the other side ended the link because this side broke its protocol: {said}")
+        case LinkCode.UNANSWERED:
+            return LinkError("the other side gave the link up: it got no answer from this end, though the path works")
+        case LinkCode.REFUSED:
+            wish = said or "something"
+            return WishRefused(f"the other side asked for {wish}, which is not allowed here, and left")
+    return LinkError(f"the other side ended the link: {said or f'code {code}'}")
+
+
+def words_untrusted(text: str) -> str:
+    """Return a text of the peer's without anything a terminal would obey (trap 44), cut to `MAX_WORDS`."""
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_WORDS])

@@ -13,12 +13,12 @@ from iceagent.errors import IceError, LocalError, NetworkError
 from iceagent.link.auth import Authenticator
 from iceagent.link.config import MAX_NAME_SIZE, PACKET_SIZE, LinkConfig, LinkRole
 from iceagent.link.credit import PROCESS_LEDGER, Ledger
-from iceagent.link.errors import LinkCode, LinkLost
+from iceagent.link.errors import LinkCode, LinkLost, PeerRefused
 from iceagent.link.identity import LinkIdentity
 from iceagent.link.protocol import LinkProtocol, LinkState
 from iceagent.link.quic import QuicEndpoint, create_endpoint
 from iceagent.link.stream import LinkStream
-from iceagent.link.transport import DatagramTransport
+from iceagent.link.transport import DatagramTransport, KnowsPath
 
 _KEY_SIZE = 32
 _TIMER_STEP_S = 0.001  # a timer that stays due after it was handled must not turn the driver into a busy loop
@@ -156,7 +156,7 @@ class Link:
         if protocol.state is LinkState.CLOSED:
             if protocol.closed_here:
                 raise trio.ClosedResourceError("the link is closed")
-            raise trio.BrokenResourceError("the link has ended") from protocol.error
+            raise trio.BrokenResourceError(f"the link has ended: {protocol.error}") from protocol.error
 
 
 class _Driver:
@@ -171,7 +171,10 @@ class _Driver:
         ledger: Ledger,
     ) -> None:
         self.parked = trio.lowlevel.ParkingLot()  # whoever waits for anything but one stream's bytes
-        self.protocol = LinkProtocol(endpoint, authenticator, config, ledger, self.parked.unpark_all, self.wake)
+        path_works = (lambda: transport.is_answering) if isinstance(transport, KnowsPath) else (lambda: True)
+        self.protocol = LinkProtocol(
+            endpoint, authenticator, config, ledger, self.parked.unpark_all, self.wake, path_works
+        )
         self._transport = transport
         self.in_hand: list[bytes] = []  # what a cancelled send may not have sent: perhaps the link's last words
         self._wake = trio.Event()
@@ -220,7 +223,8 @@ class _Driver:
             self._lose(exc)
 
     def _lose(self, cause: Exception) -> None:
-        error = LinkLost("the path under the link is gone")
+        why = str(cause.__cause__ or cause)
+        error = LinkLost(f"the path under the link is gone{why and f': {why}'}")
         error.__cause__ = cause.__cause__ or cause
         self.protocol.fail(error)
         self._wake.set()
@@ -311,15 +315,24 @@ async def _wait_open(driver: _Driver, config: LinkConfig) -> None:
         raise protocol.error
 
 
+def _farewell(failure: BaseException | None) -> tuple[LinkCode, str]:
+    """Return what the peer is told of how the body ended. Never the text of an error, which is this side's own."""
+    match failure:
+        case None:
+            return LinkCode.CLOSED, "done"
+        case PeerRefused():
+            return LinkCode.REFUSED, failure.wish
+        case Exception():
+            return LinkCode.FAILED, "its application failed"
+    return LinkCode.CANCELLED, ""
+
+
 async def _close(
     driver: _Driver, transport: DatagramTransport, config: LinkConfig, failure: BaseException | None
 ) -> None:
     """Tell the peer, bounded and shielded."""
     protocol = driver.protocol
-    if isinstance(failure, Exception):
-        protocol.close(LinkCode.FAILED, "its application failed")
-    else:
-        protocol.close(LinkCode.CLOSED, "done" if failure is None else "cancelled")
+    protocol.close(*_farewell(failure))
     datagrams = driver.in_hand + protocol.datagrams_to_send(trio.current_time())
     protocol.detach()
     if datagrams:

@@ -26,7 +26,8 @@ from iceagent.link.control import (
 )
 from iceagent.link.credit import CreditExceeded, Ledger, ReceiveCredit
 from iceagent.link.datagrams import Datagrams
-from iceagent.link.errors import AuthenticationError, LinkCode, LinkError, StreamCode, error_of_close
+from iceagent.link.errors import AuthenticationError, LinkCode, LinkError, LinkUnanswered, StreamCode, error_of_close
+from iceagent.link.liveness import Due, Liveness
 from iceagent.link.quic import QuicEndpoint
 from iceagent.link.streams import BadHeader, StreamState, encode_header
 from iceagent.net.api import Batch
@@ -59,6 +60,7 @@ class LinkProtocol:
         ledger: Ledger,
         wake_link: Callable[[], object],
         wake_driver: Callable[[], object],
+        path_works: Callable[[], bool] = lambda: True,
     ) -> None:
         self.state = LinkState.HANDSHAKE
         self.error: IceError | None = None
@@ -79,6 +81,8 @@ class LinkProtocol:
         self._budget = SendBudget(endpoint, config)
         self._probes: deque[float] = deque()  # when to ping again, unless something was acknowledged first
         self._pings = 0
+        self._liveness = Liveness(config.idle_timeout_s)
+        self._path_works = path_works
         self._opener_waits = False
         self._delivery_awaited = False
 
@@ -92,7 +96,7 @@ class LinkProtocol:
     def receive_untrusted(self, batches: Iterable[Batch], now: float) -> None:
         """Take what arrived."""
         self.endpoint.receive_untrusted(batches, now)
-        self._after_input()
+        self._after_input(now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -103,7 +107,8 @@ class LinkProtocol:
         timer = self.endpoint.timer()
         if timer is not None and timer <= now:
             self.endpoint.handle_timer(now)
-        self._after_input()
+        self._after_input(now)
+        self._watch_peer(now)
 
     def fail(self, error: IceError) -> None:
         """End the link because the world did."""
@@ -117,8 +122,9 @@ class LinkProtocol:
             self._end(LocalError("the link was closed here"))
             self._wake_driver()
 
-    def _after_input(self) -> None:
-        self.endpoint.drain_events(self)
+    def _after_input(self, now: float) -> None:
+        if self.endpoint.drain_events(self):
+            self._liveness.heard(now)
         if self._opener_waits and self.can_open_stream():  # the libraries raise the limit without an event
             self._wake_link()
         if self._delivery_awaited and self.all_delivered():
@@ -127,12 +133,29 @@ class LinkProtocol:
         if close is not None and self.state is not LinkState.CLOSED:
             self._end(error_of_close(close))
 
+    def _watch_peer(self, now: float) -> None:
+        if self.state is not LinkState.OPEN:
+            return
+        match self._liveness.advance(now, path_works=self._path_works()):
+            case Due.ASK:
+                self._ping()
+            case Due.GIVE_UP:
+                self.endpoint.close(LinkCode.UNANSWERED, "")
+                self._end(
+                    LinkUnanswered(
+                        "the path to the other side works, but its end of the link has answered nothing for "
+                        f"{self._config.idle_timeout_s:g} s: its program hangs, or has lost the link"
+                    )
+                )
+
     # --- output
 
     def timer(self) -> float | None:
         """When `handle_timer` is due, or None."""
-        timer = self.endpoint.timer()
-        return min(timer, self._probes[0]) if self._probes and timer is not None else timer
+        timers = [self.endpoint.timer(), *list(self._probes)[:1]]
+        if self.state is LinkState.OPEN:
+            timers.append(self._liveness.due_at)
+        return min((timer for timer in timers if timer is not None), default=None)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now, and wake the writers that found QUIC's buffer full."""

@@ -33,6 +33,8 @@ _INITIAL_PACKET_SIZE = 1200  # RFC 9000 section 14.1: a smaller Initial must be 
 _QUIC_VERSION_1 = 1
 HANDSHAKE_RETRY_S = 3.0  # the first attempt's time; each further one has twice as long
 _MAX_ATTEMPTS = 16  # of a client, that the server can tell apart
+# For ever: RFC 9000 section 10.1 has 0 for that, which aioquic takes for no time at all.
+_NEVER_S = 100 * 365 * 86_400.0
 _PAUSE_S = 0.1  # after an error of the library's own
 _CRYPTO_ERROR = 0x100  # RFC 9000 section 20.1: TLS alert n is QUIC error 0x100 + n
 _BAD_CERTIFICATE = _CRYPTO_ERROR + 42  # RFC 8446 section 6
@@ -229,14 +231,16 @@ class QuicEndpoint(ABC):
                 self._connection = unfinished
                 self.invalid_datagrams += 1
 
-    def drain_events(self, handler: QuicHandler) -> None:
-        """Hand every pending event to `handler`, in order."""
+    def drain_events(self, handler: QuicHandler) -> bool:
+        """Hand every pending event to `handler`, in order; return whether the peer said or acknowledged anything."""
         if self._connection is None:
-            return
+            return False
+        heard = False
         events = self._events()
         next_event = self._connection.next_event
         while (event := next_event()) is not None:
             kind = type(event)
+            heard |= kind is not events.ConnectionTerminated
             if kind is events.StreamDataReceived:
                 handler.on_stream_data(event.stream_id, event.data, event.end_stream)
             elif kind is events.DatagramFrameReceived:
@@ -251,6 +255,7 @@ class QuicEndpoint(ABC):
                 self.handshake_done = True
                 self._retry_at = None
                 handler.on_handshake_completed()
+        return heard
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now."""
@@ -347,7 +352,7 @@ class QuicEndpoint(ABC):
         return {
             "is_client": self.role is LinkRole.CLIENT,
             "alpn_protocols": [ALPN],
-            "idle_timeout": self.config.idle_timeout_s,
+            "idle_timeout": _NEVER_S,  # silence is judged by `iceagent.link.liveness`
             # QUIC's own windows must never be the bottleneck: the link's credit is.
             "max_data": 2 * self.config.link_ceiling,
             "max_stream_data": 2 * self.config.stream_window,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from types import FunctionType
 from typing import Any
 
@@ -20,6 +21,16 @@ _FIXED_LIMITS = (100, 103)  # bidirectional and unidirectional streams, written 
 _LIMITS_AT = slice(21, 23)  # where its core takes them
 _LIMITS = (MAX_STREAMS, 0)
 _PARAMETERS_SIZE = 4096
+
+
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    """The library's words, as they are meant: it warns of each end of a connection, which the link itself tells of."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        super().log(min(level, logging.DEBUG), msg, *args, **kwargs)
+
+
+_log = _Log(logging.getLogger("iceagent.link.qh3"))
 
 
 def _core(*arguments: Any) -> QuicConnectionCore:
@@ -42,20 +53,21 @@ class _Bridge(tls_bridge.QuicTlsBridge):
 
 
 def _with_names(method: Any) -> Any:
-    """Return `method` with `_core` and `_Bridge` in place of the library's."""
-    names = {**method.__globals__, "QuicConnectionCore": _core, "QuicTlsBridge": _Bridge}
+    """Return `method` with `_core`, `_Bridge` and `_log` in place of the library's."""
+    names = {**method.__globals__, "QuicConnectionCore": _core, "QuicTlsBridge": _Bridge, "logger": _log}
     return FunctionType(method.__code__, names, method.__name__, method.__defaults__, method.__closure__)
 
 
 class _Connection(connection.QuicConnection):
     """A connection on which the peer may open `MAX_STREAMS` at once.
 
-    `qh3` has no setting for its limit of 100, which one browser behind a tunnel exhausts. The two methods that name
-    core and TLS are the library's own, looking these names up here.
+    `qh3` has no setting for its limit of 100, which one browser behind a tunnel exhausts. The methods that name core,
+    TLS and log are the library's own, looking these names up here.
     """
 
     _create_core = _with_names(connection.QuicConnection._create_core)  # noqa: SLF001
     _create_tls = _with_names(connection.QuicConnection._create_tls)  # noqa: SLF001
+    _drain_core = _with_names(connection.QuicConnection._drain_core)  # noqa: SLF001
 
 
 class Qh3Endpoint(QuicEndpoint):

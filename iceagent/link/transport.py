@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from iceagent.net.api import Batch
 
@@ -30,4 +30,14 @@ class DatagramTransport(Protocol):
     @property
     def max_datagram_size(self) -> int:
         """The largest datagram, in bytes of UDP payload, that the path is expected to carry."""
+        ...
+
+
+@runtime_checkable
+class KnowsPath(Protocol):
+    """A transport that can tell whether its path works, as an agent can."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the other end of the path answers now; while it does not, the link's silence says nothing."""
         ...

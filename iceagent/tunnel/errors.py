@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iceagent.errors import LocalError, RemoteError
+from iceagent.link.errors import PeerRefused
 
 
 class SpecError(LocalError):
@@ -17,7 +18,7 @@ class BindError(LocalIOError):
     """A local socket cannot be opened: the port is taken, the path exists, the permission is missing."""
 
 
-class RefusedError(RemoteError):
+class RefusedError(PeerRefused):
     """The other side does not let us reach this; its user decides with `--allow`."""
 
 

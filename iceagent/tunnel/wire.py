@@ -87,7 +87,10 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         reason = printable(self.reason) or "no reason given"
         if self.status == "refused":
-            raise RefusedError(f"the other side refuses {target}: {reason}")
+            raise RefusedError(
+                f"the other side refuses {target}: {reason}",
+                wish="a pipe" if isinstance(target, PipeTarget) else str(target),
+            )
         if self.status == "failed":
             raise FailedError(f"the other side cannot reach {target}: {reason}")
 

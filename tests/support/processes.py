@@ -80,6 +80,11 @@ class Process:
             if line.get("kind") in kinds:
                 return line
 
+    def rest(self) -> list[dict[str, Any]]:
+        """Return the JSON lines that nobody has waited for yet; they can still be waited for."""
+        with self._queue.mutex:
+            return [line for line in self._queue.queue if line is not None]
+
     def say(self, **line: Any) -> None:
         """Write one JSON line to its standard input, which must be a pipe; a process that has ended hears nothing."""
         assert self._popen.stdin is not None
