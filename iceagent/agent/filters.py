@@ -15,10 +15,10 @@ from typing import Final
 from iceagent.agent.config import AgentConfig, parse_prefixes
 from iceagent.core import ice
 from iceagent.core.address import IPAddress, TransportAddress
+from iceagent.core.embedded import inner_addresses
 from iceagent.core.ice import CandidateType
 from iceagent.core.ice.candidate import without_zone
 from iceagent.core.nat.nat64 import extract
-from iceagent.core.turn.server.embedded import inner_addresses
 from iceagent.net.api import InterfaceAddress
 
 _MAX_CACHED: Final = 1024  # ours: verdicts on remote addresses; strangers may fill it, so it is emptied then

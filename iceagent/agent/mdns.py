@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -17,8 +17,11 @@ from iceagent.agent.driver import Driver
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network, OpensMulticast
-from iceagent.net.mdns import LOOKUP_S, MAX_LOOKUPS, Mdns, open_mdns
 
+if TYPE_CHECKING:
+    from iceagent.net.mdns import Mdns
+
+LOOKUP_S: Final = 8.0  # ours: a name is given up then; a candidate that late is of little use
 MAX_NAMES: Final = 64  # ours: names of the peer's that are looked up in an agent's life
 
 Key = tuple[ice.CandidateType, str, TransportAddress, TransportAddress, tuple[tuple[str, str], ...]]
@@ -70,6 +73,8 @@ class Names:
         if not self.publishes:
             task_status.started()
             await self._wanted.wait()
+        from iceagent.net.mdns import open_mdns  # here, since most agents never meet a name
+
         async with open_mdns(self._network, randbytes=self._config.randbytes) as mdns:
             self._mdns = mdns
             try:
@@ -147,6 +152,3 @@ class Names:
             return hidden
         name = self._names.get(candidate.address.host)
         return None if name is None else replace(hidden, address=TransportAddress(name, candidate.address.port))
-
-
-__all__ = ["LOOKUP_S", "MAX_LOOKUPS", "MAX_NAMES", "Names"]

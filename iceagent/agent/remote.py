@@ -18,7 +18,7 @@ from iceagent.agent.driver import Driver
 from iceagent.agent.gather import Gatherer
 from iceagent.core import ice
 from iceagent.core.address import make_address
-from iceagent.net.mdns_packets import is_mdns_name
+from iceagent.net.host_names import is_mdns_name
 
 MAX_WAITING: Final = 64  # ours: candidates with names that have come and are not being looked up yet
 

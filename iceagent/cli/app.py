@@ -11,21 +11,40 @@ from iceagent import __version__
 from iceagent.cli.exits import Exit
 from iceagent.cli.output import output_of
 
-VERBS = ("serve", "listen", "connect", "forward", "turn", "netcheck")
+VERBS = {
+    "serve": "Run a relay, and a STUN server on the UDP port of the same number; with --turn a TURN server, too.",
+    "listen": "Print a code, and wait for the other side to use it.",
+    "connect": "Join your standard input and output with those of `iceagent listen` on the other machine.",
+    "forward": "Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.",
+    "turn": "Run a STUN and TURN server.",
+    "netcheck": "Tell what this network lets through, and what that means for connecting.",
+}
+"""Each verb and its line in the list: the first of its own help, repeated here so that the list imports no verb."""
 
 
 class _Verbs(click.RichGroup):
-    """Imports a verb's module only when it is used, so that the others cost nothing."""
+    """Imports a verb's module only when it is used, so that neither the others nor the list of them cost anything."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        command = importlib.import_module(f"iceagent.cli.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
+        """Return what the list shows of a verb."""
+        return click.Command(cmd_name, short_help=VERBS[cmd_name]) if cmd_name in VERBS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb itself."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load_verb(name), rest
+
+
+def load_verb(name: str) -> click.Command:
+    """Import a verb."""
+    command = importlib.import_module(f"iceagent.cli.{name}").command
+    assert isinstance(command, click.Command)
+    return command
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,6 +9,7 @@ from typing import Final
 _MAX_NAME: Final = 253  # RFC 1035 section 2.3.4, as text, without the final dot
 _MAX_LABEL: Final = 63
 _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\Z")
+_MDNS_NAME: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.local", re.ASCII)
 _ZONE: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,32}\Z")
 
 
@@ -62,3 +63,11 @@ def _is_literal(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_mdns_name(host: str) -> bool:
+    """Return whether a host is a name that mDNS candidates may have: one label and `.local`.
+
+    Source: draft-ietf-mmusic-mdns-ice-candidates section 3.2.1.
+    """
+    return _MDNS_NAME.fullmatch(host.lower()) is not None

@@ -6,7 +6,6 @@ Source: RFC 6762, above all sections 5.4 (unicast responses), 6.7 (legacy querie
 from __future__ import annotations
 
 import ipaddress
-import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +31,6 @@ _TOP_BIT: Final = 0x8000
 """Of the class: "answer by unicast" in a question (section 5.4), "flush the cache" in a record (section 10.2)."""
 _TYPES: Final = {4: dns.rdatatype.A, 6: dns.rdatatype.AAAA}
 _FAMILIES: Final = {dns.rdatatype.A: (4,), dns.rdatatype.AAAA: (6,), dns.rdatatype.ANY: (4, 6)}
-_NAME: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.local", re.ASCII)
 _GARBAGE: Final = (dns.exception.DNSException, ValueError, IndexError, KeyError, OverflowError, struct.error)
 
 
@@ -63,14 +61,6 @@ class Message:
     questions: tuple[Question, ...] = ()
     records: tuple[Record, ...] = ()
     complete: frozenset[str] = frozenset()
-
-
-def is_mdns_name(host: str) -> bool:
-    """Return whether a host is a name that mDNS candidates may have: one label and `.local`.
-
-    Source: draft-ietf-mmusic-mdns-ice-candidates section 3.2.1.
-    """
-    return _NAME.fullmatch(host.lower()) is not None
 
 
 def encode_query(name: str, families: tuple[int, ...] = (6, 4), *, by_unicast: bool = False) -> bytes:

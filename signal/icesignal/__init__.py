@@ -1,39 +1,43 @@
 """The signaling relay of iceagent and its client: two peers that share a code find each other and talk, sealed.
 
 `serve` runs a relay, `open_client` connects to one, `open_invitation` and `open_join` turn a code into a
-`SealedChannel`.
+`SealedChannel`. Names are imported when they are first used: a client needs nothing of a relay.
 """
 
 from __future__ import annotations
 
-from icesignal.channel import (
-    Invitation,
-    Rendezvous,
-    SealedChannel,
-    open_invitation,
-    open_join,
-    open_rendezvous,
-)
-from icesignal.client import Client, MessagesLost, open_client
-from icesignal.code import Code, parse_code
-from icesignal.errors import (
-    ChannelBroken,
-    CodeError,
-    CodeExpired,
-    CodeMalformed,
-    CodeUnknown,
-    CodeWrong,
-    Crowded,
-    PeerLeft,
-    ProtocolMismatch,
-    RelayRefused,
-    RelayUnreachable,
-    SessionLost,
-    SignalError,
-)
-from icesignal.rooms import RoomLimits
-from icesignal.server import Server, serve
-from icesignal.sources import Limits, Rate
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from icesignal.channel import (
+        Invitation,
+        Rendezvous,
+        SealedChannel,
+        open_invitation,
+        open_join,
+        open_rendezvous,
+    )
+    from icesignal.client import Client, MessagesLost, open_client
+    from icesignal.code import Code, parse_code
+    from icesignal.errors import (
+        ChannelBroken,
+        CodeError,
+        CodeExpired,
+        CodeMalformed,
+        CodeUnknown,
+        CodeWrong,
+        Crowded,
+        PeerLeft,
+        ProtocolMismatch,
+        RelayRefused,
+        RelayUnreachable,
+        SessionLost,
+        SignalError,
+    )
+    from icesignal.rooms import RoomLimits
+    from icesignal.server import Server, serve
+    from icesignal.sources import Limits, Rate
 
 __all__ = [
     "ChannelBroken",
@@ -66,3 +70,39 @@ __all__ = [
     "parse_code",
     "serve",
 ]
+
+_NAMES_OF = {
+    "channel": ("Invitation", "Rendezvous", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
+    "client": ("Client", "MessagesLost", "open_client"),
+    "code": ("Code", "parse_code"),
+    "errors": (
+        "ChannelBroken",
+        "CodeError",
+        "CodeExpired",
+        "CodeMalformed",
+        "CodeUnknown",
+        "CodeWrong",
+        "Crowded",
+        "PeerLeft",
+        "ProtocolMismatch",
+        "RelayRefused",
+        "RelayUnreachable",
+        "SessionLost",
+        "SignalError",
+    ),
+    "rooms": ("RoomLimits",),
+    "server": ("Server", "serve"),
+    "sources": ("Limits", "Rate"),
+}
+_HOMES = {name: module for module, names in _NAMES_OF.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'icesignal' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"icesignal.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,6 +23,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checklist import path_of
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork, mdns, mdns_packets
+from iceagent.net.host_names import is_mdns_name
 from iceagent.net.mdns import LOOKUP_S, open_mdns
 from iceagent.net.mdns_packets import Message, Question, Record, encode_answer, encode_query, parse_untrusted
 
@@ -327,7 +328,7 @@ def test_a_record_that_cannot_be_read_does_not_cost_the_others() -> None:
 )
 def test_only_single_labels_are_looked_up(host: str, is_name: bool) -> None:
     """The draft's section 3.2.1: names with more dots are another matter."""
-    assert mdns_packets.is_mdns_name(host) is is_name
+    assert is_mdns_name(host) is is_name
 
 
 def test_modes_are_checked() -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from iceagent.core.address import IPAddress, TransportAddress
-from iceagent.core.turn.server.embedded import inner_addresses
+from iceagent.core.embedded import inner_addresses
 from iceagent.errors import LocalError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

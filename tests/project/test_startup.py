@@ -1,0 +1,58 @@
+"""What is imported when: every command pays for its imports before it does anything. By module, not by the clock."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from iceagent.cli.app import VERBS, load_verb
+
+HEAVY = {"trio", "asyncio", "ssl", "cryptography", "OpenSSL", "qh3", "dns", "h11", "wsproto", "spake2", "msgspec"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that are there after some code in a fresh interpreter."""
+    code += "\nimport json, sys\nsys.stdout = sys.__stdout__\nprint(json.dumps(sorted(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(answer.stdout.splitlines()[-1]))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["forwar"]])
+def test_the_list_of_verbs_imports_no_verb(arguments: list[str]) -> None:
+    """Help is asked for by people, who wait for it, and by completion, at every key."""
+    loaded = loaded_by(f"from iceagent.cli import main\nassert main({arguments!r}) in (0, 2)")
+    assert loaded & HEAVY == set()
+    ours = {name for name in loaded if name.startswith(("iceagent.", "icesignal"))}
+    assert ours <= {"iceagent.cli", "iceagent.cli.app", "iceagent.cli.exits", "iceagent.cli.output"}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("facade", ["iceagent", "icesignal"])
+def test_a_facade_costs_nothing_and_hands_out_every_name(facade: str) -> None:
+    """Names come with their first use; one that is listed and cannot be had would be found by a user."""
+    assert loaded_by(f"import {facade}") & HEAVY == set()
+    loaded_by(
+        f"import {facade}\nassert set({facade}.__all__) <= set(dir({facade}))\n"
+        f"for name in {facade}.__all__: getattr({facade}, name)\n"
+        f"try: {facade}.no_such_name\nexcept AttributeError: pass\nelse: raise SystemExit('found')"
+    )
+
+
+@pytest.mark.processes
+def test_who_joins_imports_nothing_of_servers() -> None:
+    """The relay, the TURN server, multicast DNS and DTLS are for those who meet them."""
+    loaded = loaded_by("import iceagent.cli.forward")
+    servers = ("iceagent.servers", "iceagent.core.turn.server", "icesignal.server")
+    assert [name for name in loaded if name.startswith(servers)] == []
+    assert loaded & {"iceagent.net.mdns", "iceagent.net.turn_dtls", "iceagent.vnet"} == set()
+    assert loaded & {"asyncio", "OpenSSL", "dns", "qh3", "aioquic", "prometheus_client", "structlog"} == set()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_says_what_each_verb_says_of_itself(verb: str) -> None:
+    """Its lines are repeated there, and must not grow old."""
+    assert load_verb(verb).get_short_help_str(limit=500) == VERBS[verb]
