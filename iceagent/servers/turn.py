@@ -32,9 +32,10 @@ from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.nat_discovery import MayFragment
 from iceagent.net.tcp import bound_address
+from iceagent.servers.turn_addresses import AddressWatch, make_config
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener
 from iceagent.servers.turn_metrics import render
-from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_config, make_users
+from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_users
 from iceagent.servers.turn_relay import RelaySockets, Sender
 from iceagent.servers.turn_stream import Doorkeeper, StreamClient, StreamListener
 from iceagent.servers.turn_tcp_relay import TcpRelays
@@ -82,9 +83,9 @@ class TurnService:
         self._clients: dict[ClientPath, Client] = {}
         self._udp: dict[TransportAddress, UdpSocket] = {}
         self._senders: dict[ClientPath, Sender] = {}
-        self._translated = {
-            bound: told for bound, told in core.relay_hosts.items() if bound != told
-        }  # behind a one-to-one NAT
+        self._addresses = AddressWatch(self)
+        self._translated: dict[str, str] = {}  # behind a one-to-one NAT
+        self.note_relay_hosts()
         self._wake_timer = trio.Event()
         self._armed_for = float("inf")
         self._changed = trio.Event()
@@ -245,6 +246,10 @@ class TurnService:
 
         return send
 
+    def note_relay_hosts(self) -> None:
+        """Take note that the core's relay hosts are others now."""
+        self._translated = {bound: told for bound, told in self.core.relay_hosts.items() if bound != told}
+
     def announced(self, remote: TransportAddress) -> TransportAddress:
         """Return what clients know a peer as: relays of ours that meet behind a one-to-one NAT are told apart so."""
         told = self._translated.get(remote.host) if self._translated else None
@@ -261,6 +266,7 @@ class TurnService:
         """Start what runs beside the listeners."""
         self._nursery.start_soon(self._run_timers)
         self._nursery.start_soon(self._relays.run_poll)
+        self._nursery.start_soon(self._addresses.run)
 
     def close_all(self) -> None:
         """Close what a nursery does not."""

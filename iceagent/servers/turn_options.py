@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +10,13 @@ from pathlib import Path
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import (
     AnyUsers,
-    PeerPolicy,
     SharedSecretUsers,
     StaticUsers,
     TurnLimits,
-    TurnServerConfig,
     UserStore,
 )
 from iceagent.core.turn.server.limits import FIRST_PORT, LAST_PORT
 from iceagent.errors import LocalError
-from iceagent.net.api import Network
 
 DEFAULT_REALM = "iceagent"
 MIN_SECRET_CHARACTERS = 16
@@ -131,68 +127,3 @@ def make_users(options: TurnOptions) -> tuple[UserStore, SharedSecretUsers | Non
         raise TurnOptionsError(f"users of the TURN server: {error}") from None
     stores: list[UserStore] = [store for store in (static, secrets) if store is not None]
     return (stores[0] if len(stores) == 1 else AnyUsers(stores)), secrets
-
-
-def make_config(options: TurnOptions, network: Network, users: UserStore) -> TurnServerConfig:
-    """Return the core's configuration.
-
-    Raises:
-        TurnOptionsError: addresses or rules do not fit.
-        PolicyError: a peer rule is malformed.
-    """
-    hosts = _relay_hosts(options, network)
-    own = {interface.host.partition("%")[0] for interface in network.interfaces()}
-    own |= {*hosts, *hosts.values(), *(address.host for address in options.listen)}
-    policy = PeerPolicy(
-        allow=options.allow_peers,
-        deny=options.deny_peers,
-        own=own,
-        loopback=options.loopback,
-        relay_only=options.relay_only,
-        nat64=options.nat64,
-    )
-    try:
-        return TurnServerConfig(
-            options.realm, users, hosts, policy, options.limits, options.ports, software=options.software
-        )
-    except ValueError as error:
-        raise TurnOptionsError(f"TURN server: {error}") from None
-
-
-def _relay_hosts(options: TurnOptions, network: Network) -> dict[str, str]:
-    """Return where relays are bound and what they are called, one of each family at most."""
-    external = {":" in host: _literal(host) for host in options.external}
-    if len(external) != len(options.external):
-        raise TurnOptionsError("at most one external address of each family")
-    hosts: dict[str, str] = {}
-    for host in options.relay_hosts or [address.host for address in options.listen]:
-        literal = _literal(host)
-        is_ipv6 = ":" in literal
-        if any((":" in one) == is_ipv6 for one in hosts):
-            continue
-        if ipaddress.ip_address(literal).is_unspecified and is_ipv6 not in external:
-            literal = _usable_host(network, is_ipv6=is_ipv6)
-        hosts[literal] = external.get(is_ipv6, literal)
-    if not external.keys() <= {":" in host for host in hosts}:
-        raise TurnOptionsError("an external address is of a family that the server does not listen with")
-    return hosts
-
-
-def _literal(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        raise TurnOptionsError(f"{host!r} is no IP address") from None
-
-
-def _usable_host(network: Network, *, is_ipv6: bool) -> str:
-    """Return the address that relays are told of when the server listens at all of them: a global one if possible."""
-    candidates = [
-        ipaddress.ip_address(one.host)
-        for one in network.interfaces()
-        if (":" in one.host) == is_ipv6 and not one.is_loopback and not one.is_link_local and not one.is_temporary
-    ]
-    if not candidates:
-        family = "IPv6" if is_ipv6 else "IPv4"
-        raise TurnOptionsError(f"no {family} address to relay from; listen at an address of this machine")
-    return str(min(candidates, key=lambda ip: not ip.is_global))

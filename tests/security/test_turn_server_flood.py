@@ -6,11 +6,12 @@ import gc
 import tracemalloc
 
 import pytest
-from turn_bench import SERVER, Bench, Client, error_of
+from turn_bench import SERVER, Bench, Client, config, error_of
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.turn.server import ClientPath
+from iceagent.core.turn import TurnClient, TurnCredentials
+from iceagent.core.turn.server import ClientPath, StaticUsers
 from iceagent.core.turn.server.limits import FREE_REPLIES, MAX_REPLY_SOURCES, REPLY_FLOOR_BYTES
 
 COUNT = 100_000
@@ -132,3 +133,68 @@ def test_wrong_passwords_are_limited_too() -> None:
     client.request(stun.Method.REFRESH)
     answers = sum(client.bench.give(client.path, client.encode(stun.Method.REFRESH)) is not None for _ in range(1000))
     assert answers <= 250
+
+
+def in_a_flood(clients: list[TransportAddress], question: bytes, per_s: int = 8_000) -> list[bytes | None]:
+    """Return what each of some new clients was answered within a second, with one retransmission after half of it.
+
+    Each forged request claims another source. The flood has begun a second before, and the clients come in turn.
+    """
+    bench = Bench()
+    answers: list[bytes | None] = []
+    number = 0
+
+    def forged(count: int) -> None:
+        nonlocal number
+        remotes = [make_address(f"9.{n >> 16}.{n >> 8 & 255}.{n & 255}", 1) for n in range(number, number + count)]
+        flood(bench, remotes, per_s)
+        number += count
+
+    forged(per_s)
+    for client in clients:
+        forged(per_s // 16)
+        path = ClientPath("udp", SERVER, client)
+        answer = bench.give(path, question)
+        if answer is None:
+            forged(per_s // 2)
+            answer = bench.give(path, question)
+        answers.append(answer)
+    return answers
+
+
+def our_question() -> bytes:
+    """Return the first Allocate of our own client."""
+    remote = TransportAddress("8.8.4.4", 1)
+    client = TurnClient(remote, SERVER, TurnCredentials("george", "secret"), randbytes=bytes)
+    client.start(0.0)
+    transmit = client.poll_transmit()
+    assert transmit is not None
+    return transmit.data
+
+
+TWELVE = [TransportAddress(f"8.8.4.{n}", 1) for n in range(1, 13)]
+
+
+@pytest.mark.parametrize("per_s", [2_000, 8_000])
+@pytest.mark.parametrize("question", ["ours", "bare"])
+def test_trap_53_new_clients_get_in_during_a_flood_of_forged_sources(question: str, per_s: int) -> None:
+    """12 of 12 within a second: ours at once, since its bytes pay for the answer; others by asking again."""
+    answers = in_a_flood(TWELVE, our_question() if question == "ours" else ALLOCATE, per_s)
+    assert all(answers)
+
+
+def test_trap_53_our_question_pays_for_its_answer() -> None:
+    """Also with a long realm; and what is asked later, with credentials, needs no padding."""
+    question = our_question()
+    for realm in ("example.org", "a-realm-of-thirty-two-characters"):
+        bench = Bench(config(realm=realm, users=StaticUsers({"george": "secret"}, realm)))
+        answer = bench.give(ClientPath("udp", SERVER, TWELVE[0]), question)
+        assert answer is not None
+        assert len(answer) <= len(question)
+
+
+def test_forged_sources_that_ask_twice_gain_no_bytes() -> None:
+    """The reserve is part of what came in: over any second no more goes out than that and the floor."""
+    bench = Bench()
+    remotes = [make_address(f"9.0.{n >> 8 & 255}.{n & 255}", 1) for n in range(4_000)] * 5
+    assert busiest_second(flood(bench, remotes, 8_000)) <= 1 + REPLY_FLOOR_BYTES / (8_000 * len(ALLOCATE))

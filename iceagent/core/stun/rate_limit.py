@@ -18,6 +18,35 @@ def source_of(host: str) -> str:
     return packed[:8].hex()
 
 
+class ByteWindow:
+    """Bytes in and out, and answers, of one source since a second began.
+
+    Args:
+        window_s: how long that second is.
+        max_credit: bytes in that later answers may be paid from, so that credit does not pile up.
+    """
+
+    __slots__ = ("_max_credit", "_window_s", "answers", "began_at", "bytes_in", "bytes_out")
+
+    def __init__(self, window_s: float, max_credit: int) -> None:
+        self._window_s = window_s
+        self._max_credit = max_credit
+        self.began_at = float("-inf")
+        self.bytes_in = self.bytes_out = self.answers = 0
+
+    def note(self, now: float, size: int) -> None:
+        """Count a request; begin anew when the second is over."""
+        if now - self.began_at >= self._window_s:
+            self.began_at = now
+            self.bytes_in = self.bytes_out = self.answers = 0
+        self.bytes_in = min(self.bytes_in + size, self.bytes_out + self._max_credit)
+
+    def spend(self, size: int) -> None:
+        """Count an answer."""
+        self.bytes_out += size
+        self.answers += 1
+
+
 class RateLimiter:
     """Lets each source through `burst` times at once and `rate_per_s` times a second after that.
 

@@ -92,6 +92,7 @@ class Requester:
         self._server = server
         self._auth = auth
         self._randbytes = randbytes
+        self._reliable = reliable
         self._client = stun.StunClient(max_transactions=_MAX_REQUESTS)
         self._open: dict[bytes, Request] = {}
         self._schedule = stun.RetransmissionSchedule.reliable() if reliable else SCHEDULE
@@ -172,6 +173,8 @@ class Requester:
         request.sent_key = key
         request.transaction_id = self._randbytes(_ID_SIZE)
         attributes = (*request.attributes, *auth.attributes(request.credentials))
+        if key is None and request.method == stun.Method.ALLOCATE and not self._reliable:
+            attributes = _padded(attributes)
         message = stun.Message(stun.MessageClass.REQUEST, request.method, request.transaction_id, attributes)
         self._open[request.transaction_id] = request
         self._client.start(
@@ -217,6 +220,17 @@ class Requester:
             self._send(now, request)
             return
         request.done(now, Outcome(error=response, reason=_REASON_OF_CHALLENGE[challenge]))
+
+
+def _padded(attributes: tuple[stun.Attribute, ...]) -> tuple[stun.Attribute, ...]:
+    """Lengthen what a stranger asks, by blanks in SOFTWARE, which each server knows and none needs.
+
+    A server that is flooded by forged sources answers strangers with no more bytes than they have sent, or it would hit
+    somebody with more than the flood itself: a question that is longer than its 401 is answered in any case.
+    """
+    software = next((one.value for one in attributes if isinstance(one, stun.Software)), "")
+    others = tuple(one for one in attributes if not isinstance(one, stun.Software))
+    return (stun.Software(software.ljust(stun.Software.MAX_CHARACTERS)), *others)
 
 
 _REASON_OF_CHALLENGE: Final = {

@@ -9,7 +9,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server.allocation import Allocation, AllocationState, ClientPath, Relay, Signing
 from iceagent.core.turn.server.auth import Authenticated
-from iceagent.core.turn.server.closing import close_allocation
+from iceagent.core.turn.server.closing import close_allocation, end_reservation
 from iceagent.core.turn.server.limits import OPEN_ATTEMPTS, RESERVATION_S
 from iceagent.core.turn.server.state import AllocationChanged, OpenRelay, Reservation, ServerState, ToClient
 
@@ -131,6 +131,7 @@ def _take_reserved(state: ServerState, allocation: Allocation, transport: str, t
     if reservation is None or reservation.user != allocation.user:
         raise Refusal(stun.Code.INSUFFICIENT_CAPACITY)
     del state.reservations[token]
+    state.deadlines.cancel(reservation.deadline)
     _add_relay(state, allocation, transport, reservation.host, reservation.port)
 
 
@@ -142,7 +143,7 @@ def _take_ports(state: ServerState, now: float, allocation: Allocation, transpor
     reserve = even is not None and even.reserve
     families = (4, 6) if additional is not None else (family,)
     for one in families:
-        host = _host_of(state, one)
+        host = _host_of(state, one, allocation.path.local.host)
         port = None if host is None else state.pools[host].take(now, even=even is not None, pair=reserve)
         if host is not None and port is not None:
             _add_relay(state, allocation, transport, host, port)
@@ -157,8 +158,10 @@ def _take_ports(state: ServerState, now: float, allocation: Allocation, transpor
         _reserve_next(state, now, allocation)
 
 
-def _host_of(state: ServerState, family: int) -> str | None:
-    return next((host for host in state.hosts if (":" in host) == (family == 6)), None)
+def _host_of(state: ServerState, family: int, asked: str) -> str | None:
+    """Return where to bind: the address that was asked, which a client is sure to reach, if relays may be there."""
+    hosts = [host for host in state.hosts if (":" in host) == (family == 6)]
+    return asked if asked in hosts else next(iter(hosts), None)
 
 
 def _add_relay(state: ServerState, allocation: Allocation, transport: str, host: str, port: int) -> None:
@@ -169,15 +172,9 @@ def _add_relay(state: ServerState, allocation: Allocation, transport: str, host:
 def _reserve_next(state: ServerState, now: float, allocation: Allocation) -> None:
     bind = allocation.relays[0].bind
     token = state.randbytes(8)
-    state.reservations[token] = Reservation(bind.host, bind.port + 1, allocation.user)
+    deadline = state.deadlines.call_at(now + RESERVATION_S, partial(end_reservation, state, token))
+    state.reservations[token] = Reservation(bind.host, bind.port + 1, allocation.user, deadline)
     allocation.reservation = token
-    state.call_at(now + RESERVATION_S, partial(_end_reservation, state, token))
-
-
-def _end_reservation(state: ServerState, token: bytes, now: float) -> None:
-    reservation = state.reservations.pop(token, None)
-    if reservation is not None:
-        state.pools[reservation.host].release(now, reservation.port)
 
 
 # -- what the shell reports
@@ -220,7 +217,7 @@ def relay_failed(state: ServerState, now: float, relay: Relay) -> None:
 
 def _drop_reservation(state: ServerState, now: float, allocation: Allocation) -> None:
     if allocation.reservation is not None:
-        _end_reservation(state, allocation.reservation, now)
+        end_reservation(state, allocation.reservation, now)
         allocation.reservation = None
 
 
@@ -256,12 +253,11 @@ def _success(allocation: Allocation) -> stun.Message:
 def schedule_expiry(state: ServerState, allocation: Allocation) -> None:
     """Look at the allocation when it should end; a Refresh in between moves that on."""
     allocation.scheduled_at = allocation.expires_at
-    state.call_at(allocation.expires_at, partial(_expire, state, allocation, allocation.expires_at))
+    state.deadlines.cancel(allocation.deadline)
+    allocation.deadline = state.deadlines.call_at(allocation.expires_at, partial(_expire, state, allocation))
 
 
-def _expire(state: ServerState, allocation: Allocation, scheduled_at: float, now: float) -> None:
-    if allocation.state is not AllocationState.ACTIVE or allocation.scheduled_at != scheduled_at:
-        return
+def _expire(state: ServerState, allocation: Allocation, now: float) -> None:
     if allocation.expires_at <= now:
         close_allocation(state, now, allocation, "expired")
     else:

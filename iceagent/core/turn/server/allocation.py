@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
+from iceagent.core.deadlines import Deadline
 from iceagent.core.turn.server.bandwidth import Meter
 
 
@@ -103,6 +104,7 @@ class Connection:
         request: the Connect that is not answered yet; None for a peer's connection.
         signing: how `request` is answered.
         path: the client's data connection, once bound.
+        deadline: of the state it is in.
     """
 
     number: int
@@ -114,6 +116,7 @@ class Connection:
     request: stun.Message | None = None
     signing: Signing | None = None
     path: ClientPath | None = None
+    deadline: Deadline | None = None
 
 
 class Signing(NamedTuple):
@@ -138,7 +141,8 @@ class Allocation:
         relays: one per address family.
         state: see `AllocationState`.
         expires_at: when it ends unless it is refreshed.
-        scheduled_at: the deadline in the server's heap.
+        scheduled_at: when the server looks whether it has ended.
+        deadline: that look.
         answer: to `request`.
         permissions: until when each peer host may send.
         channels: by number.
@@ -160,6 +164,7 @@ class Allocation:
     state: AllocationState = AllocationState.OPENING
     expires_at: float = 0.0
     scheduled_at: float = 0.0
+    deadline: Deadline | None = None
     attempts: int = 0
     answer: bytes = b""
     permissions: dict[str, float] = field(default_factory=dict)

@@ -20,6 +20,8 @@ def close_allocation(state: ServerState, now: float, allocation: Allocation, wha
     for relay in allocation.relays:
         _give_back(state, now, relay)
     allocation.state = AllocationState.CLOSED
+    state.deadlines.cancel(allocation.deadline)
+    allocation.deadline = None
     allocation.permissions.clear()
     allocation.channels.clear()
     allocation.channel_of.clear()
@@ -51,13 +53,34 @@ def _give_back(state: ServerState, now: float, relay: Relay) -> None:
     state.emit(CloseRelay(relay))
 
 
+def revoke(state: ServerState, allocation: Allocation, host: str) -> None:
+    """Take back the permission of a host, and channels and connections with it, which need one."""
+    del allocation.permissions[host]
+    for channel in [channel for channel in allocation.channels.values() if channel.peer.host == host]:
+        del allocation.channels[channel.number]
+        del allocation.channel_of[channel.peer]
+    for connection in [one for one in allocation.connections.values() if one.peer.host == host]:
+        close_connection(state, connection)
+    state.counters["permissions_revoked"] += 1
+
+
 def close_connection(state: ServerState, connection: Connection) -> None:
     """Close a TCP connection to a peer, if it is not closed."""
     if connection.state is ConnectionState.CLOSED:
         return
     connection.state = ConnectionState.CLOSED
+    state.deadlines.cancel(connection.deadline)
+    connection.deadline = connection.request = None
     del state.connections[connection.number]
     del connection.allocation.connections[connection.number]
     if connection.path is not None:
         state.data_paths.pop(connection.path, None)
     state.emit(CloseConnection(connection))
+
+
+def end_reservation(state: ServerState, token: bytes, now: float) -> None:
+    """Give a reserved port back, if nobody has taken it."""
+    reservation = state.reservations.pop(token, None)
+    if reservation is not None:
+        state.deadlines.cancel(reservation.deadline)
+        state.pools[reservation.host].release(now, reservation.port)

@@ -73,18 +73,16 @@ def _add(
     connection = Connection(number, relay.allocation, relay, peer, how, now + patience_s)
     state.connections[number] = connection
     relay.allocation.connections[number] = connection
-    state.call_at(connection.expires_at, partial(_give_up, state, connection))
+    connection.deadline = state.deadlines.call_at(connection.expires_at, partial(_give_up, state, connection))
     return connection
 
 
 def _give_up(state: ServerState, connection: Connection, now: float) -> None:
+    del now
     if connection.state is ConnectionState.CONNECTING:
         peer_failed(state, connection)
-    elif connection.state is ConnectionState.WAITING:
-        if connection.expires_at <= now:
-            close_connection(state, connection)
-        else:
-            state.call_at(connection.expires_at, partial(_give_up, state, connection))
+    else:
+        close_connection(state, connection)
 
 
 def peer_connected(state: ServerState, now: float, connection: Connection) -> bool:
@@ -97,7 +95,8 @@ def peer_connected(state: ServerState, now: float, connection: Connection) -> bo
     connection.state = ConnectionState.WAITING
     connection.expires_at = now + BIND_TIMEOUT_S
     connection.request = None
-    state.call_at(connection.expires_at, partial(_give_up, state, connection))
+    state.deadlines.cancel(connection.deadline)
+    connection.deadline = state.deadlines.call_at(connection.expires_at, partial(_give_up, state, connection))
     answer = stun.success(request, stun.ConnectionId(connection.number))
     state.reply(connection.allocation.path, answer, signing)
     return True
@@ -154,6 +153,8 @@ def handle_connection_bind(
         state.refuse(path, request, signing, stun.Code.BAD_REQUEST)
         return
     connection.state = ConnectionState.BOUND
+    state.deadlines.cancel(connection.deadline)
+    connection.deadline = None
     connection.path = path
     state.data_paths[path] = connection
     assert number is not None

@@ -24,10 +24,12 @@ OPEN_ATTEMPTS: Final = 8  # ours: ports tried when other programs hold them
 MAX_PENDING_OUTPUT: Final = 65536  # ours: transmits and events the shell has not drained
 REPLY_WINDOW_S: Final = 1.0  # ours: over which bytes out are held against bytes in
 REPLY_FLOOR_BYTES: Final = 4096  # ours: answers to all strangers together that no bytes in pay for, per second
+REPLY_RESERVE: Final = 0.25  # ours: part of what came in that is kept for strangers who have asked in vain before
+ASKS_AGAIN_S: Final = 0.25  # ours: half of what RFC 8489 section 6.2.1 waits before a request is sent again
 FREE_REPLIES: Final = 3  # ours: the same for one stranger, in answers: the sockets of one honest client
 MAX_REPLY_CREDIT: Final = 2048  # ours: bytes in that later answers may be paid from
 PROVEN_FOR_S: Final = 600.0  # ours: how long a source is believed to receive what it is sent
-MAX_REPLY_SOURCES: Final = 16384  # ours: unproven sources remembered
+MAX_REPLY_SOURCES: Final = 65536  # ours: unproven sources remembered: a flood of 100,000/s is outlived by half a second
 PROVEN_RATE_PER_S: Final = 50.0  # ours: error answers to a source that has shown to receive what we send it
 PROVEN_BURST: Final = 200.0  # ours
 

@@ -71,7 +71,9 @@ class PeerPolicy:
     Args:
         allow: networks that the defaults deny and that peers may live in all the same.
         deny: networks denied whatever `allow` says.
-        own: IP literals of this server, the announced ones included.
+        own: IP literals of this server, the announced ones included, until `set_own` names others.
+        is_here: tells whether an IP literal is an address of this machine at this moment, for those that `own` does not
+            name: between two calls of `set_own` addresses come, too.
         loopback: whether loopback addresses are peers; only for a server that listens at loopback.
         relay_only: whether peers are only relayed addresses of this server.
         nat64: prefixes (/96) that this network translates to IPv4.
@@ -86,6 +88,7 @@ class PeerPolicy:
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
         own: Iterable[str] = (),
+        is_here: Callable[[str], bool] = lambda _: False,
         loopback: bool = False,
         relay_only: bool = False,
         nat64: Sequence[str] = (),
@@ -95,11 +98,22 @@ class PeerPolicy:
             raise PolicyError("loopback peers need a server that listens at loopback: --insecure-dev")
         self._allowed = (*allowed, *(_LOOPBACK if loopback else ()))
         self._denied = (*parse_networks(deny), *_NEVER, *(() if loopback else _LOOPBACK))
-        hosts = {host.partition("%")[0] for host in own}
-        self._own = frozenset(host for host in hosts if not (loopback and ipaddress.ip_address(host).is_loopback))
+        self._loopback = loopback
+        self._is_here = is_here
         self._relay_only = relay_only
         self._nat64 = _parse_nat64(nat64)
         self._is_host_allowed = lru_cache(maxsize=4096)(self._judge)
+        self._own: frozenset[str] = frozenset()
+        self.set_own(own)
+
+    def set_own(self, own: Iterable[str]) -> frozenset[str]:
+        """Take note of what addresses this server has from now on, IP literals; return those that are new."""
+        hosts = {host.partition("%")[0] for host in own}
+        before = self._own
+        self._own = frozenset(host for host in hosts if not (self._loopback and ipaddress.ip_address(host).is_loopback))
+        if self._own != before:
+            self._is_host_allowed.cache_clear()
+        return self._own - before
 
     def is_own(self, host: str) -> bool:
         """Tell whether an address is one of this server's."""
@@ -112,12 +126,23 @@ class PeerPolicy:
             peer: where the client wants to send to.
             is_relayed: tells whether an address is a relayed one of this server at this moment.
         """
+        return self.still_allows(peer, is_relayed) and (peer.host in self._own or not self._has_come(peer.host))
+
+    def still_allows(self, peer: TransportAddress, is_relayed: Callable[[TransportAddress], bool]) -> bool:
+        """Return the same of a peer that has a permission, for each datagram: the system is not asked again."""
         host = peer.host
         if host in self._own:
             return is_relayed(peer) and not _is_within(ipaddress.ip_address(host), self._denied)
         if self._relay_only:
             return peer.port != 0 and is_relayed(peer)
         return self._is_host_allowed(host)
+
+    def _has_come(self, host: str) -> bool:
+        """Tell whether an address is this machine's although nobody has said so yet."""
+        if self._loopback and ipaddress.ip_address(host).is_loopback:
+            return False
+        inner = inner_addresses(ipaddress.ip_address(host), self._nat64)
+        return any(self._is_here(one) for one in (host, *map(str, inner)))
 
     def _judge(self, host: str) -> bool:
         if "%" in host:  # a zone is a link of this machine

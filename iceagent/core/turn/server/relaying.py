@@ -105,7 +105,7 @@ def handle_send(state: ServerState, now: float, path: ClientPath, data: bytes) -
         or relay.transport != "udp"
         or allocation.permissions.get(peer.address.host, 0.0) <= now
         # The permission says so for the host; between relays of this server the port matters, too.
-        or not state.policy.allows(peer.address, state.is_relayed)
+        or not state.policy.still_allows(peer.address, state.is_relayed)
     ):
         state.counters["send_without_permission"] += 1
         return

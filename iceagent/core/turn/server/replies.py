@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from iceagent.core.stun import RateLimiter
-from iceagent.core.stun.rate_limit import source_of
+from iceagent.core.stun.rate_limit import ByteWindow, source_of
 from iceagent.core.turn.server.limits import (
+    ASKS_AGAIN_S,
     FREE_REPLIES,
     MAX_REPLY_CREDIT,
     MAX_REPLY_SOURCES,
@@ -14,32 +15,25 @@ from iceagent.core.turn.server.limits import (
     PROVEN_FOR_S,
     PROVEN_RATE_PER_S,
     REPLY_FLOOR_BYTES,
+    REPLY_RESERVE,
     REPLY_WINDOW_S,
 )
 
 _NEVER: Final = float("-inf")
 
 
-class _Window:
-    """Bytes in and out, and answers, since a second began."""
+class _Stranger(ByteWindow):
+    """A source that has not shown to receive our answers.
 
-    __slots__ = ("answers", "began_at", "bytes_in", "bytes_out")
+    Attributes:
+        waits_since: when it first asked in vain; None once it was answered.
+    """
+
+    __slots__ = ("waits_since",)
 
     def __init__(self) -> None:
-        self.began_at = _NEVER
-        self.bytes_in = self.bytes_out = self.answers = 0
-
-    def note(self, now: float, size: int) -> None:
-        """Count a request; begin anew when the second is over. Credit does not pile up: see `MAX_REPLY_CREDIT`."""
-        if now - self.began_at >= REPLY_WINDOW_S:
-            self.began_at = now
-            self.bytes_in = self.bytes_out = self.answers = 0
-        self.bytes_in = min(self.bytes_in + size, self.bytes_out + MAX_REPLY_CREDIT)
-
-    def spend(self, size: int) -> None:
-        """Count an answer."""
-        self.bytes_out += size
-        self.answers += 1
+        super().__init__(REPLY_WINDOW_S, MAX_REPLY_CREDIT)
+        self.waits_since: float | None = None
 
 
 class ReplyBudget:
@@ -47,12 +41,18 @@ class ReplyBudget:
 
     In each second a source that has not shown to receive our answers is given a few at once, so that an honest client
     never waits, and beyond them no more bytes than came from it; all strangers together no more bytes than came from
-    them, but for a small floor. Who returns a nonce of ours has proven its address and is limited by number only.
+    them, but for a small floor. Two kinds of clients get in whatever flood of forged sources there is:
+
+    - who asks with at least as many bytes as the answer has, as our own client does: nobody gains by that;
+    - who asks again, as all clients do within half a second: a forged source seldom does, so a part of what came in is
+      kept for those that have asked in vain before.
+
+    Who returns a nonce of ours has proven its address and is limited by number only.
     """
 
     def __init__(self) -> None:
-        self._sources: dict[str, _Window] = {}
-        self._all = _Window()
+        self._sources: dict[str, _Stranger] = {}
+        self._all = ByteWindow(REPLY_WINDOW_S, MAX_REPLY_CREDIT)
         self._proven_until: dict[str, float] = {}
         self._limiter = RateLimiter(rate_per_s=PROVEN_RATE_PER_S, burst=PROVEN_BURST, max_sources=MAX_REPLY_SOURCES)
 
@@ -73,16 +73,24 @@ class ReplyBudget:
         source = source_of(host)
         if self._proven_until.get(source, _NEVER) > now:
             return self._limiter.allow(now, host)
-        window = self._sources.pop(source, None) or _Window()
+        stranger = self._sources.pop(source, None) or _Stranger()
         if len(self._sources) >= MAX_REPLY_SOURCES:
             del self._sources[next(iter(self._sources))]
-        self._sources[source] = window
-        window.note(now, size_in)
+        self._sources[source] = stranger
+        stranger.note(now, size_in)
         self._all.note(now, size_in)
-        if window.answers >= FREE_REPLIES and window.bytes_out + size_out > window.bytes_in:
+        if size_out > size_in and not self._can_pay(now, stranger, size_out):
+            stranger.waits_since = now if stranger.waits_since is None else stranger.waits_since
             return False
-        if self._all.bytes_out + size_out > max(self._all.bytes_in, REPLY_FLOOR_BYTES):
-            return False
-        window.spend(size_out)
+        stranger.waits_since = None
+        stranger.spend(size_out)
         self._all.spend(size_out)
         return True
+
+    def _can_pay(self, now: float, stranger: _Stranger, size_out: int) -> bool:
+        """Return whether bytes that came before pay for an answer that is longer than its question."""
+        if stranger.answers >= FREE_REPLIES and stranger.bytes_out + size_out > stranger.bytes_in:
+            return False
+        asks_again = stranger.waits_since is not None and now - stranger.waits_since >= ASKS_AGAIN_S
+        part = 1.0 if asks_again else 1.0 - REPLY_RESERVE
+        return self._all.bytes_out + size_out <= part * max(self._all.bytes_in, REPLY_FLOOR_BYTES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -12,6 +12,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.stun.header import split_message_type
 from iceagent.core.turn.server import connections, relaying
+from iceagent.core.turn.server.addresses import set_own_addresses, set_relay_hosts
 from iceagent.core.turn.server.allocate import handle_allocate, relay_failed, relay_opened
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
 from iceagent.core.turn.server.auth import ALGORITHMS, Authenticated, Authenticator, Rejected
@@ -49,7 +50,8 @@ class TurnServerConfig:
     Attributes:
         realm: of its users.
         users: who they are.
-        relay_hosts: IP literal to bind for relays: IP literal to tell others; one of each family at most.
+        relay_hosts: IP literal to bind for relays: IP literal to tell others, of each family the preferred one first. A
+            client gets the address that it asked at if that is among them.
         policy: whom relays may talk to.
         limits: how much of everything.
         ports: first and last port of relays.
@@ -72,11 +74,10 @@ class TurnServerConfig:
         """Check what the first client would trip over.
 
         Raises:
-            ValueError: there is no relay host, or two of one family, or the realm is too long.
+            ValueError: there is no relay host, or it is announced as one of another family, or the realm is too long.
         """
-        families = [":" in host for host in self.relay_hosts]
-        if not families or len(families) != len(set(families)):
-            raise ValueError("relays need one IPv4 address, one IPv6 address, or both")
+        if not self.relay_hosts:
+            raise ValueError("relays need at least one IPv4 address or one IPv6 address")
         if any((":" in host) != (":" in told) for host, told in self.relay_hosts.items()):
             raise ValueError("an address is announced as one of its own family")
         stun.Realm(self.realm).encode_value(bytes(12))
@@ -94,10 +95,9 @@ class TurnServer:
     """
 
     def __init__(self, config: TurnServerConfig, *, randbytes: Callable[[int], bytes]) -> None:
-        first, last = config.ports
         hosts = dict(config.relay_hosts)
-        pools = {host: PortPool(randbytes, first, last) for host in hosts}
-        self._state = ServerState(config.limits, config.policy, randbytes, hosts, pools, config.software)
+        pools = {host: PortPool(randbytes, *config.ports) for host in hosts}
+        self._state = ServerState(config.limits, config.policy, randbytes, hosts, config.ports, pools, config.software)
         features = stun.SecurityFeature.PASSWORD_ALGORITHMS
         if config.users.hides_names:
             features |= stun.SecurityFeature.USERNAME_ANONYMITY
@@ -128,6 +128,11 @@ class TurnServer:
         for allocation in self._state.allocations.values():
             total.update(allocation.traffic)
         return total
+
+    @property
+    def policy(self) -> PeerPolicy:
+        """Whom relays may talk to now."""
+        return self._state.policy
 
     @property
     def relay_hosts(self) -> Mapping[str, str]:
@@ -249,6 +254,14 @@ class TurnServer:
 
     # -- what the shell reports
 
+    def set_own_addresses(self, own: Iterable[str]) -> None:
+        """Note all addresses this machine has now, announced ones included; forbidden permissions are revoked."""
+        set_own_addresses(self._state, own)
+
+    def set_relay_hosts(self, now: float, hosts: Mapping[str, str]) -> None:
+        """Bind relays to these addresses from now on; see `TurnServerConfig`. Those elsewhere end."""
+        set_relay_hosts(self._state, now, hosts)
+
     def relay_opened(self, now: float, relay: Relay) -> bool:
         """Note that a relay is bound. False: it is no longer wanted, close it."""
         return relay_opened(self._state, now, relay)
@@ -291,11 +304,11 @@ class TurnServer:
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
-        self._state.handle_timeout(now)
+        self._state.deadlines.handle_timeout(now)
 
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` is due; None: never."""
-        return self._state.next_timeout()
+        return self._state.deadlines.next_timeout()
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next thing to send."""

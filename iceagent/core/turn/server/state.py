@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
+from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.stun.rate_limit import source_of
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
 from iceagent.core.turn.server.bandwidth import Meter
@@ -91,6 +91,7 @@ class Reservation(NamedTuple):
     host: str
     port: int
     user: str
+    deadline: Deadline
 
 
 @dataclass(slots=True)
@@ -101,7 +102,8 @@ class ServerState:
         limits: what may be had.
         policy: whom relays may talk to.
         randbytes: for ports, tokens and connection numbers.
-        hosts: IP literal to bind: IP literal to announce; at most one of each family.
+        hosts: IP literal to bind: IP literal to announce, of each family the preferred one first.
+        ports: first and last port of relays.
         pools: by bound host.
         software: for SOFTWARE, in authenticated answers; empty for none.
         flows: by transport and port of the server the newest allocation of each client, for the data path.
@@ -111,6 +113,7 @@ class ServerState:
     policy: PeerPolicy
     randbytes: Callable[[int], bytes]
     hosts: dict[str, str]
+    ports: tuple[int, int]
     pools: dict[str, PortPool]
     software: str = ""
     draining: bool = False
@@ -128,8 +131,7 @@ class ServerState:
     counters: Counter[str] = field(default_factory=Counter)
     transmits: deque[Transmit] = field(default_factory=deque)
     events: deque[Event] = field(default_factory=deque)
-    _deadlines: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)
-    _sequence: int = 0
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     # -- output
 
@@ -163,22 +165,6 @@ class ServerState:
         """Send a signed error answer."""
         self.counters[f"refused_{int(code)}"] += 1
         self.reply(path, stun.error(request, code, "", *more), signing)
-
-    # -- deadlines
-
-    def call_at(self, at: float, what: Callable[[float], None]) -> None:
-        """Have `what(now)` called at `at` or soon after."""
-        self._sequence += 1
-        heapq.heappush(self._deadlines, (at, self._sequence, what))
-
-    def next_timeout(self) -> float | None:
-        """Return when the next deadline is."""
-        return self._deadlines[0][0] if self._deadlines else None
-
-    def handle_timeout(self, now: float) -> None:
-        """Call what is due."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            heapq.heappop(self._deadlines)[2](now)
 
     # -- quotas
 
