@@ -222,6 +222,17 @@ class Agent(trio.abc.Channel[bytes]):
         return self.state in _CONNECTED and not self._driver.ice.stranded
 
     @property
+    def is_restarting(self) -> bool:
+        """Whether a restart is under way that has not led to a path yet."""
+        return self._driver.ice.restarting
+
+    @property
+    def silent_s(self) -> float | None:
+        """How long ago the peer last answered, seconds; None if it never has. An idle path is asked every 5 s."""
+        heard_at = self._driver.ice.heard_at
+        return trio.current_time() - heard_at if heard_at else None
+
+    @property
     def role(self) -> ice.Role:
         """Who nominates; a role conflict may change it."""
         return self._driver.ice.role

@@ -10,6 +10,7 @@ from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import kept_timeline, timeline_option
+from iceagent.cli.waiting import told_progress
 from iceagent.session.background import open_background
 from iceagent.tunnel.peer import join
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
@@ -40,6 +41,11 @@ def command(
 
 async def _connect(code: str, relay: str | None, connection: Connection, timeline: str | None, output: Output) -> None:
     with kept_timeline(timeline) as kept:
-        async with join(code, relay=relay, config=connection.config(kept)) as link, open_background() as nursery:
+        config = connection.config(kept)
+        async with (
+            told_progress(output) as progress,
+            join(code, relay=relay, config=config, progress=progress) as link,
+            open_background() as nursery,
+        ):
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
             await run_pipe(link, StandardStreams(), opener=True)

@@ -11,9 +11,10 @@ import rich_click as click
 from iceagent.cli.connection import Connection, connection_options
 from iceagent.cli.options import Common, code_argument, output_options, relay_option
 from iceagent.cli.output import Output
-from iceagent.cli.paths import follow_paths
+from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import kept_timeline, timeline_option
+from iceagent.cli.waiting import told_progress
 from iceagent.session.background import open_background
 from iceagent.session.errors import PeerLeft
 from iceagent.tunnel.forward import Forward, check_bind, forward_local
@@ -68,7 +69,8 @@ async def _forward(
     for spec in specs:
         await check_bind(spec)  # before the code is used: it is good for one try
     async with (
-        join(code, relay=relay, config=config) as link,
+        told_progress(output) as progress,
+        join(code, relay=relay, config=config, progress=progress) as link,
         open_background() as nursery,
         AsyncExitStack() as forwards,
     ):
@@ -76,7 +78,7 @@ async def _forward(
         for spec in specs:
             _show(await forwards.enter_async_context(forward_local(link, spec)), output)
         await link.wait_closed()
-    raise PeerLeft("the other side has closed the session")
+        raise PeerLeft(closing_words(link))
 
 
 def _show(forward: Forward, output: Output) -> None:

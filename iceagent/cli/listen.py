@@ -12,9 +12,10 @@ import rich_click as click
 from iceagent.cli.connection import Connection, connection_options
 from iceagent.cli.options import Common, output_options, relay_option
 from iceagent.cli.output import Output
-from iceagent.cli.paths import follow_paths
+from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import kept_timeline, timeline_option
+from iceagent.cli.waiting import told_progress
 from iceagent.session.background import open_background
 from iceagent.tunnel.allow import AllowRule, parse_rules
 from iceagent.tunnel.peer import Invitation, Link, invite
@@ -79,13 +80,14 @@ async def _listen(
     allow: Sequence[str], timeout_s: float | None, relay: str | None, config: AgentConfig | None, output: Output
 ) -> None:
     rules = parse_rules(allow)
-    async with invite(relay=relay, config=config) as invitation:
+    async with told_progress(output) as progress, invite(relay=relay, config=config, progress=progress) as invitation:
         _show_code(invitation, rules, output, hard_nat=config is not None and bool(config.hard_nat))
         async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
             if rules:
                 await _serve(link, rules)
-                output.line("closed", "the other side has closed the session")
+                words = closing_words(link)
+                output.line("closed", words, reason=words)
             else:
                 await run_pipe(link, StandardStreams(), opener=False)
 

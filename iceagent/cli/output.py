@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -41,9 +41,10 @@ class Output:
         elif essential or not self.quiet:
             _print(text, sys.stderr)
 
-    def error(self, code: int, message: str) -> None:
-        """Print why the command ends with a code other than 0."""
-        self.line("error", f"iceagent: {message}", essential=True, exit=int(code), message=message)
+    def error(self, code: int, message: str, *, verdict: Mapping[str, object] | None = None) -> None:
+        """Print why the command ends with a code other than 0, and the verdict of `Agent.explain()`."""
+        told = {} if verdict is None else {"verdict": verdict}
+        self.line("error", f"iceagent: {message}", essential=True, exit=int(code), message=message, **told)
 
     def follow_log(self, verbose: int) -> None:
         """Print what the library logs: warnings, with `-v` the course of things, with `-vv` everything."""

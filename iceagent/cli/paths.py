@@ -1,10 +1,11 @@
-"""The path line: how the two sides reach each other, printed again when it changes."""
+"""How the two sides reach each other, told again when it changes; outages, and how the session ended."""
 
 from __future__ import annotations
 
 import trio
 
 from iceagent.cli.output import Output
+from iceagent.session.background import open_background
 from iceagent.session.path import Path
 from iceagent.session.session import Session
 
@@ -12,11 +13,24 @@ from iceagent.session.session import Session
 async def follow_paths(
     session: Session, output: Output, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Print the session's path now, and each one it moves to; started once the first is printed."""
-    async for path in session.paths():
-        show_path(path, output)
-        task_status.started()
-        task_status = trio.TASK_STATUS_IGNORED
+    """Print the session's path now, each one it moves to, and outages; started once the first path is printed."""
+    async with open_background() as nursery:
+        nursery.start_soon(_tell_outages, session, output)
+        async for path in session.paths():
+            show_path(path, output)
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+
+
+async def _tell_outages(session: Session, output: Output) -> None:
+    async for outage in session.outages():
+        output.line("outage", str(outage), state=outage.kind.value, seconds=round(outage.seconds, 1))
+
+
+def closing_words(session: Session) -> str:
+    """Return why a session is over that the other side has closed on purpose."""
+    reason = session.close_reason
+    return "the other side has closed the session" if reason is None else str(reason)
 
 
 def show_path(path: Path, output: Output) -> None:

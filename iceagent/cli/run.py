@@ -79,5 +79,12 @@ def _report(error: BaseException, output: Output) -> Exit:
         _log.debug("internal error", exc_info=error)
         output.error(code, f"internal error: {type(error).__name__}: {error} (run again with -vv to see where)")
     else:
-        output.error(code, str(error))
+        output.error(code, str(error), verdict=_verdict_of(error))
     return code
+
+
+def _verdict_of(error: BaseException) -> dict[str, object] | None:
+    from iceagent.session.errors import SessionError
+
+    verdict = error.verdict if isinstance(error, SessionError) else None
+    return None if verdict is None else verdict.as_dict()

@@ -101,9 +101,10 @@ def error_of_close(close: QuicClose) -> IceError:
 def _error_of_code(code: int, said: str) -> IceError:
     match code:
         case LinkCode.CLOSED:
-            return LinkClosedByPeer(f"the other side closed the link: {said or 'done'}")
+            more = "" if said in ("", "done") else f": {said}"
+            return LinkClosedByPeer(f"the other side has closed the session{more}")
         case LinkCode.CANCELLED:
-            return LinkClosedByPeer("the other side was interrupted and closed the link")
+            return LinkClosedByPeer("the other side was interrupted, and has closed the session")
         case LinkCode.AUTHENTICATION_FAILED:
             return AuthenticationError(f"the other side refused the link: {said}")
         case LinkCode.PROTOCOL_VIOLATION | LinkCode.CREDIT_EXCEEDED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -15,7 +15,7 @@ import trio
 from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
-from iceagent.link import LinkIdentity, LinkRole, generate_identity, open_link
+from iceagent.link import Link, LinkIdentity, LinkRole, generate_identity, open_link
 from iceagent.session.background import open_background
 from iceagent.session.description import (
     receive_candidates,
@@ -24,8 +24,11 @@ from iceagent.session.description import (
     send_late_candidates,
     send_restarts,
 )
-from iceagent.session.errors import NobodyCame, NoPath, PeerLeft, RelayError
+from iceagent.session.endings import failure_of, no_link, no_path
+from iceagent.session.errors import NobodyCame, PeerLeft, RelayError
+from iceagent.session.outages import Outage, OutageKind, watch_outages
 from iceagent.session.path import Path
+from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import agent_config, host_of, open_relay, parse_code, relay_for, signal_errors
 from iceagent.session.session import Session, run_session
 
@@ -46,12 +49,14 @@ class Invitation(Generic[S]):
         relay_url: str,
         relay_host: str,
         config: AgentConfig | None,
+        progress: Progress,
     ) -> None:
         self.relay_url = relay_url
         self._signaling = signaling
         self._session_type = session_type
         self._relay_host = relay_host
         self._config = config
+        self._progress = progress
 
     @property
     def code(self) -> str:
@@ -68,7 +73,9 @@ class Invitation(Generic[S]):
             NobodyCame: `timeout_s` has passed.
             CodeError: somebody came with a wrong code, or it has expired; it is dead, make another.
             RelayError: the relay went away.
-            NoPath: the other side came, but no network path leads to it.
+            NoPath, NoLink: the other side came, but no network path leads to it, or no link came about over it;
+                `verdict` says more.
+            PeerLeft: the other side came, and left again.
         """
         identity = generate_identity()
         channel: icesignal.SealedChannel | None = None
@@ -77,13 +84,17 @@ class Invitation(Generic[S]):
         if channel is None:
             raise NobodyCame(f"nobody came within {timeout_s:g} s")
         config = agent_config(self._config, self._relay_host, channel.ice_servers)
-        async with _establish(self._session_type, channel, identity, config) as session:
+        async with _establish(self._session_type, channel, identity, config, self._progress) as session:
             yield session
 
 
 @asynccontextmanager
 async def invite(
-    session_type: Callable[..., S], *, relay: str | None = None, config: AgentConfig | None = None
+    session_type: Callable[..., S],
+    *,
+    relay: str | None = None,
+    config: AgentConfig | None = None,
+    progress: Progress | None = None,
 ) -> AsyncIterator[Invitation[S]]:
     """Yield an invitation to a session of the type `session_type`; see `iceagent.invite`.
 
@@ -91,60 +102,97 @@ async def invite(
         RelayError: the relay cannot be reached.
         LocalError: its URL is malformed.
     """
+    progress = progress or Progress()
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(open_relay(relay))
         with signal_errors():
             signaling = await stack.enter_async_context(icesignal.open_invitation(place.url, address=place.address))
         url = f"ws://{place.address}" if place.address else place.url
-        yield Invitation(signaling, session_type, relay_url=url, relay_host=host_of(url), config=config)
+        progress.enter(Stage.CODE)
+        yield Invitation(
+            signaling, session_type, relay_url=url, relay_host=host_of(url), config=config, progress=progress
+        )
 
 
 @asynccontextmanager
 async def join(
-    session_type: Callable[..., S], code: str, *, relay: str | None = None, config: AgentConfig | None = None
+    session_type: Callable[..., S],
+    code: str,
+    *,
+    relay: str | None = None,
+    config: AgentConfig | None = None,
+    progress: Progress | None = None,
 ) -> AsyncIterator[S]:
     """Yield the session that a code leads to; see `iceagent.join`.
 
     Raises:
-        RelayMissing, RelayError, CodeError, NobodyCame, NoPath: see `iceagent.session.errors`.
+        RelayMissing, RelayError, CodeError, NobodyCame, PeerLeft, NoPath, NoLink: see `iceagent.session.errors`.
     """
     parsed = parse_code(code)
     url = relay_for(parsed, relay)
     identity = generate_identity()
+    progress = progress or Progress()
+    progress.relay = host_of(url)
     async with AsyncExitStack() as stack:
         with signal_errors():
             client = await stack.enter_async_context(icesignal.open_client(url))
+            progress.enter(Stage.PEER)
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
         config = agent_config(config, host_of(url), channel.ice_servers)
-        yield await stack.enter_async_context(_establish(session_type, channel, identity, config))
+        yield await stack.enter_async_context(_establish(session_type, channel, identity, config, progress))
 
 
 @asynccontextmanager
 async def _establish(
-    session_type: Callable[..., S], channel: icesignal.SealedChannel, identity: LinkIdentity, config: AgentConfig
+    session_type: Callable[..., S],
+    channel: icesignal.SealedChannel,
+    identity: LinkIdentity,
+    config: AgentConfig,
+    progress: Progress | None = None,
 ) -> AsyncIterator[S]:
     """Find a path to the peer at the other end of the channel, and open the link over it.
 
     The inviter is controlled and the QUIC server: the joiner is the one who wants something, and knows last.
     """
+    progress = progress or Progress()
     is_inviter = channel.role == "inviter"
     role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
     tcp = True if config.tcp_candidates is None else config.tcp_candidates
     config = replace(config, auto_restart=True, full_trickle=True, tcp_candidates=tcp)
     async with open_agent(config, role=role) as agent, open_background() as nursery:
         signaling = _Signaling(channel, agent, identity.fingerprint)
-        fingerprint = await signaling.find_path(nursery)
-        async with open_link(
+        fingerprint = await signaling.find_path(nursery, progress)
+        progress.enter(Stage.LINK, agent.explain)
+        opening = open_link(
             agent,
             role=LinkRole.SERVER if is_inviter else LinkRole.CLIENT,
             identity=identity,
             peer_fingerprint=fingerprint,
             session_key=channel.key(KEY_PURPOSE),
-        ) as link:
-            session = session_type(link, inviter=is_inviter, read_path=lambda: _path_of(agent))
+        )
+        async with _opened(opening, agent) as link:
+            session = session_type(
+                link,
+                inviter=is_inviter,
+                read_path=lambda: _path_of(agent),
+                read_failure=lambda: failure_of(agent),
+            )
             nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
+            nursery.start_soon(watch_outages, agent, _outage_teller(session, link))
+            progress.enter(Stage.OPEN)
             async with run_session(session):
                 yield session
+
+
+@asynccontextmanager
+async def _opened(opening: AbstractAsyncContextManager[Link], agent: Agent) -> AsyncIterator[Link]:
+    """Open a link; if it does not come about for a reason that is not the peer's, say what the agent knows."""
+    async with AsyncExitStack() as stack:
+        try:
+            link = await stack.enter_async_context(opening)
+        except NetworkError as error:
+            raise no_link(agent, error) from error
+        yield link
 
 
 class _Signaling:
@@ -156,7 +204,7 @@ class _Signaling:
         self._agent = agent
         self._fingerprint = fingerprint
 
-    async def find_path(self, nursery: trio.Nursery) -> bytes:
+    async def find_path(self, nursery: trio.Nursery, progress: Progress) -> bytes:
         """Exchange descriptions and candidates until a pair is selected; return the peer's fingerprint.
 
         Raises:
@@ -164,6 +212,7 @@ class _Signaling:
             PeerLeft, RelayError: signaling ended before.
             VersionMismatch: the peer speaks another version.
         """
+        progress.enter(Stage.PEER)
         try:
             nursery.start_soon(self._tolerate, lambda: send_description(self._channel, self._agent, self._fingerprint))
             with signal_errors(), _peer_left():
@@ -175,6 +224,7 @@ class _Signaling:
             nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent, peers))
             nursery.start_soon(self._tolerate, lambda: send_restarts(self._channel, self._agent, self._fingerprint))
             nursery.start_soon(self._tolerate, lambda: send_late_candidates(self._channel, self._agent))
+            progress.enter(Stage.PATH, self._agent.explain)
             await self._wait_connected()
         except BaseException:
             self._channel.close()  # the other side need not wait for what will not come
@@ -186,7 +236,7 @@ class _Signaling:
         try:
             await self._agent.wait_connected()
         except NetworkError as error:
-            raise NoPath(str(error)) from error
+            raise no_path(self._agent, error) from error
 
     async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -214,6 +264,17 @@ async def _follow_path(agent: Agent, *notify: Callable[[], None]) -> None:
         if isinstance(event, SelectedPairChanged):
             for call in notify:
                 call()
+
+
+def _outage_teller(session: Session, link: Link) -> Callable[[Outage], None]:
+    """Return what tells a session of outages, and wakes its link, whose probes wait ever longer, as they end."""
+
+    def tell(outage: Outage) -> None:
+        session.notify_outage(outage)
+        if outage.kind is OutageKind.BACK:
+            link.notify_path_changed()
+
+    return tell
 
 
 def _path_of(agent: Agent) -> Path | None:

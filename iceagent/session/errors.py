@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
-from iceagent.errors import LocalError, NetworkError, RemoteError
+from typing import TYPE_CHECKING
+
+from iceagent.errors import IceError, LocalError, NetworkError, RemoteError
+
+if TYPE_CHECKING:
+    from iceagent.agent.explain import Verdict
 
 
-class RelayError(NetworkError):
+class SessionError(IceError):
+    """Any of these. `verdict` is what the agent said of it (`Agent.explain()`), None where there was none to ask."""
+
+    verdict: Verdict | None = None
+
+
+class RelayError(NetworkError, SessionError):
     """The signaling relay cannot be reached, or went away before the two sides were connected."""
 
 
-class RelayMissing(LocalError):
+class RelayMissing(LocalError, SessionError):
     """No relay was named, and the code carries no address of one."""
 
 
-class CodeError(RemoteError):
+class CodeError(RemoteError, SessionError):
     """The code is wrong, expired, used up or in use by somebody else; a new one is needed."""
 
 
-class NobodyCame(NetworkError):
+class NobodyCame(NetworkError, SessionError):
     """The other side did not show itself in the time the caller gave it."""
 
 
-class VersionMismatch(RemoteError):
+class VersionMismatch(RemoteError, SessionError):
     """The two sides, or one of them and the relay, speak versions that do not understand each other."""
 
 
-class NoPath(NetworkError):
+class NoPath(NetworkError, SessionError):
     """Both sides are there, but no network path leads from one to the other."""
 
 
-class PeerLost(NetworkError):
-    """The other side was connected and has fallen silent."""
+class NoLink(NetworkError, SessionError):
+    """A path leads to the other side, but the link over it did not come about."""
 
 
-class PeerLeft(RemoteError):
+class PeerLost(NetworkError, SessionError):
+    """The other side was connected, and nothing leads to it any more; or this machine has lost its own network."""
+
+
+class PeerLeft(RemoteError, SessionError):
     """The other side closed the session on purpose, before it was done."""
+
+
+class PeerTurnedAway(PeerLeft):
+    """The other side asked for what is not allowed here, and left."""

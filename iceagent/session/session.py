@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from iceagent.core.constants import CONSENT_EXPIRY_S
-from iceagent.link import LinkClosedByPeer, LinkLost, LinkStream
+from iceagent.errors import IceError
+from iceagent.link import LinkClosedByPeer, LinkLost, LinkStream, WishRefused
 from iceagent.session.background import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
-from iceagent.session.errors import PeerLeft, PeerLost
+from iceagent.session.endings import peer_lost
+from iceagent.session.errors import PeerLeft, PeerTurnedAway
+from iceagent.session.outages import Outage
 from iceagent.session.path import Path
 from iceagent.session.raw import RawLink
 from iceagent.session.streams import StreamRouter
 
-PEER_LOST = f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network is down"
+if TYPE_CHECKING:
+    from iceagent.agent.explain import Verdict
+
+MAX_OUTAGES = 32  # told and not yet read; then the newest are left out
 
 
 class Session:
@@ -26,14 +31,26 @@ class Session:
     Several streams may be open at once; each is a `trio.abc.HalfCloseableStream` with its own flow control.
     """
 
-    def __init__(self, link: RawLink, *, inviter: bool, read_path: Callable[[], Path | None] = lambda: None) -> None:
-        """`inviter` tells the two sides apart; `read_path` returns the path of this moment."""
+    def __init__(
+        self,
+        link: RawLink,
+        *,
+        inviter: bool,
+        read_path: Callable[[], Path | None] = lambda: None,
+        read_failure: Callable[[], Verdict | None] = lambda: None,
+    ) -> None:
+        """`inviter` tells the two sides apart; `read_path` returns the path of this moment.
+
+        `read_failure` returns the verdict on an agent that has failed, None while it lives.
+        """
         self.inviter = inviter
         self.streams = StreamRouter(link)
         self.datagrams = DatagramRouter(link, first_flow=1 if inviter else 2)
         self._link = link
         self._read_path = read_path
+        self._read_failure = read_failure
         self._path_changed = trio.Event()
+        self._outages = trio.open_memory_channel[Outage](MAX_OUTAGES)
 
     async def open_stream(self, name: str = "") -> LinkStream:
         """Open a stream to the other side, which learns its name from `accept_stream`.
@@ -91,17 +108,35 @@ class Session:
         self._path_changed.set()
         self._path_changed = trio.Event()
 
+    def outages(self) -> AsyncIterator[Outage]:
+        """Iterate over the turns of outages as they happen: silent, looking for another path, back. For one reader."""
+        return self._outages[1]
+
+    def notify_outage(self, outage: Outage) -> None:
+        """Tell whoever follows `outages()`."""
+        with suppress(trio.WouldBlock):
+            self._outages[0].send_nowait(outage)
+
+    @property
+    def close_reason(self) -> IceError | None:
+        """Why the session is over, as the link says it; None while it lasts."""
+        return self._link.close_reason
+
     async def wait_closed(self) -> None:
         """Wait for the end of the session: returns when either side has closed it.
 
         Raises:
-            PeerLost: the other side fell silent, and no path led to it for as long as consent lasts.
+            PeerLost: the other side fell silent, and no path led to it for as long as consent lasts; or this machine
+                lost its network. `verdict` is what the agent said.
+            PeerTurnedAway: the other side asked for what is not allowed here, and left.
             PeerLeft: the other side ended it by an error, or broke the link's protocol.
         """
         await self._link.wait_closed()
         reason = self._link.close_reason
         if isinstance(reason, LinkLost):
-            raise PeerLost(PEER_LOST) from reason
+            raise peer_lost(reason, self._read_failure()) from reason
+        if isinstance(reason, WishRefused):
+            raise PeerTurnedAway(f"{reason}; make a new code, and allow it if it should be") from reason
         if reason is not None and not isinstance(reason, LinkClosedByPeer):
             raise PeerLeft(str(reason)) from reason
 

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from iceagent.agent import AgentConfig
 from iceagent.session import connect
+from iceagent.session.progress import Progress
 from iceagent.session.session import Session
 from iceagent.tunnel.allow import AllowRule
 from iceagent.tunnel.forward import Forward, forward_local
@@ -47,33 +48,40 @@ Invitation = connect.Invitation[Link]
 
 
 @asynccontextmanager
-async def invite(*, relay: str | None = None, config: AgentConfig | None = None) -> AsyncIterator[Invitation]:
+async def invite(
+    *, relay: str | None = None, config: AgentConfig | None = None, progress: Progress | None = None
+) -> AsyncIterator[Invitation]:
     """Make a code that one other side may use to reach this one.
 
     Args:
         relay: URL of the relay where the two meet, `ws://HOST:PORT`. None: the one of `ICEAGENT_RELAY`, else one is
             started here and the code carries its address.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
+        progress: is told what is being waited for, until the session is open.
     Raises:
         RelayError: the relay cannot be reached.
     """
-    async with connect.invite(Link, relay=relay, config=config) as invitation:
+    async with connect.invite(Link, relay=relay, config=config, progress=progress) as invitation:
         yield invitation
 
 
 @asynccontextmanager
-async def join(code: str, *, relay: str | None = None, config: AgentConfig | None = None) -> AsyncIterator[Link]:
+async def join(
+    code: str, *, relay: str | None = None, config: AgentConfig | None = None, progress: Progress | None = None
+) -> AsyncIterator[Link]:
     """Reach the other side with the code it made.
 
     Args:
         code: such as `7-guitar-ozone`, or `7-guitar-ozone@192.0.2.1:41234`.
         relay: URL of the relay; None: the address in the code, else `ICEAGENT_RELAY`.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
+        progress: is told what is being waited for, until the session is open.
     Raises:
         RelayMissing: neither the arguments nor the code nor the environment name a relay.
         RelayError: the relay cannot be reached.
         CodeError: the code is wrong, expired or in use.
-        NoPath: no network path leads to the other side.
+        PeerLeft: the other side came, and left again.
+        NoPath, NoLink: no network path leads to the other side, or no link came about over it; `verdict` says more.
     """
-    async with connect.join(Link, code, relay=relay, config=config) as link:
+    async with connect.join(Link, code, relay=relay, config=config, progress=progress) as link:
         yield link

@@ -192,10 +192,13 @@ def test_port_in_use_is_exit_9_and_does_not_cost_the_code(run, relay):
 
 def test_what_is_not_allowed_is_exit_8(run, relay):
     """Asked at the start, so that the user learns it before the first connection, and what is allowed instead."""
-    _, code = listen(run, relay, "tcp:localhost:1")
+    listener, code = listen(run, relay, "tcp:localhost:1")
     line = error_of(run.iceagent("forward", "--json", "--relay", relay, "-L", "0:localhost:2", code))
     assert line["exit"] == 8
     assert "tcp:localhost:1" in str(line["message"])
+    line = error_of(listener)
+    assert line["exit"] == 8
+    assert "asked for tcp:localhost:2, which is not allowed here, and left" in str(line["message"])
 
 
 @pytest.mark.parametrize(
@@ -327,6 +330,7 @@ def test_an_interrupt_ends_every_command_within_2_s(run, relay, number):
         process.signal(number)
         assert process.wait(5) == 130
         assert time.monotonic() - asked_at < 2
+    assert "interrupted" in listener.wait_for("closed")["reason"]
     assert listener.wait(2) == 0
 
 
@@ -368,4 +372,7 @@ def test_documentation_names_every_exit_code_and_kind():
 
     text = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
     assert all(f"| {int(code)} |" in text for code in Exit)
-    assert all(f"`{kind}`" in text for kind in ("listening", "code", "path", "forwarding", "closed", "log", "error"))
+    assert all(
+        f"`{kind}`" in text
+        for kind in ("listening", "code", "waiting", "path", "outage", "forwarding", "closed", "log", "error")
+    )

@@ -168,7 +168,7 @@ async def _end(ends, failure: BaseException | None) -> BaseException | None:
 @pytest.mark.parametrize(
     ("failure", "kind", "words"),
     [
-        (None, LinkClosedByPeer, "closed the link: done"),
+        (None, LinkClosedByPeer, "has closed the session"),
         (ValueError("a secret of ours"), LinkError, "its application failed"),
         (PeerRefused("no", wish="tcp:db:5432"), WishRefused, "asked for tcp:db:5432, which is not allowed here, and"),
     ],

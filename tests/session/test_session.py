@@ -18,6 +18,7 @@ from iceagent.link import AuthenticationError, generate_identity
 from iceagent.session import connect
 from iceagent.session import relay as relays
 from iceagent.session.background import open_background
+from iceagent.session.endings import PEER_LOST
 from iceagent.session.errors import (
     CodeError,
     NobodyCame,
@@ -27,7 +28,6 @@ from iceagent.session.errors import (
     RelayMissing,
     VersionMismatch,
 )
-from iceagent.session.session import PEER_LOST
 from iceagent.tunnel.errors import RefusedError
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from iceagent.agent.events import RelayLost, path_kind
 from iceagent.agent.explain.facts import Facts, plural
 from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
@@ -69,6 +71,14 @@ def lost_cause(facts: Facts) -> Verdict | None:
     changed = facts.network_changed
     lost = facts.last(ice.ConsentLost)
     evidence = [*_change_lines(facts), *_loss_lines(facts)]
+    gone = _own_address_gone(facts)
+    if gone is not None:
+        summary = f"This machine lost its address {gone}, which carried the connection, and no other leads to the peer."
+        remedy = "Connect this machine to a network" + (", then connect again." if facts.is_over else ".")
+        return verdict(VerdictKind.NETWORK_CHANGED, summary, (*evidence, *facts.general()), remedy)
+    if facts.is_over and lost is not None and _is_refused(facts, lost):
+        summary = f"The peer stopped answering, and {lost[1].pair.remote.address.host} says that its program has ended."
+        return verdict(VerdictKind.CONSENT_LOST, summary, (*evidence, *facts.general()), "Start it again, and connect.")
     if facts.core.state is ice.AgentState.DISCONNECTED and since is None and not _is_since(facts, changed):
         return verdict(VerdictKind.SILENT, evidence=(*evidence, *facts.general()))
     if since is not None and (facts.is_over or facts.now >= since + RESTART_ANSWER_S):
@@ -92,6 +102,29 @@ def _is_since(facts: Facts, event: tuple[float, object] | None) -> bool:
     states = facts.driver.timeline.latest(ice.StateChanged)
     connected = [at for at, one in states if one.new in (ice.AgentState.CONNECTED, ice.AgentState.COMPLETED)]
     return bool(connected) and event[0] >= max(connected)
+
+
+def _own_address_gone(facts: Facts) -> str | None:
+    """Return the address that carried the data if this machine has it no more; None otherwise.
+
+    After consent is lost the pair is known from that; before, the core still has it.
+    """
+    lost = facts.last(ice.ConsentLost)
+    pair = facts.core.selected_pair or (None if lost is None else lost[1].pair)
+    if pair is None or pair.local.type is ice.CandidateType.RELAY:
+        return None
+    base = pair.local.path_base
+    if pair.local.transport != "udp" or base in {one.address for one in facts.gatherer.bases}:
+        return None
+    return base.host
+
+
+def _is_refused(facts: Facts, lost: tuple[float, ice.ConsentLost]) -> bool:
+    """Whether ICMP says that nobody listens any more where the data went; beside 30 s of silence it may be believed."""
+    if lost[1].revoked:
+        return False
+    remote = lost[1].pair.remote.address
+    return any(one.remote == remote and one.errno == errno.ECONNREFUSED for one in facts.unreachable)
 
 
 def _change_lines(facts: Facts) -> list[str]:

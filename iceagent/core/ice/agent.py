@@ -120,6 +120,11 @@ class IceAgent(Generations):
         return self._carrier.context.stranded
 
     @property
+    def heard_at(self) -> float:
+        """When the peer last answered on any pair, those of sessions before a restart included; 0 for never."""
+        return self._carrier.context.heard_at
+
+    @property
     def role(self) -> Role:
         """Our present role."""
         return self._roles.role

@@ -1,0 +1,81 @@
+"""The sentence of each end that the agent knows more about than the link: what happened, then what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from iceagent.agent import Agent, AgentState
+from iceagent.agent.explain import Verdict, VerdictKind
+from iceagent.agent.explain.verdict import CATALOGUE
+from iceagent.core.constants import CONSENT_EXPIRY_S
+from iceagent.errors import IceError, NetworkError
+from iceagent.link import LinkLost
+from iceagent.session.errors import NoLink, NoPath, PeerLost
+
+PEER_LOST = f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network is down"
+
+_NO_PATH = "no path to the other side"
+_LOST = frozenset(
+    (VerdictKind.CONSENT_LOST, VerdictKind.CONSENT_REVOKED, VerdictKind.PATH_LOST, VerdictKind.NETWORK_CHANGED)
+)
+
+
+def no_path(agent: Agent, error: NetworkError) -> NoPath:
+    """Return why no path was found, with the agent's verdict and its remedy."""
+    verdict = agent.explain()
+    what = "the path to the other side was lost before the session was open" if verdict.kind in _LOST else _NO_PATH
+    found = NoPath(f"{what}: {told(verdict)}")
+    found.verdict = verdict
+    found.__cause__ = error
+    return found
+
+
+def no_link(agent: Agent, error: IceError) -> NoLink:
+    """Return why the link did not open although there was a path; the path may have died meanwhile."""
+    if not agent.is_answering:
+        found = NoLink(f"the path to the other side was lost before the link was open: {told(agent.explain())}")
+    else:
+        found = NoLink(
+            f"a path to the other side was found, but {error}: its program was stopped, or packets of 1200 bytes "
+            "do not get through; try again, with a new code"
+        )
+    found.verdict = agent.explain()
+    found.__cause__ = error
+    return found
+
+
+def failure_of(agent: Agent) -> Verdict | None:
+    """Return the verdict on an agent that has failed, as a session has it; None while it lives.
+
+    The agent's own word for a restart that nobody answers is to carry its credentials to the peer. A session has done
+    that: no answer on any path, and none through the relay, is a peer that does not answer.
+    """
+    if agent.state is not AgentState.FAILED:
+        return None
+    verdict = agent.explain()
+    if verdict.kind is not VerdictKind.RESTART_UNANSWERED:
+        return verdict
+    entry = CATALOGUE[VerdictKind.CONSENT_LOST]
+    return replace(verdict, kind=VerdictKind.CONSENT_LOST, summary=entry.meaning, remedy=entry.remedy)
+
+
+def peer_lost(reason: LinkLost, verdict: Verdict | None) -> PeerLost:
+    """Return why a session is over whose link was lost.
+
+    Args:
+        reason: what the link says.
+        verdict: what the agent said as it failed; None if it did not fail, or there is none.
+    """
+    if verdict is None:
+        found = PeerLost(f"{reason}; connect again, with a new code")
+    elif verdict.summary == CATALOGUE[VerdictKind.CONSENT_LOST].meaning:
+        found = PeerLost(f"{PEER_LOST}. {verdict.remedy}")
+    else:
+        found = PeerLost(f"the connection to the other side is lost: {told(verdict)}")
+    found.verdict = verdict
+    return found
+
+
+def told(verdict: Verdict) -> str:
+    """Return a verdict's summary and remedy."""
+    return f"{verdict.summary} {verdict.remedy}".rstrip()

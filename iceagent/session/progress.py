@@ -1,0 +1,78 @@
+"""How far two sides have come on their way to each other, and what is being waited for: nobody has to guess."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from iceagent.agent.explain import Verdict
+
+
+class Stage(Enum):
+    """What is being waited for. All but CODE, which takes as long as a person does, last seconds."""
+
+    RELAY = "relay"
+    CODE = "code"
+    PEER = "peer"
+    PATH = "path"
+    LINK = "link"
+    OPEN = "open"
+
+
+class Progress:
+    """Follows one session from its beginning until it is open; give it to `invite()` or `join()`.
+
+    Attributes:
+        stage: what is being waited for.
+        since: when the waiting for it began, Trio's time.
+        relay: the relay's host, once it is known.
+    """
+
+    def __init__(self) -> None:
+        self.stage = Stage.RELAY
+        self.since = trio.current_time()
+        self.relay = ""
+        self._explain: Callable[[], Verdict] | None = None
+        self._changed = trio.Event()
+
+    def enter(self, stage: Stage, explain: Callable[[], Verdict] | None = None) -> None:
+        """Take note that something else is waited for; `explain` is the agent's, while there is one to ask."""
+        self.stage = stage
+        self.since = trio.current_time()
+        self._explain = explain
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until something else is waited for."""
+        await self._changed.wait()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the agent says of where it is; None while there is no agent."""
+        return None if self._explain is None else self._explain()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been waited for the same thing."""
+        return trio.current_time() - self.since
+
+    def __str__(self) -> str:
+        verdict = self.verdict
+        match self.stage:
+            case Stage.RELAY:
+                return f"waiting for the relay {self.relay}".rstrip()
+            case Stage.CODE:
+                return "waiting for the other side to use the code"
+            case Stage.PEER:
+                return "waiting for the other side, which has not told yet where it can be reached"
+            case Stage.PATH:
+                return "trying the paths to the other side" + (f": {verdict.summary}" if verdict else "")
+            case Stage.LINK:
+                return "a path is found; waiting for the other side to open the link over it"
+            case Stage.OPEN:
+                return "connected"

@@ -1,0 +1,151 @@
+"""What is said while the other side is waited for, during outages and on failure: to a person, and to a program."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+import trio
+
+from iceagent.agent.explain import Verdict, VerdictKind
+from iceagent.cli import waiting
+from iceagent.cli.exits import Exit
+from iceagent.cli.output import Output
+from iceagent.cli.paths import follow_paths
+from iceagent.cli.run import run_verb
+from iceagent.cli.waiting import told_progress
+from iceagent.core.address import TransportAddress
+from iceagent.session.errors import NoPath
+from iceagent.session.outages import Outage, OutageKind
+from iceagent.session.path import Path
+from iceagent.session.progress import Stage
+from iceagent.session.session import Session
+
+VERDICT = Verdict(VerdictKind.PEER_NEVER_CHECKED, "Not one check came.", ("3 checks sent",), "Look at the firewall.")
+
+
+def lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+async def test_nothing_is_said_of_what_is_quick(autojump_clock, capsys):
+    """A connection takes a fraction of a second; lines that flash by help nobody."""
+    async with told_progress(Output(as_json=True)) as progress:
+        progress.enter(Stage.PEER)
+        await trio.sleep(1)
+        progress.enter(Stage.OPEN)
+        await trio.sleep(60)
+    assert capsys.readouterr().out == ""
+
+
+async def test_the_first_line_comes_within_three_seconds_and_none_is_far_from_the_next(autojump_clock, capsys):
+    """Forty seconds without a word were taken for a program that hangs."""
+    said: list[float] = []
+    output = Output(as_json=True)
+    line = output.line
+
+    def note(*arguments, **fields) -> None:
+        said.append(trio.current_time())
+        line(*arguments, **fields)
+
+    output.line = note  # type: ignore[method-assign]
+    begun = trio.current_time()
+    async with told_progress(output) as progress:
+        await trio.sleep(4)
+        progress.enter(Stage.PEER)
+        await trio.sleep(5)
+        progress.enter(Stage.PATH, lambda: VERDICT)
+        await trio.sleep(35)
+        ended = trio.current_time()
+        progress.enter(Stage.OPEN)
+    assert said[0] - begun <= 3
+    times = [*said, ended]
+    assert max(b - a for a, b in pairwise(times)) <= waiting.AGAIN_S
+    told = lines(capsys.readouterr().out)
+    assert [one["stage"] for one in told] == ["relay", "peer", "path", "path", "path", "path"]
+    assert {one["kind"] for one in told} == {"waiting"}
+    assert told[-1]["verdict"] == "peer-never-checked"
+    assert told[-1]["seconds"] == 30.0
+
+
+async def test_a_person_reads_what_is_waited_for_and_quiet_is_quiet(autojump_clock, capsys):
+    """On standard error; `-q` leaves the code and errors."""
+    for quiet in (False, True):
+        async with told_progress(Output(quiet=quiet)) as progress:
+            progress.enter(Stage.PATH, lambda: VERDICT)
+            await trio.sleep(13)
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.splitlines() == (
+            []
+            if quiet
+            else [
+                "trying the paths to the other side: Not one check came. (2 s)",
+                "trying the paths to the other side: Not one check came. (12 s)",
+            ]
+        )
+
+
+async def test_waiting_for_a_person_is_not_told_again_and_again(autojump_clock, capsys):
+    """A listener waits for hours; what counts begins when somebody uses the code."""
+    async with told_progress(Output(as_json=True)) as progress:
+        progress.enter(Stage.CODE)
+        await trio.sleep(3600)
+        progress.enter(Stage.PEER)
+        await trio.sleep(3)
+    assert [one["stage"] for one in lines(capsys.readouterr().out)] == ["peer"]
+
+
+async def test_an_error_leaves_as_it_was_raised(autojump_clock):
+    """The exit code is made of its type."""
+    with pytest.raises(NoPath):
+        async with told_progress(Output()):
+            raise NoPath("none")
+
+
+async def test_outages_are_a_line_each(autojump_clock, capsys):
+    """Silent, looking for another way, back: as text and as JSON."""
+    path = Path(True, "udp", TransportAddress("192.0.2.1", 1), TransportAddress("192.0.2.2", 2))
+    session = Session(None, inviter=True, read_path=lambda: path)  # type: ignore[arg-type]
+    session.notify_outage(Outage(OutageKind.SILENT, 6.04))
+    session.notify_outage(Outage(OutageKind.RESTARTING, 7.0))
+    session.notify_outage(Outage(OutageKind.BACK, 21.6))
+    for as_json in (True, False):
+        with trio.move_on_after(1):
+            await follow_paths(session, Output(as_json=as_json))
+        if as_json:
+            told = [one for one in lines(capsys.readouterr().out) if one["kind"] == "outage"]
+            assert [(one["state"], one["seconds"]) for one in told] == [
+                ("silent", 6.0), ("restarting", 7.0), ("back", 21.6),
+            ]  # fmt: skip
+            session.notify_outage(Outage(OutageKind.BACK, 21.6))
+    assert "the other side answers again, after 22 s" in capsys.readouterr().err
+
+
+def test_outages_nobody_reads_cost_no_memory():
+    """A library's user need not follow them; a path that flaps for a year must not fill the machine."""
+    session = Session(None, inviter=True)  # type: ignore[arg-type]
+    for _ in range(1000):
+        session.notify_outage(Outage(OutageKind.SILENT, 6))
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_error_line_has_verdict_and_remedy(capsys, as_json):
+    """They were known to the agent and told to nobody."""
+    error = NoPath(f"no path to the other side: {VERDICT.summary} {VERDICT.remedy}")
+    error.verdict = VERDICT
+
+    async def body() -> None:
+        raise error
+
+    with suppress(SystemExit):
+        assert run_verb(body, Output(as_json=as_json)) is Exit.NO_PATH
+    captured = capsys.readouterr()
+    if as_json:
+        (line,) = lines(captured.out)
+        assert line["verdict"] == VERDICT.as_dict()
+        assert "Look at the firewall." in str(line["message"])
+    else:
+        assert captured.err == "iceagent: no path to the other side: Not one check came. Look at the firewall.\n"

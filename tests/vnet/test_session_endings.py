@@ -1,0 +1,248 @@
+"""Whole sessions that carry nothing, are cut off, or end: what they say of it must be so. In virtual time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import trio
+from session_lab import Channel, connected
+
+from iceagent import vnet
+from iceagent.agent import AgentConfig, IceServer
+from iceagent.agent.explain import VerdictKind
+from iceagent.link import LinkConfig, generate_identity, open_link
+from iceagent.session import connect
+from iceagent.session.endings import PEER_LOST
+from iceagent.session.errors import NoLink, NoPath, PeerLost
+from iceagent.session.outages import Outage, OutageKind
+from iceagent.session.progress import Progress, Stage
+from iceagent.session.session import Session
+from iceagent.vnet import Network
+
+IDLE_S = 1800.0  # fifteen times QUIC's idle timer; tests/link has hours, which cost less without an agent below
+
+
+def run(main) -> None:
+    """Run it in virtual time."""
+    vnet.run(main, seed=1)
+
+
+async def follow_outages(session: Session, told: list[Outage]) -> None:
+    async for outage in session.outages():
+        told.append(outage)
+
+
+@pytest.mark.parametrize("backend", ["qh3", "aioquic"])
+def test_half_an_hour_without_a_byte_end_nothing_and_are_no_outage(monkeypatch, backend):
+    """The whole of it: consent checks below, QUIC above, and nobody who uses either."""
+    monkeypatch.setattr(connect, "open_link", partial(open_link, backend=backend))
+
+    async def main():
+        async with connected(1) as lab, trio.open_nursery() as nursery:
+            told: list[Outage] = []
+            for session in lab.sessions:
+                nursery.start_soon(follow_outages, session, told)
+            await trio.sleep(IDLE_S)
+            assert told == []
+            async with await lab.sessions[0].open_stream("morning") as stream:
+                await stream.send_all(b"hello")
+                async with await lab.sessions[1].accept_stream() as other:
+                    assert await other.receive_some() == b"hello"
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_an_idle_session_costs_its_keepalives():
+    """Two consent checks each five seconds and their answers, a question each half minute: nothing else."""
+
+    async def main():
+        async with connected(1) as lab:
+            await trio.sleep(120)
+            before = [session.statistics().counters for session in lab.sessions]
+            record = len(lab.net.trace)
+            await trio.sleep(60)
+            packets = [one for one in lab.net.trace[record:] if one.event == "send"]
+            assert before == [session.statistics().counters for session in lab.sessions]
+            # Of each side: 12 to 15 consent checks on the path and on two backups, as many answers; 2 PINGs and ACKs.
+            assert len(packets) <= 2 * (2 * 3 * 16 + 8)
+
+    run(main)
+
+
+@pytest.mark.parametrize("backend", ["qh3", "aioquic"])
+def test_an_outage_is_told_in_three_lines_and_the_session_goes_on(monkeypatch, backend):
+    """Twenty seconds in which nothing moves were never told; the length is that of the outage."""
+    monkeypatch.setattr(connect, "open_link", partial(open_link, backend=backend))
+
+    async def main():
+        async with connected(1) as lab, trio.open_nursery() as nursery:
+            told: list[Outage] = []
+            nursery.start_soon(follow_outages, lab.sessions[0], told)
+            async with await lab.sessions[0].open_stream("long") as stream:
+                await stream.send_all(b"before")
+                other = await lab.sessions[1].accept_stream()
+                assert await other.receive_some() == b"before"
+                await trio.sleep(30)
+                lab.hosts[1].partition()
+                await trio.sleep(20)
+                await stream.send_all(b"during")
+                lab.hosts[1].heal()
+                with trio.fail_after(3):
+                    assert await other.receive_some() == b"during"
+                await trio.sleep(3)
+            assert [one.kind for one in told] == [OutageKind.SILENT, OutageKind.RESTARTING, OutageKind.BACK]
+            assert not told[0].is_ours
+            assert 1 < told[0].seconds < 10
+            assert 19 < told[-1].seconds < 28
+            assert "again, after 2" in str(told[-1])
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def lost_after(lose, *, who: int = 0) -> PeerLost:
+    """Return why one side's session is over after `lose`, and demand that it takes no longer than consent lasts."""
+    errors: list[PeerLost] = []
+
+    async def main():
+        async with connected(1) as lab:
+            await trio.sleep(30)
+            lose(lab)
+            with trio.fail_after(50), pytest.raises(PeerLost) as caught:
+                await lab.sessions[who].wait_closed()
+            errors.append(caught.value)
+
+    run(main)
+    return errors[0]
+
+
+def test_a_peer_that_has_vanished_is_said_to_have():
+    """Its process was killed, or its network is down: nothing here can tell which, and nothing here claims to."""
+    error = lost_after(lambda lab: lab.hosts[1].partition())
+    assert str(error).startswith(PEER_LOST)
+    assert error.verdict is not None
+    assert error.verdict.kind is VerdictKind.CONSENT_LOST
+    assert "Restarted" not in str(error)  # a word of the agent's, for those who carry credentials themselves
+
+
+def test_a_network_of_our_own_that_is_gone_is_not_the_peers_fault():
+    """Its sleep was blamed while the cable lay on the floor here."""
+    error = lost_after(lambda lab: lab.hosts[0].set_up(up=False))
+    assert "This machine lost its address" in str(error)
+    assert error.verdict is not None
+    assert error.verdict.kind is VerdictKind.NETWORK_CHANGED
+
+
+def test_a_network_of_our_own_that_goes_is_told_as_ours():
+    """The line on the screen must not send the user to the other machine."""
+
+    async def main():
+        async with connected(1) as lab, trio.open_nursery() as nursery:
+            told: list[Outage] = []
+            nursery.start_soon(follow_outages, lab.sessions[0], told)
+            await trio.sleep(30)
+            lab.hosts[0].set_up(up=False)
+            await trio.sleep(15)
+            lab.hosts[0].set_up(up=True)
+            await trio.sleep(10)
+            assert told[0].is_ours
+            assert "this machine" in str(told[0])
+            assert told[-1].kind is OutageKind.BACK
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+async def establish(net: Network, *, delay_s: float = 0.0, opened=None, cut=None) -> list[tuple[object, list[Stage]]]:
+    """Let two hosts that know no way to each other try; return what each raised, and the stages it went through."""
+    found: list[tuple[object, list[Stage]]] = []
+    ends = [Channel("joiner", lambda: True), Channel("inviter", lambda: True)]
+    ends[0].peer, ends[1].peer = reversed(ends)
+
+    async def one(number: int) -> None:
+        host = net.hosts()[number]
+        config = AgentConfig(servers=[IceServer("stun:203.0.113.99")], network=host, randbytes=host.randbytes)
+        progress, stages = Progress(), []
+        enter = progress.enter
+
+        def note(stage: Stage, explain=None) -> None:
+            stages.append(stage)
+            if stage is Stage.LINK and cut is not None:
+                cut()
+            enter(stage, explain)
+
+        progress.enter = note  # type: ignore[method-assign]
+        try:
+            async with connect._establish(Session, ends[number], generate_identity(), config, progress):
+                await trio.sleep(1)
+        except (NoPath, NoLink) as error:
+            found.append((error, stages))
+
+    async with net, trio.open_nursery() as nursery:
+        nursery.start_soon(one, 0)
+        nursery.start_soon(one, 1)
+    return found
+
+
+def test_no_path_carries_the_verdict_and_its_remedy():
+    """ "No path" is where the questions begin; the answers were known and not told."""
+    found: list[tuple[object, list[Stage]]] = []
+
+    async def main():
+        net = Network(1)
+        for _ in range(2):
+            net.host(net.router(net.internet, nat=vnet.Nat(filtering="address-and-port-dependent")))
+        found.extend(await establish(net))
+
+    run(main)
+    assert len(found) == 2
+    for error, stages in found:
+        assert isinstance(error, NoPath)
+        assert error.verdict is not None
+        assert error.verdict.summary in str(error)
+        assert error.verdict.remedy
+        assert error.verdict.remedy in str(error)
+        assert stages == [Stage.PEER, Stage.PATH]
+
+
+def test_a_path_that_dies_before_the_link_is_open_is_said_to_have():
+    """QUIC's patience would end it with a number of seconds and no word on the cause."""
+    found: list[tuple[object, list[Stage]]] = []
+
+    async def main():
+        net = Network(1)
+        hosts = [net.host(net.internet) for _ in range(2)]
+        found.extend(await establish(net, cut=lambda: [host.partition() for host in hosts]))
+
+    run(main)
+    assert len(found) == 2
+    assert any(isinstance(error, NoLink) for error, _ in found)
+    for error, stages in found:  # one side may not have come as far as the other
+        assert isinstance(error, (NoLink, NoPath))
+        assert "before the" in str(error)
+        assert error.verdict is not None
+        assert (Stage.LINK in stages) == isinstance(error, NoLink)
+
+
+def test_the_waiting_is_told_in_sentences():
+    """Each stage has one; none is empty, and that of the path has the agent's word."""
+
+    async def main():
+        progress = Progress()
+        assert str(progress) == "waiting for the relay"
+        progress.relay = "relay.example"
+        assert str(progress) == "waiting for the relay relay.example"
+        told = set()
+        for stage in Stage:
+            progress.enter(stage)
+            told.add(str(progress))
+        assert len(told) == len(Stage)
+
+    run(main)
+
+
+def test_defaults_of_a_link_ask_every_half_minute():
+    """What docs and figures say."""
+    assert LinkConfig().idle_timeout_s == 120.0
