@@ -143,11 +143,11 @@ async def _open_servers(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _ice_servers(port: int, turn: TurnService | None) -> list[dict[str, Any]]:
-    """Return what one member of a room is told: under the relay's own host, with credentials of its own."""
+def _ice_servers(port: int, turn: TurnService | None, host: str) -> list[dict[str, Any]]:
+    """Return what one member of a room is told: under the relay's own host, with credentials for its own address."""
     servers: list[dict[str, Any]] = [{"urls": [f"stun::{port}"]}]
     if turn is not None:
-        username, credential = turn.make_credentials(secrets.token_hex(8), CREDENTIALS_S)
+        username, credential = turn.make_credentials_at(host, CREDENTIALS_S)
         urls = own_host_urls(turn)
         servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential})
     return servers

@@ -13,6 +13,7 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.stun import BehaviourServer, BindingServer
+from iceagent.core.stun.rate_limit import home_of
 from iceagent.core.turn.server import (
     AllocationChanged,
     AllocationState,
@@ -64,6 +65,7 @@ class TurnService:
         network: Network,
         core: TurnServer,
         credentials: SharedSecretUsers | None,
+        certificates: Certificates | None,
         nursery: trio.Nursery,
     ) -> None:
         self.options = options
@@ -79,7 +81,7 @@ class TurnService:
         self._relays = RelaySockets(self)
         self.tcp_relays = TcpRelays(self)
         self.doorkeeper = Doorkeeper(options.max_connections, options.max_connections_per_source, core.counters)
-        self.certificates = None if options.tls is None else Certificates(options.tls, dtls=options.dtls)
+        self.certificates = certificates
         self._clients: dict[ClientPath, Client] = {}
         self._udp: dict[TransportAddress, UdpSocket] = {}
         self._senders: dict[ClientPath, Sender] = {}
@@ -111,6 +113,19 @@ class TurnService:
         if self._credentials is None:
             raise TurnOptionsError("short-lived credentials need a secret")
         return self._credentials.make(name, lifetime_s)
+
+    def make_credentials_at(self, host: str, lifetime_s: float) -> tuple[str, str]:
+        """Return the same for whoever asks from a host; quotas bind all that is made for one host together.
+
+        A host is an IPv4 address, or an IPv6 address or /64, which counts by its /56: that is what a home has. The name
+        does not tell the address.
+
+        Raises:
+            TurnOptionsError: the server has no secret.
+        """
+        if self._credentials is None:
+            raise TurnOptionsError("short-lived credentials need a secret")
+        return self._credentials.make(self._credentials.person(home_of(host)), lifetime_s)
 
     def metrics(self) -> bytes:
         """Return the server's metrics in Prometheus' text format.
@@ -387,8 +402,9 @@ async def open_turn_server(
     users, credentials = make_users(options)
     core = TurnServer(make_config(options, here, users), randbytes=randbytes)
     failure: Exception | KeyboardInterrupt | None = None
+    certificates = None if options.tls is None else Certificates(options.tls, dtls=options.dtls)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        service = TurnService(options, here, core, credentials, nursery)
+        service = TurnService(options, here, core, credentials, certificates, nursery)
         try:
             await service.listen(stack)
             service.start()

@@ -42,14 +42,36 @@ class Certificates:
         certificate, key = str(self._files.certificate), str(self._files.key)
         try:
             # A context of its own first: a bad pair must not half-replace a good one.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-            self.tls.load_cert_chain(certificate, key)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, _no_password)
+            self.tls.load_cert_chain(certificate, key, _no_password)
+        except _NeedsPassword:
+            raise TurnOptionsError(
+                f"{key} is encrypted, and a server has nobody to ask for its password;"
+                f" decrypt it: openssl pkey -in {key} -out FILE"
+            ) from None
         except (OSError, ssl.SSLError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise TurnOptionsError(f"cannot use {certificate} with {key}: {reason}") from None
         if self.dtls is not None:
-            self.dtls.use_certificate_chain_file(certificate)
-            self.dtls.use_privatekey_file(key)
+            _use_pair(self.dtls, self._files)
+
+
+class _NeedsPassword(Exception):
+    """A key is encrypted."""
+
+
+def _no_password() -> str:
+    """Refuse: OpenSSL's own way would ask the terminal, and everything would stop until somebody answers (trap 54)."""
+    raise _NeedsPassword
+
+
+def _use_pair(context: SSL.Context, files: TlsFiles) -> None:
+    """Load a pair that has proven good; pyOpenSSL's own way of reading a key would ask the terminal, too."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = load_pem_private_key(files.key.read_bytes(), None)
+    context.use_certificate_chain_file(str(files.certificate))
+    context.use_privatekey(key)  # type: ignore[arg-type]  # of those kinds that TLS takes
 
 
 def _dtls_context() -> SSL.Context | None:

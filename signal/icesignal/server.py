@@ -43,7 +43,7 @@ class Server:
         self,
         engine: Engine,
         limits: Limits,
-        ice_servers: Callable[[], list[wire.IceServer]],
+        ice_servers: Callable[[str], list[wire.IceServer]],
         ssl_context: ssl.SSLContext | None,
         proxies: Sequence[IPNetwork],
     ) -> None:
@@ -192,7 +192,8 @@ class Server:
             return
         async with accept_websocket(stream, upgrade, allow=partial(self._allow, source)) as connection:
             self.counters["websockets"] += 1
-            peer = RelayPeer(connection, self._engine, source, self._limits, self.ice_servers, self.counters)
+            ice_servers = partial(self.ice_servers, source.name)
+            peer = RelayPeer(connection, self._engine, source, self._limits, ice_servers, self.counters)
             self._peers.add(peer)
             try:
                 await peer.run()
@@ -222,17 +223,17 @@ class Server:
                 await stream.aclose()
 
 
-IceServers = Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]]
-"""ICE servers for everybody, or what makes them anew for each member that joins."""
+IceServers = Sequence[Mapping[str, Any]] | Callable[[str], Sequence[Mapping[str, Any]]]
+"""ICE servers for everybody, or what makes them anew for each member that joins, given its source (`source_of`)."""
 
 
-def _ice_servers(servers: IceServers) -> Callable[[], list[wire.IceServer]]:
-    """Return what gives the entries; a fixed list is checked at once."""
+def _ice_servers(servers: IceServers) -> Callable[[str], list[wire.IceServer]]:
+    """Return what gives the entries for a source; a fixed list is checked at once."""
     if callable(servers):
         make = servers
-        return lambda: _checked(make())
+        return lambda source: _checked(make(source))
     fixed = _checked(servers)
-    return lambda: fixed
+    return lambda _: fixed
 
 
 def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:

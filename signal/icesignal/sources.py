@@ -104,6 +104,7 @@ class Bucket:
 class Source:
     """The budgets of one source and its open connections."""
 
+    name: str
     connections: Bucket
     joins: Bucket
     messages: Bucket
@@ -136,6 +137,7 @@ class SourceTable:
         if source is None:
             limits = self.limits
             source = Source(
+                name=name,
                 connections=limits.connections.bucket(now),
                 joins=limits.joins.bucket(now),
                 messages=limits.messages.bucket(now),

@@ -18,6 +18,15 @@ def source_of(host: str) -> str:
     return packed[:8].hex()
 
 
+@lru_cache(maxsize=4096)
+def home_of(host: str) -> str:
+    """Return what belongs to one subscriber: an IPv4 address, or the /56 of an IPv6 address or /64 (RFC 6177)."""
+    if ":" not in host:
+        return host
+    ip = ipaddress.IPv6Address(host.partition("/")[0].partition("%")[0])
+    return str(ip.ipv4_mapped) if ip.ipv4_mapped is not None else ip.packed[:7].hex()
+
+
 class ByteWindow:
     """Bytes in and out, and answers, of one source since a second began.
 
