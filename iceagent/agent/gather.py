@@ -223,7 +223,7 @@ class Gatherer:
         """Bind to the first free port; None when the address or all allowed ports are refused."""
         shared = self._config.shared_port
         if shared is not None:
-            return shared.attach(host, self._driver.ice.credentials.ufrag, asks=not self._config.ice_lite)
+            return shared.attach(host, self._driver.ice.credentials.ufrag)
         for port in self._ports():
             try:
                 return await self._network.open_udp(host, port)

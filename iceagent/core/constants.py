@@ -38,6 +38,7 @@ PATIENCE_S: Final = 39.5  # RFC 8863 section 4: no failure before this, with or 
 
 # Consent and keepalives.
 CONSENT_INTERVAL_S: Final = 5.0  # RFC 7675 section 5.1
+CONSENT_INTERVAL_LITE_S: Final = 15.0  # ours: of a lite agent, of which one machine has thousands, if not more often
 CONSENT_JITTER: Final = 0.2  # RFC 7675 section 5.1: each interval is 0.8 to 1.2 times the basic one
 CONSENT_GRID_S: Final = 0.1  # ours: consent checks fall on multiples of it, so that agents wake their process together
 CONSENT_EXPIRY_S: Final = 30.0  # RFC 7675 section 5.1

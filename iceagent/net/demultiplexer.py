@@ -62,7 +62,6 @@ class Member(Generic[S]):
 
     Attributes:
         session: who it is.
-        asks: whether it sends checks of its own; a lite agent does not, so it can prove nothing.
         ufrags: its own, oldest first.
         claims: remote addresses, the least recent first.
         pending: transaction ids of its requests and when they were sent, oldest first.
@@ -70,7 +69,6 @@ class Member(Generic[S]):
     """
 
     session: S
-    asks: bool = True
     ufrags: list[str] = field(default_factory=list)
     claims: dict[TransportAddress, None] = field(default_factory=dict)
     pending: dict[bytes, float] = field(default_factory=dict)
@@ -115,7 +113,7 @@ class Demultiplexer(Generic[S]):
         """Return all of them."""
         return [member.session for member in self._members.values()]
 
-    def join(self, session: S, *, asks: bool = True) -> Member[S]:
+    def join(self, session: S) -> Member[S]:
         """Take a session in; it gets nothing until it has a username fragment or has sent a request.
 
         Raises:
@@ -123,7 +121,7 @@ class Demultiplexer(Generic[S]):
         """
         if len(self._members) >= MAX_MEMBERS:
             raise ValueError(f"this port has {MAX_MEMBERS} sessions already")
-        member = Member(session, asks)
+        member = Member(session)
         self._members[id(member)] = member
         return member
 
@@ -272,7 +270,7 @@ class Demultiplexer(Generic[S]):
             if member is None:
                 return self._drop(Unclaimed.UNKNOWN_TRANSACTION)
         claim = self._claims.get(remote)
-        if claim is not None and claim.member is not member and not _gives_way(now, claim, proven=member.asks):
+        if claim is not None and claim.member is not member and not _gives_way(now, claim, proven=True):
             return self._drop(Unclaimed.ADDRESS_TAKEN)
         return member.session
 

@@ -47,10 +47,10 @@ class SharedSocket:
         "datagrams_dropped",
     )
 
-    def __init__(self, sock: UdpSocket, demultiplexer: Demultiplexer[SharedSocket], *, asks: bool) -> None:
+    def __init__(self, sock: UdpSocket, demultiplexer: Demultiplexer[SharedSocket]) -> None:
         self._sock = sock
         self._demultiplexer = demultiplexer
-        self._member: Member[SharedSocket] = demultiplexer.join(self, asks=asks)
+        self._member: Member[SharedSocket] = demultiplexer.join(self)
         self._queue: deque[Batch] | None = None
         self._size = 0
         self._errors: list[IcmpError] = []
@@ -238,13 +238,12 @@ class SharedPort:
         """Return the live counters of the sockets, in the order of `addresses`."""
         return [sock.statistics() for sock in self._sockets.values()]
 
-    def attach(self, host: str, ufrag: str, *, asks: bool = True) -> SharedSocket | None:
+    def attach(self, host: str, ufrag: str) -> SharedSocket | None:
         """Return a new session's share of the socket at `host`; None where the port has none there.
 
         Args:
             host: a local address, as in `addresses`.
             ufrag: the session's own username fragment; `SharedSocket.add_ufrag` adds those of restarts.
-            asks: whether the session sends checks; a lite one does not.
 
         Raises:
             LocalError: the port is full or closed, or another session has the same username fragment.
@@ -255,7 +254,7 @@ class SharedPort:
         if sock is None:
             return None
         try:
-            share = SharedSocket(sock, self._tables[host], asks=asks)
+            share = SharedSocket(sock, self._tables[host])
         except ValueError as error:
             raise LocalError(f"{error}; open another shared port") from error
         try:

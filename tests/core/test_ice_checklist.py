@@ -121,16 +121,6 @@ def test_a_check_in_progress_gives_way_to_a_triggered_one_and_its_own_answer_sti
     assert one.pairs[0].state is PairState.SUCCEEDED
 
 
-def test_an_answer_that_came_another_way_fails_its_pair() -> None:
-    """RFC 8445 section 7.2.5.2.1: a path that is not symmetric carries no data."""
-    one = lone()
-    (check,) = transmits_of(one)
-    one.handle_datagram(0.1, A4, make_address("198.51.100.1", 2001), answer(check, PEER))
-    assert one.pairs[0].state is PairState.FAILED
-    assert one.counters[DropReason.RESPONSE_WRONG_PATH] == 1
-    assert one.data_pair() is None
-
-
 def test_an_unknown_required_attribute_in_a_check_is_answered_with_420() -> None:
     """RFC 8489 section 6.3.1, after authentication."""
     one = lone()

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from ice_harness import A4, B4, World, agent, both
+from ice_harness import (
+    A4,
+    B4,
+    PEER,
+    World,
+    agent,
+    answer,
+    both,
+    lone,
+    request,
+    requests_in,
+    responses_in,
+    transmits_of,
+)
 
 from iceagent.core import ice, stun
 from iceagent.core.address import make_address
@@ -32,17 +45,43 @@ def lite_world(seed: int = 1, loss: float = 0.0) -> tuple[World, ice.IceAgent, i
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_trap_10_a_lite_agent_sends_no_checks_and_uses_what_is_nominated(seed: int) -> None:
-    """It answers, and it keeps its binding open with indications; requests it has none."""
+def test_trap_10_a_lite_agent_checks_nothing_but_what_is_nominated(seed: int) -> None:
+    """It answers, and where the peer has nominated it asks for consent; candidates it leaves to the peer."""
     world, full, lite = lite_world(seed, loss=0.2)
     world.run_until(lambda: both(full, lite, AgentState.COMPLETED), 40)
     world.run(100)
     assert both(full, lite, AgentState.COMPLETED)
     assert lite.data_pair() == full.data_pair()[::-1]
-    sent = [stun.decode(transmit.data).message_class for _, one, transmit in world.sent if one is lite]
-    assert stun.MessageClass.REQUEST not in sent
-    assert stun.MessageClass.SUCCESS in sent
-    assert lite.checks_sent == 0
+    sent = [transmit for _, one, transmit in world.sent if one is lite]
+    assert {(check.local, check.remote) for check in requests_in(sent)} == {lite.data_pair()}
+    assert responses_in(sent)
+
+
+def test_trap_10_a_lite_agent_that_nobody_nominates_asks_nobody() -> None:
+    """Neither candidates that it is told nor checks that come make it send a request."""
+    lite = lone(Role.CONTROLLED, lite=True)
+    for step in range(80):
+        lite.handle_datagram(step / 2, A4, B4, request(lite, peer=PEER, transaction_id=b"no-%09d" % step))
+        lite.handle_timeout(step / 2 + 0.25)
+    sent = transmits_of(lite)
+    assert len(responses_in(sent)) == 80
+    assert requests_in(sent) == []
+    assert lite.data_pair() is None
+
+
+@pytest.mark.parametrize("tiebreaker", [0, 2**64 - 1])
+def test_trap_10_a_lite_agent_never_leads(tiebreaker: int) -> None:
+    """It could nominate nothing; so of two that claim to follow the other one has to lead (RFC 8445 section 6.1.1)."""
+    lite = lone(Role.CONTROLLED, lite=True)
+    lite.handle_datagram(0.1, A4, B4, request(lite, peer=PEER, role=stun.IceControlled(tiebreaker)))
+    (response,) = responses_in(transmits_of(lite))
+    error = response.get(stun.ErrorCode)
+    assert error is not None
+    assert error.code == 487
+    lite.handle_datagram(0.2, A4, B4, request(lite, peer=PEER, nominate=True))
+    (check,) = requests_in(transmits_of(lite))
+    lite.handle_datagram(0.3, A4, B4, answer(check, PEER, code=487))
+    assert lite.role is Role.CONTROLLED
 
 
 def test_data_flows_both_ways_with_a_lite_peer() -> None:

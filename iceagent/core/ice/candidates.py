@@ -10,6 +10,7 @@ from iceagent.core.ice.events import DropReason
 from iceagent.core.ice.pair import Path
 from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.tcp import ACTIVE, COUNTERPART, FIRST_TCP_PORT, WEB_PORTS
+from iceagent.core.ice.usable import is_usable
 
 
 class Added(Enum):
@@ -25,14 +26,12 @@ def unusable(candidate: Candidate, component: int) -> DropReason | None:
     if not (is_tcp or candidate.transport == "udp") or candidate.component != component:
         return DropReason.CANDIDATE_TRANSPORT
     try:
-        ip = candidate.address.ip
+        usable = is_usable(candidate.address.host)
     except ValueError:
         return DropReason.CANDIDATE_UNRESOLVED
     # Nobody connects to an active candidate, so its port says nothing (RFC 6544 section 4.5).
     has_port = candidate.address.port != 0 or (is_tcp and candidate.tcp_type == ACTIVE)
-    if not has_port or ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
-        return DropReason.CANDIDATE_UNUSABLE
-    return None
+    return None if has_port and usable else DropReason.CANDIDATE_UNUSABLE
 
 
 def _is_service(candidate: Candidate) -> bool:

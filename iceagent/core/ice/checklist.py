@@ -15,6 +15,7 @@ from iceagent.core.ice.likelihood import Likelihood, likelihood
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.tcp import checks_by_itself
+from iceagent.core.ice.usable import can_reach
 
 if TYPE_CHECKING:
     from iceagent.core.ice.checklist_set import ChecklistSet
@@ -23,22 +24,18 @@ if TYPE_CHECKING:
 def path_of(local: Candidate, remote: Candidate) -> Path | None:
     """Return the path between two candidates, or None when they must not be paired.
 
-    Only addresses of one family are paired, and IPv6 link-local ones only with their kind (RFC 8445 section 6.1.2.2).
-    Loopback is treated alike: a peer elsewhere could otherwise make us probe our own services. The zone of a
-    link-local path is the local one, since a signalled address has none. A relay is not told addresses that the peer
-    hides behind mDNS names (draft-ietf-mmusic-mdns-ice-candidates section 3.3.2).
+    Only addresses of one family and one scope are paired (`usable.can_reach`). The zone of a link-local path is the
+    local one, since a signalled address has none. A relay is not told addresses that the peer hides behind mDNS names
+    (draft-ietf-mmusic-mdns-ice-candidates section 3.3.2).
     """
     base, remote_address = local.path_base, remote.address
     if local.transport != remote.transport or local.component != remote.component:
         return None
-    if base.family != remote_address.family or (remote.name is not None and local.type is CandidateType.RELAY):
+    if remote.name is not None and local.type is CandidateType.RELAY:
         return None
-    ours, theirs = base.ip, remote_address.ip
-    if ours.is_loopback != theirs.is_loopback:
+    if not can_reach(base.host, remote_address.host):
         return None
     if base.family == 6:
-        if ours.is_link_local != theirs.is_link_local:
-            return None
         _, percent, zone = base.host.partition("%")
         if percent and "%" not in remote_address.host:
             remote_address = TransportAddress(f"{remote_address.host}%{zone}", remote_address.port)

@@ -59,7 +59,8 @@ class _Lane(NamedTuple):
 
     def may_check(self) -> bool:
         """Whether ordinary checks are to be sent."""
-        return not self.context.concluded and self.context.checklist.started
+        context = self.context
+        return context.checks_by_itself and not context.concluded and context.checklist.started
 
 
 class ChecklistSet:
@@ -149,7 +150,7 @@ class ChecklistSet:
             for seat, agent in self._occupied()
             if seat.stream == stream
             for context, scheduler in agent.schedules()
-            if context.checking
+            if context.running
         ]
 
     # Whose turn it is.

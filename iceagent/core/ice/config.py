@@ -23,8 +23,9 @@ class IceConfig:
         disconnected_after_s: silence after which the state becomes DISCONNECTED, seconds.
         keepalive_s: Tr of RFC 8445 section 11, seconds; at least 15 s.
         controller: decides what to check, nominate and switch to.
-        lite: be a lite implementation (RFC 8445 section 2.5): answer checks, send none, and use what the peer
-            nominates. For hosts with a public address; the peer must be a full implementation, and be told.
+        lite: be a lite implementation (RFC 8445 section 2.5): answer checks, send none but those that ask for consent
+            where the peer has nominated, and use what it nominates. For hosts with a public address; the peer must be a
+            full implementation, and be told.
         renomination: whether another pair may be nominated later, where the peer can do that, too.
 
     Raises:

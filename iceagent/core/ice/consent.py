@@ -47,7 +47,7 @@ class ConsentKeeper:
         """Do what is due."""
         context = self._context
         self.expire(now)
-        if self._pair is None or context.over or context.config.lite:
+        if self._pair is None or context.over:
             return
         if now < self._next_at and self._is_at_ease():
             return
@@ -80,7 +80,7 @@ class ConsentKeeper:
     def repeat(self, now: float) -> bool:
         """Send the next check if that is all there is to do; return whether it was."""
         pair, context = self._pair, self._context
-        if pair is None or pair is not context.data_pair or context.config.lite:
+        if pair is None or pair is not context.data_pair:
             return False
         if now < self._next_at or now >= self._expires_at() or not self._is_at_ease():
             return False
@@ -101,8 +101,6 @@ class ConsentKeeper:
         """Return when `advance` will have something to do."""
         if self._pair is None or self._context.over:
             return None
-        if self._context.config.lite:
-            return self._expires_at()
         if self._is_at_ease():
             return min(self._next_at, self._expires_at())
         times = [self._expires_at(), self._next_at, self._falters_at(), self._stranded_at()]
@@ -263,7 +261,10 @@ class ConsentKeeper:
     def _next_check_at(self, now: float) -> float:
         # RFC 7675 section 5.1: 0.8 to 1.2 times the basic period, at random. The times of all agents fall on one grid,
         # so that a thousand of them wake their process a few times a second and not two hundred times.
-        period_s = self._context.config.consent_interval_s
+        config = self._context.config
+        period_s = config.consent_interval_s
+        if config.lite:
+            period_s = max(period_s, min(constants.CONSENT_INTERVAL_LITE_S, config.consent_expiry_s / 2))
         part = int.from_bytes(self._context.randbytes(4), "big") / 2**32
         at = now + period_s * (1 + constants.CONSENT_JITTER * (2 * part - 1))
         at -= at % constants.CONSENT_GRID_S

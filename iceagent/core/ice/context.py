@@ -69,7 +69,7 @@ class Context:
         alone_since: for a session begun by a restart, since when no older one has carried data; None while one does.
         restarted_at: for a session begun by a restart, when.
         heard_at: when the peer last answered on any pair, in the sessions before this one, too; to a lite agent, which
-            asks nothing, when it last checked one.
+            waits for it, also when it last checked one.
         candidate_at: when the last candidate of either side came.
         selected_at: when the selected pair last changed.
         faltering: quick checks of the data pair go unanswered; another valid pair may take over.
@@ -144,8 +144,13 @@ class Context:
         return self.started_at is not None and not self.over and not self.retired
 
     @property
-    def checking(self) -> bool:
-        """Whether checks may be sent; a lite implementation sends none (trap 10)."""
+    def checks_by_itself(self) -> bool:
+        """Whether ordinary checks may be sent: a lite agent sends but those that it needs for consent (trap 10).
+
+        Deviation from RFC 7675 section 1, by which a lite agent asks for no consent. A check that nominates can be
+        replayed from a forged source, and then data would go to somebody who has never heard of us: so it asks where
+        the peer has nominated, and sends when it is answered there (trap 58), for as long as it is.
+        """
         return self.running and not self.config.lite
 
     @property
@@ -168,21 +173,25 @@ class Context:
 
     def start_check(self, now: float, pair: CheckPair, kind: CheckKind) -> Check:
         """Send a check of a pair with the timeout that suits the checklist."""
-        steady = False
+        steady, sends = False, None
         if kind is CheckKind.ORDINARY:
             in_progress = self.checklist.count(PairState.IN_PROGRESS)
             rto = rto_s(*self._checks_ahead(in_progress), self.ta_s)
             steady = (self.steady or pair.heard) and in_progress < constants.MAX_STEADY_CHECKS
+            sends = constants.CHECK_RC if pair.heard else None  # what caused it may have been a replay (trap 60)
         elif kind is CheckKind.PROBE:
             half_rtt_s = (pair.rtt_s or constants.PROBE_RTT_S) / 2
             rto = min(max(constants.PROBE_RTO_MIN_S, half_rtt_s), constants.PROBE_RTO_MAX_S)
+            sends = None if pair is self.data_pair else constants.CHECK_RC
         else:
             rto = rto_s(0, 0)
         if kind is CheckKind.NOMINATION and self.renominates:
             self.nomination += 1
         nominates = self._nominates(pair, kind)
         nomination = self.nomination if nominates and self.renominates else 0
-        return self.runner.start(now, pair, kind, rto, use_candidate=nominates, nomination=nomination, steady=steady)
+        return self.runner.start(
+            now, pair, kind, rto, use_candidate=nominates, nomination=nomination, steady=steady, sends=sends
+        )
 
     def _checks_ahead(self, in_progress: int) -> tuple[int, int]:
         """Return how many pairs wait and are being checked, in the whole checklist set (RFC 8445 section 14.3)."""

@@ -47,8 +47,6 @@ class Keepalive:
         context = self._context
         if not context.running:
             return []
-        if len(context.checklist.pairs) == 1 and context.data_pair is not None and not context.config.lite:
+        if len(context.checklist.pairs) == 1 and context.data_pair is not None:
             return []
-        if context.config.lite:  # nothing else of a lite agent's keeps the binding of its own path open
-            return [] if context.data_pair is None else [context.data_pair]
         return [pair for pair in context.checklist if pair.is_valid and pair is not context.data_pair]

@@ -82,13 +82,6 @@ class Nominator:
             context.outbox.emit(PairNominated(pair.view()))
         self.refresh(now)
 
-    def nominated_to_lite(self, now: float, pair: CheckPair) -> None:
-        """Take what the peer nominates as valid, without a check of our own (RFC 8445 section 7.3.2)."""
-        self._context.checklist.set_state(pair, PairState.WAITING)
-        self._context.checklist.set_state(pair, PairState.SUCCEEDED)
-        self.validate(now, pair, pair.local)
-        self.nominated(now, pair)
-
     def nomination_ended(self, check: Check) -> None:
         """A nominating check got no answer, or an unusable one: the next best valid pair is nominated, or it again."""
         if self._nominating is check:
@@ -105,7 +98,7 @@ class Nominator:
         """Nominate and look for better pairs if it is time to."""
         self._deadline = None
         context = self._context
-        if not context.checking:
+        if not context.checks_by_itself:
             return
         if context.concluded:
             self._search.advance(now)

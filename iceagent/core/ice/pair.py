@@ -125,6 +125,7 @@ class CheckPair:
     consent_lost: bool = False  # RFC 7675 section 5.1: never again with these credentials
     nomination_failures: int = 0
     heard: bool = False  # an authenticated check came from there
+    granted: int = 0  # requests we may yet send there upon the last such check, where nothing else speaks for it
     check: Check | None = None  # the one whose outcome decides the state
     triggered_as: int = 0  # its number in the triggered-check queue of a stream of several components
     checked_at: float | None = None
@@ -180,6 +181,14 @@ class CheckPair:
     def is_valid(self) -> bool:
         """Whether the pair is on the valid list: our check was answered and consent stands."""
         return self.valid_local is not None
+
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether more than a check speaks for the remote address: the peer has told it, or it has answered us.
+
+        A check can be replayed from a forged source, in the name of somebody who has nothing to do with us.
+        """
+        return self.remote.type is not CandidateType.PRFLX or self.responses_received > 0
 
     @property
     def is_pending(self) -> bool:

@@ -9,7 +9,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate, remote_prflx_candidate, without_zone
 from iceagent.core.ice.candidates import Added
 from iceagent.core.ice.checklist import path_of
-from iceagent.core.ice.checks import mapped_address
+from iceagent.core.ice.checks import CheckKind, mapped_address
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, RemoteCandidateAdded
 from iceagent.core.ice.nomination import Nominator
@@ -17,6 +17,7 @@ from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.roles import Conflict
 from iceagent.core.ice.tcp import COUNTERPART
+from iceagent.core.ice.usable import can_reach, is_usable
 
 
 class IncomingCheck(NamedTuple):
@@ -50,6 +51,8 @@ class RequestHandler:
             # so that nobody can find our ports or use us as a reflector.
             return ufrag_or_reason
         context = self._context
+        if not self._may_be_answered(local, remote):
+            return DropReason.CANDIDATE_UNUSABLE
         context.requests_received += 1
         if request.unknown_comprehension_required:
             context.drop(DropReason.STUN_UNKNOWN_ATTRIBUTE)
@@ -106,6 +109,12 @@ class RequestHandler:
             return DropReason.STUN_BAD_INTEGRITY
         return theirs
 
+    def _may_be_answered(self, local: TransportAddress, remote: TransportAddress) -> bool:
+        """Whether a check came from where a candidate can be: an answer to anywhere else is for somebody else."""
+        if (local, remote) in self._context.checklist.pairs:
+            return True
+        return remote.port != 0 and is_usable(remote.host) and can_reach(local.host, remote.host)
+
     def _seems_the_peers(self, remote: TransportAddress, ufrag: str) -> bool:
         """Whether a check that failed authentication is the peer's: it names it, and is from a host of its.
 
@@ -126,7 +135,8 @@ class RequestHandler:
         """Send 487 or switch, never both (RFC 8445 section 7.3.1.1, trap 8); return whether to go on."""
         context = self._context
         conflict = context.roles.judge(request)
-        if conflict is Conflict.REFUSE:
+        # A lite agent cannot lead (RFC 8445 section 6.1.1), so the other one has to, whatever the tiebreakers.
+        if conflict is Conflict.REFUSE or (conflict is Conflict.SWITCH and context.config.lite):
             context.drop(DropReason.ROLE_CONFLICT_REFUSED)
             self._answer(local, remote, stun.error(request, 487, "Role Conflict"))
             return False
@@ -181,13 +191,20 @@ class RequestHandler:
         pair = context.checklist.pairs.get((check.local, check.remote)) or self._new_pair(now, check)
         if pair is None or pair.consent_lost:
             return
-        pair.heard = True
-        if context.config.lite:
-            self._process_lite(now, pair, check)
-            return
-        if pair is not context.data_pair and context.is_settled(now):
-            context.doubted = True
+        is_first, pair.heard, pair.granted = not pair.heard, True, constants.CHECK_RC
         nominates = self._nominates(check)
+        if context.config.lite:
+            context.heard_at = now
+            if not nominates:
+                context.unmoved = pair is context.data_pair
+                return
+        elif pair is not context.data_pair and context.is_settled(now):
+            context.doubted = True
+        if is_first and pair is context.selected and context.roles.controlling:
+            # A peer that answers checks before it has our description may keep but the first one of each pair, and so
+            # not know what it has been told since. From now on it listens: so once more, and at once.
+            context.start_check(now, pair, CheckKind.CONSENT)
+            return
         if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check (trap 15)
             context.unmoved = pair is context.data_pair and (not nominates or pair is context.selected)
             self._nominate_valid(now, pair, nominates)
@@ -197,23 +214,6 @@ class RequestHandler:
         # Also after a pair was selected (RFC 8445 section 8.3.1 speaks of triggered checks then): where the peer checks
         # it may soon send.
         self._trigger(pair)
-
-    def _process_lite(self, now: float, pair: CheckPair, check: IncomingCheck) -> None:
-        """Use what is nominated (RFC 8445 section 7.3.2), for as long as checks come.
-
-        RFC 7675 leaves open how a lite agent, which asks nothing, has consent. Here each authenticated check of the
-        peer renews it: it shows that the peer is there and wants to hear from us.
-        """
-        self._context.heard_at = now
-        if pair.is_valid:
-            pair.last_response_at = now
-        if not self._nominates(check) or pair is self._context.selected:
-            self._context.unmoved = pair is self._context.data_pair
-            return
-        if pair.is_valid:
-            self._nominator.nominated(now, pair)
-        else:
-            self._nominator.nominated_to_lite(now, pair)
 
     def _nominates(self, check: IncomingCheck) -> bool:
         """Return whether a check nominates its pair; one overtaken by a newer nomination does not.

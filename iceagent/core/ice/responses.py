@@ -27,8 +27,8 @@ class ResponseHandler:
         check = outcome.check
         if self._context.checklist.pairs.get(check.pair.path) is not check.pair or check.pair.consent_lost:
             self._context.drop(DropReason.RESPONSE_UNKNOWN_TRANSACTION)  # the pair has been given up meanwhile
-        elif outcome.mapped is not None:
-            self._succeeded(now, check, outcome.mapped)
+        elif outcome.result is CheckResult.SUCCESS:
+            self._succeeded(now, check, check.pair.base if outcome.mapped is None else outcome.mapped)
         elif outcome.result is CheckResult.ROLE_CONFLICT:
             self._role_conflict(now, check)
         elif outcome.result is CheckResult.REVOKED:
@@ -42,8 +42,6 @@ class ResponseHandler:
         pair = check.pair
         if check.kind is CheckKind.NOMINATION:
             self._nominator.nomination_ended(check)
-        elif check.kind is CheckKind.PROBE and pair.nominate_on_success:
-            self._context.checklist.trigger(pair)  # the peer has chosen this pair, so it works for the peer
         elif check.kind is CheckKind.ORDINARY and pair.check is check:
             pair.check = None
             if pair.state is PairState.IN_PROGRESS:
@@ -92,6 +90,8 @@ class ResponseHandler:
         # RFC 8445 section 7.2.5.3.1: a mapped address nobody knew is a peer-reflexive local candidate.
         context, pair = self._context, check.pair
         known = context.table.local_seen_as(mapped, pair.base)
+        if known is None and mapped == pair.base:  # not told, or the host candidate is none of ours: nothing is learnt
+            known = pair.local
         if known is not None:
             return known
         fresh = local_prflx_candidate(mapped, pair.local, as_peer_reflexive(pair.local.priority, pair.local.transport))
@@ -105,7 +105,7 @@ class ResponseHandler:
     def _role_conflict(self, now: float, check: Check) -> None:
         """Obey a 487 once, and check the pair again in the role we then have (RFC 8445 section 7.2.5.1, trap 9)."""
         context, pair = self._context, check.pair
-        if context.roles.obey_487(check.role_generation):
+        if not context.config.lite and context.roles.obey_487(check.role_generation):
             context.role_changed()
             self._nominator.role_changed()
         else:

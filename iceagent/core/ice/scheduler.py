@@ -22,7 +22,7 @@ class Scheduler:
     def advance(self, now: float) -> None:
         """Send the next check if its slot has come."""
         context = self._context
-        if context.seat is not None or not context.checking or now < context.slots.next_at or not self._has_check():
+        if context.seat is not None or not context.running or now < context.slots.next_at or not self._has_check():
             return
         if self._reserved_at is None:
             self._reserved_at = now if context.pacer is None else context.pacer.reserve(now)
@@ -43,7 +43,7 @@ class Scheduler:
     def next_timeout(self) -> float | None:
         """Return the time of the next slot if a check is there to use it."""
         context = self._context
-        if context.seat is not None or not context.checking:
+        if context.seat is not None or not context.running:
             return None
         if self._has_check():
             # The other session of a restart may have used the slot of a reserved time.
@@ -53,12 +53,15 @@ class Scheduler:
 
     def _has_check(self) -> bool:
         checklist = self._context.checklist
-        return bool(checklist.triggered) or (not self._context.concluded and checklist.has_ordinary())
+        return bool(checklist.triggered) or (self._may_check() and checklist.has_ordinary())
+
+    def _may_check(self) -> bool:
+        return self._context.checks_by_itself and not self._context.concluded
 
     def _choose(self, now: float) -> CheckPair | None:
         context = self._context
         triggered = context.checklist.triggered
-        waiting = [] if context.concluded else context.checklist.waiting()
+        waiting = context.checklist.waiting() if self._may_check() else []
         selected = None if context.selected is None else context.selected.facts()
         question = CheckQuestion(facts_of(triggered), facts_of(waiting), selected, now)
         return context.decisions.check(question, (*triggered, *waiting))

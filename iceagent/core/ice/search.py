@@ -54,7 +54,7 @@ class PairSearch:
             pair for pair in context.checklist if pair is not context.selected and not pair.consent_lost
         )
         unchecked = [pair for pair in others if pair.state in states]
-        failed = [pair for pair in others if pair.state is PairState.FAILED]
+        failed = [pair for pair in others if pair.state is PairState.FAILED and pair.is_vouched_for]
         question = SearchQuestion(
             context.selected.facts(), facts_of(unchecked), facts_of(failed), self._rounds, self._last_at, now
         )
