@@ -181,8 +181,21 @@ class Gatherer:
             nursery.start_soon(_within, budget_s, self.port_mappings.wait_settled)
             nursery.start_soon(self.tcp.wait_settled)
             nursery.start_soon(_within, PORT_MAPPING_BUDGET_S, self._wait_others)
+            if sum(self._config.streams) > 1:
+                nursery.start_soon(_within, QUESTION_S, self._wait_any)
             while any(not (question.over or (question.late and not patient)) for question in self.reflexive.questions):
                 await self._driver.changed.park()
+
+    async def _wait_any(self) -> None:
+        """Wait until there is a candidate, or none is to be expected.
+
+        Of several components one that has told none by the end is one that does not exist (RFC 8445 section 6.1.2.2),
+        and the peer closes its own for good: a server that is slow to answer one of them must not come to that.
+        """
+        while not self.names.signalled() and not (
+            self.relays.is_settled and all(question.over for question in self.reflexive.questions)
+        ):
+            await self._driver.changed.park()
 
     async def _wait_others(self) -> None:
         while any(is_pending() for _, is_pending in self.awaited):

@@ -381,6 +381,34 @@ def test_components_the_peer_does_not_have_are_given_up_at_its_end_of_candidates
     assert world.now < 1
 
 
+def test_an_end_of_candidates_that_a_restart_has_overtaken_takes_no_component_away() -> None:
+    """A restart cuts the candidates of before short; their end says nothing of components not told until then."""
+    world = StreamWorld()
+    a, b = world.both((2,))
+    world.hosts(a, "192.0.2.1")
+    world.hosts(b, "198.51.100.1")
+    a.set_remote_credentials(0.0, b.credentials())
+    b.set_remote_credentials(0.0, a.credentials())
+    first = b.component(0, 1).local_candidates[0]
+    a.add_remote_candidate(0.0, first)
+    a.restart(0.1)
+    a.add_remote_candidate(0.2, None)
+    assert len(a.components_of(0)) == 2
+    world.hosts(a, "192.0.2.1")
+    b.set_remote_credentials(0.3, a.credentials())
+    world.hosts(b, "198.51.100.1")
+    a.set_remote_credentials(0.3, b.credentials())
+    a.add_remote_candidate(0.4, None)
+    assert len(a.components_of(0)) == 2
+    for one, other in ((a, b), (b, a)):
+        for agent in one.agents.values():
+            for candidate in agent.local_candidates:
+                other.add_remote_candidate(0.5, candidate)
+    world.now = 0.5
+    world.complete(a, b)
+    assert len(a.components_of(0)) == len(b.components_of(0)) == 2
+
+
 def test_without_end_of_candidates_a_component_nobody_heard_of_is_given_up_instead_of_failing() -> None:
     """A peer that cannot trickle never says that it has told all."""
     world = StreamWorld()

@@ -23,10 +23,11 @@ from ice_harness import (
 )
 
 from iceagent.core import ice, stun
-from iceagent.core.address import make_address
+from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice import DropReason, Role, Verdict
 
 STRANGER = make_address("203.0.113.66", 6666)
+STUN_SERVER = make_address("198.51.100.100", 3478)
 
 
 @pytest.mark.parametrize("code", [None, 400, 401, 403, 487, 500])
@@ -230,6 +231,46 @@ def test_trap_08_on_equal_tiebreakers_the_receiver_has_its_way_as_the_rfc_says(r
     assert one.role is Role.CONTROLLING
     (response,) = responses_in(transmits_of(one))
     assert (response.message_class is stun.MessageClass.ERROR) == (role is Role.CONTROLLING)
+
+
+def test_trap_08_a_refused_check_is_checked_back_with_our_role_and_nominates_nothing() -> None:
+    """The 487 may come from another address than was asked, and is dropped then; our own check gets there."""
+    one = lone(Role.CONTROLLING)
+    transmits_of(one)
+    smaller = stun.IceControlling(tiebreaker_of(one) - 1)
+    one.handle_datagram(0.01, A4, STRANGER, request(one, peer=PEER, role=smaller, nominate=True))
+    one.handle_timeout(0.1)
+    (response,) = responses_in(sent := transmits_of(one))
+    assert response.message_class is stun.MessageClass.ERROR
+    (check,) = [check for check in requests_in(sent) if check.remote == STRANGER]
+    assert stun.decode(check.data).get(stun.IceControlling) is not None
+    one.handle_datagram(0.2, A4, STRANGER, answer(check, PEER))
+    assert one.selected_pair is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_trap_08_a_conflict_is_settled_between_nats_that_map_per_destination(seed: int) -> None:
+    """Both lead, and the 487 comes from an address that was not asked; so each check must be checked back."""
+    world = World(seed)
+    a, b = world.add(agent(Role.CONTROLLING, seed)), world.add(agent(Role.CONTROLLING, seed + 100))
+    inside = {a: make_address("10.1.0.2", 1000), b: make_address("10.2.0.2", 2000)}
+    outside = {inside[a]: ("203.0.113.4", 4000), inside[b]: ("203.0.113.5", 5000)}
+
+    def translate(source: TransportAddress, destination: TransportAddress) -> TransportAddress:
+        host, port = outside[source]
+        return make_address(host, port if destination == STUN_SERVER else port + 1)
+
+    told = {one: translate(address, STUN_SERVER) for one, address in inside.items()}
+    world.mapped |= {told[one]: address for one, address in inside.items()}
+    # a's NAT lets in only whom a has sent to, so b gets nowhere by what it was told; b's lets everybody in.
+    world.link.translate = translate
+    world.link.blocked = lambda source, destination: destination in (told[a], *inside.values())
+    for one, address in inside.items():
+        world.host(one, address)
+        one.add_local_candidate(0.0, ice.srflx_candidate(told[one], address, STUN_SERVER.host))
+    world.introduce(a, b)
+    world.run_until(lambda: both(a, b, ice.AgentState.COMPLETED), 20)
+    assert {a.role, b.role} == set(Role)
 
 
 def test_trap_09_a_487_is_obeyed_once_with_a_new_tiebreaker() -> None:

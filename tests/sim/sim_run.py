@@ -203,7 +203,7 @@ async def _signal(run: Run, source: Agent, target: Agent) -> None:
 
 
 async def _signal_stream(run: Run, source: Agent, target: Agent, stream: int) -> None:
-    held = []
+    held, credentials = [], source.credentials
     async with trio.open_nursery() as carriers:
         async for candidate in source.local_candidates(stream):
             _note_target(run, candidate)
@@ -216,7 +216,8 @@ async def _signal_stream(run: Run, source: Agent, target: Agent, stream: int) ->
         target.set_remote_credentials(source.credentials, options=source.options)
         for candidate in held:
             target.add_remote_candidate(candidate.to_sdp(), stream=stream)
-    target.add_remote_candidate(None, stream=stream)
+    if source.credentials == credentials:  # else a restart has ended these; `_signal_restarts` carries the others
+        target.add_remote_candidate(None, stream=stream)
     async for candidate in source.late_candidates(stream):
         _note_target(run, candidate)
         await trio.sleep(run.drawn.signaling_s)

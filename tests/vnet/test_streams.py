@@ -267,3 +267,39 @@ def test_a_layout_that_cannot_be_is_refused():
         AgentConfig(streams=(1, 0))
     with pytest.raises(LocalError, match="write"):
         AgentConfig(streams=2)
+
+
+@pytest.mark.parametrize("layout", [(2,), (1, 1)])
+async def test_the_end_is_not_told_while_a_component_has_nothing_to_tell(vnet, layout):
+    """A component without candidates at the end is none: the peer would close its own for good, for a slow relay."""
+    net = vnet()
+    turn = net.host(net.internet, name="turn.example")
+    server = [IceServer("turn:turn.example?transport=udp", username="u", credential="p")]
+    agents = [net.host(net.router(net.internet, nat=PORT_RESTRICTED)) for _ in range(2)]
+    async with net, trio.open_nursery() as nursery:
+        nursery.start_soon(_begin_late, turn, 7.0)
+        configs = [
+            AgentConfig(
+                servers=server, network=host, streams=layout, transport_policy="relay", randbytes=host.randbytes
+            )
+            for host in agents
+        ]
+        async with (
+            open_agent(configs[0], role=Role.CONTROLLING) as alice,
+            open_agent(configs[1], role=Role.CONTROLLED) as bob,
+        ):
+            await connect(alice, bob, within_s=30)
+            assert trio.current_time() > 7
+            assert len(components(alice)) == len(components(bob)) == 2
+            await exchange(alice, bob)
+        nursery.cancel_scope.cancel()
+
+
+async def _begin_late(host, seconds):
+    """Run a TURN server that nobody reaches before its time."""
+    host.partition()
+    await trio.sleep(seconds)
+    host.heal()
+    options = TurnOptions([TransportAddress(host.address, 3478)], users={"u": "p"}, allow_peers=["203.0.113.0/24"])
+    async with open_turn_server(options, network=host):
+        await trio.sleep_forever()

@@ -64,19 +64,31 @@ class RequestHandler:
             context.drop(DropReason.STUN_NO_PRIORITY)
             self._answer(local, remote, stun.error(request, 400, "Bad Request"))
             return None
-        if not self._settle_roles(local, remote, request):
-            return None
-        self._succeed(local, remote, request)
-        use_candidate = request.get(stun.UseCandidate) is not None
-        claimed = 0 if priority is None else priority.value
-        nomination = request.get(stun.Nomination)
-        value = 0 if nomination is None else nomination.value
-        check = IncomingCheck(local, remote, ufrag_or_reason, claimed, use_candidate, value)
+        check = self._read(local, remote, ufrag_or_reason, request)
+        if self._settle_roles(local, remote, request):
+            self._succeed(local, remote, request)
+        else:
+            # Deviation from RFC 8445 section 7.3.1.1, by which nothing follows: from behind a NAT that maps per
+            # destination the 487 comes from another address than was asked, and is dropped. Our own check of where the
+            # peer's came from asks it to switch as well, and gets there.
+            check = check._replace(use_candidate=False, nomination=0)
         if context.keys.remote is None:
             self._keep_early(check)
         else:
             self._process(now, check)
         return None
+
+    @staticmethod
+    def _read(local: TransportAddress, remote: TransportAddress, ufrag: str, request: stun.Message) -> IncomingCheck:
+        priority, nomination = request.get(stun.Priority), request.get(stun.Nomination)
+        return IncomingCheck(
+            local,
+            remote,
+            ufrag,
+            0 if priority is None else priority.value,
+            request.get(stun.UseCandidate) is not None,
+            0 if nomination is None else nomination.value,
+        )
 
     def process_early(self, now: float) -> None:
         """Act upon the checks that came before the peer's credentials (trap 18)."""

@@ -317,8 +317,12 @@ class StreamSet:
             self._signalled[stream] = max(candidate.component, self._signalled.get(stream, 0))
 
     def note_remote_end(self, now: float, stream: int) -> None:
-        """For the same: take note of the peer's end-of-candidates, and give up the components it does not have."""
-        if stream not in self._streams(None):
+        """For the same: take note of the peer's end-of-candidates, and give up the components it does not have.
+
+        Once a stream was restarted that is known, or left to time. An end says not whose it is: it may be that of the
+        candidates before the restart, cut short by it, of which those of some component had not been told yet.
+        """
+        if stream not in self._streams(None) or any(agent.generation for agent in self.components_of(stream)):
             return
         heard = [component for (at, component), agent in self._in_use() if at == stream and agent.remote_candidates]
         highest = max([self._signalled.get(stream, 0), *heard])
