@@ -20,6 +20,16 @@ BRIDGES: Final = (  # of containers and virtual machines: they lead into this ma
 )
 TUNNELS: Final = ("tun*", "tap*", "utun*", "wg*", "tailscale*", "zt*", "ppp*", "ipsec*", "nordlynx*")
 _PRIVATE: Final = 1
+_OBSOLETE: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "fec0::/10",  # site-local, RFC 3879
+            "::/96",  # IPv4-compatible, RFC 4291 section 2.5.5.1
+            "::ffff:0:0/96",  # IPv4-mapped, section 2.5.5.2
+        ),
+    )
+)
 
 
 def choose_addresses(interfaces: Sequence[InterfaceAddress], config: AgentConfig) -> list[InterfaceAddress]:
@@ -27,24 +37,50 @@ def choose_addresses(interfaces: Sequence[InterfaceAddress], config: AgentConfig
 
     Loopback is used when asked for, or when there is nothing else. Link-local addresses are used when nothing else but
     loopback is there (two machines on one cable). Where an interface has temporary addresses, the lasting ones of the
-    same prefix stay private. Families are intermingled, so that a broken one delays the other by at most two checks.
+    same prefix stay private. Deprecated addresses are used where a family has no other, site-local, IPv4-compatible and
+    IPv4-mapped ones never. Families are intermingled, so that a broken one delays the other by at most two checks.
+
+    Of more than `MAX_BASES`, those that the routing table uses are among the chosen, in whatever order the system
+    lists them: without them there is no way out of this machine's networks.
 
     Source: RFC 8445 section 5.1.1.1, RFC 8421 section 4.
     """
-    allowed = [entry for entry in interfaces if _is_allowed(entry, config)]
+    allowed = _hide_deprecated([entry for entry in interfaces if _is_allowed(entry, config)])
     real = [entry for entry in allowed if not entry.is_loopback]
     loopback = [entry for entry in allowed if entry.is_loopback]
     routable = _hide_lasting([entry for entry in real if not entry.is_link_local])
     chosen = routable or real
     if config.include_loopback or (config.include_loopback is None and not chosen):
         chosen = chosen + loopback
-    return _interleave(chosen)[:MAX_BASES]
+    return first_of_use(_interleave(chosen), MAX_BASES)
+
+
+def first_of_use(entries: Sequence[InterfaceAddress], count: int) -> list[InterfaceAddress]:
+    """Return so many of the addresses, in their order: those that the routing table uses, then the first others."""
+    by_use = sorted(range(len(entries)), key=lambda at: (not entries[at].is_routed, at))
+    return [entries[at] for at in sorted(by_use[:count])]
 
 
 def _is_allowed(entry: InterfaceAddress, config: AgentConfig) -> bool:
     family = 6 if ":" in entry.host else 4
     named = config.interfaces is None or any(fnmatchcase(entry.name, pattern) for pattern in config.interfaces)
-    return named and family in config.families
+    return named and family in config.families and not _is_obsolete(entry)
+
+
+def _is_obsolete(entry: InterfaceAddress) -> bool:
+    """Return whether an address is of a kind that is no candidate. Source: RFC 8445 section 5.1.1.1."""
+    ip = ipaddress.ip_address(entry.host.partition("%")[0])
+    return ip.version == 6 and not ip.is_loopback and any(ip in prefix for prefix in _OBSOLETE)
+
+
+def _hide_deprecated(entries: list[InterfaceAddress]) -> list[InterfaceAddress]:
+    """Leave out deprecated addresses of a family and reach that has another. Source: RFC 4862 section 5.5.4."""
+    better = {_reach(entry) for entry in entries if not entry.is_deprecated}
+    return [entry for entry in entries if not entry.is_deprecated or _reach(entry) not in better]
+
+
+def _reach(entry: InterfaceAddress) -> tuple[bool, bool, bool]:
+    return (":" in entry.host, entry.is_link_local, entry.is_loopback)
 
 
 def _hide_lasting(entries: list[InterfaceAddress]) -> list[InterfaceAddress]:
@@ -63,7 +99,7 @@ def _interleave(entries: list[InterfaceAddress]) -> list[InterfaceAddress]:
     Source: RFC 8421 section 5: "Candidates with IP addresses from an unreliable interface should be ordered at the end
     of the checklist, i.e., not intermingled".
     """
-    ordered = sorted(entries, key=_rank)
+    ordered = sorted(entries, key=lambda entry: (_rank(entry), not entry.is_routed))
     tiers = (tier for _, tier in groupby(ordered, key=lambda entry: max(_rank(entry), _PRIVATE)))
     return [entry for tier in tiers for entry in _intermingle(list(tier))]
 
@@ -86,7 +122,7 @@ def _intermingle(entries: list[InterfaceAddress]) -> list[InterfaceAddress]:
 
 
 def _rank(entry: InterfaceAddress) -> int:
-    """Global before private before tunnels, bridges, link-local and loopback; the system's order within each."""
+    """Global before private before tunnels, bridges, link-local and loopback."""
     if entry.is_loopback:
         return _PRIVATE + 4
     if entry.is_link_local:

@@ -29,6 +29,7 @@ from iceagent.core import ice, sdp
 from iceagent.core.constants import TA_OFFERED_S, TA_S
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.contained import run_contained
 from iceagent.net.system import SystemNetwork
 
 ICE_OPTIONS: Final = ("ice2", "trickle", "renomination")
@@ -305,7 +306,7 @@ class Agent(trio.abc.Channel[bytes]):
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
-        return collect_statistics([one._driver for one in self._engines()], self._network.interfaces())  # noqa: SLF001
+        return collect_statistics([one._driver for one in self._engines()], self._gatherer.interfaces())  # noqa: SLF001
 
     def explain(self) -> Verdict:
         """Return why the agent is where it is, the evidence, and what to do about it.
@@ -405,14 +406,14 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(self._driver.run)
                 for base in self._gatherer.bases:
                     nursery.start_soon(self._driver.receive_from, base.address)
-                nursery.start_soon(self._gatherer.tcp.run)
+                nursery.start_soon(run_contained, "candidates over TCP", self._gatherer.tcp.run)
                 await self._remote.start(nursery)
-                nursery.start_soon(self._gatherer.relays.run)
-                nursery.start_soon(self._gatherer.map_ports)
-                nursery.start_soon(self._gatherer.run)
+                nursery.start_soon(run_contained, "relays", self._gatherer.relays.run)
+                nursery.start_soon(run_contained, "port mapping", self._gatherer.map_ports)
+                nursery.start_soon(run_contained, "gathering", self._gatherer.run)
                 if self._is_alone:
-                    nursery.start_soon(self._roaming.run)
-                    nursery.start_soon(self._hard_nat.run)
+                    nursery.start_soon(run_contained, "restarting", self._roaming.run)
+                    nursery.start_soon(run_contained, "hard NATs", self._hard_nat.run)
 
     def _path(self) -> tuple[UdpSocket, Path] | None:
         path = self._driver.ice.data_pair()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from errno import ECONNREFUSED
 from functools import partial
 
 import trio
@@ -22,6 +23,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
 from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.contained import tell_unforeseen
 from iceagent.net.shared_port import SharedSocket
 
 logger = logging.getLogger("iceagent.agent")
@@ -148,23 +150,27 @@ class Driver:
             if self.closed:
                 return
             for batch in batches:
-                self._sort(base, batch)
+                self._sort_alone(base, batch)
 
     def _take(self, base: TransportAddress, sock: SharedSocket, batches: Sequence[Batch]) -> None:
-        """Take what a shared port has for us; whatever goes wrong is ours and not the port's."""
-        try:
-            for error in sock.take_errors():
-                self._note_unreachable(base, error.remote, error.errno)
-            for batch in batches:
-                self._sort(base, batch)
-        except Exception as error:
-            self._alarm.fail(error)
+        """Take what a shared port has for us."""
+        for error in sock.take_errors():
+            self._note_unreachable(base, error.remote, error.errno)
+        for batch in batches:
+            self._sort_alone(base, batch)
 
     def take(self, base: TransportAddress, batch: Batch) -> None:
         """Deal with what arrived at a socket before `receive_from` began."""
-        self._sort(base, batch)
+        self._sort_alone(base, batch)
 
     # Datagrams
+
+    def _sort_alone(self, base: TransportAddress, batch: Batch) -> None:
+        """Deal with a batch; one that makes something unforeseen happen is lost, and ends neither us nor the port."""
+        try:
+            self._sort(base, batch)
+        except Exception as error:
+            tell_unforeseen("a datagram", error)
 
     def _sort(self, base: TransportAddress, batch: Batch) -> None:
         """Hand a batch to the user whole if it is all data of a validated path, else look at each datagram."""
@@ -200,6 +206,8 @@ class Driver:
         self._settle(now)
 
     def _note_unreachable(self, base: TransportAddress, remote: TransportAddress, errno: int) -> None:
+        if errno == ECONNREFUSED and self.queries.busy:
+            self.queries.handle_refused(base, remote)
         known = (base, remote, errno)
         if known not in self._unreachable and len(self._unreachable) < _MAX_UNREACHABLE:
             # Told once: a peer that died answers each datagram so, and the timeline has better things to keep.

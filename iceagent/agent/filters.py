@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
 from iceagent.agent.config import AgentConfig, parse_prefixes
+from iceagent.agent.servers import IceServer
 from iceagent.core import ice
 from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.core.embedded import inner_addresses
@@ -20,6 +21,8 @@ from iceagent.core.ice import CandidateType
 from iceagent.core.ice.candidate import without_zone
 from iceagent.core.nat.nat64 import extract
 from iceagent.net.api import InterfaceAddress
+from iceagent.net.contained import contained
+from iceagent.net.turn_redirect import is_no_host
 
 _MAX_CACHED: Final = 1024  # ours: verdicts on remote addresses; strangers may fill it, so it is emptied then
 _MAX_SIGNALLED: Final = 1024  # ours: addresses the peer has told, those of earlier generations included
@@ -61,6 +64,8 @@ class Policy:
         )
         """Whether what the system's routes choose may be forbidden."""
         self.refused: Counter[str] = Counter()
+        self.own_hosts: Callable[[], Collection[str]] = tuple
+        """Returns the addresses of this machine, as they are now."""
 
     # This machine
 
@@ -93,12 +98,24 @@ class Policy:
 
     # Servers and gateways
 
-    def permits_server(self, address: TransportAddress) -> bool:
-        """Return whether a server, which the configuration names, may be sent to: unless its address is denied."""
-        if not self._is_denied(address.ip):
-            return True
-        self.refused["server (deny_remote_prefixes)"] += 1
-        return False
+    def permits_server(self, address: TransportAddress, server: IceServer | None = None) -> bool:
+        """Return whether a server or gateway may be sent to: unless its address is denied.
+
+        What somebody else names is never in this machine, whatever its name resolves to.
+
+        Args:
+            address: one of its addresses, or of those it names in its place.
+            server: whose it is, if it is a server's.
+        """
+        if self._is_denied(address.ip):
+            self.refused["server (deny_remote_prefixes)"] += 1
+            return False
+        if server is not None and not server.may_be_here:
+            own = self.own_hosts()
+            if any(is_no_host(face, own) for face in self._faces(address.ip)):
+                self.refused["server named by a relay (it is in this machine)"] += 1
+                return False
+        return True
 
     # The peer
 
@@ -153,14 +170,22 @@ class Policy:
             if not inner or not all(_within(face, self._remote) for face in inner):
                 return "remote_prefixes"
         wanted = self._config.remote_filter
-        return "" if wanted is None or wanted(address) else "remote_filter"
+        if wanted is None:
+            return ""
+        with contained("remote_filter"):  # the user's: one that fails has not said yes
+            return "" if wanted(address) else "remote_filter"
+        return "remote_filter"
 
     def _is_denied(self, ip: IPAddress) -> bool:
         """Return whether an address is denied, or an IPv4 one it may stand for: `64:ff9b::10.0.0.1` is 10.0.0.1."""
+        return any(_within(face, self._deny_remote) for face in self._faces(ip))
+
+    def _faces(self, ip: IPAddress) -> list[IPAddress]:
+        """Return an address, and the IPv4 ones it may stand for."""
         faces: list[IPAddress] = [ip, *inner_addresses(ip)]
         if isinstance(ip, ipaddress.IPv6Address) and self._nat64 is not None and _within(ip, (self._nat64,)):
             faces.append(extract(self._nat64, ip))
-        return any(_within(face, self._deny_remote) for face in faces)
+        return faces
 
     def note_nat64(self, prefix: ipaddress.IPv6Network) -> None:
         """Take note of the prefix under which this network translates to IPv4, as its resolver tells."""

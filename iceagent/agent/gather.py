@@ -9,12 +9,13 @@ Source: RFC 8445 section 5.1, RFC 8838 section 9.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
 
-from iceagent.agent.addresses import choose_addresses
+from iceagent.agent.addresses import MAX_BASES, choose_addresses
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import GatheringEnough, GatheringFinished
@@ -28,11 +29,13 @@ from iceagent.core import ice
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress, Network, UdpSocket
+from iceagent.net.contained import contained, run_contained
 
 logger = logging.getLogger("iceagent.agent")
 
 ENOUGH_GRACE_S: Final = 1.0
 """Ours: a request lost is repeated after 0.5 s; a server still silent then is thought dead if others answer."""
+MAX_BASES_EVER: Final = 2 * MAX_BASES  # ours: with those that have come since and keep their sockets
 _BEST_PREFERENCE: Final = 65535  # RFC 8445 section 5.1.2.1
 
 
@@ -49,6 +52,7 @@ class Gatherer:
         self._network = network
         self._config = config
         self._driver = driver
+        self._entries: list[InterfaceAddress] = []
         self.bases: list[Base] = []
         self._bases_made = 0
         self.addresses_seen = 0
@@ -63,8 +67,19 @@ class Gatherer:
         self.nat64 = Nat64(network, driver, self._usable)
         self.reflexive = Reflexive(network, config, driver, lambda: self.bases, self.names, self.nat64)
         self.port_mappings = PortMappings(network, config, driver)
-        self.relays = Relays(network, config, driver, self._relay_host, self._relay_ports, self.nat64)
+        self.relays = Relays(
+            network, config, driver, self._relay_host, self._relay_ports, self._families_here, self.nat64
+        )
         self.tcp = TcpCandidates(network, config, driver, self._ports)
+        driver.policy.own_hosts = lambda: {entry.host for entry in self.interfaces()}
+
+    def interfaces(self) -> list[InterfaceAddress]:
+        """Return the addresses of this machine; while they cannot be listed (no descriptors left), the last known."""
+        try:
+            self._entries = self._network.interfaces()
+        except OSError as error:
+            logger.warning("the addresses of this machine cannot be listed now: %s", error)
+        return self._entries
 
     async def open_bases(self) -> None:
         """Bind a socket to each usable address and make each a host candidate.
@@ -72,7 +87,7 @@ class Gatherer:
         Raises:
             LocalError: there are addresses but none of the allowed ports can be bound on any.
         """
-        interfaces = self._network.interfaces()
+        interfaces = self.interfaces()
         self.addresses_seen = len(interfaces)
         chosen = choose_addresses(self._driver.policy.local_addresses(interfaces), self._config)
         if self._config.transport_policy == "relay":
@@ -90,7 +105,9 @@ class Gatherer:
 
     async def follow_tcp(self) -> None:
         """See that there are candidates over TCP for the addresses we have sockets at, if they are wanted."""
-        await self.tcp.follow([base.address.host for base in self.bases])
+        routed = {entry.host for entry in self._entries if entry.is_routed}
+        hosts = [base.address.host for base in self.bases]
+        await self.tcp.follow(sorted(hosts, key=lambda host: host not in routed))
 
     async def open_new_bases(self) -> list[Base]:
         """Bind sockets to usable addresses that have come since; each is a host candidate. Return the new bases."""
@@ -98,6 +115,8 @@ class Gatherer:
         chosen = self._usable()
         made: list[Base] = []
         for entry in chosen:
+            if len(self.bases) >= MAX_BASES_EVER:
+                break
             sock = None if entry.host in known else await self._open(entry.host)
             if sock is not None and self._driver.closed:
                 sock.close()
@@ -118,10 +137,10 @@ class Gatherer:
         """
         self._round.cancel()
         generation = self._driver.ice.generation
-        with trio.CancelScope() as self._round:
+        with trio.CancelScope() as self._round, contained("gathering", lambda error: self._finish_anyway(generation)):
             self.tcp.ask()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.nat64.learn)
+                nursery.start_soon(run_contained, "looking for a NAT64", self.nat64.learn)
                 for question in self.reflexive.begin():
                     nursery.start_soon(self.reflexive.ask, question)
                 nursery.start_soon(self._tell_enough, generation)
@@ -129,6 +148,13 @@ class Gatherer:
                 if self._driver.ice.generation == generation:
                     self._finish()
                     nursery.start_soon(self._keep_alive)
+
+    def _finish_anyway(self, generation: int) -> None:
+        """Tell that this is all, so that nobody waits for more: something went wrong that nobody has foreseen."""
+        if self._driver.ice.generation == generation and not self._driver.closed:
+            self.enough = True
+            self._driver.note(GatheringEnough(len(self._driver.ice.local_candidates), ("unforeseen",)))
+            self._finish()
 
     async def wait_enough(self) -> None:
         """Wait until what is likely to come has come, in the present generation; see `GatheringEnough`."""
@@ -141,20 +167,28 @@ class Gatherer:
 
         That is once some server of each family has answered about all our sockets of it, and a relay stands, if there
         are TURN servers; a family whose servers have all failed, and relays that have, are not waited for. What is
-        silent is: until `ENOUGH_GRACE_S` where anything else has answered, which one lost packet does not outlast,
-        and until the budget where nothing has.
+        silent is for `ENOUGH_GRACE_S`, which one lost packet does not outlast: from the start where anything else has
+        answered, else from when the servers' names have become addresses. Relays that nothing has answered beside are
+        waited for until the budget: who blocks UDP lets them through by TLS, late, and there is no other path.
         """
         started_at = trio.current_time()
         while missing := self._missing():
-            answered = self.reflexive.has_answer or bool(self.relays.allocations)
-            patience_s = min(ENOUGH_GRACE_S, self._budget_s) if answered else self._budget_s
-            if trio.current_time() >= started_at + patience_s:
+            enough_at = min(self._patient_since(started_at) + ENOUGH_GRACE_S, started_at + self._budget_s)
+            if trio.current_time() >= enough_at:
                 break
-            with trio.move_on_at(started_at + patience_s):
+            with trio.move_on_at(enough_at):
                 await self._driver.changed.park()
         if self._driver.ice.generation == generation and not self.enough:
             self.enough = True
             self._driver.note(GatheringEnough(len(self._driver.ice.local_candidates), tuple(missing)))
+
+    def _patient_since(self, started_at: float) -> float:
+        """Return since when what is missing has had its chance; infinity while it has not."""
+        if self.reflexive.has_answer or self.relays.allocations:
+            return started_at
+        if not self.relays.is_settled or any(is_pending() for _, is_pending in self.awaited):
+            return math.inf
+        return self.reflexive.all_asked_at()
 
     def _missing(self) -> list[str]:
         missing = [f"srflx IPv{family}" for family in sorted(self.reflexive.unanswered_families())]
@@ -215,7 +249,9 @@ class Gatherer:
 
     async def map_ports(self) -> None:
         """Keep our ports mapped at the gateway, until cancelled."""
-        await self.port_mappings.run([(base.address, base.local_preference) for base in self.bases])
+        routed = {entry.host for entry in self._entries if entry.is_routed}
+        bases = sorted(self.bases, key=lambda base: base.address.host not in routed)
+        await self.port_mappings.run([(base.address, base.local_preference) for base in bases])
 
     def _relay_host(self, family: int) -> str | None:
         """Return the local address of connections to relays; None leaves it to the system's routes."""
@@ -225,7 +261,10 @@ class Gatherer:
 
     def _usable(self) -> list[InterfaceAddress]:
         """Return the addresses of this machine to use now, best first."""
-        return choose_addresses(self._driver.policy.local_addresses(self._network.interfaces()), self._config)
+        return choose_addresses(self._driver.policy.local_addresses(self.interfaces()), self._config)
+
+    def _families_here(self) -> set[int]:
+        return {6 if ":" in entry.host else 4 for entry in self._driver.policy.local_addresses(self.interfaces())}
 
     def _relay_ports(self) -> tuple[int, ...]:
         return tuple(self._ports())
@@ -240,7 +279,7 @@ class Gatherer:
         for port in self._ports():
             try:
                 return await self._network.open_udp(host, port)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 logger.debug("%s port %d cannot be bound: %s", host, port, error)
         return None
 

@@ -17,6 +17,7 @@ from iceagent.agent.driver import Driver
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network, OpensMulticast
+from iceagent.net.contained import contained
 
 if TYPE_CHECKING:
     from iceagent.net.mdns import Mdns
@@ -70,9 +71,17 @@ class Names:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Publish from the start, or wait until a name is to be looked up; then be there until cancelled."""
+        started = trio.Event()
         if not self.publishes:
+            started.set()
             task_status.started()
             await self._wanted.wait()
+        with contained("mDNS"):
+            await self._serve(started, task_status)
+        if not started.is_set():
+            task_status.started()
+
+    async def _serve(self, started: trio.Event, task_status: trio.TaskStatus[None]) -> None:
         from iceagent.net.mdns import open_mdns  # here, since most agents never meet a name
 
         async with open_mdns(self._network, randbytes=self._config.randbytes) as mdns:
@@ -81,6 +90,7 @@ class Names:
                 await self.refresh()
                 self._open.set()
                 if self.publishes:
+                    started.set()
                     task_status.started()
                 await trio.sleep_forever()
             finally:

@@ -19,6 +19,7 @@ from iceagent.agent.events import PortMapped, PortMappingFailed
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, is_private, make_address
 from iceagent.net.api import Network
+from iceagent.net.contained import run_contained
 from iceagent.net.gateway import KnowsGateways, find_gateways
 from iceagent.net.portmap import MappedAddress, PortMapping, open_port_mapping
 
@@ -68,7 +69,7 @@ class PortMappings:
             return
         async with trio.open_nursery() as nursery:
             for base, preference in wanted:
-                nursery.start_soon(self._map, base, preference)
+                nursery.start_soon(self._map_alone, base, preference)
 
     async def _may_ask(self) -> bool:
         gateways = await find_gateways(self._network)
@@ -78,7 +79,13 @@ class PortMappings:
         """Wait until every base is mapped or will not be. It may be cancelled by a budget."""
         await self._settled.wait()
 
-    async def _map(self, base: TransportAddress, preference: int) -> None:
+    async def _map_alone(self, base: TransportAddress, preference: int) -> None:
+        """Map one base; whatever its gateway may say, the others are mapped, and nobody waits for this one."""
+        is_settled = trio.Event()
+        await run_contained(f"a port mapping of {base}", self._map, base, preference, is_settled)
+        self._note_settled(is_settled)
+
+    async def _map(self, base: TransportAddress, preference: int, is_settled: trio.Event) -> None:
         told: set[TransportAddress] = set()
         async with open_port_mapping(self._network, base, randbytes=self._config.randbytes) as mapping:
             while not self._driver.closed:
@@ -86,8 +93,9 @@ class PortMappings:
                     if held.external not in told:
                         told.add(held.external)
                         self._add(held, preference)
-                if mapping.settled and self._waiting:
-                    self._settle(mapping)
+                if mapping.settled and not is_settled.is_set():
+                    self._tell_failures(mapping)
+                    self._note_settled(is_settled)
                 await mapping.wait_changed()
 
     def _add(self, held: MappedAddress, preference: int) -> None:
@@ -100,10 +108,16 @@ class PortMappings:
             candidate = replace(candidate, related_address=None)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
 
-    def _settle(self, mapping: PortMapping) -> None:
+    def _tell_failures(self, mapping: PortMapping) -> None:
         if not mapping.addresses:
             for protocol, reason in mapping.failures.items():
                 self._driver.note(PortMappingFailed(protocol, mapping.local, reason))
+
+    def _note_settled(self, is_settled: trio.Event) -> None:
+        """Take note, once for each base, that nothing more is to be waited for."""
+        if is_settled.is_set():
+            return
+        is_settled.set()
         self._waiting -= 1
         if self._waiting == 0:
             self._settled.set()

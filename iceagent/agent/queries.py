@@ -90,6 +90,19 @@ class Queries:
         self._finish_answered()
         return handled
 
+    def handle_refused(self, base: TransportAddress, server: TransportAddress) -> None:
+        """Take note that nobody listens at a server's port: what is asked there from this base has its answer.
+
+        Source: RFC 8489 section 6.2.1, of ICMP errors that are no matter of the moment.
+        """
+        if (base, server) not in self._paths:
+            return
+        for query in [one for one in self._open.values() if (one.base, one.server) == (base, server)]:
+            del self._open[query.transaction_id]
+            self._client.cancel(query.transaction_id)
+            query.failure = "refused: nobody listens at its port"
+            query.done.set()
+
     def handle_timeout(self, now: float) -> None:
         """Retransmit or give up what is due."""
         due = self._client.next_timeout()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
 from typing import Final
 
 import trio
@@ -19,11 +21,14 @@ from iceagent.agent.driver import Driver
 from iceagent.agent.events import ServerAnswered, ServerFailed
 from iceagent.agent.mdns import Names
 from iceagent.agent.nat64 import Nat64, is_ipv4
+from iceagent.agent.queries import Query
 from iceagent.agent.servers import IceServer
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import STUN_TI_S, TA_MIN_S
 from iceagent.net.api import Network
+from iceagent.net.contained import contained
+from iceagent.net.staggered import first_of
 
 QUESTION_S: Final = STUN_TI_S
 """For so long a question stays open, name lookup included: as long as a transaction, and as a peer's patience lasts."""
@@ -44,7 +49,8 @@ class Question:
     Attributes:
         bases: the sockets it is asked about; those that cannot reach it are taken out once its address is known.
         answered: those of them it has answered about, be it with a refusal.
-        target: its address, once it is known.
+        targets: its addresses, once they are known.
+        asked_at: when its addresses became known.
         helped: whether any answer told an address.
         late: its budget is spent.
         over: nothing will come of it any more.
@@ -54,7 +60,8 @@ class Question:
     family: int
     bases: list[Base]
     answered: set[TransportAddress] = field(default_factory=set)
-    target: TransportAddress | None = None
+    targets: list[TransportAddress] = field(default_factory=list)
+    asked_at: float | None = None
     helped: bool = False
     late: bool = False
     over: bool = False
@@ -116,6 +123,11 @@ class Reflexive:
         """Whether any server has told an address."""
         return any(question.helped for question in self.questions)
 
+    def all_asked_at(self) -> float:
+        """Return since when all servers of which something is still to come have been asked; infinity before."""
+        waiting = [question.asked_at for question in self.questions if not question.over]
+        return max((inf if at is None else at for at in waiting), default=inf)
+
     def paths(self) -> Iterable[tuple[TransportAddress, TransportAddress]]:
         """Return base and server of each mapping to be kept alive."""
         return [path for path in self._mapped if path[0] in self._driver.sockets]
@@ -125,9 +137,10 @@ class Reflexive:
         with trio.move_on_after(QUESTION_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_budget, question)
-                question.target = await self._resolve(question)
-                if question.target is not None:
-                    await self._ask_all(question, question.target)
+                with contained(question.server.url):
+                    question.targets = await self._resolve(question)
+                    if question.targets:
+                        await self._ask_all(question)
                 nursery.cancel_scope.cancel()
         question.over = True
         self._driver.changed.unpark_all()
@@ -138,14 +151,14 @@ class Reflexive:
         await trio.sleep(budget_s)
         question.late = True
         reason = f"no answer within {budget_s:g} s"
-        if question.target is None:
+        if not question.targets:
             self._driver.note(ServerFailed(question.server.url, question.family, None, f"name lookup: {reason}"))
-        for base in question.bases if question.target is not None else ():
+        for base in question.bases if question.targets else ():
             if base.address not in question.answered:
                 self._driver.note(ServerFailed(question.server.url, question.family, base.address, reason))
         self._driver.changed.unpark_all()
 
-    async def _resolve(self, question: Question) -> TransportAddress | None:
+    async def _resolve(self, question: Question) -> list[TransportAddress]:
         host, port = question.server.endpoint()
         if question.family == 6 and is_ipv4(host):
             host = await self._nat64.translate(host) or host
@@ -155,44 +168,62 @@ class Reflexive:
             found, reason = [], f"name lookup: {error}"
         else:
             reason = f"no IPv{question.family} address"
-        allowed = [address for address in found if self._driver.policy.permits_server(address)]
+        allowed = [one for one in found if self._driver.policy.permits_server(one, question.server)]
         if allowed:
-            return allowed[0]
+            return allowed
         if found:
-            reason = "its address is forbidden by deny_remote_prefixes"
+            reason = "its address is forbidden by the policy"
         if not question.late:
             self._driver.note(ServerFailed(question.server.url, question.family, None, reason))
-        return None
+        return []
 
-    async def _ask_all(self, question: Question, target: TransportAddress) -> None:
-        question.bases = [base for base in question.bases if can_reach(base.address, target)]
+    async def _ask_all(self, question: Question) -> None:
+        question.bases = [base for base in question.bases if _within_reach(base, question)]
+        question.asked_at = trio.current_time()
+        self._driver.changed.unpark_all()
         async with trio.open_nursery() as nursery:
             for number, base in enumerate(question.bases):
-                nursery.start_soon(self._ask_from, question, target, base, number * TA_MIN_S)
+                nursery.start_soon(self._ask_from, question, base, number * TA_MIN_S)
 
-    async def _ask_from(self, question: Question, target: TransportAddress, base: Base, delay_s: float) -> None:
-        """Learn how `target` sees one socket.
+    async def _ask_from(self, question: Question, base: Base, delay_s: float) -> None:
+        """Learn how a server sees one socket; of several addresses that of the first to answer (RFC 5928 section 3).
 
         The requests of one server start 5 ms apart, as RFC 8445 section 14.2 asks of new transactions at the least;
         servers do not wait for each other, lest a dead one delay a live one.
         """
         await trio.sleep(delay_s)
-        query = self._driver.queries.start(trio.current_time(), base.address, target)
+        url = question.server.url
+        targets = _within_reach(base, question)
+        try:
+            query = await first_of(targets, partial(self._query, base.address), discard=_forget)
+        except OSError as error:
+            question.answered.add(base.address)
+            if not question.late:  # else it has been told already
+                self._driver.note(ServerFailed(url, question.family, base.address, str(error)))
+            self._driver.changed.unpark_all()
+            return
+        question.answered.add(base.address)
+        question.helped = True
+        assert query.mapped is not None
+        rtt_s = trio.current_time() - query.started_at
+        self._driver.note(ServerAnswered(url, base.address, query.mapped, rtt_s))
+        self._add_mapped(query.mapped, base, query.server)
+
+    async def _query(self, base: TransportAddress, target: TransportAddress) -> Query:
+        """Ask at one address of a server.
+
+        Raises:
+            OSError: it refuses, is silent, or its answer is of no use.
+        """
+        query = self._driver.queries.start(trio.current_time(), base, target)
         try:
             self._driver.mutate(lambda now: None)
             await query.done.wait()
         finally:
             self._driver.queries.cancel(query)
-        question.answered.add(base.address)
-        url = question.server.url
         if query.mapped is None:
-            if not question.late:  # else it has been told already
-                self._driver.note(ServerFailed(url, question.family, base.address, query.failure))
-            return
-        question.helped = True
-        rtt_s = trio.current_time() - query.started_at
-        self._driver.note(ServerAnswered(url, base.address, query.mapped, rtt_s))
-        self._add_mapped(query.mapped, base, target)
+            raise OSError(query.failure)
+        return query
 
     def _add_mapped(self, mapped: TransportAddress, base: Base, server: TransportAddress) -> None:
         self._mapped[base.address, server] = None
@@ -227,6 +258,15 @@ class Reflexive:
         if ours == [6] and self._nat64.is_wanted:
             return ours  # a NAT64 may lead to a server of IPv4
         return [family for family in ours if family == literal]
+
+
+def _within_reach(base: Base, question: Question) -> list[TransportAddress]:
+    return [target for target in question.targets if can_reach(base.address, target)]
+
+
+async def _forget(query: Query) -> None:
+    """Two addresses of a server that answered together: one answer is enough."""
+    await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 def can_reach(base: TransportAddress, server: TransportAddress) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -27,9 +26,11 @@ from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.turn import AllocationRequest, EndReason, TurnError
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
-from iceagent.net.proxy import Proxy, parse_proxy, proxy_from_environment
+from iceagent.net.contained import contained, run_contained
+from iceagent.net.proxy_choice import Proxy, parse_proxy, proxy_for
 from iceagent.net.turn import TurnAllocation, open_turn_socket
 from iceagent.net.turn_connect import TurnOptions, TurnServer
+from iceagent.net.turn_redirect import Redirections
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -46,7 +47,7 @@ _RANK_STEP: Final = 4096  # of local preference between two ranks
 _REFUSED: Final = frozenset(
     (
         *(EndReason.CREDENTIALS_REFUSED, EndReason.CREDENTIALS_NEEDED, EndReason.BID_DOWN, EndReason.QUOTA),
-        *(EndReason.CAPACITY, EndReason.FORBIDDEN, EndReason.UNSUPPORTED),
+        *(EndReason.CAPACITY, EndReason.FORBIDDEN, EndReason.UNSUPPORTED, EndReason.ALTERNATE_SERVER),
     )
 )
 _UNDECIDED: Final = frozenset(
@@ -85,6 +86,7 @@ class Relays:
         driver: takes sockets and candidates.
         local_host: returns the local address to use for a server of a family, or None for the system's choice.
         ports: returns the local UDP ports to try.
+        families: returns the IP versions this machine has addresses of.
         nat64: translates the addresses of servers that have IPv4 only.
     """
 
@@ -95,6 +97,7 @@ class Relays:
         driver: Driver,
         local_host: Callable[[int], str | None],
         ports: Callable[[], tuple[int, ...]],
+        families: Callable[[], set[int]],
         nat64: Nat64,
     ) -> None:
         self._network = network
@@ -102,7 +105,9 @@ class Relays:
         self._driver = driver
         self._local_host = local_host
         self._ports = ports
+        self._families_here = families
         self._nat64 = nat64
+        self._redirections = Redirections()
         self._progress: dict[Rung, _Progress] = {}
         self._allocations: list[TurnAllocation] = []
         self._changed = trio.lowlevel.ParkingLot()
@@ -125,13 +130,11 @@ class Relays:
     async def run(self) -> None:
         """Climb the ladder, and climb again whenever an allocation is lost, until cancelled."""
         self._race_started_at = trio.current_time()
-        entries = self._driver.policy.local_addresses(self._network.interfaces())
-        families = {6 if ":" in entry.host else 4 for entry in entries}
-        rungs = rungs_of(self._config, families) if self.is_wanted else []
+        rungs = rungs_of(self._config, self._families_here()) if self.is_wanted else []
         self._progress = {rung: _Progress() for rung in rungs}
         async with trio.open_nursery() as nursery:
             for rung in rungs:
-                nursery.start_soon(self._climb, rung)
+                nursery.start_soon(self._climb_alone, rung)
 
     async def wait_settled(self) -> None:
         """Wait until no relayed candidate is to be expected soon: the best ways have been tried, and what could, works.
@@ -154,6 +157,13 @@ class Relays:
         return all(progress.tried for rung, progress in self._progress.items() if rung.rank <= best)
 
     # One rung
+
+    async def _climb_alone(self, rung: Rung) -> None:
+        """Climb; whatever goes wrong, the other rungs are there, and nobody waits for this one."""
+        await run_contained(_words(rung), self._climb, rung)
+        progress = self._progress[rung]
+        progress.tried, progress.failed, progress.standing = True, not progress.standing, False
+        self._changed.unpark_all()
 
     async def _climb(self, rung: Rung) -> None:
         progress = self._progress[rung]
@@ -207,7 +217,11 @@ class Relays:
         """Get an allocation and keep it until it is lost; return whether there was one, or why there was none."""
         progress = self._progress[rung]
         stood = False
-        with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
+        unforeseen: list[Exception] = []
+        with (
+            trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope,
+            contained(_words(rung), unforeseen.append),
+        ):
             progress.attempt = scope
             try:
                 async with open_turn_socket(
@@ -229,6 +243,9 @@ class Relays:
             except (OSError, LocalError) as error:
                 self._failed(rung, str(error) or type(error).__name__)
                 return False, EndReason.NO_ANSWER
+        if unforeseen:
+            self._failed(rung, "something nobody has foreseen")
+            return False, EndReason.NO_ANSWER
         if stood:
             return True, None
         if trio.current_time() >= scope.deadline:
@@ -315,7 +332,10 @@ class Relays:
             ports=self._ports(),
             proxy=rung.proxy,
             ca_file=self._config.tls_ca_file,
-            permits=self._driver.policy.permits_server,
+            permits=lambda address: self._driver.policy.permits_server(address, rung.server),
+            permits_proxy=self._driver.policy.permits_server,
+            redirections=self._redirections,
+            own_hosts=self._driver.policy.own_hosts,
         )
 
 
@@ -327,11 +347,11 @@ def rungs_of(config: AgentConfig, families: set[int]) -> list[Rung]:
         families: the IP versions this machine has addresses of. Of a name IPv4 is tried first: what a relay forwards
             is mostly that.
     """
-    proxy = _proxy_of(config)
     rungs: list[Rung] = []
     for server in config.servers:
         for transport in server.transports() if server.is_turn else ():
             host, port = server.endpoint()
+            proxy = _proxy_of(config, host, port)
             target = TurnServer(host, port, transport)
             allowed = families & set(config.families)
             usable = sorted(allowed & _families_of(host)) or sorted(allowed & {6})  # which a NAT64 may translate
@@ -350,11 +370,13 @@ def _families_of(host: str) -> set[int]:
         return {4, 6}
 
 
-def _proxy_of(config: AgentConfig) -> Proxy | None:
+def _proxy_of(config: AgentConfig, host: str, port: int) -> Proxy | None:
     if config.proxy is not None:
         return parse_proxy(config.proxy) if config.proxy else None
     if config.network is not None:
         return None  # the environment is this machine's; another network is not
-    with suppress(LocalError):
-        return proxy_from_environment(os.environ)
-    return None
+    return proxy_for(host, port, os.environ)
+
+
+def _words(rung: Rung) -> str:
+    return f"{rung.server.url} over {rung.target.transport}, IPv{rung.family}"

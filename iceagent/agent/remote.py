@@ -18,6 +18,7 @@ from iceagent.agent.driver import Driver
 from iceagent.agent.gather import Gatherer
 from iceagent.core import ice
 from iceagent.core.address import make_address
+from iceagent.net.contained import contained, run_contained
 from iceagent.net.host_names import is_mdns_name
 
 MAX_WAITING: Final = 64  # ours: candidates with names that have come and are not being looked up yet
@@ -79,11 +80,14 @@ class RemoteCandidates:
                 await self._arrived.wait()
                 self._arrived = trio.Event()
                 for name, candidates in self._waiting.items():
-                    nursery.start_soon(self._look_up, name, candidates)
+                    nursery.start_soon(run_contained, "a candidate of the peer", self._look_up, name, candidates)
                 self._waiting.clear()
 
     async def _look_up(self, name: str, candidates: list[tuple[int, ice.Candidate]]) -> None:
-        host = await self._names.resolve(name)
+        host: str | None = None
+        with contained("looking up a name of the peer"):
+            found = await self._names.resolve(name)
+            host = None if found is None else make_address(found, 0).host
         for generation, candidate in candidates:
             self._running[generation] -= 1
             if self._driver.closed or self._driver.ice.generation != generation:

@@ -18,6 +18,7 @@ from iceagent.agent.lane import Lane
 from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
+from iceagent.net.contained import contained, run_contained
 from iceagent.net.monitor import Change, open_monitor
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Roaming:
     async def run(self) -> None:
         """Gather anew after each restart, and follow the network, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow_network, nursery)
+            nursery.start_soon(run_contained, "following the network", self._follow_network, nursery)
             if self._config.auto_restart:
                 nursery.start_soon(self._follow_path)
             while True:
@@ -98,7 +99,7 @@ class Roaming:
                 self._again = trio.Event()
                 lanes, self._to_gather = self._to_gather, []
                 for lane in dict.fromkeys(lanes):
-                    nursery.start_soon(lane.gatherer.run)
+                    nursery.start_soon(run_contained, "gathering", lane.gatherer.run)
 
     async def _follow_path(self) -> None:
         """Restart when no path answers any more; the peer, who hears as little, does the same.
@@ -147,7 +148,8 @@ class Roaming:
         async with open_monitor(self._network) as monitor:
             while self._living:
                 changes = await monitor.wait()
-                await self._adapt(changes, nursery)
+                with contained("following a change of the network"):
+                    await self._adapt(changes, nursery)
 
     async def _adapt(self, changes: frozenset[Change], nursery: trio.Nursery) -> None:
         """Close the sockets whose address is gone, open those of new ones, and look for the best path again."""
@@ -172,7 +174,8 @@ class Roaming:
         driver, gatherer = lane
         before = {base.address for base in gatherer.bases}
         moved = False
-        if Change.ADDRESSES in changes and self._config.transport_policy != "relay":
+        looks_anew = not changes.isdisjoint((Change.ADDRESSES, Change.ROUTES))  # a route may lead from another address
+        if looks_anew and self._config.transport_policy != "relay":
             moved = self._close_stale(lane)
             for base in await gatherer.open_new_bases():
                 moved = True
@@ -185,7 +188,7 @@ class Roaming:
         return moved
 
     def _close_stale(self, lane: Lane) -> bool:
-        present = {entry.host for entry in self._network.interfaces()}
+        present = {entry.host for entry in lane.gatherer.interfaces()}
         gone = [base for base in lane.gatherer.bases if base.address.host not in present]
         for base in gone:
             lane.gatherer.bases.remove(base)

@@ -78,7 +78,7 @@ class Component(trio.abc.Channel[bytes]):
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of this component's candidates, pairs and transport."""
-        return collect_statistics([self._agent._driver], self._agent._network.interfaces())  # noqa: SLF001
+        return collect_statistics([self._agent._driver], self._agent._gatherer.interfaces())  # noqa: SLF001
 
     def explain(self) -> Verdict:
         """Return why this component is where it is, the evidence, and what to do about it."""

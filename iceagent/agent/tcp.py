@@ -25,6 +25,8 @@ from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.core.ice.tcp import ACTIVE, ACTIVE_PORT, MAX_OTHER_PREFERENCE, PASSIVE, SIMULTANEOUS_OPEN
 from iceagent.net.api import Network
+from iceagent.net.contained import run_contained
+from iceagent.net.staggered import first_of
 from iceagent.net.tcp import bound_address
 from iceagent.net.tcp_base import Listener, TcpBase
 
@@ -164,7 +166,7 @@ class TcpCandidates:
         self._driver.mutate(lambda now: self._driver.ice.handle_base_lost(now, base.address))
 
     def _start(self, nursery: trio.Nursery, base: _Base) -> None:
-        nursery.start_soon(base.sock.run)
+        nursery.start_soon(run_contained, f"TCP at {base.address}", base.sock.run)
         nursery.start_soon(self._driver.receive_from, base.address)
 
     # Server-reflexive candidates
@@ -187,7 +189,7 @@ class TcpCandidates:
                 if base.tcp_type != ACTIVE and key not in self._asked:
                     self._asked.add(key)
                     self._pending += 1
-                    self._nursery.start_soon(self._ask, server, base)
+                    self._nursery.start_soon(run_contained, f"{server.url} over TCP", self._ask, server, base)
 
     async def wait_settled(self) -> None:
         """Wait until all servers that were asked have answered or failed."""
@@ -200,42 +202,55 @@ class TcpCandidates:
 
         Source: RFC 6544 sections 5.2 and 11.2.
         """
-        stream: trio.abc.Stream | None = None
-        answer: tuple[TransportAddress, TransportAddress] | None = None
+        bound: _Bound | None = None
         started_at = trio.current_time()
         reason = f"no answer within {self._config.gather_budget_s:g} s"
         try:
             try:
                 with trio.move_on_after(self._config.gather_budget_s):
-                    target = await self._resolve(server, base.address)
-                    stream = await self._connect(target, base.address)
-                    answer = await _binding(stream, self._config.randbytes(12)), target
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    targets = await self._resolve(server, base.address)
+                    bound = await first_of(targets, partial(self._bind_at, base.address), discard=_discard)
+            except OSError as error:
                 reason = str(error) or type(error).__name__
-            self._pending -= 1
-            self._driver.changed.unpark_all()
-            if stream is None or answer is None:
+            finally:
+                self._pending -= 1
+                self._driver.changed.unpark_all()
+            if bound is None:
                 self._driver.note(ServerFailed(server.url, base.address.family, base.address, reason))
                 return
-            self._driver.note(ServerAnswered(server.url, base.address, answer[0], trio.current_time() - started_at))
-            self._add_mapped(answer[0], base, answer[1])
-            await self._keep_open(stream)
+            _, mapped, target = bound
+            self._driver.note(ServerAnswered(server.url, base.address, mapped, trio.current_time() - started_at))
+            self._add_mapped(mapped, base, target)
+            await self._keep_open(bound[0])
         finally:
             self._asked.discard((server.url, base.address))
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
+            if bound is not None:
+                await trio.aclose_forcefully(bound[0])
 
-    async def _resolve(self, server: IceServer, base: TransportAddress) -> TransportAddress:
+    async def _resolve(self, server: IceServer, base: TransportAddress) -> list[TransportAddress]:
         host, port = server.endpoint()
         found = await self._network.resolve(host, port, family=base.family)
         permits = self._driver.policy.permits_server
-        usable = [target for target in found if can_reach(base, target) and permits(target)]
+        usable = [target for target in found if can_reach(base, target) and permits(target, server)]
         if not usable:
             raise OSError(f"no IPv{base.family} address within reach")
-        return usable[0]
+        return usable
 
-    async def _connect(self, target: TransportAddress, base: TransportAddress) -> trio.abc.Stream:
-        return await self._network.connect_tcp(target, local_host=base.host, local_port=base.port)
+    async def _bind_at(self, base: TransportAddress, target: TransportAddress) -> _Bound:
+        """Connect to one address of a server and ask; return the connection, what it sees, and its address.
+
+        Raises:
+            OSError: it refuses, breaks off, or its answer is of no use.
+        """
+        stream = await self._network.connect_tcp(target, local_host=base.host, local_port=base.port)
+        try:
+            return stream, await _binding(stream, self._config.randbytes(12)), target
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            await trio.aclose_forcefully(stream)
+            raise OSError(str(error) or "it broke the connection") from error
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
 
     def _add_mapped(self, mapped: TransportAddress, base: _Base, server: TransportAddress) -> None:
         shows_hosts = self._driver.policy.has_type(ice.CandidateType.HOST)
@@ -258,6 +273,13 @@ class TcpCandidates:
                 await stream.send_all(indication)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
+
+
+_Bound = tuple[trio.abc.Stream, TransportAddress, TransportAddress]
+
+
+async def _discard(bound: _Bound) -> None:
+    await trio.aclose_forcefully(bound[0])
 
 
 def _named(host: str, listener: Listener) -> TransportAddress:

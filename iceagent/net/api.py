@@ -53,7 +53,18 @@ class IcmpError:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceAddress:
-    """One address of one network interface. `host` is an IP literal, with zone if link-local."""
+    """One address of one network interface.
+
+    Attributes:
+        name: the interface's.
+        host: an IP literal, with zone if link-local.
+        prefix_length: bits of its network.
+        is_loopback: whether it leads nowhere but into this machine.
+        is_link_local: whether it is of use on its link only.
+        is_temporary: whether it is one of those that change, so that nobody is followed by his address (RFC 8981).
+        is_deprecated: whether new connections should not use it where another will do (RFC 4862 section 5.5.4).
+        is_routed: whether packets to other networks leave from it, as the routing table has it now; not compared.
+    """
 
     name: str
     host: str
@@ -61,6 +72,8 @@ class InterfaceAddress:
     is_loopback: bool = False
     is_link_local: bool = False
     is_temporary: bool = False
+    is_deprecated: bool = False
+    is_routed: bool = field(default=False, compare=False)
 
 
 @dataclass(slots=True)

@@ -7,18 +7,31 @@ all that share its nursery. The traceback is logged at debug, the fact at error.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVarTuple
+from typing import Final, TypeVarTuple
 
 logger = logging.getLogger("iceagent.unforeseen")
+
+_MAX_TOLD: Final = 256  # ours: kinds of errors counted
+_told: Counter[tuple[str, ...]] = Counter()
 
 _Args = TypeVarTuple("_Args")
 
 
 def tell_unforeseen(what: str, error: BaseException) -> None:
-    """Log an error nobody has foreseen; without its words, which may be a stranger's or hold a secret."""
+    """Log an error nobody has foreseen; without its words, which may be a stranger's or hold a secret.
+
+    Of the same error it is the first that is logged, the second, the fourth, and so on: a peer may cause it at will.
+    """
     names = sorted({type(one).__name__ for one in _leaves(error)})
+    key = (what, *names)
+    if len(_told) >= _MAX_TOLD:
+        _told.clear()
+    _told[key] += 1
+    if _told[key] & (_told[key] - 1):
+        return
     logger.error("%s is given up: unforeseen %s; please report it with a log at debug", what, ", ".join(names))
     logger.debug("%s", what, exc_info=error)
 

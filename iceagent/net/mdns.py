@@ -22,6 +22,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.net import mdns_packets as packets
 from iceagent.net.api import Network, OpensMulticast, UdpSocket
+from iceagent.net.contained import contained
 from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.net")
@@ -124,7 +125,11 @@ class Mdns:
         wanted = dict.fromkeys(hosts)
         for host in [host for host in self._links if host not in wanted]:
             self._links.pop(host).close()
-        interfaces = self._network.interfaces()
+        try:
+            interfaces = self._network.interfaces()
+        except OSError as error:
+            logger.debug("mDNS: no link is joined now: %s", error)
+            return
         self._on_link = tuple(
             ipaddress.ip_interface(f"{entry.host.partition('%')[0]}/{entry.prefix_length}").network
             for entry in interfaces
@@ -295,7 +300,8 @@ class Mdns:
             while True:
                 for batch in await sock.receive():
                     for datagram in batch.datagrams():
-                        self._handle_untrusted(link, batch.remote, datagram)
+                        with contained("a packet of mDNS"):
+                            self._handle_untrusted(link, batch.remote, datagram)
                 sock.take_errors()
 
     def _handle_untrusted(self, link: _Link, remote: TransportAddress, data: bytes) -> None:

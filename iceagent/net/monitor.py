@@ -6,20 +6,26 @@ All who watch one network share one task, which ends with the last of them.
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Final, Protocol, runtime_checkable
 
 import trio
 
 from iceagent.net.api import InterfaceAddress, Network
+from iceagent.net.contained import contained
 from iceagent.net.system import SystemNetwork
 
+logger = logging.getLogger("iceagent.net")
+
 POLL_S: Final = 1.0  # ours: where nobody tells
+MAX_PAUSE_S: Final = 60.0  # ours: before the watch begins again when it has failed over and over
 JUMP_CHECK_S: Final = 2.0  # ours: how soon after waking up we notice
 JUMP_S: Final = 5.0  # ours: a shorter sleep outlives every NAT binding and all consent
 DEBOUNCE_S: Final = 0.05  # ours: an interface that comes up is told in several messages
@@ -77,19 +83,29 @@ class _Watch:
         self.monitors: list[ChangeMonitor] = []
         self.scope = trio.CancelScope()
         self._network = network
-        self._addresses: frozenset[InterfaceAddress] = frozenset(network.interfaces())
+        self._is_blind = False
+        self._addresses: frozenset[InterfaceAddress] = frozenset(self._interfaces() or ())
         self._slept_s = _slept_s()
 
     async def run(self) -> None:
+        """Watch until `scope` is cancelled. This is a system task: what it raised would end the whole program."""
         with self.scope:
-            if isinstance(self._network, TellsChanges):
-                await self._ask(self._network)
-            netlink = _open_netlink() if isinstance(self._network, SystemNetwork) else None
-            if netlink is None:
-                await self._poll()
-            else:
-                with netlink:
-                    await self._listen(netlink)
+            pause_s = POLL_S
+            while True:
+                with contained("watching the network for changes"):
+                    await self._watch()
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    async def _watch(self) -> None:
+        if isinstance(self._network, TellsChanges):
+            await self._ask(self._network)
+        netlink = _open_netlink() if isinstance(self._network, SystemNetwork) else None
+        if netlink is None:
+            await self._poll()
+        else:
+            with netlink:
+                await self._listen(netlink)
 
     async def _ask(self, network: TellsChanges) -> None:
         while True:
@@ -109,18 +125,37 @@ class _Watch:
     async def _listen(self, netlink: trio.socket.SocketType) -> None:
         while True:
             changed = False
-            with trio.move_on_after(JUMP_CHECK_S), suppress(OSError):  # ENOBUFS: messages were lost; looking tells all
-                await netlink.recv(_MAX_MESSAGE)
+            try:
+                with trio.move_on_after(JUMP_CHECK_S):
+                    await netlink.recv(_MAX_MESSAGE)
+                    changed = True
+                    with trio.move_on_after(DEBOUNCE_S):
+                        while True:
+                            await netlink.recv(_MAX_MESSAGE)
+            except OSError as error:  # ENOBUFS: messages were lost; looking tells all
                 changed = True
-                with trio.move_on_after(DEBOUNCE_S):
-                    while True:
-                        await netlink.recv(_MAX_MESSAGE)
+                if error.errno != errno.ENOBUFS:
+                    logger.debug("the kernel tells no changes any more: %s", error)
+                    self._look()
+                    return
             self._check_sleep()
-            if changed and not self._look():
+            was_blind = self._is_blind
+            if (changed or was_blind) and not self._look() and changed:
                 self._tell(Change.ROUTES)
 
+    def _interfaces(self) -> list[InterfaceAddress] | None:
+        """Return the addresses there are; None while nothing can be said of them, as without descriptors left."""
+        try:
+            return self._network.interfaces()
+        except OSError as error:
+            logger.warning("the addresses of this machine cannot be listed now: %s", error)
+            return None
+
     def _look(self) -> bool:
-        addresses = frozenset(self._network.interfaces())
+        """Look for changes of the addresses and tell them; return whether there were any, or may be."""
+        entries = self._interfaces()
+        self._is_blind = entries is None
+        addresses = self._addresses if entries is None else frozenset(entries)
         if addresses == self._addresses:
             return False
         self._addresses = addresses

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVarTuple
 
 import trio
 
@@ -16,6 +16,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import PORT_MAPPING_LIFETIME_S, PORT_MAPPING_SERVER_PORT
 from iceagent.core.nat import GatewayProbe, Mapped, MappingFailed, MappingLost, PortMapper, ProbeAnswer
 from iceagent.net.api import Network
+from iceagent.net.contained import contained
 from iceagent.net.gateway import Gateway, find_gateways
 from iceagent.net.machine import MachineDriver
 from iceagent.net.portmap_upnp import UPNP, UpnpError, UpnpGateway, find_upnp_gateway, is_installed
@@ -27,6 +28,9 @@ RELEASE_S: Final = 1.0  # ours: the longest a block's end waits for the gateway 
 UPNP_HEAD_START_S: Final = 1.0  # ours: for PCP and NAT-PMP, which need no web server; both map the same port otherwise
 UPNP_RETRY_S: Final = 300.0  # ours
 PROBE_S: Final = 6.0  # ours: UPnP's discovery asks four times
+
+
+_Args = TypeVarTuple("_Args")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +136,11 @@ async def open_port_mapping(
         with_upnp = wants_upnp and gateway is not None and local_address.family == 4 and is_installed()
         mapping.begin((gateway is not None) + with_upnp)
         if gateway is not None:
-            nursery.start_soon(_map_at_gateway, network, mapping, gateway, lifetime_s, randbytes)
+            nursery.start_soon(
+                _alone, mapping, "pcp", _map_at_gateway, network, mapping, gateway, lifetime_s, randbytes
+            )
         if with_upnp:
-            nursery.start_soon(_map_by_upnp, mapping, lifetime_s, randbytes)
+            nursery.start_soon(_alone, mapping, UPNP, _map_by_upnp, mapping, lifetime_s, randbytes)
         try:
             yield mapping
         except trio.Cancelled:
@@ -149,9 +155,18 @@ async def open_port_mapping(
             del failure  # its traceback holds this frame
 
 
+async def _alone(mapping: PortMapping, protocol: str, run: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
+    """Try one way; whatever its gateway may say, it costs this way alone."""
+    with contained(f"{protocol} for {mapping.local}", lambda error: mapping.fail(protocol, "something unforeseen")):
+        await run(*args)
+
+
 async def _gateways_for(network: Network, host: str) -> list[Gateway]:
     """Return the gateways on the interface that has the address: others would not know it."""
-    names = {entry.name for entry in network.interfaces() if entry.host == host}
+    try:
+        names = {entry.name for entry in network.interfaces() if entry.host == host}
+    except OSError:
+        return []  # no descriptors left, say: then there is none for a mapping either
     return [gateway for gateway in await find_gateways(network) if gateway.interface in names]
 
 

@@ -44,6 +44,7 @@ async def first_of(
     discard: Callable[[_T], Awaitable[object]],
     delay_s: float = ATTEMPT_DELAY_S,
     moves_on: Callable[[Exception], bool] = lambda error: isinstance(error, OSError),
+    combine: Callable[[list[Exception]], Exception] | None = None,
 ) -> _T:
     """Return what the first successful attempt returns; the others are cancelled.
 
@@ -53,6 +54,7 @@ async def first_of(
         discard: gets rid of what a second attempt that succeeded at the same time has returned; must not wait long.
         delay_s: seconds of silence after which the next one is tried beside those that go on.
         moves_on: whether an exception of an attempt is about this choice alone. Any other ends all, and is raised.
+        combine: makes the exception to raise of those of all attempts, in the order they came; `summary` by default.
 
     Raises:
         OSError: there is no choice, or all have failed, each with its own error: the error says what each said.
@@ -64,7 +66,7 @@ async def first_of(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(race.run, nursery, 0)
         if not race.results:
-            raise race.error()
+            raise race.error(combine or summary)
         kept = 1
         return race.results[0]
     finally:
@@ -115,18 +117,21 @@ class _Race(Generic[_Choice, _T]):
             await self._failed[number].wait()
         await self.run(nursery, number + 1)
 
-    def error(self) -> Exception:
+    def error(self, combine: Callable[[list[Exception]], Exception]) -> Exception:
         """Return what is to be raised, nothing having worked."""
         if self._final is not None:
             return self._final
-        words = list(dict.fromkeys(str(error) or type(error).__name__ for error in self._errors))
-        if len(words) == 1:
-            return self._errors[0]
-        if not words:
-            return OSError("there is no address to try")
-        error = OSError(f"none of {len(self._errors)} addresses works: {'; '.join(words)}")
-        error.__cause__ = ExceptionGroup("each address", self._errors)
-        return error
+        return combine(self._errors) if self._errors else OSError("there is no address to try")
+
+
+def summary(errors: list[Exception]) -> Exception:
+    """Return one error for several attempts: the first, if all said the same, else one that says what each said."""
+    words = list(dict.fromkeys(str(error) or type(error).__name__ for error in errors))
+    if len(words) == 1:
+        return errors[0]
+    error = OSError(f"none of {len(errors)} addresses works: {'; '.join(words)}")
+    error.__cause__ = ExceptionGroup("each address", errors)
+    return error
 
 
 async def connect_any(

@@ -8,7 +8,8 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -18,7 +19,10 @@ from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network
-from iceagent.net.turn_connect import TurnOptions, TurnServer, open_transport
+from iceagent.net.contained import contained
+from iceagent.net.staggered import first_of, summary
+from iceagent.net.turn_connect import TurnOptions, TurnServer, find_places, open_transport
+from iceagent.net.turn_redirect import Redirections
 from iceagent.net.turn_socket import TurnSocket
 from iceagent.net.turn_transport import TurnTransport
 
@@ -27,6 +31,7 @@ logger = logging.getLogger("iceagent.turn")
 RELEASE_BUDGET_S: Final = 0.5  # ours: for giving the allocation back; the server forgets it by itself in time
 ROTATE_BEFORE_S: Final = 60.0  # ours: before credentials expire, new ones are asked for
 ROTATE_RETRY_S: Final = 10.0  # ours
+ADDRESS_DELAY_S: Final = 0.5  # ours: a server's address that has not allocated by then gets company from the next one
 MAX_HOPS: Final = 4  # ours: alternate servers followed (RFC 8489 section 10 warns of loops)
 MAX_MISMATCHES: Final = 3  # ours: sockets tried whose 5-tuple the server takes for another allocation's
 
@@ -44,16 +49,22 @@ class TurnLogin:
     wall_clock: Callable[[], float] = time.time
 
     async def credentials(self) -> turn.TurnCredentials | None:
-        """Return credentials that are good now. Whatever the function raises comes through.
+        """Return credentials that are good now.
 
         Raises:
-            LocalError: they hold what TURN cannot carry.
+            LocalError: they hold what TURN cannot carry, or the function has raised something or returned none.
         """
-        found = self.source() if callable(self.source) else self.source
-        if found is None or isinstance(found, turn.TurnCredentials):
-            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        if not callable(self.source):
+            found = self.source
         else:
-            found = await found
+            try:
+                given = self.source()
+                found = given if isinstance(given, turn.TurnCredentials) else await given
+            except Exception as error:  # it is the user's, and may raise anything
+                raise LocalError(f"the function for TURN credentials failed with {type(error).__name__}") from error
+            if not isinstance(found, turn.TurnCredentials):
+                raise LocalError(f"the function for TURN credentials returned {type(found).__name__}")
         if found is not None:
             try:
                 found.check()
@@ -74,14 +85,22 @@ class TurnAllocation:
 
     Attributes:
         server: what was asked; after a redirection the server that gave the allocation.
+        place: that of its addresses which gave it; None where a proxy chose.
         client: the sans-IO machine.
         transport: what carries its messages.
         sockets: one per relayed address, IPv4 first.
         lost: set when the allocation has ended, for whatever reason; `ended` says which.
     """
 
-    def __init__(self, server: TurnServer, client: turn.TurnClient, transport: TurnTransport) -> None:
+    def __init__(
+        self,
+        server: TurnServer,
+        client: turn.TurnClient,
+        transport: TurnTransport,
+        place: TransportAddress | None = None,
+    ) -> None:
         self.server = server
+        self.place = place
         self.client = client
         self.transport = transport
         self.sockets: tuple[TurnSocket, ...] = ()
@@ -285,7 +304,8 @@ async def open_turn_socket(
     raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
-            allocation = await _allocate(nursery, network, server, login, asked, options or TurnOptions(), randbytes)
+            wish = _Wish(nursery, network, login, asked, options or TurnOptions(), randbytes)
+            allocation = await _allocate(wish, server)
             try:
                 yield allocation
             finally:
@@ -302,53 +322,104 @@ async def open_turn_socket(
             del raised
 
 
-async def _allocate(
-    nursery: trio.Nursery,
-    network: Network,
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is to be allocated, whoever the server is."""
+
+    nursery: trio.Nursery
+    network: Network
+    login: TurnLogin
+    request: turn.AllocationRequest
+    options: TurnOptions
+    randbytes: Callable[[int], bytes]
+
+
+class _Redirected(Exception):
+    """A server has named another one, which ends the tour of its own addresses."""
+
+    def __init__(self, error: turn.TurnError, ended: turn.Ended, place: TransportAddress | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.ended = ended
+        self.place = place
+
+
+async def _allocate(wish: _Wish, server: TurnServer) -> TurnAllocation:
+    """Try the addresses of a server, follow redirections, until there is an allocation."""
+    redirections = wish.options.redirections or Redirections()
+    for _ in range(MAX_HOPS + 1):
+        credentials = await wish.login.credentials()
+        try:
+            allocation: TurnAllocation = await first_of(
+                await find_places(wish.network, server, wish.options),
+                partial(_allocate_at, wish, server, credentials, redirections),
+                discard=partial(_give_back_later, wish.nursery),
+                delay_s=ADDRESS_DELAY_S,
+                moves_on=lambda error: isinstance(error, OSError | turn.TurnError),
+                combine=_most_telling,
+            )
+        except _Redirected as told:
+            target = redirections.target(server, told.ended, told.place, wish.options.own_hosts)
+            if target is None:
+                raise told.error from None
+            server = target
+            continue
+        redirections.forget(allocation.server, allocation.place)
+        wish.nursery.start_soon(_rotate, allocation, wish.login, credentials)
+        return allocation
+    raise turn.TurnError(turn.EndReason.ALTERNATE_SERVER, 300, f"more than {MAX_HOPS} servers in a row")
+
+
+async def _allocate_at(
+    wish: _Wish,
     server: TurnServer,
-    login: TurnLogin,
-    request: turn.AllocationRequest,
-    options: TurnOptions,
-    randbytes: Callable[[int], bytes],
+    credentials: turn.TurnCredentials | None,
+    redirections: Redirections,
+    place: TransportAddress | None,
 ) -> TurnAllocation:
-    """Follow redirections, and change the socket, until there is an allocation."""
-    hops = mismatches = 0
+    """Ask at one address; from another socket where the server takes our 5-tuple for another allocation's."""
+    mismatches = 0
     while True:
-        credentials = await login.credentials()
-        transport = await open_transport(network, server, options)
+        redirections.note_asked(server, place)
+        transport = await open_transport(wish.network, server, wish.options, place)
         client = turn.TurnClient(
             transport.local_address,
             transport.server_address,
             credentials,
-            randbytes=randbytes,
-            request=request,
+            randbytes=wish.randbytes,
+            request=wish.request,
             stream=transport.is_stream,
         )
-        allocation = TurnAllocation(server, client, transport)
-        nursery.start_soon(allocation.run)
+        allocation = TurnAllocation(server, client, transport, place)
+        wish.nursery.start_soon(allocation.run)
         try:
             await allocation.allocate()
         except turn.TurnError as error:
             allocation.stop()
             ended = allocation.ended
-            if error.reason is turn.EndReason.MISMATCH and mismatches < MAX_MISMATCHES:
-                mismatches += 1
-                continue
-            if ended is None or ended.alternate is None or hops >= MAX_HOPS:
+            if ended is not None and ended.alternate is not None:
+                raise _Redirected(error, ended, place) from None
+            if error.reason is not turn.EndReason.MISMATCH or mismatches >= MAX_MISMATCHES:
                 raise
-            hops += 1
-            server = replace(
-                server,
-                host=ended.alternate.host,
-                port=ended.alternate.port,
-                tls_name=ended.alternate_domain or server.tls_name or server.host,
-            )
-            continue
+            mismatches += 1
         except BaseException:
-            await allocation.give_back()  # noqa: ASYNC102 - shielded and bounded within
+            # Beside the one that won, or on the way out: shielded and bounded, and nobody waits for it here.
+            wish.nursery.start_soon(allocation.give_back)
             raise
-        nursery.start_soon(_rotate, allocation, login, credentials)
-        return allocation
+        else:
+            return allocation
+
+
+async def _give_back_later(nursery: trio.Nursery, allocation: TurnAllocation) -> None:
+    nursery.start_soon(allocation.give_back)
+    await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _most_telling(errors: list[Exception]) -> Exception:
+    """Return the error of the address that has said most: a server's own code before silence."""
+    said = [error for error in errors if isinstance(error, turn.TurnError)]
+    coded = [error for error in said if error.code is not None]
+    return [*coded, *said, summary(errors)][0]
 
 
 async def _rotate(allocation: TurnAllocation, login: TurnLogin, credentials: turn.TurnCredentials | None) -> None:
@@ -361,10 +432,11 @@ async def _rotate(allocation: TurnAllocation, login: TurnLogin, credentials: tur
         wait_s = ROTATE_RETRY_S
         try:
             credentials = await login.credentials()
-        except Exception as error:  # the user's function may raise anything; the old ones serve on
-            logger.warning("%s: no new TURN credentials: %s", allocation.server.url, type(error).__name__)
+        except LocalError as error:  # the old ones serve on
+            logger.warning("%s: no new TURN credentials: %s", allocation.server.url, error)
             continue
         if credentials is not None:
-            allocation.set_credentials(credentials)
+            with contained(f"{allocation.server.url}: changing credentials"):
+                allocation.set_credentials(credentials)
         # A function that hands out expired credentials is not asked in a tight loop.
         wait_s = max(login.rotate_in_s(credentials), ROTATE_RETRY_S)

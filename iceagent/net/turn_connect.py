@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,39 +12,14 @@ import trio
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.proxy import Proxy, all_permitted, connect_through
+from iceagent.net.staggered import interleave
 from iceagent.net.system import SystemNetwork
 from iceagent.net.tls import client_context, wrap_tls
+from iceagent.net.turn_redirect import DEFAULT_PORT, DEFAULT_TLS_PORT, Redirections, TurnServer
 from iceagent.net.turn_transport import StreamTransport, TurnTransport, UdpTransport
 
 TRANSPORTS: Final = ("udp", "tcp", "tls", "dtls")
-DEFAULT_PORT: Final = 3478  # RFC 8656 section 21
-DEFAULT_TLS_PORT: Final = 5349
 _NOWHERE: Final = TransportAddress("0.0.0.0", 0)  # noqa: S104 - a name, where the stream has no address to show
-
-
-@dataclass(frozen=True, slots=True)
-class TurnServer:
-    """A TURN server and the way to speak to it.
-
-    Attributes:
-        host: a name or IP literal.
-        port: 1 to 65535.
-        transport: `udp`, `tcp`, `tls` or `dtls`.
-        tls_name: the name its certificate must carry, if not `host`.
-    """
-
-    host: str
-    port: int = DEFAULT_PORT
-    transport: str = "udp"
-    tls_name: str | None = None
-
-    @property
-    def url(self) -> str:
-        """The server as a URL, for people."""
-        secure = self.transport in ("tls", "dtls")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        below = "udp" if self.transport in ("udp", "dtls") else "tcp"
-        return f"{'turns' if secure else 'turn'}:{host}:{self.port}?transport={below}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +35,9 @@ class TurnOptions:
         ca_file: certificates to trust instead of the system's, PEM.
         context: a TLS context to use as it is, if it verifies.
         permits: says of an address whether anything may be sent there; the server's and the proxy's are asked about.
+        permits_proxy: the same about the proxy, where that is another question.
+        redirections: remembers who was asked, across allocations; None for this one alone.
+        own_hosts: returns the addresses of this machine, where no server may redirect to.
     """
 
     families: tuple[int, ...] = (4, 6)
@@ -69,22 +47,52 @@ class TurnOptions:
     ca_file: str | None = None
     context: ssl.SSLContext | None = field(default=None, repr=False)
     permits: Callable[[TransportAddress], bool] | None = None
+    permits_proxy: Callable[[TransportAddress], bool] | None = None
+    redirections: Redirections | None = None
+    own_hosts: Callable[[], Collection[str]] = tuple
 
 
-async def open_transport(network: Network, server: TurnServer, options: TurnOptions) -> TurnTransport:
-    """Connect to a server.
+async def find_places(network: Network, server: TurnServer, options: TurnOptions) -> list[TransportAddress | None]:
+    """Return the addresses of a server, best first; None stands for what a proxy is to resolve.
 
     Raises:
-        OSError: it cannot be reached, or does not prove its name (trap 5).
+        OSError: its name has no address that may be used.
         ValueError: the transport is not known.
     """
     if server.transport not in TRANSPORTS:
         raise ValueError(f"transport {server.transport!r} is none of {', '.join(TRANSPORTS)}")
-    if server.transport in ("tcp", "tls"):
-        return StreamTransport(*await open_stream(network, server, options))
-    address = await _address_of(network, server, options)
+    if options.proxy is not None and server.transport in ("tcp", "tls"):
+        literal = _literal(server)
+        if literal is not None and options.permits is not None and not options.permits(literal):
+            raise OSError("its address is forbidden by the policy")  # a proxy in this machine would connect to it
+        return [None]
+    family = options.families[0] if len(options.families) == 1 else None
+    found = await network.resolve(server.host, server.port, family=family)
+    usable = [address for address in found if address.family in options.families]
+    if not usable:
+        raise OSError(f"{server.host} has no address of IP version {options.families}")
+    return [*interleave(all_permitted(usable, options.permits))]
+
+
+def _literal(server: TurnServer) -> TransportAddress | None:
+    try:
+        return make_address("127.0.0.1" if server.host.lower().rstrip(".") == "localhost" else server.host, server.port)
+    except ValueError:
+        return None
+
+
+async def open_transport(
+    network: Network, server: TurnServer, options: TurnOptions, place: TransportAddress | None
+) -> TurnTransport:
+    """Connect to a server at one of the places `find_places` has returned.
+
+    Raises:
+        OSError: it cannot be reached, or does not prove its name (trap 5).
+    """
+    if place is None or server.transport in ("tcp", "tls"):
+        return StreamTransport(*await open_stream(network, server, options, place))
     if server.transport == "udp":
-        return UdpTransport(await _open_udp(network, address, options), address)
+        return UdpTransport(await _open_udp(network, place, options), place)
     if not isinstance(network, SystemNetwork):
         raise OSError("DTLS needs a socket of the system, which this network has not")
     try:
@@ -93,16 +101,7 @@ async def open_transport(network: Network, server: TurnServer, options: TurnOpti
         raise OSError("DTLS needs pyOpenSSL; install it, or leave out turns:...?transport=udp") from error
 
     name = server.tls_name or server.host
-    return await open_dtls(_bind_host(address, options), options.ports, address, name, options.ca_file)
-
-
-async def _address_of(network: Network, server: TurnServer, options: TurnOptions) -> TransportAddress:
-    family = options.families[0] if len(options.families) == 1 else None
-    found = await network.resolve(server.host, server.port, family=family)
-    usable = [address for address in found if address.family in options.families]
-    if not usable:
-        raise OSError(f"{server.host} has no address of IP version {options.families}")
-    return all_permitted(usable, options.permits)[0]
+    return await open_dtls(_bind_host(place, options), options.ports, place, name, options.ca_file)
 
 
 async def _open_udp(network: Network, server: TransportAddress, options: TurnOptions) -> UdpSocket:
@@ -117,20 +116,22 @@ async def _open_udp(network: Network, server: TransportAddress, options: TurnOpt
 
 
 async def open_stream(
-    network: Network, server: TurnServer, options: TurnOptions
+    network: Network, server: TurnServer, options: TurnOptions, place: TransportAddress | None
 ) -> tuple[trio.abc.Stream, TransportAddress, TransportAddress]:
-    """Connect to a server over TCP or TLS; return the stream and both its ends.
+    """Connect to a server over TCP or TLS, at one address or with None through the proxy; return the stream, its ends.
 
     Raises:
         OSError: it cannot be reached, or does not prove its name (trap 5).
     """
-    if options.proxy is not None:
-        stream: trio.abc.Stream = await connect_through(
-            network, options.proxy, server.host, server.port, local_host=options.local_host, permits=options.permits
-        )
+    stream: trio.abc.Stream
+    if place is not None:
+        stream = await network.connect_tcp(place, local_host=_local_host(place, options))
     else:
-        address = await _address_of(network, server, options)
-        stream = await network.connect_tcp(address, local_host=_local_host(address, options))
+        assert options.proxy is not None
+        permits = options.permits_proxy or options.permits
+        stream = await connect_through(
+            network, options.proxy, server.host, server.port, local_host=options.local_host, permits=permits
+        )
     try:
         local, remote = _ends(stream)
     except OSError:
@@ -158,3 +159,15 @@ def _ends(stream: trio.abc.Stream) -> tuple[TransportAddress, TransportAddress]:
         return (_NOWHERE, _NOWHERE) if inner is None else _ends(inner)
     local, remote = stream.socket.getsockname(), stream.socket.getpeername()
     return make_address(local[0], local[1]), make_address(remote[0], remote[1])
+
+
+__all__ = [
+    "DEFAULT_PORT",
+    "DEFAULT_TLS_PORT",
+    "TRANSPORTS",
+    "TurnOptions",
+    "TurnServer",
+    "find_places",
+    "open_stream",
+    "open_transport",
+]

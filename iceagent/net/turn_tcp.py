@@ -108,7 +108,9 @@ class TurnTcpAllocation:
                     waiting.send_nowait(event)
 
     async def _bind(self, connection_id: int) -> trio.abc.HalfCloseableStream:
-        stream, local, remote = await open_stream(self._network, self.allocation.server, self._options)
+        # To the very server that has the control connection: of one name's addresses, another one knows nothing of it.
+        allocation = self.allocation
+        stream, local, remote = await open_stream(self._network, allocation.server, self._options, allocation.place)
         binder = turn.ConnectionBinder(
             local, remote, self.allocation.client.authenticator, connection_id, self._randbytes
         )

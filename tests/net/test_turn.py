@@ -11,9 +11,10 @@ import trio
 from turn_script import OTHER, PEER, USER, Script, deterministic
 
 from iceagent.core import stun, turn
-from iceagent.core.address import TransportAddress
-from iceagent.net.turn import MAX_HOPS, TurnLogin, open_turn_socket
-from iceagent.net.turn_connect import TurnServer
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.net.turn import ADDRESS_DELAY_S, MAX_HOPS, TurnLogin, open_turn_socket
+from iceagent.net.turn_connect import TurnOptions, TurnServer
+from iceagent.net.turn_redirect import ASKED_S, Redirections, is_no_host
 from iceagent.vnet import Network
 
 METHOD = stun.Method
@@ -42,16 +43,26 @@ class Lab:
         self.nursery.start_soon(answer)
         return TransportAddress(host.address, 3478)
 
-    def open(self, address: TransportAddress) -> Any:
-        server = TurnServer(address.host, address.port)
-        return open_turn_socket(self.host, server, login=TurnLogin(USER), randbytes=deterministic())
+    def open(self, address: TransportAddress, **options: Any) -> Any:
+        server, login = TurnServer(address.host, address.port), TurnLogin(USER)
+        given = TurnOptions(**options)
+        return open_turn_socket(self.host, server, login=login, options=given, randbytes=deterministic())
+
+    def name(self, name: str, *hosts: str) -> None:
+        """Let a name have these addresses, in this order."""
+
+        async def resolve(host: str, port: int, *, family: int | None = None) -> list[TransportAddress]:
+            await trio.lowlevel.checkpoint()
+            return [TransportAddress(one, port) for one in (hosts if host == name else (host,))]
+
+        self.host.resolve = resolve  # type: ignore[method-assign]
 
 
 @asynccontextmanager
 async def laboratory(vnet: Any) -> AsyncIterator[Lab]:
     net = vnet()
     lab = Lab(net)
-    with trio.fail_after(300):
+    with trio.fail_after(1000):
         async with net, trio.open_nursery() as nursery:
             lab.nursery = nursery
             yield lab
@@ -109,16 +120,122 @@ async def test_an_alternate_server_is_followed(vnet: Any) -> None:
 
 
 async def test_servers_that_send_us_in_circles_are_given_up(vnet: Any) -> None:
-    """RFC 8489 section 10 warns of it; hops are bounded."""
+    """RFC 8489 section 10: whom we have asked within five minutes is not asked again because another says so."""
+    async with laboratory(vnet) as lab:
+        scripts = [Script() for _ in range(3)]
+        places = [await lab.serve(script, f"turn{number}") for number, script in enumerate(scripts)]
+        for script, place in zip(scripts, [*places[1:], places[0]], strict=True):
+            script.alternate = place
+        memory = Redirections()
+        for _ in range(10):
+            with pytest.raises(turn.TurnError) as caught:
+                async with lab.open(places[0], redirections=memory):
+                    pass
+            assert caught.value.reason is turn.EndReason.ALTERNATE_SERVER
+        assert [script.asked[METHOD.ALLOCATE] for script in scripts] == [10, 1, 1]
+        await trio.sleep(ASKED_S)
+        with pytest.raises(turn.TurnError):
+            async with lab.open(places[0], redirections=memory):
+                pass
+        assert [script.asked[METHOD.ALLOCATE] for script in scripts] == [11, 2, 2]
+
+
+async def test_a_server_that_gave_an_allocation_may_be_named_again(vnet: Any) -> None:
+    """It was restarted, and the one in front of it sends us there again: that is no circle."""
+    async with laboratory(vnet) as lab:
+        final = await lab.serve(Script(), "final")
+        first = await lab.serve(Script(alternate=final), "first")
+        memory = Redirections()
+        for _ in range(3):
+            async with lab.open(first, redirections=memory) as allocation:
+                assert allocation.server.host == final.host
+
+
+async def test_a_long_row_of_redirections_ends(vnet: Any) -> None:
+    """Each names one nobody has asked yet; hops are bounded, too."""
+    async with laboratory(vnet) as lab:
+        scripts = [Script() for _ in range(MAX_HOPS + 3)]
+        places = [await lab.serve(script, f"turn{number}") for number, script in enumerate(scripts)]
+        for script, place in zip(scripts, places[1:], strict=False):
+            script.alternate = place
+        with pytest.raises(turn.TurnError) as caught:
+            async with lab.open(places[0]):
+                pass
+        assert caught.value.reason is turn.EndReason.ALTERNATE_SERVER
+        assert sum(script.asked[METHOD.ALLOCATE] for script in scripts) == MAX_HOPS + 1
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.1.2.3", "0.0.0.0", "0.1.2.3", "224.0.0.251", "255.255.255.255", "own"]
+)
+async def test_a_redirection_into_this_machine_is_never_followed(vnet: Any, host: str) -> None:
+    """A server that names 127.0.0.1:6379 would have us speak to our own database."""
     async with laboratory(vnet) as lab:
         script = Script()
         address = await lab.serve(script, "turn")
-        script.alternate = address
+        own = lab.host.addresses()
+        script.alternate = make_address(own[0] if host == "own" else host, 6379)
+        opened = []
+        open_udp = lab.host.open_udp
+
+        async def count(*place: Any) -> Any:
+            opened.append(place)
+            return await open_udp(*place)
+
+        lab.host.open_udp = count
         with pytest.raises(turn.TurnError) as caught:
-            async with lab.open(address):
+            async with lab.open(address, own_hosts=lambda: own):
                 pass
         assert caught.value.reason is turn.EndReason.ALTERNATE_SERVER
-        assert script.asked[METHOD.ALLOCATE] == MAX_HOPS + 1
+        assert script.asked[METHOD.ALLOCATE] == 1
+        assert len(opened) == 1
+
+
+@pytest.mark.parametrize(
+    "host", ["::1", "::", "ff02::fb", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::77"]
+)
+def test_what_stands_for_this_machine_is_this_machine(host: str) -> None:
+    """An IPv6 address may end up at an IPv4 one (trap 33 is the server's half)."""
+    assert is_no_host(make_address(host, 1).ip, ["2001:db8::77"])
+
+
+async def test_a_certificates_name_that_is_none_is_not_followed(vnet: Any) -> None:
+    """ALTERNATE-DOMAIN is the network's word; TLS would raise what nobody expects."""
+    for name in (".", "a..b", "x" * 200, "-"):
+        ended = turn.Ended(turn.EndReason.ALTERNATE_SERVER, 300, "", make_address("192.0.2.77", 1), name)
+        assert Redirections().target(TurnServer("turn.example", transport="tls"), ended, None) is None
+
+
+@pytest.mark.parametrize("dead", ["silent", "refuses", "capacity", "quota", "stranger"])
+async def test_a_name_is_tried_beyond_its_first_address(vnet: Any, dead: str) -> None:
+    """RFC 5928: two A records, and the first server is down, full, or none at all."""
+    async with laboratory(vnet) as lab:
+        codes = {"capacity": 508, "quota": 486, "stranger": 400}
+        first = lab.net.host(lab.net.internet, name="down").address
+        if dead != "refuses":
+            script = Script(answers={METHOD.ALLOCATE: codes.get(dead)})
+            first = (await lab.serve(script, "first")).host
+        living = Script()
+        second = (await lab.serve(living, "second")).host
+        lab.name("turn.example", first, first, second)
+        started_at = trio.current_time()
+        async with lab.open(TransportAddress("turn.example", 3478)) as allocation:
+            assert allocation.place == TransportAddress(second, 3478)
+            assert trio.current_time() - started_at < 2 * ADDRESS_DELAY_S + 0.5
+            await trio.sleep(5)
+            assert len(lab.host.sockets) == 1
+        assert lab.host.sockets == []
+
+
+async def test_all_addresses_refusing_says_what_the_server_said(vnet: Any) -> None:
+    """486 and 508 are to be asked again after a minute, silence at once: the ladder needs the code."""
+    async with laboratory(vnet) as lab:
+        full = Script(answers={METHOD.ALLOCATE: 508})
+        lab.name("turn.example", (await lab.serve(full, "full")).host, lab.net.host(lab.net.internet).address)
+        with pytest.raises(turn.TurnError) as caught:
+            async with lab.open(TransportAddress("turn.example", 3478)):
+                pass
+        assert caught.value.reason is turn.EndReason.CAPACITY
 
 
 async def test_a_taken_five_tuple_is_left_for_another_socket(vnet: Any) -> None:

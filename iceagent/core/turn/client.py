@@ -147,8 +147,14 @@ class TurnClient:
         )
 
     def note_unreachable(self, now: float) -> None:
-        """Take note of an ICMP error about the server: it is asked at once whether it lives (trap 28: no more)."""
-        if self.state is ClientState.ALLOCATED:
+        """Take note of an ICMP error about the server.
+
+        Before there is an allocation that is its answer, and another address may be tried at once (RFC 5928 section 3).
+        Of one that stands the server is asked at once whether it lives (trap 28: no more).
+        """
+        if self.state is ClientState.ALLOCATING:
+            self._end(Ended(EndReason.NO_ANSWER, None, "nobody is there, or nobody listens"))
+        elif self.state is ClientState.ALLOCATED:
             self._liveness.doubt(now)
             self._advance(now)
 

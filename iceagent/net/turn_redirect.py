@@ -1,0 +1,144 @@
+"""TURN servers, and those they name in their place with 300 (Try Alternate): whom to follow, and whom never.
+
+A server's word decides where we send next, so it is looked at like a stranger's: never into this machine, never to what
+is no address of one host, and never in circles.
+
+Source: RFC 8489 section 10, RFC 8656 section 21.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Final
+
+import trio
+
+from iceagent.core import turn
+from iceagent.core.address import IPAddress, TransportAddress
+from iceagent.core.embedded import inner_addresses
+from iceagent.net.host_names import check_host
+
+logger = logging.getLogger("iceagent.turn")
+
+DEFAULT_PORT: Final = 3478  # RFC 8656 section 21
+DEFAULT_TLS_PORT: Final = 5349
+ASKED_S: Final = 300.0  # RFC 8489 section 10: whom we have asked within five minutes is not asked again when told to
+MAX_ASKED: Final = 256  # ours: servers remembered
+
+_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 6890: this host on this network
+
+
+@dataclass(frozen=True, slots=True)
+class TurnServer:
+    """A TURN server and the way to speak to it.
+
+    Attributes:
+        host: a name or IP literal.
+        port: 1 to 65535.
+        transport: `udp`, `tcp`, `tls` or `dtls`.
+        tls_name: the name its certificate must carry, if not `host`.
+    """
+
+    host: str
+    port: int = DEFAULT_PORT
+    transport: str = "udp"
+    tls_name: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The server as a URL, for people."""
+        secure = self.transport in ("tls", "dtls")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        below = "udp" if self.transport in ("udp", "dtls") else "tcp"
+        return f"{'turns' if secure else 'turn'}:{host}:{self.port}?transport={below}"
+
+
+class Redirections:
+    """Whom one client has asked, and when; so that servers cannot send it in circles."""
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[str, str, int], float] = {}
+
+    def note_asked(self, server: TurnServer, place: TransportAddress | None) -> None:
+        """Take note that a server is being asked, at an address or through a proxy."""
+        key = _key(server.transport, place or TransportAddress(server.host, server.port))
+        self._asked.pop(key, None)
+        while len(self._asked) >= MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
+        self._asked[key] = trio.current_time()
+
+    def forget(self, server: TurnServer, place: TransportAddress | None) -> None:
+        """Take note that a server has given what was asked for: when that is lost, it is to be asked again."""
+        self._asked.pop(_key(server.transport, place or TransportAddress(server.host, server.port)), None)
+
+    def target(
+        self,
+        server: TurnServer,
+        ended: turn.Ended,
+        place: TransportAddress | None,
+        own_hosts: Callable[[], Collection[str]] = tuple,
+    ) -> TurnServer | None:
+        """Return the server to ask in another's place, or None where its word is not followed.
+
+        Args:
+            server: who has answered with 300.
+            ended: its answer.
+            place: the address that has answered; None behind a proxy.
+            own_hosts: returns the addresses of this machine.
+        """
+        reason = self._why_not(server, ended, place, own_hosts)
+        if reason:
+            logger.info("%s names another server, which is not asked: %s", server.url, reason)
+            return None
+        assert ended.alternate is not None
+        name = ended.alternate_domain or server.tls_name or server.host
+        return replace(server, host=ended.alternate.host, port=ended.alternate.port, tls_name=name)
+
+    def _why_not(
+        self,
+        server: TurnServer,
+        ended: turn.Ended,
+        place: TransportAddress | None,
+        own_hosts: Callable[[], Collection[str]],
+    ) -> str:
+        alternate = ended.alternate
+        if alternate is None or alternate.port == 0:
+            return "it names none"
+        if place is not None and alternate.family != place.family:
+            return "it is of another IP version (RFC 8489 section 10)"
+        if is_no_host(alternate.ip, own_hosts()):
+            return "its address is in this machine, or not that of one host"
+        if self._asked.get(_key(server.transport, alternate), -ASKED_S) > trio.current_time() - ASKED_S:
+            return f"it has been asked within {ASKED_S:g} s"
+        try:
+            check_host(ended.alternate_domain or "named")
+        except ValueError as error:
+            return f"the name of its certificate is none: {error}"
+        return ""
+
+
+def is_no_host(ip: IPAddress, own_hosts: Collection[str] = ()) -> bool:
+    """Return whether an address given by a stranger leads into this machine, or to no host or to many.
+
+    An IPv6 address that stands for such an IPv4 one (mapped, 6to4, NAT64 ...) does as much.
+
+    Args:
+        ip: the address.
+        own_hosts: the addresses of this machine.
+    """
+    return any(_is_no_host(face, own_hosts) for face in (ip, *inner_addresses(ip)))
+
+
+def _is_no_host(ip: IPAddress, own_hosts: Collection[str]) -> bool:
+    if ip.is_loopback or ip.is_unspecified or ip.is_multicast or str(ip) in own_hosts:
+        return True
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip in _THIS_NETWORK or ip == ipaddress.IPv4Address("255.255.255.255")
+    return any(str(ip).partition("%")[0] == own.partition("%")[0] for own in own_hosts)
+
+
+def _key(transport: str, address: TransportAddress) -> tuple[str, str, int]:
+    return (transport, address.host.lower(), address.port)

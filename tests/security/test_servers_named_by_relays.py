@@ -1,0 +1,77 @@
+"""Trap 62: what a signaling relay names as a server is a stranger's word about where we send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from iceagent.agent import AgentConfig, IceServer, Role, open_agent
+from iceagent.agent.servers import offered_servers
+from iceagent.core.address import TransportAddress
+
+HERE = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.251", "own"]
+SCHEMES = ["stun:{}:6379", "turn:{}:6379?transport=udp", "turn:{}:6379?transport=tcp"]
+
+
+async def knocks(vnet: Any, relay_host: str, url: str, resolves_to: str) -> int:
+    """Return how often an agent that a relay has named a server to knocked at ports of its own machine."""
+    net = vnet()
+    host = net.host(net.internet, name="host")
+    target = host.address if resolves_to == "own" else resolves_to
+    entry = {"urls": [url.format(target), url.format("evil.example")], "username": "u", "credential": "p"}
+    servers = offered_servers([entry], host.address if relay_host == "own" else relay_host, host)
+    knocked = 0
+    connect_tcp, resolve = host.connect_tcp, host.resolve
+
+    async def count_tcp(remote: TransportAddress, **given: Any) -> Any:
+        nonlocal knocked
+        knocked += remote.port == 6379
+        return await connect_tcp(remote, **given)
+
+    async def resolve_evil(name: str, port: int, *, family: int | None = None) -> list[TransportAddress]:
+        if name == "evil.example":
+            return [TransportAddress(target, port)]
+        return await resolve(name, port, family=family)
+
+    host.connect_tcp, host.resolve = count_tcp, resolve_evil  # type: ignore[method-assign]
+    config = AgentConfig(
+        servers=servers, network=host, randbytes=host.randbytes, include_loopback=True, tcp_candidates=True
+    )
+    async with net:
+        database = await host.open_udp("0.0.0.0", 6379)
+        async with open_agent(config, role=Role.CONTROLLING):
+            with trio.move_on_after(12):
+                while True:
+                    knocked += len(await database.receive())
+        database.close()
+    return knocked
+
+
+@pytest.mark.parametrize("url", SCHEMES)
+@pytest.mark.parametrize("resolves_to", HERE)
+async def test_trap_62_servers_named_by_a_relay_are_never_in_our_own_machine(
+    vnet: Any, url: str, resolves_to: str
+) -> None:
+    """By literal, or by a name that resolves to it: the relay would have us knock at doors it cannot reach."""
+    assert await knocks(vnet, "relay.example", url, resolves_to) == 0
+
+
+@pytest.mark.parametrize("relay_host", ["localhost", "127.0.0.1", "own"])
+async def test_trap_62_unless_the_relay_is_there_itself(vnet: Any, relay_host: str) -> None:
+    """`iceagent serve --turn` for one machine, or a relay that is one's own: what it names is meant."""
+    assert await knocks(vnet, relay_host, SCHEMES[0], "127.0.0.1" if relay_host != "own" else "own") > 0
+
+
+async def test_trap_62_what_a_user_names_may_be_here(vnet: Any) -> None:
+    """Only strangers are distrusted."""
+    net = vnet()
+    host = net.host(net.internet)
+    config = AgentConfig(servers=[IceServer("stun:127.0.0.1:6379")], network=host, include_loopback=True)
+    async with net:
+        sock = await host.open_udp("127.0.0.1", 6379)
+        async with open_agent(config, role=Role.CONTROLLING):
+            with trio.fail_after(5):
+                assert await sock.receive()
+        sock.close()
