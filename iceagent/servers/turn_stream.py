@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.stun.rate_limit import source_of
+from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, StreamFrames
 from iceagent.core.turn.server import ClientPath, Connection, Forward
 from iceagent.net.tcp import peer_address
@@ -45,28 +45,32 @@ class Doorkeeper:
         self._total = total
         self._per_source = per_source
         self._counters = counters
+        self._inside = 0
         self._by_source: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """Return how many are in."""
-        return self._by_source.total()
+        return self._inside
 
     def enter(self, host: str) -> bool:
         """Return whether a connection from `host` may come in, and count it if so."""
-        source = source_of(host)
-        if len(self) >= self._total or self._by_source[source] >= self._per_source:
+        levels = levels_of(host)
+        full = any(self._by_source[source] >= scale * self._per_source for source, scale in levels)
+        if self._inside >= self._total or full:
             self._counters["connections_over_limit"] += 1
             return False
-        self._by_source[source] += 1
+        self._inside += 1
+        self._by_source.update(source for source, _ in levels)
         self._counters["connections"] += 1
         return True
 
     def leave(self, host: str) -> None:
         """Count one less."""
-        source = source_of(host)
-        self._by_source[source] -= 1
-        if self._by_source[source] <= 0:
-            del self._by_source[source]
+        self._inside -= 1
+        for source, _ in levels_of(host):
+            self._by_source[source] -= 1
+            if self._by_source[source] <= 0:
+                del self._by_source[source]
 
 
 class Outbox:

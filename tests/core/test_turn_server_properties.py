@@ -12,7 +12,7 @@ from turn_bench import RELAY_4, RELAY_6, SERVER, Bench, Client, config, error_of
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.stun.rate_limit import source_of
+from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.server import AllocationState, ClientPath, OpenRelay, TurnLimits
 
 LIMITS = TurnLimits(
@@ -131,7 +131,7 @@ class ServerMachine(RuleBasedStateMachine):
         allocations = self.bench.server.allocations.values()
         assert len(allocations) <= LIMITS.allocations
         by_user = Counter(one.user for one in allocations)
-        by_source = Counter(source_of(one.path.remote.host) for one in allocations)
+        by_source = Counter(source for one in allocations for source, _ in levels_of(one.path.remote.host))
         assert max(by_user.values(), default=0) <= LIMITS.allocations_per_user
         assert max(by_source.values(), default=0) <= LIMITS.allocations_per_source
         assert all(len(one.permissions) <= LIMITS.permissions for one in allocations)

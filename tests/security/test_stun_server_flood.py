@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 
 from iceagent.core import stun
@@ -66,3 +67,62 @@ async def test_twenty_thousand_hostile_datagrams_leave_a_stun_server_unharmed() 
             assert server.counters["bad_fingerprint"] > COUNT // 10
     finally:
         sock.close()
+
+
+BARE = stun.encode(stun.binding_request(b"a transacti."), fingerprint=False)
+HERE = TransportAddress("192.0.2.1", 3478)
+
+
+def answers_to(
+    server: stun.BindingServer, hosts: list[str], per_s: int, seconds: float, question: bytes = BARE
+) -> list[tuple[float, int]]:
+    """Send questions from hosts in turn, evenly; return when answers were sent, and their bytes."""
+    sent = []
+    for number in range(int(per_s * seconds)):
+        now = 1000 + number / per_s
+        remote = TransportAddress(hosts[number % len(hosts)], 1 + number % 60000)
+        answer = server.handle_datagram(now, HERE, remote, question)
+        if answer is not None:
+            sent.append((now, len(answer)))
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("hosts", "share"),
+    [
+        (["9.9.9.9"], 1),
+        (["2001:db8::1", "2001:db8::2"], 1),  # one /64
+        ([f"2001:db8:0:{n:x}::1" for n in range(256)], 2),  # one /56
+        ([f"2001:db8:0:{n:x}00::1" for n in range(256)], 4),  # one /48
+    ],
+)
+def test_trap_57_a_victim_is_sent_hardly_more_than_was_sent_in_its_name(hosts: list[str], share: int) -> None:
+    """Forged questions of 20 bytes, answers of 32 or 44: without a bound, 1.6 to 2.2 times what the forger spends."""
+    for per_s in (500, 5_000):
+        server = stun.BindingServer(limits=stun.BindingLimits(rate_per_s=10**6, burst=10**6))
+        sent = answers_to(server, hosts, per_s, 2.0)
+        assert (
+            sum(size for at, size in sent if at < 1001) <= per_s * len(BARE) + share * stun.BindingLimits().free_bytes
+        )
+
+
+def test_trap_57_those_behind_one_address_are_served() -> None:
+    """A carrier's NAT hides thousands: their 200 questions a second are all answered, and 300 that come at once."""
+    assert len(answers_to(stun.BindingServer(), ["9.9.9.9"], 200, 10)) == 2000
+    assert len(answers_to(stun.BindingServer(), ["9.9.9.9"], 3000, 0.1)) == 300
+
+
+def test_trap_57_questions_as_long_as_their_answers_are_paid_for() -> None:
+    """Who pads a question gains nothing by a forged source, so that only the rate bounds it."""
+    padded = stun.encode(stun.binding_request(bytes(12), stun.Software(" " * 8)), fingerprint=False)
+    assert len(answers_to(stun.BindingServer(), ["9.9.9.9"], 1000, 1, padded)) == 1000
+
+
+def test_keepalives_use_up_nobodys_share() -> None:
+    """Binding indications draw no answer: thousands of quiet clients must not keep a new one out."""
+    server = stun.BindingServer()
+    remote = TransportAddress("9.9.9.9", 1)
+    for _ in range(5_000):
+        assert server.handle_datagram(1.0, HERE, remote, b"\x00\x11" + BARE[2:]) is None
+    assert server.handle_datagram(1.0, HERE, remote, BARE) is not None
+    assert server.counters == {"indication": 5_000, "answered": 1}

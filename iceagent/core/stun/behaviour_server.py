@@ -13,7 +13,7 @@ from iceagent.core.stun.error_attributes import Code, UnknownAttributes
 from iceagent.core.stun.errors import StunError
 from iceagent.core.stun.header import MessageClass, Method, looks_like_stun
 from iceagent.core.stun.message import Message, error, success
-from iceagent.core.stun.rate_limit import RateLimiter
+from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
 from iceagent.core.stun.server import BindingLimits, BindingServer
 
 BEHAVIOUR_LIMITS: Final = BindingLimits(rate_per_s=20.0, burst=100.0)
@@ -51,6 +51,7 @@ class BehaviourServer:
         self._ports = {first.port: second.port, second.port: first.port}
         limits = BEHAVIOUR_LIMITS
         self._limiter = RateLimiter(rate_per_s=limits.rate_per_s, burst=limits.burst, max_sources=limits.max_sources)
+        self._budget = AnswerBudget(free_bytes=limits.free_bytes, max_sources=limits.max_sources)
 
     @property
     def addresses(self) -> tuple[TransportAddress, ...]:
@@ -75,8 +76,12 @@ class BehaviourServer:
         if not self._limiter.allow(now, remote.host):
             self._binding.counters["rate_limited"] += 1
             return None
+        reply = self._answer(request, local, remote)
+        if not self._budget.allows(now, remote.host, len(data), len(reply.data)):
+            self._binding.counters["unpaid"] += 1
+            return None
         self._binding.counters["answered"] += 1
-        return self._answer(request, local, remote)
+        return reply
 
     def _answer(self, request: Message, local: TransportAddress, remote: TransportAddress) -> Reply:
         fingerprint = request.has_fingerprint

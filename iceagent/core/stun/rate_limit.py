@@ -1,9 +1,13 @@
-"""A token bucket per source in a table of bounded size."""
+"""How much one source gets: token buckets and windows of bytes, in tables of bounded size."""
 
 from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
+from typing import Final
+
+WIDER_SHARES: Final = ((56, 2), (48, 4))  # ours: bits of an IPv6 prefix, and how many /64s' share it has together
+WINDOW_S: Final = 1.0  # ours: over which bytes out are held against bytes in
 
 
 @lru_cache(maxsize=4096)
@@ -25,6 +29,18 @@ def home_of(host: str) -> str:
         return host
     ip = ipaddress.IPv6Address(host.partition("/")[0].partition("%")[0])
     return str(ip.ipv4_mapped) if ip.ipv4_mapped is not None else ip.packed[:7].hex()
+
+
+@lru_cache(maxsize=4096)
+def levels_of(host: str) -> tuple[tuple[str, int], ...]:
+    """Return a source and the networks around it, each with how many times the share of one source it has.
+
+    Whoever has an IPv6 /64 has, as a rule, a /56 or even a /48 of them (RFC 6177): these count, too.
+    """
+    source = source_of(host)
+    if ":" not in host:
+        return ((source, 1),)
+    return ((source, 1), *((source[: bits // 4], scale) for bits, scale in WIDER_SHARES))
 
 
 class ByteWindow:
@@ -59,6 +75,8 @@ class ByteWindow:
 class RateLimiter:
     """Lets each source through `burst` times at once and `rate_per_s` times a second after that.
 
+    IPv6 networks of many sources have shares of their own: see `levels_of`.
+
     When the table is full the source silent for longest is forgotten. Its bucket has usually filled up again; where it
     has not, the flood comes from more sources than the table holds, and no limit per source would stop it.
 
@@ -85,11 +103,52 @@ class RateLimiter:
 
     def allow(self, now: float, host: str) -> bool:
         """Return whether `host` may have one more, and take it if so. `now` is in seconds."""
-        source = source_of(host)
-        tokens, at = self._buckets.pop(source, (self._burst, now))
-        tokens = min(self._burst, tokens + max(0.0, now - at) * self._rate_per_s)
-        allowed = tokens >= 1
-        if len(self._buckets) >= self._max_sources:
-            del self._buckets[next(iter(self._buckets))]
-        self._buckets[source] = (tokens - 1 if allowed else tokens, now)
+        levels = levels_of(host)
+        found = [(source, self._tokens(now, source, scale)) for source, scale in levels]
+        allowed = all(tokens >= 1 for _, tokens in found)
+        for source, tokens in found:
+            if len(self._buckets) >= self._max_sources:
+                del self._buckets[next(iter(self._buckets))]
+            self._buckets[source] = (tokens - 1 if allowed else tokens, now)
         return allowed
+
+    def _tokens(self, now: float, source: str, scale: int) -> float:
+        """Take a bucket out of the table and return what it holds now."""
+        burst = self._burst * scale
+        tokens, at = self._buckets.pop(source, (burst, now))
+        return min(burst, tokens + max(0.0, now - at) * self._rate_per_s * scale)
+
+
+class AnswerBudget:
+    """Lets no source be sent more bytes in a second than came from it, but for a few: its address may be forged.
+
+    Args:
+        free_bytes: what is sent in a second beyond what came.
+        max_sources: table size, at least 1; the source silent for longest is forgotten.
+    """
+
+    def __init__(self, *, free_bytes: int, max_sources: int) -> None:
+        self._free_bytes = free_bytes
+        self._max_sources = max_sources
+        self._windows: dict[str, ByteWindow] = {}
+
+    def __len__(self) -> int:
+        """Return how many sources are remembered."""
+        return len(self._windows)
+
+    def allows(self, now: float, host: str, size_in: int, size_out: int) -> bool:
+        """Return whether a question of `size_in` bytes is answered with `size_out`, and count both. `now`: seconds."""
+        levels = [(self._window(now, source, size_in), scale) for source, scale in levels_of(host)]
+        if any(it.bytes_out + size_out > it.bytes_in + scale * self._free_bytes for it, scale in levels):
+            return False
+        for window, _ in levels:
+            window.spend(size_out)
+        return True
+
+    def _window(self, now: float, source: str, size_in: int) -> ByteWindow:
+        window = self._windows.pop(source, None) or ByteWindow(WINDOW_S, self._free_bytes)
+        if len(self._windows) >= self._max_sources:
+            del self._windows[next(iter(self._windows))]
+        self._windows[source] = window
+        window.note(now, size_in)
+        return window

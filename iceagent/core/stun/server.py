@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.constants import STUN_MAX_SOURCES, STUN_SOURCE_BURST, STUN_SOURCE_RATE_PER_S
+from iceagent.core.constants import STUN_FREE_BYTES, STUN_MAX_SOURCES, STUN_SOURCE_BURST, STUN_SOURCE_RATE_PER_S
 from iceagent.core.stun.address_attributes import MappedAddress, XorMappedAddress
 from iceagent.core.stun.attribute import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
 from iceagent.core.stun.auth_attributes import PasswordAlgorithm, Userhash
@@ -19,11 +19,12 @@ from iceagent.core.stun.error_attributes import Code, UnknownAttributes
 from iceagent.core.stun.errors import StunError
 from iceagent.core.stun.header import COOKIE_BYTES, MessageClass, Method, looks_like_stun
 from iceagent.core.stun.message import Message, error, success
-from iceagent.core.stun.rate_limit import RateLimiter
+from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
 from iceagent.core.stun.text_attributes import Nonce, Realm, Software, Username
 
 _TOLERATED: Final = frozenset((Username, Userhash, Realm, Nonce, PasswordAlgorithm))
 """Comprehension-required attributes we know and have no use for: we answer whether or not a client has credentials."""
+_BINDING_INDICATION: Final = b"\x00\x11"
 _CLASSIC_REQUEST: Final = b"\x00\x01"  # a Binding request
 _MAX_UNKNOWN: Final = 32  # ours: types named in one 420; the rest will show when these are gone
 
@@ -36,18 +37,21 @@ class BindingLimits:
         rate_per_s: requests a second, sustained.
         burst: requests at once; an agent behind one NAT asks for each of its interfaces and families.
         max_sources: sources remembered; the oldest is forgotten first.
+        free_bytes: sent to one source in a second beyond what came from it. An answer is longer than a bare question
+            (32 bytes for 20, over IPv6 44), so that a forged source would otherwise be hit by more than was sent.
     """
 
     rate_per_s: float = STUN_SOURCE_RATE_PER_S
     burst: float = STUN_SOURCE_BURST
     max_sources: int = STUN_MAX_SOURCES
+    free_bytes: int = STUN_FREE_BYTES
 
 
 class BindingServer:
     """Answers Binding requests.
 
     `counters` tells what became of all datagrams: `answered`, `unknown_attributes`, `indication`, `rate_limited`,
-    `no_port`, `response`, `method`, `bad_fingerprint`, and the values of `StunErrorReason`.
+    `unpaid`, `no_port`, `response`, `method`, `bad_fingerprint`, and the values of `StunErrorReason`.
 
     Args:
         limits: per source.
@@ -61,6 +65,7 @@ class BindingServer:
             burst=limits.burst,
             max_sources=limits.max_sources,
         )
+        self._budget = AnswerBudget(free_bytes=limits.free_bytes, max_sources=limits.max_sources)
         self._extras: tuple[Attribute, ...] = (Software(software),) if software else ()
         self.counters: Counter[str] = Counter()
 
@@ -86,6 +91,8 @@ class BindingServer:
         """
         if not looks_like_stun(data):
             return self._handle_classic(now, remote, data)
+        if data.startswith(_BINDING_INDICATION):
+            return self._drop("indication")  # a keepalive: it costs us nothing, and must not use up anybody's share
         if not self._limiter.allow(now, remote.host):
             return self._drop("rate_limited")
         if remote.port == 0:
@@ -98,11 +105,10 @@ class BindingServer:
             return self._drop("method")
         if message.verify_fingerprint() is False:
             return self._drop("bad_fingerprint")
-        if message.message_class is MessageClass.INDICATION:
-            return self._drop("indication")
         if message.message_class is not MessageClass.REQUEST:
             return self._drop("response")
-        return encode(self._answer(message, XorMappedAddress(remote)), fingerprint=message.has_fingerprint)
+        answer = self._answer(message, XorMappedAddress(remote))
+        return self._pay(now, remote, data, answer, encode(answer, fingerprint=message.has_fingerprint))
 
     def _handle_classic(self, now: float, remote: TransportAddress, data: bytes) -> bytes | None:
         """Answer a client of RFC 3489, as libnice is while it gathers: it knows no cookie and no XOR-MAPPED-ADDRESS.
@@ -122,16 +128,24 @@ class BindingServer:
             request = decode(modern)
         except StunError as malformed:
             return self._drop(malformed.reason.value)
-        answer = encode(self._answer(request, MappedAddress(remote)), fingerprint=False)
-        return answer[:4] + data[4:8] + answer[8:]
+        answer = self._answer(request, MappedAddress(remote))
+        encoded = encode(answer, fingerprint=False)
+        return self._pay(now, remote, data, answer, encoded[:4] + data[4:8] + encoded[8:])
+
+    def _pay(
+        self, now: float, remote: TransportAddress, question: bytes, answer: Message, encoded: bytes
+    ) -> bytes | None:
+        """Return an answer, encoded, if bytes of its source pay for it."""
+        if not self._budget.allows(now, remote.host, len(question), len(encoded)):
+            return self._drop("unpaid")
+        self.counters["answered" if answer.message_class is MessageClass.SUCCESS else "unknown_attributes"] += 1
+        return encoded
 
     def _answer(self, request: Message, mapped: MappedAddress | XorMappedAddress) -> Message:
         unknown = tuple(dict.fromkeys(kind for kind in map(_required_type, request.attributes) if kind is not None))
         if unknown:
-            self.counters["unknown_attributes"] += 1
             attribute = UnknownAttributes(unknown[:_MAX_UNKNOWN])
             return error(request, Code.UNKNOWN_ATTRIBUTE, "", attribute, *self._extras)
-        self.counters["answered"] += 1
         return success(request, mapped, *self._extras)
 
     def _drop(self, reason: str) -> bytes | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.deadlines import Deadline, Deadlines
-from iceagent.core.stun.rate_limit import source_of
+from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
 from iceagent.core.turn.server.bandwidth import Meter
 from iceagent.core.turn.server.limits import LAST_WORDS_S, MAX_DEPARTED, MAX_PENDING_OUTPUT, TurnLimits
@@ -171,9 +171,8 @@ class ServerState:
     def has_room(self, user: str, host: str) -> bool:
         """Return whether user, source and server may have one more allocation."""
         limits = self.limits
-        return (
-            self.per_user[user] < limits.allocations_per_user
-            and self.per_source[source_of(host)] < limits.allocations_per_source
+        return self.per_user[user] < limits.allocations_per_user and all(
+            self.per_source[source] < scale * limits.allocations_per_source for source, scale in levels_of(host)
         )
 
     def add(self, allocation: Allocation) -> None:
@@ -182,7 +181,7 @@ class ServerState:
         self.allocations[path] = allocation
         self.flows.setdefault((path.transport, path.local.port), {})[path.remote] = allocation
         self.per_user[allocation.user] += 1
-        self.per_source[source_of(path.remote.host)] += 1
+        self.per_source.update(source for source, _ in levels_of(path.remote.host))
 
     def remove(self, allocation: Allocation) -> None:
         """Take an allocation out of the tables."""
@@ -193,7 +192,8 @@ class ServerState:
         if flows.get(path.remote) is allocation:  # else it has a newer one at another address of ours
             del flows[path.remote]
         _decrease(self.per_user, allocation.user)
-        _decrease(self.per_source, source_of(path.remote.host))
+        for source, _ in levels_of(path.remote.host):
+            _decrease(self.per_source, source)
 
     def meter_of(self, user: str, now: float) -> Meter | None:
         """Return the bucket of a user's bytes, the same for all its allocations."""
