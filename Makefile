@@ -4,8 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
+# One worker more than there are cores: some of the tests wait for processes of their own.
+JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+PARALLEL := -n $(JOBS) --dist worksteal
 
-.PHONY: demo demo-nat demo-plain test lint types unit quick mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke wheel clean
+# Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright unit quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -16,24 +22,34 @@ demo-nat: $(STAMP)
 demo-plain: $(STAMP)
 	$(BIN)/python examples/demo.py --plain
 
-test: lint types unit
+test: $(STAMP)
+	$(MAKE) --no-print-directory -j 2 lint types
+	$(MAKE) --no-print-directory unit
 
-lint: $(STAMP)
+lint: ruff flake8-async
+
+ruff: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+flake8-async: $(STAMP)
 	find iceagent signal examples -name '*.py' -print0 | xargs -0 -P 2 -n 40 $(BIN)/flake8-async --disable ASYNC114,ASYNC9
 
-types: $(STAMP)
+types: mypy basedpyright
+
+mypy: $(STAMP)
 	$(BIN)/mypy
+
+basedpyright: $(STAMP)
 	$(BIN)/basedpyright --level error
 
 # Everything pytest knows, the examples' own tests among it; the two that have targets of their own aside.
 unit: $(STAMP)
-	$(PYTEST) tests examples --ignore=tests/natlab --ignore=tests/interop
+	$(PYTEST) tests examples --ignore=tests/natlab --ignore=tests/interop -q $(PARALLEL)
 
 # Only what needs no other processes: the quick round while writing.
 quick: $(STAMP)
-	$(PYTEST) tests -m "not processes and not slow" --ignore=tests/natlab --ignore=tests/interop
+	$(PYTEST) tests -m "not processes and not slow" --ignore=tests/natlab --ignore=tests/interop -q $(PARALLEL)
 
 # Each defence of docs/security.md taken out once, in a copy of the tree: does its test fail? TRAP=47 tries one trap's.
 mutants: $(STAMP)

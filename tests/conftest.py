@@ -1,4 +1,4 @@
-"""What holds for every test: when it is over, no socket and no child process of it is left."""
+"""What holds for every test: when it is over, no socket and no child process of it is left; chance is repeatable."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The speed of the machine is no property of the code: neither a slow example nor slow drawing is a failure. Examples
+# are the same in every run, so that a change fails by its own doing; `--hypothesis-profile=explore` draws others.
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("explore", settings.get_profile("repeatable"), derandomize=False)
+settings.load_profile("repeatable")
 
 
 def open_sockets() -> set[str]:

@@ -92,7 +92,7 @@ def turn(url: str) -> IceServer:
 async def relay_of(config: AgentConfig, size: int = 200) -> tuple[Agent, list[str]]:
     """Connect an agent that may use relays only with one that has no relay; return it, closed, and what failed."""
     direct = AgentConfig(interfaces=["lo"], families=(4,))
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_agent(config, role=Role.CONTROLLING) as a, open_agent(direct, role=Role.CONTROLLED) as b:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(introduce, a, b)
@@ -197,7 +197,7 @@ async def test_a_connection_that_breaks_is_made_again(tmp_path, transport):
             task_status.started(ca_file)
             await next(lives).wait()
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             ca_file = await nursery.start(serve)
             async with open_agent(config(ca_file, url), role=Role.CONTROLLING) as agent:

@@ -32,7 +32,7 @@ async def test_agents_connect_over_real_tcp(
     """One port listens and connects (SO_REUSEPORT); whoever comes first, there is one connection, and none is left."""
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     settings = config(tcp_candidates=True, families=families)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_agent(settings, role=Role.CONTROLLING) as a, open_agent(settings, role=Role.CONTROLLED) as b:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(carry, a, b, ours)
@@ -53,7 +53,7 @@ async def test_agents_connect_over_real_tcp(
 async def test_an_agent_closed_over_tcp_loses_none_of_its_last_words(config: Callable[..., AgentConfig]) -> None:
     """A link says goodbye and closes; `send` returns once the system has the bytes, which then delivers them."""
     settings = config(tcp_candidates=True)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_agent(settings, role=Role.CONTROLLED) as b:
             async with open_agent(settings, role=Role.CONTROLLING) as a:
                 async with trio.open_nursery() as nursery:

@@ -53,5 +53,5 @@ def test_a_file_that_cannot_be_written_is_said_before_the_code_is_used(run: Proc
     failed = run.iceagent(*forward, "--timeline", str(missing), code)
     line = failed.wait_for("error")
     assert line["message"] == f"the timeline cannot be written to {missing}: No such file or directory"
-    assert failed.wait(10) == line["exit"] == 9
+    assert failed.wait() == line["exit"] == 9
     assert run.iceagent(*forward, code).wait_for("path")["direct"]

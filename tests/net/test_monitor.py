@@ -72,7 +72,7 @@ async def test_sleep_of_the_machine_is_noticed_after_it(autojump_clock, monkeypa
     async with open_monitor(SystemNetwork()) as changes:
         await trio.sleep(10)
         slept_s = 3600.0
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             assert await changes.wait() == {Change.WOKE}
 
 

@@ -330,7 +330,7 @@ async def test_mapping_made_by_a_thread_left_behind_is_given_back_by_it():
         nursery.cancel_scope.cancel()
     await gateway.release()
     go_on.set()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while not handle.leases or handle.table:
             await trio.sleep(0.001)
 

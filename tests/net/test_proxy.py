@@ -138,7 +138,7 @@ async def test_turn_over_tls_through_a_proxy(tmp_path, scheme, credentials):
     """The last rung of the ladder: an office that lets nothing out but its proxy. Names are the proxy's to resolve."""
     proxy = ProxyServer(credentials=credentials)
     name, password = credentials or ("", "")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with turn_server(tmp_path, NAME) as (server, ca_file), running(getattr(proxy, scheme)) as port:
             options = TurnOptions(proxy=Proxy(scheme, HOST, port, name, password), ca_file=ca_file)
             target = TurnServer(NAME, port_of(server, "tls"), "tls")
@@ -151,7 +151,7 @@ async def test_turn_over_tls_through_a_proxy(tmp_path, scheme, credentials):
 async def test_trap_5_tls_through_a_proxy_is_verified_too(tmp_path, scheme):
     """A proxy is exactly who could show another certificate."""
     proxy = ProxyServer()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with (
             turn_server(tmp_path, "other.example.org") as (server, ca_file),
             running(getattr(proxy, scheme)) as port,
@@ -167,7 +167,7 @@ async def test_trap_5_tls_through_a_proxy_is_verified_too(tmp_path, scheme):
 async def test_a_proxy_that_wants_a_password_says_so(scheme, words):
     """The user must learn what to write into HTTPS_PROXY."""
     proxy = ProxyServer(credentials=("me", "secret"))
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with running(getattr(proxy, scheme)) as port:
             with pytest.raises(ProxyError, match=words):
                 await connect_through(SystemNetwork(), Proxy(scheme, HOST, port), NAME, 443)
@@ -195,7 +195,7 @@ async def test_a_proxy_that_refuses_or_talks_nonsense_is_an_error(scheme, answer
                 await stream.send_all(answer)
                 await stream.send_eof()
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with running(nonsense) as port:
             with pytest.raises(ProxyError):
                 await connect_through(SystemNetwork(), Proxy(scheme, HOST, port), NAME, 443)
@@ -222,7 +222,7 @@ async def test_ipv4_literals_go_as_addresses_through_socks5():
     async def hang_up(stream: trio.SocketStream) -> None:
         await stream.send_all(b"hi")
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with running(hang_up) as target, running(proxy.socks5) as port:
             stream = await connect_through(SystemNetwork(), Proxy("socks5", HOST, port), HOST, target)
             async with stream:
@@ -293,7 +293,7 @@ async def test_a_proxys_name_with_a_dead_first_address_works() -> None:
     async with running(proxy.http) as port, target:
         mute = await network.listen_tcp("127.0.0.3", port)
         async with mute:
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 stream = await connect_through(
                     network, Proxy("http", "proxy.example", port), HOST, target.socket.getsockname()[1]
                 )

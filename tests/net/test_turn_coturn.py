@@ -35,7 +35,7 @@ async def test_datagrams_go_both_ways_in_order(coturn, transport):
     server, options = server_of(coturn, transport)
     network = SystemNetwork()
     peer = await network.open_udp("127.0.0.1")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_turn_socket(network, server, login=LOGIN, options=options) as allocation:
             (relay,) = allocation.sockets
             got: list[bytes] = []
@@ -65,7 +65,7 @@ async def test_a_wrong_password_is_told_at_once(coturn, transport):
     """A user who mistypes must read that, not wait for a timeout."""
     server, options = server_of(coturn, transport)
     login = TurnLogin(turn.TurnCredentials(USER, "wrong"))
-    with trio.fail_after(10), pytest.raises(turn.TurnError) as caught:
+    with trio.fail_after(60), pytest.raises(turn.TurnError) as caught:
         async with open_turn_socket(SystemNetwork(), server, login=login, options=options):
             pass
     assert caught.value.reason is turn.EndReason.CREDENTIALS_REFUSED
@@ -76,7 +76,7 @@ async def test_trap_5_a_certificate_for_another_name_is_refused(coturn, transpor
     """TLS without the name verified is TLS with whoever is in between."""
     server, options = server_of(coturn, transport)
     server = TurnServer(server.host, server.port, transport, tls_name="turn.example.org")
-    with trio.fail_after(20), pytest.raises(OSError, match="certificate"):
+    with trio.fail_after(60), pytest.raises(OSError, match="certificate"):
         async with open_turn_socket(SystemNetwork(), server, login=LOGIN, options=options):
             pass
 
@@ -85,7 +85,7 @@ async def test_trap_5_a_certificate_for_another_name_is_refused(coturn, transpor
 async def test_trap_5_a_certificate_nobody_vouches_for_is_refused(coturn, transport):
     """A self-signed certificate proves nothing unless it was named."""
     server, _ = server_of(coturn, transport)
-    with trio.fail_after(20), pytest.raises(OSError, match="certificate"):
+    with trio.fail_after(60), pytest.raises(OSError, match="certificate"):
         async with open_turn_socket(SystemNetwork(), server, login=LOGIN):
             pass
 
@@ -103,7 +103,7 @@ async def test_short_lived_credentials_are_rotated_without_a_new_allocation():
 
         # A clock that says that all but one tenth of a second of their life is over.
         login = TurnLogin(source, wall_clock=lambda: 2000000000 + asked - 0.1)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with open_turn_socket(SystemNetwork(), server, login=login, options=options) as allocation:
                 while asked < 2:
                     await trio.sleep(0.05)

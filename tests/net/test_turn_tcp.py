@@ -66,7 +66,7 @@ async def round_trip(stream: trio.abc.Stream, size: int) -> None:
 async def test_a_peer_is_connected_to_through_the_server(start):
     """Connect, ConnectionBind, and then bytes as on any TCP connection."""
     network = SystemNetwork()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with (
             start() as server,
             open_turn_tcp(network, server, login=LOGIN) as relay,
@@ -84,7 +84,7 @@ async def test_a_peer_is_connected_to_through_the_server(start):
 async def test_a_peer_connects_through_the_server(start):
     """ConnectionAttempt, ConnectionBind; what the peer said at once is not lost."""
     network = SystemNetwork()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with start() as server, open_turn_tcp(network, server, login=LOGIN) as relay:
             relay.permit([HOST])
             await wait_permitted(relay)
@@ -108,7 +108,7 @@ async def test_a_peer_that_refuses_is_an_error_at_once(start):
     closed = await network.listen_tcp(HOST)
     peer = TransportAddress(HOST, closed.socket.getsockname()[1])
     await closed.aclose()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with start() as server, open_turn_tcp(network, server, login=LOGIN) as relay:
             with pytest.raises(turn.TurnError) as caught:
                 await relay.connect(peer)

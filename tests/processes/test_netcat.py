@@ -32,6 +32,6 @@ def test_half_close_reaches_the_server_and_its_answer_comes_back(run: Processes)
         server.start()
         target = f"127.0.0.1:{listener.getsockname()[1]}"
         host, _, port = open_tunnel(run, target, f"tcp:{target}").bind.rpartition(":")
-        done = subprocess.run(["nc", "-N", host, port], input=b"x", capture_output=True, timeout=20, check=True)
+        done = subprocess.run(["nc", "-N", host, port], input=b"x", capture_output=True, timeout=60, check=True)
         server.join(5)
     assert done.stdout == b"X"

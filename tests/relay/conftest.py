@@ -142,7 +142,7 @@ async def http_get(port: int, request: bytes) -> bytes:
     async with stream:
         await stream.send_all(request)
         answer = b""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while data := await stream.receive_some():
                 answer += data
         return answer

@@ -29,8 +29,6 @@ from iceagent.net import SystemNetwork
 from iceagent.servers import TlsFiles, TurnOptions, TurnOptionsError, TurnService, open_turn_server
 from iceagent.servers.turn_metrics import serve_metrics
 
-pytestmark = pytest.mark.timeout(30)
-
 
 def where(service: TurnService, transport: str) -> TransportAddress:
     return next(address for kind, address in service.addresses if kind == transport)
@@ -226,7 +224,7 @@ async def test_closed_connection_takes_its_allocation_along() -> None:
         async with await tcp_stream(where(service, "tcp")) as stream:
             await stream_client(stream).allocate()
             assert len(service.core.allocations) == 1
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while service.core.allocations:
                 await trio.lowlevel.checkpoint()
 
@@ -346,7 +344,7 @@ async def test_bandwidth_limit_is_of_the_user() -> None:
         await client.allocate()
         await client.bind(0x4000, peer)
         await sock.send([b"\x40\x00\x03\xe8" + bytes(1000)] * 10, service.address)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while service.counters["bandwidth_exceeded"] < 8:
                 await trio.lowlevel.checkpoint()
         assert service.core.traffic()["datagrams_to_peer"] == 2

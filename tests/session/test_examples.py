@@ -40,8 +40,8 @@ def test_echo():
     """One stream, one question, one answer; both sides end by themselves."""
     with example("echo.py") as server, example("echo.py", line_of(server), "hello there") as client:
         assert line_of(client) == "hello there"
-        assert client.wait(10) == 0
-        assert server.wait(10) == 0
+        assert client.wait() == 0
+        assert server.wait() == 0
 
 
 def test_chat():
@@ -55,8 +55,8 @@ def test_chat():
         assert line_of(here) == "hello yourself"
         assert there.stdin is not None
         there.stdin.close()
-        assert here.wait(10) == 0
-        assert there.wait(10) == 0
+        assert here.wait() == 0
+        assert there.wait() == 0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_chat():
 def test_explain(case: str, verdict: str) -> None:
     """The verdict, the numbers and the story, as the page on them promises."""
     with example("explain.py", *filter(None, [case])) as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert verdict in output
     assert "checks\n" in output
@@ -80,7 +80,7 @@ def test_explain(case: str, verdict: str) -> None:
 def test_own_signaling():
     """A line of text each way is all the signaling an agent needs."""
     with example("own_signaling.py") as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "alice: 'hello from bob' over " in output
     assert "bob: 'hello from alice' over " in output

@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+PATIENCE_S = 60.0
+"""How long to wait for what is to come: so long that a busy machine is no reason to give up."""
 ICEAGENT = (sys.executable, "-m", "iceagent")
 
 
@@ -61,7 +63,7 @@ class Process:
         """The child's process id (inside `ip netns exec` it is the command's own: ip replaces itself)."""
         return self._popen.pid
 
-    def wait_for(self, *kinds: str, timeout_s: float = 20.0) -> dict[str, Any]:
+    def wait_for(self, *kinds: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """Return the next JSON line of that kind, or of one of those.
 
         Raises:
@@ -95,7 +97,7 @@ class Process:
     def _story(self, what: str) -> str:
         return "\n".join([f"{' '.join(self.command)}: {what}", *map(str, self.lines), *self.errors])
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Return the exit code; raises `Ended` if there is none in time."""
         try:
             code = self._popen.wait(timeout_s)
@@ -118,7 +120,7 @@ class Process:
             return 0
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def stop(self, timeout_s: float = 5.0) -> int:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int:
         """Interrupt, wait, kill if it does not listen; return the exit code."""
         self.signal(signal.SIGINT)
         try:

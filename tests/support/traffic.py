@@ -115,22 +115,40 @@ async def echo() -> None:
         await socket.sendto(data, source_address)
 
 
+SILENCE_S = 5.0  # what has not come back by then is lost
+
+
 async def ping(host: str, port: int, options: argparse.Namespace) -> None:
-    """Send numbered datagrams of 1 to 1,200 bytes from several sources at a rate; report the answers and mix-ups."""
+    """Send numbered datagrams of 1 to 1,200 bytes from several sources; report the answers and mix-ups.
+
+    At most `--window` are under way at a time, so that the speed of the machine loses none, unless nothing at all has
+    come back for a while.
+    """
     sockets = [trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) for _ in range(options.sources)]
     answered: list[set[int]] = [set() for _ in sockets]
     waiting: list[dict[bytes, list[int]]] = [{} for _ in sockets]
     counts = {"mixed": 0, "sent": 0}
     rng = random.Random(options.seed)
+    arrived = trio.Event()
 
     async def receive(index: int) -> None:
+        nonlocal arrived
         while True:
             data = await sockets[index].recv(65536)
+            arrived.set()
+            arrived = trio.Event()
             numbers = waiting[index].get(data)
             if numbers is None:
                 counts["mixed"] += 1
             elif numbers:
                 answered[index].add(numbers.pop(0))
+
+    async def outstanding_at_most(limit: int) -> None:
+        is_silent = False
+        while counts["sent"] - sum(map(len, answered)) > limit and not is_silent:
+            with trio.move_on_after(SILENCE_S) as scope:
+                await arrived.wait()
+            is_silent = scope.cancelled_caught
 
     for socket in sockets:
         socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 1 << 20)
@@ -149,10 +167,9 @@ async def ping(host: str, port: int, options: argparse.Namespace) -> None:
             await sockets[index].send(data)
             counts["sent"] += 1
             await trio.sleep_until(began_at + (number + 1) / options.rate)
+            await outstanding_at_most(options.window)
         seconds = trio.current_time() - began_at
-        with trio.move_on_after(3):
-            while sum(map(len, answered)) < options.count:
-                await trio.sleep(0.02)
+        await outstanding_at_most(0)
         nursery.cancel_scope.cancel()
     say(kind="done", answered=sum(map(len, answered)), seconds=seconds, **counts)
 
@@ -168,6 +185,7 @@ def main() -> None:
     parser.add_argument("--stall-s", type=float, default=10.0)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--rate", type=float, default=5_000.0)
+    parser.add_argument("--window", type=int, default=500)
     parser.add_argument("--sources", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
