@@ -6,15 +6,17 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from iceagent.core.address import TransportAddress
 from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.host_names import check_host
 from iceagent.net.turn import CredentialSource, TurnLogin
+from iceagent.net.turn_redirect import is_no_host
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -91,6 +93,15 @@ class IceServer:
     def answers_tcp(self) -> bool:
         """Whether it is to be asked over TCP how it sees us: a relay over TCP, or `stun:…?transport=tcp`."""
         return "tcp" in self.transports() and (self.is_turn or "transport=" in self.url.lower())
+
+    def may_ask(self, address: TransportAddress, own_hosts: Collection[str]) -> bool:
+        """Return whether an address of this server is one that may be sent to: not in this machine, if a stranger says.
+
+        Args:
+            address: what its name resolves to, or it names in its place.
+            own_hosts: the addresses of this machine, as they are now.
+        """
+        return self.may_be_here or not is_no_host(address.ip, own_hosts)
 
     def transports(self) -> tuple[str, ...]:
         """Return the transports to try, best first, of `udp`, `tcp`, `tls` and `dtls`.

@@ -44,6 +44,11 @@ def without_final_dot(host: str) -> str:
     return host.removesuffix(".") if len(host) > 1 else host
 
 
+def tls_name(host: str) -> str:
+    """Return a host as TLS asks for it and certificates carry it: without final dot, an IP literal without its zone."""
+    return without_final_dot(host.partition("%")[0])
+
+
 def _name(host: str) -> str:
     try:
         name = host if host.isascii() else host.encode("idna").decode()

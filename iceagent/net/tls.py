@@ -7,6 +7,7 @@ import ssl
 import trio
 
 from iceagent.errors import LocalError
+from iceagent.net.host_names import tls_name
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """A server that accepts the connection and then says nothing is given up after this."""
@@ -42,7 +43,12 @@ async def wrap_tls(stream: trio.abc.Stream, context: ssl.SSLContext, name: str) 
     if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         await trio.aclose_forcefully(stream)
         raise LocalError("this TLS context does not verify the server's name; use one of ssl.create_default_context()")
-    secured = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
+    try:
+        # Making the stream looks at the name already, and raises what it likes of a bad one.
+        secured = trio.SSLStream(stream, context, server_hostname=tls_name(name), https_compatible=True)
+    except (ValueError, TypeError) as error:
+        await trio.aclose_forcefully(stream)
+        raise OSError(f"{name[:80]!r} is no name that a certificate can have") from error
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
             await secured.do_handshake()

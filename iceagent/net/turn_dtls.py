@@ -15,6 +15,7 @@ from OpenSSL.crypto import X509
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch
+from iceagent.net.host_names import tls_name
 from iceagent.net.send_queue import SendQueue
 from iceagent.net.sockaddr import bind_sockaddr
 from iceagent.net.turn_transport import CLOSED
@@ -188,7 +189,7 @@ def names_match(certificate: x509.Certificate, name: str) -> bool:
     try:
         return ipaddress.ip_address(name.partition("%")[0]) in names.get_values_for_type(x509.IPAddress)
     except ValueError:
-        wanted = name.lower().rstrip(".")
+        wanted = tls_name(name).lower()
     patterns = [pattern.lower() for pattern in names.get_values_for_type(x509.DNSName)]
     parent = wanted.partition(".")[2]
     return wanted in patterns or ("." in parent and f"*.{parent}" in patterns)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import trio
+from turn_script import Script
 
 from iceagent.agent import AgentConfig, IceServer, Role, open_agent
 from iceagent.agent.servers import offered_servers
-from iceagent.core.address import TransportAddress
+from iceagent.core import stun
+from iceagent.core.address import TransportAddress, make_address
 
 HERE = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.251", "own"]
 SCHEMES = ["stun:{}:6379", "turn:{}:6379?transport=udp", "turn:{}:6379?transport=tcp"]
@@ -75,3 +77,38 @@ async def test_trap_62_what_a_user_names_may_be_here(vnet: Any) -> None:
             with trio.fail_after(5):
                 assert await sock.receive()
         sock.close()
+
+
+@pytest.mark.parametrize("target", HERE)
+async def test_trap_62_nor_are_those_a_server_names_in_its_place(vnet: Any, target: str) -> None:
+    """300 (Try Alternate) to 127.0.0.1:6379: the relay's server is elsewhere, and its word leads here."""
+    net = vnet()
+    host, server = net.host(net.internet), net.host(net.internet, name="turn.example")
+    alternate = make_address(host.address if target == "own" else target, 6379)
+    script = Script(alternate=alternate)
+    entry = {"urls": ["turn:turn.example?transport=udp"], "username": "u", "credential": "p"}
+    config = AgentConfig(
+        servers=offered_servers([entry], "relay.example", host), network=host, randbytes=host.randbytes
+    )
+    knocked = 0
+    async with net, trio.open_nursery() as nursery:
+        sock, database = await server.open_udp("0.0.0.0", 3478), await host.open_udp("0.0.0.0", 6379)
+
+        async def answer() -> None:
+            while True:
+                for batch in await sock.receive():
+                    for datagram in batch.datagrams():
+                        response = script.answer(datagram)
+                        if response is not None:
+                            sock.send_nowait([response], batch.remote)
+
+        nursery.start_soon(answer)
+        async with open_agent(config, role=Role.CONTROLLING):
+            with trio.move_on_after(20):
+                while True:
+                    knocked += len(await database.receive())
+        nursery.cancel_scope.cancel()
+        sock.close()
+        database.close()
+    assert knocked == 0
+    assert 1 <= script.asked[stun.Method.ALLOCATE] <= 2  # and it is not asked over and over

@@ -347,6 +347,18 @@ def test_trap_68_nothing_a_gateway_answers_ends_an_agent(said: list[bytes]) -> N
     run(main)
 
 
+async def test_trap_68_a_relay_that_names_bad_credentials_ends_nobody(
+    vnet: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A secret file with a line end, at the relay: the server is left out and the log says so."""
+    net = vnet()
+    host = home(net)
+    entry = {"urls": ["turn:evil.example"], "username": "u", "credential": "hunter2\n"}
+    assert offered_servers([entry], "relay.example", host) == ()
+    assert "evil.example" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 BAD_CREDENTIALS = ["p\n", "\t", "a\u00adb", "", "\ud800", 5, None]
 
 

@@ -27,7 +27,7 @@ from iceagent.session.netcheck.report import (
 )
 from iceagent.session.netcheck.servers import check_others, find_places, health_of_stun
 from iceagent.session.netcheck.web import Question, look_at_web, relay_question
-from iceagent.session.relay import agent_config
+from iceagent.session.relay import agent_config, host_of
 
 RELAY_S: Final = 5.0
 WEB_S: Final = 6.0
@@ -124,7 +124,7 @@ class _Check:
                     latency_s = trio.current_time() - started_at
                     # It tells its servers to the members of a room; so make one, which ends at once.
                     async with icesignal.open_invitation(client) as room:
-                        servers = list(agent_config(None, "", room.ice_servers).servers)
+                        servers = list(agent_config(None, host_of(url), room.ice_servers).servers)
             except (icesignal.SignalError, ValueError) as error:
                 detail = str(error)
             else:

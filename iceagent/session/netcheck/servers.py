@@ -12,14 +12,17 @@ from iceagent.agent import IceServer
 from iceagent.core.address import TransportAddress
 from iceagent.core.nat import ServerReport
 from iceagent.core.turn import EndReason, TurnError
+from iceagent.errors import LocalError
 from iceagent.net import Network
+from iceagent.net.contained import contained
 from iceagent.net.turn import open_turn_socket
-from iceagent.net.turn_connect import TurnServer
+from iceagent.net.turn_connect import TurnOptions, TurnServer
 from iceagent.session.netcheck.report import ServerHealth
 from iceagent.session.netcheck.web import connect
 
 RESOLVE_S: Final = 5.0
 CONNECT_S: Final = 6.0
+MAX_PLACES: Final = 3  # ours: addresses of one server and family that are asked; discovery asks eight in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +61,29 @@ async def _find(network: Network, server: IceServer, families: Sequence[int]) ->
         except OSError as error:
             failure = f"name lookup: {error.strerror or error}"
         else:
-            best = {address.family: address for address in reversed(addresses) if address.family in families}
-            if best:
-                return [Place(server.url, family, best[family]) for family in sorted(best)]
+            usable = [one for one in addresses if one.family in families]
+            allowed = [one for one in usable if server.may_ask(one, _own_hosts(network))]
+            if allowed:
+                # Beyond the first, which may be dead; those of other families and servers are asked beside them.
+                by_family = {family: [one for one in allowed if one.family == family] for family in (4, 6)}
+                return [Place(server.url, family, one) for family in (4, 6) for one in by_family[family][:MAX_PLACES]]
             failure = "its name has no address that could be used"
+            if usable:
+                failure = "a relay has named it, and it is in this machine: not asked"
     return [Place(server.url, None, failure=failure)]
 
 
 def health_of_stun(places: Iterable[Place], reports: Iterable[ServerReport]) -> list[ServerHealth]:
     """Return the health of the STUN servers, from what discovery heard of them."""
     by_address = {report.server: report for report in reports}
-    stun_alone = (place for place in places if place.url.lower().startswith("stun:"))
-    return [_health(place, by_address.get(place.address) if place.address else None) for place in stun_alone]
+    found: dict[tuple[str, int | None], ServerHealth] = {}
+    for place in places:
+        if place.url.lower().startswith("stun:"):
+            health = _health(place, by_address.get(place.address) if place.address else None)
+            key = (place.url, place.family)
+            if key not in found or (health.ok and not found[key].ok):
+                found[key] = health  # one of its addresses that answers is enough
+    return list(found.values())
 
 
 def _health(place: Place, report: ServerReport | None) -> ServerHealth:
@@ -89,9 +103,10 @@ async def check_others(network: Network, servers: Iterable[IceServer]) -> list[S
 
     async def check(at: int, server: IceServer, transport: str) -> None:
         silent = ServerHealth(server.url, transport, ok=False, detail=f"no answer within {CONNECT_S:g} s")
-        with trio.move_on_after(CONNECT_S):
+        unforeseen: list[Exception] = []
+        with trio.move_on_after(CONNECT_S), contained(f"{server.shown} over {transport}", unforeseen.append):
             found[at] = await (_allocate if server.is_turn else _shake_hands)(network, server, silent)
-        found.setdefault(at, silent)
+        found.setdefault(at, replace(silent, detail="something nobody has foreseen") if unforeseen else silent)
 
     async with trio.open_nursery() as nursery:
         for at, (server, transport) in enumerate(tried):
@@ -104,7 +119,10 @@ async def _allocate(network: Network, server: IceServer, silent: ServerHealth) -
     host, port = server.endpoint()
     started_at = trio.current_time()
     try:
-        async with open_turn_socket(network, TurnServer(host, port, silent.transport), login=server.login()):
+        own = _own_hosts(network)
+        options = TurnOptions(permits=lambda one: server.may_ask(one, own), own_hosts=lambda: own)
+        target = TurnServer(host, port, silent.transport)
+        async with open_turn_socket(network, target, login=server.login(), options=options):
             latency_s = trio.current_time() - started_at
         return replace(silent, ok=True, relays=True, latency_s=latency_s, detail="")
     except TurnError as error:
@@ -112,8 +130,8 @@ async def _allocate(network: Network, server: IceServer, silent: ServerHealth) -
         if error.reason is EndReason.CREDENTIALS_NEEDED:
             return replace(silent, ok=True, latency_s=latency_s, detail="answers, and asks for credentials")
         return replace(silent, detail=str(error))
-    except OSError as error:
-        return replace(silent, detail=error.strerror or str(error))
+    except (OSError, LocalError) as error:
+        return replace(silent, detail=getattr(error, "strerror", None) or str(error))
 
 
 async def _shake_hands(network: Network, server: IceServer, silent: ServerHealth) -> ServerHealth:
@@ -126,3 +144,10 @@ async def _shake_hands(network: Network, server: IceServer, silent: ServerHealth
     latency_s = trio.current_time() - started_at
     await trio.aclose_forcefully(stream)
     return replace(silent, ok=True, latency_s=latency_s, detail="")
+
+
+def _own_hosts(network: Network) -> set[str]:
+    try:
+        return {entry.host for entry in network.interfaces()}
+    except OSError:
+        return set()

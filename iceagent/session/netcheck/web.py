@@ -15,6 +15,8 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.net import Network
+from iceagent.net.staggered import first_of, interleave
+from iceagent.net.tls import wrap_tls
 from iceagent.session.netcheck.report import WebReport
 
 MAX_BODY: Final = 4096
@@ -124,32 +126,12 @@ async def connect(network: Network, places: list[TransportAddress], *, tls_name:
     Raises:
         OSError: none does.
     """
-    failure: OSError = OSError("no address")
-    for place in places:
-        try:
-            plain = await network.connect_tcp(place)
-        except OSError as error:
-            failure = error
-            continue
-        if not tls_name:
-            return plain
-        return await _wrap(plain, tls_name)
-    raise failure
 
+    async def attempt(place: TransportAddress) -> trio.abc.Stream:
+        plain = await network.connect_tcp(place)
+        return await wrap_tls(plain, ssl.create_default_context(), tls_name) if tls_name else plain
 
-async def _wrap(plain: trio.abc.Stream, name: str) -> trio.abc.Stream:
-    """Return the stream inside TLS, once the other side has shown a certificate for `name`."""
-    stream = trio.SSLStream(plain, ssl.create_default_context(), server_hostname=name, https_compatible=True)
-    try:
-        await stream.do_handshake()
-    except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(plain)
-        cause = error.__cause__
-        raise (cause if isinstance(cause, OSError) else OSError("TLS failed")) from error
-    except BaseException:
-        await trio.aclose_forcefully(plain)
-        raise
-    return stream
+    return await first_of(interleave(places), attempt, discard=trio.aclose_forcefully)
 
 
 async def _read_answer(connection: h11.Connection, stream: trio.abc.Stream) -> Answer:
