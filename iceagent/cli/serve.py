@@ -18,6 +18,7 @@ from iceagent.cli.turn import own_host_urls, run_turn, turn_urls
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError
+from iceagent.net.descriptors import raise_descriptor_limit
 from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.session.relay import best_address
@@ -64,6 +65,7 @@ def command(
 async def _serve(
     listen: str, turn_listen: str | None, values: dict[str, Any], output: Output, *, with_turn: bool
 ) -> None:
+    raise_descriptor_limit()
     address = await _parse_listen(listen)
     arguments = None
     if with_turn:
