@@ -82,8 +82,11 @@ class Clock:
         if self._sleep is not None and alarm.at < self._sleep.deadline:
             self._sleep.deadline = alarm.at
         if len(self._heap) > 2 * len(self._entries) + _MAX_DEAD:
-            self._heap = [entry for entry in self._heap if self._is_live(entry)]
-            heapq.heapify(self._heap)
+            self._forget_dead()
+
+    def _forget_dead(self) -> None:
+        self._heap = [entry for entry in self._heap if self._is_live(entry)]
+        heapq.heapify(self._heap)
 
     def interrupt(self, alarm: Alarm) -> None:
         """Let the task of an alarm look around at once, should it be the one that sleeps for all."""
@@ -140,6 +143,8 @@ class Clock:
 
     def _leave(self, alarm: Alarm) -> None:
         alarm.set(math.inf)
+        if len(self._heap) > 2 * len(self._entries):
+            self._forget_dead()  # an alarm holds its agent, which must not live on until a deadline that it had
         self._heirs.pop(alarm, None)
         if self._leader is alarm:
             self._leader = self._sleep = None

@@ -179,5 +179,6 @@ class Generations:
         """Forget what only a living agent needs."""
         for session in self._all():
             session.wind_up()
+        self._retired.clear()
         self._older = ()
         self._data_path = None

@@ -43,6 +43,11 @@ class Retired:
             self._forget()
         return len(self._sessions) < before
 
+    def clear(self) -> None:
+        """Forget all, for an agent that has ended."""
+        while self._sessions:
+            self._forget()
+
     def next_timeout(self) -> float | None:
         """Return when `expire` has something to do."""
         return self._sessions[0][0] if self._sessions else None
