@@ -60,7 +60,8 @@ class AgentConfig:
         receive_queue: bytes that may wait to be received; what comes when it is full is dropped and counted.
         credentials: our ufrag and password; None makes fresh ones.
         proxy: `http://[USER:PASSWORD@]HOST:PORT` or `socks5://…`, through which TURN over TCP and TLS is tried when
-            nothing else works; "" for none; None for what the environment says (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+            nothing else works, and a session reaches its relay; "" for none; None for what the environment says
+            (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
         port_mapping: whether the gateway is asked (PCP, NAT-PMP, UPnP) to map our ports, each of which is then one more
             server-reflexive candidate. None: where it can help, that is with servers given and a private address, so
             never for an agent on loopback alone. False: never, where no router is to be touched.

@@ -117,7 +117,7 @@ async def _invite(options: CheckOptions, wish: _Wish, relay: str | None, output:
             options = replace(options, relay=None)  # it is on this machine and knows no servers
         other = " ".join(["iceagent", "netcheck", *(["--relay", relay] if relay else []), "--peer", waiting.code])
         text = waiting.code if output.quiet else f"code: {waiting.code}\non the other machine, run:  {other}"
-        output.line("code", text, essential=True, code=waiting.code, relay=waiting.place.url, command=other)
+        output.line("code", text, essential=True, code=waiting.code, relay=waiting.place.shown, command=other)
         async with _checking(options, output) as report_of:
             channel = await waiting.wait_peer(wish.timeout_s)
             await _compare(await report_of(), lambda view: compare(channel, view), output)

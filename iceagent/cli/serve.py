@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ DEFAULT_LISTEN = "0.0.0.0:8080"
 CREDENTIALS_S = 12 * 3600  # how long a member's credentials are good for new allocations
 MAX_URLS = 8  # of one entry, docs/relay-protocol.md section 9
 _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
+ServeRelay = Callable[..., AbstractAsyncContextManager[icesignal.Server]]
 _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when the system chooses
 
 
@@ -43,12 +45,20 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
     metavar="HOST:PORT",
     help="TURN over UDP and TCP here.  [default: UDP on the relay's port number, TCP on 3478]",
 )
+@click.option(
+    "--trusted-proxy", metavar="NETWORK", multiple=True, help="Whose X-Forwarded-For, Forwarded and PROXY to believe."
+)
+@click.option(
+    "--allow-origin", metavar="ORIGIN", multiple=True, help="A web page that may use the relay: https://page.example."
+)
 @turn_options
 @output_options
 def command(
     listen: str,
     with_turn: bool,
     turn_listen: str | None,
+    trusted_proxy: tuple[str, ...],
+    allow_origin: tuple[str, ...],
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -59,11 +69,18 @@ def command(
     The other commands need to know only the relay: `--relay URL`.
     """
     output = Common(as_json, quiet, verbose).open_output()
-    return run_verb(lambda: _serve(listen, turn_listen, values, output, with_turn=with_turn), output)
+    relay = partial(icesignal.serve, trusted_proxies=trusted_proxy, allow_origins=allow_origin)
+    return run_verb(lambda: _serve(listen, turn_listen, values, output, relay, with_turn=with_turn), output)
 
 
 async def _serve(
-    listen: str, turn_listen: str | None, values: dict[str, Any], output: Output, *, with_turn: bool
+    listen: str,
+    turn_listen: str | None,
+    values: dict[str, Any],
+    output: Output,
+    relay: ServeRelay,
+    *,
+    with_turn: bool,
 ) -> None:
     raise_descriptor_limit()
     address = await _parse_listen(listen)
@@ -73,7 +90,7 @@ async def _serve(
     elif turn_listen is not None or values["users"] or values["secret_file"] or values["insecure_dev"]:
         raise LocalError("the options of a TURN server need --turn")
     async with AsyncExitStack() as stack:
-        port, turn = await _open_servers(stack, address, arguments)
+        port, turn = await _open_servers(stack, address, arguments, relay)
         shown = TransportAddress(_reachable(address), port)
         url, stun = f"ws://{shown}", f"stun:{shown}"
         text = f"relay {url}\nSTUN  {stun}"
@@ -116,12 +133,13 @@ async def _parse_listen(text: str) -> TransportAddress:
 
 
 async def _open_servers(
-    stack: AsyncExitStack, address: TransportAddress, arguments: TurnArguments | None
+    stack: AsyncExitStack, address: TransportAddress, arguments: TurnArguments | None, relay: ServeRelay
 ) -> tuple[int, TurnService | None]:
     """Open relay and STUN server, or relay and TURN server, on one port number; return it.
 
     Raises:
         BindError: the address is not ours, or its port taken.
+        LocalError: a network or an origin is malformed.
     """
     for attempt in range(_ATTEMPTS):
         async with AsyncExitStack() as trial:
@@ -134,8 +152,9 @@ async def _open_servers(
                     turn = await trial.enter_async_context(open_turn_server(arguments.options))
                     port = turn.address.port
                 servers = partial(_ice_servers, port, turn)
-                serving = icesignal.serve(host=address.host, port=port, ice_servers=servers)
-                await trial.enter_async_context(serving)
+                await trial.enter_async_context(relay(host=address.host, port=port, ice_servers=servers))
+            except ValueError as error:
+                raise LocalError(str(error)) from None
             except OSError as error:
                 if address.port == 0 and attempt + 1 < _ATTEMPTS:
                     continue

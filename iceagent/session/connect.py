@@ -29,7 +29,15 @@ from iceagent.session.errors import NobodyCame, PeerLeft, RelayError
 from iceagent.session.outages import Outage, OutageKind, watch_outages
 from iceagent.session.path import Path
 from iceagent.session.progress import Progress, Stage
-from iceagent.session.relay import agent_config, host_of, open_relay, parse_code, relay_for, signal_errors
+from iceagent.session.relay import (
+    agent_config,
+    host_of,
+    open_client,
+    open_relay,
+    parse_code,
+    relay_for,
+    signal_errors,
+)
 from iceagent.session.session import Session, run_session
 
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
@@ -106,8 +114,9 @@ async def invite(
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(open_relay(relay))
         with signal_errors():
-            signaling = await stack.enter_async_context(icesignal.open_invitation(place.url, address=place.address))
-        url = f"ws://{place.address}" if place.address else place.url
+            client = await stack.enter_async_context(open_client(place.url, config))
+            signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
+        url = place.shown
         progress.enter(Stage.CODE)
         yield Invitation(
             signaling, session_type, relay_url=url, relay_host=host_of(url), config=config, progress=progress
@@ -135,7 +144,7 @@ async def join(
     progress.relay = host_of(url)
     async with AsyncExitStack() as stack:
         with signal_errors():
-            client = await stack.enter_async_context(icesignal.open_client(url))
+            client = await stack.enter_async_context(open_client(url, config))
             progress.enter(Stage.PEER)
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
         config = agent_config(config, host_of(url), channel.ice_servers)

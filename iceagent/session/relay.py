@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import icesignal
+import trio
 
 from iceagent.agent import AgentConfig
 from iceagent.agent.servers import offered_servers
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
+from iceagent.net.proxy import ProxyError, connect_through
+from iceagent.net.proxy_choice import Proxy, is_exempt, parse_proxy, proxy_for
 from iceagent.session.errors import CodeError, NobodyCame, RelayError, RelayMissing, VersionMismatch
 
 ENVIRONMENT = "ICEAGENT_RELAY"
@@ -29,10 +32,18 @@ _OUTSIDE = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))  # 
 
 @dataclass(frozen=True, slots=True)
 class RelayPlace:
-    """A relay as this side reaches it; `address` is what the code carries so that the other side finds it."""
+    """A relay as this side reaches it; `address` is what the code carries so that the other side finds it.
 
-    url: str
+    `url` may hold a password; `shown` is for others.
+    """
+
+    url: str = field(repr=False)
     address: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URL as it may be printed and told to the other side."""
+        return f"ws://{self.address}" if self.address else icesignal.parse_relay_url(self.url).shown
 
 
 @asynccontextmanager
@@ -41,19 +52,35 @@ async def open_relay(relay: str | None) -> AsyncIterator[RelayPlace]:
 
     Raises:
         RelayError: a relay of our own cannot be started.
+        LocalError: the URL is malformed.
     """
     url = relay or os.environ.get(ENVIRONMENT)
     if url:
-        yield RelayPlace(url)
+        yield RelayPlace(_checked(url, "" if relay else f"{ENVIRONMENT}: "))
         return
+    # Strangers that find the port may join, if they know the code, and do nothing else.
+    password = secrets.token_urlsafe(16)
     host = best_address()
     wildcard, loopback = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")  # noqa: S104 (its purpose)
     async with AsyncExitStack() as stack:
         try:
-            server = await stack.enter_async_context(icesignal.serve(host=wildcard, port=0))
+            server = await stack.enter_async_context(_serve_one_command(wildcard, password))
         except OSError as error:
             raise RelayError(f"cannot start a relay here: {error.strerror}; name one with --relay") from error
-        yield RelayPlace(f"ws://{_authority(loopback, server.port)}", _authority(host, server.port))
+        url = f"ws://{icesignal.OWNER}:{password}@{_authority(loopback, server.port)}"
+        yield RelayPlace(url, _authority(host, server.port))
+
+
+def _serve_one_command(host: str, password: str) -> AbstractAsyncContextManager[icesignal.Server]:
+    """Return a relay of one command's own: for its rooms, and whoever comes to join them.
+
+    Its code carries an address, so that nobody has to say the nameplate to himself, and it may be long enough that
+    trying them all is no way in.
+    """
+    limits = icesignal.Limits(max_connections=64, max_connections_per_source=16)
+    rooms = icesignal.RoomLimits(max_rooms=4, total_log_bytes=4 << 20, nameplate_digits=4)
+    engine = icesignal.MemoryEngine(limits=rooms)
+    return icesignal.serve(host=host, limits=limits, engine=engine, owner_password=password)
 
 
 def relay_for(code: icesignal.Code, relay: str | None) -> str:
@@ -61,13 +88,56 @@ def relay_for(code: icesignal.Code, relay: str | None) -> str:
 
     Raises:
         RelayMissing: nothing names one.
+        LocalError: the URL is malformed.
     """
     url = relay or code.relay_url or os.environ.get(ENVIRONMENT)
     if not url:
         raise RelayMissing(
             f"the code {code.nameplate}-... names no relay; give the one the other side uses (--relay URL)"
         )
+    return _checked(url, "" if relay or code.relay_url else f"{ENVIRONMENT}: ")
+
+
+def _checked(url: str, named_by: str) -> str:
+    try:
+        icesignal.parse_relay_url(url)
+    except ValueError as error:
+        raise LocalError(f"{named_by}{error}") from None
     return url
+
+
+@asynccontextmanager
+async def open_client(url: str, config: AgentConfig | None = None) -> AsyncIterator[icesignal.Client]:
+    """Connect to a relay, through a proxy where one is configured, as for TURN.
+
+    Raises:
+        SignalError: as for `icesignal.open_client`.
+    """
+    place = icesignal.parse_relay_url(url)
+    proxy = _proxy_to(place.host, place.port, config or AgentConfig())
+    open_stream = None if proxy is None else _through(proxy)
+    async with icesignal.open_client(url, open_stream=open_stream) as client:
+        yield client
+
+
+def _proxy_to(host: str, port: int, config: AgentConfig) -> Proxy | None:
+    """Return the proxy to a relay: the configured one, where `""` means none, or the environment's."""
+    if config.proxy is None:
+        return proxy_for(host, port, os.environ)
+    return parse_proxy(config.proxy) if config.proxy and not is_exempt(host, port, {}) else None
+
+
+def _through(proxy: Proxy) -> icesignal.OpenStream:
+    async def open_stream(host: str, port: int) -> trio.abc.Stream:
+        try:
+            return await connect_through(SystemNetwork(), proxy, host, port)
+        except ProxyError as error:
+            raise ProxyError(f"{error} (NO_PROXY names what is to be reached without a proxy)") from error
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise ProxyError(f"the proxy {proxy.host} on the way to it cannot be reached: {why}") from error
+
+    return open_stream
 
 
 def parse_code(text: str) -> icesignal.Code:
@@ -91,15 +161,19 @@ def best_address(families: Sequence[int] = (4, 6)) -> str:
     for outside, family in _OUTSIDE:
         if (6 if family is socket.AF_INET6 else 4) not in families:
             continue
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # a kernel may have no IPv6 at all
                 probe.connect((outside, 9))  # sends nothing: only asks the routing table
                 host = str(probe.getsockname()[0])
-            except OSError:
-                continue
-            if not ipaddress.ip_address(host).is_loopback:
-                return host
-    others = [one.host for one in SystemNetwork().interfaces() if not one.is_loopback and not one.is_link_local]
+        except OSError:
+            continue
+        if not ipaddress.ip_address(host).is_loopback:
+            return host
+    try:
+        interfaces = SystemNetwork().interfaces()
+    except OSError:  # no netlink, as in a sandbox
+        interfaces = []
+    others = [one.host for one in interfaces if not one.is_loopback and not one.is_link_local]
     usable = [host for host in others if (6 if ":" in host else 4) in families]
     return min(usable, key=lambda host: ":" in host, default="127.0.0.1" if 4 in families else "::1")
 
@@ -124,7 +198,7 @@ def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Seque
 
 def host_of(url: str) -> str:
     """Return the host of a relay's URL, without brackets."""
-    return urlsplit(url if "://" in url else f"ws://{url}").hostname or ""
+    return icesignal.parse_relay_url(url).host
 
 
 def is_loopback(host: str) -> bool:

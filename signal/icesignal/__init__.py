@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         open_join,
         open_rendezvous,
     )
-    from icesignal.client import Client, MessagesLost, open_client
+    from icesignal.client import Client, MessagesLost, RelayState, open_client
     from icesignal.code import Code, parse_code
+    from icesignal.dial import OpenStream
+    from icesignal.engines import MemoryEngine
     from icesignal.errors import (
         ChannelBroken,
         CodeError,
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
         SignalError,
     )
     from icesignal.rooms import RoomLimits
-    from icesignal.server import Server, serve
+    from icesignal.server import OWNER, Server, serve
     from icesignal.sources import Limits, Rate
+    from icesignal.url import RelayUrl, parse_relay_url
 
 __all__ = [
+    "OWNER",
     "ChannelBroken",
     "Client",
     "Code",
@@ -51,12 +55,16 @@ __all__ = [
     "Crowded",
     "Invitation",
     "Limits",
+    "MemoryEngine",
     "MessagesLost",
+    "OpenStream",
     "PeerLeft",
     "ProtocolMismatch",
     "Rate",
     "RelayRefused",
+    "RelayState",
     "RelayUnreachable",
+    "RelayUrl",
     "Rendezvous",
     "RoomLimits",
     "SealedChannel",
@@ -68,13 +76,16 @@ __all__ = [
     "open_join",
     "open_rendezvous",
     "parse_code",
+    "parse_relay_url",
     "serve",
 ]
 
 _NAMES_OF = {
     "channel": ("Invitation", "Rendezvous", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
-    "client": ("Client", "MessagesLost", "open_client"),
+    "client": ("Client", "MessagesLost", "RelayState", "open_client"),
     "code": ("Code", "parse_code"),
+    "dial": ("OpenStream",),
+    "engines": ("MemoryEngine",),
     "errors": (
         "ChannelBroken",
         "CodeError",
@@ -91,8 +102,9 @@ _NAMES_OF = {
         "SignalError",
     ),
     "rooms": ("RoomLimits",),
-    "server": ("Server", "serve"),
+    "server": ("OWNER", "Server", "serve"),
     "sources": ("Limits", "Rate"),
+    "url": ("RelayUrl", "parse_relay_url"),
 }
 _HOMES = {name: module for module, names in _NAMES_OF.items() for name in names}
 

@@ -275,7 +275,7 @@ async def open_invitation(
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client` and `Client.allocate`.
     """
     words = generate_words()
-    where = None if address is None else parse_host_port(address.lower())
+    where = None if address is None else parse_host_port(address)
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
         exchange = pake.Pake("inviter", "-".join(words), app_id=app_id)
         nameplate = await client.allocate(exchange.message)

@@ -5,21 +5,23 @@ Source: docs/relay-protocol.md sections 3 and 4.
 
 from __future__ import annotations
 
+import enum
 import logging
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import trio
 
 from icesignal import wire
 from icesignal.client_session import Action, ClientSession, Lost
-from icesignal.dial import ADVICE, RelayUrl, dial, parse_relay_url, with_own_host
+from icesignal.dial import ADVICE, OpenStream, dial, with_own_host
 from icesignal.errors import RelayUnreachable, SignalError
 from icesignal.tasks import open_background
 from icesignal.transport import Connection, ConnectionEnded, OutboxFull
+from icesignal.url import RelayUrl, parse_relay_url
 
 logger = logging.getLogger("icesignal.client")
 TIMEOUT_S = 10.0
@@ -33,6 +35,14 @@ class MessagesLost(SignalError):
     """At this place of the conversation messages are missing; `receive` may be called again for those after them."""
 
 
+class RelayState(enum.Enum):
+    """How a client stands with its relay."""
+
+    DIALLING = "dialling"  # for the first time, or again after a connection that nobody needed
+    CONNECTED = "connected"
+    LOST = "lost"  # an open session has no connection; it is being dialled again and again
+
+
 class Client:
     """A connection to a relay and at most one session on it. Made by `open_client`."""
 
@@ -43,11 +53,16 @@ class Client:
         ssl_context: ssl.SSLContext | None,
         timeout_s: float,
         randbytes: Callable[[int], bytes],
+        open_stream: OpenStream | None = None,
+        on_state: Callable[[RelayState], None] = lambda state: None,
     ) -> None:
         self._url = url
         self._ssl_context = ssl_context
         self._timeout_s = timeout_s
         self._randbytes = randbytes
+        self._open_stream = open_stream
+        self._on_state = on_state
+        self._state = RelayState.DIALLING
         self._connection: Connection | None = None
         self._welcome: wire.Welcome | None = None
         self._session: ClientSession | None = None
@@ -58,8 +73,13 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The relay's URL as it was given."""
-        return self._url.text
+        """The relay's URL as it may be shown: without what may be secret."""
+        return self._url.shown
+
+    @property
+    def state(self) -> RelayState:
+        """Whether the relay is being dialled, is there, or was lost."""
+        return self._state
 
     @property
     def welcome(self) -> wire.Welcome:
@@ -256,32 +276,43 @@ class Client:
         while True:
             code, error = None, RelayUnreachable(f"the relay {self.url} hangs up each time. {ADVICE}")
             try:
-                async with dial(self._url, ssl_context=self._ssl_context, timeout_s=self._timeout_s) as (
-                    connection,
-                    hello,
-                ):
+                async with self._dial() as (connection, hello):
                     self._connection, self._welcome = connection, hello
+                    self._tell_state(RelayState.CONNECTED)
                     self._begun.set()
                     code = await self._serve(connection)
                     if self._session is None or self._session.joined is None or self._session.resumed_here:
                         pause_s, lost_at = FIRST_PAUSE_S, trio.current_time()
-            except SignalError as failure:
+            except Exception as failure:
+                # Whatever it is, it is about this connection: an open session must outlive it.
+                if not isinstance(failure, SignalError):
+                    logger.debug("a connection to the relay failed unexpectedly", exc_info=True)
+                error = RelayUnreachable(str(failure) if isinstance(failure, SignalError) else f"{error}")
                 if self._welcome is None:
-                    self._failure = failure
+                    self._failure = failure if isinstance(failure, SignalError) else error
                     return
-                error = RelayUnreachable(str(failure))
                 self._tell_lost()
             finally:
                 self._connection = None
                 self._begun.set()
                 self._notify()
             self._give_up_after(lost_at, error)
+            has_place = self._session is not None and self._session.over is None and self._session.joined is not None
+            self._tell_state(RelayState.LOST if has_place else RelayState.DIALLING)
             while self._session is None or self._session.over is not None or not self._session.has_room:
                 await self._wait_change()
             await trio.sleep(
                 max(pause_s, TOO_FAST_PAUSE_S) if code == wire.CloseCode.TOO_FAST else self._jitter(pause_s)
             )
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _dial(self) -> AbstractAsyncContextManager[tuple[Connection, wire.Welcome]]:
+        return dial(self._url, ssl_context=self._ssl_context, timeout_s=self._timeout_s, open_stream=self._open_stream)
+
+    def _tell_state(self, state: RelayState) -> None:
+        if state is not self._state:
+            self._state = state
+            self._on_state(state)
 
     async def _serve(self, connection: Connection) -> int:
         """Exchange frames until the connection ends; return its close code."""
@@ -355,21 +386,32 @@ async def open_client(
     ssl_context: ssl.SSLContext | None = None,
     timeout_s: float = TIMEOUT_S,
     randbytes: Callable[[int], bytes] = secrets.token_bytes,
+    open_stream: OpenStream | None = None,
+    on_state: Callable[[RelayState], None] = lambda state: None,
 ) -> AsyncGenerator[Client, None]:
     """Connect to a relay. When the block ends, an open room is left, and nothing stays behind.
 
     Args:
-        url: `ws://HOST:PORT`, `wss://HOST` or a bare `HOST:PORT`.
+        url: `ws://[USER:PASSWORD@]HOST[:PORT][/PATH][?QUERY]`, `wss://…` or a bare `HOST:PORT`.
         ssl_context: for `wss` with other than the system's certificates.
         timeout_s: how long the relay may take to answer.
         randbytes: a cryptographic source.
+        open_stream: opens the connections in another way than directly, as through a proxy; it resolves the name, too.
+        on_state: told of each change between dialling, connected and lost; must return at once and not raise.
     Raises:
         ValueError: the URL is malformed.
         RelayUnreachable: nobody answered in time; the sentence says why.
         RelayRefused: the relay takes no more connections from here.
         ProtocolMismatch: it speaks other versions.
     """
-    client = Client(parse_relay_url(url), ssl_context=ssl_context, timeout_s=timeout_s, randbytes=randbytes)
+    client = Client(
+        parse_relay_url(url),
+        ssl_context=ssl_context,
+        timeout_s=timeout_s,
+        randbytes=randbytes,
+        open_stream=open_stream,
+        on_state=on_state,
+    )
     async with open_background() as nursery:
         nursery.start_soon(client.run)
         await client._begun.wait()  # noqa: SLF001 - one module, one object

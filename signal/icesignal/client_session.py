@@ -24,6 +24,7 @@ from icesignal.wire import CloseCode, ErrorCode
 
 INBOX_MESSAGES = 512  # twice what a relay replays at most
 MAX_UNACKNOWLEDGED = 64
+MAX_UNACKNOWLEDGED_BYTES = 512 << 10  # all of it goes out at once after a resume, and must fit into the outbox
 NEW_CODE = "Ask the other side for a new code."
 
 
@@ -58,12 +59,13 @@ class ClientSession:
         self._position = (0, 0)
         self._client_seq = 0
         self._pending: deque[wire.Send] = deque()
+        self._pending_bytes = 0
         self._peer_seen = False
 
     @property
     def may_send(self) -> bool:
         """Whether another message has place among the unacknowledged ones."""
-        return len(self._pending) < MAX_UNACKNOWLEDGED
+        return len(self._pending) < MAX_UNACKNOWLEDGED and self._pending_bytes < MAX_UNACKNOWLEDGED_BYTES
 
     @property
     def has_room(self) -> bool:
@@ -83,6 +85,7 @@ class ClientSession:
         self._client_seq += 1
         frame = wire.Send(client_seq=self._client_seq, payload=payload)
         self._pending.append(frame)
+        self._pending_bytes += len(payload)
         return frame
 
     def handle_frame(self, frame: wire.Frame) -> tuple[list[wire.Frame], Action]:
@@ -156,7 +159,7 @@ class ClientSession:
 
     def _acknowledge(self, client_seq: int) -> None:
         while self._pending and self._pending[0].client_seq <= client_seq:
-            self._pending.popleft()
+            self._pending_bytes -= len(self._pending.popleft().payload)
 
     def _set_peer(self, state: wire.PeerState, opening: bytes) -> None:
         self.peer = state
@@ -204,7 +207,12 @@ def _entry_error(frame: wire.Error, entry: wire.Frame) -> SignalError:
         case ErrorCode.VERSION:
             return ProtocolMismatch("the relay does not speak this protocol version; update the older one")
         case ErrorCode.RATE:
-            return RelayRefused("too many codes were tried from this address; wait a minute", frame.code)
+            return RelayRefused("too many codes were made or tried from this network; wait a minute", frame.code)
+        case ErrorCode.FORBIDDEN:
+            return RelayRefused(
+                "this relay belongs to one command of somebody else and makes no rooms for others; use another relay",
+                frame.code,
+            )
         case ErrorCode.BUSY:
             return RelayRefused("the relay is full; try again later or use another one", frame.code)
         case _:

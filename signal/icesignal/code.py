@@ -7,7 +7,6 @@ Source: docs/relay-protocol.md section 6.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import secrets
 import unicodedata
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from icesignal.errors import CodeMalformed
+from icesignal.url import parse_host
 from icesignal.words import WORDS
 
 WORD_COUNT = 2
@@ -27,7 +27,6 @@ _WORD = re.compile(r"[a-z]{1,16}\Z")
 # What a pasted code stands in: quotes of several languages, brackets, the end of a sentence or a line.
 _AROUND = " \t\r\n\"'`<>(){},;.\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb\u2039\u203a"
 _LABEL = re.compile(r"code\s*:\s*")  # as `listen` prints it
-_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*\.?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +82,12 @@ def parse_code(text: str) -> Code:
     """
     if len(text) > MAX_CODE_CHARACTERS:
         raise CodeMalformed(f"that is {len(text)} characters long; {_EXAMPLE}")
-    folded = "".join(_fold(character) for character in unicodedata.normalize("NFKC", text)).casefold().strip(_AROUND)
-    folded = _LABEL.sub("", folded, count=1).strip(_AROUND) if folded.startswith("code") else folded
-    if not folded:
+    folded = "".join(_fold(character) for character in unicodedata.normalize("NFKC", text)).strip(_AROUND)
+    head, at, address = folded.partition("@")  # an address may have a zone, whose case counts
+    head = head.casefold()
+    head = _LABEL.sub("", head, count=1).strip(_AROUND) if head.startswith("code") else head
+    if not head and not at:
         raise CodeMalformed(f"the code is empty; {_EXAMPLE}")
-    head, at, address = folded.partition("@")
     parts = [part for part in _SEPARATORS.split(head) if part]
     if not parts or not _NAMEPLATE.match(parts[0]):
         raise CodeMalformed(f"the code does not begin with a number; {_EXAMPLE}")
@@ -102,22 +102,20 @@ def parse_code(text: str) -> Code:
 
 
 def parse_host_port(text: str) -> str:
-    """Return `HOST:PORT` in its canonical spelling, IPv6 in brackets.
+    """Return `HOST:PORT` in its canonical spelling, IPv6 in brackets, perhaps with a zone.
 
     Raises:
         CodeMalformed: it is not of that form.
     """
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535):
-        raise CodeMalformed(f"{text!r} after the @ is not HOST:PORT; {_EXAMPLE}")
-    if host.startswith("[") and host.endswith("]"):
-        try:
-            return f"[{ipaddress.IPv6Address(host[1:-1])}]:{int(port)}"
-        except ValueError:
-            raise CodeMalformed(f"{host!r} is not an IPv6 address in brackets; {_EXAMPLE}") from None
-    if not _HOST_NAME.match(host):
-        raise CodeMalformed(f"{host!r} is not a host name or address; IPv6 needs brackets; {_EXAMPLE}")
-    return f"{host}:{int(port)}"
+    if not colon or not (port.isascii() and port.isdigit() and len(port) < 10 and 0 < int(port) <= 65535):
+        raise CodeMalformed(f"what is after the @ is not HOST:PORT; {_EXAMPLE}")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    try:
+        literal = parse_host(host[1:-1] if in_brackets else host, in_brackets=in_brackets)
+    except ValueError as error:
+        raise CodeMalformed(f"what is after the @ is not a host and its port: {error}; {_EXAMPLE}") from None
+    return f"[{literal}]:{int(port)}" if in_brackets else f"{literal}:{int(port)}"
 
 
 def _fold(character: str) -> str:

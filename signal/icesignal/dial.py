@@ -1,4 +1,8 @@
-"""Reaching a relay: its URL, TCP, TLS, the websocket handshake and the welcome, all within one time limit."""
+"""Reaching a relay: TCP to one of its addresses, TLS, the websocket handshake and the welcome, within one time limit.
+
+Every address of a name is tried, and an address counts as reached when the relay has said its welcome there: one that
+is dead, refuses, shows a wrong certificate or says nothing leads to the next.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +10,22 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import trio
 
 from icesignal import wire
-from icesignal.errors import ProtocolMismatch, RelayRefused, RelayUnreachable
+from icesignal.addresses import Address, connect_first, resolve
+from icesignal.errors import ProtocolMismatch, RelayRefused, RelayUnreachable, SignalError
 from icesignal.transport import Connection, ConnectionEnded, HandshakeFailed, request_websocket
+from icesignal.url import RelayUrl
 
 ADVICE = "Check the address and the network, or start a relay with `iceagent serve`."
-_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+HANDSHAKE_SHARE_S = 3.0  # ours: what one of several addresses may take, once connected, before the next is tried
 _EMPTY_HOST = re.compile(r"(?P<scheme>(?:stun|turn)s?):(?P<rest>:[0-9].*|\?.*|)\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class RelayUrl:
-    """A relay's URL, taken apart."""
-
-    text: str
-    host: str
-    port: int
-    path: str
-    is_tls: bool
-
-    @property
-    def authority(self) -> str:
-        """What the `Host` header says."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-def parse_relay_url(text: str) -> RelayUrl:
-    """Return the parts of `ws://HOST[:PORT]` or `wss://…`; a bare `HOST:PORT` means `ws`.
-
-    Raises:
-        ValueError: it is no such URL.
-    """
-    try:
-        parts = urlsplit(text if "://" in text else f"ws://{text}")
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-            raise ValueError("unknown scheme or no host")
-        parts.hostname.encode("idna")  # as the system's resolver will; what cannot be is a UnicodeError, a ValueError
-        port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is not the URL of a relay, as in ws://192.0.2.1:8080 or wss://relay.example"
-        ) from None
-    return RelayUrl(text, parts.hostname, port, parts.path or "/", parts.scheme == "wss")
 
 
 def with_own_host(entries: Sequence[wire.IceServer], host: str) -> list[dict[str, Any]]:
@@ -79,9 +48,17 @@ def with_own_host(entries: Sequence[wire.IceServer], host: str) -> list[dict[str
     return filled
 
 
+OpenStream = Callable[[str, int], Awaitable[trio.abc.Stream]]
+"""Opens a connection to a host and port in some other way, as through a proxy. Raises OSError."""
+
+
 @asynccontextmanager
 async def dial(
-    url: RelayUrl, *, ssl_context: ssl.SSLContext | None, timeout_s: float
+    url: RelayUrl,
+    *,
+    ssl_context: ssl.SSLContext | None,
+    timeout_s: float,
+    open_stream: OpenStream | None = None,
 ) -> AsyncGenerator[tuple[Connection, wire.Welcome], None]:
     """Open a connection to the relay and read its welcome.
 
@@ -91,63 +68,157 @@ async def dial(
         ProtocolMismatch: it speaks other versions.
     """
     deadline = trio.current_time() + timeout_s
-    stream = await _open_stream(url, ssl_context, deadline, timeout_s)
-    try:
-        async with request_websocket(
-            stream, url.authority, url.path, timeout_s=deadline - trio.current_time()
-        ) as connection:
-            yield connection, await _read_welcome(url, connection, deadline)
-    except HandshakeFailed as error:
-        if error.status in (429, 503):
-            raise RelayRefused(
-                f"the relay {url.text} takes no more connections now (HTTP {error.status}); try again in a minute",
-                "rate",
-            ) from None
-        raise RelayUnreachable(f"{url.text} does not answer as a relay: {error}. {ADVICE}") from None
+    too_slow = RelayUnreachable(f"the relay {url.shown} did not answer within {timeout_s:g} s. {ADVICE}")
+    async with AsyncExitStack() as stack:
+        try:
+            reached = await _reach(stack, _Route(url, open_stream), ssl_context, deadline)
+        except trio.TooSlowError:
+            raise too_slow from None
+        yield reached
 
 
-async def _open_stream(
-    url: RelayUrl, ssl_context: ssl.SSLContext | None, deadline: float, timeout_s: float
-) -> trio.abc.Stream:
-    try:
+class _Route:
+    """The ways to a relay that are left: its addresses, best first, or the one through `open_stream`."""
+
+    def __init__(self, url: RelayUrl, open_stream: OpenStream | None) -> None:
+        self.url = url
+        self._open_stream = open_stream
+        self._addresses: deque[Address] = deque()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing is left to try."""
+        return not self._addresses
+
+    async def resolve(self) -> None:
+        """Find the addresses.
+
+        Raises:
+            RelayUnreachable: there are none.
+        """
+        if self._open_stream is not None:
+            return  # names are resolved there
+        try:
+            self._addresses.extend(await resolve(self.url.host, self.url.port))
+        except (OSError, UnicodeError) as error:
+            raise _unreachable(self.url, error) from None
+
+    async def connect(self) -> trio.abc.Stream:
+        """Return a connection by the best way that is left, which is then not tried again.
+
+        Raises:
+            RelayUnreachable: no way leads there.
+        """
+        try:
+            if self._open_stream is not None:
+                return await self._open_stream(self.url.host, self.url.port)
+            return await connect_first(self._addresses)
+        except OSError as error:
+            raise _unreachable(self.url, error) from None
+
+
+async def _reach(
+    stack: AsyncExitStack, route: _Route, ssl_context: ssl.SSLContext | None, deadline: float
+) -> tuple[Connection, wire.Welcome]:
+    """Return the connection, which `stack` closes, to the first address where a relay says its welcome.
+
+    Raises:
+        trio.TooSlowError: the deadline has passed.
+        SignalError: the last address failed, and how.
+    """
+    with trio.fail_at(deadline):
+        await route.resolve()
+    while True:
         with trio.fail_at(deadline):
-            tcp = await trio.open_tcp_stream(url.host, url.port)
-            return await _encrypt(tcp, url, ssl_context) if url.is_tls else tcp
-    except trio.TooSlowError:
-        raise RelayUnreachable(f"the relay {url.text} did not answer within {timeout_s:g} s. {ADVICE}") from None
-    except (OSError, trio.BrokenResourceError) as error:
-        raise RelayUnreachable(f"the relay {url.text} cannot be reached: {_why(error)}. {ADVICE}") from None
+            stream = await route.connect()
+        until = deadline if route.is_last else min(deadline, trio.current_time() + HANDSHAKE_SHARE_S)
+        try:
+            async with AsyncExitStack() as trial:
+                reached = await _shake_hands(trial, route.url, stream, ssl_context, until)
+                stack.push_async_exit(trial.pop_all())
+                return reached
+        except BaseException as error:
+            await trio.aclose_forcefully(stream)  # checkpoints, but leaves nothing open even when cancelled
+            if route.is_last or not isinstance(error, trio.TooSlowError | SignalError):
+                raise
 
 
-async def _encrypt(tcp: trio.SocketStream, url: RelayUrl, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    context = ssl_context or ssl.create_default_context()
-    encrypted = trio.SSLStream(tcp, context, server_hostname=url.host, https_compatible=True)
+async def _shake_hands(
+    stack: AsyncExitStack, url: RelayUrl, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None, until: float
+) -> tuple[Connection, wire.Welcome]:
     try:
-        await encrypted.do_handshake()
-    except BaseException:
-        await trio.aclose_forcefully(tcp)
-        raise
+        if url.is_tls:
+            with trio.fail_at(until):
+                stream = await _encrypt(stream, url, ssl_context)
+        headers = [(b"Authorization", url.authorization.encode())] if url.authorization else []
+        left_s = until - trio.current_time()
+        # Not inside a scope of ours: what it opens stays open.
+        websocket = request_websocket(stream, url.authority, url.target, headers=headers, timeout_s=left_s)
+        connection = await stack.enter_async_context(websocket)
+        with trio.fail_at(until):
+            return connection, await _read_welcome(url, connection)
+    except HandshakeFailed as error:
+        raise _handshake_error(url, error) from None
+    except (OSError, trio.BrokenResourceError) as error:
+        raise _unreachable(url, error) from None
+
+
+def _handshake_error(url: RelayUrl, error: HandshakeFailed) -> RelayUnreachable | RelayRefused:
+    match error.status:
+        case 429 | 503:
+            return RelayRefused(
+                f"the relay {url.shown} takes no more connections now (HTTP {error.status}); try again in a minute",
+                "rate",
+            )
+        case 401:
+            what = (
+                "does not accept this user name and password" if url.authorization else "wants a user name and password"
+            )
+            return RelayUnreachable(
+                f"the relay {url.shown} {what} (HTTP 401): write ws://USER:PASSWORD@HOST, best in ICEAGENT_RELAY"
+            )
+        case 403:
+            return RelayUnreachable(f"the relay {url.shown} does not let us in (HTTP 403); ask whoever runs it")
+        case 404:
+            return RelayUnreachable(
+                f"there is no relay at {url.shown} (HTTP 404); check host, port and path of its URL"
+            )
+        case 301 | 302 | 303 | 307 | 308:
+            return RelayUnreachable(
+                f"{url.shown} points elsewhere (HTTP {error.status}); give the URL it points to, perhaps wss:// for ws://"
+            )
+        case _:
+            return RelayUnreachable(f"{url.shown} does not answer as a relay: {error}. {ADVICE}")
+
+
+def _unreachable(url: RelayUrl, error: BaseException) -> RelayUnreachable:
+    return RelayUnreachable(f"the relay {url.shown} cannot be reached: {_why(error)}. {ADVICE}")
+
+
+async def _encrypt(
+    stream: trio.abc.Stream, url: RelayUrl, ssl_context: ssl.SSLContext | None
+) -> trio.SSLStream[trio.abc.Stream]:
+    context = ssl_context or ssl.create_default_context()
+    encrypted = trio.SSLStream(stream, context, server_hostname=url.name, https_compatible=True)
+    await encrypted.do_handshake()
     return encrypted
 
 
-async def _read_welcome(url: RelayUrl, connection: Connection, deadline: float) -> wire.Welcome:
+async def _read_welcome(url: RelayUrl, connection: Connection) -> wire.Welcome:
     try:
-        with trio.fail_at(deadline):
-            frame = wire.decode_relay_untrusted(await connection.receive())
-    except trio.TooSlowError:
-        raise RelayUnreachable(f"the relay {url.text} did not say its welcome in time. {ADVICE}") from None
+        frame = wire.decode_relay_untrusted(await connection.receive())
     except ConnectionEnded as ended:
-        raise RelayUnreachable(f"the relay {url.text} hung up ({ended.code}). {ADVICE}") from None
+        raise RelayUnreachable(f"the relay {url.shown} hung up ({ended.code}). {ADVICE}") from None
     except wire.WireError as error:
         if error.reason is wire.WireErrorReason.VERSION:
-            raise ProtocolMismatch(f"the relay {url.text} speaks another protocol: {error}") from None
-        raise RelayUnreachable(f"{url.text} does not answer as a relay: {error}. {ADVICE}") from None
+            raise ProtocolMismatch(f"the relay {url.shown} speaks another protocol: {error}") from None
+        raise RelayUnreachable(f"{url.shown} does not answer as a relay: {error}. {ADVICE}") from None
     if not isinstance(frame, wire.Welcome):
-        raise RelayUnreachable(f"{url.text} does not answer as a relay. {ADVICE}")
+        raise RelayUnreachable(f"{url.shown} does not answer as a relay. {ADVICE}")
     if wire.VERSION not in frame.versions:
         known = ", ".join(str(version) for version in frame.versions)
         raise ProtocolMismatch(
-            f"the relay {url.text} speaks protocol versions {known}, this program {wire.VERSION}; update the older one",
+            f"the relay {url.shown} speaks protocol versions {known}, this program {wire.VERSION}; update the older",
             tuple(frame.versions),
         )
     return frame

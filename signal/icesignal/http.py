@@ -103,6 +103,7 @@ def canonical_upgrade(request: Request) -> bytes:
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",

@@ -13,9 +13,9 @@ from typing import Any
 import click
 import trio
 
-from icesignal.code import parse_host_port
-from icesignal.errors import CodeMalformed
+from icesignal.listener import raise_descriptor_limit
 from icesignal.server import serve
+from icesignal.url import parse_host
 
 EXIT_USAGE = 2
 EXIT_BIND = 9
@@ -23,7 +23,7 @@ EXIT_INTERRUPTED = 130
 
 
 def parse_listen(text: str) -> tuple[str | None, int]:
-    """Return host and port of `HOST:PORT`, `[::1]:PORT`, `:PORT` (all addresses) or `PORT` (loopback).
+    """Return host and port of `HOST:PORT`, `[::1]:PORT`, `:PORT` or `*:PORT` (all addresses), or `PORT` (loopback).
 
     Raises:
         click.BadParameter: it is none of these.
@@ -31,15 +31,15 @@ def parse_listen(text: str) -> tuple[str | None, int]:
     if text.isascii() and text.isdigit():
         text = f"127.0.0.1:{text}"
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
+    if not colon or not (port.isascii() and port.isdigit() and len(port) < 10 and int(port) <= 65535):
         raise click.BadParameter(f"{text!r} is not HOST:PORT, as in 0.0.0.0:8080 or [::]:8080")
-    if not host:
+    if host in ("", "*"):
         return None, int(port)
+    in_brackets = host.startswith("[") and host.endswith("]")
     try:
-        parse_host_port(f"{host.lower()}:1")
-    except CodeMalformed:
+        return parse_host(host[1:-1] if in_brackets else host, in_brackets=in_brackets), int(port)
+    except ValueError:
         raise click.BadParameter(f"{host!r} is not a host; IPv6 needs brackets, as in [::1]:8080") from None
-    return host.strip("[]"), int(port)
 
 
 def _ssl_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -61,11 +61,17 @@ async def _run(
     ice_servers: Sequence[Mapping[str, Any]],
     ssl_context: ssl.SSLContext | None,
     proxies: Sequence[str],
+    origins: Sequence[str],
     as_json: bool,
 ) -> int:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with serve(
-            host=host, port=port, ice_servers=ice_servers, ssl_context=ssl_context, trusted_proxies=proxies
+            host=host,
+            port=port,
+            ice_servers=ice_servers,
+            ssl_context=ssl_context,
+            trusted_proxies=proxies,
+            allow_origins=origins,
         ) as server:
             line = json.dumps({"kind": "listening", "url": server.url}) if as_json else f"listening on {server.url}"
             click.echo(line, err=not as_json)
@@ -92,6 +98,9 @@ def _fail(as_json: bool, code: int, message: str) -> None:
 @click.option("--tls-cert", metavar="FILE", help="PEM certificate chain, for wss.")
 @click.option("--tls-key", metavar="FILE", help="PEM private key of the certificate.")
 @click.option("--trusted-proxy", multiple=True, metavar="NETWORK", help="Whose X-Forwarded-For and PROXY to believe.")
+@click.option(
+    "--allow-origin", multiple=True, metavar="ORIGIN", help="A web page that may use it, as in https://p.example."
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout.")
 @click.option("-v", "--verbose", count=True, help="Say more; repeatable.")
 @click.version_option(package_name="iceagent")
@@ -101,12 +110,14 @@ def main(
     tls_cert: str | None,
     tls_key: str | None,
     trusted_proxy: tuple[str, ...],
+    allow_origin: tuple[str, ...],
     as_json: bool,
     verbose: int,
 ) -> None:
     """Run an icesignal relay: it introduces peers to each other and sees only sealed messages."""
     logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
     logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # at debug it would show message sizes and addresses
+    raise_descriptor_limit()
     host, port = parse_listen(listen)
     for url in stun:
         if not url.startswith(("stun:", "stuns:")):
@@ -114,7 +125,7 @@ def main(
     entries = [{"urls": [url]} for url in stun]
     context = _ssl_context(tls_cert, tls_key)
     try:
-        code = trio.run(_run, host, port, entries, context, trusted_proxy, as_json)
+        code = trio.run(_run, host, port, entries, context, trusted_proxy, allow_origin, as_json)
     except ValueError as error:
         _fail(as_json, EXIT_USAGE, str(error))
     except OSError as error:

@@ -5,36 +5,68 @@ Source: docs/relay-protocol.md section 5.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
 MAX_DIGITS = 9
+FEW_GUESSES = 8.0  # ours: people mistype, too
+GUESS_HALF_LIFE_S = 300.0  # ours: an attack of long ago must not make everybody's codes longer
+
+
+class Guesses:
+    """How much guessing there is at the relay: guesses of late, those of five minutes ago counted half."""
+
+    def __init__(self) -> None:
+        self._amount = 0.0
+        self._at = -math.inf
+
+    def note(self, now: float) -> None:
+        """Count one."""
+        self._amount = self._now(now) + 1.0
+        self._at = now
+
+    def digits(self, now: float) -> int:
+        """Return by how many digits new numbers are to be longer.
+
+        One at 8 guesses, one more for each four times as many: ten times the numbers against four times the guesses.
+        """
+        amount = self._now(now)
+        return 0 if amount < FEW_GUESSES else 1 + int(math.log(amount / FEW_GUESSES, 4))
+
+    def _now(self, now: float) -> float:
+        return self._amount * math.exp2((self._at - now) / GUESS_HALF_LIFE_S)
 
 
 class Nameplates:
     """Hands out numbers, the shortest that are not too scarce."""
 
-    def __init__(self, randbytes: Callable[[int], bytes], rest_s: float, max_resting: int) -> None:
+    def __init__(self, randbytes: Callable[[int], bytes], rest_s: float, max_resting: int, min_digits: int = 1) -> None:
         """Make a set with nothing taken.
 
         Args:
             randbytes: a cryptographic source.
             rest_s: how long a number rests, seconds.
             max_resting: above this the longest-resting number is let go early.
+            min_digits: of every number.
         """
+        self._min_digits = min_digits
         self._randbytes = randbytes
         self._rest_s = rest_s
         self._max_resting = max_resting
         self._taken: set[str] = set()
         self._resting: OrderedDict[str, float] = OrderedDict()  # number -> when it may come again, oldest first
         self._unavailable = [0] * (MAX_DIGITS + 1)  # by number of digits
+        self._guesses = Guesses()
 
-    def take(self) -> str:
-        """Return a number that nobody has, of the fewest digits that are less than half used."""
-        digits = next(
-            (digits for digits in range(1, MAX_DIGITS) if 2 * self._unavailable[digits] < 9 * 10 ** (digits - 1)),
-            MAX_DIGITS,
-        )
+    def take(self, now: float = 0.0) -> str:
+        """Return a number that nobody has, of the fewest digits that are less than half used, or more.
+
+        Args:
+            now: the time, by which old guesses count less.
+        """
+        shortest = self._roomy(self._min_digits)
+        digits = self._roomy(min(MAX_DIGITS, shortest + self._guesses.digits(now)))
         lowest = 10 ** (digits - 1)
         while True:  # more than half is free, so two tries on average
             number = str(lowest + int.from_bytes(self._randbytes(8), "big") % (9 * lowest))
@@ -42,6 +74,14 @@ class Nameplates:
                 self._taken.add(number)
                 self._unavailable[digits] += 1
                 return number
+
+    def note_guess(self, now: float) -> None:
+        """Note that somebody named a number that leads nowhere, or took a place without proving himself."""
+        self._guesses.note(now)
+
+    def _roomy(self, digits: int) -> int:
+        """Return the fewest digits, at least so many, whose numbers are less than half used."""
+        return next((n for n in range(digits, MAX_DIGITS) if 2 * self._unavailable[n] < 9 * 10 ** (n - 1)), MAX_DIGITS)
 
     def rest(self, now: float, number: str) -> None:
         """Take a number back; it rests from now on."""

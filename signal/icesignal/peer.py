@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import trio
 
 from icesignal import wire
 from icesignal.engines import Engine
-from icesignal.sources import Limits, Source
+from icesignal.sources import Levels, Limits, Party
 from icesignal.transport import ABNORMAL, Connection, ConnectionEnded, OutboxFull
 from icesignal.wire import CloseCode, ErrorCode
 
 RELAY_NAME = "icesignal"
 _ENTRIES = (wire.Allocate, wire.Join, wire.Meet)
-# What a guesser would see: each of these costs its source more than a success.
-_FAILED_ENTRIES = frozenset({ErrorCode.UNKNOWN_NAMEPLATE, ErrorCode.EXPIRED_NAMEPLATE, ErrorCode.CROWDED})
-
 _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
 
-def _tells_failure(frame: wire.Frame) -> bool:
-    if isinstance(frame, wire.Error):
-        return frame.code in _FAILED_ENTRIES
-    return isinstance(frame, wire.Closed) and frame.reason == "code-wrong"
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one."""
+
+    party: Party
+    may_make_rooms: bool
+    on_entered: Callable[[], None]
 
 
 class RelayPeer:
@@ -35,28 +38,34 @@ class RelayPeer:
         self,
         connection: Connection,
         engine: Engine,
-        source: Source,
+        client: Client,
         limits: Limits,
         ice_servers: Callable[[], list[wire.IceServer]],
         counters: Counter[str],
     ) -> None:
         self._connection = connection
         self._engine = engine
-        self._source = source
+        self._client = client
         self._limits = limits
         self._ice_servers = ice_servers
         self._counters = counters
         self._malformed = 0
-        self._is_joiner = False
+        self._enter_by = trio.current_time() + limits.first_frame_s
+        connection.on_drained = partial(engine.drained, self)
 
     # -- what the engine calls
+
+    @property
+    def levels(self) -> Levels:
+        """Who is connected."""
+        return self._client.party.levels
 
     def deliver(self, frame: wire.Frame) -> None:
         """Send a frame; a client that does not take what it is sent is closed with a code that says resume."""
         if isinstance(frame, wire.Joined):
             frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers())
-        elif self._is_joiner and _tells_failure(frame):
-            self._charge_failure()
+            self._enter_by = math.inf
+            self._client.on_entered()
         try:
             self._connection.send_nowait(wire.encode(frame))
             self._counters["frames_out"] += 1
@@ -68,22 +77,22 @@ class RelayPeer:
         """Close after what was delivered."""
         self._connection.close(code)
 
+    def confirm(self) -> None:
+        """Give back what a claim costs that turned out to be no guess."""
+        now = trio.current_time()
+        self._client.party.charge("claims", now, -1.0)
+        self._client.party.charge("joins", now, 1.0 - self._limits.failed_join_cost)
+
     # -- the connection's task
 
     async def run(self) -> None:
         """Serve the client until its connection ends."""
         self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME))
         try:
-            message: bytes | str | None = None
-            with trio.move_on_after(self._limits.first_frame_s):
-                message = await self._connection.receive()
-            if message is None:
-                self._counters["idle"] += 1
-                self.close(CloseCode.IDLE)
-                return
-            while True:
+            while (message := await self._receive()) is not None:
                 await self._handle_message(message)
-                message = await self._connection.receive()
+            self._counters["idle"] += 1
+            self.close(CloseCode.IDLE)
         except ConnectionEnded as ended:
             self._counters[f"ended_{ended.code}" if ended.code in _KNOWN_CODES else "ended_other"] += 1
         except trio.Cancelled:
@@ -93,10 +102,16 @@ class RelayPeer:
             with trio.CancelScope(shield=True):  # bounded by the engine; the memory engine does not wait at all
                 await self._engine.disconnect(self)
 
+    async def _receive(self) -> bytes | str | None:
+        """Return the next message; None when the client is in no room though it had the time."""
+        with trio.move_on_at(self._enter_by):
+            return await self._connection.receive()
+        return None
+
     async def _handle_message(self, message: bytes | str) -> None:
         now = trio.current_time()
         self._counters["frames_in"] += 1
-        if not self._source.messages.take(now):
+        if not self._client.party.take("messages", now):
             self._counters["messages_over_limit"] += 1
             self._connection.abort(CloseCode.TOO_FAST, "too many messages; resume after a pause")
             return
@@ -105,14 +120,27 @@ class RelayPeer:
         except wire.WireError as error:
             self._refuse(error)
             return
-        if isinstance(frame, _ENTRIES) and not self._source.joins.take(now):
+        if isinstance(frame, wire.Allocate | wire.Meet) and not self._client.may_make_rooms:
+            self._counters["rooms_forbidden"] += 1
+            self.deliver(wire.Error(code=ErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
+        elif isinstance(frame, _ENTRIES) and not self._pay_for_entry(now, frame):
             self._counters["joins_over_limit"] += 1
-            self.deliver(wire.Error(code=ErrorCode.RATE, message="too many codes from your address; wait a minute"))
-            return
-        self._is_joiner = self._is_joiner or isinstance(frame, wire.Join)
-        if isinstance(frame, wire.Close) and frame.reason == "code-wrong" and self._is_joiner:
-            self._charge_failure()
-        await self._engine.handle_frame(self, frame)
+            self.deliver(wire.Error(code=ErrorCode.RATE, message="too many codes from your network; wait a minute"))
+        else:
+            await self._engine.handle_frame(self, frame)
+
+    def _pay_for_entry(self, now: float, frame: wire.Frame) -> bool:
+        """Take what an entry costs; return whether there was enough.
+
+        Each claim of a nameplate may be a guess, and kills the code if it is. So it is paid for as one, until the
+        engine says otherwise: whoever is refused, leaves or is found wrong gets nothing back.
+        """
+        party = self._client.party
+        if not isinstance(frame, wire.Join):
+            return party.take("joins", now)
+        if not (party.has("joins", now, self._limits.failed_join_cost) and party.take("claims", now)):
+            return False
+        return party.take("joins", now, self._limits.failed_join_cost)
 
     def _refuse(self, error: wire.WireError) -> None:
         self._counters[f"frames_{error.reason.value}"] += 1
@@ -123,6 +151,3 @@ class RelayPeer:
             self._malformed += 1
             if self._malformed >= self._limits.malformed_frames:
                 self.close(CloseCode.PROTOCOL_ERROR)
-
-    def _charge_failure(self) -> None:
-        self._source.joins.charge(trio.current_time(), self._limits.failed_join_cost - 1)

@@ -1,4 +1,6 @@
-"""The true source behind a configured proxy: `X-Forwarded-For` and the PROXY protocol, versions 1 and 2. Sans-IO.
+"""The true source behind a configured proxy. Sans-IO.
+
+`X-Forwarded-For`, `Forwarded` (RFC 7239) and the PROXY protocol, versions 1 and 2.
 
 Nothing here is to be called for a connection that does not come from a configured proxy.
 Source: haproxy's proxy-protocol.txt sections 2.1 and 2.2.
@@ -7,6 +9,7 @@ Source: haproxy's proxy-protocol.txt sections 2.1 and 2.2.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 from icesignal.sources import IPNetwork, is_within
@@ -16,6 +19,11 @@ V1_MAX_BYTES = 107
 V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V2_HEADER_BYTES = 16
 V2_MAX_BODY = 1_024
+_PORT = r"(?::[0-9]{1,5})?"
+_NODE = re.compile(
+    rf"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)(?:%[^\]]*)?\]{_PORT}|(?P<v4>[0-9.]+){_PORT}|(?P<v6>[0-9A-Fa-f:.]+)(?:%.*)?)\Z"
+)
+_FOR = re.compile(rb"(?:^|;)\s*for\s*=\s*(\"[^\"]*\"|[^;\"]*)", re.IGNORECASE)  # RFC 7239 section 4
 
 
 class ProxyHeaderError(Exception):
@@ -83,15 +91,44 @@ def forwarded_for(peer: str, values: Sequence[bytes], proxies: Sequence[IPNetwor
 
     Args:
         peer: who is connected; believed as it is.
-        values: of `X-Forwarded-For`, in order; whatever is no address ends the chain.
+        values: of `X-Forwarded-For`, in order, each perhaps with a port; whatever is no address ends the chain.
         proxies: the configured ones.
     """
     current = peer
     for value in reversed(values):
         if not is_within(current, proxies):
             break
-        try:
-            current = str(ipaddress.ip_address(value.decode("ascii", "replace").strip().strip("[]")))
-        except ValueError:
+        address = address_untrusted(value.decode("ascii", "replace"))
+        if address is None:
             break
+        current = address
     return current
+
+
+def forwarded_values(x_forwarded_for: Sequence[bytes], forwarded: Sequence[bytes]) -> list[bytes]:
+    """Return the chain of a request: that of `X-Forwarded-For`, or without one the `for=` of `Forwarded`.
+
+    A proxy appends to the one that it knows and lets the other through as the client made it up. So where both are
+    there and end in different addresses, neither is believed, and the request counts as the proxy's own.
+
+    Source: RFC 7239 sections 4 and 5.2.
+    """
+    named = [match[1] if (match := _FOR.search(element)) else b"" for element in forwarded]
+    if not x_forwarded_for or not named:
+        return list(x_forwarded_for) or named
+    ours, theirs = (address_untrusted(values[-1].decode("ascii", "replace")) for values in (x_forwarded_for, named))
+    return list(x_forwarded_for) if ours == theirs else []
+
+
+def address_untrusted(text: str) -> str | None:
+    """Return the address that a proxy names, in any of the ways there are; None for what is no address.
+
+    `1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:5678`; quoted or not; a zone is left out.
+    """
+    match = _NODE.match(text.strip().strip('"').strip())
+    if match is None:
+        return None
+    try:
+        return str(ipaddress.ip_address(match["bracketed"] or match["v4"] or match["v6"]))
+    except ValueError:
+        return None

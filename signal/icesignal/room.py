@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from icesignal import wire
+from icesignal.sources import Levels
 
 
 def other(role: wire.Role) -> wire.Role:
@@ -38,6 +40,8 @@ class Member:
     away_at: float | None = None
     client_seq: int = 0
     is_settled: bool = False
+    sent_seq: int = 0  # up to here the other's messages have been given to the connection
+    in_flight: int = 0  # bytes given to the connection and not yet written
 
     @property
     def peer(self) -> Member | None:
@@ -62,8 +66,11 @@ class Room:
     epoch: int
     created_at: float
     is_rendezvous: bool
+    levels: Levels = ()  # who made it
     members: dict[wire.Role, Member] = field(default_factory=dict[wire.Role, Member])
     claimed: bool = False
+    inviter_said: int = 0  # messages since somebody joined
+    is_confirmed: bool = False
     seq: int = 0
     log: deque[LogEntry] = field(default_factory=deque[LogEntry])
     log_bytes: int = 0
@@ -85,6 +92,11 @@ class Room:
         self.log.append(entry)
         self.log_bytes += len(entry.payload)
         return entry
+
+    def unsent(self, member: Member) -> list[LogEntry]:
+        """Return what the other said that the member's connection has not been given, oldest first."""
+        later = takewhile(lambda entry: entry.seq > member.sent_seq, reversed(self.log))
+        return [entry for entry in later if entry.sender != member.role][::-1]
 
     def seq_of(self, sender: wire.Role, client_seq: int) -> int:
         """Return the place of a message that was accepted before; 0 when the log no longer has it."""

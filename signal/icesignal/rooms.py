@@ -14,8 +14,12 @@ from dataclasses import dataclass
 
 from icesignal import wire
 from icesignal.nameplates import Nameplates
-from icesignal.room import Member, Room, other
+from icesignal.room import LogEntry, Member, Room, other
+from icesignal.shares import Shares
+from icesignal.sources import Levels
 from icesignal.wire import CloseCode, ErrorCode
+
+CONFIRMED_AFTER = 2  # messages of the inviter: its own proof, and what it says upon the joiner's
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +34,20 @@ class RoomLimits:
     resume_s: float = 120.0
     unjoined_s: float = 86_400.0
     nameplate_rest_s: float = 600.0
+    nameplate_digits: int = 1
+    rooms_per_source: int = 128
+    log_bytes_per_source: int = 16 << 20
+    window_bytes: int = 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What is to happen on one connection: a frame to send, then perhaps its end."""
+    """What is to happen on one connection: a frame to send, then perhaps its end; or its claim has proved right."""
 
     connection: int
     frame: wire.Frame | None = None
     close: CloseCode | None = None
+    is_confirmed: bool = False
 
 
 class RoomTable:
@@ -56,7 +65,10 @@ class RoomTable:
         self.counters: Counter[str] = Counter()
         self._randbytes = randbytes
         self._epoch = epoch
-        self._nameplates = Nameplates(randbytes, self.limits.nameplate_rest_s, 4 * self.limits.max_rooms)
+        self._nameplates = Nameplates(
+            randbytes, self.limits.nameplate_rest_s, 4 * self.limits.max_rooms, self.limits.nameplate_digits
+        )
+        self._shares = Shares(self.limits.rooms_per_source, self.limits.log_bytes_per_source)
         self._rooms: dict[str, Room] = {}
         self._sessions: dict[bytes, Member] = {}
         self._connections: dict[int, Member] = {}
@@ -80,8 +92,15 @@ class RoomTable:
 
     # -- the sans-IO contract
 
-    def handle_frame(self, now: float, connection: int, frame: wire.Frame) -> None:
-        """Take one frame from one connection. `connection` is any number that the shell never uses twice."""
+    def handle_frame(self, now: float, connection: int, frame: wire.Frame, levels: Levels = ()) -> None:
+        """Take one frame from one connection.
+
+        Args:
+            now: the time, seconds.
+            connection: any number that the shell never uses twice.
+            frame: what came.
+            levels: who is connected; a room that it makes counts against them.
+        """
         member = self._connections.get(connection)
         if member is not None:
             member.confirm_token()
@@ -93,11 +112,11 @@ class RoomTable:
             case _ if member is not None:
                 self._refuse(connection, ErrorCode.ALREADY_JOINED, "this connection has its session already")
             case wire.Allocate():
-                self._handle_allocate(now, connection, frame)
+                self._handle_allocate(now, connection, frame, levels)
             case wire.Join():
                 self._handle_join(now, connection, frame)
             case wire.Meet():
-                self._handle_meet(now, connection, frame)
+                self._handle_meet(now, connection, frame, levels)
             case wire.Resume():
                 self._handle_resume(now, connection, frame)
             case _:
@@ -111,6 +130,13 @@ class RoomTable:
         member.connection = None
         member.away_at = now
         self._tell_peer(member)
+
+    def handle_drained(self, now: float, connection: int) -> None:
+        """Note that a connection has written all that it was given, so that it takes more."""
+        member = self._connections.get(connection)
+        if member is not None:
+            member.in_flight = 0
+            self._pump(now, member)
 
     def handle_timeout(self, now: float) -> None:
         """Forget what is over: log entries, sessions without a connection, rooms nobody joined, rested nameplates."""
@@ -139,34 +165,40 @@ class RoomTable:
 
     # -- entering
 
-    def _handle_allocate(self, now: float, connection: int, frame: wire.Allocate) -> None:
-        if self._repeat_entry(connection, frame.session, "inviter", None):
+    def _handle_allocate(self, now: float, connection: int, frame: wire.Allocate, levels: Levels) -> None:
+        if self._repeat_entry(now, connection, frame.session, "inviter", None):
             return
-        if self._is_full(connection):
+        if self._is_full(connection, levels):
             return
-        nameplate = self._nameplates.take()
-        room = Room(nameplate, epoch=self._epoch, created_at=now, is_rendezvous=False)
-        self._rooms[nameplate] = room
+        room = self._open(now, self._nameplates.take(now), levels, is_rendezvous=False)
         self.counters["allocated"] += 1
-        self._enter(connection, room, "inviter", frame.session, frame.opening)
+        self._enter(now, connection, room, "inviter", frame.session, frame.opening)
+
+    def _open(self, now: float, name: str, levels: Levels, *, is_rendezvous: bool) -> Room:
+        room = Room(name, epoch=self._epoch, created_at=now, is_rendezvous=is_rendezvous, levels=levels)
+        self._rooms[name] = room
+        self._shares.open(levels)
+        return room
 
     def _handle_join(self, now: float, connection: int, frame: wire.Join) -> None:
-        if self._repeat_entry(connection, frame.session, "joiner", frame.nameplate):
+        if self._repeat_entry(now, connection, frame.session, "joiner", frame.nameplate):
             return
         room = self._rooms.get(frame.nameplate)
         if room is None:
             known = self._nameplates.is_resting(frame.nameplate)
             code = ErrorCode.EXPIRED_NAMEPLATE if known else ErrorCode.UNKNOWN_NAMEPLATE
+            self._nameplates.note_guess(now)
             self._refuse(connection, code, "no room has this nameplate")
         elif room.claimed:
+            self._nameplates.note_guess(now)
             self._refuse(connection, ErrorCode.CROWDED, "two peers have met under this nameplate")
         else:
             self.counters["joined"] += 1
-            self._enter(connection, room, "joiner", frame.session, frame.opening)
+            self._enter(now, connection, room, "joiner", frame.session, frame.opening)
 
-    def _handle_meet(self, now: float, connection: int, frame: wire.Meet) -> None:
+    def _handle_meet(self, now: float, connection: int, frame: wire.Meet, levels: Levels) -> None:
         name = frame.name.hex()
-        if self._repeat_entry(connection, frame.session, frame.role, name):
+        if self._repeat_entry(now, connection, frame.session, frame.role, name):
             return
         room = self._rooms.get(name)
         if room is not None and frame.role in room.members:
@@ -177,13 +209,13 @@ class RoomTable:
             self._end(now, room, "replaced")
             room = None
         if room is None:
-            if self._is_full(connection):
+            if self._is_full(connection, levels):
                 return
-            room = self._rooms[name] = Room(name, epoch=self._epoch, created_at=now, is_rendezvous=True)
+            room = self._open(now, name, levels, is_rendezvous=True)
         self.counters["met"] += 1
-        self._enter(connection, room, frame.role, frame.session, frame.opening)
+        self._enter(now, connection, room, frame.role, frame.session, frame.opening)
 
-    def _repeat_entry(self, connection: int, session: bytes, role: wire.Role, name: str | None) -> bool:
+    def _repeat_entry(self, now: float, connection: int, session: bytes, role: wire.Role, name: str | None) -> bool:
         """Answer an entry whose first answer was lost; return whether it was one."""
         member = self._sessions.get(session)
         if member is None:
@@ -192,22 +224,25 @@ class RoomTable:
             self._refuse(connection, ErrorCode.BAD_TOKEN, "this session exists; resume it with its token")
             return True
         self._attach(connection, member)
-        self._welcome(connection, member, wire.Joined)
+        self._welcome(now, connection, member, wire.Joined)
         return True
 
-    def _enter(self, connection: int, room: Room, role: wire.Role, session: bytes, opening: bytes) -> None:
+    def _enter(self, now: float, connection: int, room: Room, role: wire.Role, session: bytes, opening: bytes) -> None:
         member = Member(room, role, session, opening, token=self._randbytes(wire.TOKEN_BYTES))
         room.members[role] = member
         room.claimed = room.claimed or role == "joiner" or len(room.members) == 2
         self._sessions[session] = member
         self._attach(connection, member)
-        self._welcome(connection, member, wire.Joined)
+        self._welcome(now, connection, member, wire.Joined)
 
-    def _is_full(self, connection: int) -> bool:
-        if len(self._rooms) < self.limits.max_rooms:
-            return False
-        self._refuse(connection, ErrorCode.BUSY, "the relay has no room left; try again later")
-        return True
+    def _is_full(self, connection: int, levels: Levels) -> bool:
+        if len(self._rooms) >= self.limits.max_rooms:
+            self._refuse(connection, ErrorCode.BUSY, "the relay has no room left; try again later")
+            return True
+        if not self._shares.may_open(levels):
+            self._refuse(connection, ErrorCode.RATE, "too many rooms of your network are open; close some or wait")
+            return True
+        return False
 
     # -- resuming
 
@@ -227,13 +262,10 @@ class RoomTable:
         self._attach(connection, member)
         if frame.epoch != room.epoch or frame.seq > room.seq or frame.seq < room.lost_seq[member.role]:
             self.counters["resyncs"] += 1
-            self._welcome(connection, member, wire.Resync)
-            return
-        self.counters["resumes"] += 1
-        self._welcome(connection, member, wire.Resumed)
-        for entry in room.log:
-            if entry.seq > frame.seq and entry.sender != member.role:
-                self._output(connection, wire.Message(epoch=room.epoch, seq=entry.seq, payload=entry.payload))
+            self._welcome(now, connection, member, wire.Resync, room.seq)
+        else:
+            self.counters["resumes"] += 1
+            self._welcome(now, connection, member, wire.Resumed, frame.seq)
 
     @staticmethod
     def _token_fits(member: Member, token: bytes) -> bool:
@@ -249,10 +281,15 @@ class RoomTable:
             self._outputs.append(Output(member.connection, close=CloseCode.FENCED))
         member.connection = connection
         member.away_at = None
+        member.in_flight = 0
         self._connections[connection] = member
 
-    def _welcome(self, connection: int, member: Member, kind: type[wire.Joined]) -> None:
+    def _welcome(
+        self, now: float, connection: int, member: Member, kind: type[wire.Joined], seq: int | None = None
+    ) -> None:
+        """Tell a member its place; what was said after `seq` (None: all that is kept) follows."""
         room, peer = member.room, member.peer
+        member.sent_seq = room.lost_seq[member.role] if seq is None else seq
         self._output(
             connection,
             kind(
@@ -267,11 +304,33 @@ class RoomTable:
                 resume_s=int(self.limits.resume_s),
             ),
         )
-        if kind is wire.Joined:  # an entry that is repeated must hear what was said since the first
-            for entry in room.log:
-                if entry.sender != member.role:
-                    self._output(connection, wire.Message(epoch=room.epoch, seq=entry.seq, payload=entry.payload))
+        self._pump(now, member)  # an entry that is repeated, too, must hear what was said since the first
         self._tell_peer(member)
+
+    def _pump(self, now: float, member: Member) -> None:
+        """Give a member's connection what it has not been given yet, as far as its window goes.
+
+        What does not fit stays in the log, so that a replay takes no memory and goes as fast as it is written. Who is
+        so slow that the log drops what it was not given is sent away, to resume.
+        """
+        room, connection = member.room, member.connection
+        if connection is None:
+            return
+        if room.lost_seq[member.role] > member.sent_seq:
+            self.counters["too_slow"] += 1
+            self._outputs.append(Output(connection, close=CloseCode.TOO_SLOW))
+            self.handle_disconnect(now, connection)
+            return
+        if member.in_flight < self.limits.window_bytes:
+            for entry in room.unsent(member):
+                self._give(connection, member, entry)
+                if member.in_flight >= self.limits.window_bytes:
+                    break
+
+    def _give(self, connection: int, member: Member, entry: LogEntry) -> None:
+        member.sent_seq = entry.seq
+        member.in_flight += len(entry.payload)
+        self._output(connection, wire.Message(epoch=member.room.epoch, seq=entry.seq, payload=entry.payload))
 
     def _tell_peer(self, member: Member) -> None:
         peer = member.peer
@@ -295,23 +354,43 @@ class RoomTable:
         if frame.client_seq != member.client_seq + 1:
             self._refuse(connection, ErrorCode.GAP, f"expected client_seq {member.client_seq + 1}")
             return
-        if self._log_bytes + len(frame.payload) > self.limits.total_log_bytes:
+        size = len(frame.payload)
+        is_full = self._log_bytes + size > self.limits.total_log_bytes
+        if is_full or not self._shares.may_store(room.levels, size):
             self._refuse(connection, ErrorCode.BUSY, "the relay's memory is full; try again later")
             return
         self.counters["messages"] += 1
-        self._log_bytes += len(frame.payload)
+        self._log_bytes += size
+        self._shares.store(room.levels, size)
         entry = room.append(now, member, frame)
-        self._trim(now, room)
         self._output(connection, wire.Ack(client_seq=frame.client_seq, epoch=room.epoch, seq=entry.seq))
-        peer = member.peer
-        if peer is not None and peer.connection is not None:
-            self._output(peer.connection, wire.Message(epoch=room.epoch, seq=entry.seq, payload=entry.payload))
+        if member.role == "inviter" and room.claimed:
+            self._confirm(room, room.inviter_said + 1)
+        if member.peer is not None:
+            self._pump(now, member.peer)
+        self._trim(now, room)
+
+    def _confirm(self, room: Room, inviter_said: int) -> None:
+        """Count what the inviter says to whom has joined.
+
+        Its first message proves itself, its second one only follows upon the joiner's proof (section 7): so whoever
+        claimed the nameplate knew the code.
+        """
+        room.inviter_said = inviter_said
+        if room.is_rendezvous or room.is_confirmed or inviter_said < CONFIRMED_AFTER:
+            return
+        room.is_confirmed = True
+        joiner = room.members.get("joiner")
+        if joiner is not None and joiner.connection is not None:
+            self._outputs.append(Output(joiner.connection, is_confirmed=True))
 
     def _handle_close(self, now: float, connection: int, member: Member | None, frame: wire.Close) -> None:
         if member is None:
             self._refuse(connection, ErrorCode.NOT_JOINED, "enter a room first")
             return
         self.counters[f"closed_{frame.reason}"] += 1
+        if member.role == "inviter" and member.room.claimed and frame.reason == "done":
+            self._confirm(member.room, CONFIRMED_AFTER)
         self._connections.pop(connection, None)
         member.connection = None
         self._outputs.append(Output(connection, close=CloseCode.DONE))
@@ -322,18 +401,28 @@ class RoomTable:
     def _end(self, now: float, room: Room, reason: str) -> None:
         self._rooms.pop(room.name, None)
         self._log_bytes -= room.log_bytes
+        self._shares.close(room.levels, room.log_bytes)
         if not room.is_rendezvous:
             self._nameplates.rest(now, room.name)
+            if room.claimed and not room.is_confirmed:
+                self._nameplates.note_guess(now)
         for member in room.members.values():
             self._sessions.pop(member.session, None)
             if member.connection is not None:
+                for entry in room.unsent(member):  # the last words, of which there are no more than the log holds
+                    self._give(member.connection, member, entry)
                 self._connections.pop(member.connection, None)
                 self._outputs.append(Output(member.connection, wire.Closed(reason=reason), close=CloseCode.ROOM_ENDED))
 
     def _trim(self, now: float, room: Room) -> None:
-        self._log_bytes -= room.trim(
+        freed = room.trim(
             now, self.limits.log_s, max_messages=self.limits.log_messages, max_bytes=self.limits.log_bytes
         )
+        self._log_bytes -= freed
+        self._shares.store(room.levels, -freed)
+        for member in list(room.members.values()):
+            if member.connection is not None and room.lost_seq[member.role] > member.sent_seq:
+                self._pump(now, member)
 
     def _output(self, connection: int, frame: wire.Frame) -> None:
         self._outputs.append(Output(connection, frame))

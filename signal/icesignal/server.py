@@ -5,11 +5,14 @@ Source: docs/relay-protocol.md sections 2, 9, 10 and 11.
 
 from __future__ import annotations
 
+import base64
+import hmac
 import logging
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,22 +21,52 @@ import trio
 
 from icesignal import http, pages, wire
 from icesignal.engines import Engine, MemoryEngine
-from icesignal.peer import RelayPeer
+from icesignal.listener import accept_forever, connections_possible, listen
+from icesignal.origins import may_come_from, parse_origins
+from icesignal.peer import Client, RelayPeer
 from icesignal.proxy import (
     ProxyHeaderError,
     begins_like_proxy_header,
     forwarded_for,
+    forwarded_values,
     parse_proxy_header_untrusted,
 )
-from icesignal.sources import IPNetwork, Limits, Source, SourceTable, is_within, parse_networks, source_of
+from icesignal.sources import IPNetwork, Limits, Party, SourceTable, is_within, parse_networks
 from icesignal.tasks import open_background
 from icesignal.transport import HandshakeFailed, PrefixedStream, accept_websocket
 
 logger = logging.getLogger("icesignal.server")
 RESPONSE_TIMEOUT_S = 5.0
-FREE_PORT_ATTEMPTS = 5
+REFUSAL_S = 0.01  # ours: a client of this machine gets its answer; at 1,000 refusals a second 10 descriptors are busy
+REFUSAL_TIMEOUT_S = 0.1  # for a refusal that has to go through TLS or to a configured proxy
+OWNER = "owner"
 WEBSOCKET_PATHS = frozenset({"/", "/v1"})
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may do what: whose word about others is believed, which pages may come, who may make rooms."""
+
+    proxies: tuple[IPNetwork, ...] = ()
+    origins: frozenset[str] = frozenset()
+    owner: bytes | None = None
+
+    @classmethod
+    def parse(cls, proxies: Sequence[str], origins: Sequence[str], owner_password: str | None) -> Access:
+        """Return what is configured.
+
+        Raises:
+            ValueError: a network or an origin is malformed.
+        """
+        owner = None if owner_password is None else b"Basic " + base64.b64encode(f"{OWNER}:{owner_password}".encode())
+        return cls(parse_networks(proxies), parse_origins(origins), owner)
+
+    def may_make_rooms(self, request: http.Request) -> bool:
+        """Return whether who sent the request may make rooms: anybody where there is no owner."""
+        if self.owner is None:
+            return True
+        return any(hmac.compare_digest(value, self.owner) for value in request.values(b"authorization"))
 
 
 class Server:
@@ -45,17 +78,19 @@ class Server:
         limits: Limits,
         ice_servers: Callable[[str], list[wire.IceServer]],
         ssl_context: ssl.SSLContext | None,
-        proxies: Sequence[IPNetwork],
+        access: Access,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.addresses: list[tuple[str, int]] = []
         self.ice_servers = ice_servers
         self._engine = engine
         self._limits = limits
+        self._max_connections = connections_possible(limits.max_connections)
         self._ssl_context = ssl_context
-        self._proxies = proxies
+        self._access = access
         self._sources = SourceTable(limits)
         self._peers: set[RelayPeer] = set()
+        self._unsettled: dict[trio.CancelScope, None] = {}  # connections that are in no room, the oldest first
         self._open = 0
         self._draining = False
 
@@ -81,7 +116,7 @@ class Server:
     @property
     def is_ready(self) -> bool:
         """Whether the relay takes new rooms."""
-        return not self._draining and self._engine.is_ready() and self._open < self._limits.max_connections
+        return not self._draining and self._engine.is_ready() and self._open < self._max_connections
 
     def drain(self) -> None:
         """Tell every client that the relay goes away, and take no new one."""
@@ -93,14 +128,8 @@ class Server:
 
     async def handle_stream(self, stream: trio.SocketStream) -> None:
         """Serve one accepted connection to its end. Never raises but for cancellation."""
-        if self._open >= self._limits.max_connections or self._draining:
-            self.counters["connections_over_limit"] += 1
-            await trio.aclose_forcefully(stream)
-            return
-        self._open += 1
-        self.counters["connections"] += 1
         try:
-            await self._serve(stream)
+            await self._handle_stream(stream)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, HandshakeFailed):
             self.counters["connections_broken"] += 1
         except Exception:
@@ -108,63 +137,115 @@ class Server:
             self.counters["internal_errors"] += 1
             logger.exception("a connection ended by an error of the relay")
         finally:
-            self._open -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, raw: trio.SocketStream) -> None:
-        host: str = raw.socket.getpeername()[0]
-        is_proxy = is_within(host, self._proxies)
+    async def _handle_stream(self, stream: trio.SocketStream) -> None:
+        host: str = stream.socket.getpeername()[0]
         with ExitStack() as holding:
-            # A direct client is known at once, so that slow headers, too, count against it and nobody else.
-            source = None if is_proxy else await self._admit(raw, host, holding)
-            if source is None and not is_proxy:
+            # A direct client is known at once, so that slow headers, too, count against it and nobody else. And whoever
+            # has had enough goes before anything is held for him.
+            party = None
+            if not is_within(host, self._access.proxies):
+                party = self._admit(host, holding)
+                if party is None:
+                    await self._turn_away(stream, 429)
+                    return
+            if self._draining or not self._make_place():
+                self.counters["connections_over_limit"] += 1
+                await self._turn_away(stream, 503)
                 return
-            stream, request, host = await self._read_request(raw, host, is_proxy=is_proxy)
-            if request is None:
-                return
-            if source is None:
-                host = forwarded_for(host, request.values(b"x-forwarded-for"), self._proxies)
-                source = await self._admit(stream, host, holding)
-            if source is not None:
-                await self._answer(stream, request, source)
+            self._open += 1
+            self.counters["connections"] += 1
+            with trio.CancelScope() as scope:
+                self._unsettled[scope] = None
+                try:
+                    await self._serve(stream, host, party, holding, scope)
+                finally:
+                    self._unsettled.pop(scope, None)
+                    self._open -= 1
 
-    async def _admit(self, stream: trio.abc.Stream, host: str, holding: ExitStack) -> Source | None:
-        """Return the source of a connection, which counts it from now on; None when it has been refused."""
+    def _make_place(self) -> bool:
+        """Return whether another connection has place, if need be that of the oldest which is in no room."""
+        return self._open < self._max_connections or self.shed_oldest()
+
+    def shed_oldest(self) -> bool:
+        """End the oldest connection that is in no room; return whether there was one."""
+        oldest = next(iter(self._unsettled), None)
+        if oldest is None:
+            return False
+        del self._unsettled[oldest]
+        oldest.cancel()
+        self.counters["connections_shed"] += 1
+        return True
+
+    async def _serve(
+        self, raw: trio.SocketStream, host: str, party: Party | None, holding: ExitStack, scope: trio.CancelScope
+    ) -> None:
+        stream, request, party = await self._read_request(raw, host, party, holding)
+        if request is None:
+            return
+        if party is None:
+            chain = forwarded_values(request.values(b"x-forwarded-for"), request.values(b"forwarded"))
+            party = self._admit(forwarded_for(host, chain, self._access.proxies), holding)
+        if party is None:
+            with trio.move_on_after(REFUSAL_TIMEOUT_S):
+                await stream.send_all(http.response(429))
+            return
+        await self._answer(stream, request, party, scope)
+
+    def _admit(self, host: str, holding: ExitStack) -> Party | None:
+        """Return who is connected, which counts the connection from now on; None when there are too many."""
         now = trio.current_time()
-        source = self._sources.get(now, source_of(host))
-        full = source.open_connections >= self._limits.max_connections_per_source
-        if source.connections.take(now) and not full:
-            holding.enter_context(source.hold())
-            return source
+        party = self._sources.party(now, host)
+        if not party.is_full and party.take("connections", now):
+            holding.enter_context(party.hold())
+            return party
         self.counters["connections_refused"] += 1
-        await self._respond(stream, http.response(429))
         return None
 
+    async def _turn_away(self, stream: trio.SocketStream, status: int) -> None:
+        """Say no in no time: a refused connection must not hold a descriptor.
+
+        What the client says at once is read, since to close with that unread resets the connection, and the answer may
+        be lost.
+        """
+        if self._ssl_context is not None:
+            return  # nothing can be said before the handshake
+        with trio.move_on_after(REFUSAL_S):
+            await stream.send_all(http.response(status))
+            await stream.send_eof()
+            await stream.receive_some(http.MAX_REQUEST_BYTES)
+
     async def _read_request(
-        self, raw: trio.SocketStream, host: str, *, is_proxy: bool
-    ) -> tuple[trio.abc.Stream, http.Request | None, str]:
-        """Return the stream, decrypted if need be, its request (None: answered here) and the client's address."""
+        self, raw: trio.SocketStream, host: str, party: Party | None, holding: ExitStack
+    ) -> tuple[trio.abc.Stream, http.Request | None, Party | None]:
+        """Return the stream, decrypted if need be, its request (None: answered here) and who sent it, if known yet."""
         stream: trio.abc.Stream = raw
         bad = http.BadRequest(408, "the request took too long")
         with trio.move_on_after(self._limits.header_timeout_s) as scope:
             try:
                 prefix = b""
-                if is_proxy:
-                    host, prefix = await self._read_proxy_header(raw, host)
+                if party is None:
+                    client, prefix = await self._read_proxy_header(raw)
+                    if client is not None:
+                        party = self._admit(client, holding)
+                        if party is None:
+                            raise http.BadRequest(429, "too many connections")
                 if self._ssl_context is not None:
                     encrypted = PrefixedStream(raw, prefix)
                     stream = trio.SSLStream(encrypted, self._ssl_context, server_side=True, https_compatible=True)
                     prefix = b""
-                return stream, await http.read_request(stream, prefix), host
+                return stream, await http.read_request(stream, prefix), party
             except http.BadRequest as error:
                 bad = error
-        self.counters["headers_too_slow" if scope.cancelled_caught else "bad_requests"] += 1
+        if bad.status != 429:
+            self.counters["headers_too_slow" if scope.cancelled_caught else "bad_requests"] += 1
         await self._respond(stream, http.response(bad.status, f"{bad}\n"))
-        return stream, None, host
+        return stream, None, party
 
     @staticmethod
-    async def _read_proxy_header(stream: trio.SocketStream, host: str) -> tuple[str, bytes]:
-        """Return the client's address as far as a PROXY header tells it, and the bytes that were read too far."""
+    async def _read_proxy_header(stream: trio.SocketStream) -> tuple[str | None, bytes]:
+        """Return the client's address if a PROXY header tells it, and the bytes that were read too far."""
         data = b""
         while begins_like_proxy_header(data):
             try:
@@ -172,40 +253,47 @@ class Server:
             except ProxyHeaderError as error:
                 raise http.BadRequest(400, str(error)) from None
             if parsed is not None:
-                return parsed[0] or host, data[parsed[1] :]
+                return parsed[0], data[parsed[1] :]
             more = bytes(await stream.receive_some(http.RECEIVE_BYTES))
             if not more:
                 break
             data += more
-        return host, data
+        return None, data
 
-    async def _answer(self, stream: trio.abc.Stream, request: http.Request, source: Source) -> None:
+    async def _answer(
+        self, stream: trio.abc.Stream, request: http.Request, party: Party, scope: trio.CancelScope
+    ) -> None:
         if not (request.wants_websocket and request.path in WEBSOCKET_PATHS):
             self.counters["pages"] += 1
             await self._respond(stream, pages.page(request, self.statistics(), is_ready=self.is_ready))
             return
         try:
             upgrade = http.canonical_upgrade(request)
+            if not may_come_from(request.values(b"origin"), self._access.origins):
+                self.counters["origins_refused"] += 1
+                raise http.BadRequest(403, "this relay is not for that web page; its operator may allow the origin")
         except http.BadRequest as error:
             self.counters["bad_requests"] += 1
             await self._respond(stream, http.response(error.status, f"{error}\n"))
             return
-        async with accept_websocket(stream, upgrade, allow=partial(self._allow, source)) as connection:
+        async with accept_websocket(stream, upgrade, allow=partial(self._allow, party)) as connection:
             self.counters["websockets"] += 1
-            ice_servers = partial(self.ice_servers, source.name)
-            peer = RelayPeer(connection, self._engine, source, self._limits, ice_servers, self.counters)
+            settle = partial(self._unsettled.pop, scope, None)
+            client = Client(party, self._access.may_make_rooms(request), settle)
+            ice_servers = partial(self.ice_servers, party.name)
+            peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters)
             self._peers.add(peer)
             try:
                 await peer.run()
             finally:
                 self._peers.discard(peer)
 
-    def _allow(self, source: Source, size: int, pings: int) -> bool:
+    def _allow(self, party: Party, size: int, pings: int) -> bool:
         now = trio.current_time()
-        if not source.bytes.take(now, size):
+        if not party.take("bytes", now, size):
             self.counters["bytes_over_limit"] += 1
             return False
-        if pings and not source.messages.take(now, pings):
+        if pings and not party.take("messages", now, pings):
             self.counters["pings_over_limit"] += 1
             return False
         return True
@@ -243,23 +331,6 @@ def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:
         raise ValueError(f'an ICE server looks like {{"urls": ["stun:host:3478"]}}: {error}') from None
 
 
-async def _listen(host: str | None, port: int) -> list[trio.SocketListener]:
-    """Return listening sockets, all of one port: a host of several addresses must not get a free port for each."""
-    for attempts_left in reversed(range(FREE_PORT_ATTEMPTS)):
-        listeners = await trio.open_tcp_listeners(port, host=host)
-        ports = {listener.socket.getsockname()[1] for listener in listeners}
-        if len(ports) == 1:
-            return listeners
-        for listener in listeners:
-            await listener.aclose()
-        try:
-            return await trio.open_tcp_listeners(ports.pop(), host=host)
-        except OSError:
-            if not attempts_left:
-                raise
-    raise AssertionError("unreachable")
-
-
 @asynccontextmanager
 async def serve(
     *,
@@ -270,6 +341,8 @@ async def serve(
     ssl_context: ssl.SSLContext | None = None,
     engine: Engine | None = None,
     trusted_proxies: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
+    owner_password: str | None = None,
 ) -> AsyncGenerator[Server, None]:
     """Run a relay while the block lasts.
 
@@ -282,17 +355,22 @@ async def serve(
             is called for each member that joins or resumes, so that credentials can be of its own and short-lived.
         ssl_context: with a certificate, for `wss`.
         engine: where the rooms are kept; in memory by default.
-        trusted_proxies: addresses or networks whose `X-Forwarded-For` and PROXY headers are believed.
+        trusted_proxies: addresses or networks whose `X-Forwarded-For`, `Forwarded` and PROXY headers are believed.
+        allow_origins: web pages that may use the relay, each `https://HOST[:PORT]`, or `*`; none by default.
+        owner_password: where given, only who has it in the URL, as in `ws://owner:PASSWORD@HOST`, makes rooms, and
+            everybody else may only join them.
     Raises:
         OSError: the address cannot be bound, as it came from the system.
-        ValueError: an entry of `ice_servers` or `trusted_proxies` is malformed.
+        ValueError: an entry of `ice_servers`, `trusted_proxies` or `allow_origins` is malformed.
     """
     rooms = engine or MemoryEngine()
-    server = Server(rooms, limits or Limits(), _ice_servers(ice_servers), ssl_context, parse_networks(trusted_proxies))
-    listeners = await _listen(host, port)
+    access = Access.parse(trusted_proxies, allow_origins, owner_password)
+    server = Server(rooms, limits or Limits(), _ice_servers(ice_servers), ssl_context, access)
+    listeners = await listen(host, port)
     server.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
     async with rooms.run(), open_background() as nursery:
-        await nursery.start(partial(trio.serve_listeners, server.handle_stream, listeners))
+        for listener in listeners:
+            nursery.start_soon(accept_forever, listener, server.handle_stream, server.shed_oldest)
         try:
             yield server
         finally:

@@ -1,6 +1,8 @@
-"""Who is asking, and how much: sources and their budgets. Sans-IO.
+"""Who is asking, and how much: sources, the networks they are in, and their budgets. Sans-IO.
 
-A source is an IPv4 address or an IPv6 /64. Source: docs/relay-protocol.md section 10.
+A source is an IPv4 address or an IPv6 /64. Whoever has one IPv6 /64 has, as a rule, a /56 or a /48 of them, so these
+count, too, and the /24 of an IPv4 address; with larger budgets, as others may live there.
+Source: docs/relay-protocol.md section 10.
 """
 
 from __future__ import annotations
@@ -8,11 +10,19 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+Kind = Literal["connections", "joins", "claims", "messages", "bytes"]
+Levels = tuple[tuple[str, float], ...]
+"""A source and the networks around it, by name, each with how many times the budgets of one source it has."""
 UNKNOWN_SOURCE = "unknown"
+# The networks around a source, by prefix length, and how many times its budgets they have. A /56 is what providers give
+# a home, a /48 a site (RFC 6177); an IPv4 /24 is the smallest network that is routed.
+IPV6_NETWORKS = ((56, 2.0), (48, 4.0))
+IPV4_NETWORKS = ((24, 8.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,10 @@ class Rate:
 
     burst: float
     per_s: float
+
+    def scaled(self, factor: float) -> Rate:
+        """Return one that is so many times as generous."""
+        return Rate(self.burst * factor, self.per_s * factor)
 
     def bucket(self, now: float) -> Bucket:
         """Return a full one."""
@@ -35,6 +49,7 @@ class Limits:
     max_connections_per_source: int = 64
     connections: Rate = Rate(100, 5)
     joins: Rate = Rate(100, 0.5)
+    claims: Rate = Rate(10, 0.1)
     messages: Rate = Rate(1_000, 100)
     bytes: Rate = Rate(4 << 20, 512 << 10)
     failed_join_cost: float = 5.0
@@ -55,6 +70,20 @@ def source_of(host: str) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
     return str(address)
+
+
+def levels_of(host: str) -> Levels:
+    """Return the source of a peer address and the networks around it, each with the scale of its budgets."""
+    source = source_of(host)
+    if source == UNKNOWN_SOURCE:
+        return ((source, 1.0),)
+    address = ipaddress.ip_address(source.partition("/")[0])
+    networks = IPV4_NETWORKS if address.version == 4 else IPV6_NETWORKS
+    around = (
+        (str(ipaddress.ip_network((int(address) >> (size := address.max_prefixlen - prefix) << size, prefix))), scale)
+        for prefix, scale in networks
+    )
+    return ((source, 1.0), *around)
 
 
 def parse_networks(texts: Sequence[str]) -> tuple[IPNetwork, ...]:
@@ -85,30 +114,31 @@ class Bucket:
     tokens: float
     at: float
 
-    def take(self, now: float, cost: float = 1.0) -> bool:
-        """Pay `cost`; return False, paying nothing, when there is less."""
+    def has(self, now: float, cost: float = 1.0) -> bool:
+        """Return whether `cost` could be paid."""
         self.tokens = min(self.rate.burst, self.tokens + (now - self.at) * self.rate.per_s)
         self.at = now
-        if self.tokens < cost:
+        return self.tokens >= cost
+
+    def take(self, now: float, cost: float = 1.0) -> bool:
+        """Pay `cost`; return False, paying nothing, when there is less."""
+        if not self.has(now, cost):
             return False
         self.tokens -= cost
         return True
 
     def charge(self, now: float, cost: float) -> None:
-        """Pay `cost` even if that leaves a debt, of at most one burst."""
-        self.take(now, 0.0)
-        self.tokens = max(-self.rate.burst, self.tokens - cost)
+        """Pay `cost` even if that leaves a debt, of at most one burst; a negative one gives back."""
+        self.has(now, 0.0)
+        self.tokens = min(self.rate.burst, max(-self.rate.burst, self.tokens - cost))
 
 
 @dataclass(slots=True)
 class Source:
-    """The budgets of one source and its open connections."""
+    """The budgets of one source, or of one network of sources, and its open connections."""
 
-    name: str
-    connections: Bucket
-    joins: Bucket
-    messages: Bucket
-    bytes: Bucket
+    buckets: dict[Kind, Bucket]
+    max_connections: int
     open_connections: int = 0
 
     @contextmanager
@@ -121,6 +151,48 @@ class Source:
             self.open_connections -= 1
 
 
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who is connected: a source and the networks it is in. What it does, all of them pay for, or none."""
+
+    levels: Levels
+    sources: tuple[Source, ...]
+
+    @property
+    def name(self) -> str:
+        """The source alone."""
+        return self.levels[0][0]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one of them has as many connections as it may have."""
+        return any(source.open_connections >= source.max_connections for source in self.sources)
+
+    def take(self, kind: Kind, now: float, cost: float = 1.0) -> bool:
+        """Pay `cost` at every level; return False, paying nothing, when one of them has less."""
+        if not self.has(kind, now, cost):
+            return False
+        self.charge(kind, now, cost)
+        return True
+
+    def has(self, kind: Kind, now: float, cost: float = 1.0) -> bool:
+        """Return whether `cost` could be paid at every level."""
+        return all(source.buckets[kind].has(now, cost) for source in self.sources)
+
+    def charge(self, kind: Kind, now: float, cost: float) -> None:
+        """Pay `cost` at every level even if that leaves debts; a negative one gives back."""
+        for source in self.sources:
+            source.buckets[kind].charge(now, cost)
+
+    @contextmanager
+    def hold(self) -> Generator[None, None, None]:
+        """Count one open connection at every level while the block lasts."""
+        with ExitStack() as stack:
+            for source in self.sources:
+                stack.enter_context(source.hold())
+            yield
+
+
 @dataclass(slots=True)
 class SourceTable:
     """All sources of late, the least recent forgotten first, but never one that has open connections."""
@@ -131,17 +203,26 @@ class SourceTable:
     def __len__(self) -> int:
         return len(self._sources)
 
-    def get(self, now: float, name: str) -> Source:
-        """Return the source of this name, new with full budgets."""
+    def party(self, now: float, host: str) -> Party:
+        """Return who a peer address is."""
+        levels = levels_of(host)
+        return Party(levels, tuple(self.get(now, name, scale) for name, scale in levels))
+
+    def get(self, now: float, name: str, scale: float = 1.0) -> Source:
+        """Return the source of this name, new with full budgets, `scale` times as large as those of one source."""
         source = self._sources.get(name)
         if source is None:
             limits = self.limits
+            rates: dict[Kind, Rate] = {
+                "connections": limits.connections,
+                "joins": limits.joins,
+                "claims": limits.claims,
+                "messages": limits.messages,
+                "bytes": limits.bytes,
+            }
             source = Source(
-                name=name,
-                connections=limits.connections.bucket(now),
-                joins=limits.joins.bucket(now),
-                messages=limits.messages.bucket(now),
-                bytes=limits.bytes.bucket(now),
+                {kind: rate.scaled(scale).bucket(now) for kind, rate in rates.items()},
+                max_connections=int(limits.max_connections_per_source * scale),
             )
             self._forget_one()
             self._sources[name] = source
@@ -151,7 +232,11 @@ class SourceTable:
     def _forget_one(self) -> None:
         if len(self._sources) < self.limits.max_sources:
             return
-        # Sources with open connections are at most `max_connections`, which bounds both this search and the table.
-        idle = next((name for name, source in self._sources.items() if source.open_connections == 0), None)
-        if idle is not None:
-            del self._sources[idle]
+        # What has open connections is in use, so it goes to the end: each step is paid for once. Sources in use are at
+        # most three for each of `max_connections`, which bounds both this search and the table.
+        for _ in range(len(self._sources)):
+            name, source = next(iter(self._sources.items()))
+            if source.open_connections == 0:
+                del self._sources[name]
+                return
+            self._sources.move_to_end(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -29,7 +29,7 @@ PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
 MAILBOX_MESSAGES = 512
 MAILBOX_BYTES = 4 << 20
-OUTBOX_BYTES = 1 << 20
+OUTBOX_BYTES = 2 << 20  # a window of messages and the last words of a room, which are at most its whole log
 ABNORMAL = 1006  # RFC 6455 section 7.4.1: the connection just ended
 # Between two whole messages a peer needs at most one message, its fragments' headers and some pings. More is an attack
 # by endless empty fragments, which trio-websocket would collect.
@@ -118,6 +118,7 @@ class Connection:
 
     def __init__(self, stream: PrefixedStream, timeout_s: float) -> None:
         self.counters = TransportCounters()
+        self.on_drained: Callable[[], Awaitable[None]] | None = None  # called each time the outbox has been written
         self._stream = stream
         self._websocket: trio_websocket.WebSocketConnection
         self._mailbox: deque[bytes | str] = deque()
@@ -253,6 +254,8 @@ class Connection:
                 if scope.cancelled_caught:
                     self._end(CloseCode.TOO_SLOW, "a write took too long")
                     return
+                if not self._outbox and self.on_drained is not None:
+                    await self.on_drained()
             if self._closing is not None:
                 with trio.move_on_after(CLOSE_TIMEOUT_S):
                     await self._websocket.aclose(*self._closing)
@@ -366,14 +369,20 @@ async def accept_websocket(
 
 @asynccontextmanager
 async def request_websocket(
-    stream: trio.abc.Stream, host: str, path: str, *, timeout_s: float = HANDSHAKE_TIMEOUT_S
+    stream: trio.abc.Stream,
+    host: str,
+    target: str,
+    *,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    timeout_s: float = HANDSHAKE_TIMEOUT_S,
 ) -> AsyncGenerator[Connection, None]:
     """Run the client's side of a websocket.
 
     Args:
         stream: connected to the relay, with TLS if need be.
         host: for the `Host` header.
-        path: of the resource.
+        target: path and query of the request.
+        headers: further ones.
         timeout_s: for the handshake.
     Raises:
         HandshakeFailed: the other side is no websocket, or said no.
@@ -393,7 +402,8 @@ async def request_websocket(
                 nursery,
                 cast("trio.SocketStream", prefixed),  # its annotation is too narrow: any stream does
                 host,
-                path,
+                target,
+                extra_headers=list(headers),
                 max_message_size=MAX_MESSAGE_BYTES,
             )
             watch.cancel_scope.cancel()

@@ -93,6 +93,7 @@ class ErrorCode(enum.StrEnum):
     GAP = "gap"
     RATE = "rate"
     BUSY = "busy"
+    FORBIDDEN = "forbidden"
     UNKNOWN_SESSION = "unknown-session"
     BAD_TOKEN = "bad-token"  # noqa: S105 - the name of an error
 

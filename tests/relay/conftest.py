@@ -11,11 +11,11 @@ from functools import partial
 import pytest
 import trio
 from icesignal import wire
-from icesignal.dial import dial, parse_relay_url
 from icesignal.engines import Engine, MemoryEngine
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
-from icesignal.transport import Connection, ConnectionEnded
+from icesignal.sources import Levels
+from relay_lab import RawClient, connect_raw
 
 
 def seeded(seed: int) -> Callable[[int], bytes]:
@@ -36,6 +36,11 @@ class Listener:
 
     frames: list[wire.Frame] = field(default_factory=list)
     closed: wire.CloseCode | None = None
+    levels: Levels = (("test", 1.0),)
+    confirmed: int = 0
+
+    def confirm(self) -> None:
+        self.confirmed += 1
 
     def deliver(self, frame: wire.Frame) -> None:
         assert self.closed is None, "nothing is delivered after the close"
@@ -90,40 +95,6 @@ def make_seeded() -> Callable[[int], Callable[[int], bytes]]:
 async def relay() -> AsyncIterator[Server]:
     async with serve(ice_servers=[{"urls": ["stun::3478"]}]) as server:
         yield server
-
-
-@dataclass
-class RawClient:
-    """A connection that says exactly what it is told to."""
-
-    connection: Connection
-
-    async def ask(self, frame: wire.Frame) -> wire.Frame:
-        self.say(frame)
-        return await self.hear()
-
-    def say(self, frame: wire.Frame) -> None:
-        self.connection.send_nowait(wire.encode(frame))
-
-    def say_bytes(self, data: bytes) -> None:
-        self.connection.send_nowait(data)
-
-    async def hear(self) -> wire.Frame:
-        return wire.decode_relay_untrusted(await self.connection.receive())
-
-    async def end(self) -> int:
-        """Wait for the end, return its close code."""
-        try:
-            while True:
-                await self.connection.receive()
-        except ConnectionEnded as ended:
-            return ended.code
-
-
-@asynccontextmanager
-async def connect_raw(url: str) -> AsyncIterator[RawClient]:
-    async with dial(parse_relay_url(url), ssl_context=None, timeout_s=5) as (connection, _welcome):
-        yield RawClient(connection)
 
 
 @pytest.fixture

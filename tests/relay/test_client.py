@@ -10,10 +10,11 @@ import pytest
 import trio
 from icesignal import wire
 from icesignal.client_session import INBOX_MESSAGES
-from icesignal.dial import parse_relay_url, with_own_host
+from icesignal.dial import with_own_host
 from icesignal.engines import MemoryEngine
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
+from icesignal.url import parse_relay_url
 from icesignal.wire import CloseCode
 
 

@@ -22,7 +22,7 @@ import trio
 from iceagent.core.nat import FamilyView, Filtering, Mapping, SideView
 from iceagent.errors import RemoteError
 from iceagent.session.errors import NobodyCame, PeerLeft, VersionMismatch
-from iceagent.session.relay import RelayPlace, open_relay, parse_code, relay_for, signal_errors
+from iceagent.session.relay import RelayPlace, open_client, open_relay, parse_code, relay_for, signal_errors
 
 VERSION: Final = 1
 PATIENCE_S: Final = 60.0  # for the other side's own check, which takes some ten seconds
@@ -95,7 +95,8 @@ async def netcheck_invite(*, relay: str | None = None) -> AsyncIterator[Waiting]
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(open_relay(relay))
         with signal_errors():
-            signaling = await stack.enter_async_context(icesignal.open_invitation(place.url, address=place.address))
+            client = await stack.enter_async_context(open_client(place.url))
+            signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
         yield Waiting(signaling, place)
 
 
@@ -110,7 +111,7 @@ async def netcheck_join(code: str, *, relay: str | None = None) -> AsyncIterator
     url = relay_for(parsed, relay)
     async with AsyncExitStack() as stack:
         with signal_errors():
-            client = await stack.enter_async_context(icesignal.open_client(url))
+            client = await stack.enter_async_context(open_client(url))
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
         yield channel, url
 

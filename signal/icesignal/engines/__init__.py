@@ -12,10 +12,16 @@ from typing import Protocol
 
 from icesignal import wire
 from icesignal.engines.memory import MemoryEngine
+from icesignal.sources import Levels
 
 
 class Subscriber(Protocol):
-    """A connection, as an engine sees it. Both methods return at once and never raise."""
+    """A connection, as an engine sees it. Its methods return at once and never raise."""
+
+    @property
+    def levels(self) -> Levels:
+        """Who is connected: what counts the rooms it makes."""
+        ...
 
     def deliver(self, frame: wire.Frame) -> None:
         """Send a frame to the client, after all that was delivered before."""
@@ -23,6 +29,10 @@ class Subscriber(Protocol):
 
     def close(self, code: wire.CloseCode) -> None:
         """Close the connection after what was delivered; the engine ignores what it still says."""
+        ...
+
+    def confirm(self) -> None:
+        """Note that the client has proved itself to its peer: its claim of a nameplate was no guess."""
         ...
 
 
@@ -35,6 +45,10 @@ class Engine(Protocol):
 
     async def handle_frame(self, subscriber: Subscriber, frame: wire.Frame) -> None:
         """Take a frame from a client; what follows is delivered, to it and to its peer, in the room's order."""
+        ...
+
+    async def drained(self, subscriber: Subscriber) -> None:
+        """Note that all that was delivered has been written; messages that had no place before follow."""
         ...
 
     async def disconnect(self, subscriber: Subscriber) -> None:

@@ -54,8 +54,16 @@ class MemoryEngine:
         if connection not in self._by_id:
             await trio.lowlevel.checkpoint()
             return  # closed, and still talking
-        self._table.handle_frame(trio.current_time(), connection, frame)
+        self._table.handle_frame(trio.current_time(), connection, frame, subscriber.levels)
         self._drain()
+        await trio.lowlevel.checkpoint()
+
+    async def drained(self, subscriber: Subscriber) -> None:
+        """Give a connection more; see `Engine`."""
+        connection = self._by_subscriber.get(subscriber)
+        if connection is not None:
+            self._table.handle_drained(trio.current_time(), connection)
+            self._drain()
         await trio.lowlevel.checkpoint()
 
     async def disconnect(self, subscriber: Subscriber) -> None:
@@ -86,6 +94,8 @@ class MemoryEngine:
                 continue
             if output.frame is not None:
                 subscriber.deliver(output.frame)
+            if output.is_confirmed:
+                subscriber.confirm()
             if output.close is not None:
                 del self._by_id[output.connection]
                 subscriber.close(output.close)

@@ -1,0 +1,89 @@
+"""Listening: one port for all addresses of a host, and a loop of accepting that nothing ends."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+
+if sys.platform != "win32":
+    import resource
+
+logger = logging.getLogger("icesignal.server")
+FREE_PORT_ATTEMPTS = 5
+ACCEPT_PAUSE_S = 0.1  # after an accept that failed: what it wanted, a descriptor most likely, is not there at once
+COMPLAINT_INTERVAL_S = 60.0  # between two lines about that
+RESERVED_DESCRIPTORS = 128  # for all that is no connection of a client
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the number of descriptors that the process may have as far as it may by itself. For a program's start."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # macOS says no to "unlimited"
+            logger.debug("the limit of descriptors stays at %d", soft)
+
+
+def connections_possible(wanted: int) -> int:
+    """Return how many connections the process has descriptors for, at most `wanted`."""
+    if sys.platform == "win32":
+        return wanted
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - min(RESERVED_DESCRIPTORS, soft // 2)))
+
+
+async def listen(host: str | None, port: int) -> list[trio.SocketListener]:
+    """Return listening sockets, all of one port: a host of several addresses must not get a free port for each.
+
+    Raises:
+        OSError: the host or the port cannot be had.
+    """
+    for attempts_left in reversed(range(FREE_PORT_ATTEMPTS)):
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        ports = {listener.socket.getsockname()[1] for listener in listeners}
+        if len(ports) == 1:
+            return listeners
+        for listener in listeners:
+            await listener.aclose()
+        try:
+            return await trio.open_tcp_listeners(ports.pop(), host=host)
+        except OSError:
+            if not attempts_left:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def accept_forever(
+    listener: trio.SocketListener,
+    handle: Callable[[trio.SocketStream], Awaitable[None]],
+    on_exhausted: Callable[[], object],
+) -> None:
+    """Accept until cancelled, each connection to a task of its own.
+
+    Args:
+        listener: closed at the end.
+        handle: serves a connection and closes it; must not raise.
+        on_exhausted: called when an accept failed, to free what can be freed; must return at once.
+    """
+    complained_at = -COMPLAINT_INTERVAL_S
+    async with listener, trio.open_nursery() as nursery:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                now = trio.current_time()
+                if now - complained_at >= COMPLAINT_INTERVAL_S:
+                    complained_at = now
+                    logger.warning("no connection can be accepted now: %s; trying on", error.strerror or error)
+                on_exhausted()
+                await trio.sleep(ACCEPT_PAUSE_S)
+            else:
+                nursery.start_soon(handle, stream)

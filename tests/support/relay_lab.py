@@ -1,0 +1,62 @@
+"""Clients of a relay that say exactly what they are told to, from wherever they are told to be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+from icesignal import wire
+from icesignal.dial import OpenStream, dial
+from icesignal.transport import Connection, ConnectionEnded
+from icesignal.url import parse_relay_url
+
+
+@dataclass
+class RawClient:
+    """A connection that says exactly what it is told to."""
+
+    connection: Connection
+
+    async def ask(self, frame: wire.Frame) -> wire.Frame:
+        self.say(frame)
+        return await self.hear()
+
+    def say(self, frame: wire.Frame) -> None:
+        self.connection.send_nowait(wire.encode(frame))
+
+    def say_bytes(self, data: bytes) -> None:
+        self.connection.send_nowait(data)
+
+    async def hear(self) -> wire.Frame:
+        return wire.decode_relay_untrusted(await self.connection.receive())
+
+    async def end(self) -> int:
+        """Wait for the end, return its close code."""
+        try:
+            while True:
+                await self.connection.receive()
+        except ConnectionEnded as ended:
+            return ended.code
+
+
+@asynccontextmanager
+async def connect_raw(url: str, *, source: str | None = None) -> AsyncIterator[RawClient]:
+    """Connect to a relay; as `source`, if given, which the relay believes if it trusts loopback as a proxy."""
+    open_stream = None if source is None else speaking_for(source)
+    place = parse_relay_url(url)
+    async with dial(place, ssl_context=None, timeout_s=5, open_stream=open_stream) as (connection, _welcome):
+        yield RawClient(connection)
+
+
+def speaking_for(source: str) -> OpenStream:
+    """Return what opens connections that begin with a PROXY header for `source`."""
+
+    async def open_stream(host: str, port: int) -> trio.abc.Stream:
+        stream = await trio.open_tcp_stream(host, port)
+        family, here = ("TCP6", "::1") if ":" in source else ("TCP4", "127.0.0.1")
+        await stream.send_all(f"PROXY {family} {source} {here} 4711 {port}\r\n".encode())
+        return stream
+
+    return open_stream
