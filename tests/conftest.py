@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from iceagent.net.logs import RateLimit
+
 # The speed of the machine is no property of the code: neither a slow example nor slow drawing is a failure. Examples
 # are the same in every run, so that a change fails by its own doing; `--hypothesis-profile=explore` draws others.
 settings.register_profile(
@@ -68,6 +70,15 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     sockets, processes = left_over(*before)
     assert not sockets, f"sockets left open: {sockets}"
     assert not processes, f"child processes left: {processes}"
+
+
+@pytest.fixture(autouse=True)
+def fresh_log_limits() -> None:
+    """Let each test hear all its lines: what others of this process have logged does not count."""
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        for limit in getattr(logger, "filters", ()):
+            if isinstance(limit, RateLimit):
+                limit._kinds.clear()
 
 
 class _Unforeseen(logging.Handler):

@@ -17,9 +17,10 @@ from iceagent.cli.timeline import kept_timeline, timeline_option
 from iceagent.cli.waiting import told_progress
 from iceagent.session.background import open_background
 from iceagent.session.errors import PeerLeft
-from iceagent.tunnel.forward import Forward, check_bind, forward_local
+from iceagent.session.relay import parse_code
+from iceagent.tunnel.forward import Forward, forward_local, hold_forward
 from iceagent.tunnel.peer import join
-from iceagent.tunnel.spec import parse_forward
+from iceagent.tunnel.spec import check_distinct, parse_forward
 
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
@@ -66,21 +67,25 @@ async def _forward(
     code: str, texts: Sequence[str], relay: str | None, config: AgentConfig | None, output: Output
 ) -> None:
     specs = [parse_forward(text) for text in texts]
-    for spec in specs:
-        await check_bind(spec)  # before the code is used: it is good for one try
-    async with (
-        told_progress(output) as progress,
-        join(code, relay=relay, config=config, progress=progress) as link,
-        open_background() as nursery,
-        AsyncExitStack() as forwards,
-    ):
-        await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
-        for spec in specs:
-            _show(await forwards.enter_async_context(forward_local(link, spec)), output)
-        await link.wait_closed()
-        raise PeerLeft(closing_words(link))
+    check_distinct(specs)
+    parse_code(code)
+    async with AsyncExitStack() as sockets:
+        # Open, and held, before the code is used: it is good for one try.
+        held = [await sockets.enter_async_context(hold_forward(spec)) for spec in specs]
+        async with (
+            told_progress(output) as progress,
+            join(code, relay=relay, config=config, progress=progress) as link,
+            open_background() as nursery,
+            AsyncExitStack() as forwards,
+        ):
+            await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
+            for one in held:
+                _show(await forwards.enter_async_context(forward_local(link, one)), output)
+            await link.wait_closed()
+            raise PeerLeft(closing_words(link))
 
 
 def _show(forward: Forward, output: Output) -> None:
-    target = str(forward.target)
-    output.line("forwarding", f"forwarding {forward.bind} to {target}", bind=forward.bind, target=target)
+    target, binds = str(forward.target), list(forward.binds)
+    text = f"forwarding {' and '.join(binds)} to {target}"
+    output.line("forwarding", text, bind=forward.bind, binds=binds, target=target)

@@ -17,15 +17,15 @@ from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
 from iceagent.cli.turn import own_host_urls, run_turn, turn_urls
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
-from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
-from iceagent.net.descriptors import raise_descriptor_limit
+from iceagent.net.resolver import resolve
 from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.session.relay import best_address
-from iceagent.tunnel.datagrams import resolve_udp
-from iceagent.tunnel.local import bind_error
-from iceagent.tunnel.spec import parse_host, parse_port, split_fields
+from iceagent.tunnel.binds import bind_error
+from iceagent.tunnel.hosts import canonical_host
+from iceagent.tunnel.spec import parse_port, split_fields
 
 DEFAULT_LISTEN = "0.0.0.0:8080"
 CREDENTIALS_S = 12 * 3600  # how long a member's credentials are good for new allocations
@@ -82,7 +82,6 @@ async def _serve(
     *,
     with_turn: bool,
 ) -> None:
-    raise_descriptor_limit()
     address = await _parse_listen(listen)
     arguments = None
     if with_turn:
@@ -123,13 +122,12 @@ async def _parse_listen(text: str) -> TransportAddress:
     """
     try:
         *hosts, port = split_fields(text)
-        host = parse_host(hosts[0]) if len(hosts) == 1 and hosts[0] else ""
         if len(hosts) != 1:
             raise ValueError("HOST or PORT is missing")
-        _, (literal, number, *_) = await resolve_udp(host, parse_port(port, zero=True), passive=True)
+        host = "0.0.0.0" if hosts[0] in {"", "*"} else canonical_host(hosts[0])  # noqa: S104 (asked for)
+        return (await resolve(host, parse_port(port, zero=True)))[0]
     except (ValueError, OSError) as error:
         raise LocalError(f"--listen {text!r} cannot be: {error}. A right one: {DEFAULT_LISTEN}, or [::]:8080") from None
-    return make_address(literal, number)
 
 
 async def _open_servers(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import rich_click as click
@@ -45,7 +47,7 @@ def kept_timeline(path: str | None) -> Iterator[AgentConfig | None]:
 
     told: list[str] = []
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = _create(path)
     except OSError as error:
         raise LocalIOError(f"the timeline cannot be written to {path}: {error.strerror}") from error
     failure: OSError | None = None
@@ -60,3 +62,20 @@ def kept_timeline(path: str | None) -> Iterator[AgentConfig | None]:
             _log.warning("the timeline cannot be written to %s: %s", path, error.strerror)
     if failure is not None:
         raise LocalIOError(f"the timeline cannot be written to {path}: {failure.strerror}") from failure
+
+
+def _create(path: str) -> int:
+    """Return the descriptor of a new file in the place of an older one, which only its owner may read (trap 66).
+
+    A file that was there may be readable by others, open in another program, or a second name of something else; a link
+    may lead anywhere, and a fifo to anybody. So nothing that exists is written to: a plain file is taken away, and the
+    new one made, or refused if somebody else was quicker.
+
+    Raises:
+        OSError: it cannot be, or what is there is no plain file.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "there is something that is no plain file; name another")
+        os.unlink(path)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)

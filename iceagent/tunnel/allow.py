@@ -5,18 +5,18 @@
     unix:PATH                        exactly this path
     any                              everything this machine can reach
 
-A rule is compared with the *text* the peer asks for, before any name is resolved: `localhost` and `127.0.0.1` are two
-things, and a name that later resolves to another address cannot slip through a rule written with an address. Names
-compare without regard to case, addresses by value.
+A rule is compared with what the peer asks for before any name is resolved: `localhost` and `127.0.0.1` are two things,
+and a name cannot slip through a rule written with an address, whatever it resolves to. Both are in one form by then
+(`iceagent.tunnel.hosts`): names in lower case, addresses by value; and what was compared is what is connected to.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from iceagent.tunnel.errors import SpecError
+from iceagent.tunnel.hosts import canonical_host, same_host
 from iceagent.tunnel.spec import (
     PipeTarget,
     Target,
@@ -24,7 +24,6 @@ from iceagent.tunnel.spec import (
     UdpTarget,
     UnixTarget,
     join_host_port,
-    parse_host,
     parse_port,
     split_fields,
     unix_path,
@@ -45,6 +44,10 @@ class AllowRule:
     port: int | None = None
     path: str = ""
 
+    def __post_init__(self) -> None:
+        if self.host is not None:
+            object.__setattr__(self, "host", canonical_host(self.host))
+
     def matches(self, target: Target) -> bool:
         """Tell whether the rule covers the target. A pipe is never covered: it has no address."""
         match target:
@@ -57,7 +60,7 @@ class AllowRule:
                 return False
 
     def _matches_address(self, host: str, port: int) -> bool:
-        return self.host in {None, canonical_host(host)} and self.port in {None, port}
+        return (self.host is None or same_host(self.host, host)) and self.port in {None, port}
 
     def __str__(self) -> str:
         if self.kind == "any":
@@ -94,7 +97,7 @@ def _parse(text: str) -> AllowRule:
     host, port = fields
     return AllowRule(
         kind,
-        host=None if host == "*" else canonical_host(parse_host(host)),
+        host=None if host == "*" else canonical_host(host),
         port=None if port == "*" else parse_port(port),
     )
 
@@ -111,11 +114,3 @@ def parse_rules(rules: Iterable[str | AllowRule]) -> tuple[AllowRule, ...]:
 def is_allowed(rules: Sequence[AllowRule], target: Target) -> bool:
     """Tell whether any rule covers the target."""
     return any(rule.matches(target) for rule in rules)
-
-
-def canonical_host(host: str) -> str:
-    """Return a host in the form in which two spellings of the same are equal."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host.lower().removesuffix(".")

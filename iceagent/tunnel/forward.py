@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from iceagent.errors import IceError
+from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
+from iceagent.tunnel.datagrams import PlainUdpSocket
 from iceagent.tunnel.errors import FailedError, RefusedError, SpecError
 from iceagent.tunnel.local import accept_connections, open_listeners
-from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
-from iceagent.tunnel.spec import Bind, ForwardSpec, PortBind, Target, TcpTarget, UdpTarget, UnixTarget, parse_forward
-from iceagent.tunnel.udp import bind_udp, open_udp_forward
+from iceagent.tunnel.opening import open_tunnel_stream
+from iceagent.tunnel.pump import RESET_TUNNEL, pump
+from iceagent.tunnel.resets import break_off
+from iceagent.tunnel.spec import ForwardSpec, PortBind, Target, TcpTarget, UdpTarget, UnixTarget, parse_forward
+from iceagent.tunnel.udp import UdpForward, open_udp_sockets
 
-MAX_CONNECTIONS = 1024  # per forward; more wait in the listener's backlog
+MAX_CONNECTIONS = 1024  # per local address; a further one is reset
+ANSWER_PATIENCE_S = 60.0  # for the far side's word; it has its own, shorter time limits, but may be cut off meanwhile
 
-_log = logging.getLogger(__name__)
+_log = limited_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A forward that is open. `bind` is the local address as text, with the port the system chose."""
+    """A forward that is open.
+
+    `bind` is the local address as text, with the port the system chose; `binds` are all of them, where the forward has
+    several: both families, or all addresses of a name.
+    """
 
     bind: str
     spec: ForwardSpec
+    binds: tuple[str, ...] = ()
 
     @property
     def target(self) -> Target:
@@ -39,8 +49,40 @@ class Forward:
         return self.spec.target
 
 
+@dataclass(frozen=True, slots=True)
+class HeldForward:
+    """A forward whose local sockets are open and ours, before there is a session that could carry what comes to them.
+
+    What connects meanwhile waits in the backlog.
+    """
+
+    spec: ForwardSpec
+    binds: tuple[str, ...]
+    run: Callable[[Session], Awaitable[None]]
+
+
 @asynccontextmanager
-async def forward_local(session: Session, spec: str | ForwardSpec) -> AsyncIterator[Forward]:
+async def hold_forward(spec: str | ForwardSpec) -> AsyncIterator[HeldForward]:
+    """Open the local sockets of a forward: before a code is used, which is good for one try.
+
+    Raises:
+        SpecError: `spec` is malformed.
+        BindError: a local socket cannot be opened.
+    """
+    spec = parse_forward(spec) if isinstance(spec, str) else spec
+    target = spec.target
+    if isinstance(target, UdpTarget):
+        if not isinstance(spec.bind, PortBind):
+            raise SpecError("a Unix stream socket cannot carry UDP; a right one: 5353:192.0.2.1:53/udp")
+        async with open_udp_sockets(spec.bind) as sockets:
+            yield HeldForward(spec, tuple(sock.text for sock in sockets), partial(_run_udp, sockets, target))
+    else:
+        async with open_listeners(spec.bind) as (listeners, binds):
+            yield HeldForward(spec, binds, partial(_run_streams, listeners, target))
+
+
+@asynccontextmanager
+async def forward_local(session: Session, spec: str | ForwardSpec | HeldForward) -> AsyncIterator[Forward]:
     """Forward a local socket to a target on the other side, while the body runs.
 
     The other side is asked first whether it allows the target, so that a forbidden forward fails here and now and not
@@ -48,57 +90,42 @@ async def forward_local(session: Session, spec: str | ForwardSpec) -> AsyncItera
 
     Args:
         session: the session to the other side, which must be serving forwards.
-        spec: `[BIND:]PORT:HOST:PORT[/udp]`, with `unix:PATH` on either side, or the value of one.
+        spec: `[BIND:]PORT:HOST:PORT[/udp]`, with `unix:PATH` on either side, or the value of one; or one whose local
+            sockets are open already (`hold_forward`).
     Raises:
         SpecError: `spec` is malformed.
         BindError: the local socket cannot be opened.
         RefusedError: the other side does not allow the target.
         FailedError: the other side does not serve forwards.
     """
-    spec = parse_forward(spec) if isinstance(spec, str) else spec
-    async with _open_local(session, spec) as bind:
-        await check_allowed(session, spec.target)
-        yield Forward(bind, spec)
+    if not isinstance(spec, HeldForward):
+        async with hold_forward(spec) as held, forward_local(session, held) as forward:
+            yield forward
+        return
+    await check_allowed(session, spec.spec.target)
+    async with open_background() as nursery:
+        nursery.start_soon(spec.run, session)
+        yield Forward(spec.binds[0], spec.spec, spec.binds)
 
 
-@asynccontextmanager
-async def _open_local(session: Session, spec: ForwardSpec) -> AsyncIterator[str]:
-    if isinstance(spec.target, UdpTarget):
-        if not isinstance(spec.bind, PortBind):
-            raise SpecError("a Unix stream socket cannot carry UDP; a right one: 5353:192.0.2.1:53/udp")
-        async with open_udp_forward(session, spec.bind, spec.target) as bind:
-            yield bind
-    else:
-        async with _open_stream_forward(session, spec.bind, spec.target) as bind:
-            yield bind
+async def _run_udp(sockets: Sequence[PlainUdpSocket], target: UdpTarget, session: Session) -> None:
+    async with trio.open_nursery() as nursery:
+        for sock in sockets:
+            nursery.start_soon(UdpForward(session, sock, target).run)
 
 
-@asynccontextmanager
-async def _open_stream_forward(session: Session, bind: Bind, target: TcpTarget | UnixTarget) -> AsyncIterator[str]:
+async def _run_streams(
+    listeners: Sequence[trio.SocketListener], target: TcpTarget | UnixTarget, session: Session
+) -> None:
     async def handle(near: trio.SocketStream) -> None:
         await forward_connection(session, near, target)
 
-    async with open_listeners(bind) as (listeners, address), open_background() as nursery:
+    async def accept(listener: trio.SocketListener) -> None:
+        await accept_connections(listener, handle, limit=MAX_CONNECTIONS)
+
+    async with trio.open_nursery() as nursery:
         for listener in listeners:
-
-            async def accept(listener: trio.SocketListener = listener) -> None:
-                await accept_connections(listener, handle, limit=MAX_CONNECTIONS)
-
-            nursery.start_soon(accept)
-        yield address
-
-
-async def check_bind(spec: ForwardSpec) -> None:
-    """Find out whether the local socket of a forward can be opened now.
-
-    Raises:
-        BindError: it cannot.
-    """
-    if isinstance(spec.target, UdpTarget) and isinstance(spec.bind, PortBind):
-        (await bind_udp(spec.bind)).close()
-        return
-    async with open_listeners(spec.bind):
-        pass
+            nursery.start_soon(accept, listener)
 
 
 async def check_allowed(session: Session, target: Target) -> None:
@@ -129,7 +156,7 @@ async def forward_connection(session: Session, near: trio.SocketStream, target: 
     Nothing waits for the answer before sending: what the application says first travels behind the request.
     """
     try:
-        far = await session.streams.open_service(TUNNEL_SERVICE)
+        far = await open_tunnel_stream(session, target)
         try:
             await wire.send_request(far, wire.request_for(target))
         except BaseException:
@@ -154,6 +181,11 @@ class _Answered:
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self._answered:
-            (await wire.receive_answer(self._stream)).raise_unless_ok(self._target)
+            answer: wire.Answer | None = None
+            with trio.move_on_after(ANSWER_PATIENCE_S):
+                answer = await wire.receive_answer(self._stream)
+            if answer is None:
+                raise FailedError(f"the other side has not answered about {self._target} for {ANSWER_PATIENCE_S:g} s")
+            answer.raise_unless_ok(self._target)
             self._answered = True
         return await self._stream.receive_some(max_bytes)

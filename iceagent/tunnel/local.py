@@ -1,9 +1,8 @@
-"""Local sockets of a forward: the listeners on this side, the connections on the side of the target."""
+"""Local listeners of a forward, and what they accept."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 import stat
@@ -12,65 +11,36 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import trio
 
-from iceagent.tunnel.errors import BindError, FailedError
-from iceagent.tunnel.spec import Bind, PortBind, TcpTarget, UnixBind, UnixTarget, join_host_port
+from iceagent.net.logs import limited_logger
+from iceagent.tunnel.binds import BACKLOG, bind_port, bound_text, unix_bind_error
+from iceagent.tunnel.errors import BindError
+from iceagent.tunnel.resets import arm, break_off
+from iceagent.tunnel.spec import Bind, UnixBind
 
-CONNECT_TIMEOUT_S = 15.0  # of one connection to the target; Happy Eyeballs inside (RFC 6555)
 ACCEPT_PAUSE_S = 0.1  # when the process has run out of file descriptors, as trio.serve_listeners does
-BACKLOG = 1024
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
-_log = logging.getLogger(__name__)
+_log = limited_logger(__name__)
 
 
 @asynccontextmanager
-async def open_listeners(bind: Bind) -> AsyncIterator[tuple[list[trio.SocketListener], str]]:
-    """Yield the listeners of a bind, and the address they have, as text.
+async def open_listeners(bind: Bind) -> AsyncIterator[tuple[list[trio.SocketListener], tuple[str, ...]]]:
+    """Yield the listeners of a bind, and the addresses they have, as text.
 
     Raises:
         BindError: the port is taken, the address is not ours, the path exists, the permission is missing.
     """
-    with unix_listener(bind) if isinstance(bind, UnixBind) else _nothing() as unix:
-        listeners = [unix] if unix is not None else await _tcp_listeners(bind)
-        try:
-            yield listeners, _address_of(bind, listeners[0])
-        finally:
-            for listener in listeners:
-                listener.socket.close()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
-
-
-async def _tcp_listeners(bind: Bind) -> list[trio.SocketListener]:
-    assert isinstance(bind, PortBind)
-    try:
-        listeners = await trio.open_tcp_listeners(bind.port, host=bind.host or None, backlog=BACKLOG)
-    except OSError as error:
-        raise bind_error(str(bind), error) from error
-    except UnicodeError as error:
-        raise BindError(f"cannot open {bind}: the name does not resolve") from error
-    for surplus in listeners[1:] if bind.port == 0 else ():
-        surplus.socket.close()  # the system gave each family another port, and only one is told to the user
-    return listeners[:1] if bind.port == 0 else listeners
-
-
-def bind_error(what: str, error: OSError) -> BindError:
-    """Return the error that tells why a local socket cannot be opened and what to do."""
-    if error.errno == errno.EADDRINUSE:
-        return BindError(f"{what} is already in use; stop the program that has it, or choose another (0: any)")
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return BindError(f"no permission to open {what}; choose a port above 1023")
-    return BindError(f"cannot open {what}: {explain_os_error(error)}")
-
-
-def _address_of(bind: Bind, listener: trio.SocketListener) -> str:
     if isinstance(bind, UnixBind):
-        return str(bind)
-    host, port = listener.socket.getsockname()[:2]
-    return join_host_port(host, port)
+        with unix_listener(bind) as listener:
+            yield [listener], (str(bind),)
+        return
+    bound = await bind_port(bind, socket.SOCK_STREAM)
+    sockets = list(map(trio.socket.from_stdlib_socket, bound))
+    try:
+        yield list(map(trio.SocketListener, sockets)), tuple(map(bound_text, bound))
+    finally:
+        for sock in sockets:
+            sock.close()
 
 
 @contextmanager
@@ -92,7 +62,7 @@ def unix_listener(bind: UnixBind) -> Iterator[trio.SocketListener]:
         identity = os.stat(bind.path)
     except OSError as error:
         sock.close()
-        raise bind_error(str(bind), error) from error
+        raise unix_bind_error(str(bind), error) from error
     try:
         yield trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     finally:
@@ -124,7 +94,10 @@ def _remove_stale_socket(bind: UnixBind) -> None:
 async def accept_connections(
     listener: trio.SocketListener, handler: Callable[[trio.SocketStream], Awaitable[None]], *, limit: int
 ) -> None:
-    """Accept for ever and run `handler` for each connection, at most `limit` at once; more wait in the backlog."""
+    """Accept for ever and run `handler` for each connection, at most `limit` at once; a further one is reset, and told.
+
+    To leave it in the backlog would leave its program waiting for nobody knows what.
+    """
     slots = trio.Semaphore(limit)
 
     async def run(stream: trio.SocketStream) -> None:
@@ -136,11 +109,9 @@ async def accept_connections(
     is_exhausted = False
     async with trio.open_nursery() as nursery:
         while True:
-            await slots.acquire()
             try:
                 stream = await listener.accept()
             except OSError as error:
-                slots.release()
                 if error.errno not in _EXHAUSTED:
                     raise
                 if not is_exhausted:  # said once; it is tried ten times a second
@@ -149,35 +120,12 @@ async def accept_connections(
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
             is_exhausted = False
+            if isinstance(stream, trio.SocketStream):
+                arm(stream.socket)
+            try:
+                slots.acquire_nowait()
+            except trio.WouldBlock:
+                _log.warning("there are %d connections at once on one forward; a further one was reset", limit)
+                break_off(stream)
+                continue
             nursery.start_soon(run, stream)
-
-
-async def connect_target(target: TcpTarget | UnixTarget) -> trio.SocketStream:
-    """Connect to the target of a forward.
-
-    Raises:
-        FailedError: it refused, does not exist or does not answer; the message is for the other side's log.
-    """
-    try:
-        with trio.fail_after(CONNECT_TIMEOUT_S):
-            if isinstance(target, UnixTarget):
-                return await trio.open_unix_socket(target.path)
-            return await trio.open_tcp_stream(target.host, target.port)
-    except trio.TooSlowError:
-        raise FailedError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
-    except (OSError, UnicodeError) as error:
-        raise FailedError(explain_os_error(error)) from error
-
-
-def explain_os_error(error: Exception) -> str:
-    """Return the reason of a failed connection in a few words: of several attempts, the first one's."""
-    cause: BaseException | None = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    if isinstance(cause, OSError) and getattr(error, "errno", None) is None:
-        error = cause
-    if isinstance(error, socket.gaierror):
-        return "the name does not resolve"
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno).lower()
-    return str(error)

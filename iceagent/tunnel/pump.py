@@ -5,19 +5,19 @@ Nothing is buffered here: a slow reader stops the read on the other side, throug
 
 from __future__ import annotations
 
-import socket
-import struct
-from contextlib import suppress
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import trio
 
+from iceagent.net.logs import limited_logger
 from iceagent.session.raw import ByteStream, NamedStream
+from iceagent.tunnel.resets import break_off, disarm, has_reset
 
 CHUNK = 256 * 1024  # bytes per read: a bulk flow costs one wake-up per chunk, and a connection holds at most two
 LAST_WORD_S = 1.0  # for the answer that comes with, or right after, the refusal to take more
 RESET_TUNNEL = 18  # the code of a stream whose other half failed; 0 to 15 are the link's own
-_LINGER_RESET = struct.pack("ii", 1, 0)
+
+_log = limited_logger(__name__)
 
 
 class Source(Protocol):
@@ -37,15 +37,6 @@ class Sink(Protocol):
 
     async def send_eof(self) -> None:
         """End this direction."""
-        ...
-
-
-@runtime_checkable
-class Closable(Protocol):
-    """What can be closed without waiting."""
-
-    def close(self) -> None:
-        """Close at once."""
         ...
 
 
@@ -81,11 +72,29 @@ class _Outgoing:
         await self._far.send_eof()
 
 
+class _Delivered:
+    """The local stream as a sink that remembers how much it took, and whether it was told the end."""
+
+    def __init__(self, near: ByteStream) -> None:
+        self.count = 0
+        self.has_ended = False
+        self._near = near
+
+    async def send_all(self, data: bytes) -> None:
+        await self._near.send_all(data)
+        self.count += len(data)
+
+    async def send_eof(self) -> None:
+        await self._near.send_eof()
+        self.has_ended = True
+
+
 async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = None) -> None:
     """Copy both ways until both directions have ended, then close both streams.
 
     When one side breaks, the other is broken off too, so that nobody takes half an answer for a whole one; the error
-    is raised. The same when cancelled. A far side that takes nothing more may still have a last word, such as why.
+    is raised. The same when cancelled; a local stream that cannot show it, such as a Unix socket, is at least named in
+    the log, with how much it got. A far side that takes nothing more may still have a last word, such as why.
 
     Args:
         near: the local socket.
@@ -96,7 +105,7 @@ async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = 
         Exception: whatever `incoming` raises.
     """
     failures: list[Exception] = []
-    outgoing = _Outgoing(far)
+    outgoing, delivered = _Outgoing(far), _Delivered(near)
     incoming_ended = trio.Event()
 
     async def send() -> None:
@@ -111,7 +120,7 @@ async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = 
 
     async def receive() -> None:
         try:
-            await copy(incoming or far, near)
+            await copy(incoming or far, delivered)
         except Exception as error:
             failures.append(error)
             nursery.cancel_scope.cancel()
@@ -123,22 +132,12 @@ async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = 
             nursery.start_soon(receive)
         if failures:
             raise failures[0]
+        disarm(near)
         await near.aclose()
         await far.aclose()
     except BaseException:
+        if delivered.count and not delivered.has_ended and not has_reset(near):
+            _log.warning("a connection broke after %d bytes; its program sees an ordinary end there", delivered.count)
         break_off(near)
         far.reset(RESET_TUNNEL)
         raise
-
-
-def break_off(stream: ByteStream) -> None:
-    """Close a local stream at once; a TCP peer sees a reset, as it would have without the tunnel."""
-    if isinstance(stream, trio.SocketStream):
-        if stream.socket.fileno() < 0:
-            return
-        if stream.socket.family in {socket.AF_INET, socket.AF_INET6}:
-            with suppress(OSError):  # some systems refuse once the peer has reset the connection itself
-                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        stream.socket.close()
-    elif isinstance(stream, Closable):
-        stream.close()

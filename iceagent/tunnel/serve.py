@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
+from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
@@ -15,15 +15,17 @@ from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
 from iceagent.tunnel.allow import AllowRule, is_allowed, parse_rules
 from iceagent.tunnel.errors import FailedError
-from iceagent.tunnel.local import connect_target
-from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
+from iceagent.tunnel.pump import RESET_TUNNEL, pump
+from iceagent.tunnel.resets import break_off
 from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
+from iceagent.tunnel.targets import connect_target
 from iceagent.tunnel.udp import serve_udp_flow
 
-MAX_STREAMS = 1024  # tunnel streams served at once; more wait in the session's queue, which is bounded too
+MAX_STREAMS = 1024  # tunnel streams served at once; the link has fewer
+SLOT_PATIENCE_S = 20.0  # that a connection waits while `limit` others are served
 REQUEST_TIMEOUT_S = 20.0  # from the opening of a stream to the end of its request
 
-_log = logging.getLogger(__name__)
+_log = limited_logger(__name__)
 
 RequestHandler = Callable[[NamedStream, wire.Request, Target], Awaitable[None]]
 
@@ -63,6 +65,9 @@ async def serve_requests(session: Session, handler: RequestHandler, limit: int =
     slots = trio.Semaphore(limit)
 
     async def run(stream: NamedStream) -> None:
+        if not await _take_slot(slots, limit):
+            await answer_and_close(stream, wire.Answer("failed", f"it serves {limit} connections already"))
+            return
         try:
             await _handle_stream(stream, handler)
         finally:
@@ -70,12 +75,24 @@ async def serve_requests(session: Session, handler: RequestHandler, limit: int =
 
     async with trio.open_nursery() as nursery:
         while True:
-            await slots.acquire()
             try:
                 stream = await session.streams.accept(TUNNEL_SERVICE)
             except trio.BrokenResourceError:
                 break
-            nursery.start_soon(run, stream)
+            nursery.start_soon(run, stream)  # the link bounds how many streams there are
+
+
+async def _take_slot(slots: trio.Semaphore, limit: int) -> bool:
+    """Wait for a slot, but not for ever: the connection that needs it waits, too."""
+    try:
+        slots.acquire_nowait()
+    except trio.WouldBlock:
+        _log.warning("all %d connections at once are taken; further ones wait up to %g s", limit, SLOT_PATIENCE_S)
+        with trio.move_on_after(SLOT_PATIENCE_S):
+            await slots.acquire()
+            return True
+        return False
+    return True
 
 
 async def _handle_stream(stream: NamedStream, handler: RequestHandler) -> None:

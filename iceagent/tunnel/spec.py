@@ -11,25 +11,30 @@ Without BIND only this machine reaches the port (127.0.0.1); an empty BIND or `*
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from iceagent.tunnel.errors import SpecError
+from iceagent.tunnel.hosts import canonical_host
 
 DEFAULT_BIND = "127.0.0.1"  # loopback unless the user says otherwise: a forward is not a public service
 EXAMPLE = "2222:localhost:22 (or [::1]:2222:[fe80::1]:22, 5353:192.0.2.1:53/udp, unix:/tmp/a.sock:unix:/tmp/b.sock)"
 
 _FIELD = re.compile(r"\[[^\[\]]*\]|[^:\[\]]*")
-_HOST = re.compile(r"[^\s/\[\]\x00-\x20\x7f\ud800-\udfff]{1,253}")  # surrogates: bytes that are no UTF-8
 _MAX_UNIX_PATH = 107  # sun_path of Linux, less its final zero
 
 
 @dataclass(frozen=True, slots=True)
 class TcpTarget:
-    """A TCP service as the far side sees it."""
+    """A TCP service as the far side sees it; `host` is brought into its one form (`iceagent.tunnel.hosts`)."""
 
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", canonical_host(self.host))
 
     def __str__(self) -> str:
         return f"tcp:{join_host_port(self.host, self.port)}"
@@ -37,10 +42,13 @@ class TcpTarget:
 
 @dataclass(frozen=True, slots=True)
 class UdpTarget:
-    """A UDP service as the far side sees it."""
+    """A UDP service as the far side sees it; `host` as for TCP."""
 
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", canonical_host(self.host))
 
     def __str__(self) -> str:
         return f"udp:{join_host_port(self.host, self.port)}"
@@ -111,6 +119,35 @@ def parse_forward(text: str) -> ForwardSpec:
         raise SpecError(f"{text!r} is not a forward: {error}. A right one: {EXAMPLE}") from None
 
 
+def check_distinct(specs: Iterable[ForwardSpec]) -> None:
+    """Refuse forwards that want the same local socket.
+
+    Raises:
+        SpecError: two of them do; the message names both.
+    """
+    seen: list[ForwardSpec] = []
+    for spec in specs:
+        for other in seen:
+            if _collide(spec, other):
+                raise SpecError(
+                    f"two forwards want {spec.bind} here, one to {other.target} and one to {spec.target}; "
+                    "give one of them another port or path"
+                )
+        seen.append(spec)
+
+
+def _collide(one: ForwardSpec, other: ForwardSpec) -> bool:
+    match one.bind, other.bind:
+        case PortBind(host, port), PortBind(other_host, other_port):
+            same_protocol = isinstance(one.target, UdpTarget) is isinstance(other.target, UdpTarget)
+            same_host = host == other_host or not host or not other_host
+            return same_protocol and port == other_port != 0 and same_host
+        case UnixBind(path), UnixBind(other_path):
+            return os.path.realpath(path) == os.path.realpath(other_path)
+        case _:
+            return False
+
+
 def _parse(text: str) -> ForwardSpec:
     if text.startswith("unix:"):
         return _parse_from_unix(text.removeprefix("unix:"))
@@ -153,14 +190,14 @@ def _port_bind(fields: list[str]) -> PortBind:
         case ["" | "*", port]:
             return PortBind("", parse_port(port, zero=True))
         case [host, port]:
-            return PortBind(parse_host(host), parse_port(port, zero=True))
+            return PortBind(canonical_host(host), parse_port(port, zero=True))
         case _:
             raise ValueError("the local side must be PORT or BIND:PORT")
 
 
 def _target(host: str, port: str, *, udp: bool) -> TcpTarget | UdpTarget:
     kind = UdpTarget if udp else TcpTarget
-    return kind(parse_host(host), parse_port(port))
+    return kind(host, parse_port(port))
 
 
 def split_fields(text: str) -> list[str]:
@@ -187,17 +224,6 @@ def _unbracket(field: str) -> str:
     except ValueError:
         raise ValueError(f"[{inner}] is not an IPv6 address") from None
     return inner
-
-
-def parse_host(text: str) -> str:
-    """Return a host name or an IP literal without brackets.
-
-    Raises:
-        ValueError: it cannot be either.
-    """
-    if not _HOST.fullmatch(text):
-        raise ValueError(f"{text!r} is not a host" if text else "a host is missing")
-    return text
 
 
 def parse_port(text: str, *, zero: bool = False) -> int:

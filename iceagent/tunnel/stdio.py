@@ -7,13 +7,13 @@ Who is done and sees the link closed has succeeded too: the other closes only af
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import suppress
 
 import trio
 
 from iceagent.errors import IceError
+from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
 from iceagent.session.errors import PeerLeft
 from iceagent.session.raw import ByteStream, NamedStream
@@ -29,7 +29,7 @@ FAREWELL_TIMEOUT_S = 10.0  # for the other side's word that it has read everythi
 REASON_TIMEOUT_S = 2.0  # for the link to say that it has ended, when a stream breaks
 MAX_REQUESTS = 8
 
-_log = logging.getLogger(__name__)
+_log = limited_logger(__name__)
 
 
 class StandardStreams:

@@ -7,7 +7,7 @@ two ends, an application's large datagram arrives whole, and no reassembly table
 
 from __future__ import annotations
 
-import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,23 +16,25 @@ from weakref import WeakKeyDictionary
 import trio
 
 from iceagent.link.config import MAX_STREAMS
+from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
-from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
-from iceagent.tunnel.datagrams import PlainUdpSocket, SocketAddress, resolve_udp
-from iceagent.tunnel.errors import BindError, FailedError, RefusedError
-from iceagent.tunnel.local import bind_error, explain_os_error
+from iceagent.tunnel.binds import bind_port
+from iceagent.tunnel.datagrams import Origin, PlainUdpSocket, TargetSocket
+from iceagent.tunnel.errors import FailedError, RefusedError
+from iceagent.tunnel.opening import open_tunnel_stream
 from iceagent.tunnel.pump import RESET_TUNNEL
-from iceagent.tunnel.spec import PortBind, UdpTarget, join_host_port
+from iceagent.tunnel.spec import PortBind, UdpTarget
+from iceagent.tunnel.targets import addresses_of, explain_os_error
 
 IDLE_S = 300.0  # a flow without a datagram either way ends; RFC 4787 section 4.3 recommends 5 minutes
 MAX_FLOWS = MAX_STREAMS // 2  # of a session; beyond it the longest idle one makes room. The rest is for connections
 MAX_QUEUED = 256  # datagrams per flow on their way to the link; more are dropped and counted
 REFUSED_PAUSE_S = 5.0  # how long a source that was refused is ignored, instead of asking again for each datagram
 
-_log = logging.getLogger(__name__)
+_log = limited_logger(__name__)
 
 
 class Flow:
@@ -79,7 +81,7 @@ class Flow:
 class _NearFlow:
     """A source address of the local socket, from its first datagram until it falls idle."""
 
-    def __init__(self, forward: UdpForward, source: SocketAddress) -> None:
+    def __init__(self, forward: UdpForward, source: Origin) -> None:
         self._forward = forward
         self._source = source
         self._queue = trio.open_memory_channel[bytes](MAX_QUEUED)
@@ -113,7 +115,7 @@ class _NearFlow:
     async def _run_logged(self) -> None:
         target = self._forward.target
         try:
-            await self._run_stream(await self._forward.session.streams.open_service(TUNNEL_SERVICE))
+            await self._run_stream(await open_tunnel_stream(self._forward.session, target))
         except (RefusedError, FailedError, trio.TooSlowError) as error:
             _log.warning("%s", str(error) or f"the other side does not answer about {target}")
             await trio.sleep(REFUSED_PAUSE_S)
@@ -162,7 +164,7 @@ class UdpForward:
         self.idle_s = idle_s
         self.dropped: Counter[str] = Counter()
         self._socket = sock
-        self._flows: dict[SocketAddress, _NearFlow] = {}
+        self._flows: dict[Origin, _NearFlow] = {}
         self._all_flows = _near_flows.setdefault(session, set())
 
     async def run(self) -> None:
@@ -180,15 +182,16 @@ class UdpForward:
 
     def _make_room(self) -> None:
         if len(self._all_flows) >= MAX_FLOWS:
+            _log.warning("more than %d UDP sources at once; the longest idle one makes room for the next", MAX_FLOWS)
             min(self._all_flows, key=lambda flow: flow.active_at).evict()
 
-    def forget(self, source: SocketAddress, flow: _NearFlow) -> None:
+    def forget(self, source: Origin, flow: _NearFlow) -> None:
         """Drop a flow that has ended; its source may have a newer one."""
         self._all_flows.discard(flow)
         if self._flows.get(source) is flow:
             del self._flows[source]
 
-    def deliver(self, data: bytes, source: SocketAddress) -> None:
+    def deliver(self, data: bytes, source: Origin) -> None:
         """Send a datagram of the far side to the source it answers."""
         if not self._socket.send(data, source):
             self.dropped["local send failed"] += 1
@@ -200,42 +203,18 @@ class UdpForward:
 
 
 @asynccontextmanager
-async def open_udp_forward(
-    session: Session, bind: PortBind, target: UdpTarget, *, idle_s: float = IDLE_S
-) -> AsyncIterator[str]:
-    """Forward a local UDP port while the body runs; yield its address as text.
+async def open_udp_sockets(bind: PortBind) -> AsyncIterator[list[PlainUdpSocket]]:
+    """Yield UDP sockets on all addresses of a bind; they are closed when the body ends.
 
     Raises:
         BindError: the port is taken or the address is not ours.
     """
-    sock = await bind_udp(bind)
+    sockets = list(map(PlainUdpSocket, await bind_port(bind, socket.SOCK_DGRAM)))
     try:
-        async with open_background() as nursery:
-            nursery.start_soon(UdpForward(session, sock, target, idle_s=idle_s).run)
-            yield join_host_port(*sock.address[:2])
+        yield sockets
     finally:
-        sock.close()
-
-
-async def bind_udp(bind: PortBind) -> PlainUdpSocket:
-    """Return a UDP socket bound as asked.
-
-    Raises:
-        BindError: the port is taken or the address is not ours.
-    """
-    try:
-        family, address = await resolve_udp(bind.host, bind.port, passive=True)
-        sock = PlainUdpSocket(family)
-        try:
-            sock.bind(address)
-        except BaseException:
+        for sock in sockets:
             sock.close()
-            raise
-    except OSError as error:
-        raise bind_error(f"{bind}/udp", error) from error
-    except UnicodeError as error:
-        raise BindError(f"cannot open {bind}/udp: the name does not resolve") from error
-    return sock
 
 
 async def serve_udp_flow(session: Session, stream: NamedStream, target: UdpTarget, flow_id: int) -> None:
@@ -245,7 +224,7 @@ async def serve_udp_flow(session: Session, stream: NamedStream, target: UdpTarge
         FailedError: the target's name does not resolve, or the flow id is in use.
         trio.BrokenResourceError: the stream broke.
     """
-    sock = await _connected_socket(target)
+    sock = await _target_socket(target)
     flow = Flow(session, stream, flow_id, sock.send)
     try:
         if not flow.open():
@@ -259,21 +238,14 @@ async def serve_udp_flow(session: Session, stream: NamedStream, target: UdpTarge
         sock.close()
 
 
-async def _connected_socket(target: UdpTarget) -> PlainUdpSocket:
+async def _target_socket(target: UdpTarget) -> TargetSocket:
     try:
-        family, address = await resolve_udp(target.host, target.port)
-        sock = PlainUdpSocket(family)
-        try:
-            sock.connect(address)
-        except BaseException:
-            sock.close()
-            raise
-    except (OSError, UnicodeError) as error:
+        return TargetSocket(await addresses_of(target))
+    except OSError as error:
         raise FailedError(explain_os_error(error)) from error
-    return sock
 
 
-async def _send_received(sock: PlainUdpSocket, flow: Flow) -> None:
+async def _send_received(sock: TargetSocket, flow: Flow) -> None:
     while True:
-        for data, _ in await sock.receive():
+        for data in await sock.receive():
             await flow.send(data)

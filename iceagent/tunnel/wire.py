@@ -22,7 +22,7 @@ import msgspec
 from iceagent.errors import RemoteError
 from iceagent.session.raw import ByteStream
 from iceagent.tunnel.errors import FailedError, RefusedError
-from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget, parse_host, unix_path
+from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget, unix_path
 
 VERSION = 1
 MAX_FRAME = 4096  # bytes; the longest request has a path of 107
@@ -62,7 +62,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
                     return UnixTarget(unix_path(self.path))
                 case "tcp" | "udp":
                     kind = TcpTarget if self.kind == "tcp" else UdpTarget
-                    return kind(parse_host(self.host), self._port())
+                    return kind(self.host, self._port())
         except ValueError as error:
             raise WireError(f"the other side asks for something that cannot be: {error}") from None
 

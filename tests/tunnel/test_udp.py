@@ -88,13 +88,15 @@ async def test_an_idle_flow_ends_on_both_sides():
     """Every source that ever spoke would otherwise hold a socket and a stream for ever."""
     async with udp_echo() as port, linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
         target = UdpTarget("127.0.0.1", port)
-        async with udp.open_udp_forward(joiner, PortBind("127.0.0.1", 0), target, idle_s=0.05) as bind:
-            async with client(("127.0.0.1", int(bind.rpartition(":")[2]))) as sock:
+        async with udp.open_udp_sockets(PortBind("127.0.0.1", 0)) as (near,), trio.open_nursery() as nursery:
+            nursery.start_soon(udp.UdpForward(joiner, near, target, idle_s=0.05).run)
+            async with client(("127.0.0.1", int(near.text.rpartition(":")[2]))) as sock:
                 for data in (b"one", b"two"):
                     await sock.send(data)
                     assert await sock.recv(100) == data
                     while open_flows(joiner) or open_flows(inviter):
                         await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
 
 
 def open_flows(session: Session) -> int:
