@@ -23,7 +23,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
 from iceagent.net.api import Batch, UdpSocket
-from iceagent.net.contained import tell_unforeseen
+from iceagent.net.contained import contained, tell_unforeseen
 from iceagent.net.shared_port import SharedSocket
 
 logger = logging.getLogger("iceagent.agent")
@@ -140,6 +140,17 @@ class Driver:
         if isinstance(sock, SharedSocket):
             sock.divert(partial(self._take, base, sock))
             return  # its port has a loop for all
+        with contained(f"receiving at {base}", lambda error: self._lose_base(base)):
+            await self._receive_all(base, sock)
+
+    def _lose_base(self, base: TransportAddress) -> None:
+        """Go on without a socket, at which something happened that nobody has foreseen."""
+        sock = self.sockets.pop(base, None)
+        if sock is not None and not self.closed:
+            sock.close()
+            self.mutate(lambda now: self.ice.handle_base_lost(now, base))
+
+    async def _receive_all(self, base: TransportAddress, sock: UdpSocket) -> None:
         while not self.closed:
             try:
                 batches = await sock.receive()

@@ -35,6 +35,7 @@ logger = logging.getLogger("iceagent.agent")
 
 ENOUGH_GRACE_S: Final = 1.0
 """Ours: a request lost is repeated after 0.5 s; a server still silent then is thought dead if others answer."""
+OWN_HOSTS_S: Final = 0.5  # ours: so old the list of our own addresses may be
 MAX_BASES_EVER: Final = 2 * MAX_BASES  # ours: with those that have come since and keep their sockets
 _BEST_PREFERENCE: Final = 65535  # RFC 8445 section 5.1.2.1
 
@@ -53,6 +54,7 @@ class Gatherer:
         self._config = config
         self._driver = driver
         self._entries: list[InterfaceAddress] = []
+        self._read_at = -math.inf
         self.bases: list[Base] = []
         self._bases_made = 0
         self.addresses_seen = 0
@@ -71,15 +73,22 @@ class Gatherer:
             network, config, driver, self._relay_host, self._relay_ports, self._families_here, self.nat64
         )
         self.tcp = TcpCandidates(network, config, driver, self._ports)
-        driver.policy.own_hosts = lambda: {entry.host for entry in self.interfaces()}
+        driver.policy.own_hosts = self._own_hosts
 
     def interfaces(self) -> list[InterfaceAddress]:
         """Return the addresses of this machine; while they cannot be listed (no descriptors left), the last known."""
+        self._read_at = trio.current_time()
         try:
             self._entries = self._network.interfaces()
         except OSError as error:
             logger.warning("the addresses of this machine cannot be listed now: %s", error)
         return self._entries
+
+    def _own_hosts(self) -> set[str]:
+        """Return the addresses of this machine for the policy, which asks for each address of each server."""
+        if trio.current_time() >= self._read_at + OWN_HOSTS_S:
+            self.interfaces()
+        return {entry.host for entry in self._entries}
 
     async def open_bases(self) -> None:
         """Bind a socket to each usable address and make each a host candidate.

@@ -93,7 +93,7 @@ class Roaming:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_contained, "following the network", self._follow_network, nursery)
             if self._config.auto_restart:
-                nursery.start_soon(self._follow_path)
+                nursery.start_soon(run_contained, "following the path", self._follow_path)
             while True:
                 await self._again.wait()
                 self._again = trio.Event()

@@ -16,7 +16,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import PORT_MAPPING_LIFETIME_S, PORT_MAPPING_SERVER_PORT
 from iceagent.core.nat import GatewayProbe, Mapped, MappingFailed, MappingLost, PortMapper, ProbeAnswer
 from iceagent.net.api import Network
-from iceagent.net.contained import contained
+from iceagent.net.contained import contained, run_contained
 from iceagent.net.gateway import Gateway, find_gateways
 from iceagent.net.machine import MachineDriver
 from iceagent.net.portmap_upnp import UPNP, UpnpError, UpnpGateway, find_upnp_gateway, is_installed
@@ -280,9 +280,9 @@ async def probe_port_mapping(
     answers: list[ProbeAnswer] = []
     async with trio.open_nursery() as nursery:
         if gateway is not None:
-            nursery.start_soon(_probe_gateway, network, host, gateway, answers)
+            nursery.start_soon(run_contained, "a gateway", _probe_gateway, network, host, gateway, answers)
         if upnp and ":" not in host:
-            nursery.start_soon(_probe_upnp, host, answers)
+            nursery.start_soon(run_contained, "UPnP", _probe_upnp, host, answers)
     return sorted(answers, key=lambda answer: answer.protocol)
 
 

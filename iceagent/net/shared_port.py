@@ -15,6 +15,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics, UdpSocket
+from iceagent.net.contained import tell_unforeseen
 from iceagent.net.demultiplexer import Demultiplexer, Member
 
 QUEUE_LIMIT: Final = 256 * 1024  # ours: bytes of one session that may wait for its receive loop
@@ -291,7 +292,10 @@ class SharedPort:
                     share.deliver_error(error)
             now = trio.current_time()
             for batch in batches:
-                _sort(now, table, batch)
+                try:
+                    _sort(now, table, batch)
+                except Exception as error:  # what one stranger sent concerns no session of this port
+                    tell_unforeseen("a datagram", error)
 
 
 def _sort(now: float, table: Demultiplexer[SharedSocket], batch: Batch) -> None:

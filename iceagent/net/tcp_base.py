@@ -19,6 +19,7 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics
+from iceagent.net.contained import run_contained
 from iceagent.net.framing import MAX_FRAME, frame
 from iceagent.net.receive_queue import ReceiveQueue
 from iceagent.net.segmentation import run_end
@@ -108,7 +109,7 @@ class TcpBase:
             nursery.start_soon(self._accept, self._listener)
         nursery.start_soon(self._sweep)
         for peer in self._peers.values():
-            nursery.start_soon(self._serve, peer)
+            nursery.start_soon(run_contained, "a TCP connection", self._serve, peer)
 
     # Receiving
 
@@ -221,10 +222,16 @@ class TcpBase:
         self._peers[peer.remote] = peer
         self._came.unpark_all()
         if self._nursery is not None:
-            self._nursery.start_soon(self._serve, peer)
+            self._nursery.start_soon(run_contained, "a TCP connection", self._serve, peer)
 
     async def _serve(self, peer: TcpPeer) -> None:
-        code = await peer.run(self)
+        code = errno.EIO
+        try:
+            code = await peer.run(self)
+        finally:
+            self._ended(peer, code)
+
+    def _ended(self, peer: TcpPeer, code: int) -> None:
         if self._peers.get(peer.remote) is peer:
             del self._peers[peer.remote]
             if code and not self._received.closed:

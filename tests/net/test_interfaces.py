@@ -362,3 +362,53 @@ async def main():
 
 trio.run(main)
 """)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("zone", ["v0", "%25v0", "number"])
+def test_real_link_with_nothing_but_link_local_addresses(namespace: Callable[[str], str], zone: str) -> None:
+    """Two machines on one cable: the server's URL has a zone, by name, as RFC 6874 writes it, or as a number."""
+    namespace(
+        f"ZONE = {zone!r}"
+        + """
+import socket
+from iceagent.agent import CandidateType, IceServer, ServerAnswered
+from iceagent.core import stun
+from iceagent.net import SystemNetwork
+
+wire("v0")
+ip("addr", "del", "127.0.0.1/8", "dev", "lo")
+
+async def main():
+    await trio.sleep(2)  # for duplicate address detection
+    network = SystemNetwork()
+    for _ in range(100):
+        found = {entry.name: entry.host for entry in network.interfaces()}
+        if {"v0", "v0p"} <= set(found):
+            break
+        await trio.sleep(0.1)
+    other = found["v0p"].partition("%")[0]
+    zone = {"v0": "%v0", "%25v0": "%25v0"}.get(ZONE) or f"%{socket.if_nametoindex('v0')}"
+    server = await network.open_udp(found["v0p"], 3478)
+
+    async def answer():
+        while True:
+            for batch in await server.receive():
+                request = stun.decode(batch.datagrams()[0])
+                mapped = stun.XorMappedAddress(batch.remote)
+                server.send_nowait([stun.encode(stun.success(request, mapped))], batch.remote)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        config = AgentConfig(servers=[IceServer(f"stun:[{other}{zone}]")], interfaces=["v0"], families=(6,))
+        async with open_agent(config, role=Role.CONTROLLING) as agent:
+            assert hosts(agent) == {found["v0"]}
+            with trio.fail_after(10):
+                while not any(isinstance(event, ServerAnswered) for _, event in agent._driver.timeline.entries()):
+                    await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    server.close()
+
+trio.run(main)
+"""
+    )

@@ -123,6 +123,12 @@ async def serves_on(agent: Agent) -> None:
     with trio.fail_after(60):
         while CandidateType.SRFLX not in {one.type for one in agent._driver.ice.local_candidates}:
             await agent._driver.changed.park()
+    await lives(agent)
+
+
+async def lives(agent: Agent) -> None:
+    """Fail unless the agent lives and can tell of itself."""
+    await trio.lowlevel.checkpoint()
     assert agent.state is not AgentState.CLOSED
     agent.explain()
     agent.timeline_json()
@@ -342,6 +348,43 @@ def test_trap_68_nothing_a_gateway_answers_ends_an_agent(said: list[bytes]) -> N
                 await serves_on(agent)
                 await trio.sleep(10)
                 await serves_on(agent)
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+NAME = "4c8e1a6c-3c7e-4b0d-8f0a-000000000001.local"
+
+
+@SETTINGS
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=6), st.integers(0, 65535))
+def test_trap_68_nothing_a_neighbour_multicasts_ends_an_agent(parts: list[bytes], flags: int) -> None:
+    """mDNS: whoever is on the link may answer for the peer's name, and ask for ours."""
+
+    async def main(net: virtual.Network) -> None:
+        async with trio.open_nursery() as nursery:
+            await good_server(net, nursery)
+            host, neighbour = net.host(net.internet, name="host"), net.host(net.internet, name="neighbour")
+            sock = await neighbour.open_multicast("224.0.0.251", 5353)
+            config = AgentConfig(
+                servers=[IceServer("stun:good.example")], network=host, randbytes=host.randbytes, mdns="publish"
+            )
+            async with open_agent(config, role=Role.CONTROLLING) as agent:
+                names = [one.address.host for one in agent._gatherer.names.signalled()]
+                agent.add_remote_candidate(f"candidate:1 1 udp 1 {NAME} 4000 typ host")
+                await trio.sleep(0.1)
+                labels = [
+                    b"".join(bytes((len(one),)) + one for one in name.encode().split(b".")) for name in (*names, NAME)
+                ]
+                for part in parts:
+                    for label in labels:
+                        for counts in (b"\0\1\0\0\0\0\0\0", b"\0\0\0\1\0\0\0\0", b"\0\2\0\3\0\1\0\1"):
+                            head = b"\0\0" + flags.to_bytes(2, "big") + counts + label + b"\0"
+                            for tail in (part, b"\0\1\0\1" + part, b"\0\x1c\x80\1\0\0\0\x78\0\x10" + part):
+                                sock.send_nowait([head + tail], TransportAddress("224.0.0.251", 5353))
+                await trio.sleep(10)
+                await lives(agent)
+            sock.close()
             nursery.cancel_scope.cancel()
 
     run(main)
