@@ -14,6 +14,7 @@ from iceagent.errors import LocalError
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.shared_port import SharedPort
 from iceagent.net.system import SystemNetwork
+from iceagent.net.udp import SystemUdpSocket
 
 _PORT_TRIES: Final = 16  # ours: a port the system chose for one address may be taken at another
 
@@ -35,7 +36,8 @@ async def open_shared_port(
 
     Args:
         port: its number; 0 lets the system choose.
-        hosts: the local addresses to bind, IP literals; None for those an agent would choose.
+        hosts: the local addresses to bind, IP literals; None for those an agent would choose. `0.0.0.0` and `::` stand
+            for all addresses of their family, also those that come later (not on Windows, which tells none apart).
         interfaces: as in `AgentConfig`, where `hosts` is None.
         families: likewise.
         include_loopback: likewise.
@@ -83,6 +85,8 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
             for host in dict.fromkeys(hosts):
                 number = sockets[0].local_address.port if sockets else port
                 sockets.append(await network.open_udp(host, number))
+                if isinstance(sockets[-1], SystemUdpSocket):
+                    _check_tells(sockets[-1])
         except (OSError, ValueError) as error:
             for sock in sockets:
                 sock.close()
@@ -95,3 +99,13 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
         else:
             return sockets
     raise AssertionError("unreachable")
+
+
+def _check_tells(sock: SystemUdpSocket) -> None:
+    """Refuse a wildcard where the system does not tell which address was asked.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if sock.local_address.ip.is_unspecified and not sock.tells_local:
+        raise ValueError("this system does not tell which address a datagram came to; name the addresses")

@@ -129,8 +129,8 @@ class UdpSocket(Protocol):
         """
         ...
 
-    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
-        """Send all, waiting while the socket's buffer is full. A checkpoint in any case.
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
+        """Send all, waiting while the socket's buffer is full. A checkpoint in any case. `source`: see `send_nowait`.
 
         Raises:
             trio.ClosedResourceError: the socket was closed here.

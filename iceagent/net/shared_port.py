@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -17,12 +18,15 @@ from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics, UdpSocket
 from iceagent.net.contained import tell_unforeseen
 from iceagent.net.demultiplexer import Demultiplexer, Member
+from iceagent.net.packet_info import bound_to
 
 QUEUE_LIMIT: Final = 256 * 1024  # ours: bytes of one session that may wait for its receive loop
 MAX_ERRORS: Final = 64
 
 _BATCH_OVERHEAD: Final = 128  # bytes charged per batch, so that a flood of empty datagrams is bounded, too
 _LAST_STUN_BYTE: Final = 3  # RFC 7983 section 7
+_WILDCARDS: Final = frozenset(("0.0.0.0", "::"))  # noqa: S104 (to be compared with)
+NOBODY_THERE: Final = "address-without-sessions"
 
 Take = Callable[[Sequence[Batch]], None]
 
@@ -43,13 +47,15 @@ class SharedSocket:
         "_queue",
         "_size",
         "_sock",
+        "_source",
         "_statistics",
         "_take",
         "datagrams_dropped",
     )
 
-    def __init__(self, sock: UdpSocket, demultiplexer: Demultiplexer[SharedSocket]) -> None:
+    def __init__(self, sock: UdpSocket, demultiplexer: Demultiplexer[SharedSocket], source: str | None = None) -> None:
         self._sock = sock
+        self._source = source  # which address it is at, where the socket is bound to a wildcard
         self._demultiplexer = demultiplexer
         self._member: Member[SharedSocket] = demultiplexer.join(self)
         self._queue: deque[Batch] | None = None
@@ -63,8 +69,8 @@ class SharedSocket:
 
     @property
     def local_address(self) -> TransportAddress:
-        """The address of the socket that is shared."""
-        return self._sock.local_address
+        """The address of the socket that is shared, or the one within its wildcard that the session is at."""
+        return bound_to(self._sock.local_address, self._source)
 
     # Whose datagrams it gets
 
@@ -158,11 +164,11 @@ class SharedSocket:
         """
         self._check_open()
         self._note_sent(datagrams, remote)
-        taken = self._sock.send_nowait(datagrams, remote, source=source)
+        taken = self._sock.send_nowait(datagrams, remote, source=source or self._source)
         self._count_sent(datagrams if taken == len(datagrams) else datagrams[:taken])
         return taken
 
-    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
         """Send all, waiting while the buffer is full, in turn with the other sessions.
 
         Raises:
@@ -170,7 +176,7 @@ class SharedSocket:
         """
         self._check_open()
         self._note_sent(datagrams, remote)
-        await self._sock.send(datagrams, remote)
+        await self._sock.send(datagrams, remote, source=source or self._source)
         self._count_sent(datagrams)
 
     def _note_sent(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
@@ -208,18 +214,21 @@ class SharedPort:
 
     Args:
         network: where the sockets come from; agents at this port use the same.
-        sockets: bound to concrete addresses, owned from now on.
+        sockets: bound to addresses, or to a wildcard that stands for all others of its family; owned from now on.
     """
 
     def __init__(self, network: Network, sockets: Sequence[UdpSocket]) -> None:
         self.network = network
         self._sockets = {sock.local_address.host: sock for sock in sockets}
-        self._tables: dict[str, Demultiplexer[SharedSocket]] = {host: Demultiplexer() for host in self._sockets}
+        self._tables: dict[str, Demultiplexer[SharedSocket]] = {
+            host: Demultiplexer() for host in self._sockets if host not in _WILDCARDS
+        }
+        self._nobodys: Counter[str] = Counter()
         self._closed = False
 
     @property
     def addresses(self) -> tuple[TransportAddress, ...]:
-        """The local addresses, all with the same port number."""
+        """The bound addresses, all with the same port number."""
         return tuple(sock.local_address for sock in self._sockets.values())
 
     @property
@@ -230,7 +239,7 @@ class SharedPort:
     @property
     def counters(self) -> Counter[str]:
         """How many datagrams were nobody's, by reason."""
-        total: Counter[str] = Counter()
+        total: Counter[str] = Counter(self._nobodys)
         for table in self._tables.values():
             total.update({reason.value: count for reason, count in table.counters.items()})
         return total
@@ -243,7 +252,7 @@ class SharedPort:
         """Return a new session's share of the socket at `host`; None where the port has none there.
 
         Args:
-            host: a local address, as in `addresses`.
+            host: a local address: one of `addresses`, or any of this machine where a wildcard is bound.
             ufrag: the session's own username fragment; `SharedSocket.add_ufrag` adds those of restarts.
 
         Raises:
@@ -251,11 +260,13 @@ class SharedPort:
         """
         if self._closed:
             raise LocalError("this shared port is closed; open agents inside its `async with`")
-        sock = self._sockets.get(host)
+        sock, source = self._sockets.get(host), None
+        if sock is None:
+            sock, source = self._sockets.get("::" if ":" in host else "0.0.0.0"), host  # noqa: S104 (a key)
         if sock is None:
             return None
         try:
-            share = SharedSocket(sock, self._tables[host])
+            share = SharedSocket(sock, self._table_of(host), source)
         except ValueError as error:
             raise LocalError(f"{error}; open another shared port") from error
         try:
@@ -265,11 +276,22 @@ class SharedPort:
             raise
         return share
 
+    def _table_of(self, host: str) -> Demultiplexer[SharedSocket]:
+        """Return the table of an address; a new one within a wildcard takes the place of those that nobody is at."""
+        table = self._tables.get(host)
+        if table is None:
+            for other in [one for one, known in self._tables.items() if not len(known) and one not in self._sockets]:
+                gone = self._tables.pop(other)
+                self._nobodys.update({reason.value: count for reason, count in gone.counters.items()})
+            table = self._tables[host] = Demultiplexer()
+        return table
+
     async def serve(self) -> None:
         """Receive at all sockets until they are closed."""
         async with trio.open_nursery() as nursery:
             for host, sock in self._sockets.items():
-                nursery.start_soon(self._receive_from, sock, self._tables[host])
+                receive = self._receive_at_all if host in _WILDCARDS else self._receive_from
+                nursery.start_soon(receive, sock)
 
     def close(self) -> None:
         """Close the sockets. Sessions still here find their shares closed. Idempotent."""
@@ -280,7 +302,8 @@ class SharedPort:
         for sock in self._sockets.values():
             sock.close()
 
-    async def _receive_from(self, sock: UdpSocket, table: Demultiplexer[SharedSocket]) -> None:
+    async def _receive_from(self, sock: UdpSocket) -> None:
+        table = self._tables[sock.local_address.host]
         while True:
             try:
                 batches = await sock.receive()
@@ -296,6 +319,35 @@ class SharedPort:
                     _sort(now, table, batch)
                 except Exception as error:  # what one stranger sent concerns no session of this port
                     tell_unforeseen("a datagram", error)
+
+    async def _receive_at_all(self, sock: UdpSocket) -> None:
+        """Receive at a wildcard: each address of this machine has a table of its own, as it has with a socket."""
+        while True:
+            try:
+                batches = await sock.receive()
+            except trio.ClosedResourceError:
+                return
+            for error in sock.take_errors():
+                # The system does not say which of our addresses sent what could not be delivered: whoever did.
+                remote = _in_one_zone(error.remote)
+                shares = [table.asker(remote) for table in self._tables.values()]
+                for share in filter(None, shares):
+                    share.deliver_error(replace(error, remote=remote))
+            now = trio.current_time()
+            for batch in batches:
+                table = None if batch.local is None else self._tables.get(batch.local)
+                if table is None:
+                    self._nobodys[NOBODY_THERE] += len(batch)
+                elif "%" in batch.remote.host:
+                    _sort(now, table, replace(batch, remote=_in_one_zone(batch.remote)))
+                else:
+                    _sort(now, table, batch)
+
+
+def _in_one_zone(remote: TransportAddress) -> TransportAddress:
+    """Return a peer's address without its zone, which is that of the local address: so candidates have it, too."""
+    bare, percent, _ = remote.host.partition("%")
+    return TransportAddress(bare, remote.port) if percent else remote
 
 
 def _sort(now: float, table: Demultiplexer[SharedSocket], batch: Batch) -> None:

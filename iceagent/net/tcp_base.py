@@ -153,12 +153,13 @@ class TcpBase:
         self._count_sent(frames[:taken])
         return len(datagrams) if taken == len(frames) else taken
 
-    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
         """Send all, in order, waiting until the system has taken them. Lost with the connection if that breaks.
 
         Raises:
             trio.ClosedResourceError: the base was closed.
         """
+        del source  # a base has one address
         await trio.lowlevel.checkpoint()
         self._received.check_open()
         peer = self._peer_for(remote)

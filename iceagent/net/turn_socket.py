@@ -104,7 +104,7 @@ class TurnSocket:
         self._statistics.bytes_sent += sum(map(len, datagrams[:taken]))
         return taken
 
-    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
         """Send all, in order: waits for the permission, and while the transport is full. A checkpoint in any case.
 
         A permission that fails wakes whoever waits for it (trap 30).
@@ -112,6 +112,7 @@ class TurnSocket:
         Raises:
             trio.ClosedResourceError: the socket was closed, or the allocation has ended.
         """
+        del source  # a relay has one address
         await trio.lowlevel.checkpoint()
         async with self._order:
             done = self.send_nowait(datagrams, remote)

@@ -223,14 +223,14 @@ class SystemUdpSocket:
 
     # Sending
 
-    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
         """Send all, waiting while the buffer is full; any number of tasks may send at once.
 
         Raises:
             trio.ClosedResourceError: the socket was closed here.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        done = self.send_nowait(datagrams, remote)
+        done = self.send_nowait(datagrams, remote, source=source)
         if done == len(datagrams):
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
@@ -238,7 +238,7 @@ class SystemUdpSocket:
             while done < len(datagrams):
                 self._check_open()
                 await trio.lowlevel.wait_writable(self._sock)
-                taken = self.send_nowait(datagrams[done:], remote)
+                taken = self.send_nowait(datagrams[done:], remote, source=source)
                 if not taken:
                     # An unread ICMP error also wakes a waiting sender; left there it would wake us for ever.
                     self._collect_errors()

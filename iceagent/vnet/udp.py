@@ -93,14 +93,14 @@ class VirtualUdpSocket:
             self._statistics.send_errors += 1
         return True
 
-    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
         """Send all, waiting while the buffer is full."""
         self._check_open()
         await trio.lowlevel.checkpoint()
-        sent = self.send_nowait(datagrams, remote)
+        sent = self.send_nowait(datagrams, remote, source=source)
         while sent < len(datagrams):
             await self._writable.wait()
-            sent += self.send_nowait(datagrams[sent:], remote)
+            sent += self.send_nowait(datagrams[sent:], remote, source=source)
 
     def statistics(self) -> SocketStatistics:
         """Return the counters."""

@@ -43,7 +43,7 @@ class FakeSocket:
         self.room -= taken
         return taken
 
-    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress) -> None:
+    async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
         raise AssertionError("the server never waits for one client")
 
     def statistics(self) -> SocketStatistics:

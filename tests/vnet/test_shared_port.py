@@ -322,3 +322,42 @@ async def test_an_unreachable_peer_is_told_to_whom_it_concerns(vnet):
             async for event in there.events():
                 if type(event).__name__ == "DestinationUnreachable":
                     break
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+async def test_trap_69_a_port_at_a_wildcard_serves_each_address_of_the_machine(vnet, which):
+    """Also one that came after the port was opened; a peer behind a strict NAT hears only the address that it asked."""
+    net = vnet()
+    server, home = net.host(net.internet), net.router(net.internet, nat=PORT_RESTRICTED)
+    server.attach(net.internet)
+    client = net.host(home)
+    async with net, open_shared_port(3478, hosts=["0.0.0.0"], network=server) as port, AsyncExitStack() as stack:
+        server.attach(net.internet)
+        address = server.addresses()[which]
+        there, here = await open_pair(stack, port, server, client)
+        there.set_remote_credentials(here.credentials)
+        here.set_remote_credentials(there.credentials)
+        async for candidate in there.local_candidates():
+            if candidate is not None and candidate.address.host == address:
+                here.add_remote_candidate(candidate)
+        here.add_remote_candidate(None)
+        async for candidate in here.local_candidates():
+            there.add_remote_candidate(candidate)
+        there.add_remote_candidate(None)
+        pair = await here.wait_connected()
+        await there.wait_connected()
+        assert pair.remote.address == TransportAddress(address, 3478)
+        await assert_talk(there, here, b"x")
+        assert port.sessions == 1
+
+
+async def test_what_comes_to_an_address_without_sessions_is_counted(vnet):
+    """A wildcard hears strangers at all addresses; nothing is remembered of those."""
+    net = vnet()
+    server, client = net.host(net.internet), net.host(net.internet)
+    async with net, open_shared_port(3478, hosts=["0.0.0.0"], network=server) as port:
+        sock = await client.open_udp("0.0.0.0")
+        await sock.send([b"x"] * 3, TransportAddress(server.address, 3478))
+        await trio.sleep(1)
+        assert port.counters == {"address-without-sessions": 3}
+        sock.close()
