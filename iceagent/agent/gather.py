@@ -94,9 +94,12 @@ class Gatherer:
         """Bind a socket to each usable address and make each a host candidate.
 
         Raises:
-            LocalError: there are addresses but none of the allowed ports can be bound on any.
+            LocalError: there are addresses but none of the allowed ports can be bound on any, or they cannot be listed.
         """
-        interfaces = self.interfaces()
+        try:
+            self._entries = interfaces = self._network.interfaces()
+        except OSError as error:
+            raise LocalError(f"the addresses of this machine cannot be listed: {error.strerror or error}") from error
         self.addresses_seen = len(interfaces)
         chosen = choose_addresses(self._driver.policy.local_addresses(interfaces), self._config)
         if self._config.transport_policy == "relay":

@@ -60,9 +60,10 @@ class Nat64:
                     found = find_prefix(one.host for one in await self._network.resolve(WELL_KNOWN_NAME, 0, family=6))
         except OSError as error:
             logger.debug("no NAT64 here: %s", error)
-        is_news = found is not None and found != self.prefix
-        self.prefix = found
-        self._settled.set()
+        finally:
+            is_news = found is not None and found != self.prefix
+            self.prefix = found
+            self._settled.set()  # whatever happened: servers of IPv4 wait for it
         if found is not None and is_news:
             self._driver.policy.note_nat64(found)
             self.on_prefix()

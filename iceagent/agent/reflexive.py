@@ -261,7 +261,13 @@ class Reflexive:
 
 
 def _within_reach(base: Base, question: Question) -> list[TransportAddress]:
-    return [target for target in question.targets if can_reach(base.address, target)]
+    """Return the addresses of a server as one socket sees them: in its own zone they have none (`net.sockaddr`)."""
+    zone = base.address.host.partition("%")[2]
+    targets = [target for target in question.targets if can_reach(base.address, target)]
+    if not zone:
+        return targets
+    in_zone = [target for target in targets if target.host.partition("%")[2] in ("", zone)]
+    return [TransportAddress(target.host.partition("%")[0], target.port) for target in in_zone]
 
 
 async def _forget(query: Query) -> None:

@@ -51,7 +51,10 @@ async def open_shared_port(
     network = network or SystemNetwork()
     if hosts is None:
         wanted = AgentConfig(interfaces=interfaces, families=families, include_loopback=include_loopback)
-        hosts = [entry.host for entry in choose_addresses(network.interfaces(), wanted)]
+        try:
+            hosts = [entry.host for entry in choose_addresses(network.interfaces(), wanted)]
+        except OSError as error:
+            raise LocalError(f"the addresses of this machine cannot be listed: {error.strerror or error}") from error
     if not hosts:
         raise LocalError("this machine has no address to open a shared port on")
     shared = SharedPort(network, await _bind(network, hosts, port))

@@ -19,6 +19,7 @@ from iceagent.cli.turn import own_host_urls, run_turn, turn_urls
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
+from iceagent.net.descriptors import raise_descriptor_limit
 from iceagent.net.resolver import resolve
 from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
 from iceagent.servers.turn import TurnService, open_turn_server
@@ -82,6 +83,7 @@ async def _serve(
     *,
     with_turn: bool,
 ) -> None:
+    raise_descriptor_limit()
     address = await _parse_listen(listen)
     arguments = None
     if with_turn:

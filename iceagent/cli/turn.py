@@ -16,6 +16,7 @@ from iceagent.cli.run import run_verb
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.errors import LocalError
+from iceagent.net.descriptors import raise_descriptor_limit
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.servers.turn_metrics import serve_metrics
 from iceagent.session.relay import best_address
@@ -44,6 +45,7 @@ def command(listen: tuple[str, ...], as_json: bool, quiet: bool, verbose: int, *
 
 
 async def _turn(listen: tuple[str, ...], values: dict[str, Any], output: Output) -> None:
+    raise_descriptor_limit()
     default = DEFAULT_DEV_LISTEN if values["insecure_dev"] else DEFAULT_LISTEN
     arguments = parse_turn([_listen_address(text) for text in listen or (default,)], values)
     async with AsyncExitStack() as stack:

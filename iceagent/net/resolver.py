@@ -7,6 +7,7 @@ import socket
 import trio
 
 from iceagent.core.address import TransportAddress, make_address
+from iceagent.net.sockaddr import zone_index, zone_name
 
 MAX_ADDRESSES = 16
 """Addresses of one name that are looked at; a longer answer is cut."""
@@ -24,7 +25,7 @@ async def resolve(host: str, port: int, *, family: int | None = None) -> list[Tr
         port: 0 to 65535.
         family: 4, 6 or None for both.
     Raises:
-        OSError: there is no such name, or it has no address of that family.
+        OSError: there is no such name, it has no address of that family, or its zone is no interface's.
         ValueError: `port` is out of range.
     """
     literal = _literal(host, port)
@@ -35,9 +36,9 @@ async def resolve(host: str, port: int, *, family: int | None = None) -> list[Tr
         return [literal]
     try:
         answers = await trio.socket.getaddrinfo(host, port, _FAMILIES[family], socket.SOCK_DGRAM)
-    except UnicodeError as error:  # the IDNA codec's complaint about an impossible name
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
-    found = dict.fromkeys(make_address(str(answer[4][0]), port) for answer in answers[:MAX_ADDRESSES])
+        found = dict.fromkeys(make_address(str(answer[4][0]), port) for answer in answers[:MAX_ADDRESSES])
+    except ValueError as error:  # the IDNA codec's complaint about an impossible name, the system's about a zero byte
+        raise socket.gaierror(socket.EAI_NONAME, f"{host[:80]!r} is not a host name") from error
     return list(found)
 
 
@@ -45,6 +46,9 @@ def _literal(host: str, port: int) -> TransportAddress | None:
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port} is not within 0 to 65535")
     try:
-        return make_address(host, port)
+        literal = make_address(host, port)
     except ValueError:
         return None
+    bare, percent, zone = literal.host.partition("%")
+    # By name, as packets from there show it: a server named with `%2` answers from `%eth0`.
+    return literal._replace(host=f"{bare}%{zone_name(zone_index(zone))}") if percent else literal

@@ -115,14 +115,14 @@ async def running(handler: Callable[[trio.SocketStream], object]) -> AsyncIterat
 
 
 @asynccontextmanager
-async def turn_server(folder: Path, *names: str) -> AsyncIterator[tuple[TurnService, str]]:
+async def turn_server(folder: Path, *names: str, dtls: bool = False) -> AsyncIterator[tuple[TurnService, str]]:
     certificate, key = make_certificate(folder, *names)
     options = ServerOptions(
         listen=[make_address(HOST, 0)],
         users={"george": "secret"},
         loopback=True,
         tls=TlsFiles(certificate, key),
-        dtls=False,
+        dtls=dtls,
     )
     async with open_turn_server(options) as server:
         yield server, str(certificate)
@@ -309,3 +309,22 @@ async def test_a_host_that_would_end_a_line_of_the_request_is_not_asked_for() ->
             with pytest.raises(ProxyError, match="no proxy is asked for"):
                 await connect_through(SystemNetwork(), Proxy("http", HOST, port), host, 1)
     assert not proxy.asked
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls", "dtls"])
+async def test_a_turn_servers_name_is_tried_beyond_its_first_address_over_every_transport(
+    tmp_path: Path, transport: str
+) -> None:
+    """RFC 5928: one address is dead, one takes connections and is mute, the third is the server."""
+    async with turn_server(tmp_path, NAME, dtls=True) as (service, ca_file):
+        port = port_of(service, transport)
+        network = Named({NAME: ["127.0.0.2", "127.0.0.3", HOST]})
+        mute = await network.listen_tcp("127.0.0.3", port)
+        silent = await network.open_udp("127.0.0.3", port)
+        async with mute:
+            with trio.fail_after(10):
+                server = TurnServer(NAME, port, transport)
+                options = TurnOptions(ca_file=ca_file)
+                async with open_turn_socket(network, server, login=LOGIN, options=options) as allocation:
+                    assert allocation.place == TransportAddress(HOST, port)
+        silent.close()
