@@ -113,7 +113,7 @@ async def test_streams_beyond_the_concurrent_limit_wait_their_turn(ends, autojum
     assert most == MAX_STREAMS - 1  # the control stream is the first
 
 
-async def test_a_stopped_reader_stops_the_writer_and_nobody_else(ends, autojump_clock) -> None:
+async def test_trap_46_a_stopped_reader_stops_the_writer_and_nobody_else(ends, autojump_clock) -> None:
     """Trap 46: without credit of our own, QUIC would buffer all the writer has; other streams must not notice."""
     config = LinkConfig(stream_window=256 * 1024, initial_window=16 * 1024, link_ceiling=1024 * 1024, send_buffer=65536)
     async with ends(config=config).links() as (client, server), trio.open_nursery() as nursery:

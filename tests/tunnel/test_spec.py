@@ -89,6 +89,14 @@ def test_trap_43_a_rule_allows_what_it_names_and_nothing_else(rule, allowed, ref
     assert [is_allowed(rules, target) for target in refused] == [False] * len(refused)
 
 
+@pytest.mark.parametrize("text", ["2222:localhost:22", "5353:192.0.2.1:53/udp", "0:unix:/run/x"])
+def test_trap_43_loopback_is_where_ports_are_bound_by_default(text):
+    """A forward opens the other machine's network to whoever reaches the port: by default that is this machine."""
+    bind = parse_forward(text).bind
+    assert isinstance(bind, PortBind)
+    assert bind.host == "127.0.0.1"
+
+
 def test_no_rule_allows_nothing():
     """An empty list must fail closed."""
     assert not is_allowed((), TcpTarget("localhost", 22))

@@ -11,6 +11,7 @@ from fake_link import linked_sessions
 
 from iceagent.link import LinkLost
 from iceagent.session.errors import PeerLeft, PeerLost
+from iceagent.tunnel import stdio
 from iceagent.tunnel.errors import LocalIOError, RefusedError
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
@@ -70,9 +71,19 @@ async def test_both_ways_to_both_ends(ends):
     assert results == {"near": b"", "far": b"a" * 300_000}
 
 
-async def test_trap_45_a_side_that_is_done_succeeds_although_the_other_closes_first(ends):
-    """Its word may be lost with the link; everything was delivered all the same."""
+async def test_trap_45_a_side_that_is_done_succeeds_although_the_other_closes_first(ends, monkeypatch):
+    """The other side's word may be lost with the link; everything was delivered all the same."""
     near, far = ends
+    say_farewell = stdio._say_farewell
+
+    async def speechless(session, stream, service):
+        if session is joiner:
+            await say_farewell(session, stream, service)
+        else:
+            await stream.aclose()
+            await service.done.wait()
+
+    monkeypatch.setattr(stdio, "_say_farewell", speechless)
     async with linked_sessions() as (joiner, inviter), trio.open_nursery() as nursery:
 
         async def inviter_side() -> None:
