@@ -199,7 +199,7 @@ def test_what_stands_for_this_machine_is_this_machine(host: str) -> None:
     assert is_no_host(make_address(host, 1).ip, ["2001:db8::77"])
 
 
-async def test_a_certificates_name_that_is_none_is_not_followed(vnet: Any) -> None:
+async def test_trap_68_a_certificates_name_that_is_none_is_not_followed(vnet: Any) -> None:
     """ALTERNATE-DOMAIN is the network's word; TLS would raise what nobody expects."""
     for name in (".", "a..b", "x" * 200, "-"):
         ended = turn.Ended(turn.EndReason.ALTERNATE_SERVER, 300, "", make_address("192.0.2.77", 1), name)

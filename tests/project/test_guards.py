@@ -203,11 +203,14 @@ def test_every_trap_is_tested_under_its_number() -> None:
     """A trap without a test that names it is one that somebody will step into again; each is a row of the page."""
     named = re.compile(r"def test_trap_0?(\d+)_\w+\(")
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
-    found = {int(number) for path, text in zip(texts, texts, strict=True) for number in named.findall(text)}
+    found = {int(number) for text in texts for number in named.findall(text)}
     traps = traps_of_the_page()
     assert traps >= set(range(1, 70))
-    assert sorted((traps - PENDING_TESTS) - found) == []
+    assert sorted(traps - found) == []
     assert sorted(found - traps) == [], "a test names a trap that docs/security.md does not list"
+
+
+PENDING_MUTANTS = {*range(1, 4), *range(6, 19), 24, 25, 27, 28, *range(58, 62)}
 
 
 def test_every_trap_has_a_mutant() -> None:
