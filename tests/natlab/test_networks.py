@@ -29,6 +29,16 @@ ONE_NAT = [
     Scenario("two hosts kept apart, with hairpin", a=Home(hosts=2, isolated=True, hairpin=True), nodes=TWO_HOSTS),
     Scenario("two hosts kept apart, without hairpin", a=OFFICE, nodes=TWO_HOSTS, direct=False),
 ]
+SEVERAL_ADDRESSES = [
+    Scenario("a relay at 0.0.0.0, met at its second address", wildcard=True),
+    Scenario(
+        "symmetric NATs, a relay at 0.0.0.0 met at its second address",
+        a=Home(nat=NatKind.SYMMETRIC),
+        b=Home(nat=NatKind.SYMMETRIC),
+        direct=False,
+        wildcard=True,
+    ),
+]
 NO_UDP = Home(firewall=Firewall.NO_UDP)
 HARD_NO_UDP = Home(nat=NatKind.SYMMETRIC, firewall=Firewall.NO_UDP)  # no simultaneous open of TCP either
 NO_STUN = Home(firewall=Firewall.NO_STUN)
@@ -66,6 +76,12 @@ MOVES = [
 @pytest.mark.parametrize("scenario", CARRIERS, ids=str)
 def test_a_carriers_nat_above_the_homes(scenario: Scenario, outcome: Outcome) -> None:
     """Half the mobile world sits behind two NATs; the stricter of each kind of behaviour decides."""
+    judge(scenario, outcome)
+
+
+@pytest.mark.parametrize("scenario", SEVERAL_ADDRESSES, ids=str)
+def test_a_machine_with_several_addresses_is_a_server_like_any_other(scenario: Scenario, outcome: Outcome) -> None:
+    """STUN and TURN answer from the address asked: NATs drop the rest, and with it every candidate (trap 69)."""
     judge(scenario, outcome)
 
 

@@ -49,6 +49,7 @@ class Scenario:
         hard_nat: both commands are given `--hard-nat`.
         stun_servers: how many the relay hands out: 1 is what it does by itself; with 2 it answers at another address of
             its machine, too.
+        wildcard: the relay listens at 0.0.0.0, as it does by default, and is met at its machine's second address.
         refuses: letter of the home whose command is not.
         moves: letter of the home whose line gets another address; then the file is fetched once more.
     """
@@ -66,6 +67,7 @@ class Scenario:
     transport: str = ""
     hard_nat: bool = False
     stun_servers: int = 1
+    wildcard: bool = False
     refuses: str = ""
 
     def __str__(self) -> str:
@@ -210,6 +212,8 @@ def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iceagent-natlab-")))
         relay = run.iceagent("serve", *relay_options(lab, scenario, folder), inside=lab.inside("inet"))
         url = relay.wait_for("listening")["url"]
+        if scenario.wildcard:
+            url = f"ws://{OTHER_INTERNET_HOST}:{url.rpartition(':')[2]}"
         rule = f"tcp:127.0.0.1:{port}"
         trusting = ["env", f"SSL_CERT_FILE={folder / 'cert.pem'}"]
         wishes = {letter: ["--hard-nat"] * (scenario.hard_nat and scenario.refuses != letter) for letter in "ab"}
@@ -228,6 +232,7 @@ def relay_options(lab: Lab, scenario: Scenario, folder: Path) -> list[str]:
     shown = f"[{host}]" if ":" in host else host
     # These networks are for documentation, so that a relay on the real internet has no business there.
     allowed = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32")
+    shown = "0.0.0.0" if scenario.wildcard else shown
     options = ["--json", "--listen", f"{shown}:{scenario.port}", "--turn"]
     options += [word for net in allowed for word in ("--allow-peer", net)]
     options += ["--turn-listen", f"{OTHER_INTERNET_HOST}:3478"] if scenario.stun_servers > 1 else []
