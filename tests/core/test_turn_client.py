@@ -105,6 +105,59 @@ def test_trap_30_a_failed_bind_leaves_data_flowing_by_indication():
     assert stun.decode(message).get(stun.Data) == stun.Data(b"more")
 
 
+def bindings(duo: Duo) -> set[tuple[int, object]]:
+    """The number and the peer of every ChannelBind request sent so far."""
+    requests = [stun.decode(data) for data in duo.sent if stun.looks_like_stun(data)]
+    asked = [request for request in requests if request.method == METHOD.CHANNEL_BIND]
+    return {(one.get(stun.ChannelNumber).value, one.get(stun.XorPeerAddress).address) for one in asked}
+
+
+def test_trap_30_a_refresh_that_nobody_answered_is_repeated_with_the_same_number_for_the_same_peer():
+    """That is a refresh whether or not the last one arrived; to give the channel up would slow what works."""
+    duo = bound(Duo())
+    duo.run_until(539.0)
+    before = times(duo, METHOD.CHANNEL_BIND)
+    duo.server.answers[METHOD.CHANNEL_BIND] = None
+    duo.run_until(582.0)
+    assert times(duo, METHOD.CHANNEL_BIND) > before, "the refresh was lost"
+    assert duo.send(b"data") == [turn.encode_channel_data(0x4000, b"data")], "it stands for as long as it was granted"
+    duo.server.answers.clear()
+    duo.run_until(1100.0)
+    assert not any(isinstance(event, turn.ChannelFailed) for event in duo.events)
+    assert duo.send(b"data") == [turn.encode_channel_data(0x4000, b"data")]
+    assert bindings(duo) == {(0x4000, PEER)}
+
+
+def test_trap_30_a_channel_that_ran_out_unanswered_is_not_bound_anew():
+    """When its time is over nobody knows what the server holds; data goes by indication, for good."""
+    duo = bound(Duo())
+    duo.server.answers[METHOD.CHANNEL_BIND] = None
+    duo.run_until(601.0)
+    assert turn.ChannelFailed(PEER, None) in duo.events
+    duo.server.answers.clear()
+    asked = times(duo, METHOD.CHANNEL_BIND)
+    for step in range(10):
+        duo.run_until(602.0 + step)
+        (message,) = duo.send(b"data")
+        assert stun.decode(message).method == METHOD.SEND
+    duo.permit(OTHER)
+    duo.send(b"data", peer=OTHER)
+    assert times(duo, METHOD.CHANNEL_BIND) == asked + 1
+    assert bindings(duo) == {(0x4000, PEER), (0x4001, OTHER)}, "no number ever changes hands"
+
+
+def test_trap_30_a_refused_refresh_ends_the_channel_and_is_not_repeated():
+    """A refusal is no ambiguity: the server has spoken."""
+    duo = bound(Duo())
+    duo.server.answers[METHOD.CHANNEL_BIND] = 400
+    before = times(duo, METHOD.CHANNEL_BIND)
+    duo.run_until(599.0)
+    assert times(duo, METHOD.CHANNEL_BIND) == before + 1
+    assert turn.ChannelFailed(PEER, 400) in duo.events
+    (message,) = duo.send(b"data")
+    assert stun.decode(message).method == METHOD.SEND
+
+
 # Trap 31
 
 

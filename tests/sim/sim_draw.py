@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from iceagent.vnet import Burst, Firewall, Host, Nat, Network, Relay, Router, Side
+from iceagent.vnet import Burst, Firewall, Host, Nat, Network, Reachability, Relay, Router, Side, reachability
 
 BEHAVIOURS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 SITES = {
@@ -65,6 +65,9 @@ class Drawn:
     dead_turn: bool = False
     nameless_server: bool = False
     fault: str = ""
+    changes: list[tuple[float, str]] = field(default_factory=list)
+    idle_s: float = 0.0
+    names: dict[str, str] = field(default_factory=lambda: {"stun": "stun.example", "turn": "turn.example"})
     more: random.Random = field(default_factory=random.Random)
     techniques: dict[str, Any] = field(default_factory=dict)
 
@@ -98,8 +101,34 @@ class Drawn:
             deny_remote=policy.get("deny_remote_prefixes", ()),
         )
 
+    def surest(self) -> Reachability:
+        """Return what can be reached whoever sends first: a router that accepts input may be late with every packet.
+
+        Its inside hosts then show each peer that was quicker another port than they show the servers.
+        """
+        accepting = {router: router.nat for host in self.hosts for router in routers_above(host) if router.nat}
+        try:
+            for router, nat in accepting.items():
+                if nat.accepts_input:
+                    router.nat = replace(nat, mapping="address-and-port-dependent")
+            return reachability(*self.sides())
+        finally:
+            for router, nat in accepting.items():
+                router.nat = nat
+
     def __str__(self) -> str:
         return "; ".join(self.words)
+
+
+def routers_above(host: Host) -> list[Router]:
+    """Return the routers between a host and the internet, of all its interfaces."""
+    found: list[Router] = []
+    for interface in host.attachments():
+        router = interface.router
+        while router is not None:
+            found.append(router)
+            router = router.parent
+    return found
 
 
 def draw(seed: int) -> Drawn:

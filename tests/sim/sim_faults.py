@@ -77,8 +77,21 @@ async def carry_out(drawn: Drawn, turn: ServerSwitch, stun: ServerSwitch) -> Non
         turn.crash()
     elif fault == "stun crash":
         stun.crash()
+    elif fault == "addresses change":
+        for pause_s, what in drawn.changes:
+            await trio.sleep(pause_s)
+            await _change(drawn, what)
     elif fault == "gone":
         host.partition()
+
+
+async def _change(drawn: Drawn, what: str) -> None:
+    """Give a host, or the router of its home, another address."""
+    number = int(what.startswith("bob"))
+    if what.endswith("router"):
+        drawn.homes[number].renew()
+    else:
+        drawn.hosts[number].renew()
 
 
 async def _off(host: Host, seconds: float) -> None:

@@ -13,12 +13,14 @@ from functools import partial
 import trio
 from sim_draw import TURN_PORT, Drawn, draw
 from sim_faults import ServerSwitch, carry_out, is_on_the_network
+from sim_lessons import draw_lessons
 
 from iceagent import vnet
 from iceagent.agent import Agent, AgentConfig, Component, IceServer, open_agent
-from iceagent.agent.events import DestinationUnreachable, RelayFailed, ServerFailed
+from iceagent.agent.events import DestinationUnreachable, RelayAllocated, RelayFailed, ServerFailed
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
+from iceagent.core.constants import CONSENT_EXPIRY_S
 from iceagent.core.ice import AgentState, Role
 from iceagent.errors import NetworkError
 from iceagent.servers.stun import open_stun_server
@@ -91,6 +93,7 @@ class Run:
     news: trio.Event = field(default_factory=trio.Event)
     turn: ServerSwitch = field(default_factory=ServerSwitch)
     stun: ServerSwitch = field(default_factory=ServerSwitch)
+    is_idle: bool = False
 
 
 def run_seed(seed: int) -> Outcome:
@@ -117,6 +120,7 @@ def _innermost(error: BaseException) -> str:
 
 async def _simulate(outcome: Outcome) -> None:
     drawn = draw(outcome.seed)
+    draw_lessons(drawn, outcome.seed)
     outcome.words = str(drawn)
     expected = reachability(*drawn.sides())
     outcome.expected = "direct" if expected.is_direct else "relayed" if expected.is_possible else "none"
@@ -163,7 +167,7 @@ async def _open_turn(drawn: Drawn, stack: AsyncExitStack) -> None:
 @asynccontextmanager
 async def _open_agents(run: Run) -> AsyncIterator[None]:
     drawn = run.drawn
-    servers = [IceServer("stun:stun.example")] if drawn.stun else []
+    servers = [IceServer(f"stun:{drawn.names['stun']}")] if drawn.stun else []
     if drawn.dead_stun:
         drawn.net.add_name("dead.example", "203.0.113.250", "2001:db8::dead")
         servers.append(IceServer("stun:dead.example"))
@@ -174,7 +178,7 @@ async def _open_agents(run: Run) -> AsyncIterator[None]:
         servers.append(IceServer("stun:nameless.example"))
     if drawn.turn is not None:
         transport = "" if drawn.turn_tcp else "?transport=udp"
-        servers.append(IceServer(f"turn:turn.example{transport}", username=USER, credential=PASSWORD))
+        servers.append(IceServer(f"turn:{drawn.names['turn']}{transport}", username=USER, credential=PASSWORD))
     roles = (Role.CONTROLLING, Role.CONTROLLING if drawn.same_role else Role.CONTROLLED)
     async with AsyncExitStack() as stack:
         for number, (host, families, role) in enumerate(zip(drawn.hosts, drawn.families, roles, strict=True)):
@@ -287,7 +291,7 @@ async def _annoy_from(run: Run, sockets: list[vnet.VirtualUdpSocket]) -> None:
                 for sock in sockets:
                     if sock.local_address.family == target.family:
                         sock.send_nowait([BROKEN, check], target)
-        await trio.sleep(1)
+        await trio.sleep(60 if run.is_idle else 1)
 
 
 async def _meet(run: Run, expected: Reachability) -> None:
@@ -337,8 +341,9 @@ async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
             results, right = [False, False], FAILURES | {"consent-lost"}
     if results[0] != results[1]:
         raise Broken(f"one connected, the other failed: {_states(run)}")
+    surest = run.drawn.surest()
     if not results[0]:
-        if expected.is_possible and _lost_a_server(run):
+        if expected.is_possible and (_lost_a_server(run) or not surest.is_possible):
             run.outcome.found = "unlucky"
             return
         if expected.is_possible:
@@ -353,7 +358,7 @@ async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
             raise Broken(f"wrong verdict: {kinds}")
         return
     await _await_agreement(run)
-    if expected.is_direct:
+    if surest.is_direct:
         await _await_switch(run)
     is_direct = _is_direct(run)
     run.outcome.found = "direct" if is_direct else "relayed"
@@ -364,10 +369,11 @@ async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
             raise Broken(f"relay only, and yet {own.local.type.value}")
     if expected.is_direct and not is_direct:
         run.outcome.is_settled_for_less = True
-        if run.drawn.is_clean:
+        if run.drawn.is_clean and surest.is_direct:
             raise Broken(f"relayed where the oracle sees {sorted(expected.kinds)}: {_states(run)}")
     await _talk(run, b"first", TALK_WITHIN_S)
-    await (_break(run) if run.drawn.fault else _disturb(run))
+    if await (_break(run) if run.drawn.fault else _disturb(run)) and run.drawn.idle_s:
+        await _idle(run)
 
 
 def _is_direct(run: Run) -> bool:
@@ -482,36 +488,79 @@ async def _talk(run: Run, topic: bytes, within_s: float) -> None:
     raise Broken(f"no words came through within {within_s} s ({topic.decode()}): {_states(run)}")
 
 
-async def _disturb(run: Run) -> None:
+async def _disturb(run: Run) -> bool:
+    """Let something mild happen; return whether the two still talk."""
     drawn = run.drawn
     if drawn.disturbance == "cut":
+        may_end = not drawn.is_clean and _uses_tcp(run)
         drawn.hosts[1].partition()
         await trio.sleep(15)
         drawn.hosts[1].heal()
+        if may_end and await _ends_by_consent(run):
+            run.outcome.found = "unlucky"
+            return False
     elif drawn.disturbance == "nat reboot":
         if not all(home.nat is None or home.nat.port_allocation == "preserving" for home in drawn.homes):
-            return
+            return True
         drawn.homes[0].reboot()
     else:
-        return
+        return True
     await _talk(run, b"after " + drawn.disturbance.encode(), RECOVER_WITHIN_S)
+    return True
 
 
-async def _break(run: Run) -> None:
-    """Let the fault happen, and hold what comes of it against what the oracle now says."""
+def _uses_tcp(run: Run) -> bool:
+    """Whether what the two say goes over TCP somewhere: between themselves, or to a relay."""
+    rooms = [component._agent for agent in run.agents for component in _components(agent)]
+    events = [event for agent in rooms for _, event in agent._driver.timeline.entries()]
+    over_tcp = {event.address for event in events if isinstance(event, RelayAllocated) and event.transport != "udp"}
+    pairs = [agent.selected_pair for agent in rooms]
+    return any(pair and (pair.local.transport == "tcp" or pair.local.base in over_tcp) for pair in pairs)
+
+
+async def _ends_by_consent(run: Run) -> bool:
+    """Whether the session ends within what consent had left when the cable came back, and says why.
+
+    Without a restart a path that gives no answer for 30 s has to be given up (RFC 7675 section 5.1). The cut takes 15
+    of them. TCP has doubled its wait by then, and needs the others where its next retransmission is lost, too.
+    """
+    with trio.move_on_after(CONSENT_EXPIRY_S - 15):
+        while not any(agent.state is AgentState.FAILED for agent in run.agents):
+            await trio.sleep(0.5)
+        ends = [component for agent in run.agents for component in _components(agent)]
+        kinds = {end.explain().kind.value for end in ends if end.state is AgentState.FAILED}
+        if kinds != {"consent-lost"}:
+            raise Broken(f"wrong verdict on a path without an answer: {kinds}")
+        return True
+    return False
+
+
+async def _idle(run: Run) -> None:
+    """Say nothing for long; what both have is there still."""
+    was_direct, run.is_idle = _is_direct(run), True
+    await trio.sleep(run.drawn.idle_s)
+    run.is_idle = False
+    await _talk(run, b"after a long silence", TALK_WITHIN_S)
+    if run.drawn.is_clean and was_direct and not _is_direct(run):
+        raise Broken(f"relayed after a long silence: {_states(run)}")
+
+
+async def _break(run: Run) -> bool:
+    """Let the fault happen, hold what comes of it against what the oracle now says; return whether they still talk."""
     drawn = run.drawn
     await carry_out(drawn, run.turn, run.stun)
     if drawn.fault == "gone":
         await _await_end(run)
-        return
-    expected = reachability(*drawn.sides())
+        return False
+    expected = drawn.surest()
     if not expected.is_possible:
-        return
+        return False
     await _talk(run, b"after " + drawn.fault.encode(), RECOVER_WITHIN_S)
     if drawn.is_clean and expected.is_direct:
         await _await_switch(run)
         if not _is_direct(run):
             raise Broken(f"after {drawn.fault} relayed where the oracle sees {sorted(expected.kinds)}: {_states(run)}")
+    return True
 
 
 async def _await_end(run: Run) -> None:

@@ -125,6 +125,9 @@ class Generations:
         self._outbox.emit(Restarted(credentials, by_peer))
 
     def _list_older(self) -> None:
+        """Take note of which sessions there are; nothing is to keep another one alive."""
+        if all(session.context is not self._slots.used_by for session in self._live()):
+            self._slots.used_by = None
         self._older = tuple(session.context.validated for session in self._all() if session is not self._current)
 
     # What follows from a change.
@@ -177,8 +180,9 @@ class Generations:
 
     def _wind_up(self) -> None:
         """Forget what only a living agent needs."""
-        for session in self._all():
+        for session in self._live():
             session.wind_up()
         self._retired.clear()
+        self._slots.used_by = None
         self._older = ()
         self._data_path = None

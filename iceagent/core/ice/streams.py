@@ -372,6 +372,7 @@ class StreamSet:
         self._closed = True
         for agent in self._agents.values():
             agent.close(now)
+        self._bases.clear()
         self._settle(now)
 
     # What comes out.
@@ -426,7 +427,9 @@ class StreamSet:
         if (stream, component) in self._given_up:
             return
         self._given_up.add((stream, component))
-        self._agents[stream, component].close(now)
+        gone = self._agents[stream, component]
+        gone.close(now)
+        self._bases = {base: agent for base, agent in self._bases.items() if agent is not gone}
         for seat in () if self._company is None else self._company.seats:
             if (seat.stream, seat.component) == (stream, component):
                 seat.agent, seat.slot_at, seat.touched = None, None, True
