@@ -71,6 +71,11 @@ class Link:
             self._check()
         return LinkStream(self._protocol, self._protocol.open_stream(name, header))
 
+    @property
+    def can_open_stream(self) -> bool:
+        """Whether `open_stream` would not have to wait: the peer has fewer streams of ours than it allows (512)."""
+        return self._protocol.state is LinkState.OPEN and self._protocol.endpoint.can_open_stream()
+
     async def accept_stream(self) -> LinkStream:
         """Wait for the next stream the peer opens.
 

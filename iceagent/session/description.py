@@ -45,6 +45,9 @@ class Description(msgspec.Struct, frozen=True, tag_field="type", tag="descriptio
     options: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=32)] = []
     pacing: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None  # Ta in ms (RFC 8839 section 5.9)
 
+    def __repr__(self) -> str:
+        return f"Description(version={self.version}, ufrag={self.ufrag!r})"  # the password opens our checks (trap 67)
+
     @property
     def pacing_s(self) -> float | None:
         """The Ta that the peer proposes, seconds, or None."""

@@ -48,6 +48,11 @@ class RawLink(Protocol):
         """Open a stream; the first bytes may be sent at once."""
         ...
 
+    @property
+    def can_open_stream(self) -> bool:
+        """Whether `open_stream` would not have to wait for one of ours to end."""
+        ...
+
     async def accept_stream(self) -> LinkStream:
         """Wait for the next stream that the other side opened."""
         ...

@@ -70,6 +70,11 @@ class StreamRouter:
         except trio.EndOfChannel:
             raise trio.BrokenResourceError("the link has ended") from self._ended
 
+    @property
+    def can_open(self) -> bool:
+        """Whether a stream can be opened now; if not, opening waits for one of ours to end."""
+        return self._link.can_open_stream
+
     async def open(self, name: str) -> LinkStream:
         """Open a stream of the application.
 

@@ -200,7 +200,7 @@ async def test_an_interrupt_is_told_as_one(ends, autojump_clock) -> None:
 
 @pytest.mark.parametrize("code", [*LinkCode, 99])
 @pytest.mark.parametrize("by_application", [True, False])
-def test_no_word_of_the_peers_is_obeyed_by_a_terminal(code: int, by_application: bool) -> None:
+def test_trap_44_no_word_of_the_peers_is_obeyed_by_a_terminal(code: int, by_application: bool) -> None:
     """The reason phrase is the peer's text, up to a packet of it (trap 44)."""
     error = error_of_close(QuicClose(code, "\x1b]0;pwned\x07\r\n" + "x" * 5000, by_application))
     assert str(error).isprintable()
