@@ -184,7 +184,7 @@ async def _establish(
                 link,
                 inviter=is_inviter,
                 read_path=lambda: _path_of(agent),
-                read_failure=lambda: failure_of(agent),
+                read_failure=lambda: failure_of(agent, signaling_ended=signaling.has_ended),
             )
             nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
             nursery.start_soon(watch_outages, agent, _outage_teller(session, link))
@@ -208,6 +208,7 @@ class _Signaling:
     """The exchange of descriptions and candidates; once a path is found, its end no longer matters."""
 
     def __init__(self, channel: icesignal.SealedChannel, agent: Agent, fingerprint: bytes) -> None:
+        self.has_ended = False
         self._is_needed = True
         self._channel = channel
         self._agent = agent
@@ -254,6 +255,7 @@ class _Signaling:
         except (RelayError, PeerLeft) as error:
             if self._is_needed:
                 raise
+            self.has_ended = True
             _log.info("signaling ended, the session goes on: %s", error)
         except trio.ClosedResourceError:
             pass  # the agent was closed meanwhile

@@ -14,6 +14,11 @@ from iceagent.session.errors import NoLink, NoPath, PeerLost
 
 PEER_LOST = f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network is down"
 
+_NO_SIGNALING = (
+    "The path has been silent for 30 s, and the conversation at the relay, over which another path could have been "
+    "agreed on, had ended before."
+)
+_AGAIN = "Connect again, with a new code; a relay that keeps running keeps sessions through changes of networks."
 _NO_PATH = "no path to the other side"
 _LOST = frozenset(
     (VerdictKind.CONSENT_LOST, VerdictKind.CONSENT_REVOKED, VerdictKind.PATH_LOST, VerdictKind.NETWORK_CHANGED)
@@ -44,17 +49,20 @@ def no_link(agent: Agent, error: IceError) -> NoLink:
     return found
 
 
-def failure_of(agent: Agent) -> Verdict | None:
+def failure_of(agent: Agent, *, signaling_ended: bool = False) -> Verdict | None:
     """Return the verdict on an agent that has failed, as a session has it; None while it lives.
 
     The agent's own word for a restart that nobody answers is to carry its credentials to the peer. A session has done
-    that: no answer on any path, and none through the relay, is a peer that does not answer.
+    that: no answer on any path, and none through the relay, is a peer that does not answer. Unless the relay itself had
+    gone before, or the peer from it: then no other path could be agreed on, and that is what is known.
     """
     if agent.state is not AgentState.FAILED:
         return None
     verdict = agent.explain()
     if verdict.kind is not VerdictKind.RESTART_UNANSWERED:
         return verdict
+    if signaling_ended:
+        return replace(verdict, summary=_NO_SIGNALING, remedy=_AGAIN)
     entry = CATALOGUE[VerdictKind.CONSENT_LOST]
     return replace(verdict, kind=VerdictKind.CONSENT_LOST, summary=entry.meaning, remedy=entry.remedy)
 

@@ -95,6 +95,10 @@ class FakeLink:
         self.peer._streams[0].send_nowait(far)
         return near
 
+    @property
+    def can_open_stream(self) -> bool:
+        return True
+
     async def accept_stream(self) -> FakeStream:
         return await self._streams[1].receive()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import icesignal
+import msgpack
 import pytest
 import trio
 from session_lab import Channel, connected
@@ -246,3 +248,31 @@ def test_the_waiting_is_told_in_sentences():
 def test_defaults_of_a_link_ask_every_half_minute():
     """What docs and figures say."""
     assert LinkConfig().idle_timeout_s == 120.0
+
+
+def test_a_relay_that_was_gone_is_named_when_no_other_path_could_be_agreed_on(monkeypatch):
+    """Who kills the relay after connecting should learn what it would have been good for."""
+
+    async def receive(channel: Channel) -> dict[str, object]:
+        while True:
+            with trio.move_on_after(20):
+                return msgpack.unpackb(await channel._take.receive())
+            if trio.current_time() - begun[0] > 15:
+                raise icesignal.RelayUnreachable("gone")
+
+    begun = [0.0]
+    monkeypatch.setattr(Channel, "receive", receive)
+    errors: list[PeerLost] = []
+
+    async def main():
+        async with connected(1) as lab:
+            begun[0] = trio.current_time()
+            await trio.sleep(40)
+            lab.hosts[1].partition()
+            with trio.fail_after(50), pytest.raises(PeerLost) as caught:
+                await lab.sessions[0].wait_closed()
+            errors.append(caught.value)
+
+    run(main)
+    assert "the conversation at the relay" in str(errors[0])
+    assert "it was stopped" not in str(errors[0])
