@@ -36,7 +36,7 @@ def command(
     CODE is what the other side printed. Either direction ends when its input ends.
     """
     output = Common(as_json, quiet, verbose).open_output(pipe=True)
-    return run_verb(lambda: _connect(code, relay, connection, timeline, output), output)
+    return run_verb(lambda: _connect(code, relay, connection, timeline, output), output, has_peer=True)
 
 
 async def _connect(code: str, relay: str | None, connection: Connection, timeline: str | None, output: Output) -> None:

@@ -55,6 +55,7 @@ def _table() -> dict[type, Exit]:
         tunnel.FailedError: Exit.REFUSED,
         link.AuthenticationError: Exit.REFUSED,
         link.LinkError: Exit.NO_PATH,
+        link.WishRefused: Exit.REFUSED,
         errors.LocalError: Exit.USAGE,
         errors.RemoteError: Exit.REFUSED,
         errors.NetworkError: Exit.NO_PATH,

@@ -60,7 +60,7 @@ def command(
         with kept_timeline(timeline) as config:
             await _forward(code, specs, relay, connection.config(config), output)
 
-    return run_verb(forward, output)
+    return run_verb(forward, output, has_peer=True)
 
 
 async def _forward(

@@ -73,7 +73,7 @@ def command(
         with kept_timeline(timeline) as config:
             await _listen(allow, timeout_s, relay, connection.config(config), output)
 
-    return run_verb(listen, output)
+    return run_verb(listen, output, has_peer=True)
 
 
 async def _listen(

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
 import trio
@@ -19,9 +19,15 @@ GRACE_S = 1.7  # for a clean end after Ctrl-C, so that the command has ended wit
 _log = logging.getLogger(__name__)
 
 
-def run_verb(body: Callable[[], Awaitable[None]], output: Output) -> Exit:
-    """Run a verb to its end, print why if it failed, and return its exit code."""
-    supervisor = _Supervisor(body)
+def run_verb(body: Callable[[], Awaitable[None]], output: Output, *, has_peer: bool = False) -> Exit:
+    """Run a verb to its end, print why if it failed, and return its exit code.
+
+    Args:
+        body: the verb.
+        output: where to print.
+        has_peer: it leaves somebody behind when its terminal is closed (SIGHUP), who is to be told as after Ctrl-C.
+    """
+    supervisor = _Supervisor(body, _signals(has_peer=has_peer))
     try:
         trio.run(supervisor.run)
     except BaseException as error:  # noqa: ASYNC103
@@ -32,9 +38,18 @@ def run_verb(body: Callable[[], Awaitable[None]], output: Output) -> Exit:
     return Exit.OK
 
 
+def _signals(*, has_peer: bool) -> Sequence[int]:
+    """Return the signals that end a verb; SIGHUP unless it is ignored, as under `nohup`."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if not has_peer or hangup is None or signal.getsignal(hangup) is not signal.SIG_DFL:
+        return (signal.SIGINT, signal.SIGTERM)
+    return (signal.SIGINT, signal.SIGTERM, hangup)
+
+
 class _Supervisor:
-    def __init__(self, body: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, body: Callable[[], Awaitable[None]], signals: Sequence[int]) -> None:
         self.interrupted = False
+        self._signals = signals
         self._body = body
 
     async def run(self) -> None:
@@ -49,7 +64,7 @@ class _Supervisor:
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """The first signal ends the body; the second, or the end of the grace period, ends the process."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*self._signals) as signals:
             task_status.started()
             async for _ in signals:
                 if self.interrupted:
@@ -66,8 +81,13 @@ def _exit_now() -> NoReturn:
 
 
 def _unwrap(error: BaseException) -> BaseException:
+    """Return the error that tells the user most: of a group the first, of a broken stream why its link has ended."""
+    from iceagent.errors import IceError
+
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, IceError):
+        return error.__cause__
     return error
 
 

@@ -113,6 +113,7 @@ async def invite(
     progress = progress or Progress()
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(open_relay(relay))
+        progress.relay = host_of(place.url)
         with signal_errors():
             client = await stack.enter_async_context(open_client(place.url, config))
             signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from iceagent.errors import IceError
+from iceagent.errors import IceError, LocalError
 from iceagent.link import LinkClosedByPeer, LinkLost, LinkStream, WishRefused
 from iceagent.session.background import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
@@ -123,7 +123,7 @@ class Session:
         return self._link.close_reason
 
     async def wait_closed(self) -> None:
-        """Wait for the end of the session: returns when either side has closed it.
+        """Wait for the end of the session: returns when either side has closed it, this one included.
 
         Raises:
             PeerLost: the other side fell silent, and no path led to it for as long as consent lasts; or this machine
@@ -137,7 +137,7 @@ class Session:
             raise peer_lost(reason, self._read_failure()) from reason
         if isinstance(reason, WishRefused):
             raise PeerTurnedAway(f"{reason}; make a new code, and allow it if it should be") from reason
-        if reason is not None and not isinstance(reason, LinkClosedByPeer):
+        if reason is not None and not isinstance(reason, (LinkClosedByPeer, LocalError)):
             raise PeerLeft(str(reason)) from reason
 
     def statistics(self) -> Any:

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from processes import ICEAGENT, Process, Processes, processes
+from processes import ICEAGENT, Ended, Process, Processes, processes
 
 from iceagent.cli.run import GRACE_S
 
@@ -332,6 +332,21 @@ def test_an_interrupt_ends_every_command(run, relay, number):
         assert process.wait() == 130
     assert "interrupted" in listener.wait_for("closed")["reason"]
     assert listener.wait() == 0
+
+
+def test_a_terminal_that_is_closed_is_told_to_the_other_side_and_nohup_is_respected(run, relay):
+    """It is how most sessions end; the other side must not wait half a minute and then guess."""
+    listener, code = listen(run, relay, "any")
+    forwarder = run.iceagent("forward", "--json", "--relay", relay, "-L", "0:127.0.0.1:1", code)
+    forwarder.wait_for("forwarding")
+    forwarder.signal(signal.SIGHUP)
+    assert forwarder.wait() == 130
+    assert "interrupted" in listener.wait_for("closed")["reason"]
+    kept = run.start("nohup", *ICEAGENT, "listen", "--json", "--relay", relay, "--allow", "any")
+    kept.wait_for("code")
+    kept.signal(signal.SIGHUP)
+    with pytest.raises(Ended):
+        kept.wait(0.5)
 
 
 def test_a_forward_ends_when_the_listener_closes(run, relay):

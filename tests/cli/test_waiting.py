@@ -17,6 +17,7 @@ from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.waiting import told_progress
 from iceagent.core.address import TransportAddress
+from iceagent.link import LinkClosedByPeer, WishRefused
 from iceagent.session.errors import NoPath
 from iceagent.session.outages import Outage, OutageKind
 from iceagent.session.path import Path
@@ -149,3 +150,20 @@ def test_the_error_line_has_verdict_and_remedy(capsys, as_json):
         assert "Look at the firewall." in str(line["message"])
     else:
         assert captured.err == "iceagent: no path to the other side: Not one check came. Look at the firewall.\n"
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "words"),
+    [
+        (LinkClosedByPeer("the other side has closed the session"), Exit.NO_PATH, "has closed the session"),
+        (WishRefused("the other side asked for tcp:h:1, and left"), Exit.REFUSED, "asked for tcp:h:1"),
+    ],
+)
+def test_a_stream_that_broke_says_why_its_link_has_ended(capsys, cause, code, words):
+    """The other side may leave at any moment, also between two lines of ours: that is no internal error."""
+
+    async def body() -> None:
+        raise trio.BrokenResourceError("the link has ended") from cause
+
+    assert run_verb(body, Output()) is code
+    assert words in capsys.readouterr().err

@@ -329,3 +329,11 @@ def test_consent_that_expired_is_a_sentence():
     """What a user reads when the other machine went away."""
     assert "30 s" in PEER_LOST
     assert issubclass(PeerLost, iceagent.NetworkError)
+
+
+async def test_a_session_that_was_closed_here_was_not_left_by_the_peer():
+    """Whoever waits for the end elsewhere in the program learns that it has come, and blames nobody."""
+    async with trio.open_nursery() as nursery:
+        async with linked() as (_, joiner):
+            nursery.start_soon(joiner.wait_closed)
+            await trio.sleep(0.05)
