@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.descriptors import raise_descriptor_limit
 from iceagent.net.resolver import resolve
+from iceagent.net.sockaddr import bind_sockaddr
 from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.session.relay import best_address
@@ -84,15 +86,15 @@ async def _serve(
     with_turn: bool,
 ) -> None:
     raise_descriptor_limit()
-    address = await _parse_listen(listen)
+    addresses = await _parse_listen(listen)
     arguments = None
     if with_turn:
-        arguments = await _turn_arguments(address, turn_listen, values)
+        arguments = await _turn_arguments(addresses, turn_listen, values)
     elif turn_listen is not None or values["users"] or values["secret_file"] or values["insecure_dev"]:
         raise LocalError("the options of a TURN server need --turn")
     async with AsyncExitStack() as stack:
-        port, turn = await _open_servers(stack, address, arguments, relay)
-        shown = TransportAddress(_reachable(address), port)
+        port, turn = await _open_servers(stack, addresses, arguments, relay)
+        shown = TransportAddress(_reachable(addresses), port)
         url, stun = f"ws://{shown}", f"stun:{shown}"
         text = f"relay {url}\nSTUN  {stun}"
         if turn is None or arguments is None:
@@ -106,18 +108,23 @@ async def _serve(
             await run_turn(turn, arguments, output, line)
 
 
-async def _turn_arguments(address: TransportAddress, turn_listen: str | None, values: dict[str, Any]) -> TurnArguments:
+async def _turn_arguments(
+    addresses: Sequence[TransportAddress], turn_listen: str | None, values: dict[str, Any]
+) -> TurnArguments:
     """Return the TURN server's arguments; without a secret of the operator's it gets one for this run."""
     if turn_listen is None:
-        udp, tcp = [address], [TransportAddress(address.host, DEFAULT_PORT if address.port else 0)]
+        udp = list(addresses)
+        tcp = [TransportAddress(one.host, DEFAULT_PORT if one.port else 0) for one in addresses]
     else:
-        extra = await _parse_listen(turn_listen)
-        udp, tcp = [address, extra] if extra != address else [address], [extra]
+        tcp = await _parse_listen(turn_listen)
+        udp = list(dict.fromkeys([*addresses, *tcp]))
     return parse_turn(udp, values, tcp_listen=tcp, secret=secrets.token_urlsafe(32))
 
 
-async def _parse_listen(text: str) -> TransportAddress:
-    """Return the address to bind of `HOST:PORT`, `[::1]:PORT` or `:PORT`.
+async def _parse_listen(text: str) -> list[TransportAddress]:
+    """Return the addresses to bind of `HOST:PORT`, `[::1]:PORT`, `*:PORT` or `:PORT`, all with the same port.
+
+    `*` is both families, and a name all its addresses that are this machine's.
 
     Raises:
         LocalError: the text is none of these, or the name does not resolve.
@@ -126,14 +133,38 @@ async def _parse_listen(text: str) -> TransportAddress:
         *hosts, port = split_fields(text)
         if len(hosts) != 1:
             raise ValueError("HOST or PORT is missing")
-        host = "0.0.0.0" if hosts[0] in {"", "*"} else canonical_host(hosts[0])  # noqa: S104 (asked for)
-        return (await resolve(host, parse_port(port, zero=True)))[0]
+        number = parse_port(port, zero=True)
+        if hosts[0] in {"", "*"}:
+            found = [TransportAddress(host, number) for host in ("0.0.0.0", "::")]  # noqa: S104 (asked for)
+        else:
+            found = await resolve(canonical_host(hosts[0]), number)
+        ours = [one for one in found if len(found) == 1 or _is_ours(one.host)] or found[:1]
+        return ours if number or len(ours) == 1 else _with_one_port(ours)
     except (ValueError, OSError) as error:
         raise LocalError(f"--listen {text!r} cannot be: {error}. A right one: {DEFAULT_LISTEN}, or [::]:8080") from None
 
 
+def _is_ours(host: str) -> bool:
+    """Return whether something can be bound to an address: it is this machine's, and the kernel has its family."""
+    family, address = bind_sockaddr(host, 0)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(address)
+    except OSError:
+        return False
+    return True
+
+
+def _with_one_port(addresses: Sequence[TransportAddress]) -> list[TransportAddress]:
+    """Return addresses with a port that was free at the first of them a moment ago."""
+    family, address = bind_sockaddr(addresses[0].host, 0)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind(address)
+        return [TransportAddress(one.host, sock.getsockname()[1]) for one in addresses]
+
+
 async def _open_servers(
-    stack: AsyncExitStack, address: TransportAddress, arguments: TurnArguments | None, relay: ServeRelay
+    stack: AsyncExitStack, addresses: Sequence[TransportAddress], arguments: TurnArguments | None, relay: ServeRelay
 ) -> tuple[int, TurnService | None]:
     """Open relay and STUN server, or relay and TURN server, on one port number; return it.
 
@@ -141,24 +172,26 @@ async def _open_servers(
         BindError: the address is not ours, or its port taken.
         LocalError: a network or an origin is malformed.
     """
+    hosts = [one.host for one in addresses]
     for attempt in range(_ATTEMPTS):
         async with AsyncExitStack() as trial:
             try:
                 if arguments is None:
-                    turn = None
-                    stun = await trial.enter_async_context(open_stun_server(address.host, address.port))
-                    port = stun.address.port
+                    turn, port = None, addresses[0].port
+                    for one in addresses:
+                        stun = await trial.enter_async_context(open_stun_server(one.host, port))
+                        port = stun.address.port
                 else:
                     turn = await trial.enter_async_context(open_turn_server(arguments.options))
                     port = turn.address.port
                 servers = partial(_ice_servers, port, turn)
-                await trial.enter_async_context(relay(host=address.host, port=port, ice_servers=servers))
+                await trial.enter_async_context(relay(host=hosts, port=port, ice_servers=servers))
             except ValueError as error:
                 raise LocalError(str(error)) from None
             except OSError as error:
-                if address.port == 0 and attempt + 1 < _ATTEMPTS:
+                if addresses[0].port == 0 and attempt + 1 < _ATTEMPTS:
                     continue
-                raise bind_error(str(address), error) from error
+                raise bind_error(" and ".join(map(str, addresses)), error) from error
             await stack.enter_async_context(trial.pop_all())
             return port, turn
     raise AssertionError("the last attempt returns or raises")
@@ -169,11 +202,12 @@ def _ice_servers(port: int, turn: TurnService | None, host: str) -> list[dict[st
     servers: list[dict[str, Any]] = [{"urls": [f"stun::{port}"]}]
     if turn is not None:
         username, credential = turn.make_credentials_at(host, CREDENTIALS_S)
-        urls = own_host_urls(turn)
+        urls = list(dict.fromkeys(own_host_urls(turn)))  # both families have one name
         servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential})
     return servers
 
 
-def _reachable(bound: TransportAddress) -> str:
-    """Return the address under which others reach what is bound to `bound`."""
-    return best_address((bound.family,)) if bound.host in _WILDCARDS else bound.host
+def _reachable(bound: Sequence[TransportAddress]) -> str:
+    """Return the address under which others reach what is bound to all of `bound`."""
+    families = [one.family for one in bound if one.host in _WILDCARDS]
+    return best_address(families) if families else bound[0].host

@@ -225,11 +225,9 @@ async def _read_welcome(url: RelayUrl, connection: Connection) -> wire.Welcome:
 
 
 def _why(error: BaseException) -> str:
-    """Return the system's own words, from inside trio's summary of several attempts if need be."""
-    cause = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    inner = cause if isinstance(cause, OSError) else error
+    """Return the system's own words, which trio keeps as the cause of a stream that broke."""
+    broke = isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, OSError)
+    inner = error.__cause__ if broke else error
     if isinstance(inner, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {inner.verify_message}"
     if isinstance(inner, OSError) and inner.errno is not None and not isinstance(inner, socket.gaierror | ssl.SSLError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -40,25 +40,41 @@ def connections_possible(wanted: int) -> int:
     return max(1, min(wanted, soft - min(RESERVED_DESCRIPTORS, soft // 2)))
 
 
-async def listen(host: str | None, port: int) -> list[trio.SocketListener]:
+async def listen(host: str | Sequence[str] | None, port: int) -> list[trio.SocketListener]:
     """Return listening sockets, all of one port: a host of several addresses must not get a free port for each.
 
+    Args:
+        host: one, several, or None for all addresses.
+        port: 0 for any free one.
     Raises:
         OSError: the host or the port cannot be had.
     """
+    hosts = [host] if host is None or isinstance(host, str) else list(host)
     for attempts_left in reversed(range(FREE_PORT_ATTEMPTS)):
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        listeners = await _listen_at(hosts, port)
         ports = {listener.socket.getsockname()[1] for listener in listeners}
         if len(ports) == 1:
             return listeners
         for listener in listeners:
             await listener.aclose()
         try:
-            return await trio.open_tcp_listeners(ports.pop(), host=host)
+            return await _listen_at(hosts, ports.pop())
         except OSError:
             if not attempts_left:
                 raise
     raise AssertionError("unreachable")
+
+
+async def _listen_at(hosts: Sequence[str | None], port: int) -> list[trio.SocketListener]:
+    listeners: list[trio.SocketListener] = []
+    try:
+        for host in hosts:
+            listeners += await trio.open_tcp_listeners(port, host=host)
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    return listeners
 
 
 async def accept_forever(

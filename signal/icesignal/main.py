@@ -42,6 +42,15 @@ def parse_listen(text: str) -> tuple[str | None, int]:
         raise click.BadParameter(f"{host!r} is not a host; IPv6 needs brackets, as in [::1]:8080") from None
 
 
+class _NeedsPassword(Exception):
+    """A key is encrypted."""
+
+
+def _no_password() -> str:
+    """Refuse: OpenSSL's own way would ask the terminal, and wait for it (trap 54)."""
+    raise _NeedsPassword
+
+
 def _ssl_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     if (certificate is None) != (key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
@@ -49,7 +58,12 @@ def _ssl_context(certificate: str | None, key: str | None) -> ssl.SSLContext | N
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, _no_password)
+    except _NeedsPassword:
+        raise click.UsageError(
+            f"{key} is encrypted, and a server has nobody to ask for its password; decrypt it: "
+            f"openssl pkey -in {key} -out FILE"
+        ) from None
     except (OSError, ssl.SSLError) as error:
         raise click.UsageError(f"the certificate or its key cannot be used: {error}") from None
     return context

@@ -334,7 +334,7 @@ def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:
 @asynccontextmanager
 async def serve(
     *,
-    host: str | None = "127.0.0.1",
+    host: str | Sequence[str] | None = "127.0.0.1",
     port: int = 0,
     limits: Limits | None = None,
     ice_servers: IceServers = (),
@@ -347,7 +347,7 @@ async def serve(
     """Run a relay while the block lasts.
 
     Args:
-        host: address or name to bind; None for all addresses of both families.
+        host: address or name to bind, or several; None for all addresses of both families.
         port: TCP port; 0 for any free one.
         limits: what a source may ask for.
         ice_servers: what members of a room are told: maps with `urls` and perhaps `username` and `credential`. A URL
