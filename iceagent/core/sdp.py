@@ -7,7 +7,7 @@ extensions kept), formatters strict. Nothing here knows what a candidate means; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from iceagent.core.constants import (
@@ -54,7 +54,7 @@ class IceAttributes:
     """
 
     ufrag: str
-    pwd: str
+    pwd: str = field(repr=False)
     options: tuple[str, ...] = ("ice2", "trickle")
     lite: bool = False
     ta_s: float | None = None

@@ -39,7 +39,7 @@ class Rendezvous:
     """What two peers keep to meet again without a code."""
 
     role: Role
-    name: bytes
+    name: bytes = field(repr=False)
     key: bytes = field(repr=False)
 
 

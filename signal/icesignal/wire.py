@@ -98,7 +98,18 @@ class ErrorCode(enum.StrEnum):
     BAD_TOKEN = "bad-token"  # noqa: S105 - the name of an error
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
+_UNSHOWN = frozenset({"session", "token", "opening", "payload", "name", "credential"})
+
+
+class _Discreet(msgspec.Struct, frozen=True, kw_only=True):
+    """A struct whose `repr()` keeps what opens a room, a conversation or a server; it ends up in logs (trap 67)."""
+
+    def __repr__(self) -> str:
+        shown = (name for name in self.__struct_fields__ if name not in _UNSHOWN)
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
+class Frame(_Discreet, frozen=True, kw_only=True):
     """The base of all frames; `type` is what stands on the wire."""
 
     type: ClassVar[str]
@@ -156,7 +167,7 @@ class Close(Frame, frozen=True, kw_only=True):
     reason: CloseReason
 
 
-class IceServer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class IceServer(_Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """A STUN or TURN server as browsers write it; a URL with an empty host means the relay's own host."""
 
     urls: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=8)]

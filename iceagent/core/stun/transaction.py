@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from iceagent.core.address import TransportAddress
@@ -67,7 +67,7 @@ class ClientTransaction:
     remote: TransportAddress
     method: int
     data: bytes
-    key: bytes | None
+    key: bytes | None = field(repr=False)
     integrity: Integrity
     schedule: RetransmissionSchedule
     started_at: float

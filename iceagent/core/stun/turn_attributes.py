@@ -106,6 +106,10 @@ class ReservationToken(BytesAttribute):
     TYPE: ClassVar[int] = 0x0022
     LENGTH: ClassVar[int | None] = 8
 
+    def __repr__(self) -> str:
+        """Keep the token: who has it gets the port."""
+        return "ReservationToken(...)"
+
 
 class ConnectionId(UintAttribute):
     """CONNECTION-ID: names a peer's TCP connection. RFC 6062 section 6.2.1."""

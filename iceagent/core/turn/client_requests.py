@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from iceagent.core import stun
@@ -64,7 +64,7 @@ class Request:
     credentials: TurnCredentials | None  # others than the allocation's, when they are being changed
     transaction_id: bytes = b""
     sent_nonce: str = ""
-    sent_key: bytes | None = None
+    sent_key: bytes | None = field(default=None, repr=False)
     challenges: int = 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -120,7 +120,7 @@ class AllocationRequest:
     lifetime_s: int | None = None
     even_port: bool = False
     reserve_next: bool = False
-    reservation_token: bytes | None = None
+    reservation_token: bytes | None = field(default=None, repr=False)
     dont_fragment: bool = False
     software: str = ""
 
@@ -171,7 +171,7 @@ class Allocated:
     relayed: tuple[TransportAddress, ...]
     mapped: TransportAddress
     lifetime_s: int
-    reservation_token: bytes | None = None
+    reservation_token: bytes | None = field(default=None, repr=False)
     refused: tuple[tuple[int, int], ...] = ()
 
 

@@ -49,7 +49,7 @@ class CheckOptions:
         randbytes: the source of all randomness.
     """
 
-    relay: str | None = None
+    relay: str | None = field(default=None, repr=False)
     servers: Sequence[str] = ()
     portal_url: str | None = None
     lifetime: bool = False

@@ -125,6 +125,10 @@ class Signing(NamedTuple):
     key: bytes
     integrity: stun.Integrity
 
+    def __repr__(self) -> str:
+        """Keep the key, which `NamedTuple` would show."""
+        return f"Signing(integrity={self.integrity!r})"
+
 
 @dataclass(slots=True, eq=False)
 class Allocation:

@@ -7,7 +7,7 @@ decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -33,7 +33,7 @@ class Authenticated:
     """
 
     account: Account
-    key: bytes
+    key: bytes = field(repr=False)
     integrity: stun.Integrity
     is_legacy: bool = False
 

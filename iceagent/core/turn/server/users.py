@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from iceagent.core import stun
@@ -24,7 +24,7 @@ class Account:
 
     user: str
     username: str
-    password: str
+    password: str = field(repr=False)
     expired: bool = False
 
 
