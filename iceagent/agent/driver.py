@@ -24,9 +24,10 @@ from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
 from iceagent.net.api import Batch, UdpSocket
 from iceagent.net.contained import contained, tell_unforeseen
+from iceagent.net.logs import limited_logger
 from iceagent.net.shared_port import SharedSocket
 
-logger = logging.getLogger("iceagent.agent")
+logger = limited_logger("iceagent.agent", lines=100)  # of all agents together; a peer moves pairs and roles
 
 _LAST_STUN_BYTE = 3
 """RFC 7983 section 7: a first byte of 0 to 3 is STUN; everything above is left to the application."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from iceagent.cli.connection import Connection, connection_options
-from iceagent.cli.options import Common, output_options, relay_option
+from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
@@ -18,6 +18,7 @@ from iceagent.cli.timeline import kept_timeline, timeline_option
 from iceagent.cli.waiting import told_progress
 from iceagent.session.background import open_background
 from iceagent.tunnel.allow import AllowRule, parse_rules
+from iceagent.tunnel.doubts import doubt_about
 from iceagent.tunnel.peer import Invitation, Link, invite
 from iceagent.tunnel.spec import join_host_port
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
@@ -25,12 +26,7 @@ from iceagent.tunnel.stdio import StandardStreams, run_pipe
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
 
-
-def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    """Refuse what is neither less nor more than anything, and so in every range."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("'nan' is not a number of seconds")
-    return value
+_log = logging.getLogger(__name__)
 
 
 @click.command("listen")
@@ -41,14 +37,7 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="Let the other side reach tcp:HOST:PORT, udp:HOST:PORT, unix:PATH or any. May be given again. "
     "Without it, your standard input and output are joined with those of the other side's `iceagent connect`.",
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=_refuse_nan,
-    metavar="SECONDS",
-    help="Give up if nobody comes.",
-)
+@timeout_option("Give up if nobody comes.")
 @relay_option
 @connection_options
 @timeline_option
@@ -80,7 +69,12 @@ async def _listen(
     allow: Sequence[str], timeout_s: float | None, relay: str | None, config: AgentConfig | None, output: Output
 ) -> None:
     rules = parse_rules(allow)
-    async with told_progress(output) as progress, invite(relay=relay, config=config, progress=progress) as invitation:
+    async with (
+        open_background() as watching,
+        told_progress(output) as progress,
+        invite(relay=relay, config=config, progress=progress) as invitation,
+    ):
+        watching.start_soon(_tell_doubts, rules)
         _show_code(invitation, rules, output, hard_nat=config is not None and bool(config.hard_nat))
         async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
@@ -90,6 +84,14 @@ async def _listen(
                 output.line("closed", words, reason=words)
             else:
                 await run_pipe(link, StandardStreams(), opener=False)
+
+
+async def _tell_doubts(rules: Sequence[AllowRule]) -> None:
+    """Say what a rule allows that is not there: the other side would only find out once it has used the code."""
+    for rule in rules:
+        doubt = await doubt_about(rule)
+        if doubt is not None:
+            _log.warning("--allow %s: %s; the other side can reach it once that has changed", rule, doubt)
 
 
 async def _serve(link: Link, rules: Sequence[AllowRule]) -> None:

@@ -12,7 +12,7 @@ import trio
 
 from iceagent.agent import IceServer
 from iceagent.cli.netcheck_lines import show_prediction, show_report
-from iceagent.cli.options import Common, output_options, relay_option
+from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
 from iceagent.core.nat import Outcome, SideView, predict
@@ -44,13 +44,7 @@ class _Wish:
 @click.option("--lifetime", is_flag=True, help="Also find out how long an idle mapping lives; takes five minutes.")
 @click.option("--portal", "portal_url", metavar="URL", help="A page that answers 204, to find login pages with.")
 @click.option("--no-upnp", is_flag=True, help="Do not look for UPnP.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="With --invite: give up if nobody comes.",
-)
+@timeout_option("With --invite: give up if nobody comes.")
 @relay_option
 @output_options
 def command(
@@ -70,6 +64,10 @@ def command(
 
     With --invite here and --peer CODE there, both sides tell whether they would be connected directly, and why.
     """
+    if invite and peer is not None:
+        raise click.UsageError("--invite makes a code and --peer uses one; leave out one of them")
+    if timeout_s is not None and not invite:
+        raise click.UsageError("--timeout is how long --invite waits; leave it out, or add --invite")
     output = Common(as_json, quiet, verbose).open_output()
     options = CheckOptions(
         relay=relay or os.environ.get(ENVIRONMENT),
@@ -78,7 +76,7 @@ def command(
         lifetime=lifetime,
         upnp=not no_upnp,
     )
-    wish = _Wish(invite, None if invite else peer, timeout_s)
+    wish = _Wish(invite, peer, timeout_s)
     return run_verb(lambda: _netcheck(options, wish, relay, output), output)
 
 

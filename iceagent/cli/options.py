@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -47,5 +48,30 @@ def relay_option(function: F) -> F:
 
 
 def code_argument(function: F) -> F:
-    """Add the argument CODE."""
-    return click.argument("code", envvar="ICEAGENT_CODE")(function)
+    """Add the argument CODE; one that is read out in several words may be typed so, too."""
+    return click.argument("code", nargs=-1, required=True, envvar="ICEAGENT_CODE", metavar="CODE", callback=_one_text)(
+        function
+    )
+
+
+def _one_text(_: click.Context, __: click.Parameter, words: Sequence[str]) -> str:
+    return " ".join(words)
+
+
+def timeout_option(help_text: str) -> Callable[[F], F]:
+    """Return what adds `--timeout`, with a number of seconds above 0."""
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=_refuse_nan,
+        metavar="SECONDS",
+        help=help_text,
+    )
+
+
+def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is neither less nor more than anything, and so in every range."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("'nan' is not a number of seconds")
+    return value

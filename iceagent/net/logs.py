@@ -72,8 +72,9 @@ def _remark(record: logging.LogRecord, text: str) -> None:
     record.args = None
 
 
-def limited_logger(name: str) -> logging.Logger:
-    """Return the logger of a module whose lines others can cause."""
+def limited_logger(name: str, *, lines: int = LINES) -> logging.Logger:
+    """Return the logger of a module whose lines others can cause; `lines` of a kind in a minute, for all who use it."""
     logger = logging.getLogger(name)
-    logger.addFilter(RateLimit())
+    if not any(isinstance(one, RateLimit) for one in logger.filters):
+        logger.addFilter(RateLimit(lines))
     return logger

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -20,13 +19,14 @@ from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network
 from iceagent.net.contained import contained
+from iceagent.net.logs import limited_logger
 from iceagent.net.staggered import first_of, summary
 from iceagent.net.turn_connect import TurnOptions, TurnServer, find_places, open_transport
 from iceagent.net.turn_redirect import Redirections
 from iceagent.net.turn_socket import TurnSocket
 from iceagent.net.turn_transport import TurnTransport
 
-logger = logging.getLogger("iceagent.turn")
+logger = limited_logger("iceagent.turn")
 
 RELEASE_BUDGET_S: Final = 0.5  # ours: for giving the allocation back; the server forgets it by itself in time
 ROTATE_BEFORE_S: Final = 60.0  # ours: before credentials expire, new ones are asked for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -12,6 +11,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import ClientPath
 from iceagent.net.api import UdpSocket
+from iceagent.net.logs import limited_logger
 from iceagent.net.nat_discovery import MayFragment
 from iceagent.net.packet_info import bound_to
 from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, Outbox, admitted
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from iceagent.servers.turn import TurnService
 
-logger = logging.getLogger(__name__)
+logger = limited_logger(__name__)
 
 INCOMING_PACKETS: Final = 128  # of one client, until it is read
 _ERRORS: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -15,12 +14,13 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, StreamFrames
 from iceagent.core.turn.server import ClientPath, Connection, Forward
+from iceagent.net.logs import limited_logger
 from iceagent.net.tcp import peer_address
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
 
-logger = logging.getLogger(__name__)
+logger = limited_logger(__name__)
 
 HANDSHAKE_S: Final = 10.0  # for TLS and DTLS
 AUTHENTICATE_S: Final = 20.0  # until a connection has an allocation; it is closed else, and so long after losing it

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import trio
 
 from iceagent.errors import LocalError
 from iceagent.link import LinkStream
 from iceagent.link.config import MAX_STREAMS
+from iceagent.net.logs import limited_logger
 from iceagent.session.raw import RawLink
 
 RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own services
@@ -18,7 +17,7 @@ MAX_PENDING_STREAMS = MAX_STREAMS  # not yet taken, per service: a burst of all 
 RESET_BUSY = 16  # codes from 16 upwards are not the link's own
 RESET_UNKNOWN = 17
 
-_log = logging.getLogger(__name__)
+_log = limited_logger(__name__)
 
 
 class StreamRouter:
