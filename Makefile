@@ -51,6 +51,10 @@ unit: $(STAMP)
 quick: $(STAMP)
 	$(PYTEST) tests -m "not processes and not slow" --ignore=tests/natlab --ignore=tests/interop -q $(PARALLEL)
 
+# Core, link and vnet under each Python that pyproject.toml names and this machine has.
+test-pythons:
+	.ci/pythons $(PARALLEL)
+
 # Each defence of docs/security.md taken out once, in a copy of the tree: does its test fail? TRAP=47 tries one trap's.
 mutants: $(STAMP)
 	$(BIN)/python tests/mutants/mutants.py $(if $(TRAP),--trap $(TRAP))
@@ -114,5 +118,5 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
