@@ -123,6 +123,7 @@ class _Watch:
                 self._check_sleep()
 
     async def _listen(self, netlink: trio.socket.SocketType) -> None:
+        self._look()  # what changed before the kernel was listened to, no message tells
         while True:
             changed = False
             try:

@@ -357,7 +357,7 @@ class TurnService:
         listener = await self.network.listen_tcp(address.host, address.port)
         bound = TransportAddress(address.host, bound_address(listener).port)
         self.addresses.append(("tcp" if context is None else "tls", bound))
-        self._nursery.start_soon(StreamListener(self, listener, bound, context).run)
+        self._nursery.start_soon(StreamListener(self, listener, context).run)
         return bound
 
     async def _listen_tls(self, stack: AsyncExitStack, certificates: Certificates) -> None:

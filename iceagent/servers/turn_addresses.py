@@ -93,12 +93,16 @@ def _literal(host: str) -> str:
 
 
 def _usable_hosts(network: Network, *, is_ipv6: bool) -> list[str]:
-    """Return the addresses to relay from of a server that listens at all: the global ones, else those there are."""
-    found = [
-        one.host
+    """Return the addresses to relay from of a server that listens at all: the global ones, else those there are.
+
+    That from which packets to the internet leave comes first: a machine may have networks of its own, for containers.
+    """
+    usable = (
+        one
         for one in network.interfaces()
         if (":" in one.host) == is_ipv6 and not one.is_loopback and not one.is_link_local and not one.is_temporary
-    ]
+    )
+    found = [one.host for one in sorted(usable, key=lambda one: not one.is_routed)]
     if not found:
         family = "IPv6" if is_ipv6 else "IPv4"
         raise TurnOptionsError(f"no {family} address to relay from; listen at an address of this machine")

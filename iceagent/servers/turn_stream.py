@@ -15,7 +15,7 @@ from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, StreamFrames
 from iceagent.core.turn.server import ClientPath, Connection, Forward
 from iceagent.net.logs import limited_logger
-from iceagent.net.tcp import peer_address
+from iceagent.net.tcp import bound_address, peer_address
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
@@ -221,7 +221,6 @@ class StreamListener:
     Args:
         service: the server.
         listener: bound.
-        local: its address.
         context: for TLS; None for TCP.
     """
 
@@ -229,12 +228,10 @@ class StreamListener:
         self,
         service: TurnService,
         listener: trio.abc.Listener[trio.abc.HalfCloseableStream],
-        local: TransportAddress,
         context: ssl.SSLContext | None = None,
     ) -> None:
         self._service = service
         self._listener = listener
-        self._local = local
         self._context = context
 
     async def run(self) -> None:
@@ -243,20 +240,22 @@ class StreamListener:
 
     async def _serve(self, stream: trio.abc.HalfCloseableStream) -> None:
         try:
-            remote = peer_address(stream)
+            local, remote = bound_address(stream), peer_address(stream)
         except (OSError, ValueError):
             await trio.aclose_forcefully(stream)
             return
         try:
             async with admitted(self._service, remote, stream) as may_enter:
                 if may_enter:
-                    await self._admit(stream, remote)
+                    await self._admit(stream, local, remote)
         except Exception:
             # One client must never end the server. The traceback names code, not what the client sent.
             self._service.counters["internal_errors"] += 1
             logger.exception("a client was dropped")
 
-    async def _admit(self, stream: trio.abc.HalfCloseableStream, remote: TransportAddress) -> None:
+    async def _admit(
+        self, stream: trio.abc.HalfCloseableStream, local: TransportAddress, remote: TransportAddress
+    ) -> None:
         ready: Stream = stream
         transport = "tcp"
         if self._context is not None:
@@ -272,7 +271,7 @@ class StreamListener:
                 self._service.counters["connections_shed"] += 1
                 return
             ready = tls
-        path = ClientPath(transport, self._local, remote)
+        path = ClientPath(transport, local, remote)
         client = StreamClient(self._service, ready, path)
         await self._service.run_client(path, client.send, client, client.run)
 

@@ -101,7 +101,7 @@ def test_trap_69_ipv6_and_link_local_addresses_answer_for_themselves(machines: N
         server.stop()
 
 
-@pytest.mark.parametrize("transport", ["udp", "dtls"])
+@pytest.mark.parametrize("transport", ["udp", "tcp", "dtls"])
 def test_trap_69_a_turn_server_serves_at_each_address(machines: None, tmp_path: Path, transport: str) -> None:
     """Answers, and what comes from peers in bulk, leave from the address asked; relays are there, if they may be."""
     (tmp_path / "users").write_text(f"{ACCOUNT[0]}:{ACCOUNT[1]}\n")
@@ -115,7 +115,7 @@ def test_trap_69_a_turn_server_serves_at_each_address(machines: None, tmp_path: 
         ip(f"-n {SERVER} addr add {LATER}/32 dev lo")
         dtls = [5349] if transport == "dtls" else []
         for asked in (SECOND, LATER, "10.90.0.1"):
-            answer = ask("turn", asked, 3478, *ACCOUNT, *dtls)
+            answer = ask("tcp" if transport == "tcp" else "turn", asked, 3478, *ACCOUNT, *dtls)
             assert answer["bulk"] == 50
             # 203.0.113.0/24 stands for global addresses here: relays are there, and at 10.90.0.1 only for want of them
             expected = asked if asked != "10.90.0.1" else SECOND

@@ -93,3 +93,18 @@ async def test_kernel_lets_us_listen():
     netlink = monitor._open_netlink()
     assert netlink is not None
     netlink.close()
+
+
+async def test_a_change_before_the_kernel_is_listened_to_is_not_missed() -> None:
+    """The task starts some time after the first look, on a busy machine a long one; no message tells what was then."""
+
+    class JustChanged(SystemNetwork):
+        looks = 0
+
+        def interfaces(self) -> list[InterfaceAddress]:
+            self.looks += 1
+            return [InterfaceAddress("eth0", f"192.0.2.{min(self.looks, 2)}", 24)]
+
+    async with open_monitor(JustChanged()) as monitor:
+        with trio.fail_after(5):
+            assert Change.ADDRESSES in await monitor.wait()

@@ -2,6 +2,7 @@
 
     python asker.py stun HOST PORT
     python asker.py turn HOST PORT USER PASSWORD REALM [DTLS_PORT]
+    python asker.py tcp HOST PORT USER PASSWORD REALM
 
 Prints one JSON line. The peer of the relay is a socket beside the client, which sends 50 datagrams back at once.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 import trio
 from turn_bench import Client
-from turn_wire import WireClient
+from turn_wire import WireClient, stream_client
 
 from iceagent.core import stun
 from iceagent.core.address import make_address
@@ -44,12 +45,12 @@ async def ask_stun(host: str, port: int) -> dict[str, Any]:
     return {"mapped": None if mapped is None else str(mapped.address)}
 
 
-async def ask_turn(client: WireClient) -> dict[str, Any]:
-    """Allocate, and have a bulk of datagrams go to a peer and come back."""
+async def ask_turn(client: WireClient, pad: int = 0) -> dict[str, Any]:
+    """Allocate, and have a bulk of datagrams go to a peer and come back; `pad` ends a message on a stream."""
     relayed = await client.allocate()
     peer = await SystemNetwork().open_udp("10.90.0.2")
     await client.bind(0x4000, peer.local_address)
-    await client.send(b"\x40\x00\x00\x05hello")
+    await client.send(b"\x40\x00\x00\x05hello" + bytes(pad))
     (batch,) = await peer.receive()
     await peer.send(BULK, batch.remote)
     back = [await client.receive() for _ in BULK]
@@ -72,6 +73,11 @@ async def over_udp(host: str, port: int, account: list[str]) -> dict[str, Any]:
     return await ask_turn(with_user(WireClient(sock.send, receive), *account))
 
 
+async def over_tcp(host: str, port: int, account: list[str]) -> dict[str, Any]:
+    async with await trio.open_tcp_stream(host, port) as stream:
+        return await ask_turn(with_user(stream_client(stream), *account), pad=3)
+
+
 async def over_dtls(host: str, port: int, account: list[str]) -> dict[str, Any]:
     from OpenSSL import SSL
 
@@ -86,6 +92,8 @@ async def main(kind: str, host: str, port: str, *rest: str) -> None:
     with trio.move_on_after(PATIENCE_S):
         if kind == "stun":
             answer = await ask_stun(host, int(port))
+        elif kind == "tcp":
+            answer = await over_tcp(host, int(port), list(rest))
         elif len(rest) > 3:
             answer = await over_dtls(host, int(rest[3]), list(rest[:3]))
         else:

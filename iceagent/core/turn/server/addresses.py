@@ -23,13 +23,16 @@ def set_own_addresses(state: ServerState, own: Iterable[str]) -> None:
     """Take note of all addresses this machine has now; take back permissions that would not be given any more."""
     new = state.policy.set_own(own)
     for allocation in state.allocations.values():
-        for host in [host for host in allocation.permissions if host in new or not _may_stay(state, host)]:
+        for host in [host for host in allocation.permissions if not _may_stay(state, host, new)]:
             revoke(state, allocation, host)
-        for connection in [one for one in allocation.connections.values() if one.peer.host in new]:
-            close_connection(state, connection)
+        for connection in list(allocation.connections.values()):
+            if not _may_stay(state, connection.peer.host, new):
+                close_connection(state, connection)
 
 
-def _may_stay(state: ServerState, host: str) -> bool:
+def _may_stay(state: ServerState, host: str, new: frozenset[str]) -> bool:
+    if host in new:
+        return False
     return state.policy.is_own(host) or state.policy.still_allows(TransportAddress(host, ANY_PORT), lambda _: True)
 
 

@@ -54,13 +54,11 @@ def _give_back(state: ServerState, now: float, relay: Relay) -> None:
 
 
 def revoke(state: ServerState, allocation: Allocation, host: str) -> None:
-    """Take back the permission of a host, and channels and connections with it, which need one."""
+    """Take back the permission of a host, and its channels, which need one."""
     del allocation.permissions[host]
     for channel in [channel for channel in allocation.channels.values() if channel.peer.host == host]:
         del allocation.channels[channel.number]
         del allocation.channel_of[channel.peer]
-    for connection in [one for one in allocation.connections.values() if one.peer.host == host]:
-        close_connection(state, connection)
     state.counters["permissions_revoked"] += 1
 
 
