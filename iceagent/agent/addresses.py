@@ -57,7 +57,7 @@ def choose_addresses(interfaces: Sequence[InterfaceAddress], config: AgentConfig
 
 def first_of_use(entries: Sequence[InterfaceAddress], count: int) -> list[InterfaceAddress]:
     """Return so many of the addresses, in their order: those that the routing table uses, then the first others."""
-    by_use = sorted(range(len(entries)), key=lambda at: (not entries[at].is_routed, at))
+    by_use = sorted(range(len(entries)), key=lambda at: (-entries[at].route_use, at))
     return [entries[at] for at in sorted(by_use[:count])]
 
 
@@ -99,7 +99,7 @@ def _interleave(entries: list[InterfaceAddress]) -> list[InterfaceAddress]:
     Source: RFC 8421 section 5: "Candidates with IP addresses from an unreliable interface should be ordered at the end
     of the checklist, i.e., not intermingled".
     """
-    ordered = sorted(entries, key=lambda entry: (_rank(entry), not entry.is_routed))
+    ordered = sorted(entries, key=lambda entry: (_rank(entry), -entry.route_use))
     tiers = (tier for _, tier in groupby(ordered, key=lambda entry: max(_rank(entry), _PRIVATE)))
     return [entry for tier in tiers for entry in _intermingle(list(tier))]
 

@@ -140,7 +140,7 @@ class AgentConfig:
                 raise LocalError(f"port_range {self.port_range!r} must be (lowest, highest) within 1 to 65535")
         if self.ta is not None and not TA_MIN_S <= self.ta <= 10:
             raise LocalError(f"ta {self.ta!r} is not within {TA_MIN_S} and 10 seconds (RFC 8445 section 14.2)")
-        if self.gather_budget_s < 0 or self.receive_queue <= 0:
+        if not (self.gather_budget_s >= 0 and self.receive_queue > 0):  # so that NaN is none, either
             raise LocalError("gather_budget_s and receive_queue must be positive")
 
     def check_relay(self) -> None:

@@ -117,9 +117,7 @@ class Gatherer:
 
     async def follow_tcp(self) -> None:
         """See that there are candidates over TCP for the addresses we have sockets at, if they are wanted."""
-        routed = {entry.host for entry in self._entries if entry.is_routed}
-        hosts = [base.address.host for base in self.bases]
-        await self.tcp.follow(sorted(hosts, key=lambda host: host not in routed))
+        await self.tcp.follow([base.address.host for base in self._bases_by_use()])
 
     async def open_new_bases(self) -> list[Base]:
         """Bind sockets to usable addresses that have come since; each is a host candidate. Return the new bases."""
@@ -261,9 +259,12 @@ class Gatherer:
 
     async def map_ports(self) -> None:
         """Keep our ports mapped at the gateway, until cancelled."""
-        routed = {entry.host for entry in self._entries if entry.is_routed}
-        bases = sorted(self.bases, key=lambda base: base.address.host not in routed)
-        await self.port_mappings.run([(base.address, base.local_preference) for base in bases])
+        await self.port_mappings.run([(base.address, base.local_preference) for base in self._bases_by_use()])
+
+    def _bases_by_use(self) -> list[Base]:
+        """Return the bases, those first that the routing table uses: what costs much is done for the first few only."""
+        uses = {entry.host: entry.route_use for entry in self._entries}
+        return sorted(self.bases, key=lambda base: -uses.get(base.address.host, 0))
 
     def _relay_host(self, family: int) -> str | None:
         """Return the local address of connections to relays; None leaves it to the system's routes."""

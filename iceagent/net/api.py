@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import trio
 
@@ -51,6 +51,10 @@ class IcmpError:
     reporter: str | None = field(default=None, compare=False)
 
 
+INTERNET: Final = 2
+GATEWAY: Final = 1
+
+
 @dataclass(frozen=True, slots=True)
 class InterfaceAddress:
     """One address of one network interface.
@@ -63,7 +67,8 @@ class InterfaceAddress:
         is_link_local: whether it is of use on its link only.
         is_temporary: whether it is one of those that change, so that nobody is followed by his address (RFC 8981).
         is_deprecated: whether new connections should not use it where another will do (RFC 4862 section 5.5.4).
-        is_routed: whether packets to other networks leave from it, as the routing table has it now; not compared.
+        route_use: what the routing table uses it for: `INTERNET` if packets to the internet leave from it, `GATEWAY`
+            if a route through some gateway leads over its interface, else 0; not compared.
     """
 
     name: str
@@ -73,7 +78,7 @@ class InterfaceAddress:
     is_link_local: bool = False
     is_temporary: bool = False
     is_deprecated: bool = False
-    is_routed: bool = field(default=False, compare=False)
+    route_use: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)

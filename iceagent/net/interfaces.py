@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ifaddr
 
-from iceagent.net.api import InterfaceAddress
+from iceagent.net.api import GATEWAY, INTERNET, InterfaceAddress
 from iceagent.net.sockaddr import zone_name
 
 logger = logging.getLogger("iceagent.net")
@@ -84,7 +84,7 @@ def _without_list(routed: list[str]) -> list[InterfaceAddress]:
         ip = ipaddress.ip_address(host)
         if not ip.is_loopback:
             size = 64 if ip.version == 6 else 24  # the usual ones; who is on this link cannot be known better
-            found.append(InterfaceAddress("", host, size, is_link_local=ip.is_link_local, is_routed=True))
+            found.append(InterfaceAddress("", host, size, is_link_local=ip.is_link_local, route_use=INTERNET))
     return found
 
 
@@ -113,6 +113,7 @@ def _usable(
                 marks = flags.get((adapter.name, str(ip)), 0)
                 if ip.is_unspecified or ip.is_multicast or marks & (_DAD_FAILED | _TENTATIVE):
                     continue
+                leads = adapter.name in gateways and not ip.is_loopback and not ip.is_link_local
                 zone = f"%{_zone(adapter, entry)}" if ip.version == 6 and ip.is_link_local else ""
                 yield InterfaceAddress(
                     name=adapter.name,
@@ -122,7 +123,7 @@ def _usable(
                     is_link_local=ip.is_link_local,
                     is_temporary=bool(marks & _TEMPORARY),
                     is_deprecated=bool(marks & _DEPRECATED),
-                    is_routed=f"{ip}{zone}" in routed or (adapter.name in gateways and not ip.is_loopback),
+                    route_use=INTERNET if f"{ip}{zone}" in routed else leads and GATEWAY,
                 )
 
 

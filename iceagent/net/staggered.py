@@ -60,6 +60,8 @@ async def first_of(
         OSError: there is no choice, or all have failed, each with its own error: the error says what each said.
         Exception: what the attempts raised, if it is the same for all, or `moves_on` says no to it.
     """
+    if len(choices) == 1:
+        return await attempt(choices[0])
     race = _Race(list(choices), attempt, delay_s, moves_on)
     kept = 0
     try:

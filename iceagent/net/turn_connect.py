@@ -75,8 +75,9 @@ async def find_places(network: Network, server: TurnServer, options: TurnOptions
 
 
 def _literal(server: TurnServer) -> TransportAddress | None:
+    name = server.host.lower().removesuffix(".")
     try:
-        return make_address("127.0.0.1" if server.host.lower().rstrip(".") == "localhost" else server.host, server.port)
+        return make_address("127.0.0.1" if f".{name}".endswith(".localhost") else server.host, server.port)
     except ValueError:
         return None
 

@@ -16,11 +16,11 @@ import trio
 from iceagent.agent import AgentConfig, Role, open_agent
 from iceagent.agent.addresses import MAX_BASES, choose_addresses
 from iceagent.net import SystemNetwork, interfaces, monitor
-from iceagent.net.api import InterfaceAddress
+from iceagent.net.api import GATEWAY, INTERNET, InterfaceAddress
 from iceagent.net.interfaces import gateway_interfaces, list_interfaces, routed_hosts
 
 NO_NAMESPACES = os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip")
-UPLINK = InterfaceAddress("uplink", "192.0.2.5", 24, is_routed=True)
+UPLINK = InterfaceAddress("uplink", "192.0.2.5", 24, route_use=INTERNET)
 VLANS = [InterfaceAddress(f"vlan{number}", f"10.1.{number}.1", 24) for number in range(20)]
 
 
@@ -35,13 +35,21 @@ def test_what_the_routing_table_uses_is_a_candidate_however_many_there_are() -> 
         assert len(found) == MAX_BASES
         assert "192.0.2.5" in found
     six = [InterfaceAddress(f"v{n}", f"2a00:1:{n:x}::1", 64) for n in range(40)]
-    both = chosen(*six, *VLANS, UPLINK, InterfaceAddress("up6", "fd00::9", 64, is_routed=True))
+    both = chosen(*six, *VLANS, UPLINK, InterfaceAddress("up6", "fd00::9", 64, route_use=INTERNET))
     assert {"192.0.2.5", "fd00::9"} <= set(both)
+
+
+def test_what_leads_to_the_internet_comes_before_what_leads_to_some_network() -> None:
+    """Twenty VLANs, each with a route of its own through some gateway, and the uplink."""
+    vlans = [InterfaceAddress(f"vlan{number}", f"10.1.{number}.1", 24, route_use=GATEWAY) for number in range(20)]
+    assert "192.0.2.5" in chosen(*vlans, UPLINK)
+    unused = [InterfaceAddress(f"x{number}", f"10.2.{number}.1", 24) for number in range(20)]
+    assert "10.1.7.1" in chosen(*unused, vlans[7], UPLINK)
 
 
 def test_routed_addresses_come_before_others_of_their_kind() -> None:
     """Of two networks the one that leads out is the likelier one to lead to the peer."""
-    assert chosen(VLANS[0], InterfaceAddress("up", "192.168.7.2", 24, is_routed=True))[0] == "192.168.7.2"
+    assert chosen(VLANS[0], InterfaceAddress("up", "192.168.7.2", 24, route_use=INTERNET))[0] == "192.168.7.2"
 
 
 def test_deprecated_addresses_are_used_where_a_family_has_no_better() -> None:
@@ -84,7 +92,7 @@ def test_without_netlink_addresses_come_from_the_routing_table(monkeypatch: pyte
     monkeypatch.setattr(interfaces.ifaddr, "get_adapters", refuse)
     monkeypatch.setattr(interfaces, "routed_hosts", lambda: ["198.51.100.7", "2001:db8::7"])
     found = {entry.host: entry for entry in list_interfaces()}
-    assert found["198.51.100.7"].is_routed
+    assert found["198.51.100.7"].route_use == INTERNET
     assert found["127.0.0.1"].is_loopback
     assert chosen(*found.values()) == ["2001:db8::7", "198.51.100.7"]
 
@@ -277,6 +285,7 @@ def test_real_interfaces_twenty_vlans_before_the_uplink(namespace: Callable[[str
     namespace("""
 for number in range(20):
     wire(f"vlan{number}", f"10.1.{number}.1/24")
+    ip("route", "add", f"10.2.{number}.0/24", "via", f"10.1.{number}.9")
 wire("up0", "192.168.77.2/24", "fec0::5/64 nodad", "::192.0.2.5/120 nodad", "2a00:1::1/64 nodad preferred_lft 0",
       "2a00:1::2/64 nodad")
 ip("route", "add", "default", "via", "192.168.77.1")

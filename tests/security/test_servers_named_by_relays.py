@@ -12,6 +12,8 @@ from iceagent.agent import AgentConfig, IceServer, Role, open_agent
 from iceagent.agent.servers import offered_servers
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress, make_address
+from iceagent.net.proxy_choice import Proxy
+from iceagent.net.turn_connect import TurnOptions, TurnServer, find_places
 
 HERE = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.251", "own"]
 SCHEMES = ["stun:{}:6379", "turn:{}:6379?transport=udp", "turn:{}:6379?transport=tcp"]
@@ -112,3 +114,21 @@ async def test_trap_62_nor_are_those_a_server_names_in_its_place(vnet: Any, targ
         database.close()
     assert knocked == 0
     assert 1 <= script.asked[stun.Method.ALLOCATE] <= 2  # and it is not asked over and over
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "::1", "localhost", "LOCALHOST.", "db.localhost", "0.0.0.0"])
+async def test_trap_62_nor_through_a_proxy_which_may_be_here(vnet: Any, name: str) -> None:
+    """A proxy in our own machine would connect to our own database as well."""
+    net = vnet(families=(4, 6))
+    host = net.host(net.internet)
+    config = AgentConfig(servers=offered_servers([], "relay.example", host), network=host, include_loopback=True)
+    server = IceServer(f"turn:[{name}]" if ":" in name else f"turn:{name}", may_be_here=False)
+    async with net, open_agent(config, role=Role.CONTROLLING) as agent:
+        options = TurnOptions(
+            proxy=Proxy("http", "127.0.0.1", 8080),
+            permits=lambda address: agent._driver.policy.permits_server(address, server),
+            permits_proxy=agent._driver.policy.permits_server,
+        )
+        with pytest.raises(OSError, match="forbidden"):
+            await find_places(host, TurnServer(name, 6379, "tcp"), options)
+        assert await find_places(host, TurnServer("turn.example", 6379, "tcp"), options) == [None]
