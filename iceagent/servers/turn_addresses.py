@@ -102,7 +102,7 @@ def _usable_hosts(network: Network, *, is_ipv6: bool) -> list[str]:
         for one in network.interfaces()
         if (":" in one.host) == is_ipv6 and not one.is_loopback and not one.is_link_local and not one.is_temporary
     )
-    found = [one.host for one in sorted(usable, key=lambda one: not one.is_routed)]
+    found = [one.host for one in sorted(usable, key=lambda one: -one.route_use)]
     if not found:
         family = "IPv6" if is_ipv6 else "IPv4"
         raise TurnOptionsError(f"no {family} address to relay from; listen at an address of this machine")
