@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from iceagent.agent.explain import Verdict
+    from iceagent.agent.explain import Verdict, VerdictKind
 
 
 class Stage(Enum):
@@ -71,8 +71,17 @@ class Progress:
             case Stage.PEER:
                 return "waiting for the other side, which has not told yet where it can be reached"
             case Stage.PATH:
-                return "trying the paths to the other side" + (f": {verdict.summary}" if verdict else "")
+                if verdict is None or verdict.kind is _checking():
+                    return "trying the paths to the other side; none has answered yet"
+                return f"trying the paths to the other side: {verdict.summary}"
             case Stage.LINK:
                 return "a path is found; waiting for the other side to open the link over it"
             case Stage.OPEN:
                 return "connected"
+
+
+def _checking() -> VerdictKind:
+    """Return the kind that says no more than the stage does; imported late, as whoever only waits has no agent."""
+    from iceagent.agent.explain import VerdictKind
+
+    return VerdictKind.CHECKING

@@ -12,7 +12,7 @@ from session_lab import Channel, connected
 
 from iceagent import vnet
 from iceagent.agent import AgentConfig, IceServer
-from iceagent.agent.explain import VerdictKind
+from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.link import LinkConfig, generate_identity, open_link
 from iceagent.session import connect
 from iceagent.session.endings import PEER_LOST
@@ -129,6 +129,14 @@ def test_a_peer_that_has_vanished_is_said_to_have():
     assert "Restarted" not in str(error)  # a word of the agent's, for those who carry credentials themselves
 
 
+def test_a_peer_whose_program_was_killed_is_said_to_have_ended():
+    """Its machine answers that nobody listens there: beside the silence that is a fact, and a better one."""
+    error = lost_after(lambda lab: lab.hosts[1].crash())
+    assert "says that its program has ended" in str(error)
+    assert error.verdict is not None
+    assert error.verdict.kind is VerdictKind.CONSENT_LOST
+
+
 def test_a_network_of_our_own_that_is_gone_is_not_the_peers_fault():
     """Its sleep was blamed while the cable lay on the floor here."""
     error = lost_after(lambda lab: lab.hosts[0].set_up(up=False))
@@ -241,6 +249,10 @@ def test_the_waiting_is_told_in_sentences():
             progress.enter(stage)
             told.add(str(progress))
         assert len(told) == len(Stage)
+        progress.enter(Stage.PATH, lambda: Verdict(VerdictKind.CHECKING, "The paths to the peer are being tried."))
+        assert str(progress) == "trying the paths to the other side; none has answered yet"
+        progress.enter(Stage.PATH, lambda: Verdict(VerdictKind.NO_UDP_EGRESS, "UDP does not leave."))
+        assert str(progress) == "trying the paths to the other side: UDP does not leave."
 
     run(main)
 
