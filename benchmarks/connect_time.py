@@ -107,7 +107,7 @@ def main() -> None:
         )
         listener.wait(10)
         relay = start_relay(run)
-        report("command line", [through_command_line(run, relay, target) for _ in range(runs)], 800)
+        report("command line", [through_command_line(run, relay, target) for _ in range(runs)], 450)
 
 
 if __name__ == "__main__":

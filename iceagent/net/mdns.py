@@ -1,8 +1,10 @@
 """Multicast DNS for the names of mDNS candidates: a resolver and a responder that share the port with others.
 
 Queries go out twice: from the mDNS port, so that answers by multicast are heard, and from a port of our own, whose
-answers come to us alone (RFC 6762 section 6.7) even where another program on this machine holds the mDNS port, and
-whatever was multicast in the last second. Names are random, so none is probed for (RFC 6762 section 8).
+answers come to us alone (RFC 6762 section 6.7) even where another program on this machine holds the mDNS port. The
+first ones ask for an answer by unicast (section 5.4): what was multicast in the last second may not be multicast again
+(section 6), and a name that is looked up was often announced a moment ago. For the same reason announcements of names
+such as candidates have are remembered for as long as we listen. Names are random, so none is probed for (section 8).
 
 Source: RFC 6762; draft-ietf-mmusic-mdns-ice-candidates.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -33,13 +36,20 @@ IPV6_PATIENCE_S: Final = 0.05  # RFC 8305 section 3: for so long an IPv4 address
 ANNOUNCE_AGAIN_S: Final = 1.0  # RFC 6762 section 8.3
 MULTICAST_GAP_S: Final = 1.0  # RFC 6762 section 6: one record on one link, at most so often
 MAX_LOOKUPS: Final = 32  # ours: names looked up at a time
-MAX_CACHED: Final = 64  # ours
+MAX_CACHED: Final = 64  # ours: what was told and what was announced; the oldest goes first
 MAX_PUBLISHED: Final = 32  # ours
 MAX_SOCKETS: Final = 16  # ours: links of one agent
 MESSAGES_PER_S: Final = (
     50.0  # ours: read or sent by all agents of a machine together; the draft's section 6.1 wants one
 )
 MESSAGES_BURST: Final = 200.0  # ours
+
+
+_ANNOUNCED: Final = re.compile(rb"\x24[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\x05local\0")
+"""A name as the draft's section 3.1.1 makes them, a random UUID, in the lower-cased bytes of a message."""
+
+
+_RESPONSE: Final = 0x80  # of a message's third byte: RFC 1035 section 4.1.1
 
 
 class Allowance:
@@ -270,28 +280,37 @@ class Mdns:
         started_at = trio.current_time()
         for offset_s in QUERIES_AT_S:
             await trio.sleep_until(started_at + offset_s)
+            query = packets.encode_query(name, by_unicast=not offset_s)
             for link in self._links.values():
-                self._send(link.asker, packets.encode_query(name), link.group)
-                self._send(link.member, packets.encode_query(name), link.group)
+                self._send(link.asker, query, link.group)
+                self._send(link.member, query, link.group)
 
     def _learn(self, message: packets.Message) -> None:
         now = trio.current_time()
         for record in message.records:
             lookup = self._lookups.get(record.name)
-            if lookup is None:
-                continue
             if not record.ttl_s:
                 self._cache.pop(record.name, None)
                 continue
+            if lookup is None:
+                if _is_random(record.name) and record.name not in self._published:
+                    self._remember(now, record, record.host)
+                continue
             family = 6 if ":" in record.host else 4
             lookup.found.setdefault(family, record.host)
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.pop(next(iter(self._cache)))
-            best = lookup.found.get(6) or lookup.found[4]
-            self._cache[record.name] = (now + min(record.ttl_s, packets.HOST_TTL_S), best)
+            self._remember(now, record, lookup.found.get(6) or lookup.found[4])
             lookup.any.set()
             if family == 6 or record.name in message.complete:
                 lookup.done.set()
+
+    def _remember(self, now: float, record: packets.Record, host: str) -> None:
+        """Keep the address of a name for as long as the record says; an IPv6 one is not replaced by an IPv4 one."""
+        held = self._cache.pop(record.name, None)
+        if held is not None and now < held[0] and ":" in held[1] and ":" not in host:
+            host = held[1]
+        if len(self._cache) >= MAX_CACHED:
+            self._cache.pop(next(iter(self._cache)))
+        self._cache[record.name] = (now + min(record.ttl_s, packets.HOST_TTL_S), host)
 
     # Datagrams
 
@@ -308,7 +327,12 @@ class Mdns:
         """Deal with a datagram; what is not about a name of ours, or not from this link, costs next to nothing."""
         lowered = data.lower()
         is_ours = any(name[:-6].encode() in lowered for name in (*self._lookups, *self._published))
-        if not is_ours or not self._is_near(remote) or not self._may_read.take(trio.current_time()):
+        is_told = bool(data[2] & _RESPONSE) if len(data) > 2 else False
+        if (
+            not (is_ours or (is_told and _ANNOUNCED.search(lowered)))
+            or not self._is_near(remote)
+            or not self._may_read.take(trio.current_time())
+        ):
             return
         message = packets.parse_untrusted(data)
         if message is None:
@@ -327,6 +351,10 @@ class Mdns:
         if sock is not None and self._may_send.take(trio.current_time()):
             with suppress(trio.ClosedResourceError):
                 sock.send_nowait((data,), remote)
+
+
+def _is_random(name: str) -> bool:
+    return _ANNOUNCED.fullmatch(b"\x24" + name.removesuffix(".local").encode() + b"\x05local\0") is not None
 
 
 @asynccontextmanager

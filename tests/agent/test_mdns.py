@@ -170,6 +170,84 @@ async def test_exactly_one_address_is_taken_ipv6_first(vnet: Any) -> None:
         assert all(query and {one.families for one in query.questions} == {(4,), (6,)} for query in queries)
 
 
+@asynccontextmanager
+async def foreign_responder(host: virtual.Host, name: str, *, announces: bool = True) -> AsyncIterator[None]:
+    """A responder that knows nothing of legacy queriers and multicasts a record once a second at most, as it must."""
+    sock = await host.open_multicast(mdns_packets.GROUPS[4], mdns_packets.PORT, host.address)
+    group = TransportAddress(mdns_packets.GROUPS[4], mdns_packets.PORT)
+    answer = encode_answer(Record(name, host.address, mdns_packets.HOST_TTL_S))
+    told_at = trio.current_time()
+    if announces:
+        sock.send_nowait([answer], group)
+
+    async def serve() -> None:
+        nonlocal told_at
+        while True:
+            for batch in await sock.receive():
+                message = parse_untrusted(batch.data)
+                if message is None or message.is_response:
+                    continue
+                for question in message.questions:
+                    if question.name != name:
+                        continue
+                    if question.by_unicast:
+                        sock.send_nowait([answer], batch.remote)
+                    elif trio.current_time() >= told_at + 1.0:
+                        told_at = trio.current_time()
+                        sock.send_nowait([answer], group)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
+            sock.close()
+
+
+OTHER_NAME = "0d8b4b1e-77c5-4c8a-9f0e-5f2b8f1f2a11.local"
+
+
+async def test_a_name_announced_a_moment_ago_is_found_at_once(vnet: Any) -> None:
+    """An answer may not be multicast twice within a second (RFC 6762 section 6), so we ask for one by unicast."""
+    net = vnet()
+    home = net.router(net.internet)
+    one, two, asker = (net.host(home) for _ in range(3))
+    async with net, foreign_responder(one, NAME), foreign_responder(two, OTHER_NAME):
+        await trio.sleep(0.1)  # nobody here has heard the announcements
+        async with open_mdns(asker, randbytes=asker.randbytes) as here:
+            await here.join([asker.address])
+            started_at = trio.current_time()
+            assert await here.resolve(NAME) == one.address
+            assert await here.resolve(OTHER_NAME) == two.address
+            assert trio.current_time() - started_at < 0.3
+    queries = [parse_untrusted(packet.data) for packet in mdns_packets_of(net, asker)]
+    assert all(question.by_unicast for query in queries if query for question in query.questions)
+
+
+async def test_what_was_announced_while_we_listened_need_not_be_asked_for(vnet: Any) -> None:
+    """Who publishes listens from the start: the peer's announcement may come before its name does."""
+    net = vnet()
+    home = net.router(net.internet)
+    owner, asker = net.host(home), net.host(home)
+    async with net, open_mdns(asker, randbytes=asker.randbytes) as here:
+        await here.join([asker.address])
+        async with foreign_responder(owner, NAME):
+            await trio.sleep(0.1)
+            started_at = trio.current_time()
+            assert await here.resolve(NAME.upper()) == owner.address
+            assert trio.current_time() == started_at
+        assert mdns_packets_of(net, asker) == []
+        for number in range(3 * mdns.MAX_CACHED):
+            name = f"1f4712db-ea17-4bcf-a596-{number:012x}.local"
+            async with foreign_responder(owner, name):
+                await trio.sleep(0.1)
+        assert len(here._cache) <= mdns.MAX_CACHED
+        async with foreign_responder(owner, "printer.local"):
+            await trio.sleep(0.1)
+        assert "printer.local" not in here._cache
+
+
 async def test_names_go_no_further_than_the_link(vnet: Any) -> None:
     """A peer elsewhere does not resolve them; and an answer from elsewhere does not count (RFC 6762 section 11)."""
     net = vnet()
