@@ -24,7 +24,9 @@ async def follow_paths(
 
 async def _tell_outages(session: Session, output: Output) -> None:
     async for outage in session.outages():
-        output.line("outage", str(outage), state=outage.kind.value, seconds=round(outage.seconds, 1))
+        output.line(
+            "outage", str(outage), state=outage.kind.value, seconds=round(outage.seconds, 1), here=outage.is_ours
+        )
 
 
 def closing_words(session: Session) -> str:

@@ -71,7 +71,16 @@ class LinkLost(NetworkError):
 
 
 class LinkUnanswered(LinkLost):
-    """The path works, and the peer's end of the link does not answer."""
+    """The peer's end of the link does not answer, and nobody knows of anything wrong with the path."""
+
+    def __init__(self, seconds: float, *, path_works: bool) -> None:
+        """`path_works`: the transport says so; otherwise nobody knows."""
+        silence = f"end of the link has answered nothing for {seconds:g} s"
+        if path_works:
+            text = f"the path to the other side works, but its {silence}: its program hangs, or has lost the link"
+        else:
+            text = f"the other side's {silence}: it has ended, or nothing leads to it any more"
+        super().__init__(text)
 
 
 class StreamReset(RemoteError):
@@ -110,7 +119,7 @@ def _error_of_code(code: int, said: str) -> IceError:
         case LinkCode.PROTOCOL_VIOLATION | LinkCode.CREDIT_EXCEEDED:
             return LinkError(f"the other side ended the link because this side broke its protocol: {said}")
         case LinkCode.UNANSWERED:
-            return LinkError("the other side gave the link up: it got no answer from this end, though the path works")
+            return LinkError("the other side gave the link up: it got no answer from this end")
         case LinkCode.REFUSED:
             wish = said or "something"
             return WishRefused(f"the other side asked for {wish}, which is not allowed here, and left")

@@ -176,7 +176,7 @@ class _Driver:
         ledger: Ledger,
     ) -> None:
         self.parked = trio.lowlevel.ParkingLot()  # whoever waits for anything but one stream's bytes
-        path_works = (lambda: transport.is_answering) if isinstance(transport, KnowsPath) else (lambda: True)
+        path_works = (lambda: transport.is_answering) if isinstance(transport, KnowsPath) else None
         self.protocol = LinkProtocol(
             endpoint, authenticator, config, ledger, self.parked.unpark_all, self.wake, path_works
         )

@@ -60,7 +60,7 @@ class LinkProtocol:
         ledger: Ledger,
         wake_link: Callable[[], object],
         wake_driver: Callable[[], object],
-        path_works: Callable[[], bool] = lambda: True,
+        path_works: Callable[[], bool] | None = None,
     ) -> None:
         self.state = LinkState.HANDSHAKE
         self.error: IceError | None = None
@@ -136,17 +136,12 @@ class LinkProtocol:
     def _watch_peer(self, now: float) -> None:
         if self.state is not LinkState.OPEN:
             return
-        match self._liveness.advance(now, path_works=self._path_works()):
+        match self._liveness.advance(now, path_works=self._path_works is None or self._path_works()):
             case Due.ASK:
                 self._ping()
             case Due.GIVE_UP:
                 self.endpoint.close(LinkCode.UNANSWERED, "")
-                self._end(
-                    LinkUnanswered(
-                        "the path to the other side works, but its end of the link has answered nothing for "
-                        f"{self._config.idle_timeout_s:g} s: its program hangs, or has lost the link"
-                    )
-                )
+                self._end(LinkUnanswered(self._config.idle_timeout_s, path_works=self._path_works is not None))
 
     # --- output
 

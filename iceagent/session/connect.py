@@ -24,7 +24,7 @@ from iceagent.session.description import (
     send_late_candidates,
     send_restarts,
 )
-from iceagent.session.endings import failure_of, no_link, no_path
+from iceagent.session.endings import failure_of, left_early, no_link, no_path
 from iceagent.session.errors import NobodyCame, PeerLeft, RelayError
 from iceagent.session.outages import Outage, OutageKind, watch_outages
 from iceagent.session.path import Path
@@ -255,7 +255,7 @@ class _Signaling:
                 await talk()
         except (RelayError, PeerLeft) as error:
             if self._is_needed:
-                raise
+                raise left_early(self._agent, error) from error.__cause__
             self.has_ended = True
             _log.info("signaling ended, the session goes on: %s", error)
         except trio.ClosedResourceError:

@@ -10,7 +10,7 @@ from iceagent.agent.explain.verdict import CATALOGUE
 from iceagent.core.constants import CONSENT_EXPIRY_S
 from iceagent.errors import IceError, NetworkError
 from iceagent.link import LinkLost
-from iceagent.session.errors import NoLink, NoPath, PeerLost
+from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost, RelayError
 
 PEER_LOST = f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network is down"
 
@@ -19,6 +19,7 @@ _NO_SIGNALING = (
     "agreed on, had ended before."
 )
 _AGAIN = "Connect again, with a new code; a relay that keeps running keeps sessions through changes of networks."
+_NOT_TRIED = frozenset((VerdictKind.CLOSED, VerdictKind.WAITING_FOR_CREDENTIALS, VerdictKind.WAITING_FOR_CANDIDATES))
 _NO_PATH = "no path to the other side"
 _LOST = frozenset(
     (VerdictKind.CONSENT_LOST, VerdictKind.CONSENT_REVOKED, VerdictKind.PATH_LOST, VerdictKind.NETWORK_CHANGED)
@@ -46,6 +47,20 @@ def no_link(agent: Agent, error: IceError) -> NoLink:
         )
     found.verdict = agent.explain()
     found.__cause__ = error
+    return found
+
+
+def left_early(agent: Agent, error: PeerLeft | RelayError) -> PeerLeft | RelayError:
+    """Return why signaling ended while a path was looked for, with what this side had seen of the network by then.
+
+    The first side to give up ends the conversation; the other would know no more than that.
+    """
+    verdict = agent.explain()
+    if verdict.kind in _NOT_TRIED:
+        return error
+    seen = "no path had answered by then" if verdict.kind is VerdictKind.CHECKING else told(verdict)
+    found = type(error)(f"{error}; seen from here: {seen}")
+    found.verdict = verdict
     return found
 
 

@@ -160,7 +160,7 @@ async def _copy_both(local: ByteStream, stream: NamedStream) -> None:
 async def _watch_closed(session: Session, service: _PipeService) -> None:
     await session.wait_closed()
     if not service.finished:
-        raise PeerLeft("the other side closed the session before the end of the data")
+        raise PeerLeft(f"{session.close_reason or 'the session was closed'} before the end of the data")
     service.done.set()
 
 

@@ -37,7 +37,7 @@ from iceagent.tunnel.wire import WireError
         (link.AuthenticationError(""), 8),
         (link.LinkClosedByPeer(""), 5),
         (link.LinkLost(""), 5),
-        (link.LinkUnanswered(""), 5),
+        (link.LinkUnanswered(120, path_works=True), 5),
         (errors.LocalError(""), 2),
         (errors.NetworkError(""), 5),
         (KeyboardInterrupt(), 130),

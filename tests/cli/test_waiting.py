@@ -118,6 +118,7 @@ async def test_outages_are_a_line_each(autojump_clock, capsys):
             await follow_paths(session, Output(as_json=as_json))
         if as_json:
             told = [one for one in lines(capsys.readouterr().out) if one["kind"] == "outage"]
+            assert not any(one["here"] for one in told)
             assert [(one["state"], one["seconds"]) for one in told] == [
                 ("silent", 6.0), ("restarting", 7.0), ("back", 21.6),
             ]  # fmt: skip

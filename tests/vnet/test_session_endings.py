@@ -16,7 +16,7 @@ from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.link import LinkConfig, generate_identity, open_link
 from iceagent.session import connect
 from iceagent.session.endings import PEER_LOST
-from iceagent.session.errors import NoLink, NoPath, PeerLost
+from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost
 from iceagent.session.outages import Outage, OutageKind
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.session import Session
@@ -288,3 +288,31 @@ def test_a_relay_that_was_gone_is_named_when_no_other_path_could_be_agreed_on(mo
     run(main)
     assert "the conversation at the relay" in str(errors[0])
     assert "it was stopped" not in str(errors[0])
+
+
+def test_who_is_left_while_trying_says_what_it_saw_itself(monkeypatch):
+    """The first side to give up ends the conversation; the other one's own evidence must not be lost by that."""
+    found: list[PeerLeft] = []
+
+    async def receive(channel: Channel) -> dict[str, object]:
+        with trio.move_on_after(20):
+            return msgpack.unpackb(await channel._take.receive())
+        raise icesignal.PeerLeft("the other side ended the conversation")
+
+    monkeypatch.setattr(Channel, "receive", receive)
+
+    async def main():
+        net = Network(1)
+        for _ in range(2):
+            net.host(net.router(net.internet, nat=vnet.Nat(filtering="address-and-port-dependent")))
+        with pytest.raises(ExceptionGroup) as caught:
+            await establish(net)
+        found.extend(error for error in caught.value.exceptions if isinstance(error, PeerLeft))
+
+    run(main)
+    assert found
+    for error in found:
+        assert "before a path was found" in str(error)
+        assert "seen from here: no path had answered by then" in str(error)
+        assert error.verdict is not None
+        assert error.verdict.evidence
