@@ -26,11 +26,12 @@ async def open_tunnel_stream(session: Session, target: Target) -> NamedStream:
     """
     with trio.move_on_after(GRACE_S):
         return await session.streams.open_service(TUNNEL_SERVICE)
-    _log.warning(
-        "the session carries as many connections as it can; one to %s waits up to %g s for another to end",
-        target,
-        PATIENCE_S,
-    )
+    if not session.streams.can_open:
+        _log.warning(
+            "the session carries as many connections as it can; one to %s waits up to %g s for another to end",
+            target,
+            PATIENCE_S,
+        )
     with trio.move_on_after(PATIENCE_S):
         return await session.streams.open_service(TUNNEL_SERVICE)
     raise FailedError(f"the session carries as many connections as it can; one to {target} is given up")

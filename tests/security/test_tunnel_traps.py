@@ -85,7 +85,7 @@ def _tunnel(run: Processes, port: int) -> tuple[Process, Process, tuple[str, int
 @pytest.mark.parametrize("upload", [True, False], ids=["listener in an upload", "forwarder in a download"])
 def test_trap_63_a_killed_process_never_ends_a_stream_cleanly(run: Processes, upload: bool) -> None:
     """The system says goodbye for a process that was killed: the reader took half a file for a whole one, 8 of 16."""
-    readers = [_Reader() for _ in range(4)]
+    readers = [_Reader() for _ in range(3)]
     with socket.create_server(("127.0.0.1", 0)) as server:
         listener, forwarder, near = _tunnel(run, server.getsockname()[1])
         threads = []

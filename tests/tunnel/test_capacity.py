@@ -45,6 +45,7 @@ async def test_a_connection_beyond_the_sessions_streams_waits_and_is_reset(monke
                 return await open_service(name)
 
             monkeypatch.setattr(joiner.streams, "open_service", open_limited)
+            monkeypatch.setattr(type(joiner.streams), "can_open", property(lambda _: slots.value > 0))
             near = ("127.0.0.1", int(opened.bind.rpartition(":")[2]))
             clients = [await trio.open_tcp_stream(*near) for _ in range(2)]
             for client in clients:
