@@ -7,6 +7,7 @@ from iceagent.agent.config import AgentConfig
 from iceagent.agent.events import (
     AgentEvent,
     DestinationUnreachable,
+    FreshPort,
     GatheringEnough,
     GatheringFinished,
     HardNatBegun,
@@ -44,6 +45,7 @@ __all__ = [
     "Component",
     "Credentials",
     "DestinationUnreachable",
+    "FreshPort",
     "GatheringEnough",
     "GatheringFinished",
     "HardNat",

@@ -17,6 +17,7 @@ from iceagent.agent.events import AgentEvent
 from iceagent.agent.explain import Verdict, explain, relayed_because
 from iceagent.agent.export import timeline_document, timeline_json
 from iceagent.agent.filters import Policy
+from iceagent.agent.fresh_port import FreshPorts
 from iceagent.agent.gather import Gatherer
 from iceagent.agent.hard_nat import HardNatTraversal
 from iceagent.agent.lane import Lane
@@ -66,6 +67,7 @@ class Agent(trio.abc.Channel[bytes]):
         lanes = [self._lane] if self._ensemble is None else list(self._ensemble.lanes.values())
         self._roaming = Roaming(self._network, config, lanes, self._ensemble)
         self._hard_nat = HardNatTraversal(self._network, config, self._driver, self._gatherer)
+        self._fresh_ports = FreshPorts(config, self._driver, self._gatherer)
         self._remote = RemoteCandidates(self._driver, self._gatherer, self._hard_nat.take)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
@@ -411,6 +413,7 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(run_contained, "relays", self._gatherer.relays.run)
                 nursery.start_soon(run_contained, "port mapping", self._gatherer.map_ports)
                 nursery.start_soon(run_contained, "gathering", self._gatherer.run)
+                nursery.start_soon(run_contained, "fresh ports", self._fresh_ports.run)
                 if self._is_alone:
                     nursery.start_soon(run_contained, "restarting", self._roaming.run)
                     nursery.start_soon(run_contained, "hard NATs", self._hard_nat.run)

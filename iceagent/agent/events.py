@@ -116,6 +116,23 @@ class NetworkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class FreshPort:
+    """No direct path was found from the usual port, so the peer was told another one.
+
+    Attributes:
+        base: the socket at it.
+        mapped: how the STUN server sees it.
+        openers: how many addresses of the peer's were sent to beforehand, so that its checks come in.
+        ttl: of those packets.
+    """
+
+    base: TransportAddress
+    mapped: TransportAddress
+    openers: int
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
 class NatSeen:
     """What our NAT does with ports, as far as `AgentConfig.hard_nat` has to know.
 
@@ -186,6 +203,7 @@ AgentEvent: TypeAlias = (
     | PortMapped
     | PortMappingFailed
     | NetworkChanged
+    | FreshPort
     | NatSeen
     | HardNatBegun
     | HardNatEnded
@@ -216,6 +234,7 @@ _MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {
     PortMapped: lambda event: (event.protocol, event.base),
     PortMappingFailed: lambda event: (event.protocol, event.base),
     NetworkChanged: lambda event: (),
+    FreshPort: lambda event: (event.base,),
     NatSeen: lambda event: (event.base,),
     HardNatBegun: lambda event: (event.technique,),
     HardNatEnded: lambda event: (),

@@ -17,6 +17,7 @@ import trio
 
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.crowd import Crowd, find_ttl
+from iceagent.agent.direct import is_direct, wait_direct
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import HardNatBegun, HardNatEnded, NatSeen
 from iceagent.agent.gather import Gatherer
@@ -136,7 +137,7 @@ class HardNatTraversal:
                 theirs = await self._wait_theirs(ours.round)
                 end_at = min(end_at, trio.current_time() + HEAD_START_S + self._limits.time_limit_s)
                 task = assign(ours, theirs)
-                if await self._is_direct_within(0.0 if nat.is_late or (task and task.is_urgent) else HEAD_START_S):
+                if await wait_direct(self._driver, 0.0 if nat.is_late or (task and task.is_urgent) else HEAD_START_S):
                     return
                 if not nat.is_late:  # later, what checks had shown has led nowhere
                     task = assign(ours, theirs, self._shown(nat, theirs))
@@ -260,12 +261,12 @@ class HardNatTraversal:
     async def _carry_out(self, nat: _Nat, traversal: Traversal, task: Task) -> bool:
         """Send what is due until there is a path, or time or packets run out; return whether there is a path."""
         strikes = self._strikes(task)
-        while not self._is_direct():
+        while not is_direct(self._driver.ice):
             if self._strikes(task) > strikes:
                 strikes = self._strikes(task)
                 traversal.pause(trio.current_time() + PAUSE_S)
             if not await self._fire_until_news(nat, traversal):
-                return await self._is_direct_within(max(traversal.end_at - trio.current_time(), LAST_WAIT_S))
+                return await wait_direct(self._driver, max(traversal.end_at - trio.current_time(), LAST_WAIT_S))
         traversal.stop()
         return True
 
@@ -335,18 +336,6 @@ class HardNatTraversal:
             NatKind.UNKNOWN if mapped is None else kind_by_checks(mapped, nat.servers, to_relays),
             kind_by_checks(theirs.address, nat.servers, from_them),
         )
-
-    def _is_direct(self) -> bool:
-        return any(
-            pair.valid and ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type)
-            for pair in self._driver.ice.pairs
-        )
-
-    async def _is_direct_within(self, seconds: float) -> bool:
-        with trio.move_on_after(seconds):
-            while not self._is_direct():
-                await self._driver.changed.park()
-        return self._is_direct()
 
     def _strikes(self, task: Task) -> int:
         """Return how many checks have come through, as far as they show: each from an address nobody had told."""

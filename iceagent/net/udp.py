@@ -118,19 +118,23 @@ class SystemUdpSocket:
     def send_limited(self, datagram: bytes, remote: TransportAddress, ttl: int) -> bool:
         """Send one datagram that passes at most `ttl - 1` routers; return False when the buffer is full.
 
+        Where datagrams are to die on the way, ICMP errors are what comes back: see `_attempt` for what they do.
+
         Raises:
             trio.ClosedResourceError: the socket was closed here.
         """
         self._check_open()
-        self._statistics.send_calls += 1
-        try:
-            options.send_with_ttl(self._sock, datagram, self._book.sockaddr(remote), ttl)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._statistics.send_errors += 1
-        else:
+        for _ in range(_SEND_ATTEMPTS):
+            self._statistics.send_calls += 1
+            try:
+                options.send_with_ttl(self._sock, datagram, self._book.sockaddr(remote), ttl)
+            except BlockingIOError:
+                return False
+            except OSError:
+                continue
             self._count_sent(1, len(datagram))
+            return True
+        self._statistics.send_errors += 1
         return True
 
     # Receiving

@@ -26,6 +26,7 @@ from iceagent.session.description import (
 )
 from iceagent.session.endings import failure_of, left_early, no_link, no_path
 from iceagent.session.errors import NobodyCame, PeerLeft, RelayError
+from iceagent.session.keeping_up import hurry_restarts, keeping_up
 from iceagent.session.outages import Outage, OutageKind, watch_outages
 from iceagent.session.path import Path
 from iceagent.session.progress import Progress, Stage
@@ -87,8 +88,9 @@ class Invitation(Generic[S]):
         """
         identity = generate_identity()
         channel: icesignal.SealedChannel | None = None
-        with trio.move_on_after(math.inf if timeout_s is None else timeout_s), signal_errors():
-            channel = await self._signaling.wait_peer()
+        async with keeping_up(self._signaling.look_again):
+            with trio.move_on_after(math.inf if timeout_s is None else timeout_s), signal_errors():
+                channel = await self._signaling.wait_peer()
         if channel is None:
             raise NobodyCame(f"nobody came within {timeout_s:g} s")
         config = agent_config(self._config, self._relay_host, channel.ice_servers)
@@ -169,7 +171,11 @@ async def _establish(
     role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
     tcp = True if config.tcp_candidates is None else config.tcp_candidates
     config = replace(config, auto_restart=True, full_trickle=True, tcp_candidates=tcp)
-    async with open_agent(config, role=role) as agent, open_background() as nursery:
+    async with (
+        open_agent(config, role=role) as agent,
+        open_background() as nursery,
+        keeping_up(channel.look_again, config.network),
+    ):
         signaling = _Signaling(channel, agent, identity.fingerprint)
         fingerprint = await signaling.find_path(nursery, progress)
         progress.enter(Stage.LINK, agent.explain)
@@ -187,6 +193,7 @@ async def _establish(
                 read_path=lambda: _path_of(agent),
                 read_failure=lambda: failure_of(agent, signaling_ended=signaling.has_ended),
             )
+            nursery.start_soon(hurry_restarts, agent, channel.look_again)
             nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
             nursery.start_soon(watch_outages, agent, _outage_teller(session, link))
             progress.enter(Stage.OPEN)

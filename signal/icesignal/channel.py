@@ -9,7 +9,7 @@ import logging
 import secrets
 import ssl
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +79,10 @@ class SealedChannel:
     def is_over(self) -> bool:
         """Whether nothing more can be sent."""
         return self._over is not None
+
+    def look_again(self, present: Collection[str] | None = None) -> None:
+        """See at once whether the connection to the relay still works; see `Client.look_again`."""
+        self._client.look_again(present)
 
     def key(self, purpose: str, length: int = 32) -> bytes:
         """Return `length` bytes (1 to 8160) that only the two peers know, the same on both sides, for one purpose."""
@@ -222,6 +226,10 @@ class Invitation:
     def ice_servers(self) -> list[dict[str, Any]]:
         """The STUN and TURN servers that the relay recommends; known before anybody joins."""
         return self._client.ice_servers
+
+    def look_again(self, present: Collection[str] | None = None) -> None:
+        """See at once whether the connection to the relay still works; see `Client.look_again`."""
+        self._client.look_again(present)
 
     async def wait_peer(self) -> SealedChannel:
         """Wait until somebody joins with the right words. May be called once: the code is good for one guess.

@@ -9,8 +9,8 @@ import enum
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -70,6 +70,8 @@ class Client:
         self._is_lost = False
         self._changed = trio.Event()
         self._begun = trio.Event()
+        self._nudged = trio.Event()
+        self._dialling: trio.CancelScope | None = None
 
     @property
     def url(self) -> str:
@@ -222,6 +224,27 @@ class Client:
         session.finish(SignalError("the conversation was ended here"))
         self._notify()
 
+    def look_again(self, present: Collection[str] | None = None) -> None:
+        """See at once whether the connection still works, and get another one if not.
+
+        For those who know that the network has changed, or who are about to say something that cannot wait: TCP and the
+        usual pings would notice a dead connection after most of a minute.
+
+        Args:
+            present: the addresses that this machine has now, if they are known: without its own a connection is dead.
+        """
+        connection = self._connection
+        if connection is not None:
+            host = connection.local_host
+            if host is not None and present is not None and host.partition("%")[0] not in present:
+                connection.give_up(f"this machine has {host} no longer")
+            else:
+                connection.probe()
+        elif present is not None:  # what is being tried may be bound to what is gone
+            self._nudged.set()
+            if self._dialling is not None:
+                self._dialling.cancel()
+
     # -- inside
 
     def _new_session(self) -> bytes:
@@ -301,13 +324,35 @@ class Client:
             self._tell_state(RelayState.LOST if has_place else RelayState.DIALLING)
             while self._session is None or self._session.over is not None or not self._session.has_room:
                 await self._wait_change()
-            await trio.sleep(
-                max(pause_s, TOO_FAST_PAUSE_S) if code == wire.CloseCode.TOO_FAST else self._jitter(pause_s)
-            )
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            is_too_fast = code == wire.CloseCode.TOO_FAST
+            await self._pause(max(pause_s, TOO_FAST_PAUSE_S) if is_too_fast else self._jitter(pause_s))
+            pause_s = FIRST_PAUSE_S if self._nudged.is_set() else min(2 * pause_s, LONGEST_PAUSE_S)
+            self._nudged = trio.Event()
 
-    def _dial(self) -> AbstractAsyncContextManager[tuple[Connection, wire.Welcome]]:
-        return dial(self._url, ssl_context=self._ssl_context, timeout_s=self._timeout_s, open_stream=self._open_stream)
+    @asynccontextmanager
+    async def _dial(self) -> AsyncGenerator[tuple[Connection, wire.Welcome], None]:
+        """Dial; where the relay was there before, a change of the network ends the attempt, and another one follows."""
+        with trio.CancelScope() as scope:
+            self._dialling = None if self._welcome is None else scope
+            try:
+                async with dial(
+                    self._url,
+                    ssl_context=self._ssl_context,
+                    timeout_s=self._timeout_s,
+                    open_stream=self._open_stream,
+                ) as found:
+                    self._dialling = None
+                    yield found
+            finally:
+                self._dialling = None
+        if scope.cancelled_caught:
+            raise RelayUnreachable("the network changed meanwhile")
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until it is time for another attempt; after a change of the network that is soon."""
+        with trio.move_on_after(seconds):
+            await self._nudged.wait()
+            await trio.sleep(self._jitter(FIRST_PAUSE_S))
 
     def _tell_state(self, state: RelayState) -> None:
         if state is not self._state:

@@ -27,6 +27,7 @@ CLOSE_TIMEOUT_S = 0.5
 WRITE_TIMEOUT_S = 20.0
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
+PROBE_TIMEOUT_S = 3.0  # the same where something has happened that connections die of: TCP has repeated the ping twice
 MAILBOX_MESSAGES = 512
 MAILBOX_BYTES = 4 << 20
 OUTBOX_BYTES = 2 << 20  # a window of messages and the last words of a room, which are at most its whole log
@@ -79,6 +80,19 @@ class PrefixedStream(trio.abc.Stream):
         self.send_calls = 0
         self.ended = trio.Event()
         self.on_received: Callable[[int], bool] | None = None
+
+    @property
+    def local_host(self) -> str | None:
+        """The address of this machine that the innermost stream is bound to; None where that is no socket."""
+        stream: object = self._stream
+        while isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        if not isinstance(stream, trio.SocketStream):
+            return None
+        try:
+            return str(stream.socket.getsockname()[0])
+        except OSError:
+            return None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return bytes, the prefix first; `b""` at the end or when `on_received` says no."""
@@ -134,6 +148,13 @@ class Connection:
         self._begun = trio.Event()
         self._finished = trio.Event()
         self._failure: HandshakeFailed | None = None
+        self._probed = trio.Event()
+        self._ping_scope = trio.CancelScope()
+
+    @property
+    def local_host(self) -> str | None:
+        """The address of this machine that the connection is bound to; None where the stream is no socket."""
+        return self._stream.local_host
 
     @property
     def is_open(self) -> bool:
@@ -180,6 +201,16 @@ class Connection:
         """Close without writing the outbox, which nobody takes; returns at once."""
         self._outbox.clear()
         self.close(code, reason)
+
+    def probe(self, reason: str = "") -> None:
+        """See whether the other side still answers, at once: end the connection if it says nothing for 3 s."""
+        self._ping_scope.deadline = min(self._ping_scope.deadline, trio.current_time() + PROBE_TIMEOUT_S)
+        self._probed.set()
+        logger.debug("is the other side there? %s", reason)
+
+    def give_up(self, reason: str) -> None:
+        """End the connection, which is known to be dead: nothing is said to the other side. Returns at once."""
+        self._end(ABNORMAL, reason)
 
     # -- inside
 
@@ -268,11 +299,14 @@ class Connection:
         """End the connection when nothing at all comes from the other side, not even the answer to a ping."""
         while True:
             before = self._stream.received
-            await trio.sleep(PING_INTERVAL_S)
-            if self._stream.received != before:
+            with trio.move_on_after(PING_INTERVAL_S):
+                await self._probed.wait()
+            is_probe, self._probed = self._probed.is_set(), trio.Event()
+            if self._stream.received != before and not is_probe:
                 continue
             self.counters.pings_out += 1
-            with trio.move_on_after(PING_TIMEOUT_S) as scope:
+            with trio.move_on_after(PROBE_TIMEOUT_S if is_probe else PING_TIMEOUT_S) as scope:
+                self._ping_scope = scope
                 try:
                     await self._websocket.ping()
                 except trio_websocket.ConnectionClosed:

@@ -67,6 +67,12 @@ LINES = [
     Scenario("an MTU of 1280 and no fragments", Home(mtu=1280, no_fragments=True), Home(no_fragments=True)),
     Scenario("30 % of the packets lost each way", internet=Internet(loss_percent=30), size=30_000, direct=None),
 ]
+OPEN_INPUT = Home(accepts_input=True)
+GATEWAYS = [
+    Scenario("the forwarder's gateway accepts input", a=OPEN_INPUT),
+    Scenario("the listener's gateway accepts input", b=OPEN_INPUT),
+    Scenario("both gateways accept input", a=OPEN_INPUT, b=OPEN_INPUT),
+]
 MOVES = [
     Scenario("the forwarder's line gets another address", b=Home(nat=NatKind.FULL_CONE), moves="a"),
     Scenario("the listener's line gets another address", a=Home(nat=NatKind.FULL_CONE), moves="b"),
@@ -108,6 +114,12 @@ def test_ipv6(scenario: Scenario, outcome: Outcome) -> None:
 @pytest.mark.parametrize("scenario", LINES, ids=str)
 def test_poor_lines(scenario: Scenario, outcome: Outcome) -> None:
     """Tunnels over tunnels have small MTUs, trains lose packets: slower, but whole."""
+    judge(scenario, outcome)
+
+
+@pytest.mark.parametrize("scenario", GATEWAYS, ids=str)
+def test_gateways_that_accept_input(scenario: Scenario, outcome: Outcome) -> None:
+    """A line of `masquerade` and no other rule: an unasked check holds the port, and both sides failed for ever."""
     judge(scenario, outcome)
 
 

@@ -120,6 +120,17 @@ async def test_the_ttl_of_one_datagram_is_its_own(open_udp: Open) -> None:
         a.send_limited(b"late", dead, 3)
 
 
+async def test_a_datagram_of_few_hops_outlives_the_error_of_the_one_before(open_udp: Open) -> None:
+    """Every second of a series was lost, since the error of each failed the next: traces had holes, and misled."""
+    a, b = open_udp(), open_udp()
+    dead = closed_port()
+    for number in range(6):
+        assert a.send_limited(b"dies", dead, 3)
+        assert a.send_limited(b"arrives %d" % number, b.local_address, 3)
+    received = await receive_datagrams(b, 6)
+    assert [data for _, data in received] == [b"arrives %d" % number for number in range(6)]
+
+
 async def test_a_waiting_receiver_hears_of_icmp_errors_and_of_data_after_them(open_udp: Open) -> None:
     """The error queue wakes the receiver once; then it waits for data again instead of spinning."""
     a, b = open_udp(), open_udp()

@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from nat_rules import (
     isolation_rules,
     loss_rules,
     nat_rules,
+    no_forwarding_rules,
     no_fragment_rules,
 )
 
@@ -79,6 +81,7 @@ class Home:
         isolated: whether the router keeps its hosts apart otherwise.
         mtu: of the line to the internet.
         no_fragments: the router drops fragments.
+        accepts_input: the router takes what nobody asked for as meant for itself: `masquerade` and no other rule.
     """
 
     nat: NatKind = NatKind.PORT_RESTRICTED
@@ -89,6 +92,7 @@ class Home:
     isolated: bool = False
     mtu: int = 1500
     no_fragments: bool = False
+    accepts_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class Lab:
             settings += ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
         _run(*self.inside(node, "sysctl", "-qw", *settings))
 
-    def add_link(self, upper: str, lower: str, net: str, *, mtu: int = 1500) -> str:
+    def add_link(self, upper: str, lower: str, net: str, *, mtu: int = 1500, metric: int = 0) -> str:
         """Join two nodes by the /30 that begins at `net` and a /64 of its own; the lower's default routes go up.
 
         Returns:
@@ -161,7 +165,7 @@ class Lab:
             commands += [f"addr add {net_6}{number}/64 dev {interface} nodad"] * (6 in self.internet.families)
             self.ip(node, *commands)
         gateways = [nth(net, 1)] * (4 in self.internet.families) + [f"{net_6}1"] * (6 in self.internet.families)
-        self.ip(lower, *(f"route add default via {gateway}" for gateway in gateways))
+        self.ip(lower, *(f"route add default via {gateway} metric {metric}" for gateway in gateways))
         return net_6
 
     def ip(self, node: str, *commands: str) -> None:
@@ -179,7 +183,8 @@ class Lab:
         self.add_node(node, forwards=True)
         net_6 = self.add_link(upper, node, net, mtu=home.mtu)
         wan = f"to-{upper}"
-        rules = [nat_rules(home.nat, wan, nth(net, 2), hairpin=home.hairpin), firewall_rules(home.firewall, wan)]
+        nat = nat_rules(home.nat, wan, nth(net, 2), hairpin=home.hairpin, accepts_input=home.accepts_input)
+        rules = [nat, firewall_rules(home.firewall, wan)]
         rules += [isolation_rules(wan)] * home.isolated + [no_fragment_rules()] * home.no_fragments
         self.nft(node, *rules)
         return net_6
@@ -216,6 +221,37 @@ class Lab:
         self.ip("inet", f"addr add {nth(new, 1)}/30 dev to-nat-{letter}")
         commands = [f"addr del {nth(old, 2)}/30 dev to-inet", f"addr add {nth(new, 2)}/30 dev to-inet"]
         self.ip(f"nat-{letter}", *commands, f"route add default via {nth(new, 1)}")
+
+    def move_host(self, letter: str, gap_s: float = 0.0) -> None:
+        """Give a host another IPv4 address in its own home, as a lease does that was not renewed.
+
+        Args:
+            letter: the home's.
+            gap_s: for how long it has none.
+        """
+        lan, nat, host = f"10.{'ab'.index(letter) + 1}", f"nat-{letter}", f"host-{letter}"
+        self.ip(nat, f"addr add {lan}.7.1/30 dev to-{host}")
+        self.ip(host, f"addr del {lan}.0.2/30 dev to-{nat}")
+        time.sleep(gap_s)
+        self.ip(host, f"addr add {lan}.7.2/30 dev to-{nat}", f"route add default via {lan}.7.1")
+
+    def switch_interface(self, letter: str, home: Home, *, says_so: bool) -> None:
+        """Have a host leave its line for another one, in another home: from the cable to the Wi-Fi of a neighbour.
+
+        Args:
+            letter: the home's.
+            home: the other one.
+            says_so: whether the old interface goes down; else it stays, with its address, and carries nothing.
+        """
+        net = {"a": "203.0.113.128", "b": "198.51.100.128"}[letter]
+        other, host = f"nat-{letter}-two", f"host-{letter}"
+        self.add_router(other, "inet", net, home)
+        self.add_link(other, host, f"10.{'ab'.index(letter) + 1}.9.0", metric=7)
+        if says_so:
+            self.ip(host, f"link set to-nat-{letter} down")
+        else:
+            self.nft(f"nat-{letter}", no_forwarding_rules())
+            self.ip(host, "route del default metric 0", f"route add default via 10.{'ab'.index(letter) + 1}.9.1")
 
     def close(self) -> None:
         """Delete every namespace; the links and rules go with them."""

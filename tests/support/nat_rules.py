@@ -27,7 +27,7 @@ class Firewall(Enum):
     STATEFUL = "nothing unasked"
 
 
-def nat_rules(kind: NatKind, wan: str, wan_ip: str = "", *, hairpin: bool = False) -> str:
+def nat_rules(kind: NatKind, wan: str, wan_ip: str = "", *, hairpin: bool = False, accepts_input: bool = False) -> str:
     """Return the rule set that makes a router behave as `kind`.
 
     Args:
@@ -35,20 +35,21 @@ def nat_rules(kind: NatKind, wan: str, wan_ip: str = "", *, hairpin: bool = Fals
         wan: the name of the interface towards the internet.
         wan_ip: its address, needed for `hairpin`.
         hairpin: whether inside hosts reach each other at the outside addresses (RFC 4787 section 6).
+        accepts_input: whether the router takes what nobody asked for as meant for itself. Its connection table then
+            holds the very port that the inside host's own packet to that sender needs.
     """
     if kind is NatKind.NONE:
         return ""
     masquerade = "masquerade fully-random" if kind is NatKind.SYMMETRIC else "masquerade"
     restricted, cone = kind is NatKind.ADDRESS_RESTRICTED, kind in (NatKind.ADDRESS_RESTRICTED, NatKind.FULL_CONE)
     dnat = "dnat ip to udp dport map @inside"
-    lines = [
-        "table ip lab {",
-        # Home routers drop what nobody asked for. Without that rule it would be delivered to the router itself, whose
-        # connection table would then hold the very port that the inside host's own packet to that peer needs.
-        "  chain input { type filter hook input priority 0;",
-        f'    iifname "{wan}" meta l4proto {{ tcp, udp }} ct state new drop',
-        "  }",
-    ]
+    lines = ["table ip lab {"]
+    if not accepts_input:  # home routers drop what nobody asked for; a line of `masquerade` alone does not
+        lines += [
+            "  chain input { type filter hook input priority 0;",
+            f'    iifname "{wan}" meta l4proto {{ tcp, udp }} ct state new drop',
+            "  }",
+        ]
     # Masquerading keeps the port where it can, so that the inside port of a packet going out is the outside one.
     remember = ["meta l4proto udp update @inside { udp sport : ip saddr }"] if cone or hairpin else []
     remember += ["meta l4proto udp update @seen { ip daddr . udp sport }"] if restricted else []
@@ -106,6 +107,11 @@ def loss_rules(percent: int) -> str:
 def no_fragment_rules() -> str:
     """Return the rules of a router that drops every fragment but the first, before the kernel could reassemble them."""
     return _chain("fragments", "prerouting", -450, "ip frag-off & 0x1fff != 0 drop", "exthdr frag exists drop")
+
+
+def no_forwarding_rules() -> str:
+    """Return the rules of a router whose line has died: it takes every packet, and none gets anywhere."""
+    return _chain("dead", "forward", -200, "drop")
 
 
 def _chain(table: str, hook: str, priority: int, *rules: str) -> str:

@@ -200,6 +200,17 @@ class Tunnel:
             while not path["direct"]:
                 path = self.forwarder.wait_for("path", timeout_s=SWITCH_S)
 
+    def wait_direct_since(self, number: int, timeout_s: float) -> bool:
+        """Wait for a path line beyond the first `number` lines of the forwarder that is direct; return whether it came.
+
+        Where all is as it was, say since a lost path came back, none comes and none is needed.
+        """
+        deadline = time.monotonic() + timeout_s
+        with suppress(Ended):
+            while not any(line["kind"] == "path" and line["direct"] for line in self.forwarder.lines[number:]):
+                self.forwarder.wait_for("path", timeout_s=max(0.1, deadline - time.monotonic()))
+        return bool([line for line in self.forwarder.lines if line["kind"] == "path"][-1]["direct"])
+
 
 @contextmanager
 def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
@@ -211,7 +222,7 @@ def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
         port = stack.enter_context(serving(lab.name(there), data))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iceagent-natlab-")))
         relay = run.iceagent("serve", *relay_options(lab, scenario, folder), inside=lab.inside("inet"))
-        url = relay.wait_for("listening")["url"]
+        url = relay.wait_for("listening", timeout_s=PATIENCE_S)["url"]
         if scenario.wildcard:
             url = f"ws://{OTHER_INTERNET_HOST}:{url.rpartition(':')[2]}"
         rule = f"tcp:127.0.0.1:{port}"

@@ -13,7 +13,17 @@ import pytest
 import trio
 
 from iceagent import vnet as vnet_package
-from iceagent.agent import Agent, AgentConfig, HardNat, HardNatBegun, HardNatEnded, IceServer, NatSeen, open_agent
+from iceagent.agent import (
+    Agent,
+    AgentConfig,
+    FreshPort,
+    HardNat,
+    HardNatBegun,
+    HardNatEnded,
+    IceServer,
+    NatSeen,
+    open_agent,
+)
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice import CandidateType, Credentials, PairValidated, Role
 from iceagent.errors import LocalError, NetworkError
@@ -113,12 +123,14 @@ async def two_homes(net, left, right, *, servers=STUN, options=(True, True), **c
 def guesses(net, home, other):
     """Return (time, record) of what a side sent to the other's outside, the peer's mapped address and checks left out.
 
-    The few ordinary checks of addresses that were signalled are not guesses; and packets of the path that was found.
+    The few ordinary checks of addresses that were signalled are not guesses, those of fresh ports among them; nor are
+    packets of the path that was found.
     """
     paths = {(pair.local.path_base, pair.remote.address) for pair in home.agent._driver.ice.pairs}
+    fresh = {port.base for port in home.events(FreshPort)} | {port.mapped for port in other.events(FreshPort)}
     sends = [one for one in net.trace if one.event == "send" and one.place == home.host.name]
     to_peer = [one for one in sends if one.packet.destination.host == other.outside]
-    return [one for one in to_peer if (one.packet.source, one.packet.destination) not in paths]
+    return [one for one in to_peer if one.packet[:2] not in paths and not fresh & set(one.packet[:2])]
 
 
 def busiest_second(times):

@@ -1,0 +1,193 @@
+"""Another local port where the first one leads nowhere: through gateways that take unasked packets for their own.
+
+A Linux gateway with nothing but its masquerading rule lets a check of the peer's that comes before ours in: to itself.
+Nobody listens there, but its connection table holds the entry, renewed by each further check; what our socket sends to
+the peer cannot have the same port then, gets another, and the peer's NAT drops it. So both sides fail for ever.
+
+A socket that the peer has not heard of has no such entry. It sends first: to each address of the peer's an *opener*,
+whose TTL lets it pass our own gateways and no others, so that it leaves no entry at the peer's either. Only then the
+peer is told the new address; its checks find the way open, and the pair they make is one like any other. One side that
+does so is enough, whichever gateway is at fault; where both do, it makes two ways instead of one.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Final
+
+import trio
+
+from iceagent.agent.config import AgentConfig
+from iceagent.agent.crowd import find_ttl
+from iceagent.agent.direct import is_direct, wait_direct
+from iceagent.agent.driver import Driver
+from iceagent.agent.events import FreshPort
+from iceagent.agent.gather import Gatherer
+from iceagent.agent.reflexive import Base
+from iceagent.core import ice, stun
+from iceagent.core.address import TransportAddress
+from iceagent.core.nat import is_target
+from iceagent.net.api import LimitsHops
+
+logger = logging.getLogger("iceagent.agent")
+
+STUCK_S: Final = 2.0  # ours: ordinary checks that lead to a path have done so by then, twice repeated
+AGAIN_S: Final = 4.0  # ours: after the first fresh port; the candidate may have been lost with a signaling connection
+MAX_PORTS: Final = 2  # ours: in each ICE session
+MAX_KEPT: Final = 2  # ours: fresh ports that led to a path, beside the usual one of each address
+MAX_OPENED: Final = 8  # ours: addresses of the peer's that openers go to
+ANSWER_S: Final = 3.0  # ours: for the STUN server, which has answered before: three requests
+USUAL_TTL: Final = 2  # where none can be told: our own gateway, and the first router behind it
+
+
+class FreshPorts:
+    """One component's attempts from other local ports.
+
+    Args:
+        config: whether sockets may be opened at all.
+        driver: the component's.
+        gatherer: opens sockets within the allowed ports, and knows our addresses and servers.
+    """
+
+    def __init__(self, config: AgentConfig, driver: Driver, gatherer: Gatherer) -> None:
+        self._driver = driver
+        self._gatherer = gatherer
+        self._randbytes = config.randbytes
+        is_plain = config.transport_policy != "relay" and not config.ice_lite and config.shared_port is None
+        self.enabled = is_plain and driver.policy.has_type(ice.CandidateType.SRFLX)
+        self._ttl: int | None = None
+        self._kept: list[Base] = []
+
+    async def run(self) -> None:
+        """In each generation see whether there is a direct path, and if not, try another port; until cancelled."""
+        core = self._driver.ice
+        async with trio.open_nursery() as receiving:  # sockets that are kept outlive their generation
+            while self.enabled and not self._driver.closed:
+                generation = core.generation
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._try_ports, receiving)
+                    while core.generation == generation:
+                        await self._driver.changed.park()
+                    nursery.cancel_scope.cancel()
+
+    async def _try_ports(self, receiving: trio.Nursery) -> None:
+        opened: dict[TransportAddress, ice.Candidate] = {}
+        try:
+            for number in range(MAX_PORTS):
+                while self._way_out() is None or not self._targets():
+                    await self._driver.changed.park()
+                if await wait_direct(self._driver, AGAIN_S if number else STUCK_S):
+                    break
+                await self._open_one(opened, receiving)
+            await wait_direct(self._driver)
+        finally:
+            for base, candidate in opened.items():
+                self._end(base, candidate)
+
+    # One port
+
+    async def _open_one(self, opened: dict[TransportAddress, ice.Candidate], receiving: trio.Nursery) -> None:
+        """Open a socket, learn how it is seen, open the way to it, and tell the peer."""
+        way = self._way_out()
+        if way is None or is_direct(self._driver.ice):
+            return
+        usual, server = way
+        if self._ttl is None:
+            found = await find_ttl(partial(self._gatherer.open_socket, usual.host), server.host, _at_once)
+            self._ttl = found or USUAL_TTL
+        sock = await self._gatherer.open_socket(usual.host)
+        if sock is None:
+            return
+        base = sock.local_address
+        is_told = False
+        self._driver.sockets[base] = sock
+        receiving.start_soon(self._driver.receive_from, base)
+        try:
+            mapped, targets = await self._ask(base, server), self._targets()
+            if mapped is None or not targets or not self._driver.ice.probing.adopt(base):
+                return  # nobody answers, or a path was found meanwhile
+            for remote in targets:
+                self._send_opener(base, remote)
+            component = self._driver.ice.component
+            candidate = ice.srflx_candidate(mapped, base, server.host, 0, component)
+            opened[base] = candidate
+            is_told = True
+            logger.info("no direct path: the local port %d is tried, too", base.port)
+            self._driver.announced.append(candidate)
+            self._driver.note(FreshPort(base, mapped, len(targets), self._ttl))
+        finally:
+            if not is_told:
+                self._close(base)
+
+    async def _ask(self, base: TransportAddress, server: TransportAddress) -> TransportAddress | None:
+        query = self._driver.queries.start(trio.current_time(), base, server)
+        try:
+            self._driver.mutate(lambda now: None)
+            with trio.move_on_after(ANSWER_S):
+                await query.done.wait()
+        finally:
+            self._driver.queries.cancel(query)
+        return query.mapped
+
+    def _send_opener(self, base: TransportAddress, remote: TransportAddress) -> None:
+        sock = self._driver.sockets.get(base)
+        if isinstance(sock, LimitsHops) and self._ttl is not None:
+            sock.send_limited(stun.encode(stun.binding_indication(self._randbytes(12))), remote, self._ttl)
+
+    def _end(self, base: TransportAddress, candidate: ice.Candidate) -> None:
+        """Keep the socket if a path goes over it, as one like any other; else close it."""
+        if candidate in self._driver.announced:
+            self._driver.announced.remove(candidate)
+        if self._driver.closed or base not in self._driver.sockets:
+            return
+        if not any(pair.valid and pair.local.path_base == base for pair in self._driver.ice.pairs):
+            self._close(base)
+            return
+        self._make_room()
+        kept = Base(base, 0)
+        self._kept.append(kept)
+        self._gatherer.bases.append(kept)
+
+    def _make_room(self) -> None:
+        selected = self._driver.ice.selected_pair
+        in_use = None if selected is None else selected.local.path_base
+        self._kept = [one for one in self._kept if one.address in self._driver.sockets]
+        spare = [one for one in self._kept if one.address != in_use]
+        if len(self._kept) >= MAX_KEPT and spare:
+            self._kept.remove(spare[0])
+            if spare[0] in self._gatherer.bases:
+                self._gatherer.bases.remove(spare[0])
+            self._close(spare[0].address)
+
+    def _close(self, base: TransportAddress) -> None:
+        sock = self._driver.sockets.pop(base, None)
+        if sock is not None:
+            sock.close()
+            if not self._driver.closed:
+                self._driver.mutate(lambda now: self._driver.ice.handle_base_lost(now, base))
+
+    # What there is
+
+    def _way_out(self) -> tuple[TransportAddress, TransportAddress] | None:
+        """Return a socket of ours behind a NAT and the server that has told so; None before, or where there is none."""
+        mapped = {one.path_base for one in self._driver.ice.local_candidates if one.type is ice.CandidateType.SRFLX}
+        ours = {base.address for base in self._gatherer.bases if base.address.family == 4} & mapped
+        return next((path for path in self._gatherer.reflexive.paths() if path[0] in ours), None)
+
+    def _targets(self) -> list[TransportAddress]:
+        """Return the addresses of the peer's on the internet, as far as our policy lets us send there."""
+        if self._driver.ice.remote_credentials is None or is_direct(self._driver.ice):
+            return []
+        theirs = [
+            one.address
+            for one in self._driver.ice.remote_candidates
+            if one.transport == "udp" and one.type is not ice.CandidateType.RELAY and is_target(one.address)
+        ]
+        return [one for one in dict.fromkeys(theirs) if self._driver.policy.permits(one)][:MAX_OPENED]
+
+
+async def _at_once() -> bool:
+    """Let eight packets to a server of our own go out unpaced."""
+    await trio.lowlevel.checkpoint()
+    return True

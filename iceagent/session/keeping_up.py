@@ -1,0 +1,46 @@
+"""Signaling keeps up with the network: who changes address needs it at once, and its connection dies with the address.
+
+TCP does not say that the address of a connection is gone, nor that a router has forgotten it: that takes the relay's
+pings most of a minute, in which a restart cannot reach the peer and data stays on a relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+
+from iceagent.agent import Agent
+from iceagent.core.ice import Restarted
+from iceagent.net import Network, SystemNetwork
+from iceagent.net.monitor import open_monitor
+from iceagent.session.background import open_background
+
+LookAgain = Callable[[Collection[str] | None], None]
+
+
+@asynccontextmanager
+async def keeping_up(look_again: LookAgain, network: Network | None = None) -> AsyncIterator[None]:
+    """While the body runs, have signaling look at its connection after each change of the network.
+
+    Args:
+        look_again: told the addresses that this machine has now.
+        network: this machine's, unless another one is given.
+    """
+    watched = network or SystemNetwork()
+
+    async def follow() -> None:
+        async with open_monitor(watched) as monitor:
+            while True:
+                await monitor.wait()
+                look_again({entry.host.partition("%")[0] for entry in watched.interfaces()})
+
+    async with open_background() as nursery:
+        nursery.start_soon(follow)
+        yield
+
+
+async def hurry_restarts(agent: Agent, look_again: LookAgain) -> None:
+    """Have signaling look at its connection whenever the agent has something to say that cannot wait."""
+    async for event in agent.events():
+        if isinstance(event, Restarted):
+            look_again(None)

@@ -1,0 +1,211 @@
+"""Gateways that take unasked packets for their own: both sides would fail for ever; another local port heals it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from iceagent import vnet as vnet_package
+from iceagent.agent import AgentConfig, CandidateType, FreshPort, IceServer, open_agent
+from iceagent.agent.fresh_port import MAX_PORTS, STUCK_S
+from iceagent.core.address import TransportAddress
+from iceagent.core.ice import Role
+from iceagent.servers.stun import open_stun_server
+from iceagent.servers.turn import open_turn_server
+from iceagent.servers.turn_options import TurnOptions
+from iceagent.vnet import MASQUERADE, PORT_RESTRICTED, SYMMETRIC, Network
+
+LATER_S = 0.2  # how long after the other side one is told of it: more than a packet is under way
+HEALED_S = 5.0  # beyond the time it takes anyway
+NATS = {"masquerade": MASQUERADE, "port-restricted": PORT_RESTRICTED, "symmetric": SYMMETRIC, "none": None}
+
+
+@dataclass
+class Story:
+    """What came of two agents."""
+
+    direct_s: float | None = None
+    ports: list[list[FreshPort]] = field(default_factory=list)
+    sockets: list[int] = field(default_factory=list)
+    left_open: int = 0
+
+
+async def carry(source, target, delay_s, *, late=True):
+    await trio.sleep(delay_s)
+    target.set_remote_credentials(source.credentials, options=source.options)
+    async for candidate in source.local_candidates():
+        target.add_remote_candidate(candidate.to_sdp())
+    target.add_remote_candidate(None)
+    if late:
+        async for candidate in source.late_candidates():
+            target.add_remote_candidate(candidate.to_sdp())
+
+
+@asynccontextmanager
+async def two_agents(net, left, right, *, late, relay=False, carriers=("", ""), **options) -> AsyncIterator[list]:
+    """Run a server and two agents, one of which hears later of the other than that one of it."""
+    server = net.host(net.internet, name="server.example")
+    listen = [TransportAddress(server.address, 3478)]
+    nets = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24")
+    servers = [IceServer("stun:server.example:3478")]
+    if relay:
+        servers.append(IceServer("turn:server.example?transport=udp", username="user", credential="password"))
+    async with net, AsyncExitStack() as stack:
+        if relay:
+            turn = TurnOptions(listen, users={"user": "password"}, allow_peers=nets)
+            await stack.enter_async_context(open_turn_server(turn, network=server, randbytes=server.randbytes))
+        else:
+            await stack.enter_async_context(open_stun_server("0.0.0.0", network=server))
+        hosts, agents = [], []
+        for nat, carrier, role in zip((left, right), carriers, (Role.CONTROLLING, Role.CONTROLLED), strict=True):
+            above = net.internet
+            if carrier:
+                above = net.router(net.internet, nat=NATS[carrier], subnet="100.64.0.0/10")
+            host = net.host(net.router(above, nat=NATS[nat], delay_s=0.020))
+            config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes, **options)
+            hosts.append(host)
+            agents.append(await stack.enter_async_context(open_agent(config, role=role)))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        delays = (0.0, LATER_S) if late == "right" else (LATER_S, 0.0)
+        nursery.start_soon(carry, agents[1], agents[0], delays[0])
+        nursery.start_soon(carry, agents[0], agents[1], delays[1])
+        yield list(zip(hosts, agents, strict=True))
+        nursery.cancel_scope.cancel()
+
+
+def is_direct(agent):
+    pair = agent.selected_pair
+    return pair is not None and CandidateType.RELAY not in (pair.local.type, pair.remote.type)
+
+
+def ports_of(agent):
+    return [event for _, event in agent._driver.timeline.entries() if isinstance(event, FreshPort)]
+
+
+async def play(seed, left, right, *, patience_s=30.0, **options):
+    net, story = Network(seed), Story()
+    start = trio.current_time()
+    async with two_agents(net, left, right, **options) as sides:
+        with trio.move_on_after(patience_s):
+            while not all(is_direct(agent) for _, agent in sides):
+                await trio.sleep(0.05)
+            story.direct_s = trio.current_time() - start
+        await trio.sleep(1)
+        if story.direct_s is not None:
+            for (_, one), (_, other) in (sides, sides[::-1]):
+                await one.send(b"hello")
+                assert await other.receive() == b"hello"
+        story.ports = [ports_of(agent) for _, agent in sides]
+        story.sockets = [len(host.sockets) for host, _ in sides]
+    story.left_open = net.statistics().sockets_left_open
+    return story
+
+
+def run(*args, seed=1, **options):
+    return vnet_package.run(lambda: play(seed, *args, **options), seed=seed)
+
+
+@pytest.mark.parametrize("relay", [False, True], ids=["", "beside a relay"])
+@pytest.mark.parametrize("late", ["left", "right"])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("masquerade", "port-restricted"), ("port-restricted", "masquerade"), ("masquerade", "masquerade")],
+)
+def test_a_gateway_that_accepts_input_costs_seconds(left, right, late, relay):
+    """A router with one line of `masquerade`: whoever's check comes first shuts the door that the other one needs."""
+    for seed in (1, 2):
+        story = run(left, right, late=late, relay=relay, seed=seed)
+        assert story.direct_s is not None
+        assert story.direct_s < LATER_S + 1 + HEALED_S
+        assert story.left_open == 0
+        assert max(story.sockets) <= 2 + relay  # what led nowhere is closed
+
+
+@pytest.mark.parametrize("late", ["left", "right"])
+def test_below_a_carrier_the_openers_pass_both_gateways(late):
+    """An opener that died between the two would leave the upper one shut."""
+    story = run("masquerade", "masquerade", late=late, carriers=("masquerade", ""))
+    assert story.direct_s is not None
+    assert story.direct_s < LATER_S + 1 + HEALED_S
+    assert [{port.ttl for port in ports} - {ttl} for ports, ttl in zip(story.ports, (3, 2), strict=True)] == [set()] * 2
+
+
+def test_where_the_way_is_open_no_other_port_is_tried():
+    """It is for those who are stuck."""
+    for left, right in (("port-restricted", "port-restricted"), ("none", "masquerade"), ("symmetric", "none")):
+        story = run(left, right, late="right")
+        assert story.direct_s is not None
+        assert story.direct_s < STUCK_S
+        assert story.ports == [[], []]
+
+
+def test_where_nothing_helps_it_ends():
+    """Two symmetric NATs: a few packets more, and no socket left."""
+    story = run("symmetric", "symmetric", late="right", relay=True)
+    assert story.direct_s is None
+    assert all(0 < len(ports) <= MAX_PORTS for ports in story.ports)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transport_policy": "relay"},
+        {"candidate_types": ("host", "relay")},
+        {"port_range": (50000, 50000)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_no_port_is_opened_that_the_configuration_does_not_allow(options):
+    """What may be bound and told is the user's to say, however stuck we are."""
+    story = run("masquerade", "port-restricted", late="left", relay=True, patience_s=10, **options)
+    assert story.ports == [[], []]
+    assert story.left_open == 0
+
+
+def test_openers_leave_no_entry_at_the_peers_gateway():
+    """One that got through would shut the peer's door to the very port it is to come to."""
+
+    async def main():
+        net = Network(3)
+        async with two_agents(net, "masquerade", "masquerade", late="left") as sides:
+            while not all(is_direct(agent) for _, agent in sides):
+                await trio.sleep(0.05)
+            fresh = {port.base for _, agent in sides for port in ports_of(agent)}
+        indications = [one for one in net.trace if one.packet.data[:2] == b"\x00\x11" and one.event == "send"]
+        assert fresh
+        assert {one.packet.source for one in indications if one.place.startswith("host")} >= fresh
+        delivered = [one for one in net.trace if one.event == "deliver" and one.packet.data[:2] == b"\x00\x11"]
+        assert not delivered
+
+    vnet_package.run(main, seed=3)
+
+
+def test_a_restart_goes_on_over_the_port_that_helped():
+    """It is a socket like any other from then on; and restarts do not pile such sockets up."""
+
+    async def main():
+        net = Network(5)
+        async with (
+            two_agents(net, "masquerade", "port-restricted", late="left") as sides,
+            trio.open_nursery() as nursery,
+        ):
+            alice, bob = (agent for _, agent in sides)
+            for _ in range(6):
+                while not (is_direct(alice) and is_direct(bob)):
+                    await trio.sleep(0.05)
+                await trio.sleep(3)
+                alice.restart()
+                nursery.start_soon(carry, alice, bob, 0.0)
+                await trio.sleep(0.05)
+                nursery.start_soon(carry, bob, alice, LATER_S)
+                await trio.sleep(6)
+            assert is_direct(alice)
+            assert max(len(host.sockets) for host, _ in sides) <= 4
+            nursery.cancel_scope.cancel()
+        assert net.statistics().sockets_left_open == 0
+
+    vnet_package.run(main, seed=5)
