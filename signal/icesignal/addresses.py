@@ -64,8 +64,13 @@ async def connect_first(addresses: deque[Address]) -> trio.SocketStream:
         OSError: none takes one; it says what each said.
     """
     race = _Race(addresses)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(race.run, nursery, list(addresses))
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(race.run, nursery, list(addresses))
+    except BaseException:
+        if race.winner is not None:  # somebody cancelled us in the moment it was there
+            race.winner.socket.close()
+        raise
     if race.winner is None:
         raise race.error()
     return race.winner
