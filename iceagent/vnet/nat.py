@@ -235,8 +235,11 @@ class NatTable:
         return self._create(MappingKey(internal, remote), port)
 
     def _take_in(self, now: float, port: int, source: TransportAddress) -> None:
-        """Remember a packet that the box took for its own: its entry holds the port against that remote endpoint."""
-        if not self.nat.accepts_input:
+        """Remember a packet that the box took for its own: its entry holds the port against that remote endpoint.
+
+        That of one from inside, to be turned round, has the inside endpoint for its source, and holds nothing.
+        """
+        if not self.nat.accepts_input or source.host == self.external_host:
             return
         self._input.pop((port, source), None)
         self._input[port, source] = now + INPUT_TIMEOUT_S

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from sim_run import Outcome, run_seed
 
 CHUNK = 8
+PROGRESS = 200  # seeds between two lines that say how far it is
 
 
 def main() -> int:
@@ -34,6 +35,8 @@ def main() -> int:
     for outcome in _run(seeds, options.jobs):
         outcomes.append(outcome)
         _show(outcome, verbose=options.verbose or len(seeds) == 1)
+        if len(outcomes) % PROGRESS == 0 and len(outcomes) < len(seeds):
+            print(f"sim: {len(outcomes)} done, {sum(bool(one.failure) for one in outcomes)} failed", flush=True)
     _summarise(outcomes, time.perf_counter() - start)
     return int(any(outcome.failure for outcome in outcomes))
 

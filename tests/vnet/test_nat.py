@@ -253,6 +253,16 @@ def test_a_symmetric_box_that_accepts_input_avoids_the_port_too():
     assert len(table) == 1
 
 
+def test_a_packet_that_is_turned_round_holds_no_port():
+    """Its entry has the inside endpoint for its source, with which no flow to the outside can clash."""
+    table = table_of(Nat(accepts_input=True, hairpin=True))
+    external, other = table.outbound(0.0, INSIDE, SERVER), table.outbound(0.0, NEIGHBOUR, SERVER)
+    assert external is not None
+    assert other is not None
+    assert table.inbound(1.0, external.port, other) is None
+    assert table.outbound(2.0, INSIDE, other) == external
+
+
 def test_what_a_box_accepts_is_bounded():
     """Anybody can send to it from any address."""
     table = table_of(Nat(accepts_input=True, ports=(1, 5)))
