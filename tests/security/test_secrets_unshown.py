@@ -61,8 +61,8 @@ def shown_fields(one: type) -> Iterator[str]:
     elif issubclass(one, msgspec.Struct):
         if one.__repr__ is msgspec.Struct.__repr__:
             yield from one.__struct_fields__
-    elif issubclass(one, tuple) and hasattr(one, "_fields") and not _written_by_hand(one):
-        yield from one._fields
+    elif issubclass(one, tuple) and not _written_by_hand(one):
+        yield from getattr(one, "_fields", ())
 
 
 def _written_by_hand(one: type) -> bool:

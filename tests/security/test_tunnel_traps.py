@@ -10,7 +10,7 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def _pour(connection: socket.socket) -> None:
             connection.sendall(bytes(65536))
 
 
-def _start(target: object, *arguments: object) -> threading.Thread:
+def _start(target: Callable[..., object], *arguments: object) -> threading.Thread:
     thread = threading.Thread(target=target, args=arguments, daemon=True)
     thread.start()
     return thread
