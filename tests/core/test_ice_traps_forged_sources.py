@@ -220,6 +220,20 @@ def _live_on(one: ice.IceAgent, now: float, until: float) -> list[Transmit]:
     return sent
 
 
+def test_trap_60_a_check_draws_no_more_when_the_path_in_use_dies_later() -> None:
+    """Pairs that were left unchecked when one was selected are checked then; for this one the first check had to do."""
+    one = lone(Role.CONTROLLED)
+    (check,) = transmits_of(one)
+    one.handle_datagram(0.1, A4, VICTIM, request(one, peer=PEER))
+    sent = transmits_of(one) + run_timers(one, 0.1, 2.0)
+    one.handle_datagram(2.0, A4, B4, answer(check, PEER))
+    one.handle_datagram(2.0, A4, B4, request(one, peer=PEER, nominate=True))
+    assert one.state is AgentState.COMPLETED
+    sent += transmits_of(one) + run_timers(one, 2.0, 100.0)
+    assert one.state is AgentState.FAILED
+    assert 1 < len(sent_to(VICTIM, sent)) <= CHECK_SENDS
+
+
 def test_trap_60_many_replays_draw_seven_requests_each_and_no_more() -> None:
     """Twice as many bytes as came in eight times over; never a multiple that grows."""
     one = lone(Role.CONTROLLED)

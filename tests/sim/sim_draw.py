@@ -104,12 +104,13 @@ class Drawn:
     def surest(self) -> Reachability:
         """Return what can be reached whoever sends first: a router that accepts input may be late with every packet.
 
-        Its inside hosts then show each peer that was quicker another port than they show the servers.
+        Its inside hosts then show each peer that was quicker another port than they show the servers. A fresh port
+        heals that where a server can tell how it is seen from outside, which is no use if the peer sees it otherwise.
         """
         accepting = {router: router.nat for host in self.hosts for router in routers_above(host) if router.nat}
         try:
             for router, nat in accepting.items():
-                if nat.accepts_input:
+                if nat.accepts_input and not (self.stun and nat.mapping == "endpoint-independent"):
                     router.nat = replace(nat, mapping="address-and-port-dependent")
             return reachability(*self.sides())
         finally:
