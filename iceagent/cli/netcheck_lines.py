@@ -44,6 +44,7 @@ def show_prediction(prediction: Prediction, output: Output) -> None:
     text = {
         Outcome.DIRECT: f"the two sides will {likely}be connected directly",
         Outcome.RELAYED: f"the two sides will {likely}be connected through a relay",
+        Outcome.UNKNOWN: "whether the two sides will be connected directly cannot be told",
         Outcome.IMPOSSIBLE: f"the two sides {likely}cannot be connected",
     }[prediction.outcome]
     output.line(

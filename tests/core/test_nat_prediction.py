@@ -21,6 +21,7 @@ from iceagent.core.nat import (
     meets,
     predict,
 )
+from iceagent.core.nat.prediction import _possible
 
 NO_NAT = FamilyView(Mapping.NO_NAT, Filtering.ENDPOINT_INDEPENDENT, ("203.0.113.1",))
 HOME = FamilyView(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("203.0.113.2",))
@@ -144,13 +145,27 @@ def test_unknown_filters_matter_only_where_they_matter():
     unknown = FamilyView(Mapping.ENDPOINT_INDEPENDENT, Filtering.UNKNOWN, ("203.0.113.8",))
     assert predict(side(unknown), side(HOME)).certain
     guess = predict(side(unknown, "udp"), side(SYMMETRIC))
-    assert (guess.outcome, guess.certain) == (Outcome.RELAYED, False)
+    assert (guess.outcome, guess.certain) == (Outcome.UNKNOWN, False)
+    assert "this side's NAT lets in" in guess.reason
 
 
 def test_nothing_known_is_said_to_be_uncertain():
     """One server with one address on each side."""
     found = predict(side(FamilyView()), side(FamilyView()))
-    assert (found.outcome, found.certain) == (Outcome.DIRECT, False)
+    assert (found.outcome, found.certain) == (Outcome.UNKNOWN, False)
+    assert "too few STUN servers" in found.reason
+    assert "this side's and the other side's" in found.reason
+
+
+@pytest.mark.parametrize("relays", [(), ("udp",)])
+def test_a_path_is_promised_only_where_every_possibility_has_it(relays):
+    """Two unknown NATs were promised a direct path, and were symmetric: unknown is an answer."""
+    for mapping, filtering, mapping_2, filtering_2 in product(Mapping, Filtering, Mapping, Filtering):
+        ours, theirs = FamilyView(mapping, filtering), FamilyView(mapping_2, filtering_2)
+        found = predict(side(ours, *relays), side(theirs))
+        results = {meets(one, other) for one, other in product(_possible(ours), _possible(theirs))}
+        assert (found.outcome is Outcome.DIRECT) == (results == {True})
+        assert (found.outcome is Outcome.UNKNOWN) == (len(results) == 2)
 
 
 KNOWN_MAPPINGS = [one for one in Mapping if one not in (Mapping.UNKNOWN, Mapping.DESTINATION_DEPENDENT)]

@@ -77,6 +77,11 @@ class Facts:
             for at, event in timeline.latest(ServerFailed)
             if event.base in bases and at > answered.get((event.url, event.base or _NOWHERE), -1.0)
         ]
+        # What was told before the network changed, or before all were asked again, may hold no longer.
+        since = max((found[0] for kind in (ice.Restarted, NetworkChanged) if (found := self.last(kind))), default=-1.0)
+        self.fresh_answers = [
+            event for at, event in timeline.latest(ServerAnswered) if event in self.answers and at >= since
+        ]
         families = {(event.url, event.base.family) for event in self.answers}
         self.unresolved = [
             event
@@ -144,7 +149,12 @@ class Facts:
     def udp_answers(self) -> bool:
         """Whether anything was ever heard over UDP: a server, the peer, or an answer of the peer's."""
         relays = any(event.transport in ("udp", "dtls") for event in self.relays)
-        udp = [report for report in self.core.pair_reports() if report.pair.local.transport == "udp"]
+        by_tcp = {base for base, way in self.driver.relay_transports.items() if way in ("tcp", "tls")}
+        udp = [
+            report
+            for report in self.core.pair_reports()
+            if report.pair.local.transport == "udp" and report.path[0] not in by_tcp
+        ]
         peer = any(report.requests_received or report.responses_received for report in udp)
         return bool(self.answers) or relays or peer
 

@@ -28,10 +28,10 @@ def our_nat(facts: Facts) -> NatFinding:
     """Return what is known of the NAT on our side."""
     seen: dict[TransportAddress, dict[TransportAddress, str]] = defaultdict(dict)
     servers: dict[TransportAddress, set[str]] = defaultdict(set)
-    for answer in facts.answers:
+    for answer in facts.fresh_answers:
         seen[answer.base].setdefault(answer.mapped, answer.url)
         servers[answer.base].add(answer.url)
-    for candidate in facts.ours:
+    for candidate in facts.core.local_candidates:
         base = candidate.path_base
         if candidate.type is not ice.CandidateType.PRFLX or not seen.get(base):
             continue
@@ -69,15 +69,17 @@ def their_nat(facts: Facts) -> NatFinding:
             return NatFinding(
                 True, (f"the peer's NAT takes another port for each destination (symmetric): {related} is {words}",)
             )
-    told: dict[str, set[int]] = defaultdict(set)
+    told: dict[tuple[str, int], set[int]] = defaultdict(set)
     for candidate in reflexive:
-        told[candidate.address.host].add(candidate.address.port)
-    for candidate in facts.theirs:
+        if candidate in facts.core.remote_candidates:
+            told[candidate.address.host, _preference(candidate)].add(candidate.address.port)
+    for candidate in facts.core.remote_candidates:
         source = without_zone(candidate.address)
-        if candidate.type is not ice.CandidateType.PRFLX or source.host not in told:
-            continue
-        if source.port not in told[source.host]:
-            ports = listed([str(port) for port in sorted(told[source.host])])
+        key = (source.host, _preference(candidate))
+        if candidate.type is not ice.CandidateType.PRFLX or key not in told:
+            continue  # from another socket of the peer's, say that of its new address, which it has yet to tell
+        if source.port not in told[key]:
+            ports = listed([str(port) for port in sorted(told[key])])
             return NatFinding(
                 True,
                 (
@@ -86,6 +88,11 @@ def their_nat(facts: Facts) -> NatFinding:
                 ),
             )
     return NatFinding(None)
+
+
+def _preference(candidate: ice.Candidate) -> int:
+    """Return the local preference, which a check has in common with the candidate of its socket (RFC 8445 7.1.1)."""
+    return (candidate.priority >> 8) & 0xFFFF
 
 
 def _is_mapped(facts: Facts) -> bool:

@@ -6,6 +6,7 @@ from iceagent.agent.explain.facts import Facts, plural, versions
 from iceagent.agent.explain.nats import guessing_alone, our_nat, their_nat
 from iceagent.agent.explain.relays import refusal
 from iceagent.agent.explain.verdict import CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
+from iceagent.core import ice
 
 
 def network_cause(facts: Facts) -> Verdict:
@@ -19,6 +20,7 @@ def network_cause(facts: Facts) -> Verdict:
         or _egress_cause(facts)
         or _family_cause(facts)
         or _nat_cause(facts)
+        or _address_cause(facts)
         or _checks_cause(facts)
     )
 
@@ -76,6 +78,16 @@ def _nat_cause(facts: Facts) -> Verdict | None:
 def _nat_verdict(facts: Facts, kind: VerdictKind, summary: str, evidence: tuple[str, ...]) -> Verdict:
     remedy, evidence = CATALOGUE[kind].remedy, (*guessing_alone(facts), *evidence)
     return verdict(kind, summary, evidence, beyond_guessing(remedy) if facts.config.hard_nat else remedy)
+
+
+def _address_cause(facts: Facts) -> Verdict | None:
+    """Two sides with private addresses alone, behind NATs: nobody has told either of them how others see it."""
+    if facts.knows_public_address or facts.checks_received or facts.checks_answered:
+        return None
+    if any(one.type is ice.CandidateType.RELAY for one in (*facts.ours, *facts.theirs)):
+        return None
+    summary = "Both sides have private addresses alone, and no STUN server has told either its public one."
+    return verdict(VerdictKind.NO_PATH, summary, tuple(facts.general()))
 
 
 def _checks_cause(facts: Facts) -> Verdict:

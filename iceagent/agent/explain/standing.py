@@ -86,6 +86,9 @@ def lost_cause(facts: Facts) -> Verdict | None:
         return verdict(VerdictKind.RESTART_UNANSWERED, evidence=(*evidence, *facts.general()))
     if _is_since(facts, changed) and (not facts.is_over or not facts.gatherer.bases):
         return verdict(VerdictKind.NETWORK_CHANGED, evidence=(*evidence, *facts.general()))
+    if changed is not None and lost is not None and lost[1].pair.local.path_base in changed[1].lost:
+        # The path went with our own interface; whatever the peer does, it could not have answered.
+        return verdict(VerdictKind.NETWORK_CHANGED, evidence=(*evidence, *facts.general()))
     if lost is not None and lost[1].revoked:
         return verdict(VerdictKind.CONSENT_REVOKED, evidence=(*evidence, *facts.general()))
     if lost is not None and (facts.is_over or not facts.core.restarting):

@@ -234,9 +234,7 @@ RELAY_CATALOGUE: Final[dict[RelayReason, Entry]] = {
     RelayReason.NO_PUBLIC_ADDRESS: Entry(
         "no direct path answered, and neither side knows its public address", "Add a STUN server on both sides."
     ),
-    RelayReason.NO_DIRECT_ANSWER: Entry(
-        "no direct path answered: both NATs map per destination, or a firewall stands in between", f"{_FORWARD}."
-    ),
+    RelayReason.NO_DIRECT_ANSWER: Entry("no direct path has answered, and nothing shows why", f"{_FORWARD}."),
 }
 
 REFUSALS: Final[dict[int, Entry]] = {

@@ -60,7 +60,7 @@ def _past(facts: Facts) -> Because | None:
 def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
     """UDP was tried, and nothing but a relay that is reached otherwise has ever answered."""
     transport = facts.driver.relay_transports.get(pair.local.path_base)
-    if facts.answers or transport not in ("tcp", "tls"):
+    if facts.udp_answers or transport not in ("tcp", "tls"):
         return None
     # Each rung of the ladder starts after the better one has had its head start, so UDP was asked before this.
     servers = facts.config.servers

@@ -25,6 +25,7 @@ class Outcome(Enum):
     DIRECT = "direct"
     RELAYED = "relayed"
     IMPOSSIBLE = "impossible"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ def predict(ours: SideView, theirs: SideView) -> Prediction:
     direct = [verdict for verdict in verdicts if verdict.outcome is Outcome.DIRECT]
     if direct:
         return max(direct, key=lambda verdict: verdict.certain)
+    unknown = next((verdict for verdict in verdicts if verdict.outcome is Outcome.UNKNOWN), None)
+    if unknown is not None:
+        return unknown
     obstacle = verdicts[0] if verdicts else Prediction(Outcome.IMPOSSIBLE, _no_common_ground(ours, theirs))
     if _relay_helps(ours, theirs):
         return replace(obstacle, outcome=Outcome.RELAYED)
@@ -133,10 +137,24 @@ def _direct(ours: FamilyView, theirs: FamilyView, family: int) -> Prediction:
         text = "both sides are behind the same NAT, where they reach each other by their local addresses"
         return Prediction(Outcome.DIRECT, text, certain=bool(ours.hairpin and theirs.hairpin), family=family)
     results = {meets(one, other) for one, other in product(_possible(ours), _possible(theirs))}
-    works = meets(_likely(ours), _likely(theirs))
-    certain = len(results) == 1
+    if len(results) > 1:
+        return Prediction(Outcome.UNKNOWN, _what_is_unknown(ours, theirs), certain=False)
+    works = results == {True}
     reason = _why_direct(ours, theirs, family) if works else _why_not(ours, theirs)
-    return Prediction(Outcome.DIRECT if works else Outcome.IMPOSSIBLE, reason, certain, family if works else None)
+    return Prediction(Outcome.DIRECT if works else Outcome.IMPOSSIBLE, reason, family=family if works else None)
+
+
+def _what_is_unknown(ours: FamilyView, theirs: FamilyView) -> str:
+    """Return what would have to be known for an answer."""
+    views = ((ours, "this side's"), (theirs, "the other side's"))
+    for key, words in (
+        ("mapping", "keeps one port for all destinations"),
+        ("filtering", "lets in who was not sent to"),
+    ):
+        unknown = [who for view, who in views if not view.maps_ports and getattr(view, key).name in _UNTOLD]
+        if unknown:
+            return f"too few STUN servers have answered to tell whether {' and '.join(unknown)} NAT {words}"
+    return "what the NATs do is not known"
 
 
 def _why_direct(ours: FamilyView, theirs: FamilyView, family: int) -> str:
@@ -202,17 +220,7 @@ def _possible(view: FamilyView) -> Iterator[FamilyView]:
         yield replace(view, mapping=mapping, filtering=filtering)
 
 
-def _likely(view: FamilyView) -> FamilyView:
-    """Return the most common of what an incomplete view may be: home routers map well and filter strictly."""
-    mapping = {
-        Mapping.UNKNOWN: Mapping.ENDPOINT_INDEPENDENT,
-        Mapping.DESTINATION_DEPENDENT: Mapping.ADDRESS_AND_PORT_DEPENDENT,
-    }.get(view.mapping, view.mapping)
-    is_unknown = view.filtering is Filtering.UNKNOWN
-    return replace(view, mapping=mapping, filtering=_STRICT if is_unknown else view.filtering)
-
-
-_STRICT: Final = Filtering.ADDRESS_AND_PORT_DEPENDENT
+_UNTOLD: Final = frozenset({Mapping.UNKNOWN.name, Mapping.DESTINATION_DEPENDENT.name, Filtering.UNKNOWN.name})
 
 
 def _external(views: tuple[FamilyView, FamilyView], side: int, target: _Address) -> _Address:

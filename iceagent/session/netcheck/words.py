@@ -73,6 +73,8 @@ def _meaning(report: Report) -> str:
 
 
 def _without_udp(report: Report) -> str:
+    if any(server.ok and server.transport == "udp" for server in report.servers):
+        return "UDP gets out of this network, but no STUN server has told how others see this machine."
     if any(server.ok for server in report.servers):
         return "UDP does not get out of this network: every connection will be relayed, over TCP or TLS."
     return "UDP does not get out of this network, and no server answers over TCP: nothing can be connected from here."
@@ -90,7 +92,7 @@ def _family_meaning(one: FamilyReport, report: Report) -> str:
     if report.maps_ports:
         return "The gateway opens ports when asked: nearly everybody can be connected directly."
     if found.mapping is Mapping.UNKNOWN:
-        return "UDP works, so most can be connected directly; one more server would tell what this NAT does."
+        return "UDP works; whether others can be connected directly cannot be told: one more server would tell."
     if found.mapping.is_predictable:
         if found.filtering in (Filtering.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_DEPENDENT):
             return "This NAT is friendly: everybody can be connected directly."
