@@ -88,9 +88,10 @@ async def main(runs: int) -> None:
     """Run all and print."""
     rate = icesignal.Rate(1e9, 1e9)
     limits = icesignal.Limits(
-        connections=rate, joins=rate, messages=rate, bytes=rate, max_connections_per_source=10_000
+        connections=rate, joins=rate, claims=rate, messages=rate, bytes=rate, max_connections_per_source=10_000
     )
-    async with icesignal.serve(limits=limits) as relay:
+    engine = icesignal.MemoryEngine(limits=icesignal.RoomLimits(rooms_per_source=10_000))
+    async with icesignal.serve(limits=limits, engine=engine) as relay:
         await meet(relay.url)
         times = [await meet(relay.url) for _ in range(runs)]
         inviter, joiner = (list(side) for side in zip(*times, strict=True))

@@ -113,7 +113,8 @@ async def _invite(options: CheckOptions, wish: _Wish, relay: str | None, output:
     async with netcheck_invite(relay=relay) as waiting:
         if waiting.is_own_relay:
             options = replace(options, relay=None)  # it is on this machine and knows no servers
-        other = " ".join(["iceagent", "netcheck", *(["--relay", relay] if relay else []), "--peer", waiting.code])
+        named = ["--relay", waiting.place.shown] if relay else []
+        other = " ".join(["iceagent", "netcheck", *named, "--peer", waiting.code])
         text = waiting.code if output.quiet else f"code: {waiting.code}\non the other machine, run:  {other}"
         output.line("code", text, essential=True, code=waiting.code, relay=waiting.place.shown, command=other)
         async with _checking(options, output) as report_of:

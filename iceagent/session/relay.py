@@ -27,6 +27,7 @@ from iceagent.net.proxy_choice import Proxy, is_exempt, parse_proxy, proxy_for
 from iceagent.session.errors import CodeError, NobodyCame, RelayError, RelayMissing, VersionMismatch
 
 ENVIRONMENT = "ICEAGENT_RELAY"
+RELAY_TIMEOUT_S = 10.0  # ours: to the welcome of a relay, all its addresses, TLS and a proxy included
 _OUTSIDE = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))  # RFC 5737 and 3849: nobody's
 
 
@@ -107,7 +108,9 @@ def _checked(url: str, named_by: str) -> str:
 
 
 @asynccontextmanager
-async def open_client(url: str, config: AgentConfig | None = None) -> AsyncIterator[icesignal.Client]:
+async def open_client(
+    url: str, config: AgentConfig | None = None, *, timeout_s: float = RELAY_TIMEOUT_S
+) -> AsyncIterator[icesignal.Client]:
     """Connect to a relay, through a proxy where one is configured, as for TURN.
 
     Raises:
@@ -116,7 +119,7 @@ async def open_client(url: str, config: AgentConfig | None = None) -> AsyncItera
     place = icesignal.parse_relay_url(url)
     proxy = _proxy_to(place.host, place.port, config or AgentConfig())
     open_stream = None if proxy is None else _through(proxy)
-    async with icesignal.open_client(url, open_stream=open_stream) as client:
+    async with icesignal.open_client(url, open_stream=open_stream, timeout_s=timeout_s) as client:
         yield client
 
 

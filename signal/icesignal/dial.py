@@ -137,10 +137,13 @@ async def _reach(
                 reached = await _shake_hands(trial, route.url, stream, ssl_context, until)
                 stack.push_async_exit(trial.pop_all())
                 return reached
-        except BaseException as error:
-            await trio.aclose_forcefully(stream)  # checkpoints, but leaves nothing open even when cancelled
-            if route.is_last or not isinstance(error, trio.TooSlowError | SignalError):
+        except (trio.TooSlowError, SignalError):
+            await trio.aclose_forcefully(stream)
+            if route.is_last:
                 raise
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
 
 
 async def _shake_hands(

@@ -8,9 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-if sys.platform != "win32":
-    import resource
-
 logger = logging.getLogger("icesignal.server")
 FREE_PORT_ATTEMPTS = 5
 ACCEPT_PAUSE_S = 0.1  # after an accept that failed: what it wanted, a descriptor most likely, is not there at once
@@ -22,6 +19,8 @@ def raise_descriptor_limit() -> None:
     """Raise the number of descriptors that the process may have as far as it may by itself. For a program's start."""
     if sys.platform == "win32":
         return
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -34,6 +33,8 @@ def connections_possible(wanted: int) -> int:
     """Return how many connections the process has descriptors for, at most `wanted`."""
     if sys.platform == "win32":
         return wanted
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted

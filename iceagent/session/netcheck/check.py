@@ -27,7 +27,7 @@ from iceagent.session.netcheck.report import (
 )
 from iceagent.session.netcheck.servers import check_others, find_places, health_of_stun
 from iceagent.session.netcheck.web import Question, look_at_web, relay_question
-from iceagent.session.relay import agent_config, host_of
+from iceagent.session.relay import agent_config, host_of, open_client
 
 RELAY_S: Final = 5.0
 WEB_S: Final = 6.0
@@ -117,10 +117,11 @@ class _Check:
         if url is None:
             return []
         started_at = trio.current_time()
-        detail = f"no answer within {RELAY_S:g} s"
+        detail, shown = f"no answer within {RELAY_S:g} s", ""
         with trio.move_on_after(RELAY_S):
             try:
-                async with icesignal.open_client(url, timeout_s=RELAY_S) as client:
+                shown = icesignal.parse_relay_url(url).shown
+                async with open_client(url, timeout_s=RELAY_S) as client:
                     latency_s = trio.current_time() - started_at
                     # It tells its servers to the members of a room; so make one, which ends at once.
                     async with icesignal.open_invitation(client) as room:
@@ -128,9 +129,9 @@ class _Check:
             except (icesignal.SignalError, ValueError) as error:
                 detail = str(error)
             else:
-                self._relay = RelayReport(url, ok=True, latency_s=latency_s)
+                self._relay = RelayReport(shown, ok=True, latency_s=latency_s)
                 return servers
-        self._relay = RelayReport(url, ok=False, detail=detail)
+        self._relay = RelayReport(shown, ok=False, detail=detail)
         return []
 
     async def _ask_family(self, family: int, servers: list[TransportAddress]) -> None:

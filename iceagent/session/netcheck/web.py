@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
 
 import h11
+import icesignal
 import trio
 
 from iceagent.core.address import TransportAddress
@@ -42,11 +43,14 @@ class Question:
     body: bytes | None = None
 
 
-def relay_question(relay_url: str) -> Question:
-    """Return the page by which a relay tells that it lives."""
-    parts = urlsplit(relay_url if "://" in relay_url else f"ws://{relay_url}")
-    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-    return Question(f"{scheme}://{parts.netloc}/healthz", 200, b"ok\n")
+def relay_question(relay_url: str) -> Question | None:
+    """Return the page by which a relay tells that it lives; None where it is no relay's URL, which others tell."""
+    try:
+        place = icesignal.parse_relay_url(relay_url)
+    except ValueError:
+        return None
+    where, _, _ = place.shown.removeprefix("ws").removeprefix("s").removeprefix("://").partition("/")
+    return Question(f"{'https' if place.is_tls else 'http'}://{where}/healthz", 200, b"ok\n")
 
 
 def environment_proxy(scheme: str) -> str | None:
@@ -110,14 +114,23 @@ async def fetch(network: Network, url: str) -> Answer:
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    stream = await connect(network, await network.resolve(host, port), tls_name=host if parts.scheme == "https" else "")
+    name = host.removesuffix(".") if parts.scheme == "https" else ""
+    stream = await connect(network, await network.resolve(host, port), tls_name=name)
     async with stream:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        headers = [("Host", parts.netloc.rpartition("@")[2]), ("User-Agent", "iceagent"), ("Connection", "close")]
+        headers = [("Host", host_header(parts)), ("User-Agent", "iceagent"), ("Connection", "close")]
         question = connection.send(h11.Request(method="GET", target=target, headers=headers))
         await stream.send_all((question or b"") + (connection.send(h11.EndOfMessage()) or b""))
         return await _read_answer(connection, stream)
+
+
+def host_header(parts: SplitResult) -> str:
+    """Return what `Host` says: no zone, no final dot, and the port only if it is not the scheme's own."""
+    name = (parts.hostname or "").partition("%")[0].removesuffix(".")
+    literal = f"[{name}]" if ":" in name else name
+    default = 443 if parts.scheme == "https" else 80
+    return literal if parts.port in (None, default) else f"{literal}:{parts.port}"
 
 
 async def connect(network: Network, places: list[TransportAddress], *, tls_name: str = "") -> trio.abc.Stream:
