@@ -4,7 +4,7 @@
 
     turn    allocate at a TURN server over UDP, a permission, release; client and server in this process
     agent   open two agents, connect them over loopback, close both
-    relay   meet at a relay by a code, leave; the clock jumps 10 s after each, so that rooms and logs are forgotten
+    relay   meet at a relay by a code, leave; the clock jumps 60 s after each, so that nameplates have rested soon
     link    open a link between two UDP sockets, one stream there and back, close
 
 Each kind is repeated until its tables and caches are full (two large ones are made small), then as often again while
@@ -43,7 +43,7 @@ TARGET_OBJECTS = 0.5
 SAMPLES = 8
 HOST = "127.0.0.1"
 PORTS = (50000, 50063)  # few, so that those at rest are all there are, and soon
-PAUSE_S = 10.0  # that go by between two cycles of the relay
+PAUSE_S = 60.0  # that go by between two cycles of the relay: its nameplates rest 600 s, so ten do at a time
 ABUNDANT = icesignal.Rate(1e9, 1e9)
 
 Cycle = Callable[[], Awaitable[None]]

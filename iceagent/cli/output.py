@@ -39,12 +39,12 @@ class Output:
             stream = sys.stderr if self.pipe else sys.stdout
             _print(json.dumps({"kind": kind, **fields, "schema": SCHEMA}), stream)
         elif essential or not self.quiet:
-            _print(text, sys.stderr)
+            _print(_shown(text), sys.stderr)
 
     def error(self, code: int, message: str, *, verdict: Mapping[str, object] | None = None) -> None:
         """Print why the command ends with a code other than 0, and the verdict of `Agent.explain()`."""
         told = {} if verdict is None else {"verdict": verdict}
-        self.line("error", f"iceagent: {message}", essential=True, exit=int(code), message=message, **told)
+        self.line("error", f"iceagent: {_one_line(message)}", essential=True, exit=int(code), message=message, **told)
 
     def follow_log(self, verbose: int) -> None:
         """Print what the library logs: warnings, with `-v` the course of things, with `-vv` everything."""
@@ -62,8 +62,9 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = self.format(record)
-        name = record.levelname.lower()
-        self._output.line("log", f"{name}: {message}", level=name, logger=record.name, message=message)
+        name, told = record.levelname.lower(), record.getMessage()
+        text = f"{name}: {_one_line(told)}{message.removeprefix(told)}"  # those of a traceback are lines of ours
+        self._output.line("log", text, level=name, logger=record.name, message=message)
 
 
 def output_of(arguments: Sequence[str]) -> Output:
@@ -73,6 +74,16 @@ def output_of(arguments: Sequence[str]) -> Output:
         or (arguments[0] == "listen" and not any(argument.startswith("--allow") for argument in arguments))
     )
     return Output(as_json="--json" in arguments, pipe=pipe)
+
+
+def _shown(text: str) -> str:
+    """Return text without anything that a terminal obeys: words of a peer or a relay may be in it (trap 44)."""
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
+
+
+def _one_line(text: str) -> str:
+    """Return text without line breaks: what others say in it could otherwise look like a line of ours."""
+    return "?".join(text.splitlines())
 
 
 def _print(text: str, stream: TextIO | None) -> None:

@@ -24,7 +24,8 @@ from iceagent.tunnel.binds import bound_text
 MAX_DATAGRAM = 65535  # bytes, more than a UDP payload can have
 BURST = 64  # datagrams taken per wake-up, so that one busy socket does not starve the others
 SOCKET_BUFFER = 4 * 1024 * 1024  # bytes asked of the system for bursts; it gives what its limits allow
-MAX_UNANSWERED = 64 * 1024  # bytes of a flow that are sent again to the next address when one refuses
+MAX_UNANSWERED = 64 * 1024  # bytes of a flow that are sent again to the next address when one refuses, and
+MAX_UNANSWERED_DATAGRAMS = 64  # how many datagrams; empty ones have no bytes, and small ones many to go through
 _ANCILLARY = 128  # bytes; one in6_pktinfo, with room
 _REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM}
 
@@ -100,7 +101,7 @@ class TargetSocket:
         self._addresses = addresses
         self._at = 0
         self._refusals = 0  # addresses that have refused one after the other, since the last answer
-        self._unanswered: deque[bytes] = deque()
+        self._unanswered: deque[bytes] = deque(maxlen=MAX_UNANSWERED_DATAGRAMS)
         self._socket: socket.socket | None = None
         failures = []
         for at in range(len(addresses)):
@@ -115,7 +116,7 @@ class TargetSocket:
     def send(self, data: bytes) -> bool:
         """Send one datagram; False if no address takes it, as UDP allows."""
         if len(self._addresses) > 1:
-            self._unanswered.append(data)
+            self._unanswered.append(data)  # bounded: the oldest goes
             while sum(map(len, self._unanswered)) > MAX_UNANSWERED and len(self._unanswered) > 1:
                 self._unanswered.popleft()
         try:

@@ -31,7 +31,7 @@ def canonical_host(text: str) -> str:
     if ":" in text:
         return _ipv6(text)
     name = _ascii(text).lower().removesuffix(".")
-    if not _HOST.fullmatch(name) or "%" in name or ":" in name:
+    if not _HOST.fullmatch(name) or "%" in name or ":" in name or name.endswith("."):
         raise ValueError(f"{text!r} is not a host")
     return _address(name, text) if _NUMERIC.fullmatch(name.rpartition(".")[2]) else name
 

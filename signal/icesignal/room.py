@@ -102,16 +102,14 @@ class Room:
         """Return the place of a message that was accepted before; 0 when the log no longer has it."""
         return next((entry.seq for entry in self.log if (entry.sender, entry.client_seq) == (sender, client_seq)), 0)
 
-    def trim(self, now: float, max_age_s: float, *, max_messages: int, max_bytes: int) -> int:
-        """Drop what is too old or too much, oldest first; return the payload bytes that were freed."""
-        before = self.log_bytes
+    def trim(self, now: float, max_age_s: float, *, max_messages: int, max_bytes: int) -> None:
+        """Drop what is too old or too much, oldest first."""
         while self.log and (
             self.log[0].at + max_age_s <= now or len(self.log) > max_messages or self.log_bytes > max_bytes
         ):
             entry = self.log.popleft()
             self.log_bytes -= len(entry.payload)
             self.lost_seq[other(entry.sender)] = entry.seq
-        return before - self.log_bytes
 
     def is_over(self, now: float, resume_s: float, unjoined_s: float) -> bool:
         """Return whether a member stayed away for too long, or nobody came."""

@@ -37,6 +37,7 @@ class RoomLimits:
     nameplate_digits: int = 1
     rooms_per_source: int = 128
     log_bytes_per_source: int = 16 << 20
+    entry_bytes: int = 256  # what a message in a log takes beside its payload; 200 were measured
     window_bytes: int = 128 << 10
 
 
@@ -87,7 +88,7 @@ class RoomTable:
 
     @property
     def log_bytes(self) -> int:
-        """The payload bytes in all logs."""
+        """The bytes that all logs take."""
         return self._log_bytes
 
     # -- the sans-IO contract
@@ -354,7 +355,7 @@ class RoomTable:
         if frame.client_seq != member.client_seq + 1:
             self._refuse(connection, ErrorCode.GAP, f"expected client_seq {member.client_seq + 1}")
             return
-        size = len(frame.payload)
+        size = len(frame.payload) + self.limits.entry_bytes
         is_full = self._log_bytes + size > self.limits.total_log_bytes
         if is_full or not self._shares.may_store(room.levels, size):
             self._refuse(connection, ErrorCode.BUSY, "the relay's memory is full; try again later")
@@ -400,8 +401,9 @@ class RoomTable:
 
     def _end(self, now: float, room: Room, reason: str) -> None:
         self._rooms.pop(room.name, None)
-        self._log_bytes -= room.log_bytes
-        self._shares.close(room.levels, room.log_bytes)
+        held = self._bytes_of(room)
+        self._log_bytes -= held
+        self._shares.close(room.levels, held)
         if not room.is_rendezvous:
             self._nameplates.rest(now, room.name)
             if room.claimed and not room.is_confirmed:
@@ -415,14 +417,18 @@ class RoomTable:
                 self._outputs.append(Output(member.connection, wire.Closed(reason=reason), close=CloseCode.ROOM_ENDED))
 
     def _trim(self, now: float, room: Room) -> None:
-        freed = room.trim(
-            now, self.limits.log_s, max_messages=self.limits.log_messages, max_bytes=self.limits.log_bytes
-        )
+        before = self._bytes_of(room)
+        room.trim(now, self.limits.log_s, max_messages=self.limits.log_messages, max_bytes=self.limits.log_bytes)
+        freed = before - self._bytes_of(room)
         self._log_bytes -= freed
         self._shares.store(room.levels, -freed)
         for member in list(room.members.values()):
             if member.connection is not None and room.lost_seq[member.role] > member.sent_seq:
                 self._pump(now, member)
+
+    def _bytes_of(self, room: Room) -> int:
+        """Return what a room's log takes: of the smallest messages most is not payload."""
+        return room.log_bytes + len(room.log) * self.limits.entry_bytes
 
     def _output(self, connection: int, frame: wire.Frame) -> None:
         self._outputs.append(Output(connection, frame))

@@ -188,8 +188,7 @@ class Server:
             chain = forwarded_values(request.values(b"x-forwarded-for"), request.values(b"forwarded"))
             party = self._admit(forwarded_for(host, chain, self._access.proxies), holding)
         if party is None:
-            with trio.move_on_after(REFUSAL_TIMEOUT_S):
-                await stream.send_all(http.response(429))
+            await self._turn_away(stream, 429, REFUSAL_TIMEOUT_S)
             return
         await self._answer(stream, request, party, scope)
 
@@ -203,18 +202,19 @@ class Server:
         self.counters["connections_refused"] += 1
         return None
 
-    async def _turn_away(self, stream: trio.SocketStream, status: int) -> None:
+    async def _turn_away(self, stream: trio.abc.Stream, status: int, patience_s: float = REFUSAL_S) -> None:
         """Say no in no time: a refused connection must not hold a descriptor.
 
         What the client says at once is read, since to close with that unread resets the connection, and the answer may
         be lost.
         """
-        if self._ssl_context is not None:
+        if isinstance(stream, trio.SocketStream) and self._ssl_context is not None:
             return  # nothing can be said before the handshake
-        with trio.move_on_after(REFUSAL_S):
+        with trio.move_on_after(patience_s):
             await stream.send_all(http.response(status))
-            await stream.send_eof()
-            await stream.receive_some(http.MAX_REQUEST_BYTES)
+            if isinstance(stream, trio.SocketStream):
+                await stream.send_eof()
+                await stream.receive_some(http.MAX_REQUEST_BYTES)
 
     async def _read_request(
         self, raw: trio.SocketStream, host: str, party: Party | None, holding: ExitStack
@@ -238,9 +238,11 @@ class Server:
                 return stream, await http.read_request(stream, prefix), party
             except http.BadRequest as error:
                 bad = error
-        if bad.status != 429:
+        if bad.status == 429:
+            await self._turn_away(stream, bad.status, REFUSAL_TIMEOUT_S)
+        else:
             self.counters["headers_too_slow" if scope.cancelled_caught else "bad_requests"] += 1
-        await self._respond(stream, http.response(bad.status, f"{bad}\n"))
+            await self._respond(stream, http.response(bad.status, f"{bad}\n"))
         return stream, None, party
 
     @staticmethod

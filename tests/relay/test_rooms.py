@@ -10,7 +10,16 @@ from icesignal import wire
 from icesignal.nameplates import Nameplates
 from icesignal.rooms import Output, RoomLimits, RoomTable
 
-SMALL = RoomLimits(max_rooms=6, log_s=10, log_messages=4, log_bytes=64, total_log_bytes=160, resume_s=10, unjoined_s=50)
+SMALL = RoomLimits(
+    max_rooms=6,
+    log_s=10,
+    log_messages=4,
+    log_bytes=64,
+    total_log_bytes=160,
+    entry_bytes=3,
+    resume_s=10,
+    unjoined_s=50,
+)
 
 
 def drain(table: RoomTable) -> list[Output]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 from contextlib import AsyncExitStack
 from pathlib import Path
 from secrets import token_bytes
@@ -87,6 +89,28 @@ async def test_trap_47_a_refused_connection_holds_nothing(autojump_clock: object
         assert relay.statistics()["connections_open"] == 1
         assert relay.counters["connections_refused"] == 50
         assert admitted
+
+
+@pytest.mark.parametrize("header", [b"PROXY TCP4 203.0.113.7 127.0.0.1 4711 80\r\n", b""])
+async def test_trap_47_a_refused_client_of_a_proxy_holds_nothing(header: bytes, autojump_clock: object) -> None:
+    """By a PROXY header it was known who asks before the request: refused, he was waited for 5 s all the same."""
+    request = b"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n"
+    limits = Limits(connections=Rate(1, 0))
+    async with serve(limits=limits, trusted_proxies=LOOPBACK) as relay, AsyncExitStack() as stack:
+
+        async def ask() -> bytes:
+            stream = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", relay.port))
+            await stream.send_all(header + request)  # and does not hang up by itself
+            return await until_hung_up(stream)
+
+        assert (await ask()).startswith(b"HTTP/1.1 404 ")
+        began = trio.current_time()
+        for _ in range(20):
+            assert (await ask()).startswith(b"HTTP/1.1 429 ")
+        assert relay.counters["connections_refused"] == 20
+        await trio.sleep(0.2)
+        assert relay.statistics()["connections_open"] <= 1, "the first one at most, which was answered"
+        assert trio.current_time() - began < 4.0, "each at once, not after a timeout"
 
 
 async def test_trap_47_one_source_cannot_take_the_relay_offline(autojump_clock: object) -> None:
@@ -388,7 +412,7 @@ def test_trap_49_memory_of_logs_is_shared_out() -> None:
 
 async def test_trap_49_one_network_does_not_fill_all_logs() -> None:
     """The same at the door: whoever has had his share is told to wait, and others are not."""
-    table = RoomTable(randbytes=token_bytes, limits=RoomLimits(log_bytes_per_source=1_000))
+    table = RoomTable(randbytes=token_bytes, limits=RoomLimits(log_bytes_per_source=1_256))
 
     def say(connection: int, frame: wire.Frame, source: str) -> wire.Frame | None:
         table.handle_frame(0.0, connection, frame, levels_of(source))
@@ -400,6 +424,38 @@ async def test_trap_49_one_network_does_not_fill_all_logs() -> None:
         say(connection, allocate(), source)
         answers += [say(connection, wire.Send(client_seq=1, payload=bytes(1_000)), source)]
     assert [type(answer) for answer in answers] == [wire.Ack, wire.Ack, wire.Error, wire.Ack]
+
+
+def test_trap_49_small_messages_are_no_free_memory() -> None:
+    """A payload of one byte takes 200: 10,000 rooms full of them held 500 MB where 256 MiB may be, and told of 3."""
+    total, rooms = 256 << 10, 20
+    table = RoomTable(randbytes=token_bytes, limits=RoomLimits(total_log_bytes=total))
+
+    def say(connection: int, frame: wire.Frame) -> wire.Frame | None:
+        table.handle_frame(0.0, connection, frame)
+        return next(one.frame for one in iter(table.poll_output, None))
+
+    accepted = 0
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for connection in range(rooms):
+            say(connection, allocate())
+            for number in range(1, 251):
+                answer = say(connection, wire.Send(client_seq=number, payload=bytes([number])))
+                accepted += isinstance(answer, wire.Ack)
+            answer = None
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0] - before - rooms * 4_096  # rooms and sessions, which have bounds
+    finally:
+        tracemalloc.stop()
+    assert 500 < accepted < 250 * rooms, "the logs are full"
+    assert held <= total
+    assert held <= table.log_bytes <= total, "what it tells is what they take"
+    for connection in range(rooms):
+        table.handle_frame(0.0, connection, wire.Close(reason="left"))
+    assert table.log_bytes == 0
 
 
 def test_trap_49_sources_pay_at_every_level_or_not_at_all() -> None:

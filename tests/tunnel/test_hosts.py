@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -65,7 +66,23 @@ def test_a_host_has_one_form(text, form):
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "1.2.3.4.5", "256.1.1.1", "h.1", "0x", "010.0.0.1", "1.2.3.08", "4294967296", "a%b", "::1.", "a b"],
+    [
+        "",
+        ".",
+        "10.0.0.1..",
+        "localhost..",
+        "\u3002\u3002",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "h.1",
+        "0x",
+        "010.0.0.1",
+        "1.2.3.08",
+        "4294967296",
+        "a%b",
+        "::1.",
+        "a b",
+    ],
 )
 def test_what_could_be_read_in_two_ways_is_no_host(text):
     """Neither an address nor a name; asked of a resolver, each would be one or the other."""
@@ -248,6 +265,23 @@ async def test_a_service_that_comes_later_on_another_address_is_found():
         assert answers == [b"127.0.0.2 d"]
         nursery.cancel_scope.cancel()
     target.close()
+
+
+async def test_trap_46_datagrams_that_nobody_answers_are_few() -> None:
+    """They wait to be sent to the next address. Counted by their bytes alone, empty ones waited without end."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        target = TargetSocket([TransportAddress("127.0.0.1", port), TransportAddress("127.0.0.2", port)])
+        tracemalloc.start()
+        try:
+            for _ in range(3_000):
+                target.send(b"")
+            held = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+            target.close()
+    assert held < 10_000, "fewer bytes than there were datagrams, with their places and ours"
 
 
 @needs_ipv6
