@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 
-import rich_click as click
+import click
 
 from iceagent import __version__
 from iceagent.cli.exits import Exit
@@ -22,8 +23,27 @@ VERBS = {
 """Each verb and its line in the list: the first of its own help, repeated here so that the list imports no verb."""
 
 
-class _Verbs(click.RichGroup):
+class _Formatter(click.HelpFormatter):
+    """Tells headings and options from their text, where the terminal shows colours; click takes them out elsewhere."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, click.style("Usage: ", bold=True) if prefix is None else prefix)
+
+    def write_heading(self, heading: str) -> None:
+        self.write(f"{'':{self.current_indent}}{click.style(heading, bold=True)}:\n")
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl([(click.style(term, fg="cyan"), text) for term, text in rows], col_max, col_spacing)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
+class _Verbs(click.Group):
     """Imports a verb's module only when it is used, so that neither the others nor the list of them cost anything."""
+
+    context_class = _Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -44,10 +64,18 @@ def load_verb(name: str) -> click.Command:
     """Import a verb."""
     command = importlib.import_module(f"iceagent.cli.{name}").command
     assert isinstance(command, click.Command)
+    command.context_class = _Context
     return command
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+_SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "color": False if os.environ.get("NO_COLOR") else None,  # https://no-color.org
+}
+
+
+@click.group(cls=_Verbs, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="iceagent", message="%(prog)s %(version)s")
 def app() -> None:
     """Connect two machines, through any NAT, and use the sockets of one on the other.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import rich_click as click
+import click
 
 from iceagent.cli.connection import Connection, connection_options
 from iceagent.cli.options import Common, code_argument, output_options, relay_option

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-import rich_click as click
+import click
 
 from iceagent.cli.connection import Connection, connection_options
 from iceagent.cli.options import Common, code_argument, output_options, relay_option

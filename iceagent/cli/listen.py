@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import rich_click as click
+import click
 
 from iceagent.cli.connection import Connection, connection_options
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option

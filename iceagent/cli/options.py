@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import rich_click as click
+import click
 
 from iceagent.cli.output import Output
 

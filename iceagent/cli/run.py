@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,9 @@ def run_verb(body: Callable[[], Awaitable[None]], output: Output, *, has_peer: b
         has_peer: it leaves somebody behind when its terminal is closed (SIGHUP), who is to be told as after Ctrl-C.
     """
     supervisor = _Supervisor(body, _signals(has_peer=has_peer))
+    if not gc.isenabled():  # see `iceagent.cli.main`
+        gc.freeze()  # what is there now stays
+        gc.enable()
     try:
         trio.run(supervisor.run)
     except BaseException as error:  # noqa: ASYNC103

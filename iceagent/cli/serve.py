@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any
 
+import click
 import icesignal
-import rich_click as click
 import trio
 
 from iceagent.cli.options import Common, output_options

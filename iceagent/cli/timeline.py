@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
-import rich_click as click
+import click
 
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-import rich_click as click
+import click
 import trio
 
 from iceagent.cli.options import Common, output_options

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import rich_click as click
+import click
 
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.core.turn.server import TurnLimits

@@ -15,7 +15,7 @@ import trio
 from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
-from iceagent.link import Link, LinkIdentity, LinkRole, generate_identity, open_link
+from iceagent.link import Link, LinkIdentity, LinkRole, generate_identity, open_link, preload
 from iceagent.session.background import open_background
 from iceagent.session.description import (
     receive_candidates,
@@ -86,6 +86,7 @@ class Invitation(Generic[S]):
                 `verdict` says more.
             PeerLeft: the other side came, and left again.
         """
+        preload()  # while nobody is there yet
         identity = generate_identity()
         channel: icesignal.SealedChannel | None = None
         async with keeping_up(self._signaling.look_again):
@@ -146,12 +147,19 @@ async def join(
     progress = progress or Progress()
     progress.relay = host_of(url)
     async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(open_background())
+        nursery.start_soon(_preload)
         with signal_errors():
             client = await stack.enter_async_context(open_client(url, config))
             progress.enter(Stage.PEER)
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
         config = agent_config(config, host_of(url), channel.ice_servers)
         yield await stack.enter_async_context(_establish(session_type, channel, identity, config, progress))
+
+
+async def _preload() -> None:
+    """Import the QUIC library while the relay is being dialled; in no thread, since it is wanted next anyway."""
+    preload()
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import click
 import pytest
-import rich_click as click
 from processes import ICEAGENT, Process, Processes, processes
 
 from iceagent.cli import app, main

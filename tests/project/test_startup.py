@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 
 import pytest
+import trio
 
 from iceagent.cli.app import VERBS, load_verb
+from iceagent.cli.output import Output
+from iceagent.cli.run import run_verb
 
 HEAVY = {"trio", "asyncio", "ssl", "cryptography", "OpenSSL", "qh3", "dns", "h11", "wsproto", "spake2", "msgspec"}
+HEAVY |= {"rich", "rich_click"}
+WAIT = """
+import trio, iceagent
+from iceagent.session.errors import NobodyCame
+async def wait():
+    async with iceagent.invite() as invitation, invitation.accept(timeout_s=0.001):
+        pass
+try: trio.run(wait)
+except NobodyCame: pass
+"""
+DIAL = """
+import trio, iceagent
+from iceagent.session.errors import RelayError
+async def dial():
+    async with iceagent.join("7-guitar-ozone", relay="ws://127.0.0.1:1"):
+        pass
+try: trio.run(dial)
+except RelayError: pass
+"""
 
 
 def loaded_by(code: str) -> set[str]:
@@ -49,7 +72,25 @@ def test_who_joins_imports_nothing_of_servers() -> None:
     servers = ("iceagent.servers", "iceagent.core.turn.server", "icesignal.server")
     assert [name for name in loaded if name.startswith(servers)] == []
     assert loaded & {"iceagent.net.mdns", "iceagent.net.turn_dtls", "iceagent.vnet"} == set()
-    assert loaded & {"asyncio", "OpenSSL", "dns", "qh3", "aioquic", "prometheus_client", "structlog"} == set()
+    assert loaded & {"asyncio", "OpenSSL", "dns", "qh3", "aioquic", "prometheus_client", "structlog", "rich"} == set()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("code", [WAIT, DIAL], ids=["the inviter", "the joiner"])
+def test_the_quic_library_is_there_before_the_other_side_is(code: str) -> None:
+    """Its import would otherwise stand between the path that was found and the first byte, on both sides."""
+    assert "qh3" in loaded_by(code)
+
+
+def test_garbage_is_collected_again_once_a_verb_runs() -> None:
+    """Start-up does without; a relay that runs for a month must not."""
+    gc.disable()
+    try:
+        run_verb(trio.lowlevel.checkpoint, Output())
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("verb", VERBS)
