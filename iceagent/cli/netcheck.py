@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from iceagent.core.nat import Outcome, SideView, predict
 from iceagent.session.background import open_background
 from iceagent.session.errors import NoPath, RelayError
 from iceagent.session.netcheck import CheckOptions, Report, check_network, compare, netcheck_invite, netcheck_join
-from iceagent.session.relay import ENVIRONMENT
+from iceagent.session.relay import named_relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +68,14 @@ def command(
     if timeout_s is not None and not invite:
         raise click.UsageError("--timeout is how long --invite waits; leave it out, or add --invite")
     output = Common(as_json, quiet, verbose).open_output()
-    options = CheckOptions(
-        relay=relay or os.environ.get(ENVIRONMENT),
-        servers=servers,
-        portal_url=portal_url,
-        lifetime=lifetime,
-        upnp=not no_upnp,
-    )
+    options = CheckOptions(servers=servers, portal_url=portal_url, lifetime=lifetime, upnp=not no_upnp)
     wish = _Wish(invite, peer, timeout_s)
     return run_verb(lambda: _netcheck(options, wish, relay, output), output)
 
 
 async def _netcheck(options: CheckOptions, wish: _Wish, relay: str | None, output: Output) -> None:
     _check_urls(options.servers)
+    options = replace(options, relay=named_relay(relay))
     if wish.invite:
         await _invite(options, wish, relay, output)
     elif wish.peer is not None:
@@ -106,7 +100,7 @@ def _conclude(report: Report) -> None:
     if report.relay is not None and not report.relay.ok:
         raise RelayError(report.relay.detail)
     if report.udp_works is False and not any(server.ok for server in report.servers):
-        raise NoPath("no server answers, neither over UDP nor over TCP; see whether this network lets anything out")
+        raise NoPath("no server answers, neither over UDP nor over TCP; check their names, then ask another one (--stun URL)")
 
 
 async def _invite(options: CheckOptions, wish: _Wish, relay: str | None, output: Output) -> None:

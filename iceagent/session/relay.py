@@ -55,9 +55,9 @@ async def open_relay(relay: str | None) -> AsyncIterator[RelayPlace]:
         RelayError: a relay of our own cannot be started.
         LocalError: the URL is malformed.
     """
-    url = relay or os.environ.get(ENVIRONMENT)
+    url = named_relay(relay)
     if url:
-        yield RelayPlace(_checked(url, "" if relay else f"{ENVIRONMENT}: "))
+        yield RelayPlace(url)
         return
     # Strangers that find the port may join, if they know the code, and do nothing else.
     password = secrets.token_urlsafe(16)
@@ -97,6 +97,16 @@ def relay_for(code: icesignal.Code, relay: str | None) -> str:
             f"the code {code.nameplate}-... names no relay; give the one the other side uses (--relay URL)"
         )
     return _checked(url, "" if relay or code.relay_url else f"{ENVIRONMENT}: ")
+
+
+def named_relay(relay: str | None) -> str | None:
+    """Return the URL of the relay that is named, as `relay` or by the environment; None where neither names one.
+
+    Raises:
+        LocalError: the URL is malformed.
+    """
+    url = relay or os.environ.get(ENVIRONMENT)
+    return _checked(url, "" if relay else f"{ENVIRONMENT}: ") if url else None
 
 
 def _checked(url: str, named_by: str) -> str:

@@ -92,6 +92,15 @@ def test_malformed_server_ends_with_2(run: Processes) -> None:
     assert check.wait() == error["exit"] == 2
 
 
+def test_malformed_relay_ends_with_2(run: Processes) -> None:
+    """As it does with every other verb, before anything is asked; 3 would say that the relay is down."""
+    check = netcheck(run, "--relay", "http://relay.example")
+    error = check.wait_for("error")
+    assert "write ws:// for http://" in error["message"]
+    assert check.wait() == error["exit"] == 2
+    assert [line["kind"] for line in check.lines] == ["error"]
+
+
 def test_two_sides_read_the_same_prediction(run: Processes, relay: str) -> None:
     """A code here, the command it prints there; both end with 0 and the same words."""
     one = netcheck(run, "--invite", "--relay", relay)

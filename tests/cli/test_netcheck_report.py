@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 
@@ -22,6 +23,7 @@ from iceagent.session.netcheck import (
     CheckOptions,
     FamilyReport,
     PortMappingReport,
+    RelayReport,
     Report,
     ServerHealth,
     WebReport,
@@ -57,6 +59,13 @@ def report_of(mapping, filtering=Filtering.UNKNOWN, *, maps=False, six=None, **o
         )
     ports = (PortMappingReport("pcp", maps, ""),)
     return Report(families=tuple(families), port_mapping=ports, **options)
+
+
+SILENT = Report(
+    families=(FamilyReport(4, LOCAL.host, behaviour=NatBehaviour(LOCAL, servers=(ServerReport(SERVER),))),),
+    servers=(ServerHealth("stun:s", "udp", ok=False),),
+)
+"""Of a network where a server was asked and none answered."""
 
 
 @pytest.mark.parametrize(
@@ -98,8 +107,8 @@ async def test_check_without_servers_says_what_is_missing(vnet):
     assert "--relay or --stun" in meaning(found)
 
 
-async def test_blocked_udp_is_told(vnet):
-    """The sentence that saves an afternoon."""
+async def test_silence_of_the_only_server_is_not_blamed_on_this_network(vnet):
+    """A dead or misspelt server looks the same from here; whoever trusts the sentence searches in the wrong place."""
     net = vnet()
     net.host(net.internet, name="dead.example")
     host = net.host(net.internet)
@@ -107,7 +116,7 @@ async def test_blocked_udp_is_told(vnet):
         options = CheckOptions(servers=["stun:dead.example"], network=host, randbytes=host.randbytes)
         found = await check_network(options)
     assert found.udp_works is False
-    assert meaning(found).startswith("UDP does not get out of this network")
+    assert meaning(found).startswith("No server answers, neither over UDP nor over TCP: they are down or misspelt, or")
     assert found.side_view() == SideView()
 
 
@@ -123,6 +132,9 @@ async def test_blocked_udp_is_told(vnet):
         (report_of(Mapping.NO_NAT, web=WebReport(intercepted=True)), "open a browser first"),
         (report_of(Mapping.NO_NAT, web=WebReport(clock_offset_s=-600)), "600 s behind"),
         (Report(families=report_of(Mapping.NO_NAT, six=Mapping.NO_NAT).families[1:]), "Only IPv6"),
+        (SILENT, "No server answers"),
+        (replace(SILENT, relay=RelayReport("ws://r", ok=True)), "The relay answers, but no server does over UDP"),
+        (replace(SILENT, servers=(ServerHealth("turn:t", "tcp", ok=True),)), "UDP does not get out"),
     ],
 )
 def test_meaning_is_one_plain_sentence(report, says):

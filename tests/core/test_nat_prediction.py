@@ -123,6 +123,14 @@ def test_side_without_udp_needs_a_relay_over_tcp_of_its_own(relays, outcome):
     assert "UDP does not get out of this side's network" in found.reason
 
 
+def test_silence_towards_both_sides_proves_nothing():
+    """A dead STUN server is no blocked UDP, and two sides on one table are connected without any server."""
+    found = predict(side(None), side(None))
+    assert (found.outcome, found.certain) == (Outcome.UNKNOWN, False)
+    assert "the servers are down, or" in found.reason
+    assert predict(side(None, "tcp"), side(None, "tls")).outcome is Outcome.RELAYED
+
+
 def test_different_families_need_a_relay():
     """An IPv6-only phone and an IPv4-only office."""
     found = predict(side(six=HOME), side(HOME, "udp"))

@@ -126,6 +126,8 @@ def predict(ours: SideView, theirs: SideView) -> Prediction:
     obstacle = verdicts[0] if verdicts else Prediction(Outcome.IMPOSSIBLE, _no_common_ground(ours, theirs))
     if _relay_helps(ours, theirs):
         return replace(obstacle, outcome=Outcome.RELAYED)
+    if not (ours.families or theirs.families):  # both may be in one network, or all servers down
+        return replace(obstacle, outcome=Outcome.UNKNOWN, certain=False)
     reason = f"{obstacle.reason}; and no TURN server that both sides can use would relay"
     return Prediction(Outcome.IMPOSSIBLE, reason, obstacle.certain)
 
@@ -178,12 +180,15 @@ def _why_not(ours: FamilyView, theirs: FamilyView) -> str:
     return f"{hard} NAT maps per destination, and {strict} NAT or firewall lets in only the port it has sent to"
 
 
+_NO_SERVER: Final = "no server answers either side over UDP: the servers are down, or neither network lets UDP out"
 _SWAPPED: Final = ("the other side's", "this side's")
 
 
 def _no_common_ground(ours: SideView, theirs: SideView) -> str:
+    if not (ours.families or theirs.families):
+        return _NO_SERVER
     for side, who in ((ours, "this side"), (theirs, "the other side")):
-        if not side.families:
+        if not side.families:  # while the relay's servers answer the other one
             return f"UDP does not get out of {who}'s network"
     ipv = {4: "IPv4", 6: "IPv6"}
     mine, other = (" and ".join(ipv[family] for family in sorted(side.families)) for side in (ours, theirs))

@@ -77,7 +77,9 @@ def _without_udp(report: Report) -> str:
         return "UDP gets out of this network, but no STUN server has told how others see this machine."
     if any(server.ok for server in report.servers):
         return "UDP does not get out of this network: every connection will be relayed, over TCP or TLS."
-    return "UDP does not get out of this network, and no server answers over TCP: nothing can be connected from here."
+    if report.relay is not None and report.relay.ok:
+        return "The relay answers, but no server does over UDP: it does not get out of this network, or they are down."
+    return "No server answers, neither over UDP nor over TCP: they are down or misspelt, or this network lets nothing out."
 
 
 def _family_meaning(one: FamilyReport, report: Report) -> str:
