@@ -98,7 +98,9 @@ async def _check(options: CheckOptions, output: Output) -> Report:
 def _conclude(report: Report) -> None:
     """Turn what makes a script stop into the error with its exit code."""
     if report.relay is not None and not report.relay.ok:
-        raise RelayError(report.relay.detail)
+        relay = report.relay
+        advice = f"the relay {relay.url}: {relay.detail}; check the address and the network"
+        raise RelayError(relay.detail if relay.url in relay.detail else advice)
     if report.udp_works is False and not any(server.ok for server in report.servers):
         raise NoPath("no server answers, neither over UDP nor over TCP; check their names, then ask another one (--stun URL)")
 

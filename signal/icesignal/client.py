@@ -28,6 +28,7 @@ TIMEOUT_S = 10.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 TOO_FAST_PAUSE_S = 2.0
+TELL_AGAIN_S = 10.0  # between two lines on a relay that stays away
 RESUME_S = 120.0  # until the relay says how long it keeps a session
 
 
@@ -67,7 +68,8 @@ class Client:
         self._welcome: wire.Welcome | None = None
         self._session: ClientSession | None = None
         self._failure: SignalError | None = None
-        self._is_lost = False
+        self._lost_at: float | None = None  # that it is gone has been told; None while it is there
+        self._told_at = 0.0
         self._changed = trio.Event()
         self._begun = trio.Event()
         self._nudged = trio.Event()
@@ -403,17 +405,23 @@ class Client:
             self._notify()
 
     def _tell_lost(self) -> None:
-        """Log once that the relay is gone; loudly where somebody waits at it for a peer who now cannot come."""
+        """Log that the relay is gone; loudly, and again, where somebody waits at it for a peer who now cannot come."""
         session = self._session
-        if self._is_lost or session is None or session.joined is None or session.over is not None:
+        if session is None or session.joined is None or session.over is not None:
             return
-        self._is_lost = True
         level = logging.WARNING if session.peer == "absent" else logging.INFO
-        logger.log(level, "the connection to the relay %s is lost; trying to get it back", self.url)
+        now = trio.current_time()
+        if self._lost_at is None:
+            self._lost_at = self._told_at = now
+            logger.log(level, "the connection to the relay %s is lost; trying to get it back", self.url)
+        elif now - self._told_at >= TELL_AGAIN_S:
+            self._told_at = now
+            lost_s, keeps_s = now - self._lost_at, session.joined.resume_s
+            logger.log(level, "the relay %s has been gone for %.0f s; after %.0f s its code is no longer good", self.url, lost_s, keeps_s)
 
     def _tell_found(self) -> None:
-        if self._is_lost and self._session is not None and self._session.resumed_here:
-            self._is_lost = False
+        if self._lost_at is not None and self._session is not None and self._session.resumed_here:
+            self._lost_at = None
             logger.log(
                 logging.WARNING if self._session.peer == "absent" else logging.INFO,
                 "the connection to the relay %s is back",

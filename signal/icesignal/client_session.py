@@ -114,7 +114,7 @@ class ClientSession:
             return
         match code:
             case CloseCode.FENCED:
-                self.finish(SessionLost("another connection has taken over this session"))
+                self.finish(SessionLost("another connection has taken over this session; begin again, with a new code"))
             case CloseCode.VERSION:
                 self.finish(ProtocolMismatch("the relay does not speak this protocol version; update the older one"))
             case CloseCode.PROTOCOL_ERROR | CloseCode.TOO_BIG:
@@ -173,7 +173,10 @@ class ClientSession:
             self.refused = _entry_error(frame, self.entry)
         elif frame.code in (ErrorCode.UNKNOWN_SESSION, ErrorCode.BAD_TOKEN):
             self.finish(
-                SessionLost("the relay no longer knows this session: it was restarted, or we were away too long")
+                SessionLost(
+                    "the relay no longer knows this session (it was restarted, or we were away too long); "
+                    "begin again, with a new code"
+                )
             )
         elif frame.code in (ErrorCode.BUSY, ErrorCode.GAP, ErrorCode.RATE):
             return Action.RECONNECT  # what was refused is still pending and goes out again after the pause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +76,17 @@ def test_dead_relay_ends_with_3(run: Processes) -> None:
     assert not check.wait_for("relay")["ok"]
     check.wait_for("summary")
     assert check.wait_for("error")["exit"] == check.wait() == 3
+
+
+def test_silent_relay_is_named_in_the_error(run: Processes) -> None:
+    """The last line stands alone in a script's log: who did not answer, and what to look at."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        check = netcheck(run, "--relay", url)
+        error = check.wait_for("error")
+    assert url in error["message"]
+    assert "check the address" in error["message"].lower()
+    assert check.wait() == error["exit"] == 3
 
 
 def test_silence_of_all_servers_ends_with_5(run: Processes) -> None:
