@@ -102,7 +102,7 @@ def _conclude(report: Report) -> None:
         advice = f"the relay {relay.url}: {relay.detail}; check the address and the network"
         raise RelayError(relay.detail if relay.url in relay.detail else advice)
     if report.udp_works is False and not any(server.ok for server in report.servers):
-        raise NoPath("no server answers, neither over UDP nor over TCP; check their names, then ask another one (--stun URL)")
+        raise NoPath("no server answers, neither over UDP nor over TCP; check the names, or ask another (--stun URL)")
 
 
 async def _invite(options: CheckOptions, wish: _Wish, relay: str | None, output: Output) -> None:

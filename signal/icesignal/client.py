@@ -414,10 +414,16 @@ class Client:
         if self._lost_at is None:
             self._lost_at = self._told_at = now
             logger.log(level, "the connection to the relay %s is lost; trying to get it back", self.url)
-        elif now - self._told_at >= TELL_AGAIN_S:
+        elif level == logging.WARNING and now - self._told_at >= TELL_AGAIN_S:
             self._told_at = now
             lost_s, keeps_s = now - self._lost_at, session.joined.resume_s
-            logger.log(level, "the relay %s has been gone for %.0f s; after %.0f s its code is no longer good", self.url, lost_s, keeps_s)
+            logger.log(
+                level,
+                "the relay %s has been gone for %.0f s; after %.0f s the code is dead",
+                self.url,
+                lost_s,
+                keeps_s,
+            )
 
     def _tell_found(self) -> None:
         if self._lost_at is not None and self._session is not None and self._session.resumed_here:

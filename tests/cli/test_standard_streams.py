@@ -9,17 +9,21 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from processes import ICEAGENT, Process, Processes, processes
+from processes import ICEAGENT, PATIENCE_S, Process, Processes, processes
 
 from iceagent.cli import app, main
 
 SECRET = b"the payload, and nothing but the payload\n" * 100
 SELF_INTERRUPT = """
-import atexit, os, signal, sys
-atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+import os, signal, sys
+end = os._exit
+def interrupted(code):
+    os.kill(os.getpid(), signal.SIGINT)
+    end(code)
+os._exit = interrupted
 sys.argv = ["iceagent", "--version"]
 from iceagent.cli import main
-sys.exit(main())
+main()
 """
 
 
@@ -83,6 +87,18 @@ def test_an_interrupt_while_the_process_ends_is_not_shown():
     """Who presses Ctrl-C twice must not see a traceback, and the exit code stays."""
     done = subprocess.run([sys.executable, "-c", SELF_INTERRUPT], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"iceagent ")
+
+
+@pytest.mark.processes
+def test_the_process_ends_with_its_last_line() -> None:
+    """What the interpreter does of itself before it ends takes seconds on a busy machine, and nothing bounds it."""
+    code = "import atexit, time; atexit.register(time.sleep, 600); from iceagent.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "forward"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("iceagent: Missing argument")
 
 
 def test_an_interrupt_before_the_verb_runs_is_told(monkeypatch, capsys):

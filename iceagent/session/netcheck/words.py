@@ -79,7 +79,7 @@ def _without_udp(report: Report) -> str:
         return "UDP does not get out of this network: every connection will be relayed, over TCP or TLS."
     if report.relay is not None and report.relay.ok:
         return "The relay answers, but no server does over UDP: it does not get out of this network, or they are down."
-    return "No server answers, neither over UDP nor over TCP: they are down or misspelt, or this network lets nothing out."
+    return "No server answers, neither over UDP nor over TCP: they are down or misspelt, or nothing gets out of here."
 
 
 def _family_meaning(one: FamilyReport, report: Report) -> str:
