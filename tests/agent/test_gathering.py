@@ -241,12 +241,15 @@ async def test_a_path_that_dies_is_silent_then_broken(vnet: Any, answer_stun: An
         await bob.send(b"last words")
         await trio.sleep(1)
         world.bob.partition()
+        cut_at = trio.current_time()
         await trio.sleep(15)
         assert alice.state is AgentState.DISCONNECTED
         assert alice.explain().kind is VerdictKind.SILENT
         assert await alice.receive() == b"last words"
         with pytest.raises(trio.BrokenResourceError), trio.fail_after(30):
             await alice.receive()
+        # The last answer came before the cut, and at most one consent check of 4 to 6 s before (RFC 7675 section 5.1).
+        assert 30 - 6 - 0.1 <= trio.current_time() - cut_at <= 30 + 0.1
         assert alice.explain().kind is VerdictKind.CONSENT_LOST
         events = [event for _, event in alice._driver.timeline.entries()]
         assert any(isinstance(event, ice.ConsentLost) for event in events)

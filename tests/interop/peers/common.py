@@ -8,7 +8,7 @@ a line:
     {"kind": "candidate", "candidate": "candidate:..." or null}                null: no more follow
     {"kind": "connected", "local": [type, host, port], "remote": [...]}        printed alone
     {"kind": "failed", "reason": ...}                                          printed alone
-    {"kind": "send", "count": N}                                               read alone: send numbered datagrams
+    {"kind": "send", "first": M, "end": N}                read alone: send the datagrams numbered from M, without N
     {"kind": "report"}                                                         read alone: answered by the next
     {"kind": "received", "count": N, "strange": M}                             printed alone: how many of them came
 
@@ -20,9 +20,6 @@ from __future__ import annotations
 import json
 import sys
 from typing import Any
-
-BURST = 20
-PAUSE_S = 0.005  # between bursts, so that no socket's buffer overflows
 
 
 def options() -> dict[str, Any]:

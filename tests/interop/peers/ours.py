@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import trio
-from common import BURST, PAUSE_S, Received, component_of, datagram, options, say
+from common import Received, component_of, datagram, options, say
 
 from iceagent import Agent, AgentConfig, Credentials, IceServer, Role, open_agent
 from iceagent.agent import Component
@@ -64,11 +64,9 @@ async def listen(agent: Agent, received: Received, trickle: bool) -> None:
                 case "candidate":
                     agent.add_remote_candidate(line["candidate"])
                 case "send":
-                    for number in range(line["count"]):
+                    for number in range(line["first"], line["end"]):
                         component = component_of(number, received.components)
                         await agent.stream().component(component).send(datagram(number))
-                        if number % BURST == BURST - 1:
-                            await trio.sleep(PAUSE_S)
                 case "report":
                     received.report()
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import aioice
-from common import BURST, PAUSE_S, Received, component_of, datagram, options, say
+from common import Received, component_of, datagram, options, say
 
 
 def connection(given: dict[str, Any]) -> aioice.Connection:
@@ -77,7 +77,7 @@ class Peer:
             case "candidate":
                 await self.ice.add_remote_candidate(candidate_from(line["candidate"]))
             case "send":
-                self.start(self.send(line["count"]))
+                self.start(self.send(line["first"], line["end"]))
             case "report":
                 self.received.report()
 
@@ -86,12 +86,10 @@ class Peer:
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
 
-    async def send(self, count: int) -> None:
-        """Send the numbered datagrams."""
-        for number in range(count):
+    async def send(self, first: int, end: int) -> None:
+        """Send numbered datagrams."""
+        for number in range(first, end):
             await self.ice.sendto(datagram(number), component_of(number, self.received.components))
-            if number % BURST == BURST - 1:
-                await asyncio.sleep(PAUSE_S)
 
 
 async def main() -> None:

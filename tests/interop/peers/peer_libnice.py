@@ -14,7 +14,7 @@ from typing import Any
 import gi
 
 gi.require_version("Nice", "0.1")
-from common import BURST, PAUSE_S, Received, component_of, datagram, options, say  # noqa: E402
+from common import Received, component_of, datagram, options, say  # noqa: E402
 from gi.repository import GLib, Nice  # noqa: E402
 
 LIBRARY = ctypes.CDLL("libnice.so.10")
@@ -41,7 +41,6 @@ class Peer:
         self.received = Received(self.components)
         self.ready: set[int] = set()
         self.selected: dict[str, Any] = {}
-        self.sent = 0
         self.buffer = b""
         self.agent = Nice.Agent.new(GLib.MainContext.default(), Nice.Compatibility.RFC5245)
         for name, value in properties(given).items():
@@ -126,7 +125,7 @@ class Peer:
             case "candidate":
                 self.add([line["candidate"]])
             case "send":
-                GLib.timeout_add(int(PAUSE_S * 1000), self.send_some, line["count"])
+                self.send(line["first"], line["end"])
             case "report":
                 self.received.report()
 
@@ -137,12 +136,10 @@ class Peer:
             if found:
                 self.agent.set_remote_candidates(self.stream, component, found)
 
-    def send_some(self, count: int) -> bool:
-        for number in range(self.sent, min(count, self.sent + BURST)):
+    def send(self, first: int, end: int) -> None:
+        for number in range(first, end):
             data = datagram(number)
             LIBRARY.nice_agent_send(self.pointer, self.stream, component_of(number, self.components), len(data), data)
-        self.sent += BURST
-        return self.sent < count
 
 
 def properties(given: dict[str, Any]) -> dict[str, Any]:
