@@ -12,12 +12,17 @@ from iceagent.core.address import TransportAddress
 
 @dataclass(frozen=True, slots=True)
 class ServerAnswered:
-    """A STUN server told how it sees one of our sockets; `rtt_s` counts from the first request, seconds."""
+    """A STUN server told how it sees one of our sockets; `rtt_s` counts from the first request, seconds.
+
+    `server` is the address that answered, `transport` what it was asked over: `udp` or `tcp`.
+    """
 
     url: str
     base: TransportAddress
     mapped: TransportAddress
     rtt_s: float
+    server: TransportAddress
+    transport: str = "udp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,7 @@ def path_kind(pair: ice.CandidatePair | None) -> str:
 
 
 _MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {
-    ServerAnswered: lambda event: (event.url, event.base),
+    ServerAnswered: lambda event: (event.url, event.base, event.transport),
     ServerFailed: lambda event: (event.url, event.family, event.base),
     RelayAllocated: lambda event: (event.url, event.address),
     RelayFailed: lambda event: (event.url, event.transport, event.via_proxy),

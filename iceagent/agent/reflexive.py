@@ -206,7 +206,7 @@ class Reflexive:
         question.helped = True
         assert query.mapped is not None
         rtt_s = trio.current_time() - query.started_at
-        self._driver.note(ServerAnswered(url, base.address, query.mapped, rtt_s))
+        self._driver.note(ServerAnswered(url, base.address, query.mapped, rtt_s, query.server))
         self._add_mapped(query.mapped, base, query.server)
 
     async def _query(self, base: TransportAddress, target: TransportAddress) -> Query:

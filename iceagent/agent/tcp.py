@@ -219,7 +219,8 @@ class TcpCandidates:
                 self._driver.note(ServerFailed(server.url, base.address.family, base.address, reason))
                 return
             _, mapped, target = bound
-            self._driver.note(ServerAnswered(server.url, base.address, mapped, trio.current_time() - started_at))
+            rtt_s = trio.current_time() - started_at
+            self._driver.note(ServerAnswered(server.url, base.address, mapped, rtt_s, target, "tcp"))
             self._add_mapped(mapped, base, target)
             await self._keep_open(bound[0])
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ import pytest
 from lab import Home, Lab
 from natlab import Scenario, open_tunnel
 
-WORKERS = 2  # what is measured here is seconds
+WORKERS = 4  # at once: what is measured here is seconds
 DATA = b"x" * 10_000
 DIRECT_AGAIN_S = 15.0
 """A second or two on a quiet machine. Signaling's own pings notice a dead connection after 20 to 40 s, its next attempt
@@ -26,12 +26,14 @@ class Changed:
         fetched: whether a file came through the tunnel right after it.
         seconds: from the change to the last path line, which is the one that is wanted.
         is_direct: whether that is direct.
+        ending_s: from the interrupt of the forwarder until both had ended.
         story: all lines of the forwarder.
     """
 
     fetched: bool
     seconds: float
     is_direct: bool
+    ending_s: float
     story: list[object] = field(default_factory=list)
 
 
@@ -58,17 +60,19 @@ def carry_out(change: Callable[[Lab], None]) -> Changed:
         path = tunnel.wait_direct_since(before, DIRECT_AGAIN_S)
         seconds = time.monotonic() - changed_at
         assert tunnel.fetch() == DATA
+        stopped_at = time.monotonic()
         assert (tunnel.forwarder.stop(), tunnel.listener.wait()) == (130, 0)
-        return Changed(fetched, seconds, path, list(tunnel.forwarder.lines))
+        return Changed(fetched, seconds, path, time.monotonic() - stopped_at, list(tunnel.forwarder.lines))
 
 
 @pytest.fixture(scope="module")
-def changed(request: pytest.FixtureRequest, laboratory: None) -> dict[str, Future[Changed]]:
+def changed(request: pytest.FixtureRequest, laboratory: None) -> Iterator[dict[str, Future[Changed]]]:
     """The outcomes to come of the changes that selected tests name: they are carried out side by side."""
     specs = [getattr(item, "callspec", None) for item in request.session.items]
     names = [spec.params["change"] for spec in specs if spec is not None and "change" in spec.params]
     with ThreadPoolExecutor(WORKERS) as pool:
-        return {name: pool.submit(carry_out, CHANGES[name]) for name in names}
+        yield {name: pool.submit(carry_out, CHANGES[name]) for name in names}
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.timeout(300)
@@ -76,6 +80,6 @@ def changed(request: pytest.FixtureRequest, laboratory: None) -> dict[str, Futur
 def test_direct_again_soon_after_a_change(change: str, changed: dict[str, Future[Changed]]) -> None:
     """The peer has to be told, by a signaling connection that has died with the old address or the old line."""
     outcome = changed[change].result()
-    print(f"{change}: {outcome.seconds:.1f} s")
+    print(f"{change}: {outcome.seconds:.1f} s, ended {outcome.ending_s:.1f} s after the interrupt")
     assert outcome.fetched, outcome.story
     assert outcome.is_direct, outcome.story

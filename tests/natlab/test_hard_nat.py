@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 from lab import Home, NatKind
@@ -20,7 +19,7 @@ from processes import Ended
 
 RUNS = int(os.environ.get("ICEAGENT_HARD_RUNS", "3"))
 LEAST = 0.9  # of the runs; ports are guessed, and one of some hundred misses for long
-WORKERS = 2  # more would measure this machine
+WORKERS = 6  # runs at once, of all rows: most of a run is waiting
 PATIENCE_S = 25.0
 
 STRICT, HARD = Home(nat=NatKind.PORT_RESTRICTED), Home(nat=NatKind.SYMMETRIC)
@@ -43,12 +42,6 @@ def seconds_to_direct(scenario: Scenario) -> float | None:
         return at if path["direct"] else None
 
 
-def carry_out(scenario: Scenario, runs: int) -> list[float | None]:
-    scenarios = [replace(scenario, name=f"{scenario.name}, run {number}") for number in range(runs)]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(seconds_to_direct, scenarios))
-
-
 LAYOUTS = {
     "port-restricted to symmetric": (STRICT, HARD),
     "symmetric to port-restricted": (HARD, STRICT),
@@ -56,20 +49,44 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("servers", [1, 2], ids=["one server", "two servers"])
+SERVERS = {"one server": 1, "two servers": 2}
+Row = tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, laboratory: None) -> Iterator[dict[Row, list[Future[float | None]]]]:
+    """The runs to come of each row that a selected test names: they are carried out side by side."""
+    specs = [getattr(item, "callspec", None) for item in request.session.items]
+    rows = [(spec.params["layout"], spec.params["servers"]) for spec in specs if spec and "layout" in spec.params]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        begun: dict[Row, list[Future[float | None]]] = {row: [] for row in rows}
+        for number in range(RUNS):  # of every row one, so that a busy minute is no row's own
+            for layout, servers in rows:
+                name = f"{layout}, {servers}, run {number}"
+                scenario = Scenario(name, *LAYOUTS[layout], hard_nat=True, stun_servers=SERVERS[servers])
+                begun[layout, servers].append(pool.submit(seconds_to_direct, scenario))
+        yield begun
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("servers", SERVERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_hard_nats_are_passed(layout: str, servers: int, record_property: Callable[[str, object], None]) -> None:
+def test_hard_nats_are_passed(
+    layout: str,
+    servers: str,
+    runs: dict[Row, list[Future[float | None]]],
+    record_property: Callable[[str, object], None],
+) -> None:
     """What the virtual network promises, kernels keep: conntrack, ICMP and descriptors are real here.
 
     With one server, which is what every relay of ours hands out, no side can tell beforehand which one is the hard one.
     """
-    scenario = Scenario(f"{layout}, {servers}", *LAYOUTS[layout], hard_nat=True, stun_servers=servers)
-    times = carry_out(scenario, RUNS)
+    times = [run.result() for run in runs[layout, servers]]
     record_property("seconds", times)
     direct = [one for one in times if one is not None]
     shown = " ".join("-" if one is None else f"{one:.1f}" for one in times)
-    print(f"\n{layout}, {servers} STUN: {len(direct)} of {RUNS} direct, seconds after typing forward: {shown}")
+    print(f"\n{layout}, {servers}: {len(direct)} of {RUNS} direct, seconds after typing forward: {shown}")
     assert len(direct) >= math.floor(LEAST * RUNS), times
 
 

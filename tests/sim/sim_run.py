@@ -14,6 +14,7 @@ import trio
 from sim_draw import TURN_PORT, Drawn, draw
 from sim_faults import ServerSwitch, carry_out, is_on_the_network
 from sim_lessons import draw_lessons
+from sim_truth import Truth
 
 from iceagent import vnet
 from iceagent.agent import Agent, AgentConfig, Component, IceServer, open_agent
@@ -94,6 +95,12 @@ class Run:
     turn: ServerSwitch = field(default_factory=ServerSwitch)
     stun: ServerSwitch = field(default_factory=ServerSwitch)
     is_idle: bool = False
+    truth: Truth = field(default_factory=Truth)
+
+    def hold_to_truth(self) -> None:
+        """Fail if an agent gives a reason that the world contradicts."""
+        if what := self.truth.lie(self.drawn, self.agents):
+            raise Broken(what)
 
 
 def run_seed(seed: int) -> Outcome:
@@ -303,6 +310,7 @@ async def _meet(run: Run, expected: Reachability) -> None:
             for component in _components(agent):
                 nursery.start_soon(_listen, run, number, component)
         results = await _decide(run)
+        run.hold_to_truth()
         if all(results):
             run.outcome.connected_after_s = trio.current_time() - start
         await _judge(run, expected, results)
@@ -386,6 +394,7 @@ async def _await_switch(run: Run) -> None:
     """Give the agents time to leave a relay for a direct path that was found later."""
     with trio.move_on_after(SWITCH_WITHIN_S):
         while not _is_direct(run):
+            run.hold_to_truth()
             await trio.sleep(0.5)
     await _await_agreement(run)
 
@@ -418,6 +427,7 @@ async def _await_agreement(run: Run) -> None:
     """Wait until both have selected the same pair: what one calls local is what the other calls remote."""
     with trio.move_on_after(10):
         while not _agree(run):
+            run.hold_to_truth()
             await trio.sleep(0.1)
         return
     raise Broken(f"no agreement on a pair: {_states(run)}")
@@ -472,6 +482,7 @@ async def _talk(run: Run, topic: bytes, within_s: float) -> None:
     async def say(number: int, component: Component) -> None:
         words = _mark(number, component) + topic
         while words not in run.heard[1 - number]:
+            run.hold_to_truth()
             with trio.move_on_after(0.2):
                 await component.send(words)
                 await run.news.wait()

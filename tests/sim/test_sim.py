@@ -9,8 +9,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from sim_draw import draw
 from sim_lessons import FIRST_SEED
 from sim_run import run_seed
+from sim_truth import OURS, THEIRS, Truth
+
+from iceagent.agent import RelayReason, Verdict, VerdictKind
 
 # What they showed: a relay with two addresses that went away, and took the agent with it; sessions that stayed relayed
 # after a router's new address; a restarted server asked so hastily that a slow line never got its answer; a session
@@ -33,3 +37,22 @@ def test_a_seed_repeats_byte_for_byte():
     digests = {run_seed(seed).digest for seed in (3, 3, 3)}
     assert len(digests) == 1
     assert digests.isdisjoint({0, run_seed(2).digest})
+
+
+def untrue(seed, summary, evidence=(), because=None):
+    drawn, truth = draw(seed), Truth()
+    truth.look(drawn, 0.0)
+    return truth.contradiction(drawn, [], 0, Verdict(VerdictKind.RELAYED, summary, evidence, because=because))
+
+
+def test_a_reason_that_the_world_contradicts_fails_a_seed():
+    """Each seed holds what both agents say against the routers; what could not fail would show nothing."""
+    plain, symmetric = 20000005, 20000002  # one home that maps all alike; both below a carrier that does not
+    for reason in (RelayReason.ONE_MAPS_PER_DESTINATION, RelayReason.BOTH_MAP_PER_DESTINATION):
+        assert untrue(plain, "", because=reason)
+        assert not untrue(symmetric, "", because=reason)
+    for words in (OURS, THEIRS):
+        assert untrue(plain, "", (words,))
+        assert not untrue(symmetric, "", (words,))
+    assert untrue(plain, "Relayed, because UDP does not get out of this network.")
+    assert not untrue(plain, "Relayed.", because=RelayReason.NO_DIRECT_ANSWER)

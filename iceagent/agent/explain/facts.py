@@ -34,6 +34,7 @@ class Facts:
 
     Attributes:
         answers: the latest answers of STUN servers, on sockets there are.
+        fresh_answers: those of the network there is now, each with its time.
         silences: servers that were asked and gave nothing, if that is their latest word.
         unresolved: servers whose names led nowhere in a family.
         relays: the allocations that stand.
@@ -65,23 +66,21 @@ class Facts:
     def _read_servers(self) -> None:
         timeline = self.driver.timeline
         bases = {base.address for base in self.gatherer.bases}
-        answered = {(event.url, event.base): at for at, event in timeline.latest(ServerAnswered)}
+        heard = [(at, event) for at, event in timeline.latest(ServerAnswered) if event.transport == "udp"]
+        answered = {(event.url, event.base): at for at, event in heard}
         failed = {(event.url, event.base): at for at, event in timeline.latest(ServerFailed)}
         self.answers = [
-            event
-            for at, event in timeline.latest(ServerAnswered)
-            if event.base in bases and at >= failed.get((event.url, event.base), at)
+            event for at, event in heard if event.base in bases and at >= failed.get((event.url, event.base), at)
         ]
         self.silences = [
             event
             for at, event in timeline.latest(ServerFailed)
             if event.base in bases and at > answered.get((event.url, event.base or _NOWHERE), -1.0)
         ]
-        # What was told before the network changed, or before all were asked again, may hold no longer.
-        since = max((found[0] for kind in (ice.Restarted, NetworkChanged) if (found := self.last(kind))), default=-1.0)
-        self.fresh_answers = [
-            event for at, event in timeline.latest(ServerAnswered) if event in self.answers and at >= since
-        ]
+        # What was told before the network changed may hold no longer.
+        changed = self.last(NetworkChanged)
+        since = -1.0 if changed is None else changed[0]
+        self.fresh_answers = [(at, event) for at, event in heard if event in self.answers and at >= since]
         families = {(event.url, event.base.family) for event in self.answers}
         self.unresolved = [
             event
@@ -157,6 +156,11 @@ class Facts:
         ]
         peer = any(report.requests_received or report.responses_received for report in udp)
         return bool(self.answers) or relays or peer
+
+    def hosts_reached(self, *transports: str) -> set[str]:
+        """Return the names of the TURN servers that relay for us over one of these transports."""
+        urls = {event.url for event in self.relays if event.transport in transports}
+        return {server.endpoint()[0] for server in self.config.servers if server.url in urls}
 
     @property
     def answering_families(self) -> set[int]:

@@ -1,19 +1,27 @@
 """What the NATs of both sides do, as far as it has shown: from servers' answers, told candidates and checks.
 
-A NAT maps per destination (is symmetric, as people say) if one socket of ours is seen at different ports from different
-places. Of our own side servers tell, and answers to our checks; of the peer's side its candidates, and the source of
-its checks. The words are those of `iceagent netcheck`.
+A NAT maps per destination (is symmetric, as people say) if one socket is seen at different ports by two servers at one
+time. Of our own side their answers tell, of the peer's its candidates. That a peer sees another port than a server did
+is a hint and no proof: a gateway that accepted a check of the peer's for itself, before ours left, holds the port; one
+that was restarted has given another one since. The words are those of `iceagent netcheck`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from iceagent.agent.events import ServerAnswered
 from iceagent.agent.explain.facts import Facts, listed
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import without_zone
+
+AT_ONCE_S: Final = 5.0
+"""Ours: answers so near to each other are of one NAT in one state; servers are asked together."""
+_OR_HELD: Final = "its NAT maps per destination (symmetric), or something holds that port there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +34,39 @@ class NatFinding:
 
 def our_nat(facts: Facts) -> NatFinding:
     """Return what is known of the NAT on our side."""
-    seen: dict[TransportAddress, dict[TransportAddress, str]] = defaultdict(dict)
-    servers: dict[TransportAddress, set[str]] = defaultdict(set)
-    for answer in facts.fresh_answers:
-        seen[answer.base].setdefault(answer.mapped, answer.url)
-        servers[answer.base].add(answer.url)
-    for candidate in facts.core.local_candidates:
-        base = candidate.path_base
-        if candidate.type is not ice.CandidateType.PRFLX or not seen.get(base):
-            continue
-        if any(mapped.host == candidate.address.host for mapped in seen[base]):
-            seen[base].setdefault(candidate.address, "the peer")
-    for base, places in seen.items():
-        if len(places) > 1:
-            words = listed([f"{mapped} to {who}" for mapped, who in places.items()])
+    told: dict[TransportAddress, list[tuple[float, ServerAnswered]]] = defaultdict(list)
+    for at, answer in facts.fresh_answers:
+        told[answer.base].append((at, answer))
+    for base, answers in told.items():
+        if _differ(answers):
+            words = listed([f"{answer.mapped} to {answer.url}" for _, answer in answers])
             return NatFinding(
                 True, (f"our NAT takes another port for each destination (symmetric): {base} is {words}",)
             )
-    if not any(len(urls) > 1 for urls in servers.values()):
-        return NatFinding(None)
-    return NatFinding(False, ("our NAT keeps one port for all destinations",) if _is_mapped(facts) else ())
+    hosts = [{answer.server.host for _, answer in answers} for answers in told.values()]
+    if any(len(several) > 1 for several in hosts):
+        return NatFinding(False, ("our NAT keeps one port for all destinations",) if _is_mapped(facts) else ())
+    return NatFinding(None, _seen_elsewhere(facts, told))
+
+
+def _differ(answers: Sequence[tuple[float, ServerAnswered]]) -> bool:
+    """Whether two servers have seen one socket differently, and that at one time."""
+    return any(
+        one.server != other.server and one.mapped != other.mapped and abs(at - later) <= AT_ONCE_S
+        for at, one in answers
+        for later, other in answers
+    )
+
+
+def _seen_elsewhere(facts: Facts, told: dict[TransportAddress, list[tuple[float, ServerAnswered]]]) -> tuple[str, ...]:
+    for candidate in facts.core.local_candidates:
+        mapped = [answer.mapped for _, answer in told.get(candidate.path_base, ())]
+        if candidate.type is not ice.CandidateType.PRFLX or candidate.address in mapped:
+            continue
+        if any(one.host == candidate.address.host for one in mapped):
+            seen = f"servers see us at {listed([str(one) for one in dict.fromkeys(mapped)])}, the peer at "
+            return (f"{seen}{candidate.address}: {_OR_HELD.replace('its', 'our').replace('there', 'here')}",)
+    return ()
 
 
 def guessing_alone(facts: Facts) -> tuple[str, ...]:
@@ -57,36 +78,32 @@ def guessing_alone(facts: Facts) -> tuple[str, ...]:
 
 def their_nat(facts: Facts) -> NatFinding:
     """Return what is known of the NAT on the peer's side."""
-    reflexive = [one for one in facts.theirs if one.type is ice.CandidateType.SRFLX]
+    # While a restart waits for its answer the session before it, whose pairs there are, is the latest known.
+    present = facts.core.remote_candidates or tuple(dict.fromkeys(pair.remote for pair in facts.core.pairs))
+    reflexive = [one for one in present if one.type is ice.CandidateType.SRFLX and one.transport == "udp"]
     by_base: dict[TransportAddress, set[TransportAddress]] = defaultdict(set)
     for candidate in reflexive:
         related = candidate.related_address
         if related is not None and related.port not in (0, 9) and related.host not in ("0.0.0.0", "::"):  # noqa: S104
             by_base[related].add(candidate.address)
     for related, addresses in by_base.items():
-        if len(addresses) > 1:
+        if len(addresses) > len({address.host for address in addresses}):
             words = listed([str(address) for address in sorted(addresses)])
             return NatFinding(
                 True, (f"the peer's NAT takes another port for each destination (symmetric): {related} is {words}",)
             )
     told: dict[tuple[str, int], set[int]] = defaultdict(set)
     for candidate in reflexive:
-        if candidate in facts.core.remote_candidates:
-            told[candidate.address.host, _preference(candidate)].add(candidate.address.port)
-    for candidate in facts.core.remote_candidates:
+        told[candidate.address.host, _preference(candidate)].add(candidate.address.port)
+    for candidate in present:
         source = without_zone(candidate.address)
         key = (source.host, _preference(candidate))
         if candidate.type is not ice.CandidateType.PRFLX or key not in told:
             continue  # from another socket of the peer's, say that of its new address, which it has yet to tell
         if source.port not in told[key]:
             ports = listed([str(port) for port in sorted(told[key])])
-            return NatFinding(
-                True,
-                (
-                    f"the peer's NAT takes another port for each destination (symmetric): {source.host} "
-                    f"told port {ports}, and its checks come from port {source.port}",
-                ),
-            )
+            hint = f"{source.host} told port {ports}, and its checks come from port {source.port}: {_OR_HELD}"
+            return NatFinding(None, (hint,))
     return NatFinding(None)
 
 

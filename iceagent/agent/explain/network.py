@@ -41,10 +41,12 @@ def _egress_cause(facts: Facts) -> Verdict | None:
         f"0 of {plural(len(servers), 'server')} answered over UDP",
         f"{plural(facts.core.checks_sent, 'check')} sent, none answered, none received",
     ]
-    tcp = [event.transport for event in facts.relays]
-    if tcp:
-        evidence.append(f"a relay answers over {tcp[0].upper()}")
-    summary = "Neither the peer nor any STUN server answers: UDP does not leave this network."
+    asked = {server.endpoint()[0] for server in facts.config.servers if server.url in servers}
+    summary = ""
+    if asked & facts.hosts_reached("tcp", "tls"):
+        transport = facts.relays[0].transport.upper()
+        evidence.append(f"a relay answers over {transport}")
+        summary = f"A server that answers over {transport} does not over UDP: UDP does not leave this network."
     return verdict(VerdictKind.NO_UDP_EGRESS, summary, (*evidence, *facts.general()))
 
 

@@ -174,8 +174,9 @@ CATALOGUE: Final[dict[VerdictKind, Entry]] = {
         "Check the DNS settings of this machine, and the names of the servers.",
     ),
     VerdictKind.NO_UDP_EGRESS: Entry(
-        "Neither the peer nor any server answers over UDP: it does not leave this network.",
-        "Allow outbound UDP in the firewall, or use another network; a TURN server over TCP or TLS gets through most.",
+        "Neither the peer nor any server answers over UDP: this network lets none of it out, or the servers are down.",
+        "See that the servers run. Allow outbound UDP in the firewall, or use another network; a TURN server over TCP "
+        "or TLS gets through most.",
     ),
     VerdictKind.STUN_IPV4_ONLY: Entry(
         "Servers answer over IPv4 only, and the peer can be reached over IPv6 only.",
@@ -234,7 +235,7 @@ RELAY_CATALOGUE: Final[dict[RelayReason, Entry]] = {
     RelayReason.NO_PUBLIC_ADDRESS: Entry(
         "no direct path answered, and neither side knows its public address", "Add a STUN server on both sides."
     ),
-    RelayReason.NO_DIRECT_ANSWER: Entry("no direct path has answered, and nothing shows why", f"{_FORWARD}."),
+    RelayReason.NO_DIRECT_ANSWER: Entry("no direct path has answered, and nothing shows why", f"{_FORWARD}.{_GUESS}"),
 }
 
 REFUSALS: Final[dict[int, Entry]] = {

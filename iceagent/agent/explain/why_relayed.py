@@ -58,14 +58,18 @@ def _past(facts: Facts) -> Because | None:
 
 
 def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
-    """UDP was tried, and nothing but a relay that is reached otherwise has ever answered."""
+    """UDP was tried with the very server that answers otherwise, and nothing has ever answered over it."""
     transport = facts.driver.relay_transports.get(pair.local.path_base)
     if facts.udp_answers or transport not in ("tcp", "tls"):
         return None
     # Each rung of the ladder starts after the better one has had its head start, so UDP was asked before this.
     servers = facts.config.servers
-    tried = {one.url for one in servers if not one.is_turn or any(way in _UDP for way in one.transports())}
-    return Because(RelayReason.UDP_BLOCKED, (f"no answer over UDP of {listed(sorted(tried))}",)) if tried else None
+    tried = [one for one in servers if not one.is_turn or any(way in _UDP for way in one.transports())]
+    alive = facts.hosts_reached("tcp", "tls")
+    if not any(one.endpoint()[0] in alive for one in tried):
+        return None  # they may be down
+    urls = sorted({one.url for one in tried})
+    return Because(RelayReason.UDP_BLOCKED, (f"no answer over UDP of {listed(urls)}",))
 
 
 def _no_fit(facts: Facts) -> Because | None:
