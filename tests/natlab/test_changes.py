@@ -11,7 +11,7 @@ import pytest
 from lab import Home, Lab
 from natlab import Scenario, open_tunnel
 
-WORKERS = 4  # at once: what is measured here is seconds
+WORKERS = 3  # at once: what is measured here is seconds
 DATA = b"x" * 10_000
 DIRECT_AGAIN_S = 15.0
 """A second or two on a quiet machine. Signaling's own pings notice a dead connection after 20 to 40 s, its next attempt

@@ -72,6 +72,9 @@ GATEWAYS = [
     Scenario("the forwarder's gateway accepts input", a=OPEN_INPUT),
     Scenario("the listener's gateway accepts input", b=OPEN_INPUT),
     Scenario("both gateways accept input", a=OPEN_INPUT, b=OPEN_INPUT),
+    Scenario("the forwarder's gateway accepts input, no TURN", a=OPEN_INPUT, turn=False),
+    Scenario("the listener's gateway accepts input, no TURN", b=OPEN_INPUT, turn=False),
+    Scenario("both gateways accept input, no TURN", a=OPEN_INPUT, b=OPEN_INPUT, turn=False),
 ]
 MOVES = [
     Scenario("the forwarder's line gets another address", b=Home(nat=NatKind.FULL_CONE), moves="a"),

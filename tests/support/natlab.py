@@ -49,6 +49,7 @@ class Scenario:
         hard_nat: both commands are given `--hard-nat`.
         stun_servers: how many the relay hands out: 1 is what it does by itself; with 2 it answers at another address of
             its machine, too.
+        turn: whether the relay is given `--turn`; without it there is no relayed path.
         wildcard: the relay listens at 0.0.0.0, as it does by default, and is met at its machine's second address.
         refuses: letter of the home whose command is not.
         moves: letter of the home whose line gets another address; then the file is fetched once more.
@@ -68,6 +69,7 @@ class Scenario:
     hard_nat: bool = False
     stun_servers: int = 1
     wildcard: bool = False
+    turn: bool = True
     refuses: str = ""
 
     def __str__(self) -> str:
@@ -244,7 +246,10 @@ def relay_options(lab: Lab, scenario: Scenario, folder: Path) -> list[str]:
     # These networks are for documentation, so that a relay on the real internet has no business there.
     allowed = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32")
     shown = "0.0.0.0" if scenario.wildcard else shown
-    options = ["--json", "--listen", f"{shown}:{scenario.port}", "--turn"]
+    options = ["--json", "--listen", f"{shown}:{scenario.port}"]
+    if not scenario.turn:
+        return options
+    options += ["--turn"]
     options += [word for net in allowed for word in ("--allow-peer", net)]
     options += ["--turn-listen", f"{OTHER_INTERNET_HOST}:3478"] if scenario.stun_servers > 1 else []
     if 4 in lab.internet.families:
