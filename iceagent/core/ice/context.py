@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iceagent.core import constants
@@ -19,6 +18,7 @@ from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.roles import RoleKeeper
+from iceagent.core.records import dataclass
 
 if TYPE_CHECKING:
     from iceagent.core.ice.checklist_set import Seat

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from iceagent.core import sdp, stun
+from iceagent.core.records import dataclass
 
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # ice-char: 64, so 6 bits each
 _UFRAG_LENGTH: Final = 8  # 48 bits; RFC 8445 section 5.3 asks for 24

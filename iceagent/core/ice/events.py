@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
 
@@ -11,6 +10,7 @@ from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.pair import CandidatePair
 from iceagent.core.ice.roles import Role
+from iceagent.core.records import dataclass
 
 
 class AgentState(Enum):

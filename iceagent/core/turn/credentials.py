@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from iceagent.core import stun
+from iceagent.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
