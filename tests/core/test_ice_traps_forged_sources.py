@@ -24,6 +24,7 @@ from ice_harness import (
 
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.constants import MAX_REMOTE_CANDIDATES
 from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
 from iceagent.core.transmit import Transmit
 
@@ -145,6 +146,28 @@ def test_trap_59_an_answer_from_elsewhere_is_dropped(code: int | None, where: st
     assert one.data_pair() == (A4, B4), "the true answer still counts"
 
 
+def test_a_check_that_was_answered_from_elsewhere_is_sent_no_more() -> None:
+    """It has arrived. Two NATs that map per destination and filter nothing would else keep both sides busy for ever."""
+    one = lone()
+    (check,) = transmits_of(one)
+    one.handle_datagram(0.1, A4, VICTIM, answer(check, PEER))
+    for tenth in range(2, 79):
+        one.handle_timeout(tenth / 10)
+        assert not sent_to(B4, transmits_of(one))
+    assert one.pairs[0].state is PairState.IN_PROGRESS, "the true answer may be under way"
+    one.handle_timeout(8.2)
+    assert one.pairs[0].state is PairState.FAILED
+
+
+def test_trap_59_an_answer_from_elsewhere_that_is_not_the_peers_changes_nothing() -> None:
+    """Anybody who sees a check knows its transaction id, and would so keep it from being sent again."""
+    one = lone()
+    (check,) = transmits_of(one)
+    one.handle_datagram(0.1, A4, VICTIM, answer(check, ice.Credentials("peer", "x" * 24)))
+    one.handle_timeout(0.6)
+    assert sent_to(B4, transmits_of(one))
+
+
 def test_trap_59_consent_is_neither_renewed_nor_revoked_from_elsewhere() -> None:
     """The same for the path in use."""
     world, a, b = connected_pair()
@@ -176,6 +199,28 @@ def test_trap_60_one_replayed_check_draws_at_most_seven_requests(kind: str, nomi
     drawn = sent_to(VICTIM, first + _live_on(one, 1.0, 1500.0))
     assert len(drawn) <= CHECK_SENDS
     assert drawn or (kind == "lite" and not nominate), "it is checked all the same"
+
+
+@pytest.mark.parametrize("kind", ["checking", "completed", "lite"])
+@pytest.mark.parametrize("told", [False, True], ids=["checks", "candidates"])
+def test_addresses_of_replayed_checks_keep_out_none_that_the_peer_comes_to_have(kind: str, *, told: bool) -> None:
+    """Nine hosts with 16 forged ports each fill the table; a restart would be needed to learn of the peer's move."""
+    one = _in_state(kind)
+    now, moved = 1.0, make_address("198.51.100.77", 7777)
+    for number in range(9 * 16):
+        now += 0.1
+        source = make_address(f"198.51.100.{200 + number // 16}", 5000 + number % 16)
+        one.handle_datagram(now, A4, source, request(one, peer=PEER))
+        _live_on(one, now, now + 0.1)
+    assert len(one.remote_candidates) == MAX_REMOTE_CANDIDATES
+    if told:
+        assert one.add_remote_candidate(now, ice.srflx_candidate(moved, B4, "203.0.113.1"))
+    else:
+        one.handle_datagram(now, A4, moved, request(one, peer=PEER, nominate=kind == "lite"))
+    assert moved in {candidate.address for candidate in one.remote_candidates}
+    assert B4 in {candidate.address for candidate in one.remote_candidates}, "what the peer has told is kept"
+    assert len(one.remote_candidates) == MAX_REMOTE_CANDIDATES
+    assert told or sent_to(moved, _live_on(one, now, now + 1))
 
 
 def _in_state(kind: str) -> ice.IceAgent:

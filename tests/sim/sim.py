@@ -6,6 +6,7 @@ A seed that fails prints one line with the command that repeats it. With --verbo
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections import Counter
@@ -45,8 +46,14 @@ def _run(seeds: range, jobs: int):
     if jobs == 1 or len(seeds) == 1:
         yield from map(run_seed, seeds)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_collect_seldom) as pool:
         yield from pool.map(run_seed, seeds, chunksize=CHUNK)
+
+
+def _collect_seldom() -> None:
+    """Leave alone what lives as long as the process, and look seldom at what a world keeps until its end: its trace."""
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _show(outcome: Outcome, *, verbose: bool) -> None:

@@ -12,7 +12,8 @@ from iceagent.vnet import Host
 FIRST_SEED = 10_000_000  # seeds below keep the worlds they had before, so that those remembered show what they showed
 CHANGES = ("alice's address", "bob's address", "alice's router", "bob's router")
 PAUSES_S = (0.0, 0.3, 3.0, 15.0)
-IDLE_S = (900.0, 3600.0)
+IDLE_S = (900.0, 900.0, 3600.0)
+IDLE_SHARE = 0.006  # of the worlds: an idle hour costs what thirty worlds do
 DEAD = {"stun": ("203.0.113.252", "2001:db8::dead:1"), "turn": ("203.0.113.253", "2001:db8::dead:2")}
 
 
@@ -30,7 +31,7 @@ def draw_lessons(drawn: Drawn, seed: int) -> None:
         drawn.changes = [(rng.choice(PAUSES_S), rng.choice(CHANGES)) for _ in range(rng.randrange(1, 4))]
         steps = ", ".join(f"{what} after {pause_s:g} s" for pause_s, what in drawn.changes)
         drawn.words.append(f"fault: addresses change: {steps}")
-    if rng.random() < 0.02 and drawn.fault != "gone":
+    if rng.random() < IDLE_SHARE and drawn.fault != "gone":
         drawn.idle_s = rng.choice(IDLE_S)
         drawn.words.append(f"{drawn.idle_s:g} s without a word")
 

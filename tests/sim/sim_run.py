@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from errno import EHOSTUNREACH
 from functools import partial
+from itertools import chain, repeat
 
 import trio
 from sim_draw import TURN_PORT, Drawn, draw
@@ -42,6 +43,7 @@ CHECKS_PER_S = 20 + 12  # one per Ta of 50 ms; nomination, probes and consent co
 USERNAME = b"\x00\x06"  # what a check begins with
 MORE_PER_S = 12  # of these, for each further component
 REQUESTS_PER_S = 120  # retransmissions of all that is under way included
+ANNOY_S = (1.0, 1.0, 1.0, 5.0)  # from one round of a stranger's packets to the next: what is early finds most
 BROKEN = b"\x80mallory was here"
 FAILURES = {
     "no-path",
@@ -288,7 +290,7 @@ async def _annoy(run: Run) -> None:
 
 async def _annoy_from(run: Run, sockets: list[vnet.VirtualUdpSocket]) -> None:
     mallory = run.drawn.mallory
-    while True:
+    for pause_s in chain(ANNOY_S, repeat(ANNOY_S[-1])):
         for agent in run.agents:
             names = stun.Username(f"{agent.credentials.ufrag}:mall")
             priority = stun.Priority(2130706431)
@@ -298,7 +300,7 @@ async def _annoy_from(run: Run, sockets: list[vnet.VirtualUdpSocket]) -> None:
                 for sock in sockets:
                     if sock.local_address.family == target.family:
                         sock.send_nowait([BROKEN, check], target)
-        await trio.sleep(60 if run.is_idle else 1)
+        await trio.sleep(60 if run.is_idle else pause_s)
 
 
 async def _meet(run: Run, expected: Reachability) -> None:

@@ -21,13 +21,13 @@ MEGABYTE = bytes(range(256)) * 4096
 
 
 @asynccontextmanager
-async def signaled(*agents) -> AsyncIterator[None]:
+async def signaled(*agents, takes_s: float = 0.03) -> AsyncIterator[None]:
     """Carry each agent's new credentials and candidates to the other after every restart, as a session does."""
 
     async def tell(source, target):
         async for event in source.events():
             if isinstance(event, ice.Restarted):
-                await trio.sleep(0.03)
+                await trio.sleep(takes_s)
                 target.set_remote_credentials(event.credentials)
                 nursery.start_soon(trickle, source, target)
 
@@ -213,7 +213,10 @@ async def test_sockets_of_addresses_that_are_gone_are_closed(vnet):
 
 
 async def test_session_that_fell_back_to_a_relay_finds_the_direct_path_again(vnet):
-    """The router got another public address; the relay carries on, and nobody would look for a better path."""
+    """The router got another public address; the relay carries on, and nobody would look for a better path.
+
+    Word of the restart takes three seconds here, else the new direct path is there before the relay is needed.
+    """
     net = vnet()
     homes = [net.router(net.internet, nat=PORT_RESTRICTED, delay_s=0.01) for _ in range(2)]
     hosts = [net.host(home) for home in homes]
@@ -230,7 +233,7 @@ async def test_session_that_fell_back_to_a_relay_finds_the_direct_path_again(vne
         open_turn_server(options, network=turn, randbytes=turn.randbytes),
         open_agent(configs[0], role=ice.Role.CONTROLLING) as alice,
         open_agent(configs[1], role=ice.Role.CONTROLLED) as bob,
-        signaled(alice, bob),
+        signaled(alice, bob, takes_s=3),
     ):
         async with trio.open_nursery() as nursery:
             for one, other in ((alice, bob), (bob, alice)):

@@ -107,7 +107,7 @@ class CandidateTable:
         return self.remote.get((transport, address)) or self.remote.get((transport, without_zone(address)))
 
     def forget_remote(self, candidate: Candidate) -> None:
-        """Forget a peer-reflexive candidate that cannot be met again: the connection it was known by is gone."""
+        """Forget a candidate of the peer."""
         self.remote.pop((candidate.transport, candidate.address), None)
 
     def transport_of(self, base: TransportAddress) -> str:

@@ -185,14 +185,20 @@ class CheckRunner:
     ) -> CheckOutcome | DropReason:
         """Match a response with its check; anything not authenticated is as if never received (trap 1).
 
-        So is what comes from elsewhere than the check went to, or to elsewhere than it came from. Deviation from RFC
-        8445 section 7.2.5.2.1, by which the pair has failed then: whoever sees the true answer could send a copy of it
-        ahead from another address, and so fail any pair. Without an answer from the right place it fails in time.
+        What comes from elsewhere than the check went to, or to elsewhere than it came from, means nothing but that the
+        check has arrived: it is sent no more. Deviation from RFC 8445 section 7.2.5.2.1, by which the pair has failed
+        then: whoever sees the true answer could send a copy of it ahead from another address, and so fail any pair. But
+        to go on asking would have two NATs that map per destination and filter nothing keep both sides busy for ever:
+        each check comes from an address not known yet, and draws the next one.
         """
         check = self._checks.get(response.transaction_id)
         if check is None:
             return DropReason.RESPONSE_UNKNOWN_TRANSACTION
         if check.pair.path != (local, remote):
+            is_success = response.message_class is stun.MessageClass.SUCCESS
+            if is_success and check.kind is CheckKind.ORDINARY and response.verify_integrity(self._keys.remote_key):
+                check.expires_at = min(check.expires_at, now + check.rto_s * constants.CHECK_RM)
+                check.next_at = check.expires_at
             return DropReason.RESPONSE_WRONG_PATH
         if not response.has_integrity:
             if _is_refusal(response):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from iceagent.core import constants
-from iceagent.core.ice.candidates import CandidateTable
+from iceagent.core.ice.candidate import Candidate
+from iceagent.core.ice.candidates import Added, CandidateTable
 from iceagent.core.ice.checklist import Checklist
 from iceagent.core.ice.checks import Check, CheckKind, CheckRunner, rto_s
 from iceagent.core.ice.config import IceConfig
@@ -17,6 +18,7 @@ from iceagent.core.ice.held import HeldData
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CheckPair, PairState, Path
+from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.roles import RoleKeeper
 from iceagent.core.records import dataclass
 
@@ -170,6 +172,37 @@ class Context:
     def drop(self, reason: DropReason) -> None:
         """Count something that was not done."""
         self.outbox.drop(reason)
+
+    def add_remote(self, candidate: Candidate) -> Added | DropReason:
+        """Add a candidate of the peer to the table, in place of one known from checks alone if there is no room.
+
+        Checks can be replayed from forged sources. What they fill the table with must not keep out an address that the
+        peer comes to have later.
+        """
+        added = self.table.add_remote(candidate)
+        if added is DropReason.CANDIDATE_LIMIT and (fruitless := self._fruitless_remote()) is not None:
+            for pair in [pair for pair in self.checklist if pair.remote == fruitless]:
+                self.forget_pair(pair)
+            self.table.forget_remote(fruitless)
+            added = self.table.add_remote(candidate)
+        return added
+
+    def _fruitless_remote(self) -> Candidate | None:
+        """Return the oldest candidate known from checks alone that has never answered, and is not being asked."""
+        triggered = self.checklist.triggered
+        needed = {
+            pair.remote
+            for pair in self.checklist
+            if pair.responses_received or pair.state is PairState.IN_PROGRESS or pair in triggered
+        }
+        reflexive = (one for one in self.table.remote.values() if one.type is CandidateType.PRFLX)
+        return next((one for one in reflexive if one not in needed), None)
+
+    def forget_pair(self, pair: CheckPair) -> None:
+        """Take a pair out of everything, with the checks of it."""
+        self.runner.discard_pair(pair)
+        self.checklist.forget(pair)
+        self.validated.discard(pair.path)
 
     def start_check(self, now: float, pair: CheckPair, kind: CheckKind) -> Check:
         """Send a check of a pair with the timeout that suits the checklist."""

@@ -297,7 +297,7 @@ class RequestHandler:
             transport=local.transport,
             tcp_type=tcp_type,
         )
-        added = context.table.add_remote(fresh)
+        added = context.add_remote(fresh)
         if not isinstance(added, Added):
             context.drop(added)
             return None
@@ -312,9 +312,7 @@ class RequestHandler:
             same_host = pair.base == check.local and pair.destination.host == check.remote.host
             is_dead = pair.state is PairState.FAILED and pair is not context.data_pair
             if same_host and is_dead and pair.remote.type is CandidateType.PRFLX:
-                context.runner.discard_pair(pair)
-                context.checklist.forget(pair)
-                context.validated.discard(pair.path)
+                context.forget_pair(pair)
                 context.table.forget_remote(pair.remote)
 
     def _is_flooded(self, check: IncomingCheck) -> bool:

@@ -127,7 +127,7 @@ class Session:
         if candidate is None:
             context.table.remote_ended = True
             return True
-        added = context.table.add_remote(candidate)
+        added = context.add_remote(candidate)
         if not isinstance(added, Added):
             context.drop(added)
             return False
