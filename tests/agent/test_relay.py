@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -287,13 +287,37 @@ async def test_the_ladder_starts_worse_rungs_late_and_only_where_better_ones_fai
                 assert [event.transport for _, event in _events(agent) if isinstance(event, RelayAllocated)] == ["udp"]
                 assert not any(isinstance(event, RelayFailed) for _, event in _events(agent))
             lab.kill()
+            await trio.sleep(0.1)
+            with closing(await lab.server.open_udp(lab.server.address, 3478)):  # silent, while TCP is refused
+                started_at = trio.current_time()
+                async with open_agent(lab.config(0, servers=[both]), role=Role.CONTROLLING) as agent:
+                    assert await _first_failure(agent) == "tcp"
+                    assert 0.3 <= trio.current_time() - started_at < 1.0
+
+
+async def test_a_rung_that_is_refused_costs_no_stagger(vnet: Any) -> None:
+    """A closed port is an answer: the next rung begins at once."""
+    both = IceServer("turn:turn.example", username=USER, credential=PASSWORD)
+    with trio.fail_after(60):
+        async with relayed(vnet(), None, None) as lab:
+            lab.kill()
+            await trio.sleep(0.1)
             started_at = trio.current_time()
             async with open_agent(lab.config(0, servers=[both]), role=Role.CONTROLLING) as agent:
-                while not any(isinstance(event, RelayFailed) for _, event in _events(agent)):
+                assert await _first_failure(agent) == "udp"
+                assert trio.current_time() - started_at < 0.1
+                while len([event for _, event in _events(agent) if isinstance(event, RelayFailed)]) < 2:
                     await trio.sleep(0.01)
-                failed = next(event for _, event in _events(agent) if isinstance(event, RelayFailed))
-                assert failed.transport == "tcp"
-                assert 0.3 <= trio.current_time() - started_at < 1.0
+                assert trio.current_time() - started_at < 0.2
+
+
+async def _first_failure(agent: Agent) -> str:
+    """Wait until a rung has failed; return its transport."""
+    while True:
+        for _, event in _events(agent):
+            if isinstance(event, RelayFailed):
+                return event.transport
+        await trio.sleep(0.01)
 
 
 def test_rungs_are_ordered_and_carry_the_proxy() -> None:

@@ -170,7 +170,7 @@ async def test_through_the_proxy_where_nothing_else_leaves(tmp_path):
         agent, failed = await relay_of(config(str(certificate), url, proxy=f"http://me:hush@{HOST}:{port}"))
         assert used(agent) == [("tls", True)]
         assert asked == [f"turn.inside.invalid:{ports.tls}"]
-        assert failed == ["tls"]
+        assert set(failed) == {"tls"}  # the way without the proxy, as often as there was time to try it
 
 
 async def test_a_certificate_for_another_name_fails_its_rung_only(tmp_path):

@@ -151,7 +151,7 @@ async def test_close_is_seen_by_the_peer_at_once(ends, autojump_clock) -> None:
                     with pytest.raises(trio.BrokenResourceError) as caught:
                         await call()
                     assert isinstance(caught.value.__cause__, LinkClosedByPeer)
-                    assert str(caught.value.__cause__) == "the other side closed the link: done"
+                    assert str(caught.value.__cause__) == "the other side has closed the session"
                     assert trio.current_time() - closed_at < 0.1
 
                 for call in (server.accept_stream, server.receive_datagram, stream.receive_some):
