@@ -162,7 +162,7 @@ def test_metrics_are_served(run: Processes) -> None:
 
 
 def test_relay_hands_members_credentials_bound_to_where_they_come_from(run: Processes, tmp_path: Path) -> None:
-    """`serve --turn`: who joins a room can relay, who passes by cannot; two members at one address are one (trap 55)."""
+    """`serve --turn`: who joins a room can relay, who passes by cannot; two members at one address are one of them."""
     (tmp_path / "secret").write_text("one of at least sixteen characters\n")
     options = ("--turn", "--insecure-dev", "--secret-file", str(tmp_path / "secret"))
     line = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0", *options).wait_for("listening")
