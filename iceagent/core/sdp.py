@@ -7,7 +7,7 @@ extensions kept), formatters strict. Nothing here knows what a candidate means; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from iceagent.core.constants import (
@@ -17,7 +17,6 @@ from iceagent.core.constants import (
     PWD_CHARACTERS,
     UFRAG_CHARACTERS,
 )
-from iceagent.core.records import dataclass
 from iceagent.errors import RemoteError
 
 _ICE_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from iceagent.core import sdp
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation
-from iceagent.core.records import dataclass
 
 _NAME_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._")
 

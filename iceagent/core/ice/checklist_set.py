@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from iceagent.core.ice.checklist import Checklist
@@ -23,7 +24,6 @@ from iceagent.core.ice.context import Context
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.roles import RoleKeeper
 from iceagent.core.ice.scheduler import Scheduler
-from iceagent.core.records import dataclass
 
 if TYPE_CHECKING:
     from iceagent.core.ice.agent import IceAgent

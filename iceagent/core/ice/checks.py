@@ -6,6 +6,7 @@ RFC 8445 sections 7.2.4 and 7.2.5 up to the question what a response means; RFC 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 
 from iceagent.core import constants, stun
@@ -18,7 +19,6 @@ from iceagent.core.ice.pair import CheckPair
 from iceagent.core.ice.priority import as_peer_reflexive
 from iceagent.core.ice.roles import RoleKeeper
 from iceagent.core.ice.signs import CredentialSigns
-from iceagent.core.records import dataclass
 
 
 class CheckKind(Enum):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from iceagent.core import constants
 from iceagent.core.ice.controller import Controller, DefaultController
-from iceagent.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

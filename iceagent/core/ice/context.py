@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iceagent.core import constants
@@ -20,7 +21,6 @@ from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.pair import CheckPair, PairState, Path
 from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.roles import RoleKeeper
-from iceagent.core.records import dataclass
 
 if TYPE_CHECKING:
     from iceagent.core.ice.checklist_set import Seat

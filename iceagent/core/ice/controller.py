@@ -9,13 +9,13 @@ no state of its own and has no side effects, so that equal questions get equal a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from iceagent.core import constants
 from iceagent.core.ice.likelihood import Likelihood, by_likelihood, of_pair
 from iceagent.core.ice.pair import PairFacts
 from iceagent.core.ice.priority import CandidateType
-from iceagent.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

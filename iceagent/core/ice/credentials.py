@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from iceagent.core import sdp, stun
-from iceagent.core.records import dataclass
 
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # ice-char: 64, so 6 bits each
 _UFRAG_LENGTH: Final = 8  # 48 bits; RFC 8445 section 5.3 asks for 24

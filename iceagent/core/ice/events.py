@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
 
@@ -10,7 +11,6 @@ from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.pair import CandidatePair
 from iceagent.core.ice.roles import Role
-from iceagent.core.records import dataclass
 
 
 class AgentState(Enum):

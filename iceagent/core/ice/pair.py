@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.priority import CandidateType, pair_priority
-from iceagent.core.records import dataclass
 
 if TYPE_CHECKING:
     from iceagent.core.ice.checks import Check

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from iceagent.core.ice.pair import CandidatePair, CheckPair, Path
-from iceagent.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

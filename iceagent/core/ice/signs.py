@@ -8,7 +8,7 @@ comes from the very address and port that the peer has told, where it takes forg
 
 from __future__ import annotations
 
-from iceagent.core.records import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)

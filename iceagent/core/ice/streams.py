@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -23,7 +24,6 @@ from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.standing import Standing
-from iceagent.core.records import dataclass
 from iceagent.core.transmit import Transmit
 
 MAX_STREAMS: Final = 32  # ours: descriptions with more media than that are unheard of

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 from typing import Final, NamedTuple
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 
 MAX_STEP: Final = 64  # between neighbours of a series; others' new connections come in between
 _LEAST_SERIES: Final = 4  # mappings that make a series

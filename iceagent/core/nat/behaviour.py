@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 
 
 class Mapping(Enum):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
@@ -24,7 +25,6 @@ from iceagent.core.constants import (
 )
 from iceagent.core.nat.behaviour import NatBehaviour, ServerReport, classify_filtering, classify_mapping
 from iceagent.core.nat.lifetime import LifetimeTest
-from iceagent.core.records import dataclass
 from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
 

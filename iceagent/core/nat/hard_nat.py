@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 from typing import Final, NamedTuple
@@ -28,7 +29,6 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.nat.allocation import NatKind
 from iceagent.core.nat.by_checks import NOTHING_SHOWN, Shown
 from iceagent.core.nat.rate_cap import RateCap, Share
-from iceagent.core.records import dataclass
 from iceagent.errors import LocalError
 
 FIRST_PORT: Final = 1024  # NATs map unprivileged ports to unprivileged ones (RFC 4787 section 4.2.1)

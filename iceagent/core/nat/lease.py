@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
@@ -24,7 +25,6 @@ from iceagent.core.constants import (
 )
 from iceagent.core.nat.epoch import Epoch
 from iceagent.core.nat.errors import PortMappingCodecError
-from iceagent.core.records import dataclass
 from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
 

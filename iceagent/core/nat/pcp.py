@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from iceagent.core.nat.errors import CodecReason, PortMappingCodecError
-from iceagent.core.records import dataclass
 
 VERSION: Final = 2
 MAX_LENGTH: Final = 1100  # RFC 6887 section 7

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import product
 from typing import Final, NamedTuple
 
 from iceagent.core.nat.behaviour import Filtering, Mapping
-from iceagent.core.records import dataclass
 
 _ROUNDS: Final = 6  # of telling each other what has been learnt; nothing new comes after three
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Final
 
 from iceagent.core.address import TransportAddress
@@ -11,7 +12,6 @@ from iceagent.core.nat import natpmp, pcp
 from iceagent.core.nat.dialects import NAT_PMP, PCP
 from iceagent.core.nat.errors import PortMappingCodecError
 from iceagent.core.nat.lease import same_host
-from iceagent.core.records import dataclass
 from iceagent.core.transmit import Transmit
 
 PROBE_REQUESTS: Final = 3  # ours: of each protocol, 0.25, 0.5 and 1 s apart

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Final, Self
 
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.records import dataclass
 from iceagent.core.stun.attribute import Attribute
 from iceagent.core.stun.errors import bad_attribute
 from iceagent.core.stun.header import COOKIE_BYTES, MAGIC_COOKIE

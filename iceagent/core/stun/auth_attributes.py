@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Self
 
-from iceagent.core.records import dataclass
 from iceagent.core.stun.attribute import Attribute, BytesAttribute
 from iceagent.core.stun.errors import bad_attribute
 

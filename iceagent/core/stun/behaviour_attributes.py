@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
-from iceagent.core.records import dataclass
 from iceagent.core.stun.address_attributes import AddressAttribute
 from iceagent.core.stun.attribute import Attribute, BytesAttribute, UintAttribute, check_length
 from iceagent.core.stun.errors import bad_attribute

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_TRANSACTIONS
-from iceagent.core.records import dataclass
 from iceagent.core.stun.codec import encode
 from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import Message

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final, Self
 
-from iceagent.core.records import dataclass
 from iceagent.core.stun.attribute import Attribute, decode_text, encode_text
 from iceagent.core.stun.errors import bad_attribute
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from iceagent.core.records import dataclass
 from iceagent.core.stun.attribute import Attribute, FlagAttribute, UintAttribute, check_length
 
 

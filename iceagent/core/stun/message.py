@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from iceagent.core.records import dataclass
 from iceagent.core.stun.attribute import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
 from iceagent.core.stun.error_attributes import REASONS, ErrorCode
 from iceagent.core.stun.header import MessageClass, Method

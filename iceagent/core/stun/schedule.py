@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final, Self
 
 from iceagent.core.constants import STUN_MAX_RC, STUN_RC, STUN_RM, STUN_RTO_S, STUN_TI_S
-from iceagent.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ Source: RFC 8489 sections 6.3.1 and 12 (basic server behavior); for clients of R
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_FREE_BYTES, STUN_MAX_SOURCES, STUN_SOURCE_BURST, STUN_SOURCE_RATE_PER_S
-from iceagent.core.records import dataclass
 from iceagent.core.stun.address_attributes import MappedAddress, XorMappedAddress
 from iceagent.core.stun.attribute import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
 from iceagent.core.stun.auth_attributes import PasswordAlgorithm, Userhash

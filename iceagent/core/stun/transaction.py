@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 from iceagent.core.stun.error_attributes import ErrorCode
 from iceagent.core.stun.header import MessageClass
 from iceagent.core.stun.integrity import Integrity

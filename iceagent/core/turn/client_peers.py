@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 from typing import Final
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 from iceagent.core.turn.channel_data import CHANNEL_MIN
 from iceagent.core.turn.client_requests import Outcome, Request, Requester
 from iceagent.core.turn.client_values import (

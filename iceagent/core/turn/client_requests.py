@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 from iceagent.core.transmit import Transmit
 from iceagent.core.turn.client_auth import Authenticator, Challenge
 from iceagent.core.turn.client_values import MAX_CHALLENGES, REASON_OF_CODE, SCHEDULE, EndReason

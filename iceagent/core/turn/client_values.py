@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 from iceagent.errors import NetworkError
 
 PERMISSION_LIFETIME_S: Final = 300.0  # RFC 8656 section 9

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from iceagent.core import stun
-from iceagent.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

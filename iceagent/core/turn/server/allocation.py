@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.deadlines import Deadline
-from iceagent.core.records import dataclass
 from iceagent.core.turn.server.bandwidth import Meter
 
 

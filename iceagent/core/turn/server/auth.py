@@ -7,13 +7,12 @@ decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 from iceagent.core.turn.server import preauth
 from iceagent.core.turn.server.nonces import NonceMaker, NonceState
 from iceagent.core.turn.server.preauth import Envelope

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
-
-from iceagent.core.records import dataclass
 
 PERMISSION_LIFETIME_S: Final = 300.0  # RFC 8656 section 9
 CHANNEL_LIFETIME_S: Final = 600.0  # RFC 8656 section 12

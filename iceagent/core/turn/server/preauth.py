@@ -7,10 +7,10 @@ decoded when the integrity check has passed (trap: a server that decodes first w
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 from iceagent.core.constants import STUN_MAX_ATTRIBUTES
-from iceagent.core.records import dataclass
 from iceagent.core.stun.header import HEADER_LENGTH
 from iceagent.core.stun.integrity import (
     FINGERPRINT,

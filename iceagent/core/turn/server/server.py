@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.records import dataclass
 from iceagent.core.stun.header import split_message_type
 from iceagent.core.turn.server import connections, relaying
 from iceagent.core.turn.server.addresses import set_own_addresses, set_relay_hosts

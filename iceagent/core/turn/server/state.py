@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.deadlines import Deadline, Deadlines
-from iceagent.core.records import dataclass
 from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
 from iceagent.core.turn.server.bandwidth import Meter

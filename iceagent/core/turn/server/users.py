@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from iceagent.core import stun
-from iceagent.core.records import dataclass
 from iceagent.core.turn.credentials import shared_secret_expiry, shared_secret_password
 
 
