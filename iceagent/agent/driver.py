@@ -16,6 +16,7 @@ from iceagent.agent.filters import Policy
 from iceagent.agent.identifiers import Identifiers
 from iceagent.agent.inbox import Inbox
 from iceagent.agent.queries import Queries
+from iceagent.agent.tellings import Tellings
 from iceagent.agent.timeline import Timeline
 from iceagent.agent.traffic import Traffic
 from iceagent.core import ice
@@ -58,6 +59,7 @@ class Driver:
         self.sockets: dict[TransportAddress, UdpSocket] = {}
         self.inbox = Inbox(receive_queue)
         self.timeline: Timeline[AgentEvent] = Timeline(matter_of)
+        self.tellings = Tellings()
         self.traffic = Traffic()
         self.names = Identifiers(core.credentials.pwd)
         self.selected_pair_changes = 0
@@ -278,8 +280,10 @@ class Driver:
                 continue
             self.timeline.record(now, event)
             self._react(event)
-            if isinstance(event, ice.RemoteCandidateAdded) and event.candidate.name is None:
-                self.on_remote_host(event.candidate.address.host)
+            if isinstance(event, ice.RemoteCandidateAdded):
+                self.tellings.note(now, event.candidate, self.ice)
+                if event.candidate.name is None:
+                    self.on_remote_host(event.candidate.address.host)
         if happened:
             self.changed.unpark_all()
 

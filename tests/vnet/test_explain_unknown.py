@@ -9,6 +9,7 @@ import trio
 from explain_lab import STUN, TURN, TURN_TCP, USER, Site, assert_verdict, site
 
 from iceagent.agent import AgentState, IceServer, RelayReason, Verdict, VerdictKind
+from iceagent.core.ice import CandidateType
 from iceagent.vnet import FULL_CONE, MASQUERADE, PORT_RESTRICTED, SYMMETRIC, UDP_BLOCKED, Nat
 
 DEAD = IceServer("stun:dead.example:3478")
@@ -71,6 +72,47 @@ async def test_a_nat_that_was_restarted_is_no_symmetric_one(vnet: Any) -> None:
         for _ in range(60):
             assert not any(blames_a_nat(agent.explain()) for agent in town.agents)
             await trio.sleep(1)
+
+
+async def test_what_the_peers_servers_told_before_and_after_its_nat_was_restarted_is_no_evidence(vnet: Any) -> None:
+    """After a restart it tells the port of before at once, that of now a moment later: one NAT in two states."""
+    async with site(vnet(), SYMMETRIC, Nat(port_allocation="random")) as town:
+        await town.serve_turn()
+        await town.open_both(*STUN, TURN)
+        await town.connect()
+        town.homes[1].reboot()
+        town.bob.restart()
+        town.tell(town.bob, town.alice)
+        await trio.sleep(0.01)
+        town.tell(town.alice, town.bob)
+        told = set()
+        for _ in range(100):
+            await trio.sleep(0.05)
+            verdict = town.alice.explain()
+            assert verdict.because is not RelayReason.BOTH_MAP_PER_DESTINATION, str(verdict)
+            assert not any(line.startswith("the peer's NAT takes another port") for line in verdict.evidence)
+            told |= {one.address for one in town.alice._driver.ice.remote_candidates if one.type is CandidateType.SRFLX}
+        assert verdict.because is RelayReason.ONE_MAPS_PER_DESTINATION, "ours"
+        assert len(told) == 2, "both the old and the new port were to be told"
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+async def test_ports_that_the_peer_told_together_are_evidence_after_a_restart_too(vnet: Any, restarts: int) -> None:
+    """What was learned at one time stays learned, and a symmetric NAT is still called one."""
+    async with site(vnet(), PORT_RESTRICTED, SYMMETRIC) as town:
+        await town.serve_turn()
+        await town.open_both(*STUN, TURN)
+        await town.connect()
+        for _ in range(restarts):
+            await trio.sleep(10)
+            town.bob.restart()
+            town.tell(town.bob, town.alice)
+            await trio.sleep(0.01)
+            town.tell(town.alice, town.bob)
+            await trio.sleep(10)
+        verdict = town.alice.explain()
+        assert verdict.because is RelayReason.ONE_MAPS_PER_DESTINATION, str(verdict)
+        assert any(line.startswith("the peer's NAT takes another port") for line in verdict.evidence), str(verdict)
 
 
 async def test_what_servers_told_before_the_address_changed_is_no_evidence(vnet: Any) -> None:

@@ -1,9 +1,11 @@
 """What the NATs of both sides do, as far as it has shown: from servers' answers, told candidates and checks.
 
 A NAT maps per destination (is symmetric, as people say) if one socket is seen at different ports by two servers at one
-time. Of our own side their answers tell, of the peer's its candidates. That a peer sees another port than a server did
-is a hint and no proof: a gateway that accepted a check of the peer's for itself, before ours left, holds the port; one
-that was restarted has given another one since. The words are those of `iceagent netcheck`.
+time. Of our own side their answers tell, of the peer's its candidates, if it first told them together: one that was
+restarted in between gives another port, and the peer goes on telling the old one with the new one. That a peer sees
+another port than a server did is a hint and no proof: a gateway that accepted a check of the peer's for itself, before
+ours left, holds the port; one that was restarted has given another one since. The words are those of
+`iceagent netcheck`.
 """
 
 from __future__ import annotations
@@ -11,16 +13,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 from iceagent.agent.events import ServerAnswered
 from iceagent.agent.explain.facts import Facts, listed
+from iceagent.agent.tellings import AT_ONCE_S
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import without_zone
 
-AT_ONCE_S: Final = 5.0
-"""Ours: answers so near to each other are of one NAT in one state; servers are asked together."""
 _OR_HELD: Final = "its NAT maps per destination (symmetric), or something holds that port there"
 
 
@@ -81,13 +83,14 @@ def their_nat(facts: Facts) -> NatFinding:
     # While a restart waits for its answer the session before it, whose pairs there are, is the latest known.
     present = facts.core.remote_candidates or tuple(dict.fromkeys(pair.remote for pair in facts.core.pairs))
     reflexive = [one for one in present if one.type is ice.CandidateType.SRFLX and one.transport == "udp"]
-    by_base: dict[TransportAddress, set[TransportAddress]] = defaultdict(set)
+    by_base: dict[TransportAddress, list[ice.Candidate]] = defaultdict(list)
     for candidate in reflexive:
         related = candidate.related_address
         if related is not None and related.port not in (0, 9) and related.host not in ("0.0.0.0", "::"):  # noqa: S104
-            by_base[related].add(candidate.address)
-    for related, addresses in by_base.items():
-        if len(addresses) > len({address.host for address in addresses}):
+            by_base[related].append(candidate)
+    for related, candidates in by_base.items():
+        addresses = _differing(facts, candidates)
+        if addresses:
             words = listed([str(address) for address in sorted(addresses)])
             return NatFinding(
                 True, (f"the peer's NAT takes another port for each destination (symmetric): {related} is {words}",)
@@ -105,6 +108,17 @@ def their_nat(facts: Facts) -> NatFinding:
             hint = f"{source.host} told port {ports}, and its checks come from port {source.port}: {_OR_HELD}"
             return NatFinding(None, (hint,))
     return NatFinding(None)
+
+
+def _differing(facts: Facts, candidates: Sequence[ice.Candidate]) -> set[TransportAddress]:
+    """Return those addresses of one base of the peer's that differ in the port alone, and were learned at one time."""
+    return {
+        candidate.address
+        for one, other in combinations(candidates, 2)
+        if one.address.host == other.address.host and one.address.port != other.address.port
+        if facts.driver.tellings.were_together(one, other)
+        for candidate in (one, other)
+    }
 
 
 def _preference(candidate: ice.Candidate) -> int:
