@@ -147,7 +147,7 @@ class Driver:
             await self._receive_all(base, sock)
 
     def _lose_base(self, base: TransportAddress) -> None:
-        """Go on without a socket, at which something happened that nobody has foreseen."""
+        """Go on without a socket that is of no use: something unforeseen happened there, or it is closed."""
         sock = self.sockets.pop(base, None)
         if sock is not None and not self.closed:
             sock.close()
@@ -158,6 +158,8 @@ class Driver:
             try:
                 batches = await sock.receive()
             except trio.ClosedResourceError:
+                if self.sockets.get(base) is sock:  # closed by its network, not by us: nothing can go from there
+                    self._lose_base(base)
                 return
             for error in sock.take_errors():
                 self._note_unreachable(base, error.remote, error.errno)

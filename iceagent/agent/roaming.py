@@ -159,9 +159,10 @@ class Roaming:
             if not lane.driver.closed:
                 lane.driver.mutate(lane.driver.ice.handle_network_changed)
                 pathless |= lane.driver.ice.state in _PATHLESS
-        if not self._living or (not moved and Change.WOKE not in changes and not pathless):
-            return
-        core = self._living[0].driver.ice
+        hopeful = [lane.driver.ice for lane in self._living if lane.driver.ice.state is not ice.AgentState.FAILED]
+        if not hopeful or (not moved and Change.WOKE not in changes and not pathless):
+            return  # what has failed cannot be restarted
+        core = hopeful[0]
         if self._config.auto_restart and core.remote_credentials is not None:
             logger.info("%s: the network changed, so ICE restarts", core.credentials.ufrag)
             self.restart()
@@ -192,7 +193,9 @@ class Roaming:
         gone = [base for base in lane.gatherer.bases if base.address.host not in present]
         for base in gone:
             lane.gatherer.bases.remove(base)
-            lane.driver.sockets.pop(base.address).close()
+            sock = lane.driver.sockets.pop(base.address, None)
+            if sock is not None:  # else it was lost before its address
+                sock.close()
             lane.driver.mutate(partial(_lose, lane.driver.ice, base.address))
         return bool(gone)
 

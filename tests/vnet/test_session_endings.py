@@ -132,9 +132,28 @@ def test_a_peer_that_has_vanished_is_said_to_have():
 def test_a_peer_whose_program_was_killed_is_said_to_have_ended():
     """Its machine answers that nobody listens there: beside the silence that is a fact, and a better one."""
     error = lost_after(lambda lab: lab.hosts[1].crash())
+    assert "stopped answering for 30 s" in str(error)
     assert "says that its program has ended" in str(error)
     assert error.verdict is not None
     assert error.verdict.kind is VerdictKind.CONSENT_LOST
+
+
+def test_an_agent_whose_sockets_were_closed_under_it_loses_them_and_tries_no_other_port():
+    """Another port is for gateways in the way. Whoever has no socket left has no path, whatever the network allows."""
+
+    async def main():
+        async with connected(1) as lab:
+            await trio.sleep(30)
+            lab.hosts[1].crash()
+            for _ in range(60):
+                await trio.sleep(1)
+                assert lab.hosts[1].sockets == []
+            with trio.fail_after(1), pytest.raises(PeerLost):
+                await lab.sessions[1].wait_closed()
+            lab.hosts[1].renew()  # the agent is over, its socket gone before the address: nothing to restart
+            await trio.sleep(1)
+
+    run(main)
 
 
 def test_a_network_of_our_own_that_is_gone_is_not_the_peers_fault():

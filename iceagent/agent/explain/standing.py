@@ -77,7 +77,8 @@ def lost_cause(facts: Facts) -> Verdict | None:
         remedy = "Connect this machine to a network" + (", then connect again." if facts.is_over else ".")
         return verdict(VerdictKind.NETWORK_CHANGED, summary, (*evidence, *facts.general()), remedy)
     if facts.is_over and lost is not None and _is_refused(facts, lost):
-        summary = f"The peer stopped answering, and {lost[1].pair.remote.address.host} says that its program has ended."
+        host = lost[1].pair.remote.address.host
+        summary = f"The peer stopped answering for 30 s, and {host} says that its program has ended."
         return verdict(VerdictKind.CONSENT_LOST, summary, (*evidence, *facts.general()), "Start it again, and connect.")
     if facts.core.state is ice.AgentState.DISCONNECTED and since is None and not _is_since(facts, changed):
         return verdict(VerdictKind.SILENT, evidence=(*evidence, *facts.general()))
