@@ -35,7 +35,8 @@ def _policy(facts: Facts) -> Because | None:
         if left_out:
             words = tuple(f"{number} times {what}" for what, number in facts.refused_by_policy.items())
             return Because(RelayReason.DIRECT_FILTERED, words)
-        return Because(RelayReason.PEER_RELAYS_ONLY)
+        if facts.core.remote_candidates_ended:  # until then its others may be on their way
+            return Because(RelayReason.PEER_RELAYS_ONLY)
     direct = [one for one in facts.ours if one.type is not ice.CandidateType.RELAY]
     if not direct and facts.gatherer.addresses_seen and not facts.gatherer.bases:
         return Because(RelayReason.DIRECT_FILTERED, (f"{facts.gatherer.addresses_seen} addresses here, none allowed",))
@@ -73,6 +74,8 @@ def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
 
 
 def _no_fit(facts: Facts) -> Because | None:
+    if not facts.core.remote_candidates_ended:
+        return None
     ours = [one for one in facts.ours if one.type is not ice.CandidateType.RELAY]
     theirs = [one for one in facts.theirs if one.type is not ice.CandidateType.RELAY]
     our_families = {one.path_base.family for one in ours}

@@ -169,6 +169,11 @@ class IceAgent(Generations):
         return tuple(self._current.context.table.remote.values())
 
     @property
+    def remote_candidates_ended(self) -> bool:
+        """Whether the peer has said, since the last restart, that it tells no more candidates (RFC 8838 section 13)."""
+        return self._current.context.table.remote_ended
+
+    @property
     def counters(self) -> Counter[DropReason]:
         """How often each thing was dropped or refused (live object, do not change)."""
         return self._outbox.counters
