@@ -1,1 +1,1 @@
-"""To be described by its first module."""
+"""Sockets of one machine reached from another: forwards over TCP, UDP and Unix sockets, and the pipe, over a link."""
