@@ -159,6 +159,7 @@ async def join(
 
 async def _preload() -> None:
     """Import the QUIC library while the relay is being dialled; in no thread, since it is wanted next anyway."""
+    await trio.lowlevel.checkpoint()  # whoever dials goes first
     preload()
 
 
