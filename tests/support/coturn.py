@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import secrets
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -91,11 +93,22 @@ class Coturn:
         with log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
-                return
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if self._answers_over_udp():  # the last that it opens: TCP is served a moment earlier
+                with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
+                    return
             time.sleep(0.05)
         raise AssertionError((self._folder / "log").read_text(errors="replace"))
+
+    def _answers_over_udp(self) -> bool:
+        """Whether a Binding request (RFC 8489, no attributes) is answered at the server's UDP port."""
+        request = struct.pack("!HHI", 0x0001, 0, 0x2112A442) + secrets.token_bytes(12)
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.settimeout(1)
+            probe.connect((self.host, self.port))
+            probe.send(request)
+            return probe.recv(1500)[8:20] == request[8:20]
+        return False
 
     def kill(self) -> None:
         if self._process is not None:
