@@ -80,6 +80,10 @@ class Policy:
                 self._left_out[entry.host] = reason
         return allowed
 
+    def left_out(self, entries: Iterable[InterfaceAddress]) -> list[str]:
+        """Return what each of the addresses that may not be used is, and what forbids it: `eth0 (interfaces)`."""
+        return [reason for entry in entries if (reason := self._refusal(entry))]
+
     def _refusal(self, entry: InterfaceAddress) -> str:
         config, ip = self._config, ipaddress.ip_address(entry.host)
         if ip.version not in config.families:

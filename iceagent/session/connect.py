@@ -13,6 +13,7 @@ import icesignal
 import trio
 
 from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
+from iceagent.agent.hopeless import wait_hopeless
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
 from iceagent.link import Link, LinkIdentity, LinkRole, generate_identity, open_link, preload
@@ -28,11 +29,13 @@ from iceagent.session.endings import failure_of, left_early, no_link, no_path
 from iceagent.session.errors import NobodyCame, PeerLeft, RelayError
 from iceagent.session.keeping_up import hurry_restarts, keeping_up
 from iceagent.session.outages import Outage, OutageKind, watch_outages
+from iceagent.session.own_addresses import check_addresses
 from iceagent.session.path import Path
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import (
     agent_config,
     host_of,
+    is_loopback,
     open_client,
     open_relay,
     parse_code,
@@ -111,16 +114,18 @@ async def invite(
 
     Raises:
         RelayError: the relay cannot be reached.
-        LocalError: its URL is malformed.
+        LocalError: its URL is malformed, or what `config` allows leaves no address to connect from, or no TURN server.
     """
     progress = progress or Progress()
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(open_relay(relay))
+        check_addresses(config, peer_may_be_here=is_loopback(host_of(place.shown)))
         progress.relay = host_of(place.url)
         with signal_errors():
             client = await stack.enter_async_context(open_client(place.url, config))
             signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
         url = place.shown
+        agent_config(config, host_of(url), signaling.ice_servers)  # what it lacks is said before there is a code
         progress.enter(Stage.CODE)
         yield Invitation(
             signaling, session_type, relay_url=url, relay_host=host_of(url), config=config, progress=progress
@@ -140,9 +145,11 @@ async def join(
 
     Raises:
         RelayMissing, RelayError, CodeError, NobodyCame, PeerLeft, NoPath, NoLink: see `iceagent.session.errors`.
+        LocalError: what `config` allows leaves no address to connect from; the code has not been used.
     """
     parsed = parse_code(code)
     url = relay_for(parsed, relay)
+    check_addresses(config, peer_may_be_here=is_loopback(host_of(url)))
     identity = generate_identity()
     progress = progress or Progress()
     progress.relay = host_of(url)
@@ -226,6 +233,7 @@ class _Signaling:
 
     def __init__(self, channel: icesignal.SealedChannel, agent: Agent, fingerprint: bytes) -> None:
         self.has_ended = False
+        self._all_told = trio.Event()
         self._is_needed = True
         self._channel = channel
         self._agent = agent
@@ -241,7 +249,7 @@ class _Signaling:
         """
         progress.enter(Stage.PEER)
         try:
-            nursery.start_soon(self._tolerate, lambda: send_description(self._channel, self._agent, self._fingerprint))
+            nursery.start_soon(self._tolerate, self._send_description)
             with signal_errors(), _peer_left():
                 description = await receive_description(self._channel)
             self._agent.set_remote_credentials(
@@ -259,11 +267,23 @@ class _Signaling:
         self._is_needed = False
         return description.fingerprint
 
+    async def _send_description(self) -> None:
+        await send_description(self._channel, self._agent, self._fingerprint)
+        self._all_told.set()
+
     async def _wait_connected(self) -> None:
-        try:
-            await self._agent.wait_connected()
-        except NetworkError as error:
-            raise no_path(self._agent, error) from error
+        async with open_background() as nursery:
+            nursery.start_soon(self._give_up)
+            try:
+                await self._agent.wait_connected()
+            except NetworkError as error:
+                raise no_path(self._agent) from error
+
+    async def _give_up(self) -> None:
+        """Give up as soon as there can be no path; the other side is to know first that we have no more to tell."""
+        await wait_hopeless(self._agent)
+        await self._all_told.wait()
+        raise no_path(self._agent)
 
     async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
         try:

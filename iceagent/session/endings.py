@@ -8,7 +8,7 @@ from iceagent.agent import Agent, AgentState
 from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.agent.explain.verdict import CATALOGUE
 from iceagent.core.constants import CONSENT_EXPIRY_S
-from iceagent.errors import IceError, NetworkError
+from iceagent.errors import IceError
 from iceagent.link import LinkLost
 from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost, RelayError
 
@@ -26,13 +26,12 @@ _LOST = frozenset(
 )
 
 
-def no_path(agent: Agent, error: NetworkError) -> NoPath:
+def no_path(agent: Agent) -> NoPath:
     """Return why no path was found, with the agent's verdict and its remedy."""
     verdict = agent.explain()
     what = "the path to the other side was lost before the session was open" if verdict.kind in _LOST else _NO_PATH
     found = NoPath(f"{what}: {told(verdict)}")
     found.verdict = verdict
-    found.__cause__ = error
     return found
 
 

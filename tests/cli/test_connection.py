@@ -70,6 +70,7 @@ def test_relay_only_takes_the_turn_server_that_the_relay_names() -> None:
         (("-4", "-6"), "-4 and -6 exclude each other"),
         (("--relay-only", "--hard-nat"), "leave out one"),
         (("--interface", "nothing"), f"is called 'nothing'; there is .*{LOOPBACK}"),
+        (("--deny-interface", "*"), "none of this machine's addresses may be used: .*deny_interfaces"),
         (("--deny-remote", "10.0.0.1/8"), "10.0.0.1/8 has host bits set; a right one: 10.0.0.0/8"),
         (("--deny-remote", "home"), "'home' does not appear to be"),
     ],

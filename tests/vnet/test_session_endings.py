@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import icesignal
@@ -13,11 +14,13 @@ from session_lab import Channel, connected
 from iceagent import vnet
 from iceagent.agent import AgentConfig, IceServer
 from iceagent.agent.explain import Verdict, VerdictKind
+from iceagent.errors import LocalError
 from iceagent.link import LinkConfig, generate_identity, open_link
 from iceagent.session import connect
 from iceagent.session.endings import PEER_LOST
 from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost
 from iceagent.session.outages import Outage, OutageKind
+from iceagent.session.own_addresses import check_addresses
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.session import Session
 from iceagent.vnet import Network
@@ -184,8 +187,11 @@ def test_a_network_of_our_own_that_goes_is_told_as_ours():
     run(main)
 
 
-async def establish(net: Network, *, delay_s: float = 0.0, opened=None, cut=None) -> list[tuple[object, list[Stage]]]:
-    """Let two hosts that know no way to each other try; return what each raised, and the stages it went through."""
+async def establish(net: Network, *, cut=None, **options) -> list[tuple[object, list[Stage]]]:
+    """Let two hosts that know no way to each other try; return what each raised, and the stages it went through.
+
+    `options` are of the configuration of the first; then neither has a server that it would have to wait for.
+    """
     found: list[tuple[object, list[Stage]]] = []
     ends = [Channel("joiner", lambda: True), Channel("inviter", lambda: True)]
     ends[0].peer, ends[1].peer = reversed(ends)
@@ -193,6 +199,8 @@ async def establish(net: Network, *, delay_s: float = 0.0, opened=None, cut=None
     async def one(number: int) -> None:
         host = net.hosts()[number]
         config = AgentConfig(servers=[IceServer("stun:203.0.113.99")], network=host, randbytes=host.randbytes)
+        if options:
+            config = replace(config, servers=(), **(options if number == 0 else {}))
         progress, stages = Progress(), []
         enter = progress.enter
 
@@ -208,6 +216,8 @@ async def establish(net: Network, *, delay_s: float = 0.0, opened=None, cut=None
                 await trio.sleep(1)
         except (NoPath, NoLink) as error:
             found.append((error, stages))
+            if options:  # the first has been heard
+                nursery.cancel_scope.cancel()
 
     async with net, trio.open_nursery() as nursery:
         nursery.start_soon(one, 0)
@@ -234,6 +244,58 @@ def test_no_path_carries_the_verdict_and_its_remedy():
         assert error.verdict.remedy
         assert error.verdict.remedy in str(error)
         assert stages == [Stage.PEER, Stage.PATH]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_online", "kind", "says"),
+    [
+        ({"families": (6,)}, True, VerdictKind.FILTERED_BY_POLICY, "IPv4 (families)"),
+        ({"deny_interfaces": ("*",)}, True, VerdictKind.FILTERED_BY_POLICY, "(deny_interfaces)"),
+        ({"candidate_types": ("srflx",)}, True, VerdictKind.FILTERED_BY_POLICY, "allowed here: srflx"),
+        ({"deny_interfaces": ("eth*",)}, True, VerdictKind.NO_LOCAL_ADDRESS, "no address but those of loopback"),
+        ({"port_mapping": False}, False, VerdictKind.NO_LOCAL_ADDRESS, "no address but those of loopback"),
+    ],
+)
+def test_who_cannot_have_a_path_is_told_at_once(options, is_online, kind, says):
+    """The patience of RFC 8863 is for checks that may come; where nothing can be sent they lead nowhere."""
+    found: list[tuple[object, list[Stage]]] = []
+
+    async def main():
+        net = Network(1)
+        hosts = [net.host(net.internet) for _ in range(2)]
+        if not is_online:
+            hosts[0].set_up(up=False)
+        with trio.move_on_after(3):
+            found.extend(await establish(net, **options))
+
+    run(main)
+    (error, _), *_ = found
+    assert isinstance(error, NoPath)
+    assert error.verdict is not None
+    assert error.verdict.kind is kind
+    assert says in str(error.verdict)
+    assert error.verdict.remedy in str(error)
+
+
+def test_restrictions_that_leave_no_address_are_told_before_a_code_is_used():
+    """Whoever has no network at all is let pass: no restriction is to blame, and it may yet get one."""
+
+    async def main():
+        net = Network(1)
+        async with net:
+            host = net.host(net.internet)
+            check_addresses(None, peer_may_be_here=False)
+            check_addresses(AgentConfig(network=host, families=(4,)), peer_may_be_here=False)
+            check_addresses(AgentConfig(network=host, deny_interfaces=("eth*",)), peer_may_be_here=True)
+            check_addresses(AgentConfig(network=host, interfaces=("lo",)), peer_may_be_here=False)
+            with pytest.raises(LocalError, match=r"only IPv6 is .*-6.*, and this machine has no IPv6 address"):
+                check_addresses(AgentConfig(network=host, families=(6,)), peer_may_be_here=False)
+            with pytest.raises(LocalError, match=r"eth0 \(deny_interfaces\) left out; allow one"):
+                check_addresses(AgentConfig(network=host, deny_interfaces=("*",)), peer_may_be_here=True)
+            host.set_up(up=False)
+            check_addresses(AgentConfig(network=host, families=(6,)), peer_may_be_here=False)
+
+    run(main)
 
 
 def test_a_path_that_dies_before_the_link_is_open_is_said_to_have():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from iceagent.agent.explain.facts import Facts, plural, versions
+from iceagent.agent.explain.facts import Facts, listed, plural, versions
 from iceagent.agent.explain.relays import relay_cause
 from iceagent.agent.explain.verdict import Verdict, VerdictKind, verdict
 from iceagent.core import ice
+from iceagent.core.address import TransportAddress
 
 
 def local_cause(facts: Facts) -> Verdict | None:
     """Return what keeps this machine from having candidates, or None."""
     gatherer, config = facts.gatherer, facts.config
     if gatherer.bases or gatherer.relays.allocations:
-        return _loopback_cause(facts)
+        return _types_cause(facts) or _scope_cause(facts)
     if config.transport_policy == "relay":
         return relay_cause(facts)
     if gatherer.addresses_seen:
@@ -24,16 +25,38 @@ def local_cause(facts: Facts) -> Verdict | None:
     return verdict(VerdictKind.NO_LOCAL_ADDRESS)
 
 
-def _loopback_cause(facts: Facts) -> Verdict | None:
-    """Return that this machine has loopback addresses alone, and the peer is not on it."""
-    ours = [candidate.path_base for candidate in facts.core.local_candidates]
-    theirs = [candidate.address for candidate in facts.core.remote_candidates]
-    if not ours or not theirs or not all(address.ip.is_loopback for address in ours):
+def _types_cause(facts: Facts) -> Verdict | None:
+    """Return that there are sockets, and none of them gave a candidate of a type that is allowed."""
+    if facts.ours or not facts.gatherer.finished:
         return None
-    if any(address.ip.is_loopback for address in theirs):
+    types = ", ".join(facts.config.candidate_types)
+    summary = f"There is no candidate of the types that are allowed here: {types}."
+    return verdict(VerdictKind.FILTERED_BY_POLICY, summary, (f"candidate_types={types}", *facts.general()))
+
+
+def _scope_cause(facts: Facts) -> Verdict | None:
+    """Return that the addresses of one side lead no farther than its machine or cable, and the other is not there."""
+    ours = {_scope(candidate.path_base) for candidate in facts.core.local_candidates}
+    theirs = {_scope(candidate.address) for candidate in facts.core.remote_candidates}
+    if not ours or not theirs or ours & theirs:
         return None
-    summary = "This machine has no network address but those of loopback."
-    return verdict(VerdictKind.NO_LOCAL_ADDRESS, summary, tuple(facts.general()))
+    if "" not in ours:
+        only = facts.config.families if len(facts.config.families) == 1 else ()
+        family = f"{versions(only)} " if only else ""
+        summary = f"This machine has no {family}address but {listed(sorted(ours))}, and the peer is not there."
+        remedy = "Give it one, or allow the other IP version, too." if only else None
+        return verdict(VerdictKind.NO_LOCAL_ADDRESS, summary, tuple(facts.general()), remedy)
+    if "" not in theirs and facts.core.remote_candidates_ended:
+        summary = f"The peer has no address but {listed(sorted(theirs))}, and this machine is not there."
+        return verdict(VerdictKind.UNUSABLE_CANDIDATES, summary, tuple(facts.general()))
+    return None
+
+
+def _scope(address: TransportAddress) -> str:
+    """Return what an address is confined to: "" for none."""
+    if address.ip.is_loopback:
+        return "those of loopback"
+    return "link-local ones, which end with its own cable" if address.ip.is_link_local else ""
 
 
 def signaling_cause(facts: Facts) -> Verdict | None:
@@ -87,6 +110,9 @@ def _candidates_cause(facts: Facts) -> Verdict | None:
     if refused:
         summary = f"The peer has sent {plural(refused.total(), 'candidate')}, and none can be used."
         return verdict(VerdictKind.UNUSABLE_CANDIDATES, summary, general)
+    if core.remote_candidates_ended:
+        summary = "The peer has no candidate: it has no address, or none that it may use."
+        return verdict(VerdictKind.UNUSABLE_CANDIDATES, summary, general, "See what the peer's own side says.")
     return verdict(VerdictKind.WAITING_FOR_CANDIDATES, evidence=general)
 
 

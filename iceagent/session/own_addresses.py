@@ -1,0 +1,58 @@
+"""Restrictions that leave nothing of this machine to connect from: said before a code is used for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from iceagent.agent import AgentConfig
+from iceagent.agent.addresses import choose_addresses
+from iceagent.agent.filters import Policy
+from iceagent.errors import LocalError
+from iceagent.net import SystemNetwork
+from iceagent.net.api import InterfaceAddress
+
+
+def check_addresses(config: AgentConfig | None, *, peer_may_be_here: bool) -> None:
+    """Refuse a configuration whose restrictions leave none of the addresses that this machine has.
+
+    A machine that has no network at all is not concerned: it may get one, and no restriction is to blame. Link-local
+    addresses are let pass, since the other side may be on the same cable.
+
+    Args:
+        config: None for the defaults.
+        peer_may_be_here: the two sides meet at loopback, so that its addresses are of use.
+
+    Raises:
+        LocalError: it does; the sentence says which addresses are left out by what.
+    """
+    if config is None:
+        return
+    try:
+        entries = (config.network or SystemNetwork()).interfaces()
+    except OSError:
+        return  # the agent says it, should it still be so then
+    policy = Policy(config)
+    chosen = choose_addresses(policy.local_addresses(entries), config)
+    if any(_is_of_use(entry, config, peer_may_be_here=peer_may_be_here) for entry in chosen):
+        return
+    others = [entry for entry in entries if not entry.is_loopback]
+    if others:
+        raise LocalError(_sentence(config, others, policy))
+
+
+def _is_of_use(entry: InterfaceAddress, config: AgentConfig, *, peer_may_be_here: bool) -> bool:
+    is_wanted = config.include_loopback or (config.include_loopback is None and config.interfaces is not None)
+    return not entry.is_loopback or peer_may_be_here or bool(is_wanted)
+
+
+def _sentence(config: AgentConfig, others: Sequence[InterfaceAddress], policy: Policy) -> str:
+    """Return what is missing, and what to do."""
+    if len(config.families) == 1:
+        family = config.families[0]
+        if not any((":" in entry.host) == (family == 6) for entry in others):
+            return (
+                f"only IPv{family} is to be used (-{family}), and this machine has no IPv{family} address; "
+                f"leave that out, or give the machine an IPv{family} address"
+            )
+    left_out = sorted(set(policy.left_out(others)))
+    return f"none of this machine's addresses may be used: {', '.join(left_out)} left out; allow one of them"
