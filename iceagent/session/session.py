@@ -14,7 +14,7 @@ from iceagent.session.background import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
 from iceagent.session.endings import peer_lost
 from iceagent.session.errors import PeerLeft, PeerTurnedAway
-from iceagent.session.outages import Outage
+from iceagent.session.outages import Outage, OutageKind
 from iceagent.session.path import Path
 from iceagent.session.raw import RawLink
 from iceagent.session.streams import StreamRouter
@@ -51,6 +51,8 @@ class Session:
         self._read_failure = read_failure
         self._path_changed = trio.Event()
         self._outages = trio.open_memory_channel[Outage](MAX_OUTAGES)
+        self._outage: Outage | None = None
+        self._outage_changed = trio.Event()
 
     async def open_stream(self, name: str = "") -> LinkStream:
         """Open a stream to the other side, which learns its name from `accept_stream`.
@@ -113,9 +115,21 @@ class Session:
         return self._outages[1]
 
     def notify_outage(self, outage: Outage) -> None:
-        """Tell whoever follows `outages()`."""
+        """Tell whoever follows `outages()`, and remember."""
+        self._outage = None if outage.kind is OutageKind.BACK else outage
+        self._outage_changed.set()
+        self._outage_changed = trio.Event()
         with suppress(trio.WouldBlock):
             self._outages[0].send_nowait(outage)
+
+    @property
+    def outage(self) -> Outage | None:
+        """The last turn of the outage that lasts now; None while the other side answers."""
+        return self._outage
+
+    async def wait_outage_changed(self) -> None:
+        """Wait for the next turn of an outage, its end among them."""
+        await self._outage_changed.wait()
 
     @property
     def close_reason(self) -> IceError | None:

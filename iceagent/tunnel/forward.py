@@ -12,6 +12,7 @@ import trio
 from iceagent.errors import IceError
 from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
+from iceagent.session.patience import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
@@ -138,7 +139,7 @@ async def check_allowed(session: Session, target: Target) -> None:
     """
     stream = await session.streams.open_service(TUNNEL_SERVICE)
     try:
-        with trio.fail_after(wire.ANSWER_TIMEOUT_S):
+        async with answer_within(session, wire.ANSWER_TIMEOUT_S):
             await wire.send_request(stream, wire.request_for(target, op="check"))
             answer = await wire.receive_answer(stream)
         await stream.aclose()
@@ -162,7 +163,7 @@ async def forward_connection(session: Session, near: trio.SocketStream, target: 
         except BaseException:
             far.reset(RESET_TUNNEL)
             raise
-        await pump(near, far, incoming=_Answered(far, target))
+        await pump(near, far, incoming=_Answered(session, far, target))
     except (RefusedError, FailedError, wire.WireError) as error:
         _log.warning("%s", error)
     except (IceError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -174,18 +175,20 @@ async def forward_connection(session: Session, near: trio.SocketStream, target: 
 class _Answered:
     """The far side's bytes behind its answer, which must be a good one."""
 
-    def __init__(self, stream: NamedStream, target: Target) -> None:
+    def __init__(self, session: Session, stream: NamedStream, target: Target) -> None:
+        self._session = session
         self._stream = stream
         self._target = target
         self._answered = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self._answered:
-            answer: wire.Answer | None = None
-            with trio.move_on_after(ANSWER_PATIENCE_S):
-                answer = await wire.receive_answer(self._stream)
-            if answer is None:
-                raise FailedError(f"the other side has not answered about {self._target} for {ANSWER_PATIENCE_S:g} s")
+            try:
+                async with answer_within(self._session, ANSWER_PATIENCE_S):
+                    answer = await wire.receive_answer(self._stream)
+            except trio.TooSlowError:
+                told = f"the other side has not answered about {self._target} for {ANSWER_PATIENCE_S:g} s"
+                raise FailedError(told) from None
             answer.raise_unless_ok(self._target)
             self._answered = True
         return await self._stream.receive_some(max_bytes)

@@ -9,6 +9,7 @@ import trio
 
 from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
+from iceagent.session.patience import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
@@ -69,7 +70,7 @@ async def serve_requests(session: Session, handler: RequestHandler, limit: int =
             await answer_and_close(stream, wire.Answer("failed", f"it serves {limit} connections already"))
             return
         try:
-            await _handle_stream(stream, handler)
+            await _handle_stream(session, stream, handler)
         finally:
             slots.release()
 
@@ -95,11 +96,11 @@ async def _take_slot(slots: trio.Semaphore, limit: int) -> bool:
     return True
 
 
-async def _handle_stream(stream: NamedStream, handler: RequestHandler) -> None:
+async def _handle_stream(session: Session, stream: NamedStream, handler: RequestHandler) -> None:
     """Read the request and hand it on; whatever goes wrong with one stream stays with that stream."""
     target: Target | None = None
     try:
-        with trio.fail_after(REQUEST_TIMEOUT_S):
+        async with answer_within(session, REQUEST_TIMEOUT_S):
             request = await wire.receive_request(stream)
         target = request.target()
         await handler(stream, request, target)

@@ -18,6 +18,7 @@ import trio
 from iceagent.link.config import MAX_STREAMS
 from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
+from iceagent.session.patience import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.tunnel import wire
@@ -128,7 +129,7 @@ class _NearFlow:
         flow = Flow(session, stream, flow_id, lambda data: self._forward.deliver(data, self._source))
         try:
             flow.open()
-            with trio.fail_after(wire.ANSWER_TIMEOUT_S):
+            async with answer_within(session, wire.ANSWER_TIMEOUT_S):
                 await wire.send_request(stream, wire.request_for(target, flow=flow_id))
                 (await wire.receive_answer(stream)).raise_unless_ok(target)
             self._flow = flow

@@ -18,6 +18,7 @@ import trio.testing
 from fake_link import linked_sessions
 
 from iceagent.errors import LocalError
+from iceagent.session.outages import Outage, OutageKind
 from iceagent.tunnel import wire
 from iceagent.tunnel.errors import BindError, FailedError, RefusedError, SpecError
 from iceagent.tunnel.forward import Forward, check_allowed, forward_local
@@ -204,6 +205,37 @@ async def test_a_forbidden_request_is_refused_even_if_nobody_asked_before():
 async def test_a_side_that_serves_nothing_is_noticed(autojump_clock):
     """Both sides may run different programs; waiting for ever would tell nothing."""
     async with linked_sessions() as (joiner, _):
+        with pytest.raises(FailedError, match="serves no forwards"):
+            await check_allowed(joiner, TcpTarget("localhost", 22))
+
+
+async def test_a_silent_path_is_no_fact_about_the_other_side(autojump_clock):
+    """Who was killed, or lost its network, does not "serve no forwards": the time of an outage does not count."""
+    async with linked_sessions() as (joiner, inviter), trio.open_nursery() as nursery:
+        joiner.notify_outage(Outage(OutageKind.SILENT, 2.0))
+
+        async def come_back() -> None:
+            await trio.sleep(29.0)
+            joiner.notify_outage(Outage(OutageKind.RESTARTING, 29.0))
+            await trio.sleep(29.0)
+            joiner.notify_outage(Outage(OutageKind.BACK, 58.0))
+            await nursery.start(serve, inviter)
+
+        async def serve(session, task_status) -> None:
+            async with serve_forwards(session, ["any"]):
+                task_status.started()
+                await trio.sleep_forever()
+
+        nursery.start_soon(come_back)
+        await check_allowed(joiner, TcpTarget("localhost", 22))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_side_that_answers_nothing_after_an_outage_is_noticed(autojump_clock):
+    """The clock begins anew, and runs."""
+    async with linked_sessions() as (joiner, _):
+        joiner.notify_outage(Outage(OutageKind.SILENT, 2.0))
+        joiner.notify_outage(Outage(OutageKind.BACK, 2.0))
         with pytest.raises(FailedError, match="serves no forwards"):
             await check_allowed(joiner, TcpTarget("localhost", 22))
 
