@@ -44,7 +44,11 @@ class LinkError(RemoteError):
 
 
 class LinkClosedByPeer(LinkError):
-    """The other side closed the link on purpose."""
+    """The other side closed the link on purpose; `interrupted` if it had not come to its end (LinkCode.CANCELLED)."""
+
+    def __init__(self, message: str, *, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.interrupted = interrupted
 
 
 class PeerRefused(RemoteError):
@@ -113,7 +117,7 @@ def _error_of_code(code: int, said: str) -> IceError:
             more = "" if said in ("", "done") else f": {said}"
             return LinkClosedByPeer(f"the other side has closed the session{more}")
         case LinkCode.CANCELLED:
-            return LinkClosedByPeer("the other side was interrupted, and has closed the session")
+            return LinkClosedByPeer("the other side was interrupted, and has closed the session", interrupted=True)
         case LinkCode.AUTHENTICATION_FAILED:
             return AuthenticationError(f"the other side refused the link: {said}")
         case LinkCode.PROTOCOL_VIOLATION | LinkCode.CREDIT_EXCEEDED:

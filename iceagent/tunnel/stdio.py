@@ -13,9 +13,11 @@ from contextlib import suppress
 import trio
 
 from iceagent.errors import IceError
+from iceagent.link import LinkClosedByPeer
 from iceagent.net.logs import limited_logger
 from iceagent.session.background import open_background
 from iceagent.session.errors import PeerLeft
+from iceagent.session.patience import answer_within
 from iceagent.session.raw import ByteStream, NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
@@ -25,7 +27,6 @@ from iceagent.tunnel.pump import CHUNK, RESET_TUNNEL, copy
 from iceagent.tunnel.serve import answer_and_close, serve_requests
 from iceagent.tunnel.spec import PipeTarget, Target
 
-FAREWELL_TIMEOUT_S = 10.0  # for the other side's word that it has read everything
 REASON_TIMEOUT_S = 2.0  # for the link to say that it has ended, when a stream breaks
 MAX_REQUESTS = 8
 
@@ -132,7 +133,7 @@ async def run_pipe(session: Session, local: ByteStream, *, opener: bool) -> None
 async def _open_pipe(session: Session) -> NamedStream:
     stream = await session.streams.open_service(TUNNEL_SERVICE)
     try:
-        with trio.fail_after(wire.ANSWER_TIMEOUT_S):
+        async with answer_within(session, wire.ANSWER_TIMEOUT_S):
             await wire.send_request(stream, wire.request_for(PipeTarget()))
             (await wire.receive_answer(stream)).raise_unless_ok(PipeTarget())
     except trio.TooSlowError:
@@ -158,9 +159,15 @@ async def _copy_both(local: ByteStream, stream: NamedStream) -> None:
 
 
 async def _watch_closed(session: Session, service: _PipeService) -> None:
+    """Wait for the end of the session, and tell what it means for the pipe: nothing more, or that data was cut off.
+
+    Who was interrupted had perhaps not read everything, unless it had said so before.
+    """
     await session.wait_closed()
-    if not service.finished:
-        raise PeerLeft(f"{session.close_reason or 'the session was closed'} before the end of the data")
+    reason = session.close_reason
+    interrupted = isinstance(reason, LinkClosedByPeer) and reason.interrupted and not service.done.is_set()
+    if interrupted or not service.finished:
+        raise PeerLeft(f"{reason or 'the session was closed'} before the end of the data")
     service.done.set()
 
 
@@ -175,9 +182,13 @@ async def _reason_of_end(session: Session) -> Exception:
 
 
 async def _say_farewell(session: Session, stream: NamedStream, service: _PipeService) -> None:
-    with trio.move_on_after(FAREWELL_TIMEOUT_S), suppress(trio.BrokenResourceError, trio.ClosedResourceError, IceError):
+    """Say that we are done, and wait for the same word: a slow reader over there may take its time over what is left.
+
+    What ends the wait otherwise is the end of the session, of which `_watch_closed` knows what it means.
+    """
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, IceError):
         await stream.aclose()
         word = await session.streams.open_service(TUNNEL_SERVICE)
         await wire.send_request(word, wire.request_for(PipeTarget(), op="done"))
         await word.send_eof()
-        await service.done.wait()
+    await service.done.wait()

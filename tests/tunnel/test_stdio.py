@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from fake_link import linked_sessions
 
-from iceagent.link import LinkLost
+from iceagent.link import LinkClosedByPeer, LinkLost
 from iceagent.session.errors import PeerLeft, PeerLost
 from iceagent.tunnel import stdio
 from iceagent.tunnel.errors import LocalIOError, RefusedError
@@ -94,6 +94,74 @@ async def test_trap_45_a_side_that_is_done_succeeds_although_the_other_closes_fi
         nursery.start_soon(near.give, b"x")
         nursery.start_soon(far.give, b"y")
         await run_pipe(joiner, near.streams, opener=True)
+
+
+class Slow:
+    """Standard streams of a program with an empty input that takes its time over what it reads."""
+
+    def __init__(self, pause_s: float) -> None:
+        self.taken = b""
+        self._pause_s = pause_s
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    async def send_all(self, data: bytes) -> None:
+        await trio.sleep(self._pause_s)
+        self.taken += data
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Given(Slow):
+    """Standard streams of a program that says `data` and reads nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(0.0)
+        self._data = data
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        data, self._data = self._data, b""
+        return data
+
+
+async def test_trap_45_a_slow_reader_gets_everything(autojump_clock):
+    """`iceagent connect CODE | less`: who has sent it all waits, for an hour if need be, and does not cut it off."""
+    slow = Slow(3600.0)
+    async with linked_sessions() as (joiner, inviter), trio.open_nursery() as nursery:
+
+        async def writer() -> None:
+            await run_pipe(inviter, Given(b"the last words"), opener=False)
+            inviter._link.close()
+
+        nursery.start_soon(writer)
+        await run_pipe(joiner, slow, opener=True)
+    assert slow.taken == b"the last words"
+
+
+async def test_trap_45_an_interrupted_reader_is_no_success_of_the_writer(autojump_clock):
+    """Ctrl-C over there, before all was read: this side has sent everything, and yet not all of it arrived."""
+    ended = LinkClosedByPeer("the other side was interrupted", interrupted=True)
+    async with linked_sessions() as (joiner, inviter), trio.open_nursery() as nursery:
+
+        async def reader() -> None:
+            with pytest.raises(PeerLeft):
+                await run_pipe(joiner, Slow(3600.0), opener=True)
+
+        async def interrupt() -> None:
+            await trio.sleep(60.0)
+            joiner._link.close(ended)
+
+        nursery.start_soon(reader)
+        nursery.start_soon(interrupt)
+        with pytest.raises(PeerLeft, match="before the end of the data"):
+            await run_pipe(inviter, Given(b"the last words"), opener=False)
 
 
 @pytest.mark.parametrize(("lost", "expected"), [(None, PeerLeft), (LinkLost("silent"), PeerLost)])
