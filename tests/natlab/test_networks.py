@@ -6,6 +6,8 @@ import pytest
 from lab import Firewall, Home, Internet, NatKind
 from natlab import Outcome, Scenario, judge
 
+NO_UDP = Home(firewall=Firewall.NO_UDP)
+HARD_NO_UDP = Home(nat=NatKind.SYMMETRIC, firewall=Firewall.NO_UDP)  # no simultaneous open of TCP either
 OFFICE = Home(hosts=2, isolated=True)
 TWO_HOSTS = ("host-a", "host-a2")
 IPV6 = Home(nat=NatKind.NONE, firewall=Firewall.STATEFUL)
@@ -39,8 +41,23 @@ SEVERAL_ADDRESSES = [
         wildcard=True,
     ),
 ]
-NO_UDP = Home(firewall=Firewall.NO_UDP)
-HARD_NO_UDP = Home(nat=NatKind.SYMMETRIC, firewall=Firewall.NO_UDP)  # no simultaneous open of TCP either
+NAMES = [
+    Scenario("a relay's name whose first address is dead", named=True),
+    Scenario(
+        "symmetric NATs, a relay's name whose first address is dead",
+        a=Home(nat=NatKind.SYMMETRIC),
+        b=Home(nat=NatKind.SYMMETRIC),
+        direct=False,
+        named=True,
+    ),
+    Scenario(
+        "UDP blocked, a relay's name whose first address is dead",
+        a=HARD_NO_UDP,
+        direct=False,
+        named=True,
+        transport="turn-tcp",
+    ),
+]
 NO_STUN = Home(firewall=Firewall.NO_STUN)
 ONLY_443 = Home(firewall=Firewall.ONLY_443)
 FIREWALLS = [
@@ -91,6 +108,12 @@ def test_a_carriers_nat_above_the_homes(scenario: Scenario, outcome: Outcome) ->
 @pytest.mark.parametrize("scenario", SEVERAL_ADDRESSES, ids=str)
 def test_a_machine_with_several_addresses_is_a_server_like_any_other(scenario: Scenario, outcome: Outcome) -> None:
     """STUN and TURN answer from the address asked: NATs drop the rest, and with it every candidate (trap 69)."""
+    judge(scenario, outcome)
+
+
+@pytest.mark.parametrize("scenario", NAMES, ids=str)
+def test_a_name_with_several_addresses_is_tried_beyond_the_first(scenario: Scenario, outcome: Outcome) -> None:
+    """Signaling, STUN and TURN, over UDP and TCP: the resolver's first address is one that swallows everything."""
     judge(scenario, outcome)
 
 

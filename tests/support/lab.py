@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nat_rules import (
     Firewall,
@@ -34,6 +35,7 @@ from nat_rules import (
 )
 
 __all__ = [
+    "DEAD_HOST",
     "INTERNET_HOST",
     "INTERNET_HOST_6",
     "OTHER_INTERNET_HOST",
@@ -49,6 +51,8 @@ __all__ += ["open_lab", "why_not"]
 INTERNET_HOST = "192.0.2.1"
 OTHER_INTERNET_HOST = "192.0.2.2"  # the same machine's
 INTERNET_HOST_6 = "2001:db8::1"
+DEAD_HOST = "192.0.2.66"  # nobody's: the internet swallows what is sent there
+NETNS_FILES = Path("/etc/netns")
 
 _numbers = itertools.count()
 _lock = threading.Lock()
@@ -253,10 +257,23 @@ class Lab:
             self.nft(f"nat-{letter}", no_forwarding_rules())
             self.ip(host, "route del default metric 0", f"route add default via 10.{'ab'.index(letter) + 1}.9.1")
 
+    def set_names(self, node: str, names: dict[str, Sequence[str]]) -> None:
+        """Give a node a hosts file of its own (`ip netns exec` mounts it): names, each with its addresses in order."""
+        folder = NETNS_FILES / self.name(node)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{address} {name}" for name, addresses in names.items() for address in addresses]
+        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "\n".join(lines) + "\n")
+
+    def forget_after(self, node: str, seconds: int) -> None:
+        """Have a router forget a mapping of UDP that nothing has used for so long."""
+        keys = ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream")
+        _run(*self.inside(node, "sysctl", "-qw", *(f"net.netfilter.{key}={seconds}" for key in keys)))
+
     def close(self) -> None:
         """Delete every namespace; the links and rules go with them."""
         for name in reversed(self.namespaces):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            shutil.rmtree(NETNS_FILES / name, ignore_errors=True)
         self.namespaces.clear()
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coturn import make_certificate
-from lab import OTHER_INTERNET_HOST, Home, Internet, Lab, NatKind, open_lab
+from lab import DEAD_HOST, OTHER_INTERNET_HOST, Home, Internet, Lab, NatKind, open_lab
 from processes import Ended, Process, Processes, processes
 
 FILE_BYTES = 1_000_000
@@ -51,6 +51,7 @@ class Scenario:
             its machine, too.
         turn: whether the relay is given `--turn`; without it there is no relayed path.
         wildcard: the relay listens at 0.0.0.0, as it does by default, and is met at its machine's second address.
+        named: the relay is met by a name whose first address is dead.
         refuses: letter of the home whose command is not.
         moves: letter of the home whose line gets another address; then the file is fetched once more.
     """
@@ -69,6 +70,7 @@ class Scenario:
     hard_nat: bool = False
     stun_servers: int = 1
     wildcard: bool = False
+    named: bool = False
     turn: bool = True
     refuses: str = ""
 
@@ -173,7 +175,11 @@ def fetch(namespace: str, bind: str, timeout_s: float = 60.0) -> bytes:
 
 @dataclass
 class Tunnel:
-    """A relay, a listener and a forwarder in a laboratory. `line` is the forwarder's first one: a path, or an error."""
+    """A relay, a listener and a forwarder in a laboratory.
+
+    Attributes:
+        line: the forwarder's first path or error; empty until somebody has waited for one.
+    """
 
     lab: Lab
     run: Processes
@@ -217,6 +223,14 @@ class Tunnel:
 @contextmanager
 def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
     """Build a scenario's laboratory and start everybody; yield when the forwarder knows whether there is a path."""
+    with open_commands(scenario, data) as tunnel:
+        tunnel.line = tunnel.forwarder.wait_for("path", "error", timeout_s=PATIENCE_S)
+        yield tunnel
+
+
+@contextmanager
+def open_commands(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
+    """Build a scenario's laboratory and start everybody; yield as soon as `forward` has been typed."""
     with ExitStack() as stack:
         lab = stack.enter_context(open_lab(scenario.a, scenario.b, scenario.internet, carrier=scenario.carrier))
         run = stack.enter_context(processes())
@@ -227,6 +241,10 @@ def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
         url = relay.wait_for("listening", timeout_s=PATIENCE_S)["url"]
         if scenario.wildcard:
             url = f"ws://{OTHER_INTERNET_HOST}:{url.rpartition(':')[2]}"
+        if scenario.named:
+            url = f"ws://relay.example:{url.rpartition(':')[2]}"
+            for node in scenario.nodes:
+                lab.set_names(node, {"relay.example": (DEAD_HOST, lab.internet.host)})
         rule = f"tcp:127.0.0.1:{port}"
         trusting = ["env", f"SSL_CERT_FILE={folder / 'cert.pem'}"]
         wishes = {letter: ["--hard-nat"] * (scenario.hard_nat and scenario.refuses != letter) for letter in "ab"}
@@ -235,8 +253,7 @@ def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
         code = listener.wait_for("code", timeout_s=PATIENCE_S)["code"]
         forwarding = ("forward", "--json", *wishes["a"], "--relay", url, "-L", f"0:127.0.0.1:{port}", code)
         forwarder = run.iceagent(*forwarding, inside=[*lab.inside(here), *trusting])
-        line = forwarder.wait_for("path", "error", timeout_s=PATIENCE_S)
-        yield Tunnel(lab, run, relay, listener, forwarder, line, lab.name(here))
+        yield Tunnel(lab, run, relay, listener, forwarder, {}, lab.name(here))
 
 
 def relay_options(lab: Lab, scenario: Scenario, folder: Path) -> list[str]:
