@@ -21,6 +21,7 @@ from iceagent.agent.events import (
     RelayLost,
     ServerAnswered,
     ServerFailed,
+    Stopped,
 )
 from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
 from iceagent.agent.servers import IceServer
@@ -66,6 +67,7 @@ __all__ = [
     "ServerAnswered",
     "ServerFailed",
     "SharedPort",
+    "Stopped",
     "Stream",
     "TransportStatistics",
     "TurnCredentials",

@@ -11,11 +11,12 @@ from functools import partial
 import trio
 
 from iceagent.agent.clock import clock
-from iceagent.agent.events import AgentEvent, DestinationUnreachable, matter_of
+from iceagent.agent.events import AgentEvent, DestinationUnreachable, Stopped, matter_of
 from iceagent.agent.filters import Policy
 from iceagent.agent.identifiers import Identifiers
 from iceagent.agent.inbox import Inbox
 from iceagent.agent.queries import Queries
+from iceagent.agent.stops import STOPPED_S
 from iceagent.agent.tellings import Tellings
 from iceagent.agent.timeline import Timeline
 from iceagent.agent.traffic import Traffic
@@ -81,6 +82,7 @@ class Driver:
         self._activity = core.activity
         self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
         self._alarm = clock().alarm(self._on_timer)
+        self._alarm_at = math.inf
 
     # Changing the core
 
@@ -113,7 +115,7 @@ class Driver:
             sock.close()
         self.inbox.end(lambda: trio.ClosedResourceError("this agent is closed"), discard=True)
         self.timeline.end()
-        self._alarm.set(math.inf)
+        self._set_alarm(math.inf)
         self.changed.unpark_all()
 
     def note_sending(self) -> None:
@@ -124,7 +126,7 @@ class Driver:
         if self._activity.unheard_since is None:
             self._activity.unheard_since = now = trio.current_time()
             if now + DATA_SUSPICION_MIN_S < self._alarm.at:
-                self._alarm.set(self._next_timeout())
+                self._set_alarm(self._next_timeout())
 
     # Waiting
 
@@ -235,6 +237,8 @@ class Driver:
 
     def _settle(self, now: float) -> None:
         """Let what is due happen, send and tell what came of it, and see that the timer is early enough."""
+        if now >= self._alarm_at + STOPPED_S:
+            self.note(Stopped(now - self._alarm_at))
         due = self.ice.next_timeout()
         if due is not None and due <= now:
             self.ice.handle_timeout(now)
@@ -248,9 +252,13 @@ class Driver:
             while (transmit := self.queries.poll_transmit()) is not None:
                 self._transmit(transmit.local, transmit.remote, transmit.data)
         self._drain_events(now)
-        self._alarm.set(math.inf if self.closed else self._next_timeout())
+        self._set_alarm(math.inf if self.closed else self._next_timeout())
         if self.after_settle is not None:
             self.after_settle(now)
+
+    def _set_alarm(self, at: float) -> None:
+        self._alarm_at = at
+        self._alarm.set(at)
 
     def _next_timeout(self) -> float:
         due = self.ice.next_timeout()

@@ -121,6 +121,17 @@ class NetworkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """The program did not run for a while: the machine slept, or the program was stopped.
+
+    Attributes:
+        seconds: how long.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class FreshPort:
     """No direct path was found from the usual port, so the peer was told another one.
 
@@ -208,6 +219,7 @@ AgentEvent: TypeAlias = (
     | PortMapped
     | PortMappingFailed
     | NetworkChanged
+    | Stopped
     | FreshPort
     | NatSeen
     | HardNatBegun
@@ -239,6 +251,7 @@ _MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {
     PortMapped: lambda event: (event.protocol, event.base),
     PortMappingFailed: lambda event: (event.protocol, event.base),
     NetworkChanged: lambda event: (),
+    Stopped: lambda event: (),
     FreshPort: lambda event: (event.base,),
     NatSeen: lambda event: (event.base,),
     HardNatBegun: lambda event: (event.technique,),

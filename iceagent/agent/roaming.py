@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.events import NetworkChanged
+from iceagent.agent.events import NetworkChanged, Stopped
 from iceagent.agent.lane import Lane
 from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress
@@ -148,6 +148,9 @@ class Roaming:
         async with open_monitor(self._network) as monitor:
             while self._living:
                 changes = await monitor.wait()
+                if Change.WOKE in changes:
+                    for lane in self._living:
+                        lane.driver.note(Stopped(monitor.slept_s))
                 with contained("following a change of the network"):
                     await self._adapt(changes, nursery)
 

@@ -25,7 +25,12 @@ async def follow_paths(
 async def _tell_outages(session: Session, output: Output) -> None:
     async for outage in session.outages():
         output.line(
-            "outage", str(outage), state=outage.kind.value, seconds=round(outage.seconds, 1), here=outage.is_ours
+            "outage",
+            str(outage),
+            state=outage.kind.value,
+            seconds=round(outage.seconds, 1),
+            here=outage.is_ours,
+            gives_up_s=None if outage.gives_up_s is None else round(outage.gives_up_s, 1),
         )
 
 

@@ -47,9 +47,14 @@ class Change(Enum):
 
 
 class ChangeMonitor:
-    """One watcher's view of the changes. Made by `open_monitor`."""
+    """One watcher's view of the changes. Made by `open_monitor`.
+
+    Attributes:
+        slept_s: how long the machine slept before it last woke, seconds.
+    """
 
     def __init__(self) -> None:
+        self.slept_s = 0.0
         self._changes: set[Change] = set()
         self._event = trio.Event()
 
@@ -166,6 +171,8 @@ class _Watch:
     def _check_sleep(self) -> None:
         slept_s = _slept_s()
         if slept_s - self._slept_s > JUMP_S:
+            for monitor in self.monitors:
+                monitor.slept_s = slept_s - self._slept_s
             self._tell(Change.WOKE)
         self._slept_s = slept_s
 

@@ -1,25 +1,35 @@
-"""Outages of a session's path, told as they happen: silent, looking for another way, back after so many seconds."""
+"""Outages of a session's path, told as they happen: silent, what is being tried, back after so many seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain, repeat
 
 import trio
 
 from iceagent.agent import Agent, AgentState
 from iceagent.agent.explain import VerdictKind
+from iceagent.agent.stops import was_stopped
+from iceagent.agent.trying import gives_up_in, what_is_tried
 
 LOOK_S = 0.2  # between two looks at an agent whose path is silent; no event tells that the same path answers again
+AGAIN_S = (10.0, 30.0, 60.0)  # ours: so long after the beginning it is told what is being tried,
+THEN_EVERY_S = 300.0  # and from then on this often
 _OVER = frozenset((AgentState.FAILED, AgentState.CLOSED))
 
 
 class OutageKind(Enum):
-    """SILENT: nothing is answered. RESTARTING: ICE looks for another way. BACK: the other side answers again."""
+    """What is told of an outage.
+
+    SILENT: nothing is answered. RESTARTING: ICE looks for another way. TRYING: it lasts, and so much is being done.
+    BACK: the other side answers again.
+    """
 
     SILENT = "silent"
     RESTARTING = "restarting"
+    TRYING = "trying"
     BACK = "back"
 
 
@@ -30,22 +40,37 @@ class Outage:
     Attributes:
         kind: what happened.
         seconds: since the other side last answered, or for BACK how long it had not.
-        is_ours: the network of this machine has changed, so that the other side need not be the cause.
+        is_ours: the network of this machine has changed, or it slept or the program was stopped, so that the other side
+            need not be the cause.
+        stopped_s: how long it slept or was stopped, seconds.
+        trying: for TRYING, what is being done.
+        gives_up_s: for TRYING, in how many seconds the session is given up if nothing answers.
     """
 
     kind: OutageKind
     seconds: float
     is_ours: bool = False
+    stopped_s: float = 0.0
+    trying: str = ""
+    gives_up_s: float | None = None
 
     def __str__(self) -> str:
         seconds = f"{self.seconds:.0f} s"
         match self.kind:
+            case OutageKind.SILENT if self.stopped_s:
+                return (
+                    f"this machine slept, or this program was stopped, for {self.stopped_s:.0f} s; asking the other "
+                    "side whether it is still there"
+                )
             case OutageKind.SILENT if self.is_ours:
                 return f"this machine's network has changed, and nothing has come through for {seconds}"
             case OutageKind.SILENT:
                 return f"the other side has not answered for {seconds}; the session waits for it"
             case OutageKind.RESTARTING:
                 return f"no path has answered for {seconds}; looking for another one"
+            case OutageKind.TRYING:
+                until = "" if self.gives_up_s is None else f"; giving up in about {self.gives_up_s:.0f} s"
+                return f"still nothing after {seconds}; {self.trying}{until}"
             case OutageKind.BACK:
                 return f"the other side answers again, after {seconds}"
 
@@ -57,12 +82,23 @@ async def watch_outages(agent: Agent, tell: Callable[[Outage], None]) -> None:
             await _watch_one(agent, tell)
 
 
+def _moments(begun_at: float) -> Iterator[float]:
+    """Return when it is told what is being tried: ever more seldom."""
+    at = begun_at
+    for seconds in chain(AGAIN_S, repeat(THEN_EVERY_S)):
+        at = begun_at + seconds if seconds in AGAIN_S else at + seconds
+        yield at
+
+
 async def _watch_one(agent: Agent, tell: Callable[[Outage], None]) -> None:
     begun_at = trio.current_time()
     last_answer_at = begun_at - (agent.silent_s or 0.0)
-    is_ours = agent.explain().kind is VerdictKind.NETWORK_CHANGED
-    tell(Outage(OutageKind.SILENT, begun_at - last_answer_at, is_ours))
+    stopped_s = was_stopped(agent)
+    is_ours = bool(stopped_s) or agent.explain().kind is VerdictKind.NETWORK_CHANGED
+    tell(Outage(OutageKind.SILENT, begun_at - last_answer_at, is_ours, stopped_s))
     is_restart_told = False
+    moments = _moments(begun_at)
+    again_at = next(moments)
     while agent.state not in _OVER:
         now = trio.current_time()
         heard_at = now - (agent.silent_s or 0.0)
@@ -72,4 +108,8 @@ async def _watch_one(agent: Agent, tell: Callable[[Outage], None]) -> None:
         if agent.is_restarting and not is_restart_told:
             is_restart_told = True
             tell(Outage(OutageKind.RESTARTING, now - last_answer_at))
+        if now >= again_at:
+            again_at = next(at for at in moments if at > now)
+            trying, gives_up_s = what_is_tried(agent), gives_up_in(agent)
+            tell(Outage(OutageKind.TRYING, now - last_answer_at, is_ours, trying=trying, gives_up_s=gives_up_s))
         await trio.sleep(LOOK_S)

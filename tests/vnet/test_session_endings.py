@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +17,7 @@ from iceagent.agent import AgentConfig, IceServer
 from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.errors import LocalError
 from iceagent.link import LinkConfig, generate_identity, open_link
+from iceagent.net import monitor
 from iceagent.session import connect
 from iceagent.session.endings import PEER_LOST
 from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost
@@ -77,7 +79,7 @@ def test_an_idle_session_costs_its_keepalives():
 
 
 @pytest.mark.parametrize("backend", ["qh3", "aioquic"])
-def test_an_outage_is_told_in_three_lines_and_the_session_goes_on(monkeypatch, backend):
+def test_an_outage_is_told_in_few_lines_and_the_session_goes_on(monkeypatch, backend):
     """Twenty seconds in which nothing moves were never told; the length is that of the outage."""
     monkeypatch.setattr(connect, "open_link", partial(open_link, backend=backend))
 
@@ -97,7 +99,8 @@ def test_an_outage_is_told_in_three_lines_and_the_session_goes_on(monkeypatch, b
                 with trio.fail_after(3):
                     assert await other.receive_some() == b"during"
                 await trio.sleep(3)
-            assert [one.kind for one in told] == [OutageKind.SILENT, OutageKind.RESTARTING, OutageKind.BACK]
+            assert [one.kind.value for one in told] == ["silent", "restarting", "trying", "back"]
+            assert re.fullmatch(r"still nothing after 1\d s; .*; giving up in about 1\d s", str(told[2]))
             assert not told[0].is_ours
             assert 1 < told[0].seconds < 10
             assert 19 < told[-1].seconds < 28
@@ -155,6 +158,54 @@ def test_an_agent_whose_sockets_were_closed_under_it_loses_them_and_tries_no_oth
                 await lab.sessions[1].wait_closed()
             lab.hosts[1].renew()  # the agent is over, its socket gone before the address: nothing to restart
             await trio.sleep(1)
+
+    run(main)
+
+
+@pytest.mark.parametrize(("seconds", "is_over"), [(12, False), (40, True)])
+def test_a_program_that_was_stopped_does_not_blame_the_peer(seconds, is_over):
+    """SIGSTOP, a debugger: all timers come late at once, and the peer, which heard nothing for 30 s, is gone."""
+    told: list[Outage] = []
+    errors: list[PeerLost] = []
+
+    async def main():
+        async with connected(1) as lab, trio.open_nursery() as nursery:
+            nursery.start_soon(follow_outages, lab.sessions[0], told)
+            await trio.sleep(30)
+            trio.lowlevel.current_clock().jump(seconds)
+            if is_over:
+                with trio.fail_after(50), pytest.raises(PeerLost) as caught:
+                    await lab.sessions[0].wait_closed()
+                errors.append(caught.value)
+            else:
+                await trio.sleep(20)
+                assert lab.sessions[0].path is not None
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    if not is_over:
+        assert told == []
+        outage = Outage(OutageKind.SILENT, 14.0, is_ours=True, stopped_s=12.0)
+        assert str(outage).startswith("this machine slept, or this program was stopped, for 12 s; asking")
+        return
+    assert errors[0].verdict is not None
+    assert errors[0].verdict.kind is VerdictKind.STOPPED
+    assert re.search(r"slept, or this program was stopped, for [34]\d s, and the peer has not", str(errors[0]))
+
+
+def test_a_machine_that_slept_does_not_blame_the_peer():
+    """The monotonic clock stands still meanwhile, so that no timer is late; another clock knows."""
+
+    async def main():
+        async with connected(1) as lab:
+            await trio.sleep(30)
+            lab.hosts[1].partition()  # what the peer's own end comes to while nobody answers it
+            watch = monitor._watches.get()[id(lab.hosts[0])]
+            for one in watch.monitors:
+                one.slept_s = 600.0
+            watch._tell(monitor.Change.WOKE)
+            with trio.fail_after(50), pytest.raises(PeerLost, match=r"for 600 s, and the peer has not answered since"):
+                await lab.sessions[0].wait_closed()
 
     run(main)
 

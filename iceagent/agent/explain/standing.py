@@ -8,6 +8,7 @@ from iceagent.agent.events import RelayLost, path_kind
 from iceagent.agent.explain.facts import Facts, plural
 from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
 from iceagent.agent.explain.why_relayed import why_relayed
+from iceagent.agent.stops import FATAL_S, stopped_since_heard
 from iceagent.core import ice
 from iceagent.core.constants import CONSENT_EXPIRY_S
 
@@ -71,6 +72,13 @@ def lost_cause(facts: Facts) -> Verdict | None:
     changed = facts.network_changed
     lost = facts.last(ice.ConsentLost)
     evidence = [*_change_lines(facts), *_loss_lines(facts)]
+    stopped_s = stopped_since_heard(facts.driver)
+    if stopped_s and (stopped_s >= FATAL_S or not facts.is_over):
+        summary = (
+            f"This machine slept, or this program was stopped, for {stopped_s:.0f} s, and the peer has not answered "
+            "since: it gives up after 30 s."
+        )
+        return verdict(VerdictKind.STOPPED, summary, (*evidence, *facts.general()))
     gone = _own_address_gone(facts)
     if gone is not None:
         summary = f"This machine lost its address {gone}, which carried the connection, and no other leads to the peer."

@@ -16,6 +16,7 @@ class VerdictKind(Enum):
     CONNECTED = "connected"
     RELAYED = "relayed"
     NETWORK_CHANGED = "network-changed"
+    STOPPED = "stopped"
     RESTART_UNANSWERED = "restart-unanswered"
     SILENT = "silent"
     CONSENT_LOST = "consent-lost"
@@ -112,6 +113,10 @@ CATALOGUE: Final[dict[VerdictKind, Entry]] = {
     VerdictKind.NETWORK_CHANGED: Entry(
         "This machine's network changed under a connected agent, and no path works since.",
         "Wait for the network, and carry the credentials and candidates of `Restarted` to the peer.",
+    ),
+    VerdictKind.STOPPED: Entry(
+        "This machine slept, or this program was stopped, and the peer has not answered since: it gives up after 30 s.",
+        "Connect again; a machine that is to keep a session has to stay awake.",
     ),
     VerdictKind.RESTART_UNANSWERED: Entry(
         "A restart was begun here, and the peer's new credentials have not come.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from iceagent.core import stun
+from iceagent.core import constants, stun
 from iceagent.core.ice.context import Context, Slots
 from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.events import AgentState, Failed, Restarted, RestartFailed
@@ -78,6 +78,18 @@ class Generations:
                 session.context.checklist.company = self._seat.company if session is self._current else None
 
     # The sessions.
+
+    @property
+    def gives_up_at(self) -> float:
+        """When a connected agent fails if nothing answers from now on, as far as that can be told now.
+
+        It may be later: what is being tried as that moment comes is awaited.
+        """
+        current = self._current.context
+        at = max(current.heard_at, self._carrier.context.heard_at) + current.config.consent_expiry_s
+        if current.started_at is not None and self._current is not self._carrier:
+            return max(at, current.started_at + current.config.patience_s)
+        return max(at, current.restarted_at + constants.RESTART_PATIENCE_S) if current.restarted_at else at
 
     def _live(self) -> tuple[Session, ...]:
         """Return the sessions that act of their own accord, the current one first."""
