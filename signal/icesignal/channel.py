@@ -80,6 +80,30 @@ class SealedChannel:
         """Whether nothing more can be sent."""
         return self._over is not None
 
+    @property
+    def is_peer_away(self) -> bool:
+        """Whether the relay says at this moment that the peer's connection to it is gone; it may come back."""
+        return self._client.is_peer_away
+
+    async def wait_peer_away(self, seconds: float) -> None:
+        """Wait until the peer's connection has been gone for so long without a break, as the relay says.
+
+        While our own is gone nothing is known of it, and the time begins anew.
+
+        Raises:
+            SignalError: the conversation is over.
+        """
+        while True:
+            while not self.is_peer_away:
+                if self._client.over is not None:
+                    raise self._client.over
+                await self._client.wait_change()
+            with trio.move_on_after(seconds) as patience:
+                while self.is_peer_away:
+                    await self._client.wait_change()
+            if patience.cancelled_caught:
+                return
+
     def look_again(self, present: Collection[str] | None = None) -> None:
         """See at once whether the connection to the relay still works; see `Client.look_again`."""
         self._client.look_again(present)

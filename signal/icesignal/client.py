@@ -156,8 +156,19 @@ class Client:
         while session.peer == "absent":
             if session.over is not None:
                 raise session.over
-            await self._wait_change()
+            await self.wait_change()
         return session.peer_opening
+
+    @property
+    def is_peer_away(self) -> bool:
+        """Whether the relay says at this moment that the other member's connection is gone; it may come back."""
+        session = self._session
+        return session is not None and session.over is None and session.is_live and session.peer == "away"
+
+    @property
+    def over(self) -> SignalError | None:
+        """Why the conversation is over; None while it is not."""
+        return None if self._session is None else self._session.over
 
     # -- talking
 
@@ -180,7 +191,7 @@ class Client:
         session = self._require_session()
         await trio.lowlevel.checkpoint()
         while session.over is None and not session.may_send:
-            await self._wait_change()
+            await self.wait_change()
         if session.over is not None:
             raise session.over
 
@@ -208,7 +219,7 @@ class Client:
         while not session.inbox:
             if session.over is not None:
                 raise session.over
-            await self._wait_change()
+            await self.wait_change()
         await trio.lowlevel.checkpoint()
         item = session.inbox.popleft()
         self._notify()
@@ -267,7 +278,7 @@ class Client:
         try:
             with trio.move_on_after(self._timeout_s):
                 while session.joined is None and session.refused is None and session.over is None:
-                    await self._wait_change()
+                    await self.wait_change()
         finally:
             if session.joined is None:
                 self._session = None
@@ -292,7 +303,8 @@ class Client:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _wait_change(self) -> None:
+    async def wait_change(self) -> None:
+        """Wait until anything has changed: what arrived, the peer, the connection."""
         await self._changed.wait()
 
     async def run(self) -> None:
@@ -325,7 +337,7 @@ class Client:
             has_place = self._session is not None and self._session.over is None and self._session.joined is not None
             self._tell_state(RelayState.LOST if has_place else RelayState.DIALLING)
             while self._session is None or self._session.over is not None or not self._session.has_room:
-                await self._wait_change()
+                await self.wait_change()
             is_too_fast = code == wire.CloseCode.TOO_FAST
             await self._pause(max(pause_s, TOO_FAST_PAUSE_S) if is_too_fast else self._jitter(pause_s))
             pause_s = FIRST_PAUSE_S if self._nudged.is_set() else min(2 * pause_s, LONGEST_PAUSE_S)

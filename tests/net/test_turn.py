@@ -14,7 +14,7 @@ from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.turn import ADDRESS_DELAY_S, MAX_HOPS, TurnLogin, open_turn_socket
 from iceagent.net.turn_connect import TurnOptions, TurnServer
-from iceagent.net.turn_redirect import ASKED_S, Redirections, is_no_host
+from iceagent.net.turn_redirect import ASKED_S, Redirections, is_never_a_server
 from iceagent.vnet import Network
 
 METHOD = stun.Method
@@ -196,7 +196,7 @@ async def test_a_redirection_into_this_machine_is_never_followed(vnet: Any, host
 )
 def test_what_stands_for_this_machine_is_this_machine(host: str) -> None:
     """An IPv6 address may end up at an IPv4 one (trap 33 is the server's half)."""
-    assert is_no_host(make_address(host, 1).ip, ["2001:db8::77"])
+    assert is_never_a_server(make_address(host, 1).ip, ["2001:db8::77"])
 
 
 async def test_trap_68_a_certificates_name_that_is_none_is_not_followed(vnet: Any) -> None:

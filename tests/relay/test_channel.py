@@ -220,3 +220,28 @@ async def test_a_stranger_at_the_rendezvous_is_told_apart(relay: Server) -> None
 
         nursery.start_soon(meet, kept)
         nursery.start_soon(meet, stranger)
+
+
+async def test_a_peer_is_away_only_while_its_connection_is(relay: Server) -> None:
+    """One that comes back in time has never been away for long; one that is killed is."""
+    async with connected(relay.url) as (inviter, joiner):
+        for _ in range(3):
+            assert joiner._client._connection is not None
+            with trio.move_on_after(5) as patience, trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(inviter.wait_peer_away, 4)
+                    joiner._client._connection.abort(wire.CloseCode.GOING_AWAY)
+                    while not inviter.is_peer_away:
+                        await trio.sleep(0.01)
+                    while inviter.is_peer_away:
+                        await trio.sleep(0.01)
+                    scope.cancel()
+            assert not patience.cancelled_caught
+        joiner._client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
+        joiner._client._connection.abort(wire.CloseCode.GOING_AWAY)
+        with trio.fail_after(20):
+            await inviter.wait_peer_away(0.2)
+        assert inviter.is_peer_away
+        inviter.close()
+        with pytest.raises(icesignal.SignalError):
+            await inviter.wait_peer_away(0)

@@ -9,11 +9,13 @@ import trio
 from turn_script import Script
 
 from iceagent.agent import AgentConfig, IceServer, Role, open_agent
+from iceagent.agent.filters import Policy
 from iceagent.agent.servers import offered_servers
-from iceagent.core import stun
+from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.proxy_choice import Proxy
 from iceagent.net.turn_connect import TurnOptions, TurnServer, find_places
+from iceagent.net.turn_redirect import Redirections
 
 HERE = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.251", "own"]
 SCHEMES = ["stun:{}:6379", "turn:{}:6379?transport=udp", "turn:{}:6379?transport=tcp"]
@@ -132,3 +134,54 @@ async def test_trap_62_nor_through_a_proxy_which_may_be_here(vnet: Any, name: st
         with pytest.raises(OSError, match="forbidden"):
             await find_places(host, TurnServer(name, 6379, "tcp"), options)
         assert await find_places(host, TurnServer("turn.example", 6379, "tcp"), options) == [None]
+
+
+NEVER = ["169.254.169.254", "fe80::1", "240.0.0.1", "255.255.255.255", "0.0.0.7", "fec0::1", "239.1.2.3", "ff02::fb"]
+WRAPPED = ["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"]
+
+
+@pytest.mark.parametrize("target", NEVER + WRAPPED)
+async def test_trap_70_servers_named_by_strangers_are_no_neighbours_and_no_reserved_addresses(
+    vnet: Any, target: str
+) -> None:
+    """Clouds give keys away at 169.254.169.254, and routers listen at link-local addresses: no door for a stranger."""
+    net = vnet(families=(4, 6))
+    host = net.host(net.internet)
+    address = make_address(target, 3478)
+    entry = {"urls": ["turn:turn.example"], "username": "u", "credential": "p"}
+    (server,) = offered_servers([entry], "relay.example", host)
+    policy = Policy(AgentConfig(servers=[server], network=host))
+    assert not server.may_ask(address, ())
+    assert not policy.permits_server(address, server)
+    assert policy.permits_server(make_address("203.0.113.9", 3478), server)
+    assert policy.permits_server(make_address("10.0.0.9", 3478), server)
+    mine = IceServer("turn:turn.example", "u", "p")
+    assert mine.may_ask(address, ())  # what the user says himself is meant
+    for family, asked in ((4, "203.0.113.5"), (6, "2001:db8::5")):
+        if address.family == family:
+            ended = turn.Ended(turn.EndReason.ALTERNATE_SERVER, 300, alternate=address)
+            assert Redirections().target(TurnServer("turn.example"), ended, make_address(asked, 3478)) is None
+
+
+@pytest.mark.parametrize(
+    ("relay", "target", "works"),
+    [
+        ("fe80::9%eth0", "fe80::1%eth0", True),
+        ("169.254.3.4", "169.254.3.4", True),
+        ("169.254.3.4", "127.0.0.1", False),
+        ("169.254.3.4", "240.0.0.1", False),
+        ("127.0.0.1", "127.0.0.1", True),
+    ],
+)
+async def test_trap_70_unless_the_stranger_is_a_neighbour_itself(
+    vnet: Any, relay: str, target: str, works: bool
+) -> None:
+    """Two machines on one cable, and the relay with its TURN server on one of them."""
+    net = vnet()
+    host = net.host(net.internet)
+    (server,) = offered_servers([{"urls": ["stun:stun.example"]}], relay, host)
+    assert server.may_ask(make_address(target, 3478), ()) == works
+    ended = turn.Ended(turn.EndReason.ALTERNATE_SERVER, 300, alternate=make_address(target, 3479))
+    place = make_address(relay, 3478)
+    found = Redirections().target(TurnServer("turn.example"), ended, place)
+    assert (found is not None) == (works and place.ip.is_link_local)

@@ -28,6 +28,7 @@ from iceagent.session.errors import (
     RelayMissing,
     VersionMismatch,
 )
+from iceagent.session.progress import Progress, Stage
 from iceagent.tunnel.errors import RefusedError
 
 
@@ -281,6 +282,40 @@ async def test_a_peer_that_leaves_before_there_is_a_path(monkeypatch):
         parsed = icesignal.parse_code(invitation.code)
         async with icesignal.open_join(None, parsed):
             pass
+
+
+@pytest.mark.parametrize("is_described", [False, True])
+async def test_a_peer_killed_before_there_is_a_path_is_missed_at_the_relay(monkeypatch, is_described):
+    """Its checks would not be missed for 39.5 s; its connection to the relay ends with it."""
+    monkeypatch.setattr(connect, "AWAY_S", 0.3)
+    progress = Progress()
+    async with iceagent.invite(progress=progress) as invitation, trio.open_nursery() as nursery:
+
+        async def accept() -> None:
+            with pytest.raises(PeerLeft, match=r"its connection to the relay ended.*Start it again"):
+                async with invitation.accept():
+                    pass
+            nursery.cancel_scope.cancel()
+
+        async def look() -> None:
+            while True:
+                told.add(str(progress).rpartition("; ")[2])
+                await trio.sleep(0.05)
+
+        told: set[str] = set()
+        nursery.start_soon(look)
+        nursery.start_soon(accept)
+        parsed = icesignal.parse_code(invitation.code)
+        async with icesignal.open_client(parsed.relay_url) as client, icesignal.open_join(client, parsed) as channel:
+            if is_described:
+                description = {"type": "description", "version": 1, "ufrag": "abcd", "pwd": "p" * 24}
+                await channel.send({**description, "fingerprint": bytes(32)})
+                candidate = "candidate:1 1 udp 2130706431 192.0.2.9 9 typ host"
+                await channel.send({"type": "candidates", "candidates": [candidate], "end": True})
+            while progress.stage is not (Stage.PATH if is_described else Stage.PEER):
+                await progress.wait_changed()
+            client._session = None  # so that it ends without a word, as a process does that is killed
+    assert "its connection to the relay is gone" in told
 
 
 async def test_another_version_of_the_session_protocol_is_named():

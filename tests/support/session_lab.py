@@ -42,6 +42,7 @@ class Channel:
     """One end of a sealed channel: maps to the peer, in order, while both sides are on the network."""
 
     ice_servers: tuple[()] = ()
+    is_peer_away = False
 
     def __init__(self, role: str, is_up: Callable[[], bool]) -> None:
         self.role = role
@@ -65,6 +66,10 @@ class Channel:
 
     def look_again(self, present: Collection[str] | None = None) -> None:
         """See whether the connection works: it does as soon as there is a network."""
+
+    async def wait_peer_away(self, seconds: float) -> None:
+        """Wait for what the relay says of the peer's connection: nothing."""
+        await trio.sleep_forever()
 
     def close(self) -> None:
         """End the conversation."""
