@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import sys
+from collections import deque
 from typing import Any
 
 import gi
@@ -17,6 +18,7 @@ gi.require_version("Nice", "0.1")
 from common import Received, component_of, datagram, options, say  # noqa: E402
 from gi.repository import GLib, Nice  # noqa: E402
 
+FULL_MS = 5
 LIBRARY = ctypes.CDLL("libnice.so.10")
 ON_DATA = ctypes.CFUNCTYPE(
     None,
@@ -40,6 +42,7 @@ class Peer:
         self.components = given.get("components", 1)
         self.received = Received(self.components)
         self.ready: set[int] = set()
+        self.unsent: deque[int] = deque()
         self.selected: dict[str, Any] = {}
         self.buffer = b""
         self.agent = Nice.Agent.new(GLib.MainContext.default(), Nice.Compatibility.RFC5245)
@@ -137,9 +140,21 @@ class Peer:
                 self.agent.set_remote_candidates(self.stream, component, found)
 
     def send(self, first: int, end: int) -> None:
-        for number in range(first, end):
+        """Send what the numbers stand for; what libnice does not take, its socket being full (TCP), is sent later."""
+        self.unsent.extend(range(first, end))
+        if self.flush():
+            GLib.timeout_add(FULL_MS, self.flush)
+
+    def flush(self) -> bool:
+        """Return whether something is left."""
+        while self.unsent:
+            number = self.unsent[0]
             data = datagram(number)
-            LIBRARY.nice_agent_send(self.pointer, self.stream, component_of(number, self.components), len(data), data)
+            place = component_of(number, self.components)
+            if LIBRARY.nice_agent_send(self.pointer, self.stream, place, len(data), data) != len(data):
+                return True
+            self.unsent.popleft()
+        return False
 
 
 def properties(given: dict[str, Any]) -> dict[str, Any]:
