@@ -69,6 +69,7 @@ class Driver:
         self.failure: str | None = None
         self.closed = False
         self.checks_received = 0
+        self.checked_at = 0.0
         self.relay_transports: dict[TransportAddress, str] = {}
         """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
         self.announced: list[ice.Candidate] = []
@@ -212,6 +213,7 @@ class Driver:
         verdict = self.ice.handle_datagram(now, base, remote, datagram)
         if verdict is ice.Verdict.CONSUMED and datagram.startswith(_BINDING_REQUEST):
             self.checks_received += 1
+            self.checked_at = now
         if verdict is ice.Verdict.CONSUMED:
             sock = self.sockets.get(base)
             if isinstance(sock, SharedSocket):

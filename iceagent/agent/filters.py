@@ -22,7 +22,6 @@ from iceagent.core.ice.candidate import without_zone
 from iceagent.core.nat.nat64 import extract
 from iceagent.net.api import InterfaceAddress
 from iceagent.net.contained import contained
-from iceagent.net.turn_redirect import is_no_host
 
 _MAX_CACHED: Final = 1024  # ours: verdicts on remote addresses; strangers may fill it, so it is emptied then
 _MAX_SIGNALLED: Final = 1024  # ours: addresses the peer has told, those of earlier generations included
@@ -105,7 +104,7 @@ class Policy:
     def permits_server(self, address: TransportAddress, server: IceServer | None = None) -> bool:
         """Return whether a server or gateway may be sent to: unless its address is denied.
 
-        What somebody else names is never in this machine, whatever its name resolves to.
+        What somebody else names is never in this machine or on its cable, whatever its name resolves to.
 
         Args:
             address: one of its addresses, or of those it names in its place.
@@ -114,12 +113,13 @@ class Policy:
         if self._is_denied(address.ip):
             self.refused["server (deny_remote_prefixes)"] += 1
             return False
-        if server is not None and not server.may_be_here:
-            own = self.own_hosts()
-            if any(is_no_host(face, own) for face in self._faces(address.ip)):
-                self.refused["server named by a relay (it is in this machine)"] += 1
-                return False
-        return True
+        if server is None or server.may_be_here:
+            return True
+        own = self.own_hosts()
+        if all(server.may_be_at(face, own) for face in self._faces(address.ip)):
+            return True
+        self.refused["server named by a relay (it is in this machine, on its cable, or no host)"] += 1
+        return False
 
     # The peer
 

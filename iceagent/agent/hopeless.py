@@ -1,4 +1,4 @@
-"""Whether an agent that has no path yet cannot get one any more, whatever comes: nobody need wait for that."""
+"""What speaks against an agent that has no path yet getting one: nobody need wait for what cannot come any more."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ async def wait_hopeless(agent: Agent) -> None:
     await trio.lowlevel.checkpoint()
     while not is_hopeless(driver, gatherer):
         await driver.changed.park()
+
+
+def heard_at(agent: Agent) -> float:
+    """Return when anything of the peer came last, a check or an answer, Trio's time; 0.0 if nothing ever has."""
+    driver = agent._driver  # noqa: SLF001 - of this room
+    return max(driver.ice.heard_at, driver.checked_at)
 
 
 def is_hopeless(driver: Driver, gatherer: Gatherer) -> bool:

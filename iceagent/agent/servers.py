@@ -7,16 +7,16 @@ import logging
 import re
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from iceagent.core.address import TransportAddress
+from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.host_names import check_host
 from iceagent.net.turn import CredentialSource, TurnLogin
-from iceagent.net.turn_redirect import is_no_host
+from iceagent.net.turn_redirect import is_never_a_server
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -52,6 +52,7 @@ class IceServer:
             before they expire.
         may_be_here: whether it may be in this machine itself. What somebody else names, as a relay does, may not: it
             would have us knock at doors that are closed to him.
+        may_be_near: whether it may be link-local, if it may not be here: where whoever names it is.
     """
 
     url: str
@@ -59,6 +60,7 @@ class IceServer:
     credential: str | None = field(default=None, repr=False)
     credentials: CredentialSource | None = field(default=None, repr=False)
     may_be_here: bool = field(default=True, repr=False)
+    may_be_near: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -95,13 +97,17 @@ class IceServer:
         return "tcp" in self.transports() and (self.is_turn or "transport=" in self.url.lower())
 
     def may_ask(self, address: TransportAddress, own_hosts: Collection[str]) -> bool:
-        """Return whether an address of this server is one that may be sent to: not in this machine, if a stranger says.
+        """Return whether an address of this server is one that may be sent to; what a stranger names is looked at.
 
         Args:
             address: what its name resolves to, or it names in its place.
             own_hosts: the addresses of this machine, as they are now.
         """
-        return self.may_be_here or not is_no_host(address.ip, own_hosts)
+        return self.may_be_at(address.ip, own_hosts)
+
+    def may_be_at(self, ip: IPAddress, own_hosts: Collection[str]) -> bool:
+        """Return whether it may have an address, or one that this stands for; `own_hosts` as for `may_ask`."""
+        return self.may_be_here or not is_never_a_server(ip, own_hosts, is_near=self.may_be_near)
 
     def transports(self) -> tuple[str, ...]:
         """Return the transports to try, best first, of `udp`, `tcp`, `tls` and `dtls`.
@@ -187,7 +193,8 @@ def offered_servers(entries: Iterable[Mapping[str, Any]], relay_host: str, netwo
     """Return the servers a signaling relay names; what cannot be used is left out and logged.
 
     They may be in this machine only where the relay is, too: at loopback, or at an address of ours. A name counts as
-    here if it is `localhost`; what other names resolve to is up to whoever owns them.
+    here if it is `localhost`; what other names resolve to is up to whoever owns them. They may be link-local only where
+    the relay's own address is.
 
     Args:
         entries: maps with `urls`, and for TURN servers `username` and `credential`.
@@ -195,21 +202,22 @@ def offered_servers(entries: Iterable[Mapping[str, Any]], relay_host: str, netwo
         network: whose addresses are ours.
     """
     may_be_here = _is_here(relay_host, network)
+    may_be_near = _is_near(relay_host)
     found: dict[IceServer, None] = {}
     for entry in entries:
-        for server in _offered(entry, may_be_here=may_be_here):
-            found[server] = None
+        for server in _offered(entry):
+            found[replace(server, may_be_here=may_be_here, may_be_near=may_be_near)] = None
     return tuple(found)
 
 
-def _offered(entry: Mapping[str, Any], *, may_be_here: bool) -> Iterable[IceServer]:
+def _offered(entry: Mapping[str, Any]) -> Iterable[IceServer]:
     urls = entry.get("urls", ())
     username, credential = entry.get("username"), entry.get("credential")
     for url in (urls,) if isinstance(urls, str) else urls:
         try:
-            server = IceServer(url, may_be_here=may_be_here)
+            server = IceServer(url)
             if server.is_turn:
-                server = IceServer(url, username or "", credential or "", may_be_here=may_be_here)
+                server = IceServer(url, username or "", credential or "")
         except (LocalError, TypeError) as error:
             logger.warning("the relay names a server that cannot be used: %s", error)
             continue
@@ -232,4 +240,11 @@ def _is_here(host: str, network: Network) -> bool:
     try:
         return str(ip) in {entry.host for entry in network.interfaces()}
     except OSError:
+        return False
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
         return False

@@ -1,14 +1,13 @@
 """TURN servers, and those they name in their place with 300 (Try Alternate): whom to follow, and whom never.
 
-A server's word decides where we send next, so it is looked at like a stranger's: never into this machine, never to what
-is no address of one host, and never in circles.
+A server's word decides where we send next, so it is looked at like a stranger's: never into this machine or to its
+neighbours on the cable, never to what is no address of one host, and never in circles.
 
 Source: RFC 8489 section 10, RFC 8656 section 21.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.core.embedded import inner_addresses
+from iceagent.core.ice.usable import is_usable
 from iceagent.net.host_names import check_host
 
 logger = logging.getLogger("iceagent.turn")
@@ -27,8 +27,6 @@ DEFAULT_PORT: Final = 3478  # RFC 8656 section 21
 DEFAULT_TLS_PORT: Final = 5349
 ASKED_S: Final = 300.0  # RFC 8489 section 10: whom we have asked within five minutes is not asked again when told to
 MAX_ASKED: Final = 256  # ours: servers remembered
-
-_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 6890: this host on this network
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +107,8 @@ class Redirections:
             return "it names none"
         if place is not None and alternate.family != place.family:
             return "it is of another IP version (RFC 8489 section 10)"
-        if is_no_host(alternate.ip, own_hosts()):
-            return "its address is in this machine, or not that of one host"
+        if is_never_a_server(alternate.ip, own_hosts(), is_near=place is not None and place.ip.is_link_local):
+            return "its address is in this machine, on its own cable, or not that of one host"
         if self._asked.get(_key(server.transport, alternate), -ASKED_S) > trio.current_time() - ASKED_S:
             return f"it has been asked within {ASKED_S:g} s"
         try:
@@ -120,24 +118,25 @@ class Redirections:
         return ""
 
 
-def is_no_host(ip: IPAddress, own_hosts: Collection[str] = ()) -> bool:
-    """Return whether an address given by a stranger leads into this machine, or to no host or to many.
+def is_never_a_server(ip: IPAddress, own_hosts: Collection[str] = (), *, is_near: bool = False) -> bool:
+    """Return whether an address given by a stranger leads to where a stranger may not send us (traps 62 and 70).
 
-    An IPv6 address that stands for such an IPv4 one (mapped, 6to4, NAT64 ...) does as much.
+    That is into this machine, to its neighbours on the cable (where clouds have the service that gives away keys), or
+    to what is no address of one host. An IPv6 address that stands for such an IPv4 one (6to4, NAT64 ...) does as much.
 
     Args:
         ip: the address.
         own_hosts: the addresses of this machine.
+        is_near: the stranger is link-local itself, so that its neighbours are ours.
     """
-    return any(_is_no_host(face, own_hosts) for face in (ip, *inner_addresses(ip)))
+    return any(_is_never(face, own_hosts, is_near=is_near) for face in (ip, *inner_addresses(ip)))
 
 
-def _is_no_host(ip: IPAddress, own_hosts: Collection[str]) -> bool:
-    if ip.is_loopback or ip.is_unspecified or ip.is_multicast or str(ip) in own_hosts:
+def _is_never(ip: IPAddress, own_hosts: Collection[str], *, is_near: bool) -> bool:
+    host = str(ip).partition("%")[0]
+    if ip.is_loopback or not is_usable(host) or (ip.is_link_local and not is_near):
         return True
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip in _THIS_NETWORK or ip == ipaddress.IPv4Address("255.255.255.255")
-    return any(str(ip).partition("%")[0] == own.partition("%")[0] for own in own_hosts)
+    return any(host == own.partition("%")[0] for own in own_hosts)
 
 
 def _key(transport: str, address: TransportAddress) -> tuple[str, str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -13,7 +13,7 @@ import icesignal
 import trio
 
 from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
-from iceagent.agent.hopeless import wait_hopeless
+from iceagent.agent.hopeless import heard_at, wait_hopeless
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
 from iceagent.link import Link, LinkIdentity, LinkRole, generate_identity, open_link, preload
@@ -25,7 +25,7 @@ from iceagent.session.description import (
     send_late_candidates,
     send_restarts,
 )
-from iceagent.session.endings import failure_of, left_early, no_link, no_path
+from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
 from iceagent.session.errors import NobodyCame, PeerLeft, RelayError
 from iceagent.session.keeping_up import hurry_restarts, keeping_up
 from iceagent.session.outages import Outage, OutageKind, watch_outages
@@ -45,6 +45,7 @@ from iceagent.session.relay import (
 from iceagent.session.session import Session, run_session
 
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
+AWAY_S = 10.0  # ours: a live peer has its connection to the relay back by then, dialling and a lost packet included
 
 S = TypeVar("S", bound=Session)
 _log = logging.getLogger(__name__)
@@ -193,6 +194,8 @@ async def _establish(
         keeping_up(channel.look_again, config.network),
     ):
         signaling = _Signaling(channel, agent, identity.fingerprint)
+        progress.is_peer_away = lambda: channel.is_peer_away
+        nursery.start_soon(signaling.watch_peer)
         fingerprint = await signaling.find_path(nursery, progress)
         progress.enter(Stage.LINK, agent.explain)
         opening = open_link(
@@ -203,6 +206,7 @@ async def _establish(
             session_key=channel.key(KEY_PURPOSE),
         )
         async with _opened(opening, agent) as link:
+            signaling.is_open = True
             session = session_type(
                 link,
                 inviter=is_inviter,
@@ -233,6 +237,7 @@ class _Signaling:
 
     def __init__(self, channel: icesignal.SealedChannel, agent: Agent, fingerprint: bytes) -> None:
         self.has_ended = False
+        self.is_open = False
         self._all_told = trio.Event()
         self._is_needed = True
         self._channel = channel
@@ -270,6 +275,27 @@ class _Signaling:
     async def _send_description(self) -> None:
         await send_description(self._channel, self._agent, self._fingerprint)
         self._all_told.set()
+
+    async def watch_peer(self) -> None:
+        """Until the session is open, raise once the relay has lost the other side and nothing else comes from it.
+
+        Its program was killed, most likely: the relay sees its connection end at once, and checks would say nothing for
+        as long as patience lasts. Whoever lives has a connection again within seconds, or is heard on some path.
+
+        Raises:
+            PeerLeft: so it is.
+        """
+        with suppress(icesignal.SignalError):  # whoever waits for the next message is told
+            while True:
+                await self._channel.wait_peer_away(AWAY_S)
+                heard_s = trio.current_time() - heard_at(self._agent)
+                if self.is_open:
+                    return
+                if heard_s >= AWAY_S:
+                    break
+                await trio.sleep(AWAY_S - heard_s)
+            self._channel.close()
+            raise peer_gone(self._agent, AWAY_S)
 
     async def _wait_connected(self) -> None:
         async with open_background() as nursery:

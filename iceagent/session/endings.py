@@ -63,6 +63,17 @@ def left_early(agent: Agent, error: PeerLeft | RelayError) -> PeerLeft | RelayEr
     return found
 
 
+def peer_gone(agent: Agent, away_s: float) -> PeerLeft | RelayError:
+    """Return that the other side is gone, for the relay has lost it `away_s` ago, and nothing else comes from it."""
+    return left_early(
+        agent,
+        PeerLeft(
+            f"the other side is gone: its connection to the relay ended {away_s:.0f} s ago, and nothing has come from "
+            "it since; its program was stopped, or its network is down. Start it again, with a new code"
+        ),
+    )
+
+
 def failure_of(agent: Agent, *, signaling_ended: bool = False) -> Verdict | None:
     """Return the verdict on an agent that has failed, as a session has it; None while it lives.
 

@@ -49,7 +49,7 @@ class PeerLost(NetworkError, SessionError):
 
 
 class PeerLeft(RemoteError, SessionError):
-    """The other side closed the session on purpose, before it was done."""
+    """The other side closed the session before it was done, or was gone before it was open."""
 
 
 class PeerTurnedAway(PeerLeft):

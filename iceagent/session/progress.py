@@ -23,6 +23,9 @@ class Stage(Enum):
     OPEN = "open"
 
 
+_TOGETHER = frozenset((Stage.PEER, Stage.PATH, Stage.LINK))
+
+
 class Progress:
     """Follows one session from its beginning until it is open; give it to `invite()` or `join()`.
 
@@ -30,12 +33,14 @@ class Progress:
         stage: what is being waited for.
         since: when the waiting for it began, Trio's time.
         relay: the relay's host, once it is known.
+        is_peer_away: whether the relay says now that the other side's connection to it is gone.
     """
 
     def __init__(self) -> None:
         self.stage = Stage.RELAY
         self.since = trio.current_time()
         self.relay = ""
+        self.is_peer_away: Callable[[], bool] = lambda: False
         self._explain: Callable[[], Verdict] | None = None
         self._changed = trio.Event()
 
@@ -62,6 +67,10 @@ class Progress:
         return trio.current_time() - self.since
 
     def __str__(self) -> str:
+        away = "; its connection to the relay is gone" if self.stage in _TOGETHER and self.is_peer_away() else ""
+        return f"{self._sentence()}{away}"
+
+    def _sentence(self) -> str:
         verdict = self.verdict
         match self.stage:
             case Stage.RELAY:

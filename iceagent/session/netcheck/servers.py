@@ -69,7 +69,7 @@ async def _find(network: Network, server: IceServer, families: Sequence[int]) ->
                 return [Place(server.url, family, one) for family in (4, 6) for one in by_family[family][:MAX_PLACES]]
             failure = "its name has no address that could be used"
             if usable:
-                failure = "a relay has named it, and it is in this machine: not asked"
+                failure = "a relay has named it, and it is in this machine, on its cable, or no host: not asked"
     return [Place(server.url, None, failure=failure)]
 
 
