@@ -28,6 +28,16 @@ settings.register_profile("explore", settings.get_profile("repeatable"), derando
 settings.load_profile("repeatable")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let the garbage collector overlook what is there before the first test, and stays: 4,000 tests and all imports.
+
+    Else each of its rounds looks at all of that again, for half a second; and who counts objects has to look at it too.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def open_sockets() -> set[str]:
     """Return this process's sockets, by inode."""
     sockets = set()

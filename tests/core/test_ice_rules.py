@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
-from hypothesis import HealthCheck, given, settings
+from amount import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from ice_harness import (
     A4,
@@ -30,8 +31,8 @@ from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice import AgentState, Role, Verdict
 
 SEEDS = st.integers(0, 2**32 - 1)
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = examples(40, 10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = examples(200, 60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def bad_world(seed: int, **config: object) -> tuple[World, ice.IceAgent, ice.IceAgent]:

@@ -6,7 +6,8 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from amount import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from ice_harness import PEER, Link, World, answer, randbytes_of, request, requests_in, transmits_of
 
@@ -16,7 +17,7 @@ from iceagent.core.ice import AgentState, ChecklistState, PairState, Role, Strea
 from iceagent.core.transmit import Transmit
 
 SEEDS = st.integers(0, 2**32 - 1)
-FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = examples(20, 6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def base(host: str, stream: int, component: int, number: int = 0) -> TransportAddress:

@@ -6,6 +6,7 @@ import random
 from itertools import pairwise
 
 import pytest
+from amount import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -333,6 +334,7 @@ def test_nothing_is_sent_while_paused():
 
 
 @given(st.integers(0, 2**32))
+@examples(100, 15)
 def test_a_spray_tries_no_port_twice(seed):
     """A port that did not answer would be a packet wasted."""
     shots = [shot for _, shot in run(make(Technique.SPRAY, 200, seed=seed), lateness=lambda: 0.0)]

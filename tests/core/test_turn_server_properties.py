@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+from amount import amount, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -24,7 +26,7 @@ LIMITS = TurnLimits(
     bytes_per_s=10_000,
 )
 PORTS = (50000, 50011)
-STEPS, EXAMPLES = 100, 100  # 10,000 operations
+STEPS, EXAMPLES = 100, amount(100, 25)  # 10,000 operations, or 2,500
 CLIENTS = [TransportAddress(f"192.0.2.{host}", port) for host in (1, 2, 3) for port in (1, 2, 3, 4)]
 PEERS = [TransportAddress(f"8.8.8.{n}", 53) for n in range(8)]
 USERS = [("george", "secret"), ("ringo", "drums")]
@@ -164,6 +166,7 @@ class ServerMachine(RuleBasedStateMachine):
         assert timeout is None or timeout > self.bench.now
 
 
+@pytest.mark.thorough
 def test_quota_bandwidth_and_ports_hold_under_ten_thousand_operations() -> None:
     """Trap 36: whatever clients and shell do, no quota is passed, no port is lost or had twice, no byte is free."""
     run_state_machine_as_test(
@@ -189,7 +192,7 @@ def test_everything_is_given_back_in_the_end() -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 2**32))
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@examples(500, 100, deadline=None, derandomize=True, database=None)
 def test_bytes_from_clients_and_peers_never_raise(data: bytes, seed: int) -> None:
     """Rule 1 of the core's contract, for noise and for near misses of real messages."""
     bench = Bench(seed=seed)

@@ -220,6 +220,15 @@ def test_every_trap_has_a_mutant() -> None:
     assert sorted(traps_of_the_page() - tried) == []
 
 
+def test_what_make_test_tries_in_part_is_tried_whole_elsewhere():
+    """`make thorough` finds tests by their marks; one without would never meet its other examples again."""
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    asking = {path for path, text in texts.items() if re.search(r"^from amount import .*(amount|spread)", text, re.M)}
+    assert asking
+    assert [path.name for path in asking if "pytest.mark.thorough" not in texts[path]] == []
+    assert re.search("^make thorough$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.M)
+
+
 def test_pages_can_be_read_in_a_terminal():
     """Lines of at most 120 characters; the rows of a table cannot be broken."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]

@@ -90,7 +90,6 @@ def test_garbage_is_collected_again_once_a_verb_runs() -> None:
         assert gc.isenabled()
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -15,6 +15,7 @@ import msgpack
 import pytest
 import trio
 import trio.testing
+from amount import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from icesignal import http, wire
@@ -123,7 +124,7 @@ async def join_at(said: list[bytes]) -> None:
 
 
 @given(st.lists(messages(OF_A_RELAY), min_size=1, max_size=6), st.booleans())
-@settings(deadline=None, max_examples=30)
+@examples(30, 10, deadline=None)
 @example([packed(JOINED, {"resume_s": 2**53 - 1}), packed(JOINED, {"client_seq": 2**53 - 1})], False)
 @example([packed(JOINED, {"resume_s": 0})], False)
 @example([packed(OF_A_RELAY[4], {"seq": 2**53 - 1}), packed(OF_A_RELAY[4], {"seq": 1})], True)
@@ -135,7 +136,7 @@ def test_trap_68_no_value_of_a_relay_ends_its_client(said: list[bytes], is_joine
 
 
 @given(st.lists(messages(OF_A_CLIENT), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=300)
+@examples(300, 50, deadline=None)
 def test_trap_68_no_value_of_a_client_ends_the_relay_or_the_others(said: list[bytes]) -> None:
     """What is no frame is refused at the door; what is one leaves the conversation beside it alone."""
     table = RoomTable(randbytes=token_bytes)

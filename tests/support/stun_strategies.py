@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from amount import examples
 from hypothesis import strategies as st
 
 from iceagent.core import stun
@@ -10,7 +10,7 @@ from iceagent.core.address import make_address
 from iceagent.core.stun.attribute import Attribute
 from iceagent.core.stun.registry import DECODERS
 
-DETERMINISTIC = settings(derandomize=True, deadline=None, database=None, max_examples=300)
+DETERMINISTIC = examples(300, 60, derandomize=True, deadline=None, database=None)
 CLOSING = (0x0008, 0x001C, 0x8028)  # MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256, FINGERPRINT
 
 keys = st.binary(min_size=1, max_size=32)

@@ -1,6 +1,6 @@
 """Hard NATs with both sides' consent: direct where ICE alone needs a relay, within caps, and nothing left behind.
 
-Each row is played with ten seeds. Ports are guessed, so that one of ten may fail.
+Each row is played with ten seeds, three of them in `make test`. Ports are guessed, so that one may fail.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
+from amount import amount
 
 from iceagent import vnet as vnet_package
 from iceagent.agent import (
@@ -32,7 +33,8 @@ from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
 from iceagent.vnet import ADDRESS_RESTRICTED, PORT_RESTRICTED, SYMMETRIC, Host, Network
 
-SEEDS = range(1, 11)
+SEEDS = range(1, 1 + amount(10, 3))
+LUCKY = len(SEEDS) - 1
 SEQUENTIAL = replace(SYMMETRIC, port_allocation="sequential")
 CONTIGUOUS = replace(SYMMETRIC, port_allocation="contiguous")
 PRESERVING = replace(SYMMETRIC, port_allocation="preserving")
@@ -185,12 +187,13 @@ ROWS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("left", "right"), ROWS)
 def test_hard_nats_are_passed_within_ten_seconds(left, right):
-    """Nine of ten at least, within the caps, and when there is a path, not one packet more."""
+    """All but one at least, within the caps, and when there is a path, not one packet more."""
     stories = play_all(left, right)
     in_time = [story for story in stories if story.connected_s is not None and story.connected_s <= 10.0]
-    assert len(in_time) >= 9, [story.connected_s for story in stories]
+    assert len(in_time) >= LUCKY, [story.connected_s for story in stories]
     for story in stories:
         assert story.busiest <= 200
         assert max(story.packets) <= 4096
@@ -199,12 +202,13 @@ def test_hard_nats_are_passed_within_ten_seconds(left, right):
         assert story.left_open == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("left", "right"), ROWS[:2])
 def test_one_stun_server_is_enough(left, right):
     """It is what a relay of ours hands out, and tells nobody what his NAT does: both sides then play both parts."""
     stories = play_all(left, right, servers=STUN[:1])
     in_time = [story for story in stories if story.connected_s is not None and story.connected_s <= 10.0]
-    assert len(in_time) >= 9, [story.connected_s for story in stories]
+    assert len(in_time) >= LUCKY, [story.connected_s for story in stories]
     for story in stories:
         assert story.busiest <= 200
         assert max(story.packets) <= 4096
@@ -261,6 +265,7 @@ def test_packets_and_time_are_limited_in_all():
     assert max(story.packets) <= 2 * 200 + 100
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("left", "right"), [("port-restricted", "symmetric"), ("sequential", "sequential")])
 def test_losses_are_survived(left, right):
     """Openers, probes, announcements' servers: each may lose packets."""
@@ -279,9 +284,10 @@ def test_losses_are_survived(left, right):
         return met and trio.current_time() - start < 20
 
     met = [vnet_package.run(lambda seed=seed: lossy(seed), seed=seed) for seed in SEEDS]
-    assert sum(met) >= 9
+    assert sum(met) >= LUCKY
 
 
+@pytest.mark.thorough
 def test_others_behind_the_same_nat_take_ports_meanwhile():
     """A port that is announced is one that others may get: some rounds aim further ahead."""
 
@@ -309,7 +315,7 @@ def test_others_behind_the_same_nat_take_ports_meanwhile():
             await trio.sleep(1 / 40 if often else 1 / 15)
 
     times = [vnet_package.run(lambda seed=seed: crowded(seed), seed=seed) for seed in SEEDS]
-    assert sum(one is not None for one in times) >= 9, times
+    assert sum(one is not None for one in times) >= LUCKY, times
 
 
 def turn_options(host):
@@ -346,6 +352,7 @@ async def test_data_moves_from_the_relay_to_the_direct_path(vnet, left, right):
     assert net.statistics().sockets_left_open == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("left", "right"), [("port-restricted", "symmetric"), ("symmetric", "port-restricted")])
 def test_checks_through_the_relay_tell_who_does_what(left, right):
     """One machine with STUN and TURN, and both sides see which of the two maps per destination: they act upon it.

@@ -8,12 +8,14 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from amount import spread
 from nat_matrix import BEHAVIOURS, PLACES, meet_at, meet_behind
 
 from iceagent.vnet import FULL_CONE, STUN_BLOCKED, UDP_BLOCKED, Relay, Side, reachability
 
 
-@pytest.mark.parametrize(("left", "right"), list(product(BEHAVIOURS, BEHAVIOURS)))
+@pytest.mark.thorough
+@pytest.mark.parametrize(("left", "right"), spread(list(product(BEHAVIOURS, BEHAVIOURS)), 21))
 async def test_nine_by_nine_behaviours(vnet, left, right):
     """Mapping and filtering of both sides, ports at random so that luck plays no part."""
     meeting = await meet_behind(vnet(), left, right)
