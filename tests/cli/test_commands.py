@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from in_process import command
 from processes import ICEAGENT, Ended, Process, Processes, processes
 
 from iceagent.cli.run import GRACE_S
@@ -28,10 +29,11 @@ def run() -> Iterator[Processes]:
         yield started
 
 
-@pytest.fixture
-def relay(run: Processes) -> str:
-    """The URL of a relay of our own."""
-    return run.iceagent("serve", "--json", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
+@pytest.fixture(scope="module")
+def relay() -> Iterator[str]:
+    """The URL of a relay that none of these tests does anything to."""
+    with processes() as started:
+        yield started.iceagent("serve", "--json", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
 
 
 def iceagent(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -169,12 +171,12 @@ def test_relay_down_is_exit_3():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{unused.getsockname()[1]}"
-        for command in (
+        for verb in (
             ("listen", "--allow", "any"),
             ("forward", "-L", "0:h:1", "1-acorn-zebra"),
             ("connect", "1-acorn-zebra"),
         ):
-            done = iceagent(*command, "--relay", url)
+            done = command(*verb, "--relay", url)
             assert done.returncode == 3
             assert url.encode() in done.stderr
             assert done.stdout == b""
@@ -221,7 +223,7 @@ def test_what_is_not_allowed_is_exit_8(run, relay):
 )
 def test_usage_errors_are_exit_2_with_one_sentence(arguments, hint):
     """And with an example of a right one, where something is written wrong."""
-    done = iceagent(*arguments)
+    done = command(*arguments)
     assert done.returncode == 2
     assert hint in done.stderr
     assert done.stdout == b""
@@ -233,9 +235,9 @@ def test_usage_errors_are_json_too():
     done = iceagent("forward", "--json", "-L", "nonsense", "1-acorn-zebra")
     line = json.loads(done.stdout)
     assert (line["kind"], line["exit"], done.returncode) == ("error", 2, 2)
-    done = iceagent("forward", "--json", "--frobnicate")
+    done = command("forward", "--json", "--frobnicate")
     assert json.loads(done.stdout)["exit"] == 2
-    done = iceagent("connect", "--json")
+    done = command("connect", "--json")
     assert json.loads(done.stderr)["exit"] == 2
     assert done.stdout == b""
 

@@ -18,10 +18,11 @@ def run() -> Iterator[Processes]:
         yield started
 
 
-@pytest.fixture
-def relay(run: Processes) -> str:
-    """The URL of a relay of our own, which is a STUN and TURN server, too."""
-    return run.iceagent("serve", "--json", "--turn", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
+@pytest.fixture(scope="module")
+def relay() -> Iterator[str]:
+    """The URL of a relay for all of these tests, which is a STUN and TURN server, too."""
+    with processes() as started:
+        yield started.iceagent("serve", "--json", "--turn", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
 
 
 def netcheck(run: Processes, *options: str) -> Process:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 
 import icesignal
 import pytest
-from processes import ICEAGENT, processes
+from in_process import command
+from processes import processes
 
 pytestmark = pytest.mark.processes
 
@@ -39,8 +39,7 @@ def test_a_star_is_both_families_on_one_port() -> None:
 )
 def test_what_cannot_be_is_refused_with_2(arguments: tuple[str, ...], hint: bytes) -> None:
     """Before anything listens: a rule that is dropped in silence is the opposite of what was asked."""
-    command = [*ICEAGENT, "serve", *(() if "--listen" in arguments else ("--listen", "127.0.0.1:0")), *arguments]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    done = command("serve", *(() if "--listen" in arguments else ("--listen", "127.0.0.1:0")), *arguments)
     assert done.returncode == 2
     assert hint in done.stderr
     assert b"Traceback" not in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import icesignal
 import pytest
 import trio
-from processes import ICEAGENT, Process, Processes, processes
+from in_process import command
+from processes import Process, Processes, processes
 from turn_wire import make_certificate, udp_client
 
 from iceagent.core.address import parse_address
@@ -30,9 +30,9 @@ def run() -> Iterator[Processes]:
 
 def complaint(*arguments: str) -> str:
     """Return what a command says that must end with a usage error."""
-    done = subprocess.run([*ICEAGENT, *arguments], capture_output=True, text=True, timeout=60)
+    done = command(*arguments)
     assert done.returncode == 2, done.stderr
-    return done.stderr
+    return done.stderr.decode()
 
 
 def allocate(listening: dict[str, str], username: str, password: str) -> str:
@@ -105,8 +105,7 @@ def test_port_that_is_taken_is_said_with_exit_code_9() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        command = [*ICEAGENT, "turn", "--insecure-dev", "--listen", address]
-        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 9
+        assert command("turn", "--insecure-dev", "--listen", address).returncode == 9
 
 
 def ends(process: Process, *signals: signal.Signals) -> int:
