@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
-from iceagent.agent.agent import Agent, open_agent
-from iceagent.agent.config import AgentConfig
-from iceagent.agent.events import (
-    AgentEvent,
-    DestinationUnreachable,
-    FreshPort,
-    GatheringEnough,
-    GatheringFinished,
-    HardNatBegun,
-    HardNatEnded,
-    NatSeen,
-    NetworkChanged,
-    PortMapped,
-    PortMappingFailed,
-    RelayAllocated,
-    RelayFailed,
-    RelayLost,
-    ServerAnswered,
-    ServerFailed,
-    Stopped,
-)
-from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
-from iceagent.agent.servers import IceServer
-from iceagent.agent.shared_port import open_shared_port
-from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
-from iceagent.agent.streams import Component, Stream
-from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
-from iceagent.core.nat import HardNat
-from iceagent.core.turn import TurnCredentials
-from iceagent.net.shared_port import SharedPort
+from typing import TYPE_CHECKING
+
+from iceagent.core.lazy import names_on_demand
+
+if TYPE_CHECKING:
+    from iceagent.agent.agent import Agent, open_agent
+    from iceagent.agent.config import AgentConfig
+    from iceagent.agent.events import (
+        AgentEvent,
+        DestinationUnreachable,
+        FreshPort,
+        GatheringEnough,
+        GatheringFinished,
+        HardNatBegun,
+        HardNatEnded,
+        NatSeen,
+        NetworkChanged,
+        PortMapped,
+        PortMappingFailed,
+        RelayAllocated,
+        RelayFailed,
+        RelayLost,
+        ServerAnswered,
+        ServerFailed,
+        Stopped,
+    )
+    from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
+    from iceagent.agent.servers import IceServer
+    from iceagent.agent.shared_port import open_shared_port
+    from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
+    from iceagent.agent.streams import Component, Stream
+    from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
+    from iceagent.core.nat import HardNat
+    from iceagent.core.turn import TurnCredentials
+    from iceagent.net.shared_port import SharedPort
+else:
+    __getattr__, __dir__ = names_on_demand(
+        __name__,
+        {
+            "agent": "Agent open_agent",
+            "config": "AgentConfig",
+            "events": (
+                "AgentEvent DestinationUnreachable FreshPort GatheringEnough GatheringFinished HardNatBegun "
+                "HardNatEnded NatSeen NetworkChanged PortMapped PortMappingFailed RelayAllocated RelayFailed "
+                "RelayLost ServerAnswered ServerFailed Stopped"
+            ),
+            "explain": "RelayReason Verdict VerdictKind",
+            "servers": "IceServer",
+            "shared_port": "open_shared_port",
+            "statistics": "AgentStatistics CandidateStatistics PairStatistics TransportStatistics",
+            "streams": "Component Stream",
+            "iceagent.core.ice": "AgentState Candidate CandidatePair CandidateType Credentials PairState Role",
+            "iceagent.core.nat": "HardNat",
+            "iceagent.core.turn": "TurnCredentials",
+            "iceagent.net.shared_port": "SharedPort",
+        },
+    )
 
 __all__ = [
     "Agent",

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from iceagent.agent import late
 from iceagent.agent.candidates import LateCandidates, LocalCandidates
-from iceagent.agent.collect import collect_statistics
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.cores import core_for, streams_for
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent
-from iceagent.agent.explain import Verdict, explain, relayed_because
-from iceagent.agent.export import timeline_document, timeline_json
 from iceagent.agent.filters import Policy
 from iceagent.agent.fresh_port import FreshPorts
 from iceagent.agent.gather import Gatherer
-from iceagent.agent.hard_nat import HardNatTraversal
 from iceagent.agent.lane import Lane
 from iceagent.agent.remote import RemoteCandidates
 from iceagent.agent.roaming import Roaming
-from iceagent.agent.statistics import AgentStatistics
-from iceagent.agent.streams import Ensemble, Stream
 from iceagent.agent.traffic import Path
 from iceagent.core import ice, sdp
 from iceagent.core.constants import TA_OFFERED_S, TA_S
@@ -33,9 +28,13 @@ from iceagent.net.api import Batch, UdpSocket
 from iceagent.net.contained import run_contained
 from iceagent.net.system import SystemNetwork
 
+if TYPE_CHECKING:
+    from iceagent.agent.explain import Verdict
+    from iceagent.agent.statistics import AgentStatistics
+    from iceagent.agent.streams import Ensemble, Stream
+
 ICE_OPTIONS: Final = ("ice2", "trickle", "renomination")
 """RFC 8445 section 10, RFC 8838 section 3, draft-thatcher-ice-renomination section 3."""
-
 MAX_DATAGRAM_SIZE: Final = 1200
 """Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""
 
@@ -63,12 +62,14 @@ class Agent(trio.abc.Channel[bytes]):
         self._network = config.network or SystemNetwork()
         self._gatherer = Gatherer(self._network, config, self._driver)
         self._lane = Lane(self._driver, self._gatherer)
-        self._ensemble = None if streams is None else Ensemble(self, streams, lambda one: Agent(config, role, core=one))
+        self._ensemble = None if streams is None else late.Ensemble(self, streams, self._fellow)
         lanes = [self._lane] if self._ensemble is None else list(self._ensemble.lanes.values())
         self._roaming = Roaming(self._network, config, lanes, self._ensemble)
-        self._hard_nat = HardNatTraversal(self._network, config, self._driver, self._gatherer)
         self._fresh_ports = FreshPorts(config, self._driver, self._gatherer)
-        self._remote = RemoteCandidates(self._driver, self._gatherer, self._hard_nat.take)
+        engine = (self._network, config, self._driver, self._gatherer)
+        self._hard_nat = late.HardNatTraversal(*engine) if config.hard_nat else None
+        take = None if self._hard_nat is None else self._hard_nat.take
+        self._remote = RemoteCandidates(self._driver, self._gatherer, take)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 
@@ -188,7 +189,7 @@ class Agent(trio.abc.Channel[bytes]):
         if self._ensemble is None and stream:
             self._driver.ice.counters[ice.DropReason.CANDIDATE_TRANSPORT] += candidate is not None
         elif self._ensemble is None:
-            self._take_remote(candidate)
+            self._remote.add(candidate)
         else:
             self._ensemble.add_remote_candidate(candidate, stream)
 
@@ -257,7 +258,7 @@ class Agent(trio.abc.Channel[bytes]):
         pair = self._driver.ice.selected_pair
         if pair is None or ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type):
             return None
-        return relayed_because(self._driver, self._gatherer, self._config, pair)[0]
+        return late.relayed_because(self._driver, self._gatherer, self._config, pair)[0]
 
     @property
     def max_datagram_size(self) -> int:
@@ -300,15 +301,16 @@ class Agent(trio.abc.Channel[bytes]):
         A bounded log, as `events()` is: `events_forgotten` tells how many of the oldest are missing. It holds no
         password, and no address that the peer has not told.
         """
-        return timeline_document(self._driver, self)
+        return late.timeline_document(self._driver, self)
 
     def timeline_json(self) -> str:
         """Return `timeline()` as JSON text, one event a line."""
-        return timeline_json(self._driver, self)
+        return late.timeline_json(self._driver, self)
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
-        return collect_statistics([one._driver for one in self._engines()], self._gatherer.interfaces())  # noqa: SLF001
+        drivers = [one._driver for one in self._engines()]  # noqa: SLF001 - of this class
+        return late.collect_statistics(drivers, self._gatherer.interfaces())
 
     def explain(self) -> Verdict:
         """Return why the agent is where it is, the evidence, and what to do about it.
@@ -319,7 +321,7 @@ class Agent(trio.abc.Channel[bytes]):
         return min(engines, key=_fares, default=self)._explain_lane()  # noqa: SLF001
 
     def _explain_lane(self) -> Verdict:
-        return explain(self._driver, self._gatherer, self._config)
+        return late.explain(self._driver, self._gatherer, self._config)
 
     # Data
 
@@ -385,10 +387,12 @@ class Agent(trio.abc.Channel[bytes]):
     def _together(self) -> Ensemble:
         """Return what holds the components; an agent with one alone makes it when somebody asks."""
         if self._ensemble is None:
-            role, randbytes = self.role, self._config.randbytes
-            streams = ice.StreamSet(role=role, randbytes=randbytes, single=self._driver.ice)
-            self._ensemble = Ensemble(self, streams, lambda core: self)
+            streams = ice.StreamSet(role=self.role, randbytes=self._config.randbytes, single=self._driver.ice)
+            self._ensemble = late.Ensemble(self, streams, lambda core: self)
         return self._ensemble
+
+    def _fellow(self, core: ice.IceAgent) -> Agent:
+        return Agent(self._config, self.role, core=core)
 
     def _lanes(self, stream: int) -> list[Lane]:
         """Return the engine rooms of a stream."""
@@ -397,9 +401,6 @@ class Agent(trio.abc.Channel[bytes]):
     def _engines(self) -> list[Agent]:
         """Return the engine rooms of all components, this one first."""
         return [self] if self._ensemble is None else list(self._ensemble.agents.values())
-
-    def _take_remote(self, candidate: ice.Candidate | None) -> None:
-        self._remote.add(candidate)
 
     async def _serve(self) -> None:
         """Run the session's tasks until it is closed."""
@@ -416,6 +417,7 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(run_contained, "fresh ports", self._fresh_ports.run)
                 if self._is_alone:
                     nursery.start_soon(run_contained, "restarting", self._roaming.run)
+                if self._is_alone and self._hard_nat is not None:
                     nursery.start_soon(run_contained, "hard NATs", self._hard_nat.run)
 
     def _path(self) -> tuple[UdpSocket, Path] | None:

@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from iceagent.agent import late
 from iceagent.agent.servers import IceServer, first_servers
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_MIN_S
-from iceagent.core.ice import Controller, Credentials, check_layout
-from iceagent.core.nat import HardNat
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.proxy import parse_proxy
-from iceagent.net.shared_port import SharedPort
 
 if TYPE_CHECKING:
     from iceagent.agent.agent import Agent
+    from iceagent.core.ice import Controller, Credentials
+    from iceagent.core.nat import HardNat
+    from iceagent.net.shared_port import SharedPort
 
 GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included
 RECEIVE_QUEUE: Final = 4 * 1024 * 1024  # ours: bytes, some 30 ms at 1 Gbit/s
@@ -186,10 +187,11 @@ class AgentConfig:
             raise LocalError("transport_policy='relay' needs 'relay' in candidate_types")
 
     def _check_policy(self) -> None:
-        try:
-            check_layout(self.streams)
-        except (TypeError, ValueError) as error:
-            raise LocalError(f"streams={self.streams!r}: {error}; write (1,) for one component") from None
+        if self.streams != (1,):
+            try:
+                late.check_layout(self.streams)
+            except (TypeError, ValueError) as error:
+                raise LocalError(f"streams={self.streams!r}: {error}; write (1,) for one component") from None
         if self.hard_nat and (tuple(self.streams) != (1,) or self.shared_port is not None):
             raise LocalError("hard_nat works with one component and its own sockets; leave out streams and shared_port")
         if self.ice_lite and self.servers:

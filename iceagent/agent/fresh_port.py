@@ -18,8 +18,8 @@ from typing import Final
 
 import trio
 
+from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.crowd import find_ttl
 from iceagent.agent.direct import is_direct, wait_direct
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import FreshPort
@@ -27,7 +27,6 @@ from iceagent.agent.gather import Gatherer
 from iceagent.agent.reflexive import Base
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import is_target
 from iceagent.net.api import LimitsHops
 
 logger = logging.getLogger("iceagent.agent")
@@ -94,7 +93,7 @@ class FreshPorts:
             return
         usual, server = way
         if self._ttl is None:
-            found = await find_ttl(partial(self._gatherer.open_socket, usual.host), server.host, _at_once)
+            found = await late.find_ttl(partial(self._gatherer.open_socket, usual.host), server.host, _at_once)
             self._ttl = found or USUAL_TTL
         sock = await self._gatherer.open_socket(usual.host)
         if sock is None:
@@ -182,7 +181,7 @@ class FreshPorts:
         theirs = [
             one.address
             for one in self._driver.ice.remote_candidates
-            if one.transport == "udp" and one.type is not ice.CandidateType.RELAY and is_target(one.address)
+            if one.transport == "udp" and one.type is not ice.CandidateType.RELAY and late.is_target(one.address)
         ]
         return [one for one in dict.fromkeys(theirs) if self._driver.policy.permits(one)][:MAX_OPENED]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import PortMapped, PortMappingFailed
@@ -21,7 +22,9 @@ from iceagent.core.address import TransportAddress, is_private, make_address
 from iceagent.net.api import Network
 from iceagent.net.contained import run_contained
 from iceagent.net.gateway import KnowsGateways, find_gateways
-from iceagent.net.portmap import MappedAddress, PortMapping, open_port_mapping
+
+if TYPE_CHECKING:
+    from iceagent.net.portmap import MappedAddress, PortMapping
 
 PORT_MAPPING_BUDGET_S: Final = 2.0
 """Ours: for so long end-of-candidates is held back; who waits for it waits no longer than for a slow server."""
@@ -87,7 +90,7 @@ class PortMappings:
 
     async def _map(self, base: TransportAddress, preference: int, is_settled: trio.Event) -> None:
         told: set[TransportAddress] = set()
-        async with open_port_mapping(self._network, base, randbytes=self._config.randbytes) as mapping:
+        async with late.open_port_mapping(self._network, base, randbytes=self._config.randbytes) as mapping:
             while not self._driver.closed:
                 for held in mapping.addresses:
                     if held.external not in told:

@@ -11,26 +11,29 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import RelayAllocated, RelayFailed, RelayLost
 from iceagent.agent.nat64 import Nat64, is_ipv4
 from iceagent.agent.servers import IceServer
-from iceagent.core import ice
+from iceagent.core import ice, turn
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.turn import AllocationRequest, EndReason, TurnError
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.contained import contained, run_contained
 from iceagent.net.proxy_choice import Proxy, parse_proxy, proxy_for
-from iceagent.net.turn import TurnAllocation, open_turn_socket
-from iceagent.net.turn_connect import TurnOptions, TurnServer
-from iceagent.net.turn_redirect import Redirections
+from iceagent.net.turn_redirect import Redirections, TurnServer
+
+if TYPE_CHECKING:
+    from iceagent.net.turn import TurnAllocation
+    from iceagent.net.turn_connect import TurnOptions
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -44,12 +47,6 @@ REFUSED_RETRY_S: Final = 60.0  # RFC 8656 section 7.4: at least a minute after 4
 TRANSPORT_RANK: Final = {"udp": 0, "dtls": 1, "tcp": 2, "tls": 3}
 PROXY_RANK: Final = 4
 _RANK_STEP: Final = 4096  # of local preference between two ranks
-_REFUSED: Final = frozenset(
-    (
-        *(EndReason.CREDENTIALS_REFUSED, EndReason.CREDENTIALS_NEEDED, EndReason.BID_DOWN, EndReason.QUOTA),
-        *(EndReason.CAPACITY, EndReason.FORBIDDEN, EndReason.UNSUPPORTED, EndReason.ALTERNATE_SERVER),
-    )
-)
 _UNDECIDED: Final = frozenset(
     (ice.AgentState.NEW, ice.AgentState.CHECKING, ice.AgentState.CONNECTED, ice.AgentState.DISCONNECTED)
 )
@@ -189,7 +186,7 @@ class Relays:
             if not stood_before and self._driver.ice.state not in _UNDECIDED:
                 return  # a direct path was found: nobody needs this one
             pause_s = min(pause_s, RETRY_MIN_S if hurry else RETRY_MAX_S)
-            if reason in _REFUSED:
+            if reason in _refusals():
                 pause_s = REFUSED_RETRY_S
             await trio.sleep(pause_s)
             pause_s = 2 * pause_s
@@ -213,7 +210,7 @@ class Relays:
             with trio.move_on_at(starts_at):
                 await self._changed.park()
 
-    async def _hold(self, rung: Rung, timeout_s: float) -> tuple[bool, EndReason | None]:
+    async def _hold(self, rung: Rung, timeout_s: float) -> tuple[bool, turn.EndReason | None]:
         """Get an allocation and keep it until it is lost; return whether there was one, or why there was none."""
         progress = self._progress[rung]
         stood = False
@@ -224,11 +221,11 @@ class Relays:
         ):
             progress.attempt = scope
             try:
-                async with open_turn_socket(
+                async with late.open_turn_socket(
                     self._network,
                     await self._target(rung),
                     login=rung.server.login(),
-                    request=AllocationRequest(families=self._families()),
+                    request=turn.AllocationRequest(families=self._families()),
                     options=self._options(rung),
                     randbytes=self._config.randbytes,
                 ) as allocation:
@@ -237,20 +234,20 @@ class Relays:
                     progress.stood_at = trio.current_time()
                     stood = True
                     await self._use(rung, allocation)
-            except TurnError as error:
+            except turn.TurnError as error:
                 self._failed(rung, str(error), error.code)
                 return False, error.reason
             except (OSError, LocalError) as error:
                 self._failed(rung, str(error) or type(error).__name__)
-                return False, EndReason.NO_ANSWER
+                return False, turn.EndReason.NO_ANSWER
         if unforeseen:
             self._failed(rung, "something nobody has foreseen")
-            return False, EndReason.NO_ANSWER
+            return False, turn.EndReason.NO_ANSWER
         if stood:
             return True, None
         if trio.current_time() >= scope.deadline:
             self._failed(rung, f"no answer within {timeout_s:g} s")
-            return False, EndReason.NO_ANSWER
+            return False, turn.EndReason.NO_ANSWER
         return False, None
 
     async def _target(self, rung: Rung) -> TurnServer:
@@ -326,7 +323,7 @@ class Relays:
         return (4, 6) if wanted == {4, 6} else (4,) if 4 in wanted else (6,)
 
     def _options(self, rung: Rung) -> TurnOptions:
-        return TurnOptions(
+        return late.TurnOptions(
             families=(rung.family,),
             local_host=self._local_host(rung.family),
             ports=self._ports(),
@@ -376,6 +373,18 @@ def _proxy_of(config: AgentConfig, host: str, port: int) -> Proxy | None:
     if config.network is not None:
         return None  # the environment is this machine's; another network is not
     return proxy_for(host, port, os.environ)
+
+
+@cache
+def _refusals() -> frozenset[turn.EndReason]:
+    """Return the reasons that asking again soon does not help against; of a client that is imported by then."""
+    reason = turn.EndReason
+    return frozenset(
+        (
+            *(reason.CREDENTIALS_REFUSED, reason.CREDENTIALS_NEEDED, reason.BID_DOWN, reason.QUOTA),
+            *(reason.CAPACITY, reason.FORBIDDEN, reason.UNSUPPORTED, reason.ALTERNATE_SERVER),
+        )
+    )
 
 
 def _words(rung: Rung) -> str:

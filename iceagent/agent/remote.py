@@ -33,7 +33,9 @@ class RemoteCandidates:
         take: told of each candidate first; returns whether it is no candidate but something said in the form of one.
     """
 
-    def __init__(self, driver: Driver, gatherer: Gatherer, take: Callable[[ice.Candidate | None], bool]) -> None:
+    def __init__(
+        self, driver: Driver, gatherer: Gatherer, take: Callable[[ice.Candidate | None], bool] | None = None
+    ) -> None:
         self._take = take
         self._driver = driver
         self._names = gatherer.names
@@ -46,7 +48,7 @@ class RemoteCandidates:
 
     def add(self, candidate: ice.Candidate | None) -> None:
         """Take a candidate, or with None the end of them."""
-        if self._take(candidate):
+        if self._take is not None and self._take(candidate):
             return
         generation = self._driver.ice.generation
         if candidate is None:

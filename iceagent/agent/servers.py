@@ -8,15 +8,17 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from iceagent.agent import late
 from iceagent.core.address import IPAddress, TransportAddress
-from iceagent.core.turn import TurnCredentials
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.host_names import check_host
-from iceagent.net.turn import CredentialSource, TurnLogin
 from iceagent.net.turn_redirect import is_never_a_server
+
+if TYPE_CHECKING:
+    from iceagent.net.turn import CredentialSource, TurnLogin
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -77,7 +79,7 @@ class IceServer:
             raise LocalError(f"{self.shown!r} needs both username= and credential=, or neither")
         if self.username and self.credential:
             try:
-                TurnCredentials(self.username, self.credential).check()
+                late.TurnCredentials(self.username, self.credential).check()
             except ValueError as error:
                 raise LocalError(f"{self.shown!r}: {error}") from None
 
@@ -125,10 +127,10 @@ class IceServer:
     def login(self) -> TurnLogin:
         """Return where the credentials come from."""
         if self.credentials is not None:
-            return TurnLogin(self.credentials)
+            return late.TurnLogin(self.credentials)
         if not self.username or not self.credential:
-            return TurnLogin(None)
-        return TurnLogin(TurnCredentials(self.username, self.credential))
+            return late.TurnLogin(None)
+        return late.TurnLogin(late.TurnCredentials(self.username, self.credential))
 
     @property
     def scheme(self) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from iceagent.agent.collect import collect_statistics
+from iceagent.agent import late
 from iceagent.agent.lane import Lane
 from iceagent.core import ice
 from iceagent.errors import LocalError
@@ -78,7 +78,7 @@ class Component(trio.abc.Channel[bytes]):
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of this component's candidates, pairs and transport."""
-        return collect_statistics([self._agent._driver], self._agent._gatherer.interfaces())  # noqa: SLF001
+        return late.collect_statistics([self._agent._driver], self._agent._gatherer.interfaces())  # noqa: SLF001
 
     def explain(self) -> Verdict:
         """Return why this component is where it is, the evidence, and what to do about it."""
@@ -227,12 +227,12 @@ class Ensemble:
             agent = self.agents.get((stream or 0, candidate.component))
             self.core.note_signalled(candidate, stream or 0)
             if agent is not None:
-                agent._take_remote(candidate)  # noqa: SLF001
+                agent._remote.add(candidate)  # noqa: SLF001
             return
         for at in range(len(self.streams)) if stream is None else (stream,):
             for (of, _), agent in self.agents.items():
                 if of == at and not agent._driver.closed:  # noqa: SLF001
-                    agent._take_remote(None)  # noqa: SLF001
+                    agent._remote.add(None)  # noqa: SLF001
             self.mutate(lambda now, at=at: self.core.note_remote_end(now, at))  # type: ignore[misc]
 
     async def serve(self, roaming: Roaming) -> None:

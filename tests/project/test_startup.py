@@ -16,6 +16,13 @@ from iceagent.cli.run import run_verb
 
 HEAVY = {"trio", "asyncio", "ssl", "cryptography", "OpenSSL", "qh3", "dns", "h11", "wsproto", "spake2", "msgspec"}
 HEAVY |= {"rich", "rich_click"}
+FACADES = ["iceagent", "icesignal", "iceagent.agent", "iceagent.agent.explain", "iceagent.agent.late"]
+FACADES += ["iceagent.core.ice", "iceagent.core.nat", "iceagent.core.stun", "iceagent.core.turn"]
+SELDOM = ("iceagent.core.turn.", "iceagent.net.turn", "iceagent.net.portmap", "iceagent.core.ice.streams")
+SELDOM += ("iceagent.agent.hard_nat", "iceagent.agent.export", "iceagent.agent.statistics", "iceagent.agent.streams")
+SELDOM += ("iceagent.agent.explain.judge", "iceagent.core.stun.server", "iceagent.net.nat_discovery")
+"""What a link over a direct path does without; of `core.nat` and `net.turn` it has what tells addresses apart."""
+NEEDED = {"iceagent.core.nat.nat64", "iceagent.net.turn_redirect"}
 WAIT = """
 import trio, iceagent
 from iceagent.session.errors import NobodyCame
@@ -24,6 +31,20 @@ async def wait():
         pass
 try: trio.run(wait)
 except NobodyCame: pass
+"""
+LINK = """
+import trio, icesignal, iceagent
+async def answer(invitation):
+    async with invitation.accept() as link, link.serve_forwards(["any"]):
+        await link.wait_closed()
+async def connect():
+    async with icesignal.serve(host="127.0.0.1") as server:
+        relay = f"ws://127.0.0.1:{server.port}"
+        async with iceagent.invite(relay=relay) as invitation, trio.open_nursery() as nursery:
+            nursery.start_soon(answer, invitation)
+            async with iceagent.join(invitation.code, relay=relay) as link, link.forward_local("0:127.0.0.1:1"):
+                pass
+trio.run(connect)
 """
 DIAL = """
 import trio, iceagent
@@ -55,9 +76,14 @@ def test_the_list_of_verbs_imports_no_verb(arguments: list[str]) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("facade", ["iceagent", "icesignal"])
-def test_a_facade_costs_nothing_and_hands_out_every_name(facade: str) -> None:
-    """Names come with their first use; one that is listed and cannot be had would be found by a user."""
+def test_a_facade_costs_nothing(facade: str) -> None:
     assert loaded_by(f"import {facade}") & HEAVY == set()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("facade", FACADES)
+def test_a_facade_hands_out_every_name(facade: str) -> None:
+    """Names come with their first use; one that is listed and cannot be had would be found by a user."""
     loaded_by(
         f"import {facade}\nassert set({facade}.__all__) <= set(dir({facade}))\n"
         f"for name in {facade}.__all__: getattr({facade}, name)\n"
@@ -73,6 +99,15 @@ def test_who_joins_imports_nothing_of_servers() -> None:
     assert [name for name in loaded if name.startswith(servers)] == []
     assert loaded & {"iceagent.net.mdns", "iceagent.net.turn_dtls", "iceagent.vnet"} == set()
     assert loaded & {"asyncio", "OpenSSL", "dns", "qh3", "aioquic", "prometheus_client", "structlog", "rich"} == set()
+
+
+@pytest.mark.processes
+def test_a_link_over_a_direct_path_imports_nothing_of_the_other_ways() -> None:
+    """Each module costs some milliseconds before the first byte, and dataclasses cost the most."""
+    loaded = loaded_by(LINK) - NEEDED
+    assert "iceagent.link.quic_qh3" in loaded, "no link came about, so this shows nothing"
+    seldom = (*SELDOM, "iceagent.core.nat.")
+    assert sorted(name for name in loaded if name.startswith(seldom)) == []
 
 
 @pytest.mark.processes

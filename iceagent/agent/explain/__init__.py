@@ -6,7 +6,20 @@ causes are asked in the order of `judge`: what is here, what signaling brought, 
 
 from __future__ import annotations
 
-from iceagent.agent.explain.judge import explain, relayed_because
-from iceagent.agent.explain.verdict import RelayReason, Verdict, VerdictKind
+from typing import TYPE_CHECKING
+
+from iceagent.core.lazy import names_on_demand
+
+if TYPE_CHECKING:
+    from iceagent.agent.explain.judge import explain, relayed_because
+    from iceagent.agent.explain.verdict import RelayReason, Verdict, VerdictKind
+else:
+    __getattr__, __dir__ = names_on_demand(
+        __name__,
+        {
+            "judge": "explain relayed_because",
+            "verdict": "RelayReason Verdict VerdictKind",
+        },
+    )
 
 __all__ = ["RelayReason", "Verdict", "VerdictKind", "explain", "relayed_because"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from iceagent.core.ice.agent import IceAgent
 from iceagent.core.ice.candidate import (
     Candidate,
@@ -28,6 +30,9 @@ from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import (
     AGENT_TRANSITIONS,
     AgentState,
+    ChecklistState,
+    ChecklistStateChanged,
+    ComponentGivenUp,
     ConsentLost,
     ControllerFailed,
     DropReason,
@@ -53,15 +58,18 @@ from iceagent.core.ice.priority import CandidateType, candidate_priority, founda
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role
 from iceagent.core.ice.signs import CredentialSigns
-from iceagent.core.ice.streams import (
-    ChecklistState,
-    ChecklistStateChanged,
-    ComponentEvent,
-    ComponentGivenUp,
-    StreamSet,
-    check_layout,
-)
 from iceagent.core.ice.tcp import tcp_host_candidate, tcp_priority, tcp_srflx_candidate
+from iceagent.core.lazy import names_on_demand
+
+if TYPE_CHECKING:
+    from iceagent.core.ice.streams import ComponentEvent, StreamSet, check_layout
+else:
+    __getattr__, __dir__ = names_on_demand(
+        __name__,
+        {
+            "streams": "ComponentEvent StreamSet check_layout",
+        },
+    )
 
 __all__ = [
     "AGENT_TRANSITIONS",

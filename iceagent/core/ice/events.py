@@ -234,6 +234,35 @@ class Failed:
     reason: str
 
 
+class ChecklistState(Enum):
+    """How the checks of one data stream fare: RFC 8445 section 6.1.2.1.
+
+    COMPLETED: each component has a selected pair. FAILED: some component has no path, and will have none. A restart, or
+    a selected pair that is lost while others are tried, leads back from COMPLETED to RUNNING.
+    """
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ChecklistStateChanged:
+    """The checks of a data stream came to something else."""
+
+    stream: int
+    old: ChecklistState
+    new: ChecklistState
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentGivenUp:
+    """The peer has no such component, so ours is closed (RFC 8445 section 6.1.2.2), or its stream was removed."""
+
+    stream: int
+    component: int
+
+
 IceEvent: TypeAlias = (
     StateChanged
     | LocalCandidateAdded

@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from iceagent.core.address import TransportAddress
@@ -19,7 +18,16 @@ from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.checklist_set import ChecklistSet, Seat
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.credentials import Credentials, generate_credentials
-from iceagent.core.ice.events import AgentState, DropReason, IceEvent, StateChanged, Verdict
+from iceagent.core.ice.events import (
+    AgentState,
+    ChecklistState,
+    ChecklistStateChanged,
+    ComponentGivenUp,
+    DropReason,
+    IceEvent,
+    StateChanged,
+    Verdict,
+)
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.roles import Role, RoleKeeper
@@ -33,35 +41,6 @@ _DEFAULT_CONFIG: Final = IceConfig()
 _SETTLED: Final = frozenset((AgentState.COMPLETED, AgentState.DISCONNECTED))
 _CONNECTED: Final = frozenset((AgentState.CONNECTED, *_SETTLED))
 _MAX_EVENTS: Final = 256  # ours: of those that are no component's; the oldest gives way
-
-
-class ChecklistState(Enum):
-    """How the checks of one data stream fare: RFC 8445 section 6.1.2.1.
-
-    COMPLETED: each component has a selected pair. FAILED: some component has no path, and will have none. A restart, or
-    a selected pair that is lost while others are tried, leads back from COMPLETED to RUNNING.
-    """
-
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class ChecklistStateChanged:
-    """The checks of a data stream came to something else."""
-
-    stream: int
-    old: ChecklistState
-    new: ChecklistState
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentGivenUp:
-    """The peer has no such component, so ours is closed (RFC 8445 section 6.1.2.2), or its stream was removed."""
-
-    stream: int
-    component: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from iceagent.core.lazy import names_on_demand
 from iceagent.core.stun.address_attributes import (
     FAMILY_IPV4,
     FAMILY_IPV6,
@@ -26,7 +29,6 @@ from iceagent.core.stun.behaviour_attributes import (
     ResponseOrigin,
     ResponsePort,
 )
-from iceagent.core.stun.behaviour_server import BehaviourServer, Reply
 from iceagent.core.stun.client import Response, StunClient, TimedOut
 from iceagent.core.stun.codec import decode, encode
 from iceagent.core.stun.credentials import long_term_key, short_term_key, userhash
@@ -36,11 +38,8 @@ from iceagent.core.stun.header import MAGIC_COOKIE, MessageClass, Method, looks_
 from iceagent.core.stun.ice_attributes import IceControlled, IceControlling, Nomination, Priority, UseCandidate
 from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import Message, binding_indication, binding_request, error, success
-from iceagent.core.stun.nonce_cookie import SecurityFeature, make_nonce, security_features
 from iceagent.core.stun.preparation import opaque_string, saslprep
-from iceagent.core.stun.rate_limit import RateLimiter
 from iceagent.core.stun.schedule import DEFAULT_SCHEDULE, RetransmissionSchedule
-from iceagent.core.stun.server import BindingLimits, BindingServer
 from iceagent.core.stun.template import Template
 from iceagent.core.stun.text_attributes import AlternateDomain, Nonce, Realm, Software, Username
 from iceagent.core.stun.transaction import ClientTransaction, FailureReason
@@ -63,6 +62,22 @@ from iceagent.core.stun.turn_attributes import (
     XorPeerAddress,
     XorRelayedAddress,
 )
+
+if TYPE_CHECKING:
+    from iceagent.core.stun.behaviour_server import BehaviourServer, Reply
+    from iceagent.core.stun.nonce_cookie import SecurityFeature, make_nonce, security_features
+    from iceagent.core.stun.rate_limit import RateLimiter
+    from iceagent.core.stun.server import BindingLimits, BindingServer
+else:
+    __getattr__, __dir__ = names_on_demand(
+        __name__,
+        {
+            "behaviour_server": "BehaviourServer Reply",
+            "nonce_cookie": "SecurityFeature make_nonce security_features",
+            "rate_limit": "RateLimiter",
+            "server": "BindingLimits BindingServer",
+        },
+    )
 
 __all__ = [
     "DEFAULT_SCHEDULE",
