@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import secrets
 from dataclasses import dataclass, field
+from hashlib import sha256
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from iceagent.link.certificate import pem, private_key, self_signed
 
 _LIFETIME = datetime.timedelta(days=30)
 _CLOCK_SKEW = datetime.timedelta(days=2)
+_SERIAL_BITS = 158  # RFC 5280 section 4.1.2.2: positive, at most 20 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +34,11 @@ def generate_identity() -> LinkIdentity:
     Names and validity are formalities: the peer checks the fingerprint and nothing else.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "iceagent")])
     now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + _LIFETIME)
-        .sign(key, hashes.SHA256())
-    )
+    serial = secrets.randbits(_SERIAL_BITS) + 1
+    certificate = self_signed(key, "iceagent", serial, now - _CLOCK_SKEW, now + _LIFETIME)
     return LinkIdentity(
-        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
-        private_key_pem=key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-        fingerprint=certificate.fingerprint(hashes.SHA256()),
+        certificate_pem=pem("CERTIFICATE", certificate),
+        private_key_pem=pem("PRIVATE KEY", private_key(key)),
+        fingerprint=sha256(certificate).digest(),
     )

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from iceagent.errors import LocalError
 from iceagent.link.config import LinkConfig, LinkRole
 from iceagent.link.identity import LinkIdentity
+from iceagent.link.partial import put_off
 from iceagent.net.api import Batch
 
 ALPN = "iceagent-link/1"
@@ -388,6 +389,7 @@ def create_endpoint(
 def _endpoint_class(backend: str) -> type[QuicEndpoint]:
     try:
         if backend == "qh3":
+            put_off("qh3")  # whose own names are of asyncio and HTTP/3
             from iceagent.link.quic_qh3 import Qh3Endpoint
 
             return Qh3Endpoint
