@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from iceagent.agent import Agent
-from iceagent.core.ice import Restarted
 from iceagent.net import Network, SystemNetwork
 from iceagent.net.monitor import open_monitor
 from iceagent.session.background import open_background
+
+if TYPE_CHECKING:
+    from iceagent.agent import Agent
 
 LookAgain = Callable[[Collection[str] | None], None]
 
@@ -41,6 +43,8 @@ async def keeping_up(look_again: LookAgain, network: Network | None = None) -> A
 
 async def hurry_restarts(agent: Agent, look_again: LookAgain) -> None:
     """Have signaling look at its connection whenever the agent has something to say that cannot wait."""
+    from iceagent.core.ice import Restarted  # here: an inviter keeps up long before it has an agent
+
     async for event in agent.events():
         if isinstance(event, Restarted):
             look_again(None)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from iceagent.agent import AgentConfig
-from iceagent.agent.addresses import choose_addresses
-from iceagent.agent.filters import Policy
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
 from iceagent.net.api import InterfaceAddress
+
+if TYPE_CHECKING:
+    from iceagent.agent import AgentConfig
+    from iceagent.agent.filters import Policy
 
 
 def check_addresses(config: AgentConfig | None, *, peer_may_be_here: bool) -> None:
@@ -27,6 +29,9 @@ def check_addresses(config: AgentConfig | None, *, peer_may_be_here: bool) -> No
     """
     if config is None:
         return
+    from iceagent.agent.addresses import choose_addresses  # here: whoever restricts nothing need not wait for them
+    from iceagent.agent.filters import Policy
+
     try:
         entries = (config.network or SystemNetwork()).interfaces()
     except OSError:

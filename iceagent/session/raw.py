@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from iceagent.errors import IceError
-from iceagent.link import LinkStream
+
+if TYPE_CHECKING:
+    from iceagent.link import LinkStream
 
 
 class ByteStream(Protocol):

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from iceagent.errors import IceError, LocalError
-from iceagent.link import LinkClosedByPeer, LinkLost, LinkStream, WishRefused
+from iceagent.link import LinkClosedByPeer, LinkLost, WishRefused
 from iceagent.session.background import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
-from iceagent.session.endings import peer_lost
 from iceagent.session.errors import PeerLeft, PeerTurnedAway
 from iceagent.session.outages import Outage, OutageKind
 from iceagent.session.path import Path
@@ -21,6 +20,7 @@ from iceagent.session.streams import StreamRouter
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
+    from iceagent.link import LinkStream
 
 MAX_OUTAGES = 32  # told and not yet read; then the newest are left out
 
@@ -148,6 +148,8 @@ class Session:
         await self._link.wait_closed()
         reason = self._link.close_reason
         if isinstance(reason, LinkLost):
+            from iceagent.session.endings import peer_lost  # here: a session need not end so
+
             raise peer_lost(reason, self._read_failure()) from reason
         if isinstance(reason, WishRefused):
             raise PeerTurnedAway(f"{reason}; make a new code, and allow it if it should be") from reason

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from iceagent.errors import LocalError
-from iceagent.link import LinkStream
 from iceagent.link.config import MAX_STREAMS
 from iceagent.net.logs import limited_logger
 from iceagent.session.raw import RawLink
+
+if TYPE_CHECKING:
+    from iceagent.link import LinkStream
 
 RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own services
 TUNNEL_SERVICE = "iceagent.tunnel"
@@ -31,7 +35,7 @@ class StreamRouter:
         self._link = link
         self._ended: BaseException | None = None
         self._queues = {
-            name: trio.open_memory_channel[LinkStream](MAX_PENDING_STREAMS) for name in (APPLICATION, TUNNEL_SERVICE)
+            name: trio.open_memory_channel["LinkStream"](MAX_PENDING_STREAMS) for name in (APPLICATION, TUNNEL_SERVICE)
         }
 
     async def run(self) -> None:

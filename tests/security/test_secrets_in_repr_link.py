@@ -10,7 +10,7 @@ import trio
 
 import iceagent
 from iceagent.link import LinkIdentity, generate_identity
-from iceagent.session import connect
+from iceagent.session import establish as establishing
 from iceagent.session.description import Description, parse_untrusted
 from iceagent.session.errors import CodeError
 
@@ -39,7 +39,7 @@ def test_trap_67_an_identity_hides_its_key():
 async def test_trap_67_no_object_of_a_living_session_shows_a_secret(monkeypatch):
     """Every object of the link and the session, whatever it is, is looked at while all secrets are in use."""
     secrets: set[str] = set()
-    open_link = connect.open_link
+    open_link = establishing.open_link
 
     def remembering(transport, **options):
         secrets.add(repr(options["session_key"])[2:-1])
@@ -48,7 +48,7 @@ async def test_trap_67_no_object_of_a_living_session_shows_a_secret(monkeypatch)
         secrets.add(options["identity"].private_key_pem.decode().splitlines()[1])
         return open_link(transport, **options)
 
-    monkeypatch.setattr(connect, "open_link", remembering)
+    monkeypatch.setattr(establishing, "open_link", remembering)
     async with iceagent.invite() as invitation, trio.open_nursery() as nursery:
         secrets.add("-".join(invitation.code.partition("@")[0].split("-")[1:]))
         looked = trio.Event()

@@ -15,7 +15,7 @@ import trio
 
 import iceagent
 from iceagent.link import AuthenticationError, generate_identity
-from iceagent.session import connect
+from iceagent.session import establish as establishing
 from iceagent.session import relay as relays
 from iceagent.session.background import open_background
 from iceagent.session.endings import PEER_LOST
@@ -125,7 +125,7 @@ async def test_a_clean_close_is_seen_at_once():
 async def test_a_restart_is_carried_over_the_sealed_channel_and_the_link_does_not_notice(monkeypatch):
     """Whoever restarts, the other side takes part; both end on a new pair, with the stream that was open."""
     agents = []
-    open_agent = connect.open_agent
+    open_agent = establishing.open_agent
 
     @asynccontextmanager
     async def remembering(*args, **options):
@@ -133,7 +133,7 @@ async def test_a_restart_is_carried_over_the_sealed_channel_and_the_link_does_no
             agents.append(agent)
             yield agent
 
-    monkeypatch.setattr(connect, "open_agent", remembering)
+    monkeypatch.setattr(establishing, "open_agent", remembering)
     async with linked() as (inviter, joiner):
         async with await joiner.open_stream("long") as stream, await inviter.accept_stream() as accepted:
             for number, agent in enumerate(agents, start=1):
@@ -287,7 +287,7 @@ async def test_a_peer_that_leaves_before_there_is_a_path(monkeypatch):
 @pytest.mark.parametrize("is_described", [False, True])
 async def test_a_peer_killed_before_there_is_a_path_is_missed_at_the_relay(monkeypatch, is_described):
     """Its checks would not be missed for 39.5 s; its connection to the relay ends with it."""
-    monkeypatch.setattr(connect, "AWAY_S", 0.3)
+    monkeypatch.setattr(establishing, "AWAY_S", 0.3)
     progress = Progress()
     async with iceagent.invite(progress=progress) as invitation, trio.open_nursery() as nursery:
 
@@ -337,13 +337,13 @@ async def test_another_version_of_the_session_protocol_is_named():
 
 async def test_an_impostor_with_another_certificate_gets_nothing(monkeypatch):
     """The fingerprint travels sealed; whoever answers on the network must have the key that belongs to it."""
-    init = connect._Signaling.__init__
+    init = establishing._Signaling.__init__
     wrong = generate_identity().fingerprint
 
     def announce_another(self, channel, agent, _fingerprint) -> None:
         init(self, channel, agent, wrong)
 
-    monkeypatch.setattr(connect._Signaling, "__init__", announce_another)
+    monkeypatch.setattr(establishing._Signaling, "__init__", announce_another)
     async with iceagent.invite() as invitation, open_background() as nursery:
 
         async def accept() -> None:

@@ -22,7 +22,7 @@ from iceagent.agent import AgentConfig, IceServer
 from iceagent.link import generate_identity
 from iceagent.net import monitor
 from iceagent.servers.stun import open_stun_server
-from iceagent.session.connect import _establish
+from iceagent.session.establish import establish
 from iceagent.session.session import Session
 from iceagent.vnet import Host, Link, Nat, Network, Router, run
 
@@ -124,7 +124,7 @@ async def connected(seed: int, *, nat: Nat = HOME, backup: bool = False, loss: f
     async def open_session(number: int, *, task_status: Any) -> None:
         host = lab.hosts[number]
         config = AgentConfig(servers=[IceServer("stun:stun.example")], network=host, randbytes=host.randbytes)
-        async with _establish(Session, ends[number], generate_identity(), config) as session:
+        async with establish(Session, ends[number], generate_identity(), config) as session:
             task_status.started(session)
             await trio.sleep_forever()
 

@@ -19,7 +19,7 @@ from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.errors import LocalError
 from iceagent.link import LinkConfig, generate_identity, open_link
 from iceagent.net import monitor
-from iceagent.session import connect
+from iceagent.session import establish as establishing
 from iceagent.session.endings import PEER_LOST
 from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost
 from iceagent.session.outages import Outage, OutageKind
@@ -46,7 +46,7 @@ async def follow_outages(session: Session, told: list[Outage]) -> None:
 @pytest.mark.parametrize("backend", ["qh3", "aioquic"])
 def test_many_minutes_without_a_byte_end_nothing_and_are_no_outage(monkeypatch, backend):
     """The whole of it: consent checks below, QUIC above, and nobody who uses either."""
-    monkeypatch.setattr(connect, "open_link", partial(open_link, backend=backend))
+    monkeypatch.setattr(establishing, "open_link", partial(open_link, backend=backend))
 
     async def main():
         async with connected(1) as lab, trio.open_nursery() as nursery:
@@ -84,7 +84,7 @@ def test_an_idle_session_costs_its_keepalives():
 @pytest.mark.parametrize("backend", ["qh3", "aioquic"])
 def test_an_outage_is_told_in_few_lines_and_the_session_goes_on(monkeypatch, backend):
     """Twenty seconds in which nothing moves were never told; the length is that of the outage."""
-    monkeypatch.setattr(connect, "open_link", partial(open_link, backend=backend))
+    monkeypatch.setattr(establishing, "open_link", partial(open_link, backend=backend))
 
     async def main():
         async with connected(1) as lab, trio.open_nursery() as nursery:
@@ -266,7 +266,7 @@ async def establish(net: Network, *, cut=None, **options) -> list[tuple[object, 
 
         progress.enter = note  # type: ignore[method-assign]
         try:
-            async with connect._establish(Session, ends[number], generate_identity(), config, progress):
+            async with establishing.establish(Session, ends[number], generate_identity(), config, progress):
                 await trio.sleep(1)
         except (NoPath, NoLink) as error:
             found.append((error, stages))

@@ -1,0 +1,231 @@
+"""From a sealed channel to a session: descriptions and candidates are exchanged, a path is found, the link opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from typing import TypeVar
+
+import icesignal
+import trio
+
+from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
+from iceagent.agent.hopeless import heard_at, wait_hopeless
+from iceagent.core.ice import SelectedPairChanged
+from iceagent.errors import NetworkError
+from iceagent.link import Link, LinkIdentity, LinkRole, open_link
+from iceagent.session.background import open_background
+from iceagent.session.description import (
+    receive_candidates,
+    receive_description,
+    send_description,
+    send_late_candidates,
+    send_restarts,
+)
+from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
+from iceagent.session.errors import PeerLeft, RelayError
+from iceagent.session.keeping_up import hurry_restarts, keeping_up
+from iceagent.session.outage_watch import watch_outages
+from iceagent.session.outages import Outage, OutageKind
+from iceagent.session.path import Path
+from iceagent.session.progress import Progress, Stage
+from iceagent.session.relay import signal_errors
+from iceagent.session.session import Session, run_session
+
+KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
+AWAY_S = 10.0  # ours: a live peer has its connection to the relay back by then, dialling and a lost packet included
+
+S = TypeVar("S", bound=Session)
+_log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def establish(
+    session_type: Callable[..., S],
+    channel: icesignal.SealedChannel,
+    identity: LinkIdentity,
+    config: AgentConfig,
+    progress: Progress | None = None,
+) -> AsyncIterator[S]:
+    """Find a path to the peer at the other end of the channel, and open the link over it.
+
+    The inviter is controlled and the QUIC server: the joiner is the one who wants something, and knows last.
+    """
+    progress = progress or Progress()
+    is_inviter = channel.role == "inviter"
+    role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
+    tcp = True if config.tcp_candidates is None else config.tcp_candidates
+    config = replace(config, auto_restart=True, full_trickle=True, tcp_candidates=tcp)
+    async with (
+        open_agent(config, role=role) as agent,
+        open_background() as nursery,
+        keeping_up(channel.look_again, config.network),
+    ):
+        signaling = _Signaling(channel, agent, identity.fingerprint)
+        progress.is_peer_away = lambda: channel.is_peer_away
+        nursery.start_soon(signaling.watch_peer)
+        fingerprint = await signaling.find_path(nursery, progress)
+        progress.enter(Stage.LINK, agent.explain)
+        opening = open_link(
+            agent,
+            role=LinkRole.SERVER if is_inviter else LinkRole.CLIENT,
+            identity=identity,
+            peer_fingerprint=fingerprint,
+            session_key=channel.key(KEY_PURPOSE),
+        )
+        async with _opened(opening, agent) as link:
+            signaling.is_open = True
+            session = session_type(
+                link,
+                inviter=is_inviter,
+                read_path=lambda: _path_of(agent),
+                read_failure=lambda: failure_of(agent, signaling_ended=signaling.has_ended),
+            )
+            nursery.start_soon(hurry_restarts, agent, channel.look_again)
+            nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
+            nursery.start_soon(watch_outages, agent, _outage_teller(session, link))
+            progress.enter(Stage.OPEN)
+            async with run_session(session):
+                yield session
+
+
+@asynccontextmanager
+async def _opened(opening: AbstractAsyncContextManager[Link], agent: Agent) -> AsyncIterator[Link]:
+    """Open a link; if it does not come about for a reason that is not the peer's, say what the agent knows."""
+    async with AsyncExitStack() as stack:
+        try:
+            link = await stack.enter_async_context(opening)
+        except NetworkError as error:
+            raise no_link(agent, error) from error
+        yield link
+
+
+class _Signaling:
+    """The exchange of descriptions and candidates; once a path is found, its end no longer matters."""
+
+    def __init__(self, channel: icesignal.SealedChannel, agent: Agent, fingerprint: bytes) -> None:
+        self.has_ended = False
+        self.is_open = False
+        self._all_told = trio.Event()
+        self._is_needed = True
+        self._channel = channel
+        self._agent = agent
+        self._fingerprint = fingerprint
+
+    async def find_path(self, nursery: trio.Nursery, progress: Progress) -> bytes:
+        """Exchange descriptions and candidates until a pair is selected; return the peer's fingerprint.
+
+        Raises:
+            NoPath: there is none.
+            PeerLeft, RelayError: signaling ended before.
+            VersionMismatch: the peer speaks another version.
+        """
+        progress.enter(Stage.PEER)
+        try:
+            nursery.start_soon(self._tolerate, self._send_description)
+            with signal_errors(), _peer_left():
+                description = await receive_description(self._channel)
+            self._agent.set_remote_credentials(
+                description.credentials(), options=description.options, pacing_s=description.pacing_s
+            )
+            peers = description.fingerprint
+            nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent, peers))
+            nursery.start_soon(self._tolerate, lambda: send_restarts(self._channel, self._agent, self._fingerprint))
+            nursery.start_soon(self._tolerate, lambda: send_late_candidates(self._channel, self._agent))
+            progress.enter(Stage.PATH, self._agent.explain)
+            await self._wait_connected()
+        except BaseException:
+            self._channel.close()  # the other side need not wait for what will not come
+            raise
+        self._is_needed = False
+        return description.fingerprint
+
+    async def _send_description(self) -> None:
+        await send_description(self._channel, self._agent, self._fingerprint)
+        self._all_told.set()
+
+    async def watch_peer(self) -> None:
+        """Until the session is open, raise once the relay has lost the other side and nothing else comes from it.
+
+        Its program was killed, most likely: the relay sees its connection end at once, and checks would say nothing for
+        as long as patience lasts. Whoever lives has a connection again within seconds, or is heard on some path.
+
+        Raises:
+            PeerLeft: so it is.
+        """
+        with suppress(icesignal.SignalError):  # whoever waits for the next message is told
+            while True:
+                await self._channel.wait_peer_away(AWAY_S)
+                heard_s = trio.current_time() - heard_at(self._agent)
+                if self.is_open:
+                    return
+                if heard_s >= AWAY_S:
+                    break
+                await trio.sleep(AWAY_S - heard_s)
+            self._channel.close()
+            raise peer_gone(self._agent, AWAY_S)
+
+    async def _wait_connected(self) -> None:
+        async with open_background() as nursery:
+            nursery.start_soon(self._give_up)
+            try:
+                await self._agent.wait_connected()
+            except NetworkError as error:
+                raise no_path(self._agent) from error
+
+    async def _give_up(self) -> None:
+        """Give up as soon as there can be no path; the other side is to know first that we have no more to tell."""
+        await wait_hopeless(self._agent)
+        await self._all_told.wait()
+        raise no_path(self._agent)
+
+    async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with signal_errors(), _peer_left():
+                await talk()
+        except (RelayError, PeerLeft) as error:
+            if self._is_needed:
+                raise left_early(self._agent, error) from error.__cause__
+            self.has_ended = True
+            _log.info("signaling ended, the session goes on: %s", error)
+        except trio.ClosedResourceError:
+            pass  # the agent was closed meanwhile
+
+
+@contextmanager
+def _peer_left() -> Iterator[None]:
+    """A peer that leaves during the exchange was there: that is another error than nobody's coming."""
+    try:
+        yield
+    except icesignal.PeerLeft as error:
+        raise PeerLeft(f"the other side left before a path was found: {error}") from error
+
+
+async def _follow_path(agent: Agent, *notify: Callable[[], None]) -> None:
+    async for event in agent.events():
+        if isinstance(event, SelectedPairChanged):
+            for call in notify:
+                call()
+
+
+def _outage_teller(session: Session, link: Link) -> Callable[[Outage], None]:
+    """Return what tells a session of outages, and wakes its link, whose probes wait ever longer, as they end."""
+
+    def tell(outage: Outage) -> None:
+        session.notify_outage(outage)
+        if outage.kind is OutageKind.BACK:
+            link.notify_path_changed()
+
+    return tell
+
+
+def _path_of(agent: Agent) -> Path | None:
+    pair = agent.selected_pair
+    if pair is None:
+        return None
+    is_relayed = CandidateType.RELAY in (pair.local.type, pair.remote.type)
+    transport = f"turn-{agent.relay_transport or 'udp'}" if is_relayed else pair.local.transport
+    route = (not is_relayed, transport, pair.local.path_base, pair.remote.address)
+    return Path(*route, rtt_s=pair.rtt_s, because=agent.relayed_because)
