@@ -65,8 +65,11 @@ def greet(service: socket.socket) -> None:
 
 
 def cpu_ms(process: Process) -> float:
-    """Return the time that a process has had on a processor."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    """Return the time that a process has had on a processor; 0 where the system keeps no such file."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
     return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
