@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,8 +40,9 @@ def make_file(path: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-def download(url: str, target: Path) -> None:
-    """Fetch `url` into `target`; print when the first byte came and when the last, on the system's monotonic clock."""
+def download(target: Path) -> None:
+    """Fetch what a line on standard input names; print when its first and last byte came, by the monotonic clock."""
+    url = json.loads(sys.stdin.readline())["url"]
     with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
         block = response.read(1)
         first_at = time.monotonic()
@@ -74,14 +76,17 @@ def demonstrate(run: Processes, lab: Lab | None, size: int, folder: Path) -> boo
     code = listener.wait_for("code")["code"]
     print(f"code        {code}")
 
+    # There already, so that what is measured is the tunnel and not the start of another Python.
+    command = [sys.executable, __file__, "--download", str(folder / "copy.bin")]
+    downloader = run.start(*command_in(lab, "host-a", command), stdin=subprocess.PIPE)
     forwarder = run.iceagent("forward", "--json", "--relay", url, "-L", f"0:{target}", code, inside=inside["host-a"])
     path = forwarder.wait_for("path")
     bind = forwarder.wait_for("forwarding")["bind"]
+    downloader.say(url=f"http://{bind}/data.bin")
     print(f"path        {'direct' if path['direct'] else 'relayed'} {path['local']} -> {path['remote']}", end="")
     print(f", rtt {path['rtt_ms']} ms" if path["rtt_ms"] is not None else "")
 
-    command = [sys.executable, __file__, "--download", f"http://{bind}/data.bin", "--to", str(folder / "copy.bin")]
-    done = run.start(*command_in(lab, "host-a", command)).wait_for("downloaded", timeout_s=300)
+    done = downloader.wait_for("downloaded", timeout_s=300)
     seconds = done["last_at"] - done["first_at"]
     with (folder / "copy.bin").open("rb") as copy:
         found = hashlib.file_digest(copy, "sha256").hexdigest()
@@ -97,11 +102,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nat", action="store_true", help="insist on two NATs (needs root, ip and nft)")
     parser.add_argument("--plain", action="store_true", help="no NATs: everything on the loopback interface")
     parser.add_argument("--megabytes", type=int, default=200)
-    parser.add_argument("--download", help=argparse.SUPPRESS)
-    parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--download", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.download:
-        download(options.download, options.to)
+        download(options.download)
         return 0
     reason = "as asked" if options.plain else why_not()
     if reason and options.nat:
