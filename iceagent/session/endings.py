@@ -12,7 +12,9 @@ from iceagent.errors import IceError
 from iceagent.link import LinkLost
 from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost, RelayError
 
-PEER_LOST = f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network is down"
+PEER_LOST = (
+    f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network or this one is down"
+)
 
 _NO_SIGNALING = (
     "The path has been silent for 30 s, and the conversation at the relay, over which another path could have been "

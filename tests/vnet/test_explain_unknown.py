@@ -164,6 +164,17 @@ async def test_dead_servers_are_not_taken_for_a_blocked_network(vnet: Any) -> No
         assert "or the servers are down" in verdict.summary
 
 
+async def test_one_dead_server_and_a_dead_peer_say_nothing_of_this_network(vnet: Any) -> None:
+    """Two unknowns are no evidence; what is known is that no check of the peer's has come."""
+    async with site(vnet(), None, None, stun=False) as town:
+        await town.open_both(STUN[0])
+        town.hosts[1].partition()
+        town.introduce()
+        verdict = await town.fail(town.alice)
+        assert_verdict(verdict, VerdictKind.PEER_NEVER_CHECKED, "it, the peer or this network may be why")
+        assert "UDP" not in verdict.summary
+
+
 async def test_where_the_same_server_answers_over_tcp_udp_is_blocked_for_sure(vnet: Any) -> None:
     """That is evidence: it is up, and only UDP does not get there."""
     async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, firewalls=(UDP_BLOCKED, None)) as town:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from iceagent.agent.explain.facts import Facts, plural, versions
 from iceagent.agent.explain.nats import guessing_alone, our_nat, their_nat
 from iceagent.agent.explain.relays import refusal
 from iceagent.agent.explain.verdict import CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
 from iceagent.core import ice
+
+MIN_SILENT_HOSTS: Final = 2
+"""Ours: so many silent servers are hardly all down, at hosts of different names."""
 
 
 def network_cause(facts: Facts) -> Verdict:
@@ -34,6 +39,11 @@ def _names_cause(facts: Facts) -> Verdict | None:
 
 
 def _egress_cause(facts: Facts) -> Verdict | None:
+    """Return that nothing answers over UDP, where that is evidence.
+
+    A server may be down, and so may the peer: one of each says nothing of this network. It takes a server that answers
+    otherwise, or two that are silent, and then the sentence still leaves it open.
+    """
     if not facts.silences or facts.udp_answers:
         return None
     servers = {event.url for event in facts.silences}
@@ -43,7 +53,10 @@ def _egress_cause(facts: Facts) -> Verdict | None:
     ]
     asked = {server.endpoint()[0] for server in facts.config.servers if server.url in servers}
     summary = ""
-    if asked & facts.hosts_reached("tcp", "tls"):
+    is_certain = bool(asked & facts.hosts_reached("tcp", "tls"))
+    if not is_certain and len(asked) < MIN_SILENT_HOSTS:
+        return None
+    if is_certain:
         transport = facts.relays[0].transport.upper()
         evidence.append(f"a relay answers over {transport}")
         summary = f"A server that answers over {transport} does not over UDP: UDP does not leave this network."
@@ -57,7 +70,7 @@ def _family_cause(facts: Facts) -> Verdict | None:
     kind = VerdictKind.STUN_IPV4_ONLY if 4 in answering else VerdictKind.STUN_IPV6_ONLY
     summary = (
         f"STUN answered over {versions(answering)} only, and the peer has {versions(facts.their_families)} "
-        f"addresses only: {versions(silent)} does not get out of this network."
+        f"addresses only: {versions(silent)} does not get out of this network, or they are down."
     )
     return verdict(kind, summary, tuple(facts.general()))
 
@@ -95,7 +108,9 @@ def _address_cause(facts: Facts) -> Verdict | None:
 def _checks_cause(facts: Facts) -> Verdict:
     general = tuple(facts.general())
     if not facts.checks_received:
-        return verdict(VerdictKind.PEER_NEVER_CHECKED, evidence=general)
+        silent = sorted({event.url for event in facts.silences}) if not facts.udp_answers else []
+        unknown = (f"{silent[0]} has not answered either: it, the peer or this network may be why",) if silent else ()
+        return verdict(VerdictKind.PEER_NEVER_CHECKED, evidence=(*unknown, *general))
     if not facts.checks_answered:
         evidence = f"{plural(facts.checks_received, 'check')} received, none of our {facts.core.checks_sent} answered"
         return verdict(VerdictKind.PEER_NEVER_ANSWERED, evidence=(evidence, *general))
