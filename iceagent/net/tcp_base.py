@@ -18,6 +18,7 @@ from typing import Final
 import trio
 
 from iceagent.core.address import TransportAddress
+from iceagent.net.accepting import accept_next
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics
 from iceagent.net.contained import run_contained
 from iceagent.net.framing import MAX_FRAME, frame
@@ -33,7 +34,6 @@ MAX_STRANGERS: Final = 16  # ours: of these, accepted ones without an authentica
 MAX_STRANGERS_PER_SOURCE: Final = 4  # ours: a source is an IPv4 address or an IPv6 /64
 STRANGER_S: Final = 5.0  # ours: seconds within which an accepted connection has to show an authenticated check
 _SWEEP_S: Final = 2.5
-_ACCEPT_PAUSE_S: Final = 0.1
 
 Listener = trio.abc.Listener[trio.abc.HalfCloseableStream]
 
@@ -241,19 +241,18 @@ class TcpBase:
     async def _accept(self, listener: Listener) -> None:
         while True:
             try:
-                stream = await listener.accept()
+                stream = await accept_next(listener, self._note_failed)
             except trio.ClosedResourceError:
                 return
-            except OSError:  # out of descriptors, for instance: that may pass
-                self.refused["accept failed"] += 1
-                await trio.sleep(_ACCEPT_PAUSE_S)
-                continue
             try:
                 remote = self._zoned(peer_address(stream))
             except OSError:
                 remote = None  # gone already
             if remote is None or not self._admit(remote, stream):
                 await trio.aclose_forcefully(stream)
+
+    def _note_failed(self, error: OSError) -> None:
+        self.refused["accept failed"] += 1
 
     def _admit(self, remote: TransportAddress, stream: trio.abc.HalfCloseableStream) -> bool:
         known = self._peers.get(remote)

@@ -9,6 +9,7 @@ import h11
 import trio
 
 from iceagent.core.address import TransportAddress
+from iceagent.net.accepting import serve_connections
 from iceagent.net.tcp import listen_tcp
 from iceagent.servers.turn_options import TurnOptionsError
 
@@ -98,7 +99,7 @@ async def serve_metrics(
             except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
                 return
 
-    await trio.serve_listeners(answer, [listener])
+    await serve_connections(listener, answer)
 
 
 async def _answer(service: TurnService, stream: trio.SocketStream) -> None:

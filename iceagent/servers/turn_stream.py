@@ -14,6 +14,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, StreamFrames
 from iceagent.core.turn.server import ClientPath, Connection, Forward
+from iceagent.net.accepting import serve_connections
 from iceagent.net.logs import limited_logger
 from iceagent.net.tcp import bound_address, peer_address
 
@@ -235,8 +236,11 @@ class StreamListener:
         self._context = context
 
     async def run(self) -> None:
-        """Serve until cancelled."""
-        await trio.serve_listeners(self._serve, [self._listener])
+        """Serve until cancelled, whatever becomes of single connections (trap 71)."""
+        await serve_connections(self._listener, self._serve, self._note_failed)
+
+    def _note_failed(self, error: OSError) -> None:
+        self._service.counters["accept_failed"] += 1
 
     async def _serve(self, stream: trio.abc.HalfCloseableStream) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import stat
@@ -11,14 +10,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import trio
 
+from iceagent.net.accepting import accept_next
 from iceagent.net.logs import limited_logger
 from iceagent.tunnel.binds import BACKLOG, bind_port, bound_text, unix_bind_error
 from iceagent.tunnel.errors import BindError
 from iceagent.tunnel.resets import arm, break_off
 from iceagent.tunnel.spec import Bind, UnixBind
-
-ACCEPT_PAUSE_S = 0.1  # when the process has run out of file descriptors, as trio.serve_listeners does
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 _log = limited_logger(__name__)
 
@@ -106,20 +103,9 @@ async def accept_connections(
         finally:
             slots.release()
 
-    is_exhausted = False
     async with trio.open_nursery() as nursery:
         while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                if not is_exhausted:  # said once; it is tried ten times a second
-                    _log.error("connections have to wait: %s", os.strerror(error.errno).lower())
-                is_exhausted = True
-                await trio.sleep(ACCEPT_PAUSE_S)
-                continue
-            is_exhausted = False
+            stream = await accept_next(listener)
             if isinstance(stream, trio.SocketStream):
                 arm(stream.socket)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -136,3 +137,21 @@ async def test_reader_that_stops_does_not_stop_the_others() -> None:
                     await flooder.send([bytes(1200)] * 50, relayed)
                     await other.send(b"\x40\x00\x00\x04ping")
                     assert await other.receive() == b"\x40\x00\x00\x04ping"
+
+
+@pytest.mark.parametrize("code", ["ECONNABORTED", "EPROTO", "ENOBUFS", "EPERM", "EIO", "EINVAL"])
+async def test_trap_71_no_error_of_one_connection_ends_accepting(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trio lists the errors that it waits out, and raises the others: the whole server ended by one of them."""
+    accept, failed = trio.SocketListener.accept, 0
+
+    async def failing(listener: trio.SocketListener) -> trio.SocketStream:
+        nonlocal failed
+        failed += 1
+        if failed <= 2:
+            raise OSError(getattr(errno, code), code)
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", failing)
+    async with open_turn_server(options()) as service, await dial(service, "tcp") as stream:
+        await stream_client(stream).allocate()
+        assert service.counters["accept_failed"] == 2

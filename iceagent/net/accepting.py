@@ -1,0 +1,66 @@
+"""Accepting connections for as long as there is a listener: no error of a single connection ends it.
+
+Which errors an accept may raise differs between systems and kernels: a connection that was reset in the backlog, a
+firewall's word, no descriptors or memory left. None of them says anything of the next one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import trio
+
+from iceagent.net.logs import limited_logger
+
+ACCEPT_PAUSE_S: Final = 0.1  # ours: what it wanted, a descriptor most likely, is not there at once
+
+logger = limited_logger("iceagent.net.accepting")
+
+S = TypeVar("S", bound=trio.abc.AsyncResource)
+
+
+def _ignore(error: OSError) -> None:
+    """Note nothing."""
+
+
+async def accept_next(listener: trio.abc.Listener[S], note: Callable[[OSError], object] = _ignore) -> S:
+    """Wait for the next connection; an accept that fails is tried again after `ACCEPT_PAUSE_S`, and logged once.
+
+    Args:
+        listener: listens.
+        note: told of each failure; must return at once and not raise.
+
+    Raises:
+        trio.ClosedResourceError: the listener is closed.
+    """
+    is_told = False
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:
+            if not is_told:  # said once; it is tried ten times a second
+                why = str(error) if error.errno is None else os.strerror(error.errno).lower()
+                logger.error("connections have to wait: %s", why)
+            is_told = True
+            note(error)
+            await trio.sleep(ACCEPT_PAUSE_S)
+
+
+async def serve_connections(
+    listener: trio.abc.Listener[S],
+    handle: Callable[[S], Awaitable[object]],
+    note: Callable[[OSError], object] = _ignore,
+) -> None:
+    """Accept until cancelled or the listener is closed, each connection to a task of its own; closes the listener.
+
+    Args:
+        listener: listens.
+        handle: serves a connection and closes it; must not raise.
+        note: as for `accept_next`.
+    """
+    async with listener, trio.open_nursery() as nursery:
+        while True:
+            stream = await accept_next(listener, note)
+            nursery.start_soon(handle, stream)
