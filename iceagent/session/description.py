@@ -25,7 +25,7 @@ from iceagent.agent import Agent, Credentials
 from iceagent.core.ice import Restarted
 from iceagent.errors import RemoteError
 from iceagent.session.background import open_background
-from iceagent.session.errors import VersionMismatch
+from iceagent.session.errors import VersionMismatch, shown_version
 
 VERSION = 1
 FINGERPRINT_SIZE = 32  # SHA-256 of the peer's certificate
@@ -68,8 +68,9 @@ class Candidates(msgspec.Struct, frozen=True, tag_field="type", tag="candidates"
 def parse_untrusted(message: Mapping[str, Any]) -> Description | Candidates | None:
     """Return what the peer says; None for what this version does not know, or what cannot be."""
     if message.get("type") == "description" and message.get("version") != VERSION:
+        theirs = shown_version(message.get("version"))
         raise VersionMismatch(
-            f"the other side speaks version {message.get('version')!r} of the session protocol, this one {VERSION}; "
+            f"the other side speaks version {theirs} of the session protocol, this one {VERSION}; "
             "install the same version of iceagent on both machines"
         )
     try:
@@ -77,7 +78,7 @@ def parse_untrusted(message: Mapping[str, Any]) -> Description | Candidates | No
         if isinstance(found, Description):
             found.credentials()
     except (msgspec.ValidationError, ValueError) as error:
-        _log.debug("ignored a message of type %r: %s", message.get("type"), type(error).__name__)
+        _log.debug("ignored a message of type %s: %s", shown_version(message.get("type")), type(error).__name__)
         return None
     return found
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
 
 
+_MAX_SHOWN = 20
+
+
 class SessionError(IceError):
     """Any of these. `verdict` is what the agent said of it (`Agent.explain()`), None where there was none to ask."""
 
@@ -34,6 +37,12 @@ class NobodyCame(NetworkError, SessionError):
 
 class VersionMismatch(RemoteError, SessionError):
     """The two sides, or one of them and the relay, speak versions that do not understand each other."""
+
+
+def shown_version(value: object) -> str:
+    """Return what the other side says of its version, cut: it may be anything that a message can hold."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 class NoPath(NetworkError, SessionError):

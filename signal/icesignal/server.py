@@ -22,6 +22,7 @@ import trio
 from icesignal import http, pages, wire
 from icesignal.engines import Engine, MemoryEngine
 from icesignal.listener import accept_forever, connections_possible, listen
+from icesignal.logs import FewLines
 from icesignal.origins import may_come_from, parse_origins
 from icesignal.peer import Client, RelayPeer
 from icesignal.proxy import (
@@ -36,6 +37,8 @@ from icesignal.tasks import open_background
 from icesignal.transport import HandshakeFailed, PrefixedStream, accept_websocket
 
 logger = logging.getLogger("icesignal.server")
+errors = logging.getLogger("icesignal.server.errors")  # which a client may have found a way to cause (trap 65)
+errors.addFilter(FewLines())
 RESPONSE_TIMEOUT_S = 5.0
 REFUSAL_S = 0.01  # ours: a client of this machine gets its answer; at 1,000 refusals a second 10 descriptors are busy
 REFUSAL_TIMEOUT_S = 0.1  # for a refusal that has to go through TLS or to a configured proxy
@@ -135,7 +138,7 @@ class Server:
         except Exception:
             # One connection must never end the relay. The traceback names code, not what the client sent.
             self.counters["internal_errors"] += 1
-            logger.exception("a connection ended by an error of the relay")
+            errors.exception("a connection ended by an error of the relay")
         finally:
             await trio.aclose_forcefully(stream)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from icesignal import transport, wire
+from icesignal.logs import FewLines
 from icesignal.server import Server, serve
 from icesignal.sources import Limits, Rate
 from icesignal.wire import CloseCode, ErrorCode
@@ -442,3 +444,25 @@ async def test_all_addresses_of_a_host_share_one_port() -> None:
         assert len({port for _host, port in relay.addresses}) == 1
         async with icesignal.open_client(relay.url):
             pass
+
+
+async def test_trap_65_errors_that_a_client_has_found_do_not_fill_the_disk(
+    http_exchange, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a traceback; ten in a minute are enough to mend what it is."""
+
+    async def fail(self: Server, stream: trio.SocketStream) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Server, "_handle_stream", fail)
+    errors = logging.getLogger("icesignal.server.errors")
+    now = 0.0
+    monkeypatch.setattr(errors, "filters", [FewLines(clock=lambda: now)])
+    async with serve() as relay:
+        for _ in range(25):
+            await http_exchange(relay.port, b"GET / HTTP/1.1\r\n\r\n")
+        assert relay.counters["internal_errors"] == 25
+        assert len(caplog.records) == 10
+        now = 60.0
+        await http_exchange(relay.port, b"GET / HTTP/1.1\r\n\r\n")
+    assert "(15 more were left out before)" in caplog.records[-1].getMessage()

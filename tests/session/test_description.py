@@ -11,7 +11,9 @@ import pytest
 import trio
 
 from iceagent.core.ice import Credentials
-from iceagent.session.description import send_description
+from iceagent.session.description import parse_untrusted, send_description
+from iceagent.session.errors import VersionMismatch
+from iceagent.session.netcheck.peer import parse_untrusted as parse_netcheck
 
 
 class LeavingPeer:
@@ -46,3 +48,15 @@ async def test_a_peer_that_leaves_while_we_still_gather_raises_an_unwrapped_erro
     with pytest.raises(icesignal.PeerLeft):
         await send_description(channel, silent_agent(), b"f" * 32)
     assert [message["type"] for message in channel.sent] == ["description"]
+
+
+@pytest.mark.parametrize("read", [parse_untrusted, parse_netcheck])
+def test_a_version_that_fills_the_message_does_not_fill_the_terminal(read: Any) -> None:
+    """It is the other side's word, and ends up in a sentence."""
+    kind = "description" if read is parse_untrusted else "netcheck"
+    with pytest.raises(VersionMismatch) as caught:
+        read({"type": kind, "version": "\x1b]0;" + "9" * 60_000})
+    assert len(str(caught.value)) < 200
+    assert "\x1b" not in str(caught.value)
+    with pytest.raises(VersionMismatch, match="speaks version 99 of"):
+        read({"type": kind, "version": 99})

@@ -21,7 +21,7 @@ import trio
 
 from iceagent.core.nat import FamilyView, Filtering, Mapping, SideView
 from iceagent.errors import RemoteError
-from iceagent.session.errors import NobodyCame, PeerLeft, VersionMismatch
+from iceagent.session.errors import NobodyCame, PeerLeft, VersionMismatch, shown_version
 from iceagent.session.relay import RelayPlace, open_client, open_relay, parse_code, relay_for, signal_errors
 
 VERSION: Final = 1
@@ -177,7 +177,7 @@ def parse_untrusted(message: MappingOf[str, Any]) -> SideView | None:
         return None
     if message.get("version") != VERSION:
         raise VersionMismatch(
-            f"the other side speaks version {message.get('version')!r} of the check, this one {VERSION}; "
+            f"the other side speaks version {shown_version(message.get('version'))} of the check, this one {VERSION}; "
             "install the same version of iceagent on both machines"
         )
     try:
