@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -111,3 +112,25 @@ async def test_short_lived_credentials_are_rotated_without_a_new_allocation():
                 await trio.sleep(0.3)
                 assert not allocation.lost.is_set()
                 assert allocation.relayed_addresses == relayed
+
+
+async def test_an_allocation_outlives_the_credentials_it_was_made_with():
+    """A session's relay gives credentials for 12 hours, once; servers refresh with them what there is, for days."""
+    with running_coturn("--use-auth-secret", "--static-auth-secret", "north") as coturn:
+        server, options = server_of(coturn, "udp")
+        expires_at = int(time.time()) + 2
+        login = TurnLogin(turn.shared_secret_credentials(b"north", "peer", expires_at))
+        with trio.fail_after(60):
+            async with open_turn_socket(SystemNetwork(), server, login=login, options=options) as allocation:
+                await trio.sleep(expires_at + 1.5 - time.time())
+                client = allocation.client
+                until = client._expires_at
+                client._refresh(trio.current_time())  # as it would by itself some minutes from now
+                allocation.settle()
+                while client._expires_at <= until:
+                    await trio.sleep(0.05)
+                    assert not allocation.lost.is_set()
+        with trio.fail_after(60), pytest.raises(turn.TurnError) as caught:
+            async with open_turn_socket(SystemNetwork(), server, login=login, options=options):
+                pass
+        assert caught.value.reason is turn.EndReason.CREDENTIALS_REFUSED
