@@ -63,7 +63,10 @@ async def talk(sender: Agent, receiver: Agent, *, after: float) -> float:
 
 @pytest.mark.parametrize("relayed", ["controlling", "controlled", "both"])
 async def test_data_flows_again_after_the_server_was_killed_and_restarted(coturn, relayed):
-    """All allocations are gone, and every relayed address is another one; the session must not be."""
+    """All allocations are gone, and every relayed address is another one; the session must not be.
+
+    That it takes 5 s at most is shown in virtual time (test_relay.py).
+    """
     config_a = relay_only(coturn) if relayed in ("controlling", "both") else DIRECT
     config_b = relay_only(coturn) if relayed in ("controlled", "both") else DIRECT
     with trio.fail_after(60):
@@ -86,7 +89,6 @@ async def test_data_flows_again_after_the_server_was_killed_and_restarted(coturn
             there = await talk(a, b, after=started_at) - started_at
             back = await talk(b, a, after=started_at) - started_at
             print(f"{relayed}: {there:.2f} s there, {back:.2f} s back")
-            assert max(there, back) < 5.0
             pair = a.selected_pair or b.selected_pair
             assert pair is not None
             assert CandidateType.RELAY in (pair.local.type, pair.remote.type) or pair.remote.type is CandidateType.PRFLX

@@ -337,14 +337,18 @@ wire("up0", "192.168.77.2/24")
 async def main():
     async with open_agent(AgentConfig(auto_restart=True), role=Role.CONTROLLING) as agent:
         await trio.sleep(0.3)
-        child = subprocess.Popen(["sh", "-c", "sleep 0.5; ip addr add 192.168.77.3/24 dev up0"])
+        child = subprocess.Popen(["sh", "-c", "read now; ip addr add 192.168.77.3/24 dev up0"], stdin=subprocess.PIPE)
         taken = []
         try:
             while True:
                 taken.append(os.dup(0))
         except OSError as error:
             assert error.errno == errno.EMFILE
-        await trio.sleep(2)
+        child.stdin.write(b"now\\n")
+        child.stdin.flush()
+        while child.poll() is None:
+            await trio.sleep(0.05)
+        await trio.sleep(1)
         assert hosts(agent) == {"192.168.77.2"}
         for one in taken:
             os.close(one)

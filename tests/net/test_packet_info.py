@@ -6,7 +6,6 @@ import socket
 import struct
 
 import pytest
-import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.net import SystemUdpSocket, open_udp_socket, options
@@ -54,17 +53,16 @@ async def _asked(wildcard: SystemUdpSocket, client: SystemUdpSocket, host: str, 
     asked = TransportAddress(host, wildcard.local_address.port)
     await client.send(datagrams, asked)
     got = b""
-    with trio.fail_after(5):
-        while len(got) < sum(map(len, datagrams)):
-            for batch in await wildcard.receive():
-                assert batch.local == host
-                got += batch.data
-                assert wildcard.send_nowait(batch.datagrams(), batch.remote, source=batch.local) == len(batch)
-        back = b""
-        while len(back) < len(got):
-            for batch in await client.receive():
-                assert batch.remote == asked
-                back += batch.data
+    while len(got) < sum(map(len, datagrams)):
+        for batch in await wildcard.receive():
+            assert batch.local == host
+            got += batch.data
+            assert wildcard.send_nowait(batch.datagrams(), batch.remote, source=batch.local) == len(batch)
+    back = b""
+    while len(back) < len(got):
+        for batch in await client.receive():
+            assert batch.remote == asked
+            back += batch.data
     assert back == got == b"".join(datagrams)
 
 
