@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright unit thorough quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -23,7 +23,7 @@ demo-plain: $(STAMP)
 	$(BIN)/python examples/demo.py --plain
 
 test: $(STAMP)
-	$(MAKE) --no-print-directory -j 2 lint types
+	$(MAKE) --no-print-directory -j 2 lint types collected
 	$(MAKE) --no-print-directory unit
 
 lint: ruff flake8-async
@@ -45,6 +45,11 @@ mypy: $(STAMP)
 
 basedpyright: $(STAMP)
 	$(BIN)/basedpyright --level error
+
+# Compiles the tests once, where each of the workers of `unit` would do so for itself; and says early what cannot be read.
+collected: $(STAMP)
+	@mkdir -p build
+	$(PYTEST) tests examples --collect-only -q >build/collected.log 2>&1 || { cat build/collected.log; exit 1; }
 
 # Everything pytest knows, the examples' own tests among it; the two that have targets of their own aside.
 unit: $(STAMP)

@@ -270,7 +270,7 @@ def test_new_checks_are_never_sent_faster_than_ta(seed: int) -> None:
 
 
 @given(SEEDS)
-@FEW
+@examples(40, 5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_both_ends_agree_again_when_a_lossy_link_heals(seed: int) -> None:
     """Whatever was nominated, answered and lost meanwhile: one path in the end, and no session lost."""
     world, a, b = bad_world(seed)
