@@ -58,6 +58,7 @@ class Gatherer:
         self.bases: list[Base] = []
         self._bases_made = 0
         self.addresses_seen = 0
+        self.addresses_usable = 0  # of these, what the policy leaves
         self.enough = False
         self.finished = False
         self.told_in_time: frozenset[Key] = frozenset()
@@ -101,7 +102,9 @@ class Gatherer:
         except OSError as error:
             raise LocalError(f"the addresses of this machine cannot be listed: {error.strerror or error}") from error
         self.addresses_seen = len(interfaces)
-        chosen = choose_addresses(self._driver.policy.local_addresses(interfaces), self._config)
+        usable = self._driver.policy.local_addresses(interfaces)
+        self.addresses_usable = len(usable)
+        chosen = choose_addresses(usable, self._config)
         if self._config.transport_policy == "relay":
             return  # trap 4: what has no socket sends nothing and shows nothing
         for entry in chosen:

@@ -155,6 +155,16 @@ async def test_no_interface_left_is_said(vnet: Any, answer_stun: Any) -> None:
         assert "deny_interfaces" in "".join(verdict.evidence)
 
 
+async def test_no_interface_left_for_a_relay_is_said(vnet: Any, answer_stun: Any) -> None:
+    """The relay was never asked, so it is not to blame, and neither is the peer."""
+    options: dict[str, Any] = {"deny_interfaces": ["eth*", "lo"], "transport_policy": "relay"}
+    async with pair(vnet, answer_stun, TURN, **options) as (_, alice, _):
+        await trio.sleep(60)
+        verdict = alice.explain()
+        assert verdict.kind is VerdictKind.FILTERED_BY_POLICY
+        assert "deny_interfaces" in "".join(verdict.evidence)
+
+
 async def test_all_candidates_of_the_peer_filtered_is_said(vnet: Any, answer_stun: Any) -> None:
     """So is a filter that leaves nothing of the peer."""
     async with pair(vnet, answer_stun, remote_prefixes=["10.0.0.0/8"]) as (town, alice, _):

@@ -53,6 +53,7 @@ FAILURES = {
     "waiting-for-candidates",
     "filtered-by-policy",
     "no-local-address",
+    "unusable-candidates",  # the peer has none, or none that fits: what it says has to be true, see `Truth`
     "relay-unreachable",
     "relay-refused",  # a good server sends to no private address, and the peer has no others
     "no-name-resolution",
@@ -362,6 +363,7 @@ async def _judge(run: Run, expected: Reachability, results: list[bool]) -> None:
         with trio.move_on_after(DECIDED_WITHIN_S):  # the first component to fail has told; the others follow
             while not all(agent.state is AgentState.FAILED for agent in run.agents):
                 await trio.sleep(0.5)
+        run.hold_to_truth()
         ends = [component for agent in run.agents for component in _components(agent)]
         kinds = {end.explain().kind.value for end in ends if end.state is AgentState.FAILED}
         if not kinds or not kinds <= right:

@@ -8,7 +8,7 @@ import trio
 from sim_draw import Drawn, routers_above
 
 from iceagent.agent import Agent, RelayReason, Verdict, VerdictKind
-from iceagent.core.ice import CandidateType
+from iceagent.core.ice import Candidate, CandidateType
 from iceagent.vnet import Host, Router
 
 STALE_S = 40.0  # what was true until so long ago may still be said: the peer has to be told of a change, after consent
@@ -56,6 +56,11 @@ class Truth:
         if "UDP does not" in verdict.summary and not self._blocks_udp(number, drawn.hosts[number]):
             return "UDP gets out"
         is_narrow = drawn.is_relay_only(number) or "candidate_types" in drawn.policies[number]
+        if verdict.kind is VerdictKind.UNUSABLE_CANDIDATES:
+            if "has no candidate" in verdict.summary and agents[1:] and _candidates(agents[1 - number]):
+                return "the peer has candidates"
+            if not _candidates(agents[number]):
+                return "it is we who have no candidate"
         if verdict.because is RelayReason.POLICY and not is_narrow:
             return "the policy allows more"
         if verdict.because is RelayReason.PEER_RELAYS_ONLY and agents[1:] and _has_direct(agents[1 - number]):
@@ -77,6 +82,10 @@ class Truth:
 
 def _has_direct(agent: Agent) -> bool:
     """Whether an agent has told candidates of its own that are no relays."""
+    return bool({one.type for one in _candidates(agent)} & {CandidateType.HOST, CandidateType.SRFLX})
+
+
+def _candidates(agent: Agent) -> list[Candidate]:
+    """Return the candidates that an agent has now."""
     rooms = [part._agent for stream in agent.streams for part in stream.components]
-    kinds = {one.type for room in rooms for one in room._driver.ice.local_candidates}
-    return bool(kinds & {CandidateType.HOST, CandidateType.SRFLX})
+    return [one for room in rooms for one in room._driver.ice.local_candidates]

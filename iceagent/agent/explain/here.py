@@ -14,7 +14,7 @@ def local_cause(facts: Facts) -> Verdict | None:
     gatherer, config = facts.gatherer, facts.config
     if gatherer.bases or gatherer.relays.allocations:
         return _types_cause(facts) or _scope_cause(facts)
-    if config.transport_policy == "relay":
+    if config.transport_policy == "relay" and (gatherer.addresses_usable or not gatherer.finished):
         return relay_cause(facts)
     if gatherer.addresses_seen:
         evidence = (
