@@ -1,4 +1,4 @@
-"""Whether there is a direct path, and waiting for one."""
+"""Whether there is a direct path, whether both sides have settled on one, and waiting for either."""
 
 from __future__ import annotations
 
@@ -21,3 +21,17 @@ async def wait_direct(driver: Driver, seconds: float = math.inf) -> bool:
         while not is_direct(driver.ice):
             await driver.changed.park()
     return is_direct(driver.ice)
+
+
+def has_agreed(core: ice.IceAgent) -> bool:
+    """Return whether both sides have settled on a direct path: the controlling one has nominated it."""
+    pair = core.selected_pair
+    if pair is None or core.restarting:
+        return False
+    return ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type)
+
+
+async def wait_agreed(driver: Driver) -> None:
+    """Wait until both sides have settled on a direct path."""
+    while not has_agreed(driver.ice):
+        await driver.changed.park()

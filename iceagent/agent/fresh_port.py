@@ -7,7 +7,9 @@ the peer cannot have the same port then, gets another, and the peer's NAT drops 
 A socket that the peer has not heard of has no such entry. It sends first: to each address of the peer's an *opener*,
 whose TTL lets it pass our own gateways and no others, so that it leaves no entry at the peer's either. Only then the
 peer is told the new address; its checks find the way open, and the pair they make is one like any other. One side that
-does so is enough, whichever gateway is at fault; where both do, it makes two ways instead of one.
+does so is enough, whichever gateway is at fault; where both do, it makes two ways instead of one. Which of them is
+used the controlling side says when it nominates, so neither side closes a port it has told before that: the peer may
+have found its way there, and, if that way goes, has closed the port that ours leads to.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import trio
 
 from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.direct import is_direct, wait_direct
+from iceagent.agent.direct import is_direct, wait_agreed, wait_direct
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import FreshPort
 from iceagent.agent.gather import Gatherer
@@ -79,7 +81,8 @@ class FreshPorts:
                 if await wait_direct(self._driver, AGAIN_S if number else STUCK_S):
                     break
                 await self._open_one(opened, receiving)
-            await wait_direct(self._driver)
+            if opened:  # a path of ours says nothing of the peer's, which may have found its own to the port we told
+                await wait_agreed(self._driver)
         finally:
             for base, candidate in opened.items():
                 self._end(base, candidate)

@@ -21,8 +21,9 @@ from iceagent.agent import RelayReason, Verdict, VerdictKind
 # after a router's new address; a restarted server asked so hastily that a slow line never got its answer; a session
 # given up for the sake of a backup pair asked long ago, though its peer had answered elsewhere; components that were
 # closed for a slow relay, or for an end of candidates that a restart had overtaken; a role conflict never settled; a
-# session over TCP that consent ended, as it had to.
-REMEMBERED = (628, 761, 30316, 32137, 32781, 40005, 40078, 7770226, 7771006, 7771164, 7771265)
+# session over TCP that consent ended, as it had to; sides that both tried another port, and each closed the one that
+# the other had found its way to.
+REMEMBERED = (628, 761, 30316, 32137, 32781, 40005, 40078, 7770226, 7771006, 7771164, 7771265, 20261130202)
 TAUGHT = range(FIRST_SEED, FIRST_SEED + 12)
 
 

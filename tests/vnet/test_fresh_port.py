@@ -46,7 +46,9 @@ async def carry(source, target, delay_s, *, late=True):
 
 
 @asynccontextmanager
-async def two_agents(net, left, right, *, late, relay=False, carriers=("", ""), **options) -> AsyncIterator[list]:
+async def two_agents(
+    net, left, right, *, late, later_s=LATER_S, relay=False, carriers=("", ""), **options
+) -> AsyncIterator[list]:
     """Run a server and two agents, one of which hears later of the other than that one of it."""
     server = net.host(net.internet, name="server.example")
     listen = [TransportAddress(server.address, 3478)]
@@ -70,7 +72,7 @@ async def two_agents(net, left, right, *, late, relay=False, carriers=("", ""), 
             hosts.append(host)
             agents.append(await stack.enter_async_context(open_agent(config, role=role)))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        delays = (0.0, LATER_S) if late == "right" else (LATER_S, 0.0)
+        delays = (0.0, later_s) if late == "right" else (later_s, 0.0)
         nursery.start_soon(carry, agents[1], agents[0], delays[0])
         nursery.start_soon(carry, agents[0], agents[1], delays[1])
         yield list(zip(hosts, agents, strict=True))
@@ -164,6 +166,17 @@ def test_no_port_is_opened_that_the_configuration_does_not_allow(options):
     story = run("masquerade", "port-restricted", late="left", relay=True, patience_s=10, **options)
     assert story.ports == [[], []]
     assert story.left_open == 0
+
+
+@pytest.mark.parametrize("relay", [False, True], ids=["", "beside a relay"])
+def test_where_both_try_another_port_at_once_one_way_remains(relay):
+    """Each finds a way to the other's new port, and needs its own no more; nor may either close it: the other does."""
+    for later_s in (0.05, 0.06, 0.07, 0.08):  # later than a packet is under way, sooner than both ports are told
+        story = run("masquerade", "masquerade", late="right", later_s=later_s, relay=relay)
+        assert all(story.ports)
+        assert story.direct_s is not None
+        assert story.direct_s < 1 + HEALED_S
+        assert max(story.sockets) <= 2 + relay  # that which no path goes over is closed once they have agreed
 
 
 def test_openers_leave_no_entry_at_the_peers_gateway():
