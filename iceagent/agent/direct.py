@@ -11,8 +11,13 @@ from iceagent.core import ice
 
 
 def is_direct(core: ice.IceAgent) -> bool:
-    """Return whether some valid pair goes through no relay."""
-    return any(pair.valid and ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type) for pair in core.pairs)
+    """Return whether some valid pair goes through no relay.
+
+    That of the session before a restart counts while it answers; once it is silent, what is left of its consent is no
+    reason to do without another path.
+    """
+    pairs = core.current_pairs if core.restarting and core.path_is_silent else core.pairs
+    return any(pair.valid and ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type) for pair in pairs)
 
 
 async def wait_direct(driver: Driver, seconds: float = math.inf) -> bool:

@@ -186,6 +186,31 @@ def test_path_that_dies_during_a_restart_is_replaced_as_soon_as_another_is_valid
     assert world.received[id(b)] == [b"back"]
 
 
+@pytest.mark.parametrize("how", ["unanswered", "its socket is gone"])
+def test_what_a_restart_has_found_is_told_from_a_path_of_before_that_is_silent(how: str) -> None:
+    """Its pair stays valid until consent ends; whoever asks whether there is a path must not take it for one."""
+    world, a, b = connected_pair()
+    assert not a.path_is_silent
+    if how == "unanswered":
+        world.link.loss = 1.0
+        world.run_until(lambda: a.stranded)
+    else:
+        a.handle_base_lost(world.now, A4)
+        world.drain(a)
+    assert a.path_is_silent
+    a.restart(world.now)
+    answer_restart(world, a, b, a_at=(A2,), b_at=(B2,))
+    assert a.restarting
+    assert a.path_is_silent
+    assert [pair.valid for pair in a.current_pairs] == [False]
+    assert sum(pair.valid for pair in a.pairs) == 1, "that of before"
+    world.owner.update({A2: a, B2: b})
+    world.link.loss = 0.0
+    world.run_until(lambda: not a.restarting, 5)
+    assert not a.path_is_silent
+    assert [pair.valid for pair in a.current_pairs] == [pair.valid for pair in a.pairs] == [True]
+
+
 def test_restart_that_nobody_answers_while_the_path_is_dead_ends_with_both_reasons() -> None:
     """RFC 8863's patience, then the truth."""
     world, a, _ = connected_pair()

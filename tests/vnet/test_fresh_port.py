@@ -13,7 +13,7 @@ from iceagent import vnet as vnet_package
 from iceagent.agent import AgentConfig, CandidateType, FreshPort, IceServer, open_agent
 from iceagent.agent.fresh_port import MAX_PORTS, STUCK_S
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice import Role
+from iceagent.core.ice import AgentState, Restarted, Role
 from iceagent.servers.stun import open_stun_server
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
@@ -222,3 +222,41 @@ def test_a_restart_goes_on_over_the_port_that_helped():
         assert net.statistics().sockets_left_open == 0
 
     vnet_package.run(main, seed=5)
+
+
+async def carry_restarts(source, target, delay_s):
+    async with trio.open_nursery() as nursery:
+        async for event in source.events():
+            if isinstance(event, Restarted):
+                nursery.start_soon(carry, source, target, delay_s)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1])
+def test_a_path_that_has_died_keeps_nobody_from_another_port(delay_s):
+    """Whoever goes home to such a gateway is stuck there from then on, not from when consent to the old path ends."""
+
+    async def main():
+        net = Network(7)
+        async with (
+            two_agents(net, "masquerade", "none", late="right", auto_restart=True) as sides,
+            trio.open_nursery() as nursery,
+        ):
+            (_, alice), (host, bob) = sides
+            nursery.start_soon(carry_restarts, alice, bob, delay_s)
+            nursery.start_soon(carry_restarts, bob, alice, delay_s)
+            while not (is_direct(alice) and is_direct(bob)):
+                await trio.sleep(0.05)
+            await trio.sleep(3)
+            moved_at = trio.current_time()
+            host.move(net.router(net.internet, nat=MASQUERADE, delay_s=0.020))
+            heard = False
+            while not heard:
+                with trio.move_on_after(0.2):
+                    if bob.state in (AgentState.CONNECTED, AgentState.COMPLETED):
+                        await bob.send(b"home")
+                    heard = await alice.receive() == b"home"
+            assert ports_of(alice) + ports_of(bob)
+            assert trio.current_time() - moved_at < HEALED_S
+            nursery.cancel_scope.cancel()
+
+    vnet_package.run(main, seed=7)

@@ -120,6 +120,11 @@ class IceAgent(Generations):
         return self._carrier.context.stranded
 
     @property
+    def path_is_silent(self) -> bool:
+        """Whether the path in use goes unanswered, or its socket is gone, though consent to it may have time left."""
+        return self._carrier.context.silent or self._carrier.context.stranded
+
+    @property
     def heard_at(self) -> float:
         """When the peer last answered on any pair, those of sessions before a restart included; 0 for never."""
         return self._carrier.context.heard_at
@@ -143,11 +148,12 @@ class IceAgent(Generations):
     @property
     def pairs(self) -> tuple[CandidatePair, ...]:
         """All pairs of the checklist, best first; during a restart those of the session before follow."""
-        views: list[CandidatePair] = []
-        for session in self._live():
-            ranked = sorted(session.context.checklist, key=lambda pair: pair.priority, reverse=True)
-            views += (pair.view() for pair in ranked)
-        return tuple(views)
+        return tuple(view for session in self._live() for view in session.views())
+
+    @property
+    def current_pairs(self) -> tuple[CandidatePair, ...]:
+        """The pairs that were formed since the last restart, best first."""
+        return tuple(self._current.views())
 
     def pair_reports(self) -> tuple[PairReport, ...]:
         """Return all pairs with what they have counted, in the order of `pairs`."""

@@ -24,7 +24,7 @@ from iceagent.core.ice.lifecycle import Lifecycle
 from iceagent.core.ice.nomination import Nominator
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.pacer import Pacer
-from iceagent.core.ice.pair import PairState, Path
+from iceagent.core.ice.pair import CandidatePair, PairState, Path
 from iceagent.core.ice.report import PairReport, report_pair
 from iceagent.core.ice.requests import RequestHandler
 from iceagent.core.ice.responses import ResponseHandler
@@ -77,6 +77,11 @@ class Session:
         self.lifecycle = Lifecycle(context)
         self._ranked_generation = roles.generation
         self._calm_until = -math.inf  # until then, and the next `settle`, nothing but consent can have anything to do
+
+    def views(self) -> list[CandidatePair]:
+        """Return the pairs as they are now, best first."""
+        ranked = sorted(self.context.checklist, key=lambda pair: pair.priority, reverse=True)
+        return [pair.view() for pair in ranked]
 
     def pair_reports(self) -> list[PairReport]:
         """Return the pairs with what they have counted, best first."""
