@@ -57,10 +57,14 @@ async def serve_connections(
 
     Args:
         listener: listens.
-        handle: serves a connection and closes it; must not raise.
+        handle: serves a connection, which is closed when it returns; must not raise.
         note: as for `accept_next`.
     """
+
+    async def serve(stream: S) -> None:
+        async with stream:
+            await handle(stream)
+
     async with listener, trio.open_nursery() as nursery:
         while True:
-            stream = await accept_next(listener, note)
-            nursery.start_soon(handle, stream)
+            nursery.start_soon(serve, await accept_next(listener, note))
