@@ -22,10 +22,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hold_standard_streams()
     gc.disable()  # until the verb runs: modules are no garbage, and looking for it takes a tenth of the start
     try:
-        code = _run(sys.argv[1:])
+        code = _run(sys.argv[1:], is_process=True)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; a second Ctrl-C would only show where
     return _end(code)
+
+
+def _end_when_interrupted(arguments: Sequence[str]) -> None:
+    """Until a verb takes Ctrl-C and SIGTERM into its own hands, have them end the process where they meet it.
+
+    There is nothing to tidy up yet. As an exception, Ctrl-C would be lost whenever it met a callback of the import
+    system's, which Python runs as an object goes: what those raise is printed and forgotten.
+    """
+    from iceagent.cli.output import output_of  # now: later it might be in the middle of being imported
+
+    def interrupted(_: int, __: object) -> None:
+        with suppress(RuntimeError):  # it came in the middle of another line
+            output_of(arguments).error(130, "interrupted")
+        os._exit(130)
+
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:  # a shell's background job does not hear Ctrl-C
+            signal.signal(number, interrupted)
 
 
 def _end(code: int) -> NoReturn:
@@ -41,8 +59,10 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], *, is_process: bool = False) -> int:
     try:
+        if is_process:
+            _end_when_interrupted(arguments)
         from iceagent.cli.app import run_app  # here, so that Ctrl-C while modules are read ends as it should
 
         return run_app(arguments)
