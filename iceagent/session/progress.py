@@ -82,7 +82,7 @@ class Progress:
             case Stage.PATH:
                 if verdict is None or verdict.kind is _checking():
                     return "trying the paths to the other side; none has answered yet"
-                return f"trying the paths to the other side: {verdict.summary}"
+                return f"trying the paths to the other side: {verdict.summary.rstrip('.')}"  # more may follow
             case Stage.LINK:
                 return "a path is found; waiting for the other side to open the link over it"
             case Stage.OPEN:

@@ -83,8 +83,8 @@ async def test_a_person_reads_what_is_waited_for_and_quiet_is_quiet(autojump_clo
             []
             if quiet
             else [
-                "trying the paths to the other side: Not one check came. (2 s)",
-                "trying the paths to the other side: Not one check came. (12 s)",
+                "trying the paths to the other side: Not one check came (2 s)",
+                "trying the paths to the other side: Not one check came (12 s)",
             ]
         )
 

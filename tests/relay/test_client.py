@@ -268,7 +268,7 @@ async def test_a_restarted_relay_ends_the_session_with_a_sentence() -> None:
             await client.allocate()
             await relay.stop()
             await relay.start()
-            with pytest.raises(icesignal.SessionLost, match=r"restarted.* with a new code"):
+            with pytest.raises(icesignal.SessionLost, match=r"restarted, the other side has left, .* with a new code"):
                 await client.wait_peer()
         await relay.stop()
 

@@ -387,7 +387,7 @@ def test_the_waiting_is_told_in_sentences():
         progress.enter(Stage.PATH, lambda: Verdict(VerdictKind.CHECKING, "The paths to the peer are being tried."))
         assert str(progress) == "trying the paths to the other side; none has answered yet"
         progress.enter(Stage.PATH, lambda: Verdict(VerdictKind.NO_UDP_EGRESS, "UDP does not leave."))
-        assert str(progress) == "trying the paths to the other side: UDP does not leave."
+        assert str(progress) == "trying the paths to the other side: UDP does not leave"
 
     run(main)
 
