@@ -154,6 +154,7 @@ async def join(
         with signal_errors():
             client = await stack.enter_async_context(open_client(url, config))
             progress.enter(Stage.PEER)
+            progress.is_peer_away = lambda: client.is_peer_away
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
         config = agent_config(config, host_of(url), channel.ice_servers)
         from iceagent.link import generate_identity

@@ -174,8 +174,8 @@ class ClientSession:
         elif frame.code in (ErrorCode.UNKNOWN_SESSION, ErrorCode.BAD_TOKEN):
             self.finish(
                 SessionLost(
-                    "the relay no longer knows this session (it was restarted, the other side has left, or we were away "
-                    "too long); begin again, with a new code"
+                    "the relay no longer knows this session (it was restarted, the other side has left, or we were "
+                    "away too long); begin again, with a new code"
                 )
             )
         elif frame.code in (ErrorCode.BUSY, ErrorCode.GAP, ErrorCode.RATE):

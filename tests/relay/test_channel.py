@@ -222,6 +222,19 @@ async def test_a_stranger_at_the_rendezvous_is_told_apart(relay: Server) -> None
         nursery.start_soon(meet, stranger)
 
 
+async def test_whoever_is_gone_before_it_proved_itself_is_said_to_be(
+    relay: Server, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its room outlives it for two minutes, and its code leads to nobody. Alive it may come back: codes are dear."""
+    async with icesignal.open_client(relay.url) as client, icesignal.open_invitation(client) as invitation:
+        client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
+        assert client._connection is not None
+        client._connection.abort(wire.CloseCode.GOING_AWAY)
+        with pytest.raises(icesignal.PeerLeft, match=r"is gone: its connection to the relay has ended.*use a new code"):
+            async with icesignal.open_join(relay.url, invitation.code):
+                pass
+
+
 async def test_a_peer_is_away_only_while_its_connection_is(relay: Server) -> None:
     """One that comes back in time has never been away for long; one that is killed is."""
     async with connected(relay.url) as (inviter, joiner):
