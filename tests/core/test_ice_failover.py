@@ -366,3 +366,29 @@ def test_path_that_loses_packets_is_not_taken_for_dead(loss: float, most: int) -
         world.link.loss = loss
         world.run(600)
         assert sum(len(world.of_kind(one, ice.PathUnanswered)) for one in (a, b)) <= most
+
+
+@pytest.mark.parametrize("delay_s", [0.01, 0.035, 0.1, 0.35])
+def test_a_doubt_ends_however_long_a_round_trip_takes(delay_s: float) -> None:
+    """Probes repeated before an answer can have come had the backups asked; then the peer doubted, and so for ever."""
+    world, a, b = two_paths(backup_is_valid=True)
+    world.link.delay_s = delay_s
+    world.run(60)
+    before = a.checks_sent + b.checks_sent
+    a.handle_network_changed(world.now)
+    world.drain(a)
+    world.run(60)
+    assert a.data_pair() == (A4, B4)
+    assert a.checks_sent + b.checks_sent - before < 2 * 60 * 2, "each sends two a second, which is what backups cost"
+
+
+def test_a_long_round_trip_is_no_loss() -> None:
+    """What is repeated before an answer can have come has not been lost, and asks for no more patience."""
+    world, a, _ = two_paths(backup_is_valid=True)
+    world.link.delay_s = 0.2
+    world.run(60)
+    for _ in range(10):
+        a.handle_network_changed(world.now)
+        world.drain(a)
+        world.run(5)
+    assert a._current.consent._is_lossy() == 0

@@ -4,8 +4,8 @@ Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of
 
 - *Suspicion*: a consent check (4 to 6 s apart, sent once each) stays unanswered for a tenth of a second and three round
   trips; or data was sent and nothing at all came back for 0.2 to 0.5 s, depending on the round trip; or the peer looks
-  for other paths. A check with quick retransmissions, half a round trip apart, probes the path; when it has to be
-  repeated, the best backups are asked, too.
+  for other paths. A check with quick retransmissions, half a round trip apart, probes the path; when the answer to the
+  first of them is overdue, or on a line that loses packets that to a later one, the best backups are asked, too.
 - *Faltering*: three of them (up to six on a line that loses packets) got no answer. Now the controlling agent nominates
   the best pair that has answered since; pairs never checked are checked, too. All of it takes less than a second.
 - *Stranded*: eight of them (up to twelve), and no other pair has answered. The agent's addresses may have changed for
@@ -63,7 +63,7 @@ class ConsentKeeper:
         if self._probe is None and (now >= self._suspicious_at() or context.doubted):
             self._suspect(now, self._pair)
         context.doubted = False
-        if self._probe is not None and self._probe.sends > 1 and not self._asked_backups:
+        if now >= self._asks_backups_at():
             self._ask_backups(self._pair)
         if not context.faltering and now >= self._falters_at():
             context.faltering = True
@@ -103,7 +103,7 @@ class ConsentKeeper:
             return None
         if self._is_at_ease():
             return min(self._next_at, self._expires_at())
-        times = [self._expires_at(), self._next_at, self._falters_at(), self._stranded_at()]
+        times = [self._expires_at(), self._next_at, self._asks_backups_at(), self._falters_at(), self._stranded_at()]
         times.append(self._suspicious_at() if self._probe is None else self._probe.expires_at)
         if self._context.silent:
             times.append(self._backups_at)
@@ -114,7 +114,7 @@ class ConsentKeeper:
     def refreshed(self, now: float, pair: CheckPair) -> None:
         """Take note of an authenticated answer on a pair (trap 14: of nothing else)."""
         if pair is self._pair:
-            self._learn_loss()
+            self._learn_loss(now, pair)
             self._quiet()
             if self._context.faltering:
                 self._context.faltering = self._context.silent = self._context.stranded = False
@@ -165,10 +165,10 @@ class ConsentKeeper:
         self._context.runner.cancel(self._probe)
         self._probe = None
 
-    def _learn_loss(self) -> None:
+    def _learn_loss(self, now: float, pair: CheckPair) -> None:
         """Grant a line that loses packets more of them before it counts as faltering."""
         if self._probe is not None:
-            step = 1 if self._probe.sends > 1 else -1
+            step = 1 if now >= self._overdue_at(self._probe, pair, sends=1) else -1
             granted = min(max(self._sends_granted + step, constants.FALTER_SENDS), constants.FALTER_SENDS_LOSSY)
             self._sends_granted = granted
 
@@ -215,6 +215,28 @@ class ConsentKeeper:
             window_s = max(constants.DATA_SUSPICION_MIN_S, constants.CONSENT_SUSPICION_S + 1.5 * rtt_s)
             at = min(at, unheard_since + min(window_s, constants.DATA_SUSPICION_MAX_S))
         return at
+
+    def _asks_backups_at(self) -> float:
+        """Return when the answer to the first probing check is overdue; on a line that loses packets, to a later one.
+
+        That a check was repeated says nothing: where a round trip takes longer than the gap, it is repeated before any
+        answer can have come. The peer, who doubts the path on seeing its backups asked, would then ask its own, and so
+        on for ever.
+        """
+        if self._asked_backups or self._probe is None or self._pair is None:
+            return float("inf")
+        return self._overdue_at(self._probe, self._pair, sends=1 + self._sends_granted - constants.FALTER_SENDS)
+
+    @staticmethod
+    def _overdue_at(probe: Check, pair: CheckPair, *, sends: int) -> float:
+        """Return when the answer to one of the packets of a probing check should have come.
+
+        Over TCP, where nothing is lost, it is repeated only after long.
+        """
+        if pair.is_tcp:
+            return probe.started_at if probe.sends > 1 else float("inf")
+        rtt_s = pair.rtt_s or constants.PROBE_RTT_S
+        return probe.started_at + sum(probe.gaps_s[: sends - 1]) + rtt_s + constants.FALTER_SLACK_S
 
     def _falters_at(self) -> float:
         if self._context.faltering or self._probe is None or self._pair is None:
