@@ -109,9 +109,10 @@ fuzz: $(STAMP)
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris atheris >/dev/null 2>&1 \
 		|| { echo "no atheris here: nothing is fuzzed"; exit 0; }; \
 	mkdir -p build; \
-	for one in $$($(BIN)/python tests/fuzz/fuzz.py 2>/dev/null); do \
-		$(BIN)/python tests/fuzz/fuzz.py $$one -max_total_time=$(SECONDS) >build/fuzz.log 2>&1 \
-			&& grep -h '^Done' build/fuzz.log | sed "s/^Done/fuzzed $$one:/" || { cat build/fuzz.log; exit 1; }; done
+	$(BIN)/python tests/fuzz/fuzz.py 2>/dev/null | tr ' ' '\n' | xargs -P 2 -I NAME sh -c '\
+		$(BIN)/python tests/fuzz/fuzz.py NAME -max_total_time=$(SECONDS) >build/fuzz-NAME.log 2>&1 \
+			&& grep -h "^Done" build/fuzz-NAME.log | sed "s/^Done/fuzzed NAME:/" \
+			|| { cat build/fuzz-NAME.log; exit 255; }'
 
 # The figures: each benchmark prints its own ratio against a yardstick of the same run.
 bench: $(STAMP)
