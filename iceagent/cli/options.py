@@ -42,9 +42,17 @@ def relay_option(function: F) -> F:
     """Add `--relay`."""
     return click.option(
         "--relay",
+        callback=_refuse_empty,
         metavar="URL",
         help="The relay where the two sides meet, as ws://HOST:PORT. [env var: ICEAGENT_RELAY]",
     )(function)
+
+
+def _refuse_empty(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
+    """Refuse a URL that is empty, such as a shell's variable that is not set: `listen` would start a relay here."""
+    if url is not None and not url.strip():
+        raise click.BadParameter("it is empty; name the relay, as ws://HOST:PORT, or leave the option out")
+    return url
 
 
 def code_argument(function: F) -> F:

@@ -212,6 +212,7 @@ def test_what_is_not_allowed_is_exit_8(run, relay):
         (("forward", "-L", "1:h:1"), b"CODE"),
         (("forward", "-L", "0:h:1", "1-acorn-zebra"), b"--relay"),
         (("forward", "-L", "0:h:1", "--relay", "gopher://h", "1-acorn-zebra"), b"ws://"),
+        (("listen", "--allow", "any", "--relay", ""), b"ws://"),
         (("listen", "--allow", "nonsense"), b"tcp:localhost:22"),
         (("listen", "--timeout", "0"), b"timeout"),
         (("listen", "--timeout", "nan"), b"seconds"),
