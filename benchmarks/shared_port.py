@@ -256,7 +256,8 @@ class Sessions:
 
     async def _connect(self, agent: Agent) -> None:
         own = agent.credentials
-        (candidate,) = [one async for one in agent.local_candidates()]
+        # An address that is on the loopback interface besides is a candidate, too; the peers are at this one.
+        candidate = next(one for one in [each async for each in agent.local_candidates()] if one.address.host == HOST)
         text = {"ufrag": own.ufrag, "pwd": own.pwd, "candidate": candidate.to_sdp()}
         theirs = await self._peers.ask(dict(text))
         agent.set_remote_credentials(ice.Credentials(theirs["ufrag"], theirs["pwd"]))
