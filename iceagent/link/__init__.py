@@ -9,6 +9,7 @@ from iceagent.core.lazy import names_on_demand
 if TYPE_CHECKING:
     from iceagent.link.config import LinkConfig, LinkRole
     from iceagent.link.credit import Ledger
+    from iceagent.link.entropy import gather_entropy
     from iceagent.link.errors import (
         AuthenticationError,
         LinkClosedByPeer,
@@ -32,6 +33,7 @@ else:
         {
             "config": "LinkConfig LinkRole",
             "credit": "Ledger",
+            "entropy": "gather_entropy",
             "errors": (
                 "AuthenticationError LinkClosedByPeer LinkCode LinkError LinkLost LinkUnanswered PeerRefused "
                 "StreamCode StreamReset WishRefused"
@@ -63,6 +65,7 @@ __all__ = [
     "StreamCode",
     "StreamReset",
     "WishRefused",
+    "gather_entropy",
     "generate_identity",
     "open_link",
     "preload",

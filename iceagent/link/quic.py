@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from iceagent.errors import LocalError
 from iceagent.link.config import LinkConfig, LinkRole
+from iceagent.link.entropy import gather_entropy
 from iceagent.link.identity import LinkIdentity
 from iceagent.link.partial import put_off
 from iceagent.net.api import Batch
@@ -367,11 +368,12 @@ class QuicEndpoint(ABC):
 
 
 def preload(backend: str = "qh3") -> None:
-    """Import the library of `backend` (some 50 ms) while there is time, rather than when a link opens.
+    """Get the library of `backend` ready (some 100 ms) while there is time, rather than when a link opens.
 
     Raises:
         LocalError: there is no such backend, or its library is not installed.
     """
+    gather_entropy(backend)
     _endpoint_class(backend)
 
 

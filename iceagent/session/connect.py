@@ -80,9 +80,11 @@ class Invitation(Generic[S]):
                 `verdict` says more.
             PeerLeft: the other side came, and left again.
         """
+        from iceagent.link import gather_entropy, generate_identity, preload
+
+        gather_entropy()
         for part in _PARTS:  # while nobody is there yet
             import_module(part)
-        from iceagent.link import generate_identity, preload
         from iceagent.session.establish import establish
 
         preload()
@@ -146,6 +148,9 @@ async def join(
     parsed = parse_code(code)
     url = relay_for(parsed, relay)
     check_addresses(config, peer_may_be_here=is_loopback(host_of(url)))
+    from iceagent.link import gather_entropy
+
+    gather_entropy()
     progress = progress or Progress()
     progress.relay = host_of(url)
     async with AsyncExitStack() as stack:
