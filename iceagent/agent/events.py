@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAnswered:
+class ServerAnswered(Struct, frozen=True):
     """A STUN server told how it sees one of our sockets; `rtt_s` counts from the first request, seconds.
 
     `server` is the address that answered, `transport` what it was asked over: `udp` or `tcp`.
@@ -25,8 +25,7 @@ class ServerAnswered:
     transport: str = "udp"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFailed:
+class ServerFailed(Struct, frozen=True):
     """A server gave nothing; `base` is None when its name did not resolve."""
 
     url: str
@@ -35,8 +34,7 @@ class ServerFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RelayAllocated:
+class RelayAllocated(Struct, frozen=True):
     """A TURN server relays for us at `address`; `transport` (`udp`, `tcp`, `tls`, `dtls`) is ours to it."""
 
     url: str
@@ -46,8 +44,7 @@ class RelayAllocated:
     via_proxy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RelayFailed:
+class RelayFailed(Struct, frozen=True):
     """A TURN server gave no relayed address; `code` is that of its error response, or None."""
 
     url: str
@@ -57,8 +54,7 @@ class RelayFailed:
     via_proxy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RelayLost:
+class RelayLost(Struct, frozen=True):
     """A relayed address is gone: the server was restarted or cannot be reached. It is asked for another one."""
 
     url: str
@@ -66,23 +62,20 @@ class RelayLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class GatheringEnough:
+class GatheringEnough(Struct, frozen=True):
     """The candidates that are likely to come have come; `missing` names what was silent (`srflx IPv6`, `relay`)."""
 
     candidates: int
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GatheringFinished:
+class GatheringFinished(Struct, frozen=True):
     """No local candidate follows."""
 
     candidates: int
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationUnreachable:
+class DestinationUnreachable(Struct, frozen=True):
     """An ICMP error arrived; it is about this one destination (`errno` as the system numbers it)."""
 
     base: TransportAddress
@@ -90,8 +83,7 @@ class DestinationUnreachable:
     errno: int
 
 
-@dataclass(frozen=True, slots=True)
-class PortMapped:
+class PortMapped(Struct, frozen=True):
     """The gateway maps `external` to one of our sockets; `protocol` is `pcp`, `nat-pmp` or `upnp`."""
 
     protocol: str
@@ -99,8 +91,7 @@ class PortMapped:
     external: TransportAddress
 
 
-@dataclass(frozen=True, slots=True)
-class PortMappingFailed:
+class PortMappingFailed(Struct, frozen=True):
     """The gateway maps nothing by this protocol."""
 
     protocol: str
@@ -108,8 +99,7 @@ class PortMappingFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkChanged:
+class NetworkChanged(Struct, frozen=True):
     """The network of this machine is another one: `changes` of `addresses`, `routes` and `woke` (it has slept).
 
     `lost` and `gained` are the local addresses whose sockets were closed and opened.
@@ -120,8 +110,7 @@ class NetworkChanged:
     gained: tuple[TransportAddress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """The program did not run for a while: the machine slept, or the program was stopped.
 
     Attributes:
@@ -131,8 +120,7 @@ class Stopped:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class FreshPort:
+class FreshPort(Struct, frozen=True):
     """No direct path was found from the usual port, so the peer was told another one.
 
     Attributes:
@@ -148,8 +136,7 @@ class FreshPort:
     ttl: int
 
 
-@dataclass(frozen=True, slots=True)
-class NatSeen:
+class NatSeen(Struct, frozen=True):
     """What our NAT does with ports, as far as `AgentConfig.hard_nat` has to know.
 
     Attributes:
@@ -165,8 +152,7 @@ class NatSeen:
     step: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HardNatBegun:
+class HardNatBegun(Struct, frozen=True):
     """Packets are being sent to get through a hard NAT.
 
     Attributes:
@@ -182,8 +168,7 @@ class HardNatBegun:
     ttl: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HardNatEnded:
+class HardNatEnded(Struct, frozen=True):
     """It is over: `result` is `direct`, `no-path`, `no-packets-left` or `hopeless` (nothing is known to help)."""
 
     result: str

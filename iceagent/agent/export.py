@@ -6,7 +6,6 @@ addresses the peer has not told, only the port; so it is with statistics in the 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable
@@ -14,6 +13,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
 from typing import Any, Final, Protocol
+
+from msgspec import structs
 
 from iceagent.agent.driver import Driver
 from iceagent.agent.events import AgentEvent, DestinationUnreachable
@@ -100,8 +101,8 @@ class _Writer:
         if isinstance(event, ice.LocalCandidateAdded):
             return {"candidate": self._candidate(event.candidate, is_remote=False)}
         if isinstance(event, DestinationUnreachable) and event.remote in self._untold:
-            event = dataclasses.replace(event, remote=TransportAddress("", event.remote.port))
-        return {field.name: self._value(getattr(event, field.name)) for field in dataclasses.fields(event)}
+            event = structs.replace(event, remote=TransportAddress("", event.remote.port))
+        return {name: self._value(getattr(event, name)) for name in event.__struct_fields__}
 
     def _value(self, value: object) -> Any:
         if value is None or isinstance(value, bool | int | str):

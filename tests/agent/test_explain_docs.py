@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from msgspec import Struct
 
 from iceagent.agent.events import AgentEvent
 from iceagent.agent.explain import RelayReason, VerdictKind
@@ -35,10 +35,10 @@ def test_every_verdict_and_reason_has_an_entry() -> None:
 
 
 @pytest.mark.parametrize("event_type", get_args(AgentEvent), ids=lambda one: one.__name__)
-def test_every_event_of_the_timeline_is_on_the_page_with_its_keys(event_type: type) -> None:
+def test_every_event_of_the_timeline_is_on_the_page_with_its_keys(event_type: type[Struct]) -> None:
     """Who writes a tool for timelines needs all of them."""
     rows = [line for line in TEXT.splitlines() if line.startswith(f"| `{event_kind(event_type.__name__)}` |")]
-    names = [f"`{field.name}`" for field in dataclasses.fields(event_type)]
+    names = [f"`{name}`" for name in event_type.__struct_fields__]
     assert any(all(name in row for name in names) for row in rows), f"{event_kind(event_type.__name__)}: {names}"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
@@ -114,80 +115,69 @@ class DropReason(StrEnum):
     EVENT_OVERFLOW = "event-queue-overflow"
 
 
-@dataclass(frozen=True, slots=True)
-class StateChanged:
+class StateChanged(Struct, frozen=True):
     """The agent moved from one state to another."""
 
     old: AgentState
     new: AgentState
 
 
-@dataclass(frozen=True, slots=True)
-class LocalCandidateAdded:
+class LocalCandidateAdded(Struct, frozen=True):
     """A local candidate is in use; send it to the peer unless it is peer-reflexive."""
 
     candidate: Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteCandidateAdded:
+class RemoteCandidateAdded(Struct, frozen=True):
     """A remote candidate is in use: signalled, or peer-reflexive, or the signalled twin of a peer-reflexive one."""
 
     candidate: Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class PairStateChanged:
+class PairStateChanged(Struct, frozen=True):
     """A pair's check moved on; `pair.state` is the new state."""
 
     pair: CandidatePair
 
 
-@dataclass(frozen=True, slots=True)
-class PairValidated:
+class PairValidated(Struct, frozen=True):
     """A check of the pair was answered for the first time: data may flow on it."""
 
     pair: CandidatePair
 
 
-@dataclass(frozen=True, slots=True)
-class PairNominated:
+class PairNominated(Struct, frozen=True):
     """Both agents know that the controlling one chose this pair."""
 
     pair: CandidatePair
 
 
-@dataclass(frozen=True, slots=True)
-class SelectedPairChanged:
+class SelectedPairChanged(Struct, frozen=True):
     """Data now goes over another pair, or over none."""
 
     pair: CandidatePair | None
 
 
-@dataclass(frozen=True, slots=True)
-class RoleChanged:
+class RoleChanged(Struct, frozen=True):
     """A role conflict was settled against us."""
 
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentLost:
+class ConsentLost(Struct, frozen=True):
     """No valid answer came over the pair for 30 s, or the peer revoked its consent: nothing is sent there any more."""
 
     pair: CandidatePair
     revoked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PathUnanswered:
+class PathUnanswered(Struct, frozen=True):
     """For a second or two nothing has been answered on the path in use, nor on another: a restart may find one."""
 
     pair: CandidatePair
 
 
-@dataclass(frozen=True, slots=True)
-class HeldDataReleased:
+class HeldDataReleased(Struct, frozen=True):
     """Data that arrived on the path just before it was validated; hand it to the user now, in this order."""
 
     local: TransportAddress
@@ -195,8 +185,7 @@ class HeldDataReleased:
     datagrams: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
+class Restarted(Struct, frozen=True):
     """A restart began: send these credentials to the peer, then the candidates that follow.
 
     `by_peer`: the peer restarted, and this is our part in it. Data goes on over the old path until a new pair is
@@ -207,15 +196,13 @@ class Restarted:
     by_peer: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RestartFailed:
+class RestartFailed(Struct, frozen=True):
     """The restart found no path; the session before it goes on, since its path still works."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ControllerFailed:
+class ControllerFailed(Struct, frozen=True):
     """A controller raised, or gave an answer that is none; from now on `DefaultController` decides.
 
     Attributes:
@@ -227,8 +214,7 @@ class ControllerFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The session is over; `reason` says why in words."""
 
     reason: str
@@ -246,8 +232,7 @@ class ChecklistState(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class ChecklistStateChanged:
+class ChecklistStateChanged(Struct, frozen=True):
     """The checks of a data stream came to something else."""
 
     stream: int
@@ -255,8 +240,7 @@ class ChecklistStateChanged:
     new: ChecklistState
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentGivenUp:
+class ComponentGivenUp(Struct, frozen=True):
     """The peer has no such component, so ours is closed (RFC 8445 section 6.1.2.2), or its stream was removed."""
 
     stream: int
