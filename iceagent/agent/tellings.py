@@ -6,8 +6,9 @@ together need not have been learned together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
@@ -17,8 +18,7 @@ AT_ONCE_S: Final = 5.0
 """Ours: what was learned so near to each other is of one NAT in one state; servers are asked together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Telling:
+class Telling(Struct, frozen=True):
     """The first time a candidate was told: the loop's clock in seconds, and the fragments of both sides then."""
 
     at: float

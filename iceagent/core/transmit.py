@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(Struct, frozen=True):
     """One datagram: send `data` from the socket bound to `local` to `remote`."""
 
     local: TransportAddress

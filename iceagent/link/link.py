@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import trio
+from msgspec import Struct
 
 from iceagent.errors import IceError, LocalError, NetworkError
 from iceagent.link.auth import Authenticator
@@ -25,8 +25,7 @@ _TIMER_STEP_S = 0.001  # a timer that stays due after it was handled must not tu
 _CLOSE_COPIES = 3  # nobody acknowledges a CONNECTION_CLOSE
 
 
-@dataclass(frozen=True, slots=True)
-class LinkStatistics:
+class LinkStatistics(Struct, frozen=True):
     """What a link has counted and measured; `counters` by name."""
 
     rtt_s: float | None

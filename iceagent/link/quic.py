@@ -18,8 +18,9 @@ import ssl
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from iceagent.errors import LocalError
 from iceagent.link.config import LinkConfig, LinkRole
@@ -47,8 +48,7 @@ _DATAGRAM_OVERHEAD = 1 + 8 + 4 + 3 + 16 + 4
 logging.getLogger("quic").addHandler(logging.NullHandler())
 
 
-@dataclass(frozen=True, slots=True)
-class QuicClose:
+class QuicClose(Struct, frozen=True):
     """Why a connection ended: `by_application` tells a code of the link from one of QUIC or TLS."""
 
     code: int

@@ -9,11 +9,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 import trio
+from msgspec import Struct
 
 from iceagent.net.api import Network
 
@@ -26,8 +26,7 @@ _RTF_UP: Final = 0x1  # linux/route.h
 _RTF_GATEWAY: Final = 0x2
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(Struct, frozen=True):
     """A default route: `host` is the next hop, with zone if link-local; `interface` the way to it."""
 
     host: str

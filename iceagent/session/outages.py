@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 
 class OutageKind(Enum):
@@ -19,8 +20,7 @@ class OutageKind(Enum):
     BACK = "back"
 
 
-@dataclass(frozen=True, slots=True)
-class Outage:
+class Outage(Struct, frozen=True):
     """A turn in an outage.
 
     Attributes:

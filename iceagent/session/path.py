@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(Struct, frozen=True):
     """How the two sides reach each other now.
 
     `local` is the address here, before any NAT; `remote` is where datagrams are sent. `rtt_s` is the round trip in

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
+
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import without_zone
@@ -62,8 +64,7 @@ class Check:
     cancelled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOutcome:
+class CheckOutcome(Struct, frozen=True):
     """A check that got an answer; on SUCCESS `mapped` says where the peer saw it come from, if it told."""
 
     check: Check

@@ -12,14 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from iceagent.core import constants
 from iceagent.core.ice.likelihood import Likelihood, by_likelihood, of_pair
 from iceagent.core.ice.pair import PairFacts
 from iceagent.core.ice.priority import CandidateType
 
 
-@dataclass(frozen=True, slots=True)
-class CheckQuestion:
+class CheckQuestion(Struct, frozen=True):
     """A slot of the pacing is free: which pair is checked in it? (RFC 8445 section 6.1.4.2)
 
     Attributes:
@@ -42,8 +43,7 @@ class Choice(NamedTuple):
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class NominationQuestion:
+class NominationQuestion(Struct, frozen=True):
     """We are controlling and have valid pairs: which is nominated, and when? (RFC 8445 section 8.1.1)
 
     Data may flow on the best valid pair already, so that waiting delays no byte.
@@ -74,8 +74,7 @@ class NominationQuestion:
     turns: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchQuestion:
+class SwitchQuestion(Struct, frozen=True):
     """We are controlling and the selected pair works: does data move to another one for its own sake?
 
     Asked only where both agents know renomination.
@@ -100,8 +99,7 @@ class Search(NamedTuple):
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class SearchQuestion:
+class SearchQuestion(Struct, frozen=True):
     """A pair is selected: which others are checked nonetheless, and when?
 
     Asked on both sides (a NAT may have to be opened from both), where both agents know renomination.
@@ -124,8 +122,7 @@ class SearchQuestion:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class FalterQuestion:
+class FalterQuestion(Struct, frozen=True):
     """The pair in use is probed and has not answered: when may another one take over?
 
     Attributes:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from msgspec import Struct
+
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.priority import CandidateType, pair_priority
@@ -37,8 +39,7 @@ PAIR_TRANSITIONS: Final[dict[PairState, frozenset[PairState]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CandidatePair:
+class CandidatePair(Struct, frozen=True):
     """A pair as it is at one moment, for users and events.
 
     Attributes:

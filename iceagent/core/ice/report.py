@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from iceagent.core.ice.pair import CandidatePair, CheckPair, Path
 
 
-@dataclass(frozen=True, slots=True)
-class PairReport:
+class PairReport(Struct, frozen=True):
     """A pair and its counters at one moment.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_TRANSACTIONS
@@ -16,8 +17,7 @@ from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """The answer to a request, success or error, believed.
 
     Attributes:
@@ -35,8 +35,7 @@ class Response:
     rtt_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
+class TimedOut(Struct, frozen=True):
     """A transaction failed: nothing came in time, or nothing that may be believed or understood.
 
     Attributes:
