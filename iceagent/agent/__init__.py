@@ -8,6 +8,7 @@ from iceagent.core.lazy import names_on_demand
 
 if TYPE_CHECKING:
     from iceagent.agent.agent import Agent, open_agent
+    from iceagent.agent.component import Component
     from iceagent.agent.config import AgentConfig
     from iceagent.agent.events import (
         AgentEvent,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from iceagent.agent.servers import IceServer
     from iceagent.agent.shared_port import open_shared_port
     from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
-    from iceagent.agent.streams import Component, Stream
+    from iceagent.agent.stream import Stream
     from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
     from iceagent.core.nat import HardNat
     from iceagent.core.turn import TurnCredentials
@@ -42,6 +43,7 @@ else:
         __name__,
         {
             "agent": "Agent open_agent",
+            "component": "Component",
             "config": "AgentConfig",
             "events": (
                 "AgentEvent DestinationUnreachable FreshPort GatheringEnough GatheringFinished HardNatBegun "
@@ -52,7 +54,7 @@ else:
             "servers": "IceServer",
             "shared_port": "open_shared_port",
             "statistics": "AgentStatistics CandidateStatistics PairStatistics TransportStatistics",
-            "streams": "Component Stream",
+            "stream": "Stream",
             "iceagent.core.ice": "AgentState Candidate CandidatePair CandidateType Credentials PairState Role",
             "iceagent.core.nat": "HardNat",
             "iceagent.core.turn": "TurnCredentials",

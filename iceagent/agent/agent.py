@@ -10,35 +10,26 @@ import trio
 
 from iceagent.agent import late
 from iceagent.agent.candidates import LateCandidates, LocalCandidates
+from iceagent.agent.component import CONNECTED, MAX_DATAGRAM_SIZE, Component
+from iceagent.agent.components import Components, of_stream
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.cores import core_for, streams_for
-from iceagent.agent.driver import Driver
+from iceagent.agent.cores import components_for
 from iceagent.agent.events import AgentEvent
-from iceagent.agent.filters import Policy
-from iceagent.agent.fresh_port import FreshPorts
-from iceagent.agent.gather import Gatherer
-from iceagent.agent.lane import Lane
-from iceagent.agent.remote import RemoteCandidates
 from iceagent.agent.roaming import Roaming
-from iceagent.agent.traffic import Path
+from iceagent.agent.stream import Stream
 from iceagent.core import ice, sdp
 from iceagent.core.constants import TA_OFFERED_S, TA_S
 from iceagent.errors import LocalError
-from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.api import Batch
 from iceagent.net.contained import run_contained
 from iceagent.net.system import SystemNetwork
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
     from iceagent.agent.statistics import AgentStatistics
-    from iceagent.agent.streams import Ensemble, Stream
 
 ICE_OPTIONS: Final = ("ice2", "trickle", "renomination")
 """RFC 8445 section 10, RFC 8838 section 3, draft-thatcher-ice-renomination section 3."""
-MAX_DATAGRAM_SIZE: Final = 1200
-"""Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""
-
-_CONNECTED: Final = frozenset((ice.AgentState.CONNECTED, ice.AgentState.COMPLETED))
 
 
 class Agent(trio.abc.Channel[bytes]):
@@ -47,29 +38,17 @@ class Agent(trio.abc.Channel[bytes]):
     Sending and receiving need no `wait_connected` first: `send` waits for the first valid path, `receive` for data.
     """
 
-    def __init__(self, config: AgentConfig, role: ice.Role, *, core: ice.IceAgent | None = None) -> None:
-        # `core` makes it the engine room of a further component; see `Ensemble`.
-        self._config = config
+    def __init__(self, config: AgentConfig, role: ice.Role) -> None:
         if config.ice_lite and role is not ice.Role.CONTROLLED:
             raise LocalError("a lite agent is controlled (RFC 8445 section 6.1.1): open it with Role.CONTROLLED")
-        self._is_alone = core is None and tuple(config.streams) == (1,)
-        streams = None
-        if core is None:
-            streams = streams_for(config, role) if not self._is_alone else None
-            core = core_for(config, role) if streams is None else streams.component()
-        self._policy = Policy(config)
-        self._driver = Driver(core, config.randbytes, config.receive_queue, self._policy)
+        self._config = config
         self._network = config.network or SystemNetwork()
-        self._gatherer = Gatherer(self._network, config, self._driver)
-        self._lane = Lane(self._driver, self._gatherer)
-        self._ensemble = None if streams is None else late.Ensemble(self, streams, self._fellow)
-        lanes = [self._lane] if self._ensemble is None else list(self._ensemble.lanes.values())
-        self._roaming = Roaming(self._network, config, lanes, self._ensemble)
-        self._fresh_ports = FreshPorts(config, self._driver, self._gatherer)
-        engine = (self._network, config, self._driver, self._gatherer)
-        self._hard_nat = late.HardNatTraversal(*engine) if config.hard_nat else None
-        take = None if self._hard_nat is None else self._hard_nat.take
-        self._remote = RemoteCandidates(self._driver, self._gatherer, take)
+        self._components: Components = components_for(config, role, self._network)
+        self._components.on_end = self._shut
+        self._first = self._components.all[0, 1]
+        self._driver, self._gatherer = self._first.driver, self._first.gatherer
+        self._streams = tuple(Stream(self, index, self._components) for index in range(len(config.streams)))
+        self._roaming = Roaming(self._network, config, self._components)
         # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 
@@ -93,7 +72,7 @@ class Agent(trio.abc.Channel[bytes]):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The data streams, in the order of `AgentConfig.streams`."""
-        return self._together().streams
+        return self._streams
 
     def stream(self, index: int = 0) -> Stream:
         """Return one data stream, counted from 0.
@@ -101,7 +80,9 @@ class Agent(trio.abc.Channel[bytes]):
         Raises:
             LocalError: `AgentConfig.streams` has no such stream.
         """
-        return self._together().stream(index)
+        if not 0 <= index < len(self._streams):
+            raise LocalError(f"this agent has streams 0 to {len(self._streams) - 1}, not {index}")
+        return self._streams[index]
 
     def local_candidates(self, stream: int = 0) -> AsyncIterator[ice.Candidate]:
         """Iterate over our candidates as they are found; ends at end-of-candidates, or when a restart begins.
@@ -109,7 +90,7 @@ class Agent(trio.abc.Channel[bytes]):
         May be called repeatedly; after a restart it gives the candidates that go with the new credentials. Those of
         all components of one data stream, the first by default, come out of it; `Candidate.component` tells them apart.
         """
-        return LocalCandidates(self._lanes(stream))
+        return LocalCandidates(of_stream(self._components, stream))
 
     def late_candidates(self, stream: int = 0) -> AsyncIterator[ice.Candidate]:
         """Iterate over the candidates that come after end-of-candidates, until the agent closes.
@@ -118,7 +99,7 @@ class Agent(trio.abc.Channel[bytes]):
         that was restarted. RFC 8838 section 13 has none follow the end, so a strict peer ignores them (and may yet be
         found by our checks); agents of this kind take them. With `AgentConfig.full_trickle` few remain.
         """
-        return LateCandidates(self._lanes(stream))
+        return LateCandidates(of_stream(self._components, stream))
 
     async def wait_gathered(self, stream: int = 0) -> list[ice.Candidate]:
         """Wait until the candidates that are likely to come have come; return those to carry to the peer.
@@ -130,11 +111,11 @@ class Agent(trio.abc.Channel[bytes]):
         Raises:
             trio.ClosedResourceError: the agent is closed.
         """
-        lanes = self._lanes(stream)
-        for lane in lanes:
-            await lane.gatherer.wait_enough()
-        self._check_session()
-        return [candidate for lane in lanes for candidate in lane.gatherer.names.signalled()]
+        components = of_stream(self._components, stream)
+        for component in components:
+            await component.gatherer.wait_enough()
+        self._check_open()
+        return [candidate for component in components for candidate in component.gatherer.names.signalled()]
 
     def set_remote_credentials(
         self,
@@ -161,16 +142,12 @@ class Agent(trio.abc.Channel[bytes]):
         Raises:
             trio.ClosedResourceError: the agent is closed.
         """
-        self._check_session()
+        self._check_open()
         if pacing_s is None:
             pacing_s = TA_S if self._config.ta is None else 0.0
         given: dict[str, Any] = {"lite": lite, "options": options, "pacing_s": pacing_s}
-        core = self._driver.ice
-        if self._ensemble is None:
-            self._roaming.change(lambda now: core.set_remote_credentials(now, credentials, **given))
-        else:
-            streams = self._ensemble.core
-            self._roaming.change(lambda now: streams.set_remote_credentials(now, credentials, stream=stream, **given))
+        take = self._components.set_remote_credentials
+        self._roaming.change(lambda now: take(now, credentials, stream, **given))
 
     def add_remote_candidate(self, candidate: ice.Candidate | str | None, *, stream: int | None = 0) -> None:
         """Take one of the peer's candidates, as a value or as SDP text; None, `""` and `{}` mean that none follows.
@@ -182,16 +159,11 @@ class Agent(trio.abc.Channel[bytes]):
             RemoteError: the text is not a candidate (a `ValueError`, too).
             trio.ClosedResourceError: the agent is closed.
         """
-        self._check_session()
+        self._check_open()
         if not isinstance(candidate, ice.Candidate):
             text = sdp.trickled_candidate(candidate)
             candidate = None if text is None else ice.Candidate.from_sdp(text)
-        if self._ensemble is None and stream:
-            self._driver.ice.counters[ice.DropReason.CANDIDATE_TRANSPORT] += candidate is not None
-        elif self._ensemble is None:
-            self._remote.add(candidate)
-        else:
-            self._ensemble.add_remote_candidate(candidate, stream)
+        self._components.add_remote_candidate(candidate, stream)
 
     def restart(self, *, stream: int | None = None) -> ice.Credentials:
         """Restart ICE: look for the best path anew, while the present one goes on carrying data.
@@ -208,7 +180,7 @@ class Agent(trio.abc.Channel[bytes]):
 
         Source: RFC 8445 section 9.
         """
-        self._check_session()
+        self._check_open()
         if self.state is ice.AgentState.FAILED:
             raise LocalError("this session has failed and cannot restart; open a new agent")
         return self._roaming.restart(stream)
@@ -218,12 +190,12 @@ class Agent(trio.abc.Channel[bytes]):
     @property
     def state(self) -> ice.AgentState:
         """Where the session stands; with several components, all of them: see `StreamSet.state`."""
-        return self._driver.ice.state if self._ensemble is None else self._ensemble.core.state
+        return self._components.state
 
     @property
     def is_answering(self) -> bool:
         """Whether the peer answers on the path in use; if not, the path falters, or there is none."""
-        return self.state in _CONNECTED and not self._driver.ice.stranded
+        return self.state in CONNECTED and not self._driver.ice.stranded
 
     @property
     def is_restarting(self) -> bool:
@@ -244,21 +216,17 @@ class Agent(trio.abc.Channel[bytes]):
     @property
     def selected_pair(self) -> ice.CandidatePair | None:
         """The nominated pair that carries the data, or None before nomination."""
-        return self._driver.ice.selected_pair
+        return self._first.selected_pair
 
     @property
     def relay_transport(self) -> str | None:
         """How our relay is reached (`udp`, `tcp`, `tls` or `dtls`) if the selected pair uses one of ours, else None."""
-        pair = self._driver.ice.selected_pair
-        return None if pair is None else self._driver.relay_transports.get(pair.local.path_base)
+        return self._first.relay_transport
 
     @property
     def relayed_because(self) -> str | None:
         """Why the selected pair goes through a relay, in words for people; None if it does not."""
-        pair = self._driver.ice.selected_pair
-        if pair is None or ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type):
-            return None
-        return late.relayed_because(self._driver, self._gatherer, self._config, pair)[0]
+        return self._first.relayed_because
 
     @property
     def max_datagram_size(self) -> int:
@@ -272,20 +240,7 @@ class Agent(trio.abc.Channel[bytes]):
             NetworkError: there is no path, or some component has none; `explain()` says why.
             trio.ClosedResourceError: the agent was closed.
         """
-        if self._ensemble is not None:
-            return await self._ensemble.wait_connected()
-        return await self._wait_selected()
-
-    async def _wait_selected(self) -> ice.CandidatePair:
-        await trio.lowlevel.checkpoint()
-        while True:
-            self._check_open()
-            pair = self._driver.ice.selected_pair
-            if pair is not None:
-                return pair
-            if self._driver.ice.state is ice.AgentState.FAILED:
-                raise self._driver.failure_error()
-            await self._driver.changed.park()
+        return await self._components.wait_connected()
 
     def events(self) -> AsyncIterator[AgentEvent]:
         """Iterate over what has happened from the start on and what happens, until the agent closes.
@@ -309,7 +264,7 @@ class Agent(trio.abc.Channel[bytes]):
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
-        drivers = [one._driver for one in self._engines()]  # noqa: SLF001 - of this class
+        drivers = [component.driver for component in self._components.all.values()]
         return late.collect_statistics(drivers, self._gatherer.interfaces())
 
     def explain(self) -> Verdict:
@@ -317,11 +272,8 @@ class Agent(trio.abc.Channel[bytes]):
 
         Of several components it is about the first of those that fare worst.
         """
-        engines = [one for one in self._engines() if not one._driver.closed]  # noqa: SLF001 - of this class
-        return min(engines, key=_fares, default=self)._explain_lane()  # noqa: SLF001
-
-    def _explain_lane(self) -> Verdict:
-        return late.explain(self._driver, self._gatherer, self._config)
+        living = [component for component in self._components.all.values() if not component.driver.closed]
+        return min(living, key=_fares, default=self._first).explain()
 
     # Data
 
@@ -332,22 +284,11 @@ class Agent(trio.abc.Channel[bytes]):
             trio.BrokenResourceError: the session failed.
             trio.ClosedResourceError: the agent is closed.
         """
-        await self.send_many((value,))
+        await self._first.send_many((value,))
 
     async def send_many(self, datagrams: Sequence[bytes]) -> None:
         """Send datagrams, in order and in as few system calls as the network allows. Raises as `send` does."""
-        sock, path = self._path() or await self._wait_path()
-        self._driver.note_sending()
-        counters = sock.statistics()
-        errors = counters.send_errors
-        try:
-            await sock.send(datagrams, path[1])
-            errors = min(counters.send_errors - errors, len(datagrams))
-        except trio.ClosedResourceError:
-            self._check_open()  # else it was a relayed address that is gone: lost, as datagrams may be
-            errors = len(datagrams)
-        if datagrams:
-            self._driver.traffic.sent(trio.current_time(), path, datagrams, errors)
+        await self._first.send_many(datagrams)
 
     async def receive(self) -> bytes:
         """Wait for the next datagram from the peer.
@@ -356,15 +297,15 @@ class Agent(trio.abc.Channel[bytes]):
             trio.BrokenResourceError: the session failed, and all that arrived before has been received.
             trio.ClosedResourceError: the agent is closed.
         """
-        return await self._driver.inbox.datagram()
+        return await self._first.receive()
 
     async def receive_many(self) -> list[bytes]:
         """Wait, then return all datagrams at hand, oldest first. Raises as `receive` does."""
-        return await self._driver.inbox.datagrams()
+        return await self._first.receive_many()
 
     async def receive_batches(self) -> list[Batch]:
         """Wait, then return all that is at hand as the network delivered it. Raises as `receive` does."""
-        return await self._driver.inbox.batches()
+        return await self._first.receive_batches()
 
     async def aclose(self) -> None:
         """Close at once: sockets, timers, tasks. Idempotent; leaving `open_agent` does the same."""
@@ -373,84 +314,32 @@ class Agent(trio.abc.Channel[bytes]):
 
     # Inside
 
-    def _shut(self) -> None:
-        if self._config.on_closing is not None and not self._driver.closed:
-            self._config.on_closing(self)
-        if self._ensemble is not None:
-            self._ensemble.shut()
-        self._shut_lane()
-
-    def _shut_lane(self) -> None:
-        self._driver.close()
-        self._tasks.cancel()
-
-    def _together(self) -> Ensemble:
-        """Return what holds the components; an agent with one alone makes it when somebody asks."""
-        if self._ensemble is None:
-            streams = ice.StreamSet(role=self.role, randbytes=self._config.randbytes, single=self._driver.ice)
-            self._ensemble = late.Ensemble(self, streams, lambda core: self)
-        return self._ensemble
-
-    def _fellow(self, core: ice.IceAgent) -> Agent:
-        return Agent(self._config, self.role, core=core)
-
-    def _lanes(self, stream: int) -> list[Lane]:
-        """Return the engine rooms of a stream."""
-        return [self._lane] if self._is_alone and stream == 0 else self._together().lanes_of(stream)
-
-    def _engines(self) -> list[Agent]:
-        """Return the engine rooms of all components, this one first."""
-        return [self] if self._ensemble is None else list(self._ensemble.agents.values())
+    async def _open(self) -> None:
+        for component in self._components.all.values():
+            await component.gatherer.open_bases()
 
     async def _serve(self) -> None:
         """Run the session's tasks until it is closed."""
         with self._tasks:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._driver.run)
-                for base in self._gatherer.bases:
-                    nursery.start_soon(self._driver.receive_from, base.address)
-                nursery.start_soon(run_contained, "candidates over TCP", self._gatherer.tcp.run)
-                await self._remote.start(nursery)
-                nursery.start_soon(run_contained, "relays", self._gatherer.relays.run)
-                nursery.start_soon(run_contained, "port mapping", self._gatherer.map_ports)
-                nursery.start_soon(run_contained, "gathering", self._gatherer.run)
-                nursery.start_soon(run_contained, "fresh ports", self._fresh_ports.run)
-                if self._is_alone:
-                    nursery.start_soon(run_contained, "restarting", self._roaming.run)
-                if self._is_alone and self._hard_nat is not None:
-                    nursery.start_soon(run_contained, "hard NATs", self._hard_nat.run)
+                for component in self._components.all.values():
+                    nursery.start_soon(component.serve)
+                nursery.start_soon(run_contained, "restarting", self._roaming.run)
 
-    def _path(self) -> tuple[UdpSocket, Path] | None:
-        path = self._driver.ice.data_pair()
-        sock = None if path is None else self._driver.sockets.get(path[0])
-        if path is None or sock is None or not self._policy.permits(path[1]):
-            return None
-        return sock, path
-
-    async def _wait_path(self) -> tuple[UdpSocket, Path]:
-        while True:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._check_open()
-            path = self._path()
-            if path is not None:
-                return path
-            if self._driver.ice.state is ice.AgentState.FAILED:
-                raise self._driver.broken()
-            await self._driver.changed.park()
+    def _shut(self) -> None:
+        if self._config.on_closing is not None and not self._components.closed:
+            self._config.on_closing(self)
+        self._components.shut()
+        self._tasks.cancel()
 
     def _check_open(self) -> None:
-        if self._driver.closed:
-            raise trio.ClosedResourceError("this agent is closed")
-
-    def _check_session(self) -> None:
-        if self._driver.closed and (self._ensemble is None or self._ensemble.closed):
+        if self._components.closed:
             raise trio.ClosedResourceError("this agent is closed")
 
 
-def _fares(agent: Agent) -> int:
-    """Return how an agent, or one component, fares: 0 if it has failed, 2 if it is connected, else 1."""
-    state = agent._driver.ice.state  # noqa: SLF001 - of this module
-    return 0 if state is ice.AgentState.FAILED else 1 + (state in _CONNECTED)
+def _fares(component: Component) -> int:
+    """Return how a component fares: 0 if it has failed, 2 if it is connected, else 1."""
+    return 0 if component.state is ice.AgentState.FAILED else 1 + (component.state in CONNECTED)
 
 
 @asynccontextmanager
@@ -472,14 +361,10 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
     agent = Agent(config, role)
     raised: BaseException | None = None
     try:
-        for engine in agent._engines():  # noqa: SLF001 - of this module
-            await engine._gatherer.open_bases()  # noqa: SLF001
+        await agent._open()  # noqa: SLF001 - of this module, here and below
         with trio.CancelScope() as ending:
             async with trio.open_nursery() as nursery:
-                for engine in agent._engines():  # noqa: SLF001
-                    nursery.start_soon(engine._serve)  # noqa: SLF001
-                if agent._ensemble is not None:  # noqa: SLF001
-                    nursery.start_soon(agent._ensemble.serve, agent._roaming)  # noqa: ASYNC113, SLF001
+                nursery.start_soon(agent._serve)  # noqa: SLF001
                 try:
                     yield agent
                 except trio.Cancelled:

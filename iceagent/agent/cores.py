@@ -1,38 +1,33 @@
-"""The sans-IO core that goes with an agent's configuration."""
+"""The components that go with an agent's configuration."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import trio
 
+from iceagent.agent.component import Component
+from iceagent.agent.components import Components, ComponentSet, OneComponent
 from iceagent.agent.config import AgentConfig
 from iceagent.core import ice
 from iceagent.core.constants import TA_OFFERED_S
+from iceagent.net.api import Network
 from iceagent.net.system import SystemNetwork
 
 
-def core_for(config: AgentConfig, role: ice.Role) -> ice.IceAgent:
-    """Return the core of an agent with one component."""
-    return ice.IceAgent(
-        role=role,
-        randbytes=config.randbytes,
-        config=_ice_config(config),
-        credentials=config.credentials,
-        pacer=_pacer_for(config),
-    )
-
-
-def streams_for(config: AgentConfig, role: ice.Role) -> ice.StreamSet:
-    """Return the core of an agent with the streams of its configuration."""
-    return ice.StreamSet(
-        role=role,
-        layout=config.streams,
-        randbytes=config.randbytes,
-        config=_ice_config(config),
-        credentials=config.credentials,
-        pacer=_pacer_for(config),
-    )
+def components_for(config: AgentConfig, role: ice.Role, network: Network) -> Components:
+    """Return the components of an agent, each with its part of a core."""
+    given: dict[str, Any] = {
+        "role": role,
+        "randbytes": config.randbytes,
+        "config": _ice_config(config),
+        "credentials": config.credentials,
+        "pacer": _pacer_for(config),
+    }
+    if tuple(config.streams) == (1,):
+        return OneComponent(Component(ice.IceAgent(**given), config, network))
+    streams = ice.StreamSet(**given, layout=config.streams)
+    return ComponentSet(streams, lambda core, stream: Component(core, config, network, stream=stream))
 
 
 def _ice_config(config: AgentConfig) -> ice.IceConfig:

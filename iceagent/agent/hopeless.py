@@ -19,7 +19,7 @@ async def wait_hopeless(agent: Agent) -> None:
 
     `Agent.explain()` then says why. The agent itself goes on, and fails when RFC 8863 lets it.
     """
-    driver, gatherer = agent._lane  # noqa: SLF001 - of this room
+    driver, gatherer = agent._driver, agent._gatherer  # noqa: SLF001 - of this room
     await trio.lowlevel.checkpoint()
     while not is_hopeless(driver, gatherer):
         await driver.changed.park()

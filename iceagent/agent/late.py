@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from iceagent.agent.explain import explain, relayed_because
     from iceagent.agent.export import timeline_document, timeline_json
     from iceagent.agent.hard_nat import HardNatTraversal
-    from iceagent.agent.streams import Ensemble
-    from iceagent.core.ice import StreamSet, check_layout
+    from iceagent.core.ice import check_layout
     from iceagent.core.nat import is_target
     from iceagent.core.turn import TurnCredentials
     from iceagent.net.portmap import open_port_mapping
@@ -32,8 +31,7 @@ else:
             "iceagent.agent.explain": "explain relayed_because",
             "iceagent.agent.export": "timeline_document timeline_json",
             "iceagent.agent.hard_nat": "HardNatTraversal",
-            "iceagent.agent.streams": "Ensemble",
-            "iceagent.core.ice": "StreamSet check_layout",
+            "iceagent.core.ice": "check_layout",
             "iceagent.core.nat": "is_target",
             "iceagent.core.turn": "TurnCredentials",
             "iceagent.net.portmap": "open_port_mapping",
@@ -43,9 +41,7 @@ else:
     )
 
 __all__ = [
-    "Ensemble",
     "HardNatTraversal",
-    "StreamSet",
     "TurnCredentials",
     "TurnLogin",
     "TurnOptions",

@@ -6,23 +6,20 @@ Source: RFC 8445 section 9.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
+from iceagent.agent.component import Component
+from iceagent.agent.components import Components
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.events import NetworkChanged, Stopped
-from iceagent.agent.lane import Lane
 from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
 from iceagent.net.contained import contained, run_contained
 from iceagent.net.monitor import Change, open_monitor
-
-if TYPE_CHECKING:
-    from iceagent.agent.streams import Ensemble
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -35,36 +32,28 @@ class Roaming:
     Args:
         network: what is watched for changes.
         config: says whether to restart without being asked.
-        lanes: the components; each holds its part of the core, its sockets, and what finds its candidates.
-        ensemble: couples them, if there is more than one.
+        components: each holds its part of the core, its sockets, and what finds its candidates.
     """
 
-    def __init__(
-        self, network: Network, config: AgentConfig, lanes: Sequence[Lane], ensemble: Ensemble | None = None
-    ) -> None:
+    def __init__(self, network: Network, config: AgentConfig, components: Components) -> None:
         self._network = network
         self._config = config
-        self._lanes = lanes
-        self._ensemble = ensemble
-        self._first = lanes[0].driver
+        self._components = components
+        self._first = components.all[0, 1].driver
         self._again = trio.Event()
-        self._to_gather: list[Lane] = []
+        self._to_gather: list[Component] = []
 
     @property
-    def _living(self) -> list[Lane]:
-        return [lane for lane in self._lanes if not lane.driver.closed]
+    def _living(self) -> list[Component]:
+        return [component for component in self._components.all.values() if not component.driver.closed]
 
     def restart(self, stream: int | None = None) -> ice.Credentials:
         """Begin a restart, unless one is waiting for the peer's answer; return the credentials it has to get.
 
         Of one data stream, or with None of all.
         """
-        if self._ensemble is None:
-            self.change(self._first.ice.restart)
-            return self._first.ice.credentials
-        streams = self._ensemble.core
-        self.change(lambda now: streams.restart(now, stream=stream))
-        return streams.credentials(stream or 0)
+        self.change(lambda now: self._components.restart(now, stream))
+        return self._components.credentials(stream or 0)
 
     def change(self, change: Callable[[float], object]) -> None:
         """Apply a change to the core that may be a restart; if so, give the new sessions their candidates.
@@ -72,20 +61,19 @@ class Roaming:
         Those at hand, whose sockets live, are offered at once; meanwhile all servers are asked again, since what they
         saw may no longer hold.
         """
-        before = [(lane, lane.driver.ice.generation, _at_hand(lane)) for lane in self._living]
-        mutate = self._first.mutate if self._ensemble is None else self._ensemble.mutate
-        mutate(change)
-        for lane, generation, at_hand in before:
-            core = lane.driver.ice
+        before = [(component, component.driver.ice.generation, _at_hand(component)) for component in self._living]
+        self._components.change(change)
+        for component, generation, at_hand in before:
+            core = component.driver.ice
             if core.generation != generation:
-                lane.gatherer.begin_again()
+                component.gatherer.begin_again()
                 for candidate in at_hand:
-                    if candidate.path_base in lane.driver.sockets:
-                        lane.driver.mutate(partial(_offer, core, candidate))
-                self._gather(lane)
+                    if candidate.path_base in component.driver.sockets:
+                        component.driver.mutate(partial(_offer, core, candidate))
+                self._gather(component)
 
-    def _gather(self, lane: Lane) -> None:
-        self._to_gather.append(lane)
+    def _gather(self, component: Component) -> None:
+        self._to_gather.append(component)
         self._again.set()
 
     async def run(self) -> None:
@@ -97,9 +85,9 @@ class Roaming:
             while True:
                 await self._again.wait()
                 self._again = trio.Event()
-                lanes, self._to_gather = self._to_gather, []
-                for lane in dict.fromkeys(lanes):
-                    nursery.start_soon(run_contained, "gathering", lane.gatherer.run)
+                components, self._to_gather = self._to_gather, []
+                for component in dict.fromkeys(components):
+                    nursery.start_soon(run_contained, "gathering", component.gatherer.run)
 
     async def _follow_path(self) -> None:
         """Restart when no path answers any more; the peer, who hears as little, does the same.
@@ -112,8 +100,8 @@ class Roaming:
         """
         direct: set[tuple[ice.IceAgent, int]] = set()
         stranded_again_at = trio.current_time()
-        while lanes := self._living:
-            for core in (lane.driver.ice for lane in lanes):
+        while components := self._living:
+            for core in (component.driver.ice for component in components):
                 if core.restarting:
                     continue
                 has_fallen_back = self._has_fallen_back(core, direct)
@@ -149,20 +137,24 @@ class Roaming:
             while self._living:
                 changes = await monitor.wait()
                 if Change.WOKE in changes:
-                    for lane in self._living:
-                        lane.driver.note(Stopped(monitor.slept_s))
+                    for component in self._living:
+                        component.driver.note(Stopped(monitor.slept_s))
                 with contained("following a change of the network"):
                     await self._adapt(changes, nursery)
 
     async def _adapt(self, changes: frozenset[Change], nursery: trio.Nursery) -> None:
         """Close the sockets whose address is gone, open those of new ones, and look for the best path again."""
         moved, pathless = False, False
-        for lane in self._living:
-            moved |= await self._rebind(lane, changes, nursery)
-            if not lane.driver.closed:
-                lane.driver.mutate(lane.driver.ice.handle_network_changed)
-                pathless |= lane.driver.ice.state in _PATHLESS
-        hopeful = [lane.driver.ice for lane in self._living if lane.driver.ice.state is not ice.AgentState.FAILED]
+        for component in self._living:
+            moved |= await self._rebind(component, changes, nursery)
+            if not component.driver.closed:
+                component.driver.mutate(component.driver.ice.handle_network_changed)
+                pathless |= component.driver.ice.state in _PATHLESS
+        hopeful = [
+            component.driver.ice
+            for component in self._living
+            if component.driver.ice.state is not ice.AgentState.FAILED
+        ]
         if not hopeful or (not moved and Change.WOKE not in changes and not pathless):
             return  # what has failed cannot be restarted
         core = hopeful[0]
@@ -170,17 +162,17 @@ class Roaming:
             logger.info("%s: the network changed, so ICE restarts", core.credentials.ufrag)
             self.restart()
         else:
-            for lane in self._living:
-                self._gather(lane)
+            for component in self._living:
+                self._gather(component)
 
-    async def _rebind(self, lane: Lane, changes: frozenset[Change], nursery: trio.Nursery) -> bool:
+    async def _rebind(self, component: Component, changes: frozenset[Change], nursery: trio.Nursery) -> bool:
         """Let a component have the sockets that go with the addresses of now; return whether there are others."""
-        driver, gatherer = lane
+        driver, gatherer = component.driver, component.gatherer
         before = {base.address for base in gatherer.bases}
         moved = False
         looks_anew = not changes.isdisjoint((Change.ADDRESSES, Change.ROUTES))  # a route may lead from another address
         if looks_anew and self._config.transport_policy != "relay":
-            moved = self._close_stale(lane)
+            moved = self._close_stale(component)
             for base in await gatherer.open_new_bases():
                 moved = True
                 nursery.start_soon(driver.receive_from, base.address)
@@ -191,20 +183,20 @@ class Roaming:
             driver.note(NetworkChanged(words, tuple(sorted(before - after)), tuple(sorted(after - before))))
         return moved
 
-    def _close_stale(self, lane: Lane) -> bool:
-        present = {entry.host for entry in lane.gatherer.interfaces()}
-        gone = [base for base in lane.gatherer.bases if base.address.host not in present]
+    def _close_stale(self, component: Component) -> bool:
+        present = {entry.host for entry in component.gatherer.interfaces()}
+        gone = [base for base in component.gatherer.bases if base.address.host not in present]
         for base in gone:
-            lane.gatherer.bases.remove(base)
-            sock = lane.driver.sockets.pop(base.address, None)
+            component.gatherer.bases.remove(base)
+            sock = component.driver.sockets.pop(base.address, None)
             if sock is not None:  # else it was lost before its address
                 sock.close()
-            lane.driver.mutate(partial(_lose, lane.driver.ice, base.address))
+            component.driver.mutate(partial(_lose, component.driver.ice, base.address))
         return bool(gone)
 
 
-def _at_hand(lane: Lane) -> list[ice.Candidate]:
-    return [one for one in lane.driver.ice.local_candidates if one.type is not ice.CandidateType.PRFLX]
+def _at_hand(component: Component) -> list[ice.Candidate]:
+    return [one for one in component.driver.ice.local_candidates if one.type is not ice.CandidateType.PRFLX]
 
 
 def _offer(core: ice.IceAgent, candidate: ice.Candidate, now: float) -> None:

@@ -19,7 +19,7 @@ HEAVY |= {"rich", "rich_click"}
 FACADES = ["iceagent", "icesignal", "iceagent.agent", "iceagent.agent.explain", "iceagent.agent.late"]
 FACADES += ["iceagent.core.ice", "iceagent.core.nat", "iceagent.core.stun", "iceagent.core.turn"]
 SELDOM = ("iceagent.core.turn.", "iceagent.net.turn", "iceagent.net.portmap", "iceagent.core.ice.streams")
-SELDOM += ("iceagent.agent.hard_nat", "iceagent.agent.export", "iceagent.agent.statistics", "iceagent.agent.streams")
+SELDOM += ("iceagent.agent.hard_nat", "iceagent.agent.export", "iceagent.agent.statistics")
 SELDOM += ("iceagent.agent.explain.judge", "iceagent.core.stun.server", "iceagent.net.nat_discovery")
 """What a link over a direct path does without; of `core.nat` and `net.turn` it has what tells addresses apart."""
 NEEDED = {"iceagent.core.nat.nat64", "iceagent.net.turn_redirect"}

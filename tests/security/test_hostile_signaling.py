@@ -33,7 +33,7 @@ def remote_candidate(host: str, port: int = 4000, component: int = 1) -> str:
 
 
 def dropped(agent: Agent) -> int:
-    return sum(lane._driver.ice.counters[UNSUPPORTED] for lane in agent._engines())
+    return sum(one.driver.ice.counters[UNSUPPORTED] for one in agent._components.all.values())
 
 
 # Streams and components that are not there
@@ -54,7 +54,7 @@ async def test_candidates_of_unknown_streams_are_counted_and_left_out(
         agent.add_remote_candidate(None, stream=stream)
         assert dropped(agent) == 10
         assert agent.state is not ice.AgentState.CLOSED
-        assert not any(lane._driver.ice.remote_candidates for lane in agent._engines())
+        assert not any(one.driver.ice.remote_candidates for one in agent._components.all.values())
 
 
 async def test_candidates_of_unknown_components_are_counted_and_left_out(vnet: Any) -> None:

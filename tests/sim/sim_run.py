@@ -419,8 +419,8 @@ def _lost_a_server(run: Run) -> bool:
     """
     if run.drawn.is_clean:
         return False
-    rooms = [component._agent for agent in run.agents for component in _components(agent)]
-    events = [event for agent in rooms for _, event in agent._driver.timeline.entries()]
+    rooms = [component for agent in run.agents for component in _components(agent)]
+    events = [event for component in rooms for _, event in component.driver.timeline.entries()]
     failures = [event for event in events if isinstance(event, ServerFailed | RelayFailed)]
     # A permission that a server never answered for is told as EHOSTUNREACH.
     silent = [event for event in events if isinstance(event, DestinationUnreachable) and event.errno == EHOSTUNREACH]
@@ -526,8 +526,8 @@ async def _disturb(run: Run) -> bool:
 
 def _uses_tcp(run: Run) -> bool:
     """Whether what the two say goes over TCP somewhere: between themselves, or to a relay."""
-    rooms = [component._agent for agent in run.agents for component in _components(agent)]
-    events = [event for agent in rooms for _, event in agent._driver.timeline.entries()]
+    rooms = [component for agent in run.agents for component in _components(agent)]
+    events = [event for component in rooms for _, event in component.driver.timeline.entries()]
     over_tcp = {event.address for event in events if isinstance(event, RelayAllocated) and event.transport != "udp"}
     pairs = [agent.selected_pair for agent in rooms]
     return any(pair and (pair.local.transport == "tcp" or pair.local.base in over_tcp) for pair in pairs)

@@ -87,5 +87,5 @@ def _has_direct(agent: Agent) -> bool:
 
 def _candidates(agent: Agent) -> list[Candidate]:
     """Return the candidates that an agent has now."""
-    rooms = [part._agent for stream in agent.streams for part in stream.components]
-    return [one for room in rooms for one in room._driver.ice.local_candidates]
+    rooms = [part for stream in agent.streams for part in stream.components]
+    return [one for room in rooms for one in room.driver.ice.local_candidates]

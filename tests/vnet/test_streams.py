@@ -112,7 +112,7 @@ async def test_each_component_has_a_relay_of_its_own_to_fall_back_to(vnet, polic
             pair = component.selected_pair
             assert CandidateType.RELAY in (pair.local.type, pair.remote.type)
             assert component.relayed_because
-            allocated = [event for _, event in component._agent._driver.timeline.entries()]
+            allocated = [event for _, event in component.driver.timeline.entries()]
             relays |= {event.address for event in allocated if isinstance(event, RelayAllocated)}
         assert len(relays) == 4
         await exchange(alice, bob)
@@ -223,13 +223,13 @@ async def test_a_restart_renews_every_component_while_data_flows(vnet):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trickle, alice, bob)
                 nursery.start_soon(trickle, bob, alice)
-                while any(one._agent._driver.ice.restarting for agent in lab.agents for one in components(agent)):
+                while any(one.driver.ice.restarting for agent in lab.agents for one in components(agent)):
                     await exchange(alice, bob, 3)
                     await trio.sleep(0.01)
         assert alice.state is bob.state is AgentState.COMPLETED
         await exchange(alice, bob)
         for component in components(bob):
-            events = [event for _, event in component._agent._driver.timeline.entries()]
+            events = [event for _, event in component.driver.timeline.entries()]
             assert sum(isinstance(event, Restarted) for event in events) == 1
 
 
