@@ -9,30 +9,22 @@ A STUN server lets them meet through NATs: `python own_signaling.py offer stun:s
 
 from __future__ import annotations
 
-import json
 import sys
 
 import trio
 
-from iceagent import Agent, AgentConfig, Credentials, IceServer, Role, open_agent
+from iceagent import Agent, AgentConfig, Description, IceServer, Role, open_agent
 
 
 async def describe(agent: Agent) -> str:
     """Return all that a peer must know, as one line."""
-    candidates = [candidate.to_sdp() for candidate in await agent.wait_gathered()]
-    ufrag, pwd = agent.credentials.ufrag, agent.credentials.pwd
-    options = {"options": agent.options, "pacing_s": agent.pacing_s}
-    return json.dumps({"ufrag": ufrag, "pwd": pwd, "candidates": candidates, **options})
+    await agent.wait_gathered()
+    return agent.description().to_json()
 
 
 def accept(agent: Agent, line: str) -> None:
     """Take the line of the other side."""
-    description = json.loads(line)
-    credentials = Credentials(description["ufrag"], description["pwd"])
-    agent.set_remote_credentials(credentials, options=description["options"], pacing_s=description["pacing_s"])
-    for candidate in description["candidates"]:
-        agent.add_remote_candidate(candidate)
-    agent.add_remote_candidate(None)
+    agent.accept(Description.from_json(line))
 
 
 async def greet(agent: Agent, name: str) -> None:

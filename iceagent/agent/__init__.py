@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from iceagent.agent.agent import Agent, open_agent
     from iceagent.agent.component import Component
     from iceagent.agent.config import AgentConfig
+    from iceagent.agent.description import Description, StreamDescription
     from iceagent.agent.events import (
         AgentEvent,
         DestinationUnreachable,
@@ -45,6 +46,7 @@ else:
             "agent": "Agent open_agent",
             "component": "Component",
             "config": "AgentConfig",
+            "description": "Description StreamDescription",
             "events": (
                 "AgentEvent DestinationUnreachable FreshPort GatheringEnough GatheringFinished HardNatBegun "
                 "HardNatEnded NatSeen NetworkChanged PortMapped PortMappingFailed RelayAllocated RelayFailed "
@@ -74,6 +76,7 @@ __all__ = [
     "CandidateType",
     "Component",
     "Credentials",
+    "Description",
     "DestinationUnreachable",
     "FreshPort",
     "GatheringEnough",
@@ -98,6 +101,7 @@ __all__ = [
     "SharedPort",
     "Stopped",
     "Stream",
+    "StreamDescription",
     "TransportStatistics",
     "TurnCredentials",
     "Verdict",

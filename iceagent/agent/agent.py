@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from iceagent.agent import late
-from iceagent.agent.candidates import LateCandidates, LocalCandidates
+from iceagent.agent.candidates import Descriptions, LateCandidates, LocalCandidates, ends, signalled
 from iceagent.agent.component import CONNECTED, MAX_DATAGRAM_SIZE, Component
 from iceagent.agent.components import Components, of_stream
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.cores import components_for
+from iceagent.agent.description import Description, StreamDescription
 from iceagent.agent.events import AgentEvent
 from iceagent.agent.roaming import Roaming
 from iceagent.agent.stream import Stream
 from iceagent.core import ice, sdp
 from iceagent.core.constants import TA_OFFERED_S, TA_S
-from iceagent.errors import LocalError
+from iceagent.errors import LocalError, RemoteError
 from iceagent.net.api import Batch
 from iceagent.net.contained import run_contained
 from iceagent.net.system import SystemNetwork
@@ -115,7 +116,55 @@ class Agent(trio.abc.Channel[bytes]):
         for component in components:
             await component.gatherer.wait_enough()
         self._check_open()
-        return [candidate for component in components for candidate in component.gatherer.names.signalled()]
+        return signalled(components)
+
+    def description(self) -> Description:
+        """Return all that the peer must know, as of now; after `wait_gathered()` for signaling in one message."""
+        told = []
+        for stream in self._streams:
+            components, credentials = stream.components, self._components.credentials(stream.index)
+            told.append(StreamDescription(credentials, tuple(signalled(components)), ends(components)))
+        return self._describe(told)
+
+    def descriptions(self) -> AsyncIterator[Description]:
+        """Iterate over what the peer must know as it comes, until the agent closes: carry each part, in order.
+
+        The first is there at once; later ones have what is new: candidates, also those that come after the end (see
+        `late_candidates`), or all anew after a restart, whosever it was. Holds nothing: it may be dropped at any point.
+        """
+        return Descriptions([stream.components for stream in self._streams], self._describe)
+
+    def accept(self, description: Description) -> None:
+        """Take what the peer's `description()`, or a part of its `descriptions()`, says.
+
+        Once more, or a part that a restart has overtaken, changes nothing. New credentials mean what they mean to
+        `set_remote_credentials`. Candidates that cannot be used are counted and left out.
+
+        Raises:
+            RemoteError: it describes other data streams than this agent has.
+            LocalError: it is no `Description`.
+            trio.ClosedResourceError: the agent is closed.
+        """
+        self._check_open()
+        if not isinstance(description, Description):
+            kind = type(description).__name__
+            raise LocalError(f"accept takes a Description, not {kind}; read text by Description.from_json or from_sdp")
+        if len(description.streams) != len(self._streams):
+            theirs, ours = len(description.streams), len(self._streams)
+            words = f"the peer describes {theirs} data streams, this agent has {ours}; see AgentConfig.streams"
+            raise RemoteError(words)
+        given: dict[str, Any] = {"lite": description.lite, "options": description.options}
+        same = len({one.credentials for one in description.streams}) == 1
+        for index, stream in enumerate(description.streams):
+            self.set_remote_credentials(
+                stream.credentials, pacing_s=description.pacing_s, stream=None if same else index, **given
+            )
+            if self._components.remote_credentials(index) != stream.credentials:
+                continue  # those of a session that a restart has ended
+            for candidate in stream.candidates:
+                self.add_remote_candidate(candidate, stream=index)
+            if stream.end:
+                self.add_remote_candidate(None, stream=index)
 
     def set_remote_credentials(
         self,
@@ -313,6 +362,9 @@ class Agent(trio.abc.Channel[bytes]):
         await trio.lowlevel.checkpoint()
 
     # Inside
+
+    def _describe(self, told: Sequence[StreamDescription]) -> Description:
+        return Description(tuple(told), ICE_OPTIONS, self.pacing_s, self._config.ice_lite)
 
     async def _open(self) -> None:
         for component in self._components.all.values():

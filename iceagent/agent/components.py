@@ -41,6 +41,10 @@ class Components(Protocol):
         """Return our ufrag and password for a stream."""
         ...
 
+    def remote_credentials(self, stream: int) -> ice.Credentials | None:
+        """Return the peer's for a stream; None before they came, and while a restart of ours awaits its answer."""
+        ...
+
     def change(self, change: Callable[[float], object]) -> None:
         """Apply a change, given the time, that concerns them all, and carry out what follows from it for each."""
         ...
@@ -112,6 +116,10 @@ class OneComponent:
     def credentials(self, stream: int) -> ice.Credentials:
         """Return our ufrag and password."""
         return self._core.credentials
+
+    def remote_credentials(self, stream: int) -> ice.Credentials | None:
+        """Return the peer's."""
+        return self._core.remote_credentials
 
     def change(self, change: Callable[[float], object]) -> None:
         """Apply a change to the core, and carry out what follows."""
@@ -188,6 +196,11 @@ class ComponentSet:
     def credentials(self, stream: int) -> ice.Credentials:
         """Return our ufrag and password for a stream."""
         return self._core.credentials(stream)
+
+    def remote_credentials(self, stream: int) -> ice.Credentials | None:
+        """Return the peer's for a stream."""
+        of = (component.driver for (at, _), component in self.all.items() if at == stream)
+        return next((driver.ice.remote_credentials for driver in of if not driver.closed), None)
 
     def change(self, change: Callable[[float], object]) -> None:
         """Apply a change to the whole core, and carry out what follows from it for every component."""

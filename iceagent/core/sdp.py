@@ -6,6 +6,7 @@ extensions kept), formatters strict. Nothing here knows what a candidate means; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -166,6 +167,29 @@ def parse_attributes(text: str) -> IceAttributes:
         candidates=tuple(candidates),
         end_of_candidates="end-of-candidates" in values,
     )
+
+
+def ice_sections(text: str) -> list[str]:
+    """Return, for each data stream of a description, the lines that hold for it: its own first, then the session's.
+
+    Without an `m=` line all is one stream. A section that has no credentials uses no ICE and is left out, unless none
+    has any. Bundled sections share the transport of the one that the group names first, which alone is kept.
+
+    Source: RFC 8839 section 5.4, RFC 9143 section 7.1.
+    """
+    session, *sections = re.split(r"^m=", text, flags=re.MULTILINE)
+    if not sections:
+        return [text]
+    bundled = [group.split()[1:] for group in _values(session, "group") if group.split()[:1] == ["BUNDLE"]]
+    later = {mid for group in bundled for mid in group[1:]}
+    own = [section for section in sections if not later.intersection(_values(section, "mid"))] or sections
+    common = "\n".join(line for line in session.splitlines() if "candidate" not in line)  # RFC 8839 section 5.1
+    whole = [f"m={section}\n{common}" for section in own]
+    return [section for section in whole if _values(section, "ice-ufrag")] or whole[:1]
+
+
+def _values(section: str, name: str) -> list[str]:
+    return re.findall(rf"^\s*(?:a=)?{name}:[ \t]*([^\r\n]*?)[ \t]*\r?$", section, flags=re.MULTILINE)
 
 
 def format_attributes(attributes: IceAttributes) -> str:

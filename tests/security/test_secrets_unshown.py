@@ -39,6 +39,7 @@ HARMLESS = {
     "iceagent.vnet.nat.Mapping.key": "an address of the virtual network",
     "icesignal.sources.Bucket.tokens": "how many requests are left",
     "iceagent.core.ice.events.Restarted.credentials": "a value that keeps its own secret",
+    "iceagent.agent.description.StreamDescription.credentials": "a value that keeps its own secret",
     "iceagent.core.turn.client_requests.Request.credentials": "a value that keeps its own secret",
 }
 
