@@ -298,7 +298,9 @@ class Relays:
         url, mapped = rung.server.url, allocation.mapped_address
         self._driver.note(RelayAllocated(url, address, mapped, allocation.transport_name, rung.proxy is not None))
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
-        allocation.permit({one.address.host for one in self._driver.ice.remote_candidates if one.name is None})
+        allocation.permit(
+            dict.fromkeys(one.address.host for one in self._driver.ice.remote_candidates if one.name is None)
+        )
 
     def _remove(self, rung: Rung, address: TransportAddress, reason: str) -> None:
         self._driver.sockets.pop(address, None)

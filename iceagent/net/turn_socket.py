@@ -32,7 +32,7 @@ class TurnSocket:
         self._received = ReceiveQueue(RECEIVE_BUFFER, self._statistics, "this relayed address is closed")
         self._changes = trio.lowlevel.ParkingLot()
         self._order = trio.StrictFIFOLock()
-        self._waiting: set[TransportAddress] = set()
+        self._waiting: dict[TransportAddress, None] = {}  # those whose first datagram waits, first come first
 
     @property
     def local_address(self) -> TransportAddress:
@@ -96,7 +96,7 @@ class TurnSocket:
             allocation.settle()
             taken = allocation.client.hold(remote, datagrams)
             if len(self._waiting) < _MAX_WAITING:
-                self._waiting.add(remote)
+                self._waiting[remote] = None
         else:
             self._refuse(remote, len(datagrams))
             return len(datagrams)
@@ -137,7 +137,7 @@ class TurnSocket:
     def permission_changed(self, host: str, *, code: int | None = None, failed: bool = False) -> None:
         """Let senders look again: a permission stands, or failed, which concerns its peers alone (trap 31)."""
         for peer in [peer for peer in self._waiting if peer.host == host]:
-            self._waiting.remove(peer)
+            del self._waiting[peer]
             if failed:
                 self.put_error(IcmpError(peer, errno.EACCES if code == 403 else errno.EHOSTUNREACH))
         self._changes.unpark_all()

@@ -355,7 +355,7 @@ class Host:
         own = self._way_out("::" if packet.source.family == 6 else "0.0.0.0", packet.source)  # noqa: S104
         if message is None or message.is_response or own is None:
             return
-        for name in {question.name for question in message.questions}:
+        for name in dict.fromkeys(question.name for question in message.questions):
             for host in self.published(name):
                 answer = mdns_packets.encode_answer(mdns_packets.Record(name, host, mdns_packets.HOST_TTL_S))
                 reply = Packet(TransportAddress(own[0], mdns_packets.PORT), packet.source, answer)

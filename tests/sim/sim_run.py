@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from errno import EHOSTUNREACH
 from functools import partial
+from hashlib import sha256
 from itertools import chain, repeat
 
 import trio
@@ -82,7 +83,7 @@ class Outcome:
     failure: str = ""
     connected_after_s: float | None = None
     packets: int = 0
-    digest: int = 0
+    digest: str = ""
 
 
 @dataclass
@@ -106,15 +107,19 @@ class Run:
             raise Broken(what)
 
 
-def run_seed(seed: int) -> Outcome:
-    """Return what came of a seed; never raises."""
+def run_seed(seed: int, *, with_digest: bool = False) -> Outcome:
+    """Return what came of a seed; never raises. `with_digest`: say also what its packets were, one and all."""
     outcome = Outcome(seed)
+    drawn = draw(seed)
+    draw_lessons(drawn, seed)
     try:
-        vnet.run(partial(_simulate, outcome), seed=seed)
+        vnet.run(partial(_simulate, outcome, drawn), seed=seed)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         outcome.failure = _innermost(error)
+    if with_digest:
+        outcome.digest = sha256(drawn.net.trace_bytes()).hexdigest()
     return outcome
 
 
@@ -128,9 +133,7 @@ def _innermost(error: BaseException) -> str:
     return f"{type(error).__name__}{place}: {error}".replace("\n", " ")
 
 
-async def _simulate(outcome: Outcome) -> None:
-    drawn = draw(outcome.seed)
-    draw_lessons(drawn, outcome.seed)
+async def _simulate(outcome: Outcome, drawn: Drawn) -> None:
     outcome.words = str(drawn)
     expected = reachability(*drawn.sides())
     outcome.expected = "direct" if expected.is_direct else "relayed" if expected.is_possible else "none"
@@ -151,7 +154,6 @@ async def _simulate(outcome: Outcome) -> None:
         servers.cancel_scope.cancel()
     statistics = drawn.net.statistics()
     outcome.packets = statistics.packets_sent
-    outcome.digest = hash(drawn.net.trace_bytes())
     if statistics.sockets_left_open:
         raise Broken(f"{statistics.sockets_left_open} sockets left open")
     if trio.lowlevel.current_statistics().tasks_living != before:

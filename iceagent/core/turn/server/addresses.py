@@ -44,10 +44,10 @@ def set_relay_hosts(state: ServerState, now: float, hosts: Mapping[str, str]) ->
         now: seconds.
         hosts: IP literal to bind: IP literal to announce, of each family the preferred one first.
     """
-    for host in hosts.keys() - state.pools.keys():
+    for host in [host for host in hosts if host not in state.pools]:
         state.pools[host] = PortPool(state.randbytes, *state.ports)
     state.hosts = dict(hosts)
-    for host in state.pools.keys() - hosts.keys():
+    for host in [host for host in state.pools if host not in hosts]:
         _leave(state, now, host)
         del state.pools[host]
 
