@@ -141,8 +141,10 @@ class Driver:
             self._settle(trio.current_time())
 
     async def receive_from(self, base: TransportAddress) -> None:
-        """Receive at one socket until it is closed."""
-        sock = self.sockets[base]
+        """Receive at one socket until it is closed, which may be before a task that was started for it begins."""
+        sock = self.sockets.get(base)
+        if sock is None:
+            return
         if isinstance(sock, SharedSocket):
             sock.divert(partial(self._take, base, sock))
             return  # its port has a loop for all

@@ -9,6 +9,7 @@ import trio
 from explain_lab import STUN, TURN, TURN_TCP, USER, Site, assert_verdict, site
 
 from iceagent.agent import AgentState, IceServer, RelayReason, Verdict, VerdictKind
+from iceagent.agent.events import ServerAnswered
 from iceagent.core.ice import CandidateType
 from iceagent.vnet import FULL_CONE, MASQUERADE, PORT_RESTRICTED, SYMMETRIC, UDP_BLOCKED, Nat
 
@@ -128,6 +129,27 @@ async def test_what_servers_told_before_the_address_changed_is_no_evidence(vnet:
             verdict = town.alice.explain()
             ours = [line for line in verdict.evidence if line.startswith("our NAT takes another port")]
             assert not ours, verdict
+
+
+@pytest.mark.parametrize("change", ["reboot", "renew"])
+async def test_an_answer_of_before_and_one_of_after_a_routers_restart_are_no_evidence(vnet: Any, change: str) -> None:
+    """One server's answer got lost, and came when the router had forgotten the port, or had another address."""
+    async with site(vnet(), Nat(port_allocation="random"), SYMMETRIC) as town:
+        (second,) = (host for host in town.net.hosts() if host.name == "two.example")
+        second.partition()
+        await town.serve_turn()
+        await town.open_both(*STUN, TURN)
+        await trio.sleep(1.3 if change == "reboot" else 0.1)
+        getattr(town.homes[0], change)()
+        second.heal()
+        await trio.sleep(0.5)
+        seen = [event for _, event in town.alice._driver.timeline.latest(ServerAnswered)]
+        assert len({event.server for event in seen}) == 3
+        assert len({event.mapped for event in seen}) == 2
+        town.introduce()
+        for _ in range(60):
+            assert not any(line.startswith("our NAT takes") for line in town.alice.explain().evidence)
+            await trio.sleep(0.1)
 
 
 async def test_a_dead_server_and_a_relay_over_tcp_do_not_mean_that_udp_is_blocked(vnet: Any) -> None:

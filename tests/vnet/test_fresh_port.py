@@ -260,3 +260,14 @@ def test_a_path_that_has_died_keeps_nobody_from_another_port(delay_s):
             nursery.cancel_scope.cancel()
 
     vnet_package.run(main, seed=7)
+
+
+def test_a_port_that_is_closed_before_its_receiving_began_ends_nothing():
+    """Opened and given up in one step of the scheduler: a restart came, and the port was not wanted any more."""
+
+    async def main():
+        async with two_agents(Network(1), "port-restricted", "port-restricted", late="left") as sides:
+            for _, agent in sides:
+                await agent._driver.receive_from(TransportAddress("192.168.1.2", 9))
+
+    vnet_package.run(main)

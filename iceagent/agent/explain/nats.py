@@ -2,7 +2,8 @@
 
 A NAT maps per destination (is symmetric, as people say) if one socket is seen at different ports by two servers at one
 time. Of our own side their answers tell, of the peer's its candidates, if it first told them together: one that was
-restarted in between gives another port, and the peer goes on telling the old one with the new one. That a peer sees
+restarted in between gives another port, and the peer goes on telling the old one with the new one, as one server's
+answer of before may stand beside another's of now. That a peer sees
 another port than a server did is a hint and no proof: a gateway that accepted a check of the peer's for itself, before
 ours left, holds the port; one that was restarted has given another one since. The words are those of
 `iceagent netcheck`.
@@ -18,11 +19,12 @@ from typing import Final
 
 from iceagent.agent.events import ServerAnswered
 from iceagent.agent.explain.facts import Facts, listed
-from iceagent.agent.tellings import AT_ONCE_S
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import without_zone
 
+TOGETHER_S: Final = 1.0
+"""Ours: from the first request to the last answer: room for one retransmission, and hardly for a restart."""
 _OR_HELD: Final = "its NAT maps per destination (symmetric), or something holds that port there"
 
 
@@ -52,9 +54,15 @@ def our_nat(facts: Facts) -> NatFinding:
 
 
 def _differ(answers: Sequence[tuple[float, ServerAnswered]]) -> bool:
-    """Whether two servers have seen one socket differently, and that at one time."""
+    """Whether two servers have seen one socket at different ports of one address, and that at one time.
+
+    Another address is that of a router which was given a new one, or of another router.
+    """
     return any(
-        one.server != other.server and one.mapped != other.mapped and abs(at - later) <= AT_ONCE_S
+        one.server != other.server
+        and one.mapped != other.mapped
+        and one.mapped.host == other.mapped.host
+        and max(at, later) - min(at - one.rtt_s, later - other.rtt_s) <= TOGETHER_S
         for at, one in answers
         for later, other in answers
     )
