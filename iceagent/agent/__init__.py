@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         RelayLost,
         ServerAnswered,
         ServerFailed,
+        ServersChanged,
+        ServersNotRenewed,
         Stopped,
     )
     from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
@@ -50,7 +52,7 @@ else:
             "events": (
                 "AgentEvent DestinationUnreachable FreshPort GatheringEnough GatheringFinished HardNatBegun "
                 "HardNatEnded NatSeen NetworkChanged PortMapped PortMappingFailed RelayAllocated RelayFailed "
-                "RelayLost ServerAnswered ServerFailed Stopped"
+                "RelayLost ServerAnswered ServerFailed ServersChanged ServersNotRenewed Stopped"
             ),
             "explain": "RelayReason Verdict VerdictKind",
             "servers": "IceServer",
@@ -98,6 +100,8 @@ __all__ = [
     "Role",
     "ServerAnswered",
     "ServerFailed",
+    "ServersChanged",
+    "ServersNotRenewed",
     "SharedPort",
     "Stopped",
     "Stream",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -15,7 +16,7 @@ from iceagent.agent.components import Components, of_stream
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.cores import components_for
 from iceagent.agent.description import Description, StreamDescription
-from iceagent.agent.events import AgentEvent
+from iceagent.agent.events import AgentEvent, ServersChanged
 from iceagent.agent.roaming import Roaming
 from iceagent.agent.stream import Stream
 from iceagent.core import ice, sdp
@@ -27,6 +28,7 @@ from iceagent.net.system import SystemNetwork
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
+    from iceagent.agent.servers import IceServer
     from iceagent.agent.statistics import AgentStatistics
 
 ICE_OPTIONS: Final = ("ice2", "trickle", "renomination")
@@ -233,6 +235,24 @@ class Agent(trio.abc.Channel[bytes]):
         if self.state is ice.AgentState.FAILED:
             raise LocalError("this session has failed and cannot restart; open a new agent")
         return self._roaming.restart(stream)
+
+    def set_servers(self, servers: Sequence[IceServer]) -> None:
+        """Take other STUN and TURN servers, or the same with other credentials, while the session lasts.
+
+        As with the W3C's `setConfiguration`, they are used from the next gathering on, such as a restart begins, and
+        what was gathered before stays. A relay that stands goes on, with its new credentials if the server takes them;
+        one that was refused is asked again with them at once. A server that is left out is not asked any more.
+
+        Raises:
+            LocalError: a lite agent has none, or there is no TURN server where the policy needs one.
+            trio.ClosedResourceError: the agent is closed.
+        """
+        self._check_open()
+        config = replace(self._config, servers=servers)
+        config.check_relay()
+        for component in self._components.all.values():
+            component.gatherer.take_servers(tuple(config.servers))
+        self._driver.note(ServersChanged(tuple(server.shown for server in config.servers)))
 
     # Where the session stands
 

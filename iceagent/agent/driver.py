@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from errno import ECONNREFUSED
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -28,6 +29,9 @@ from iceagent.net.api import Batch, UdpSocket
 from iceagent.net.contained import contained, tell_unforeseen
 from iceagent.net.logs import limited_logger
 from iceagent.net.shared_port import SharedSocket
+
+if TYPE_CHECKING:
+    from iceagent.agent.servers import IceServer
 
 logger = limited_logger("iceagent.agent", lines=100)  # of all agents together; a peer moves pairs and roles
 
@@ -56,6 +60,8 @@ class Driver:
     ) -> None:
         self.ice = core
         self.policy = policy
+        self.servers: tuple[IceServer, ...] = ()
+        """The STUN and TURN servers as they are now: see `Agent.set_servers`."""
         self.queries = Queries(randbytes)
         self.sockets: dict[TransportAddress, UdpSocket] = {}
         self.inbox = Inbox(receive_queue)

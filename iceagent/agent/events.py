@@ -120,6 +120,18 @@ class Stopped(Struct, frozen=True):
     seconds: float
 
 
+class ServersChanged(Struct, frozen=True):
+    """The agent was given other STUN and TURN servers, or other credentials, for what it gathers from now on."""
+
+    urls: tuple[str, ...]
+
+
+class ServersNotRenewed(Struct, frozen=True):
+    """The credentials of TURN servers end, and no others are to be had: what is relayed now goes on, nothing new."""
+
+    reason: str
+
+
 class FreshPort(Struct, frozen=True):
     """No direct path was found from the usual port, so the peer was told another one.
 
@@ -205,6 +217,8 @@ AgentEvent: TypeAlias = (
     | PortMappingFailed
     | NetworkChanged
     | Stopped
+    | ServersChanged
+    | ServersNotRenewed
     | FreshPort
     | NatSeen
     | HardNatBegun
@@ -237,6 +251,8 @@ _MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {
     PortMappingFailed: lambda event: (event.protocol, event.base),
     NetworkChanged: lambda event: (),
     Stopped: lambda event: (),
+    ServersChanged: lambda event: (),
+    ServersNotRenewed: lambda event: (),
     FreshPort: lambda event: (event.base,),
     NatSeen: lambda event: (event.base,),
     HardNatBegun: lambda event: (event.technique,),

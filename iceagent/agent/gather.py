@@ -24,6 +24,7 @@ from iceagent.agent.nat64 import Nat64
 from iceagent.agent.portmap import PORT_MAPPING_BUDGET_S, PortMappings
 from iceagent.agent.reflexive import QUESTION_S, Base, Reflexive
 from iceagent.agent.relay import Relays
+from iceagent.agent.servers import IceServer
 from iceagent.agent.tcp import TcpCandidates
 from iceagent.core import ice
 from iceagent.core.constants import KEEPALIVE_S
@@ -53,6 +54,7 @@ class Gatherer:
         self._network = network
         self._config = config
         self._driver = driver
+        driver.servers = tuple(config.servers)
         self._entries: list[InterfaceAddress] = []
         self._read_at = -math.inf
         self.bases: list[Base] = []
@@ -138,6 +140,11 @@ class Gatherer:
         await self.names.refresh()
         return made
 
+    def take_servers(self, servers: tuple[IceServer, ...]) -> None:
+        """Ask other servers from the next gathering on."""
+        self._driver.servers = servers
+        self.relays.take_servers()
+
     def begin_again(self) -> None:
         """Take note that a restart asks for candidates anew; `run` is to follow."""
         self.enough = self.finished = False
@@ -152,6 +159,7 @@ class Gatherer:
         generation = self._driver.ice.generation
         with trio.CancelScope() as self._round, contained("gathering", lambda error: self._finish_anyway(generation)):
             self.tcp.ask()
+            self.relays.ask()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run_contained, "looking for a NAT64", self.nat64.learn)
                 for question in self.reflexive.begin():

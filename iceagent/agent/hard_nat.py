@@ -168,7 +168,7 @@ class HardNatTraversal:
 
     async def _servers(self) -> list[TransportAddress]:
         addresses: list[TransportAddress] = []
-        for server in self._config.servers:
+        for server in self._driver.servers:
             if server.is_turn and "udp" not in server.transports():
                 continue
             try:

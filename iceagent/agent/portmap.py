@@ -54,7 +54,7 @@ class PortMappings:
             return False
         if config.port_mapping is False or not isinstance(self._network, KnowsGateways):
             return False
-        if config.port_mapping is None and not config.servers:
+        if config.port_mapping is None and not self._driver.servers:
             return False
         ip = base.ip
         if ip.is_loopback or ip.is_link_local:

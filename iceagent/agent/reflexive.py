@@ -243,7 +243,7 @@ class Reflexive:
         if not self._driver.policy.has_type(ice.CandidateType.SRFLX):
             return []
         found: dict[tuple[str, int], IceServer] = {}
-        for server in self._config.servers:
+        for server in self._driver.servers:
             if "udp" in server.transports():
                 found.setdefault(server.endpoint(), server)
         return list(found.values())

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -52,9 +52,12 @@ _UNDECIDED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Rung:
-    """One way to one server; `rank` is 0 for the best kind of way, `family` the IP version it goes over."""
+    """One way to one server; `rank` is 0 for the best kind of way, `family` the IP version it goes over.
+
+    The server is the one of now: it may get other credentials.
+    """
 
     server: IceServer
     target: TurnServer
@@ -62,16 +65,27 @@ class Rung:
     family: int
     proxy: Proxy | None = None
 
+    @property
+    def way(self) -> tuple[str, TurnServer, int, int, Proxy | None]:
+        """Where it leads, whoever asks there."""
+        return self.server.url, self.target, self.rank, self.family, self.proxy
+
 
 @dataclass(slots=True, eq=False)
 class _Progress:
-    """How a rung fares. `tried` is set by its first result; `standing` while an allocation lives, since `stood_at`."""
+    """How a rung fares. `tried` is set by its first result; `standing` while an allocation lives, since `stood_at`.
+
+    `left_out`: its server is no longer wanted. `renewed` is set once there are other credentials.
+    """
 
     attempt: trio.CancelScope | None = None
     tried: bool = False
     failed: bool = False
     standing: bool = False
     stood_at: float = 0.0
+    left_out: bool = False
+    renewed: trio.Event = field(default_factory=trio.Event)
+    allocation: TurnAllocation | None = None
 
 
 class Relays:
@@ -110,13 +124,14 @@ class Relays:
         self._changed = trio.lowlevel.ParkingLot()
         self._race_started_at = 0.0
         self._made = 0
+        self._nursery: trio.Nursery | None = None
         driver.on_remote_host = self._permit
 
     @property
     def is_wanted(self) -> bool:
         """Whether there are TURN servers, and the policy wants relayed candidates."""
         return self._driver.policy.has_type(ice.CandidateType.RELAY) and any(
-            server.is_turn for server in self._config.servers
+            server.is_turn for server in self._driver.servers
         )
 
     @property
@@ -127,11 +142,44 @@ class Relays:
     async def run(self) -> None:
         """Climb the ladder, and climb again whenever an allocation is lost, until cancelled."""
         self._race_started_at = trio.current_time()
-        rungs = rungs_of(self._config, self._families_here()) if self.is_wanted else []
-        self._progress = {rung: _Progress() for rung in rungs}
-        async with trio.open_nursery() as nursery:
-            for rung in rungs:
-                nursery.start_soon(self._climb_alone, rung)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self.ask()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    def ask(self) -> None:
+        """Climb the ways to servers that have come since, as each gathering does."""
+        known = {rung.way for rung in self._progress}
+        if self._nursery is None:
+            return
+        for rung in self._rungs():
+            if rung.way not in known:
+                self._progress[rung] = _Progress()
+                self._nursery.start_soon(self._climb_alone, rung)
+
+    def take_servers(self) -> None:
+        """Go by the servers of now: whoever is still among them is asked with its new credentials, and at once.
+
+        Relays that stand go on: with the new credentials, where the server takes them.
+        """
+        ways: dict[Any, list[IceServer]] = {}
+        for rung in self._rungs():
+            ways.setdefault(rung.way, []).append(rung.server)
+        for rung, progress in self._progress.items():
+            servers = ways.get(rung.way, [])
+            progress.left_out = not servers
+            server = servers.pop(0) if servers else rung.server
+            if progress.left_out or server != rung.server:
+                rung.server = server
+                progress.renewed.set()
+            if progress.allocation is not None and progress.renewed.is_set():
+                _log_in(progress.allocation, server)
+        self._changed.unpark_all()
+
+    def _rungs(self) -> list[Rung]:
+        return rungs_of(self._driver.servers, self._config, self._families_here()) if self.is_wanted else []
 
     async def wait_settled(self) -> None:
         """Wait until no relayed candidate is to be expected soon: the best ways have been tried, and what could, works.
@@ -161,14 +209,19 @@ class Relays:
         progress = self._progress[rung]
         progress.tried, progress.failed, progress.standing = True, not progress.standing, False
         self._changed.unpark_all()
+        if progress.left_out:
+            del self._progress[rung]
 
     async def _climb(self, rung: Rung) -> None:
         progress = self._progress[rung]
         pause_s = RETRY_MIN_S
         stood_before = False
         needed_s = 0.0
-        while True:
+        while not progress.left_out:
             await self._wait_turn(rung)
+            if progress.left_out:
+                return
+            progress.renewed = trio.Event()
             asked_at = trio.current_time()
             hurry = stood_before and asked_at < self._race_started_at + HURRY_S
             hurried_s = min(max(HURRIED_ATTEMPT_S, 2 * needed_s), ATTEMPT_TIMEOUT_S)
@@ -188,8 +241,9 @@ class Relays:
             pause_s = min(pause_s, RETRY_MIN_S if hurry else RETRY_MAX_S)
             if reason in _refusals():
                 pause_s = REFUSED_RETRY_S
-            await trio.sleep(pause_s)
-            pause_s = 2 * pause_s
+            with trio.move_on_after(pause_s):
+                await progress.renewed.wait()
+            pause_s = RETRY_MIN_S if progress.renewed.is_set() else 2 * pause_s
 
     async def _wait_turn(self, rung: Rung) -> None:
         """Wait until no better rung stands, and those that are being tried have had their head start."""
@@ -268,6 +322,7 @@ class Relays:
             if other.rank > rung.rank and theirs.attempt is not None:
                 theirs.attempt.cancel()
         self._allocations.append(allocation)
+        progress.allocation = allocation
         try:
             async with trio.open_nursery() as nursery:
                 for sock in allocation.sockets:
@@ -278,6 +333,7 @@ class Relays:
                 nursery.cancel_scope.cancel()
         finally:
             self._allocations.remove(allocation)
+            progress.allocation = None
             reason = "closed" if allocation.ended is None else allocation.ended.reason.value
             for address in allocation.relayed_addresses:
                 self._remove(rung, address, reason)
@@ -338,16 +394,17 @@ class Relays:
         )
 
 
-def rungs_of(config: AgentConfig, families: set[int]) -> list[Rung]:
-    """Return the ways to all TURN servers of a configuration, best first.
+def rungs_of(servers: Sequence[IceServer], config: AgentConfig, families: set[int]) -> list[Rung]:
+    """Return the ways to all TURN servers, best first.
 
     Args:
-        config: servers, families and proxy.
+        servers: they, and others.
+        config: families and proxy.
         families: the IP versions this machine has addresses of. Of a name IPv4 is tried first: what a relay forwards
             is mostly that.
     """
     rungs: list[Rung] = []
-    for server in config.servers:
+    for server in servers:
         for transport in server.transports() if server.is_turn else ():
             host, port = server.endpoint()
             proxy = _proxy_of(config, host, port)
@@ -387,6 +444,13 @@ def _refusals() -> frozenset[turn.EndReason]:
             *(reason.CAPACITY, reason.FORBIDDEN, reason.UNSUPPORTED, reason.ALTERNATE_SERVER),
         )
     )
+
+
+def _log_in(allocation: TurnAllocation, server: IceServer) -> None:
+    """Have an allocation go on with the credentials its server has now, if they are fixed ones."""
+    if server.username and server.credential and server.credentials is None:
+        with contained(f"{server.url}: changing credentials"):
+            allocation.set_credentials(late.TurnCredentials(server.username, server.credential))
 
 
 def _words(rung: Rung) -> str:

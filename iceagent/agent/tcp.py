@@ -181,7 +181,7 @@ class TcpCandidates:
         self._is_asking_late = self._nursery is None
         if self._nursery is None:
             return
-        for server in self._config.servers:
+        for server in self._driver.servers:
             if not server.answers_tcp:
                 continue
             for base in self._bases:

@@ -203,7 +203,7 @@ def _ice_servers(port: int, turn: TurnService | None, host: str) -> list[dict[st
     if turn is not None:
         username, credential = turn.make_credentials_at(host, CREDENTIALS_S)
         urls = list(dict.fromkeys(own_host_urls(turn)))  # both families have one name
-        servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential})
+        servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential, "ttl": CREDENTIALS_S})
     return servers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class TurnOptions:
         software: for SOFTWARE; empty for none.
         max_connections: TCP and TLS connections of all clients.
         max_connections_per_source: of one IPv4 address or one IPv6 /64.
+        unix_time: seconds since 1970, by which short-lived credentials end.
     """
 
     listen: Sequence[TransportAddress]
@@ -83,6 +84,7 @@ class TurnOptions:
     software: str = ""
     max_connections: int = 4096
     max_connections_per_source: int = 256
+    unix_time: Callable[[], float] = field(default=time.time, repr=False)
 
     def __post_init__(self) -> None:
         """Check.
@@ -121,7 +123,7 @@ def make_users(options: TurnOptions) -> tuple[UserStore, SharedSecretUsers | Non
         TurnOptionsError: a name or a password cannot be used.
     """
     try:
-        secrets = SharedSecretUsers(options.secrets, time.time) if options.secrets else None
+        secrets = SharedSecretUsers(options.secrets, options.unix_time) if options.secrets else None
         static = StaticUsers(options.users, options.realm) if options.users else None
     except ValueError as error:
         raise TurnOptionsError(f"users of the TURN server: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -24,6 +25,7 @@ from iceagent.session.relay import (
     open_relay,
     parse_code,
     relay_for,
+    session_servers,
     signal_errors,
 )
 from iceagent.session.session import Session
@@ -95,8 +97,9 @@ class Invitation(Generic[S]):
                 channel = await self._signaling.wait_peer()
         if channel is None:
             raise NobodyCame(f"nobody came within {timeout_s:g} s")
+        servers_of = partial(session_servers, self._config, self._relay_host)
         config = agent_config(self._config, self._relay_host, channel.ice_servers)
-        async with establish(self._session_type, channel, identity, config, self._progress) as session:
+        async with establish(self._session_type, channel, identity, config, self._progress, servers_of) as session:
             yield session
 
 
@@ -161,11 +164,12 @@ async def join(
             progress.enter(Stage.PEER)
             progress.is_peer_away = lambda: client.is_peer_away
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
+        servers_of = partial(session_servers, config, host_of(url))
         config = agent_config(config, host_of(url), channel.ice_servers)
         from iceagent.link import generate_identity
         from iceagent.session.establish import establish
 
-        session = establish(session_type, channel, generate_identity(), config, progress)
+        session = establish(session_type, channel, generate_identity(), config, progress, servers_of)
         yield await stack.enter_async_context(session)
 
 

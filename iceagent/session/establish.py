@@ -32,6 +32,7 @@ from iceagent.session.outages import Outage, OutageKind
 from iceagent.session.path import Path
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import signal_errors
+from iceagent.session.renewal import Renewal, ServersOf
 from iceagent.session.session import Session, run_session
 
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
@@ -48,10 +49,12 @@ async def establish(
     identity: LinkIdentity,
     config: AgentConfig,
     progress: Progress | None = None,
+    servers_of: ServersOf | None = None,
 ) -> AsyncIterator[S]:
     """Find a path to the peer at the other end of the channel, and open the link over it.
 
     The inviter is controlled and the QUIC server: the joiner is the one who wants something, and knows last.
+    `servers_of` makes the agent's servers of what the relay names, anew where that ends; None leaves them as they are.
     """
     progress = progress or Progress()
     is_inviter = channel.role == "inviter"
@@ -66,6 +69,8 @@ async def establish(
         signaling = _Signaling(channel, agent, identity.fingerprint)
         progress.is_peer_away = lambda: channel.is_peer_away
         nursery.start_soon(signaling.watch_peer)
+        if servers_of is not None:
+            nursery.start_soon(Renewal(agent, channel, servers_of).run)
         fingerprint = await signaling.find_path(nursery, progress)
         progress.enter(Stage.LINK, agent.explain)
         opening = open_link(

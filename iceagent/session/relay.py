@@ -18,7 +18,7 @@ from typing import Any
 import icesignal
 import trio
 
-from iceagent.agent import AgentConfig
+from iceagent.agent import AgentConfig, IceServer
 from iceagent.agent.servers import offered_servers
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
@@ -200,13 +200,22 @@ def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Seque
         LocalError: only relayed paths are allowed, and there is no TURN server.
     """
     config = config or AgentConfig()
-    servers = [*config.servers, *offered_servers(ice_servers, relay_host, config.network or SystemNetwork())]
+    servers = session_servers(config, relay_host, ice_servers)
     if config.transport_policy == "relay" and not any(server.is_turn for server in servers):
         raise LocalError(
             "only relayed paths are allowed here, and no TURN server is known: let the relay be `iceagent serve --turn`"
         )
     loopback = True if config.include_loopback is None and is_loopback(relay_host) else config.include_loopback
-    return replace(config, servers=tuple(dict.fromkeys(servers)), include_loopback=loopback)
+    return replace(config, servers=servers, include_loopback=loopback)
+
+
+def session_servers(
+    config: AgentConfig | None, relay_host: str, ice_servers: Sequence[Mapping[str, Any]]
+) -> tuple[IceServer, ...]:
+    """Return the servers of a session's agent: those of its configuration, then what the relay offers."""
+    config = config or AgentConfig()
+    offered = offered_servers(ice_servers, relay_host, config.network or SystemNetwork())
+    return tuple(dict.fromkeys([*config.servers, *offered]))
 
 
 def host_of(url: str) -> str:

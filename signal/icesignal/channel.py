@@ -70,6 +70,14 @@ class SealedChannel:
         """The STUN and TURN servers that the relay recommends, as maps with `urls`, `username`, `credential`."""
         return self._client.ice_servers
 
+    async def renew_ice_servers(self) -> list[dict[str, Any]]:
+        """Ask for the ICE servers anew, with fresh credentials; see `Client.renew_ice_servers`."""
+        return await self._client.renew_ice_servers()
+
+    async def wait_ice_servers(self, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Wait for others than these; see `Client.wait_ice_servers`."""
+        return await self._client.wait_ice_servers(known)
+
     @property
     def rendezvous(self) -> Rendezvous:
         """What to keep in order to meet this peer again without a code."""

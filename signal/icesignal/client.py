@@ -18,7 +18,8 @@ import trio
 from icesignal import wire
 from icesignal.client_session import Action, ClientSession, Lost
 from icesignal.dial import ADVICE, OpenStream, dial, with_own_host
-from icesignal.errors import RelayUnreachable, SignalError
+from icesignal.errors import RelayRefused, RelayUnreachable, SignalError
+from icesignal.loss import LossTeller
 from icesignal.tasks import open_background
 from icesignal.transport import Connection, ConnectionEnded, OutboxFull
 from icesignal.url import RelayUrl, parse_relay_url
@@ -28,7 +29,6 @@ TIMEOUT_S = 10.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 TOO_FAST_PAUSE_S = 2.0
-TELL_AGAIN_S = 10.0  # between two lines on a relay that stays away
 RESUME_S = 120.0  # until the relay says how long it keeps a session
 
 
@@ -68,8 +68,7 @@ class Client:
         self._welcome: wire.Welcome | None = None
         self._session: ClientSession | None = None
         self._failure: SignalError | None = None
-        self._lost_at: float | None = None  # that it is gone has been told; None while it is there
-        self._told_at = 0.0
+        self._log = LossTeller(url.shown)
         self._changed = trio.Event()
         self._begun = trio.Event()
         self._nudged = trio.Event()
@@ -110,10 +109,47 @@ class Client:
     def ice_servers(self) -> list[dict[str, Any]]:
         """The STUN and TURN servers that the relay recommends to members of a room; empty before one is entered.
 
-        Maps with `urls` and perhaps `username` and `credential`. The relay's own host is filled in.
+        Maps with `urls` and perhaps `username`, `credential` and `ttl`, seconds. The relay's own host is filled in.
         """
         joined = None if self._session is None else self._session.joined
         return [] if joined is None else with_own_host(joined.ice_servers, self._url.host)
+
+    async def renew_ice_servers(self) -> list[dict[str, Any]]:
+        """Ask the relay for its ICE servers anew, with fresh credentials; return them.
+
+        While the connection is gone this waits for it: whoever resumes is told without asking.
+
+        Raises:
+            RelayRefused: this relay tells them only to who enters a room or resumes.
+            SignalError: the conversation is over.
+        """
+        session = self._require_session()
+        given, asked_at = session.servers_given, None
+        await trio.lowlevel.checkpoint()
+        while session.servers_given == given:
+            if session.over is not None:
+                raise session.over
+            if session.is_live and self._connection is not asked_at:
+                if wire.OFFERS_SERVERS not in self.welcome.offers:
+                    raise RelayRefused("this relay gives no fresh credentials to a session that lasts")
+                asked_at = self._connection
+                self._transmit(wire.AskServers())
+            await self.wait_change()
+        return self.ice_servers
+
+    async def wait_ice_servers(self, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Wait until the relay has named other ICE servers than these, or other credentials; return them.
+
+        Raises:
+            SignalError: the conversation is over.
+        """
+        session = self._require_session()
+        await trio.lowlevel.checkpoint()
+        while self.ice_servers == known:
+            if session.over is not None:
+                raise session.over
+            await self.wait_change()
+        return self.ice_servers
 
     # -- entering a room
 
@@ -328,7 +364,7 @@ class Client:
                 if self._welcome is None:
                     self._failure = failure if isinstance(failure, SignalError) else error
                     return
-                self._tell_lost()
+                self._log.lost(self._session)
             finally:
                 self._connection = None
                 self._begun.set()
@@ -404,7 +440,7 @@ class Client:
         answers, action = session.handle_frame(frame)
         for answer in answers:
             self._transmit(answer)
-        self._tell_found()
+        self._log.found(session)
         if action is Action.RECONNECT:
             connection.abort(wire.CloseCode.GOING_AWAY)
         self._notify()
@@ -415,36 +451,6 @@ class Client:
         if session is not None and trio.current_time() - lost_at >= keeps_s:
             session.finish(error)
             self._notify()
-
-    def _tell_lost(self) -> None:
-        """Log that the relay is gone; loudly, and again, where somebody waits at it for a peer who now cannot come."""
-        session = self._session
-        if session is None or session.joined is None or session.over is not None:
-            return
-        level = logging.WARNING if session.peer == "absent" else logging.INFO
-        now = trio.current_time()
-        if self._lost_at is None:
-            self._lost_at = self._told_at = now
-            logger.log(level, "the connection to the relay %s is lost; trying to get it back", self.url)
-        elif level == logging.WARNING and now - self._told_at >= TELL_AGAIN_S:
-            self._told_at = now
-            lost_s, keeps_s = now - self._lost_at, session.joined.resume_s
-            logger.log(
-                level,
-                "the relay %s has been gone for %.0f s; after %.0f s the code is dead",
-                self.url,
-                lost_s,
-                keeps_s,
-            )
-
-    def _tell_found(self) -> None:
-        if self._lost_at is not None and self._session is not None and self._session.resumed_here:
-            self._lost_at = None
-            logger.log(
-                logging.WARNING if self._session.peer == "absent" else logging.INFO,
-                "the connection to the relay %s is back",
-                self.url,
-            )
 
     def _jitter(self, pause_s: float) -> float:
         return pause_s * (0.75 + 0.5 * self._randbytes(1)[0] / 255)

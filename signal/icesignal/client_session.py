@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from collections import Counter, deque
 
+import msgspec
+
 from icesignal import wire
 from icesignal.errors import (
     CodeExpired,
@@ -54,6 +56,7 @@ class ClientSession:
         self.inbox: deque[bytes | Lost] = deque()
         self.is_live = False
         self.resumed_here = False
+        self.servers_given = 0  # how often the relay has told its ICE servers
         self.counters: Counter[str] = Counter()
         self._token = b""
         self._position = (0, 0)
@@ -93,6 +96,10 @@ class ClientSession:
         match frame:
             case wire.Joined():
                 return self._handle_joined(frame), Action.NONE
+            case wire.Servers():
+                if self.joined is not None:
+                    self.joined = msgspec.structs.replace(self.joined, ice_servers=frame.ice_servers)
+                    self.servers_given += 1
             case wire.Message():
                 return [], self._handle_message(frame)
             case wire.Ack():
@@ -139,6 +146,7 @@ class ClientSession:
         elif isinstance(frame, wire.Resumed):
             self.counters["resumes"] += 1
         self.joined = frame
+        self.servers_given += 1
         self.is_live = self.resumed_here = True
         self._token = frame.token
         self._set_peer(frame.peer, frame.opening)

@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -39,11 +39,10 @@ def with_own_host(entries: Sequence[wire.IceServer], host: str) -> list[dict[str
         match = _EMPTY_HOST.match(url)
         return url if match is None else f"{match['scheme']}:{literal}{match['rest']}"
 
-    secrets: Mapping[str, str]
     filled: list[dict[str, Any]] = []
     for entry in entries:
-        secrets = {"username": entry.username or "", "credential": entry.credential or ""}
-        present = {key: value for key, value in secrets.items() if value}
+        given = {"username": entry.username, "credential": entry.credential, "ttl": entry.ttl}
+        present = {key: value for key, value in given.items() if value}
         filled.append({"urls": [fill(url) for url in entry.urls], **present})
     return filled
 

@@ -50,6 +50,7 @@ class RelayPeer:
         self._ice_servers = ice_servers
         self._counters = counters
         self._malformed = 0
+        self._is_in_room = False
         self._enter_by = trio.current_time() + limits.first_frame_s
         connection.on_drained = partial(engine.drained, self)
 
@@ -64,7 +65,7 @@ class RelayPeer:
         """Send a frame; a client that does not take what it is sent is closed with a code that says resume."""
         if isinstance(frame, wire.Joined):
             frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers())
-            self._enter_by = math.inf
+            self._enter_by, self._is_in_room = math.inf, True
             self._client.on_entered()
         try:
             self._connection.send_nowait(wire.encode(frame))
@@ -87,7 +88,7 @@ class RelayPeer:
 
     async def run(self) -> None:
         """Serve the client until its connection ends."""
-        self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME))
+        self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=[wire.OFFERS_SERVERS]))
         try:
             while (message := await self._receive()) is not None:
                 await self._handle_message(message)
@@ -120,7 +121,9 @@ class RelayPeer:
         except wire.WireError as error:
             self._refuse(error)
             return
-        if isinstance(frame, wire.Allocate | wire.Meet) and not self._client.may_make_rooms:
+        if isinstance(frame, wire.AskServers):
+            self._give_servers()
+        elif isinstance(frame, wire.Allocate | wire.Meet) and not self._client.may_make_rooms:
             self._counters["rooms_forbidden"] += 1
             self.deliver(wire.Error(code=ErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
         elif isinstance(frame, _ENTRIES) and not self._pay_for_entry(now, frame):
@@ -128,6 +131,14 @@ class RelayPeer:
             self.deliver(wire.Error(code=ErrorCode.RATE, message="too many codes from your network; wait a minute"))
         else:
             await self._engine.handle_frame(self, frame)
+
+    def _give_servers(self) -> None:
+        """Make credentials anew for a member, as for one that joins; its connection ends with its room."""
+        if self._is_in_room:
+            self._counters["servers_given"] += 1
+            self.deliver(wire.Servers(ice_servers=self._ice_servers()))
+        else:
+            self.deliver(wire.Error(code=ErrorCode.NOT_JOINED, message="enter a room first"))
 
     def _pay_for_entry(self, now: float, frame: wire.Frame) -> bool:
         """Take what an entry costs; return whether there was enough.

@@ -20,6 +20,7 @@ MAX_MAP_KEYS = 32
 SESSION_BYTES = 16
 TOKEN_BYTES = 16
 NAME_BYTES = 32
+OFFERS_SERVERS = "servers"  # in `Welcome.offers`
 
 Session = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 Token = Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
@@ -167,12 +168,22 @@ class Close(Frame, frozen=True, kw_only=True):
     reason: CloseReason
 
 
+class AskServers(Frame, frozen=True, kw_only=True):
+    """Ask for ICE servers anew, with fresh credentials; a relay that answers has `OFFERS_SERVERS` in its welcome."""
+
+    type: ClassVar[str] = "servers"
+
+
 class IceServer(_Discreet, frozen=True, kw_only=True, omit_defaults=True):
-    """A STUN or TURN server as browsers write it; a URL with an empty host means the relay's own host."""
+    """A STUN or TURN server as browsers write it; a URL with an empty host means the relay's own host.
+
+    `ttl` is for how many seconds the credentials are good, from now on.
+    """
 
     urls: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=8)]
     username: Text | None = None
     credential: Text | None = None
+    ttl: Count | None = None
 
 
 class Welcome(Frame, frozen=True, kw_only=True):
@@ -182,6 +193,7 @@ class Welcome(Frame, frozen=True, kw_only=True):
     versions: Annotated[list[Count], msgspec.Meta(max_length=MAX_MAP_KEYS)]
     relay: Text = ""
     max_payload: Count = MAX_PAYLOAD_BYTES
+    offers: Annotated[list[Text], msgspec.Meta(max_length=MAX_MAP_KEYS)] = []
 
 
 class Joined(Frame, frozen=True, kw_only=True):
@@ -210,6 +222,13 @@ class Resync(Joined, frozen=True, kw_only=True):
     """The session continues here, but messages after the named position are no longer kept."""
 
     type: ClassVar[str] = "resync"
+
+
+class Servers(Frame, frozen=True, kw_only=True):
+    """The ICE servers of now; the answer to `AskServers`."""
+
+    type: ClassVar[str] = "servers"
+    ice_servers: Annotated[list[IceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)]
 
 
 class Message(Frame, frozen=True, kw_only=True):
@@ -253,9 +272,11 @@ class Error(Frame, frozen=True, kw_only=True):
     message: Text
 
 
-_CLIENT_TYPES: dict[str, type[Frame]] = {kind.type: kind for kind in (Allocate, Join, Meet, Resume, Send, Close)}
+_CLIENT_TYPES: dict[str, type[Frame]] = {
+    kind.type: kind for kind in (Allocate, Join, Meet, Resume, Send, Close, AskServers)
+}
 _RELAY_TYPES: dict[str, type[Frame]] = {
-    kind.type: kind for kind in (Welcome, Joined, Resumed, Resync, Message, Ack, Peer, Closed, Error)
+    kind.type: kind for kind in (Welcome, Joined, Resumed, Resync, Servers, Message, Ack, Peer, Closed, Error)
 }
 F = TypeVar("F", bound=Frame)
 

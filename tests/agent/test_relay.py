@@ -329,7 +329,7 @@ def test_rungs_are_ordered_and_carry_the_proxy() -> None:
         IceServer("turn:192.0.2.1"),
         IceServer("turns:192.0.2.1?transport=udp"),
     ]
-    rungs = rungs_of(AgentConfig(servers=servers, proxy="http://proxy:3128"), {4, 6})
+    rungs = rungs_of(servers, AgentConfig(proxy="http://proxy:3128"), {4, 6})
     assert [(rung.target.transport, rung.target.port, rung.proxy is not None) for rung in rungs] == [
         ("udp", 3478, False),
         ("dtls", 5349, False),
@@ -338,7 +338,7 @@ def test_rungs_are_ordered_and_carry_the_proxy() -> None:
         ("tls", 443, True),
         ("tcp", 3478, True),
     ]
-    named = rungs_of(AgentConfig(servers=[IceServer("turn:turn.example?transport=udp")], proxy=""), {4, 6})
+    named = rungs_of([IceServer("turn:turn.example?transport=udp")], AgentConfig(proxy=""), {4, 6})
     assert [rung.family for rung in named] == [4, 6]
 
 
@@ -363,3 +363,40 @@ def test_turn_urls_that_cannot_work_are_refused(url: str, options: dict[str, str
 
 def _events(agent: Agent) -> list[tuple[float, Any]]:
     return agent._driver.timeline.entries()
+
+
+async def test_servers_can_be_changed_while_an_agent_runs(vnet: Any) -> None:
+    """As the W3C's setConfiguration: a new one is asked by the next gathering, one that is left out no more.
+
+    One that has refused us is asked again at once when its credentials are others.
+    """
+    wrong = IceServer(TURN.url, username=USER, credential="battery staple")
+    with trio.fail_after(600):
+        async with relayed(vnet(), None, None) as lab:
+            async with open_agent(lab.config(0, servers=[wrong]), role=Role.CONTROLLING) as agent:
+                await _first_failure(agent)
+                asked_at = trio.current_time()
+                agent.set_servers([TURN])
+                while not _stands(agent):
+                    await trio.sleep(0.01)
+                assert trio.current_time() - asked_at < 1.0  # a refused rung waits for a minute otherwise
+            async with connected(lab.config(0, servers=[]), lab.config(1, servers=[])) as (agent, _):
+                agent.set_servers([TURN])
+                await trio.sleep(10)
+                assert not _stands(agent)
+                agent.restart()
+                await agent.wait_gathered()
+                assert _stands(agent)
+                agent.set_servers([])
+                lab.kill()
+                await trio.sleep(100)
+                assert not _stands(agent)
+                await lab.start()
+                await trio.sleep(100)
+                assert not _stands(agent)
+                with pytest.raises(LocalError):
+                    agent.set_servers(["turn:turn.example"])  # type: ignore[list-item]
+
+
+def _stands(agent: Agent) -> bool:
+    return any(candidate.type is CandidateType.RELAY for candidate in agent._driver.ice.local_candidates)

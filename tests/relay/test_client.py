@@ -16,6 +16,7 @@ from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.url import parse_relay_url
 from icesignal.wire import CloseCode
+from relay_lab import connect_raw
 
 
 @asynccontextmanager
@@ -409,3 +410,39 @@ async def test_many_senders_share_one_channel_in_order(relay: Server) -> None:
                 nursery.start_soon(inviter.send, {"n": number})
         assert sorted([(await joiner.receive())["n"] for _ in range(40)]) == list(range(40))
         assert joiner.counters["repeats_asked"] == 0
+
+
+async def test_members_get_ice_servers_anew_and_nobody_else() -> None:
+    """Credentials end before a long session does; and they are for members, not for passers-by."""
+    made = 0
+
+    def servers(source: str) -> list[dict[str, object]]:
+        nonlocal made
+        made += 1
+        return [{"urls": ["turn:192.0.2.1:3478"], "username": f"{made}:x", "credential": "y", "ttl": 60}]
+
+    async with serve(ice_servers=servers) as relay:
+        async with pair(relay.url) as (inviter, _):
+            (first,) = known = inviter.ice_servers
+            assert first["ttl"] == 60
+            (second,) = await inviter.renew_ice_servers()
+            assert second["username"] != first["username"]
+            assert await inviter.wait_ice_servers(known) == inviter.ice_servers == [second]
+            inviter.close()
+            with pytest.raises(icesignal.SignalError):
+                await inviter.renew_ice_servers()
+        async with connect_raw(relay.url) as stranger:
+            answer = await stranger.ask(wire.AskServers())
+            assert isinstance(answer, wire.Error)
+            assert answer.code == wire.ErrorCode.NOT_JOINED
+
+
+async def test_a_relay_that_does_not_offer_it_is_not_asked(monkeypatch: pytest.MonkeyPatch, relay: Server) -> None:
+    """To a relay of before the frame would be an error, which ends a session."""
+    monkeypatch.setattr(wire, "OFFERS_SERVERS", "what nobody offers")
+    async with pair(relay.url) as (inviter, joiner):
+        monkeypatch.setattr(wire, "OFFERS_SERVERS", "servers of another kind")
+        with pytest.raises(icesignal.RelayRefused):
+            await inviter.renew_ice_servers()
+        await inviter.send(b"still here")
+        assert await joiner.receive() == b"still here"

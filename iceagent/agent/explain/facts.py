@@ -160,7 +160,7 @@ class Facts:
     def hosts_reached(self, *transports: str) -> set[str]:
         """Return the names of the TURN servers that relay for us over one of these transports."""
         urls = {event.url for event in self.relays if event.transport in transports}
-        return {server.endpoint()[0] for server in self.config.servers if server.url in urls}
+        return {server.endpoint()[0] for server in self.driver.servers if server.url in urls}
 
     @property
     def answering_families(self) -> set[int]:

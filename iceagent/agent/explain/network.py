@@ -51,7 +51,7 @@ def _egress_cause(facts: Facts) -> Verdict | None:
         f"0 of {plural(len(servers), 'server')} answered over UDP",
         f"{plural(facts.core.checks_sent, 'check')} sent, none answered, none received",
     ]
-    asked = {server.endpoint()[0] for server in facts.config.servers if server.url in servers}
+    asked = {server.endpoint()[0] for server in facts.driver.servers if server.url in servers}
     summary = ""
     is_certain = bool(asked & facts.hosts_reached("tcp", "tls"))
     if not is_certain and len(asked) < MIN_SILENT_HOSTS:

@@ -27,7 +27,7 @@ def refusal(facts: Facts) -> Verdict | None:
 
 
 def _has_no_login(facts: Facts, failed: RelayFailed) -> bool:
-    servers = [server for server in facts.config.servers if server.url == failed.url]
+    servers = [server for server in facts.driver.servers if server.url == failed.url]
     return bool(servers) and not any(server.credential or server.credentials for server in servers)
 
 

@@ -64,7 +64,7 @@ def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
     if facts.udp_answers or transport not in ("tcp", "tls"):
         return None
     # Each rung of the ladder starts after the better one has had its head start, so UDP was asked before this.
-    servers = facts.config.servers
+    servers = facts.driver.servers
     tried = [one for one in servers if not one.is_turn or any(way in _UDP for way in one.transports())]
     alive = facts.hosts_reached("tcp", "tls")
     if not any(one.endpoint()[0] in alive for one in tried):

@@ -1,0 +1,50 @@
+"""Tells, in the log, of a relay that is gone and of its return."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from icesignal.client_session import ClientSession
+
+logger = logging.getLogger("icesignal.client")
+TELL_AGAIN_S = 10.0  # between two lines on a relay that stays away
+
+
+class LossTeller:
+    """What the log has been told of one client's relay; loud where somebody waits there for a peer who cannot come."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lost_at: float | None = None  # that it is gone has been told; None while it is there
+        self._told_at = 0.0
+
+    def lost(self, session: ClientSession | None) -> None:
+        """Tell that the relay is gone, and again while it stays away."""
+        if session is None or session.joined is None or session.over is not None:
+            return
+        level = _level(session)
+        now = trio.current_time()
+        if self._lost_at is None:
+            self._lost_at = self._told_at = now
+            logger.log(level, "the connection to the relay %s is lost; trying to get it back", self._url)
+        elif level == logging.WARNING and now - self._told_at >= TELL_AGAIN_S:
+            self._told_at = now
+            logger.log(
+                level,
+                "the relay %s has been gone for %.0f s; after %.0f s the code is dead",
+                self._url,
+                now - self._lost_at,
+                session.joined.resume_s,
+            )
+
+    def found(self, session: ClientSession | None) -> None:
+        """Tell that it is back, once the session has been resumed there."""
+        if self._lost_at is not None and session is not None and session.resumed_here:
+            self._lost_at = None
+            logger.log(_level(session), "the connection to the relay %s is back", self._url)
+
+
+def _level(session: ClientSession) -> int:
+    return logging.WARNING if session.peer == "absent" else logging.INFO
