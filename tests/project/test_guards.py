@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,14 +211,31 @@ def test_every_trap_is_tested_under_its_number() -> None:
     assert sorted(found - traps) == [], "a test names a trap that docs/security.md does not list"
 
 
+def mutants() -> list[dict[str, Any]]:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "mutants").glob("*.toml")]
+    return [entry for text in texts for entry in tomllib.loads(text)["mutant"]]
+
+
 def test_every_trap_has_a_mutant() -> None:
     """What takes the defence out, so that `make mutants` can look whether a test notices."""
-    tried = {
-        entry["trap"]
-        for path in (ROOT / "tests" / "mutants").glob("*.toml")
-        for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]
+    assert sorted(traps_of_the_page() - {entry["trap"] for entry in mutants()}) == []
+
+
+def test_the_page_of_traps_names_each_defence_and_its_tests() -> None:
+    """Who reads a row goes to these files: those that the mutants change, and those of the tests that notice."""
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|[^|]*\|([^|]*)\|([^|]*)\|$", page, re.MULTILINE)
+    told = {
+        int(trap): (set(re.findall("`(.*?)`", files)), set(re.findall("`(.*?)`", tests))) for trap, files, tests in rows
     }
-    assert sorted(traps_of_the_page() - tried) == []
+    found: dict[int, tuple[set[str], set[str]]] = {}
+    for entry in mutants():
+        files, tests = found.setdefault(entry["trap"], (set(), set()))
+        files.add(entry["file"])
+        tests.add(entry["test"].partition("::")[0])
+    wrong = {trap: pair for trap, pair in found.items() if told.get(trap) != pair}
+    assert wrong == {}, "these rows of docs/security.md should name these files"
+    assert told.keys() == traps_of_the_page()
 
 
 def test_what_make_test_tries_in_part_is_tried_whole_elsewhere():
