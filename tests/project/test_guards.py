@@ -259,6 +259,36 @@ def test_pages_can_be_read_in_a_terminal():
     assert not long, f"break these lines: {long}"
 
 
+def test_places_named_to_contributors_are_there():
+    """`file:name` in CONTRIBUTING.md: a function that was renamed sends nobody astray."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"`((?:iceagent|tests|benchmarks)/[\w./-]+\.py)(?::([\w.]+))?`", page)
+    assert len(places) > 50
+    generic = {"iceagent/cli/NAME.py"}
+    gone = [f"{file}:{name}" for file, name in places if file not in generic and not _has_place(ROOT / file, name)]
+    assert gone == []
+
+
+def _has_place(path: Path, name: str) -> bool:
+    if not path.is_file():
+        return False
+    body = tree_of(path).body
+    for part in filter(None, name.split(".")):
+        found = [node for node in body if part in _names_of(node)]
+        if not found:
+            return False
+        body = getattr(found[-1], "body", [])
+    return True
+
+
+def _names_of(node: ast.stmt) -> set[str]:
+    """Return the names that a statement of a module or a class defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
 def test_links_between_pages_lead_somewhere():
     """A page that was renamed, or a heading that was, leaves no dead link."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
