@@ -79,6 +79,7 @@ class LinkProtocol:
         self._next_peer_stream = 4 if endpoint.role is LinkRole.SERVER else 1
         self._send_window = 0  # the peer's initial window, 0 until its WELCOME
         self._budget = SendBudget(endpoint, config)
+        self._output_due = False  # whether QUIC may have something to send that it was not asked for yet
         self._probes: deque[float] = deque()  # when to ping again, unless something was acknowledged first
         self._pings = 0
         self._liveness = Liveness(config.idle_timeout_s)
@@ -123,6 +124,7 @@ class LinkProtocol:
             self._wake_driver()
 
     def _after_input(self, now: float) -> None:
+        self._output_due = True
         if self.endpoint.drain_events(self):
             self._liveness.heard(now)
         if self._opener_waits and self.can_open_stream():  # the libraries raise the limit without an event
@@ -160,12 +162,16 @@ class LinkProtocol:
         datagrams = self.endpoint.datagrams_to_send(now)
         self.datagrams.note_sent(datagrams)
         self._budget.wake_writers()
+        self._output_due = bool(datagrams)
+        if self._delivery_awaited and self.all_delivered():
+            self._wake_link()
         return datagrams
 
     def all_delivered(self) -> bool:
         """Return whether the peer's QUIC has all that was written; if not, `wake_link` is called once it has."""
         endpoint = self.endpoint
-        self._delivery_awaited = bool(self.datagrams.pending or endpoint.bytes_in_flight or endpoint.send_buffer_size())
+        waits = self._output_due or self.datagrams.pending  # a bare end, or what was lost, counts as no byte
+        self._delivery_awaited = bool(waits or endpoint.bytes_in_flight or endpoint.send_buffer_size())
         return not self._delivery_awaited
 
     # --- what the application does
@@ -455,6 +461,7 @@ class LinkProtocol:
 
     def _send(self, stream_id: int, data: bytes | memoryview, end_stream: bool = False) -> None:
         self.endpoint.send_stream(stream_id, data, end_stream)
+        self._output_due = True
         self._wake_driver()
 
     def _add_stream(self, stream_id: int, *, is_local: bool, name: str) -> StreamState:
