@@ -89,6 +89,8 @@ class Description:
         Raises:
             RemoteError: it is no description (a `ValueError`, too).
         """
+        if not isinstance(text, str | bytes):
+            raise sdp.SdpError(f"a description is text, not {type(text).__name__}")
         if len(text) > MAX_TEXT:
             raise sdp.SdpError(f"a description of {len(text)} characters is longer than {MAX_TEXT}")
         try:

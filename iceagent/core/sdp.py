@@ -6,8 +6,7 @@ extensions kept), formatters strict. Nothing here knows what a candidate means; 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +21,11 @@ from iceagent.errors import RemoteError
 
 _ICE_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _MAX_LINES: Final = 1024
+MAX_SECTIONS: Final = 256
+"""Ours: `m=` lines of one description; the largest conferences have a few dozen."""
+MAX_VALUE: Final = 512
+"""Ours: characters of a session's value; the longest that may be is a password of 256."""
+_OF_SESSION: Final = ("ice-ufrag", "ice-pwd", "ice-options", "ice-pacing")
 
 
 class SdpError(RemoteError, ValueError):
@@ -175,21 +179,34 @@ def ice_sections(text: str) -> list[str]:
     Without an `m=` line all is one stream. A section that has no credentials uses no ICE and is left out, unless none
     has any. Bundled sections share the transport of the one that the group names first, which alone is kept.
 
+    Raises:
+        SdpError: there are too many sections.
+
     Source: RFC 8839 section 5.4, RFC 9143 section 7.1.
     """
-    session, *sections = re.split(r"^m=", text, flags=re.MULTILINE)
+    session: list[str] = []
+    sections: list[list[str]] = []
+    for line in text.splitlines():
+        if line.startswith("m="):
+            sections.append([])
+            if len(sections) > MAX_SECTIONS:
+                raise SdpError(f"a description of more than {MAX_SECTIONS} sections")
+        (sections[-1] if sections else session).append(line)
     if not sections:
         return [text]
-    bundled = [group.split()[1:] for group in _values(session, "group") if group.split()[:1] == ["BUNDLE"]]
-    later = {mid for group in bundled for mid in group[1:]}
-    own = [section for section in sections if not later.intersection(_values(section, "mid"))] or sections
-    common = "\n".join(line for line in session.splitlines() if "candidate" not in line)  # RFC 8839 section 5.1
-    whole = [f"m={section}\n{common}" for section in own]
-    return [section for section in whole if _values(section, "ice-ufrag")] or whole[:1]
+    groups = [group.split() for group in _values(session, "group")]
+    later = {mid for group in groups if group[:1] == ["BUNDLE"] for mid in group[2:]}
+    own = [section for section in sections if later.isdisjoint(_values(section, "mid"))] or sections
+    # The session's are copied into each section, so only what may matter there: a stranger chooses how much there is.
+    common = [f"{name}:{values[0][:MAX_VALUE]}" for name in _OF_SESSION if (values := _values(session, name))]
+    common += [line for line in ("a=ice-lite",) if line in map(str.strip, session)]
+    whole = ["\n".join([*section, *common]) for section in own]
+    return [section for section in whole if _values(section.splitlines(), "ice-ufrag")] or whole[:1]
 
 
-def _values(section: str, name: str) -> list[str]:
-    return re.findall(rf"^\s*(?:a=)?{name}:[ \t]*([^\r\n]*?)[ \t]*\r?$", section, flags=re.MULTILINE)
+def _values(lines: Sequence[str], name: str) -> list[str]:
+    found = (line.strip().removeprefix("a=").partition(":") for line in lines)
+    return [value.strip() for key, _, value in found if key == name]
 
 
 def format_attributes(attributes: IceAttributes) -> str:

@@ -14,6 +14,7 @@ from nat_lab import two_agents
 
 from iceagent.agent import Agent, AgentState, Candidate, Credentials, Description, StreamDescription
 from iceagent.agent.description import MAX_CANDIDATES
+from iceagent.core import sdp
 from iceagent.errors import LocalError, RemoteError
 from iceagent.vnet import PORT_RESTRICTED
 
@@ -97,6 +98,38 @@ def test_what_is_no_description_is_refused(text: str) -> None:
     with pytest.raises(RemoteError) as caught:
         Description.from_json(text)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("value", [None, 5, memoryview(b"{}"), ["streams"]])
+def test_what_is_no_text_is_refused(value: Any) -> None:
+    """In the same words, whichever form was expected."""
+    with pytest.raises(RemoteError, match="text, not"):
+        Description.from_json(value)
+    with pytest.raises(RemoteError, match="text, not"):
+        Description.from_sdp(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=junk:" + "x" * 150_000 + "\n" + "m=\n" * 256,
+        "a=ice-options:" + "x" * 150_000 + "\n" + "m=\n" * 256,
+        "\n" * 100_000 + "m=-\n" * 256,
+        "a=group:" + " " * 100_000 + "x\n" + "m=-\na=mid:" + " " * 100_000 + "x\n",
+    ],
+)
+def test_the_lines_of_a_session_are_not_multiplied_by_its_sections(text: str) -> None:
+    """They hold for every section, and a stranger chooses how many there are of both."""
+    credentials = f"a=ice-ufrag:abcd\na=ice-pwd:{PWD}\n"
+    assert sum(map(len, sdp.ice_sections(credentials + text))) < 2 * len(text) + 256 * 1024
+    for stream in Description.from_sdp(credentials + text).streams:
+        assert stream.credentials.ufrag == "abcd"
+
+
+def test_a_description_of_endless_sections_is_refused() -> None:
+    """As one in JSON is cut."""
+    with pytest.raises(RemoteError, match="more than 256 sections"):
+        Description.from_sdp(f"a=ice-ufrag:abcd\na=ice-pwd:{PWD}\n" + "m=\n" * 50_000)
 
 
 async def carry(source: Agent, target: Agent) -> None:
