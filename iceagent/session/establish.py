@@ -16,6 +16,7 @@ from iceagent.agent.hopeless import heard_at, wait_hopeless
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
 from iceagent.link import Link, LinkIdentity, LinkRole, open_link
+from iceagent.net.contained import run_contained
 from iceagent.session.background import open_background
 from iceagent.session.description import (
     receive_candidates,
@@ -70,7 +71,7 @@ async def establish(
         progress.is_peer_away = lambda: channel.is_peer_away
         nursery.start_soon(signaling.watch_peer)
         if servers_of is not None:
-            nursery.start_soon(Renewal(agent, channel, servers_of).run)
+            nursery.start_soon(run_contained, "fresh credentials", Renewal(agent, channel, servers_of).run)
         fingerprint = await signaling.find_path(nursery, progress)
         progress.enter(Stage.LINK, agent.explain)
         opening = open_link(
