@@ -350,12 +350,14 @@ class Client:
             code, error = None, RelayUnreachable(f"the relay {self.url} hangs up each time. {ADVICE}")
             try:
                 async with self._dial() as (connection, hello):
-                    self._connection, self._welcome = connection, hello
+                    self._connection, self._welcome, since = connection, hello, trio.current_time()
                     self._tell_state(RelayState.CONNECTED)
                     self._begun.set()
                     code = await self._serve(connection)
                     if self._session is None or self._session.joined is None or self._session.resumed_here:
-                        pause_s, lost_at = FIRST_PAUSE_S, trio.current_time()
+                        lost_at = trio.current_time()
+                        # A relay that hangs up on whoever resumes is asked ever more seldom, like one that is away.
+                        pause_s = FIRST_PAUSE_S if lost_at - since >= LONGEST_PAUSE_S else pause_s
             except Exception as failure:
                 # Whatever it is, it is about this connection: an open session must outlive it.
                 if not isinstance(failure, SignalError):
@@ -386,10 +388,7 @@ class Client:
             self._dialling = None if self._welcome is None else scope
             try:
                 async with dial(
-                    self._url,
-                    ssl_context=self._ssl_context,
-                    timeout_s=self._timeout_s,
-                    open_stream=self._open_stream,
+                    self._url, ssl_context=self._ssl_context, timeout_s=self._timeout_s, open_stream=self._open_stream
                 ) as found:
                     self._dialling = None
                     yield found

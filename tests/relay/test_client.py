@@ -212,6 +212,24 @@ async def test_a_cut_connection_resumes_without_a_trace(relay: Server) -> None:
         assert relay.statistics()["engine_resumes"] == 3
 
 
+async def test_who_is_cut_off_after_each_resume_asks_ever_more_seldom(relay: Server, autojump_clock: object) -> None:
+    """A relay that cannot bear what a client says, or does not want to, is not to be dialled several times a second."""
+    async with pair(relay.url) as (inviter, joiner):
+        began_at, resumed = trio.current_time(), 0
+        while trio.current_time() < began_at + 60:
+            cut(joiner)
+            await until(lambda count=resumed: relay.statistics().get("engine_resumes", 0) > count)  # type: ignore[misc]
+            resumed += 1
+            await until(lambda: joiner.is_connected)
+        assert resumed < 25
+        await trio.sleep(10)  # one that stands is trusted again
+        cut(joiner)
+        again_at = trio.current_time()
+        await inviter.send(b"back")
+        assert await joiner.receive() == b"back"
+        assert trio.current_time() < again_at + 1
+
+
 async def test_a_connection_cut_during_an_entry_finds_its_place_again(relay: Server) -> None:
     """The answer was lost; the repeated wish must not meet itself as a third party."""
     async with icesignal.open_client(relay.url) as inviter, icesignal.open_client(relay.url) as joiner:
