@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from iceagent.agent.shared_port import open_shared_port
     from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
     from iceagent.agent.stream import Stream
+    from iceagent.core.hard_nat import HardNat
     from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
-    from iceagent.core.nat import HardNat
     from iceagent.core.turn import TurnCredentials
     from iceagent.net.shared_port import SharedPort
 else:
@@ -60,7 +60,7 @@ else:
             "statistics": "AgentStatistics CandidateStatistics PairStatistics TransportStatistics",
             "stream": "Stream",
             "iceagent.core.ice": "AgentState Candidate CandidatePair CandidateType Credentials PairState Role",
-            "iceagent.core.nat": "HardNat",
+            "iceagent.core.hard_nat": "HardNat",
             "iceagent.core.turn": "TurnCredentials",
             "iceagent.net.shared_port": "SharedPort",
         },

@@ -18,8 +18,8 @@ from iceagent.net.proxy import parse_proxy
 
 if TYPE_CHECKING:
     from iceagent.agent.agent import Agent
+    from iceagent.core.hard_nat import HardNat
     from iceagent.core.ice import Controller, Credentials
-    from iceagent.core.nat import HardNat
     from iceagent.net.shared_port import SharedPort
 
 GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included

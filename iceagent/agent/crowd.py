@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import is_target
+from iceagent.core.hard_nat import is_target
 from iceagent.net.api import Batch, LimitsHops, UdpSocket
 
 MAX_OPEN: Final = 512

@@ -16,10 +16,10 @@ from iceagent.agent.config import AgentConfig, parse_prefixes
 from iceagent.agent.servers import IceServer
 from iceagent.core import ice
 from iceagent.core.address import IPAddress, TransportAddress
+from iceagent.core.discovery.nat64 import extract
 from iceagent.core.embedded import inner_addresses
 from iceagent.core.ice import CandidateType
 from iceagent.core.ice.candidate import without_zone
-from iceagent.core.nat.nat64 import extract
 from iceagent.net.api import InterfaceAddress
 from iceagent.net.contained import contained
 

@@ -1,4 +1,4 @@
-"""Through hard NATs: sees what ours is like, tells the peer, and carries out what `iceagent.core.nat.hard_nat` plans.
+"""Through hard NATs: sees what ours is like, tells the peer, and carries out what `iceagent.core.hard_nat` plans.
 
 What the two sides tell each other travels as server-reflexive candidates with two extension attributes (RFC 8839
 section 5.1), which peers that do not know them ignore: `x-nat` (`easy`, `predictable`, `hard`, `unknown`) and
@@ -25,7 +25,7 @@ from iceagent.agent.nat_view import NatView
 from iceagent.agent.reflexive import Base
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import (
+from iceagent.core.hard_nat import (
     Announcement,
     CheckSeen,
     HardNat,
@@ -43,7 +43,7 @@ from iceagent.core.nat import (
     is_target,
     kind_by_checks,
 )
-from iceagent.core.nat.hard_nat import BASE, MAX_PER_SECOND, SHOWN_S
+from iceagent.core.hard_nat.traversal import BASE, MAX_PER_SECOND, SHOWN_S
 from iceagent.net.api import Batch, Network, UdpSocket
 from iceagent.net.system import SystemNetwork
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from iceagent.agent.explain import explain, relayed_because
     from iceagent.agent.export import timeline_document, timeline_json
     from iceagent.agent.hard_nat import HardNatTraversal
+    from iceagent.core.hard_nat import is_target
     from iceagent.core.ice import check_layout
-    from iceagent.core.nat import is_target
     from iceagent.core.turn import TurnCredentials
     from iceagent.net.portmap import open_port_mapping
     from iceagent.net.turn import TurnLogin, open_turn_socket
@@ -32,7 +32,7 @@ else:
             "iceagent.agent.export": "timeline_document timeline_json",
             "iceagent.agent.hard_nat": "HardNatTraversal",
             "iceagent.core.ice": "check_layout",
-            "iceagent.core.nat": "is_target",
+            "iceagent.core.hard_nat": "is_target",
             "iceagent.core.turn": "TurnCredentials",
             "iceagent.net.portmap": "open_port_mapping",
             "iceagent.net.turn": "TurnLogin open_turn_socket",

@@ -19,7 +19,7 @@ import trio
 from iceagent.agent.driver import Driver
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.nat.nat64 import WELL_KNOWN_NAME, find_prefix, synthesize
+from iceagent.core.discovery.nat64 import WELL_KNOWN_NAME, find_prefix, synthesize
 from iceagent.net.api import InterfaceAddress, Network
 
 logger = logging.getLogger("iceagent.agent")

@@ -10,7 +10,7 @@ import trio
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import NatKind, PortHabit, Sighting, is_target, read_habit
+from iceagent.core.hard_nat import NatKind, PortHabit, Sighting, is_target, read_habit
 from iceagent.net.api import UdpSocket
 from iceagent.net.machine import MachineDriver
 

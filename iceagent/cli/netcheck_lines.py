@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from iceagent.cli.output import Output
-from iceagent.core.nat import NatBehaviour, Outcome, Prediction
+from iceagent.core.discovery import NatBehaviour, Outcome, Prediction
 from iceagent.session.netcheck import (
     FamilyReport,
     PortMappingReport,

@@ -1,4 +1,4 @@
-"""NAT behaviour discovery on real or virtual sockets. RFC 5780; the tests themselves are in `iceagent.core.nat`."""
+"""NAT behaviour discovery on real or virtual sockets. RFC 5780; the tests themselves: `iceagent.core.discovery`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import Discovery, DiscoverySockets, NatBehaviour, ServerReport
+from iceagent.core.discovery import Discovery, DiscoverySockets, NatBehaviour, ServerReport
 from iceagent.errors import LocalError
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.machine import MachineDriver

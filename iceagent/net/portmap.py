@@ -14,7 +14,7 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import PORT_MAPPING_LIFETIME_S, PORT_MAPPING_SERVER_PORT
-from iceagent.core.nat import GatewayProbe, Mapped, MappingFailed, MappingLost, PortMapper, ProbeAnswer
+from iceagent.core.portmap import GatewayProbe, Mapped, MappingFailed, MappingLost, PortMapper, ProbeAnswer
 from iceagent.net.api import Network
 from iceagent.net.contained import contained, run_contained
 from iceagent.net.gateway import Gateway, find_gateways

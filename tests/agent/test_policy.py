@@ -15,7 +15,7 @@ from iceagent.agent import Agent, AgentConfig, IceServer, Role, VerdictKind, ope
 from iceagent.agent.filters import Policy
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat.nat64 import PREFIX_LENGTHS, synthesize
+from iceagent.core.discovery.nat64 import PREFIX_LENGTHS, synthesize
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress
 

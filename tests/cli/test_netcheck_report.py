@@ -15,7 +15,7 @@ from nat_lab import NATS
 from stun_5780 import open_behaviour_server, two_addressed_host
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import FamilyView, Filtering, Mapping, NatBehaviour, ServerReport, SideView
+from iceagent.core.discovery import FamilyView, Filtering, Mapping, NatBehaviour, ServerReport, SideView
 from iceagent.errors import RemoteError
 from iceagent.net import SystemNetwork
 from iceagent.session.errors import VersionMismatch

@@ -20,10 +20,10 @@ from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import RESTART_LINGER_S
 from iceagent.core.deadlines import Deadline, Deadlines
+from iceagent.core.discovery import Discovery, DiscoverySockets
 from iceagent.core.ice.checks import Check
 from iceagent.core.ice.session import Session
-from iceagent.core.nat import Discovery, DiscoverySockets
-from iceagent.core.nat.port_mapper import PortMapper
+from iceagent.core.portmap.port_mapper import PortMapper
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
 from iceagent.core.stun.transaction import ClientTransaction
 from iceagent.core.turn import TurnClient, TurnCredentials

@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["iceagent", "icesignal", "dns"]):
     from iceagent.core.address import TransportAddress
     from iceagent.core.constants import MAX_CANDIDATE_EXTENSIONS, MAX_REMOTE_CANDIDATES
     from iceagent.core.ice import Credentials, IceAgent, Role, host_candidate
-    from iceagent.core.nat import natpmp, pcp
+    from iceagent.core.portmap import natpmp, pcp
     from iceagent.core.stun.server import BindingServer
     from iceagent.core.turn.server.preauth import read_envelope
     from iceagent.link.auth import Authenticator

@@ -17,12 +17,14 @@ from iceagent.cli.run import run_verb
 HEAVY = {"trio", "asyncio", "ssl", "cryptography", "OpenSSL", "qh3", "dns", "h11", "wsproto", "spake2", "msgspec"}
 HEAVY |= {"rich", "rich_click"}
 FACADES = ["iceagent", "icesignal", "iceagent.agent", "iceagent.agent.explain", "iceagent.agent.late"]
-FACADES += ["iceagent.core.ice", "iceagent.core.nat", "iceagent.core.stun", "iceagent.core.turn"]
+FACADES += ["iceagent.core.discovery", "iceagent.core.hard_nat", "iceagent.core.ice", "iceagent.core.portmap"]
+FACADES += ["iceagent.core.stun", "iceagent.core.turn"]
 SELDOM = ("iceagent.core.turn.", "iceagent.net.turn", "iceagent.net.portmap", "iceagent.core.ice.streams")
+SELDOM += ("iceagent.core.discovery.", "iceagent.core.hard_nat.", "iceagent.core.portmap.")
 SELDOM += ("iceagent.agent.hard_nat", "iceagent.agent.export", "iceagent.agent.statistics")
 SELDOM += ("iceagent.agent.explain.judge", "iceagent.core.stun.server", "iceagent.net.nat_discovery")
-"""What a link over a direct path does without; of `core.nat` and `net.turn` it has what tells addresses apart."""
-NEEDED = {"iceagent.core.nat.nat64", "iceagent.net.turn_redirect"}
+"""What a link over a direct path does without; of `core.discovery` and `net.turn` it has what tells addresses apart."""
+NEEDED = {"iceagent.core.discovery.nat64", "iceagent.net.turn_redirect"}
 WAIT = """
 import trio, iceagent
 from iceagent.session.errors import NobodyCame
@@ -115,7 +117,7 @@ def test_a_link_over_a_direct_path_imports_nothing_of_the_other_ways() -> None:
     """Each module costs some milliseconds before the first byte, and dataclasses cost the most."""
     loaded = loaded_by(LINK) - NEEDED
     assert "iceagent.link.quic_qh3" in loaded, "no link came about, so this shows nothing"
-    seldom = (*SELDOM, "iceagent.core.nat.", "cryptography.x509")
+    seldom = (*SELDOM, "cryptography.x509")
     assert sorted(name for name in loaded if name.startswith(seldom)) == []
     assert "asyncio" not in loaded
 

@@ -11,7 +11,7 @@ from iceagent import vnet as virtual
 from iceagent.agent import AgentConfig, CandidateType, IceServer, Role, open_agent
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat.nat64 import WELL_KNOWN_PREFIX, synthesize
+from iceagent.core.discovery.nat64 import WELL_KNOWN_PREFIX, synthesize
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
 

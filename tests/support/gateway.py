@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from iceagent.core.nat import PortMappingCodecError, natpmp, pcp
+from iceagent.core.portmap import PortMappingCodecError, natpmp, pcp
 
 
 @dataclass

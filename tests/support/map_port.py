@@ -14,7 +14,7 @@ import sys
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import LeaseClient, Mapped, NatPmpDialect, PcpDialect, Released
+from iceagent.core.portmap import LeaseClient, Mapped, NatPmpDialect, PcpDialect, Released
 from iceagent.net import SystemNetwork, UdpSocket
 from iceagent.net.gateway import find_gateways
 from iceagent.net.machine import MachineDriver

@@ -9,7 +9,7 @@ import trio
 from stun_5780 import PORTS, open_behaviour_server, two_addressed_host
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import Filtering, Lifetime, Mapping
+from iceagent.core.discovery import Filtering, Lifetime, Mapping
 from iceagent.errors import LocalError
 from iceagent.net.nat_discovery import discover_nat
 from iceagent.servers.stun import open_stun_server

@@ -10,7 +10,7 @@ import trio
 from amount import spread
 from nat_lab import NATS, two_agents
 
-from iceagent.core.nat import FamilyView, Filtering, Mapping, Outcome, SideView, meets, predict
+from iceagent.core.discovery import FamilyView, Filtering, Mapping, Outcome, SideView, meets, predict
 from iceagent.errors import NetworkError
 from iceagent.vnet import Nat
 

@@ -12,7 +12,7 @@ import trio
 
 from iceagent.agent import IceServer
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import NatBehaviour
+from iceagent.core.discovery import NatBehaviour
 from iceagent.net import InterfaceAddress, Network, SystemNetwork
 from iceagent.net.gateway import Gateway, find_gateways
 from iceagent.net.nat_discovery import discover_nat

@@ -19,7 +19,7 @@ import icesignal
 import msgspec
 import trio
 
-from iceagent.core.nat import FamilyView, Filtering, Mapping, SideView
+from iceagent.core.discovery import FamilyView, Filtering, Mapping, SideView
 from iceagent.errors import RemoteError
 from iceagent.session.errors import NobodyCame, PeerLeft, VersionMismatch, shown_version
 from iceagent.session.relay import RelayPlace, open_client, open_relay, parse_code, relay_for, signal_errors

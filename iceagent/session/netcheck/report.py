@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from iceagent.core.nat import FamilyView, NatBehaviour, SideView
+from iceagent.core.discovery import FamilyView, NatBehaviour, SideView
 from iceagent.net.gateway import Gateway
 
 

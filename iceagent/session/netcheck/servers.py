@@ -10,7 +10,7 @@ import trio
 
 from iceagent.agent import IceServer
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import ServerReport
+from iceagent.core.discovery import ServerReport
 from iceagent.core.turn import EndReason, TurnError
 from iceagent.errors import LocalError
 from iceagent.net import Network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iceagent.core.address import is_private
-from iceagent.core.nat import Filtering, Mapping, NatBehaviour
+from iceagent.core.discovery import Filtering, Mapping, NatBehaviour
 from iceagent.session.netcheck.report import FamilyReport, Report
 
 CLOCK_TOLERANCE_S = 60.0

@@ -23,8 +23,8 @@ from iceagent.core.constants import (
     PORT_MAPPING_RETRY_MAX_S,
     PORT_MAPPING_RETRY_MIN_S,
 )
-from iceagent.core.nat.epoch import Epoch
-from iceagent.core.nat.errors import PortMappingCodecError
+from iceagent.core.portmap.epoch import Epoch
+from iceagent.core.portmap.errors import PortMappingCodecError
 from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import (
+from iceagent.core.hard_nat import (
     Announcement,
     CheckSeen,
     NatKind,
@@ -27,7 +27,7 @@ from iceagent.core.nat import (
     kind_by_checks,
     read_habit,
 )
-from iceagent.core.nat.hard_nat import AIM_AHEAD, BASE, SPRAY_SOCKETS, WINDOW, random_ports
+from iceagent.core.hard_nat.traversal import AIM_AHEAD, BASE, SPRAY_SOCKETS, WINDOW, random_ports
 
 THEIRS = TransportAddress("203.0.113.2", 4000)
 SERVERS = (TransportAddress("192.0.2.1", 3478), TransportAddress("192.0.2.2", 3478))

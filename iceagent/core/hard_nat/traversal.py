@@ -26,9 +26,9 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat.allocation import NatKind
-from iceagent.core.nat.by_checks import NOTHING_SHOWN, Shown
-from iceagent.core.nat.rate_cap import RateCap, Share
+from iceagent.core.hard_nat.allocation import NatKind
+from iceagent.core.hard_nat.by_checks import NOTHING_SHOWN, Shown
+from iceagent.core.hard_nat.rate_cap import RateCap, Share
 from iceagent.errors import LocalError
 
 FIRST_PORT: Final = 1024  # NATs map unprivileged ports to unprivileged ones (RFC 4787 section 4.2.1)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat.allocation import NatKind
+from iceagent.core.hard_nat.allocation import NatKind
 
 
 class CheckSeen(NamedTuple):

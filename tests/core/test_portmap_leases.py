@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import NATPMP_REQUESTS, PORT_MAPPING_FALLBACK_S, PORT_MAPPING_RETRY_MIN_S
-from iceagent.core.nat import (
+from iceagent.core.portmap import (
     GatewayProbe,
     LeaseClient,
     LeaseState,
@@ -29,7 +29,7 @@ from iceagent.core.nat import (
     pcp,
     pcp_rule,
 )
-from iceagent.core.nat.lease import TRANSITIONS
+from iceagent.core.portmap.lease import TRANSITIONS
 from iceagent.errors import LocalError
 
 LOCAL = TransportAddress("192.168.1.2", 40001)

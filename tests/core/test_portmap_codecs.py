@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iceagent.core.nat import CodecReason, PortMappingCodecError, natpmp, pcp
+from iceagent.core.portmap import CodecReason, PortMappingCodecError, natpmp, pcp
 
 PORTS = st.integers(0, 65535)
 SECONDS = st.integers(0, 2**32 - 1)

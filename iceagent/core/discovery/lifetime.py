@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iceagent.core.nat.behaviour import Lifetime
+from iceagent.core.discovery.behaviour import Lifetime
 
 
 class LifetimeTest:

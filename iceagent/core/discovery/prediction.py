@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import product
 from typing import Final, NamedTuple
 
-from iceagent.core.nat.behaviour import Filtering, Mapping
+from iceagent.core.discovery.behaviour import Filtering, Mapping
 
 _ROUNDS: Final = 6  # of telling each other what has been learnt; nothing new comes after three
 

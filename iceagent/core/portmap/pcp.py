@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from iceagent.core.nat.errors import CodecReason, PortMappingCodecError
+from iceagent.core.portmap.errors import CodecReason, PortMappingCodecError
 
 VERSION: Final = 2
 MAX_LENGTH: Final = 1100  # RFC 6887 section 7

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import (
+from iceagent.core.discovery import (
     FamilyView,
     Filtering,
     Mapping,
@@ -21,7 +21,7 @@ from iceagent.core.nat import (
     meets,
     predict,
 )
-from iceagent.core.nat.prediction import _possible
+from iceagent.core.discovery.prediction import _possible
 
 NO_NAT = FamilyView(Mapping.NO_NAT, Filtering.ENDPOINT_INDEPENDENT, ("203.0.113.1",))
 HOME = FamilyView(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("203.0.113.2",))

@@ -8,10 +8,10 @@ from typing import Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import NATPMP_RTO_S
-from iceagent.core.nat import natpmp, pcp
-from iceagent.core.nat.dialects import NAT_PMP, PCP
-from iceagent.core.nat.errors import PortMappingCodecError
-from iceagent.core.nat.lease import same_host
+from iceagent.core.portmap import natpmp, pcp
+from iceagent.core.portmap.dialects import NAT_PMP, PCP
+from iceagent.core.portmap.errors import PortMappingCodecError
+from iceagent.core.portmap.lease import same_host
 from iceagent.core.transmit import Transmit
 
 PROBE_REQUESTS: Final = 3  # ours: of each protocol, 0.25, 0.5 and 1 s apart

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iceagent.core.nat.nat64 import PREFIX_LENGTHS, extract, find_prefix, synthesize
+from iceagent.core.discovery.nat64 import PREFIX_LENGTHS, extract, find_prefix, synthesize
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
 
-from iceagent.core.nat.errors import CodecReason, PortMappingCodecError
+from iceagent.core.portmap.errors import CodecReason, PortMappingCodecError
 
 VERSION: Final = 0
 _RESPONSE: Final = 128  # RFC 6886 section 3.1: added to the opcode

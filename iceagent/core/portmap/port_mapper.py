@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import PORT_MAPPING_FALLBACK_S, PORT_MAPPING_LIFETIME_S
-from iceagent.core.nat import natpmp
-from iceagent.core.nat.dialects import UNSUPPORTED_VERSION, NatPmpDialect, PcpDialect
-from iceagent.core.nat.lease import LeaseClient, LeaseEvent, LeaseState, Mapped, MappingFailed, Released
+from iceagent.core.portmap import natpmp
+from iceagent.core.portmap.dialects import UNSUPPORTED_VERSION, NatPmpDialect, PcpDialect
+from iceagent.core.portmap.lease import LeaseClient, LeaseEvent, LeaseState, Mapped, MappingFailed, Released
 from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.nat import Discovery, DiscoverySockets, Mapping, NatBehaviour
+from iceagent.core.discovery import Discovery, DiscoverySockets, Mapping, NatBehaviour
 from iceagent.errors import LocalError
 
 A, B = TransportAddress("192.168.1.2", 1000), TransportAddress("192.168.1.2", 1001)
