@@ -34,8 +34,8 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.turn import TurnCredentials
 from iceagent.link import LinkRole, generate_identity, open_link
 from iceagent.net import Batch, SystemNetwork, SystemUdpSocket, open_udp_socket, sockaddr
-from iceagent.net.turn import TurnLogin, open_turn_socket
-from iceagent.net.turn_redirect import TurnServer
+from iceagent.net.turn.allocation import TurnLogin, open_turn_socket
+from iceagent.net.turn.redirect import TurnServer
 from iceagent.servers import TurnOptions, open_turn_server
 
 TARGET_BYTES = 256.0

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from iceagent.core.ice import check_layout
     from iceagent.core.turn import TurnCredentials
     from iceagent.net.portmap import open_port_mapping
-    from iceagent.net.turn import TurnLogin, open_turn_socket
-    from iceagent.net.turn_connect import TurnOptions
+    from iceagent.net.turn.allocation import TurnLogin, open_turn_socket
+    from iceagent.net.turn.connect import TurnOptions
 else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
@@ -35,8 +35,8 @@ else:
             "iceagent.core.hard_nat": "is_target",
             "iceagent.core.turn": "TurnCredentials",
             "iceagent.net.portmap": "open_port_mapping",
-            "iceagent.net.turn": "TurnLogin open_turn_socket",
-            "iceagent.net.turn_connect": "TurnOptions",
+            "iceagent.net.turn.allocation": "TurnLogin open_turn_socket",
+            "iceagent.net.turn.connect": "TurnOptions",
         },
     )
 

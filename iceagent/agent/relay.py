@@ -29,11 +29,11 @@ from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.contained import contained, run_contained
 from iceagent.net.proxy_choice import Proxy, parse_proxy, proxy_for
-from iceagent.net.turn_redirect import Redirections, TurnServer
+from iceagent.net.turn.redirect import Redirections, TurnServer
 
 if TYPE_CHECKING:
-    from iceagent.net.turn import TurnAllocation
-    from iceagent.net.turn_connect import TurnOptions
+    from iceagent.net.turn.allocation import TurnAllocation
+    from iceagent.net.turn.connect import TurnOptions
 
 logger = logging.getLogger("iceagent.agent")
 

@@ -15,10 +15,10 @@ from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.host_names import check_host
-from iceagent.net.turn_redirect import is_never_a_server
+from iceagent.net.turn.redirect import is_never_a_server
 
 if TYPE_CHECKING:
-    from iceagent.net.turn import CredentialSource, TurnLogin
+    from iceagent.net.turn.allocation import CredentialSource, TurnLogin
 
 logger = logging.getLogger("iceagent.agent")
 

@@ -17,8 +17,8 @@ from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
 from iceagent.net.proxy import Proxy, ProxyError, connect_through, parse_proxy, proxy_for, proxy_from_environment
-from iceagent.net.turn import TurnLogin, open_turn_socket
-from iceagent.net.turn_connect import TurnOptions, TurnServer
+from iceagent.net.turn.allocation import TurnLogin, open_turn_socket
+from iceagent.net.turn.connect import TurnOptions, TurnServer
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.servers.turn_options import TlsFiles
 from iceagent.servers.turn_options import TurnOptions as ServerOptions

@@ -12,9 +12,9 @@ from turn_script import OTHER, PEER, USER, Script, deterministic
 
 from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.net.turn import ADDRESS_DELAY_S, MAX_HOPS, TurnLogin, open_turn_socket
-from iceagent.net.turn_connect import TurnOptions, TurnServer
-from iceagent.net.turn_redirect import ASKED_S, Redirections, is_never_a_server
+from iceagent.net.turn.allocation import ADDRESS_DELAY_S, MAX_HOPS, TurnLogin, open_turn_socket
+from iceagent.net.turn.connect import TurnOptions, TurnServer
+from iceagent.net.turn.redirect import ASKED_S, Redirections, is_never_a_server
 from iceagent.vnet import Network
 
 METHOD = stun.Method

@@ -11,8 +11,8 @@ from coturn import PASSWORD, USER, Coturn, running_coturn
 
 from iceagent.core import turn
 from iceagent.net import SystemNetwork
-from iceagent.net.turn import TurnLogin, open_turn_socket
-from iceagent.net.turn_connect import TurnOptions, TurnServer
+from iceagent.net.turn.allocation import TurnLogin, open_turn_socket
+from iceagent.net.turn.connect import TurnOptions, TurnServer
 
 pytestmark = pytest.mark.processes
 

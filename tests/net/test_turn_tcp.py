@@ -12,9 +12,9 @@ from coturn import PASSWORD, USER, running_coturn
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net import SystemNetwork
-from iceagent.net.turn import TurnLogin
-from iceagent.net.turn_connect import TurnServer
-from iceagent.net.turn_tcp import TurnTcpAllocation, open_turn_tcp
+from iceagent.net.turn.allocation import TurnLogin
+from iceagent.net.turn.connect import TurnServer
+from iceagent.net.turn.tcp import TurnTcpAllocation, open_turn_tcp
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions as ServerOptions
 

@@ -19,12 +19,12 @@ HEAVY |= {"rich", "rich_click"}
 FACADES = ["iceagent", "icesignal", "iceagent.agent", "iceagent.agent.explain", "iceagent.agent.late"]
 FACADES += ["iceagent.core.discovery", "iceagent.core.hard_nat", "iceagent.core.ice", "iceagent.core.portmap"]
 FACADES += ["iceagent.core.stun", "iceagent.core.turn"]
-SELDOM = ("iceagent.core.turn.", "iceagent.net.turn", "iceagent.net.portmap", "iceagent.core.ice.streams")
+SELDOM = ("iceagent.core.turn.", "iceagent.net.turn.", "iceagent.net.portmap", "iceagent.core.ice.streams")
 SELDOM += ("iceagent.core.discovery.", "iceagent.core.hard_nat.", "iceagent.core.portmap.")
 SELDOM += ("iceagent.agent.hard_nat", "iceagent.agent.export", "iceagent.agent.statistics")
 SELDOM += ("iceagent.agent.explain.judge", "iceagent.core.stun.server", "iceagent.net.nat_discovery")
 """What a link over a direct path does without; of `core.discovery` and `net.turn` it has what tells addresses apart."""
-NEEDED = {"iceagent.core.discovery.nat64", "iceagent.net.turn_redirect"}
+NEEDED = {"iceagent.core.discovery.nat64", "iceagent.net.turn.redirect"}
 WAIT = """
 import trio, iceagent
 from iceagent.session.errors import NobodyCame
@@ -104,7 +104,7 @@ def test_who_joins_imports_nothing_of_servers() -> None:
     loaded = loaded_by("import iceagent.cli.forward")
     servers = ("iceagent.servers", "iceagent.core.turn.server", "icesignal.server")
     assert [name for name in loaded if name.startswith(servers)] == []
-    assert loaded & {"iceagent.net.mdns", "iceagent.net.turn_dtls", "iceagent.vnet"} == set()
+    assert loaded & {"iceagent.net.mdns", "iceagent.net.turn.dtls", "iceagent.vnet"} == set()
     assert (
         loaded
         & {"asyncio", "OpenSSL", "dns", "qh3", "cryptography.x509", "aioquic", "prometheus_client", "structlog", "rich"}

@@ -14,8 +14,8 @@ from iceagent.agent.servers import offered_servers
 from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.proxy_choice import Proxy
-from iceagent.net.turn_connect import TurnOptions, TurnServer, find_places
-from iceagent.net.turn_redirect import Redirections
+from iceagent.net.turn.connect import TurnOptions, TurnServer, find_places
+from iceagent.net.turn.redirect import Redirections
 
 HERE = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.251", "own"]
 SCHEMES = ["stun:{}:6379", "turn:{}:6379?transport=udp", "turn:{}:6379?transport=tcp"]

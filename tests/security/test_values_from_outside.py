@@ -24,7 +24,7 @@ from iceagent.core import ice, stun, turn
 from iceagent.core.address import TransportAddress
 from iceagent.errors import IceError
 from iceagent.net.proxy import Proxy, ProxyError, connect_through
-from iceagent.net.turn import TurnLogin
+from iceagent.net.turn.allocation import TurnLogin
 
 SETTINGS = settings(
     derandomize=True,

@@ -15,8 +15,8 @@ from iceagent.core.turn import EndReason, TurnError
 from iceagent.errors import LocalError
 from iceagent.net import Network
 from iceagent.net.contained import contained
-from iceagent.net.turn import open_turn_socket
-from iceagent.net.turn_connect import TurnOptions, TurnServer
+from iceagent.net.turn.allocation import open_turn_socket
+from iceagent.net.turn.connect import TurnOptions, TurnServer
 from iceagent.session.netcheck.report import ServerHealth
 from iceagent.session.netcheck.web import connect
 

@@ -12,8 +12,8 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
-from iceagent.net.turn import TurnAllocation, TurnLogin, open_turn_socket
-from iceagent.net.turn_connect import TurnOptions, TurnServer, open_stream
+from iceagent.net.turn.allocation import TurnAllocation, TurnLogin, open_turn_socket
+from iceagent.net.turn.connect import TurnOptions, TurnServer, open_stream
 
 BIND_TIMEOUT_S: Final = 30.0  # RFC 6062 section 5.2: the server forgets a connection that is not bound by then
 MAX_WAITING: Final = 64  # ours: peers' connections that wait to be accepted

@@ -14,7 +14,7 @@ from iceagent.net.api import Batch, IcmpError, SocketStatistics
 from iceagent.net.receive_queue import ReceiveQueue
 
 if TYPE_CHECKING:
-    from iceagent.net.turn import TurnAllocation
+    from iceagent.net.turn.allocation import TurnAllocation
 
 RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Bytes kept for a slow reader; then UDP loses datagrams, and a stream is no longer read."""

@@ -18,7 +18,7 @@ from iceagent.net.api import Batch
 from iceagent.net.host_names import tls_name
 from iceagent.net.send_queue import SendQueue
 from iceagent.net.sockaddr import bind_sockaddr
-from iceagent.net.turn_transport import CLOSED
+from iceagent.net.turn.transport import CLOSED
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 SEND_QUEUE: Final = 256  # datagrams that may wait for the writer

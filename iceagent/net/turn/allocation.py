@@ -1,4 +1,4 @@
-"""TURN on Trio: `open_turn_socket` yields an allocation whose relayed addresses are UDP sockets like any other."""
+"""An allocation: `open_turn_socket` yields one whose relayed addresses are UDP sockets like any other."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from iceagent.net.api import Batch, IcmpError, Network
 from iceagent.net.contained import contained
 from iceagent.net.logs import limited_logger
 from iceagent.net.staggered import first_of, summary
-from iceagent.net.turn_connect import TurnOptions, TurnServer, find_places, open_transport
-from iceagent.net.turn_redirect import Redirections
-from iceagent.net.turn_socket import TurnSocket
-from iceagent.net.turn_transport import TurnTransport
+from iceagent.net.turn.connect import TurnOptions, TurnServer, find_places, open_transport
+from iceagent.net.turn.redirect import Redirections
+from iceagent.net.turn.relayed_socket import TurnSocket
+from iceagent.net.turn.transport import TurnTransport
 
 logger = limited_logger("iceagent.turn")
 

@@ -15,8 +15,8 @@ from iceagent.net.proxy import Proxy, all_permitted, connect_through
 from iceagent.net.staggered import interleave
 from iceagent.net.system import SystemNetwork
 from iceagent.net.tls import client_context, wrap_tls
-from iceagent.net.turn_redirect import DEFAULT_PORT, DEFAULT_TLS_PORT, Redirections, TurnServer
-from iceagent.net.turn_transport import StreamTransport, TurnTransport, UdpTransport
+from iceagent.net.turn.redirect import DEFAULT_PORT, DEFAULT_TLS_PORT, Redirections, TurnServer
+from iceagent.net.turn.transport import StreamTransport, TurnTransport, UdpTransport
 
 TRANSPORTS: Final = ("udp", "tcp", "tls", "dtls")
 _NOWHERE: Final = TransportAddress("0.0.0.0", 0)  # noqa: S104 - a name, where the stream has no address to show
@@ -97,7 +97,7 @@ async def open_transport(
     if not isinstance(network, SystemNetwork):
         raise OSError("DTLS needs a socket of the system, which this network has not")
     try:
-        from iceagent.net.turn_dtls import open_dtls
+        from iceagent.net.turn.dtls import open_dtls
     except ImportError as error:
         raise OSError("DTLS needs pyOpenSSL; install it, or leave out turns:...?transport=udp") from error
 
