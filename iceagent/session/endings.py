@@ -65,13 +65,13 @@ def left_early(agent: Agent, error: PeerLeft | RelayError) -> PeerLeft | RelayEr
     return found
 
 
-def peer_gone(agent: Agent, away_s: float) -> PeerLeft | RelayError:
-    """Return that the other side is gone, for the relay has lost it `away_s` ago, and nothing else comes from it."""
+def peer_gone(agent: Agent, gone_s: float) -> PeerLeft | RelayError:
+    """Return that the other side is gone: it has hung up at the relay `gone_s` ago, and nothing has come from it."""
     return left_early(
         agent,
         PeerLeft(
-            f"the other side is gone: its connection to the relay ended {away_s:.0f} s ago, and nothing has come from "
-            "it since; its program was stopped, or its network is down. Start it again, with a new code"
+            f"the other side is gone: it hung up at the relay {gone_s:.0f} s ago without a word, and nothing has come "
+            "from it since; its program was stopped, or its network is down. Start it again, with a new code"
         ),
     )
 

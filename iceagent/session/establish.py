@@ -37,7 +37,7 @@ from iceagent.session.renewal import Renewal, ServersOf
 from iceagent.session.session import Session, run_session
 
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
-AWAY_S = 10.0  # ours: a live peer has its connection to the relay back by then, dialling and a lost packet included
+GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then
 
 S = TypeVar("S", bound=Session)
 _log = logging.getLogger(__name__)
@@ -153,25 +153,25 @@ class _Signaling:
         self._all_told.set()
 
     async def watch_peer(self) -> None:
-        """Until the session is open, raise once the relay has lost the other side and nothing else comes from it.
+        """Until the session is open, raise once the relay says that the other side is gone, and nothing comes from it.
 
-        Its program was killed, most likely: the relay sees its connection end at once, and checks would say nothing for
-        as long as patience lasts. Whoever lives has a connection again within seconds, or is heard on some path.
+        Its program was killed, most likely: its system then closes the connection to the relay, and checks would say
+        nothing for as long as patience lasts. A connection that went silent says nothing about the other side.
 
         Raises:
             PeerLeft: so it is.
         """
         with suppress(icesignal.SignalError):  # whoever waits for the next message is told
             while True:
-                await self._channel.wait_peer_away(AWAY_S)
-                heard_s = trio.current_time() - heard_at(self._agent)
-                if self.is_open:
-                    return
-                if heard_s >= AWAY_S:
-                    break
-                await trio.sleep(AWAY_S - heard_s)
-            self._channel.close()
-            raise peer_gone(self._agent, AWAY_S)
+                await self._channel.wait_peer_gone(GONE_S)
+                while self._channel.has_peer_hung_up:
+                    silent_s = trio.current_time() - heard_at(self._agent)
+                    if self.is_open:
+                        return
+                    if silent_s >= GONE_S:
+                        self._channel.close()
+                        raise peer_gone(self._agent, GONE_S)
+                    await trio.sleep(GONE_S - silent_s)
 
     async def _wait_connected(self) -> None:
         async with open_background() as nursery:

@@ -37,12 +37,14 @@ if TYPE_CHECKING:
         SessionLost,
         SignalError,
     )
+    from icesignal.pauses import BACK_S
     from icesignal.rooms import RoomLimits
     from icesignal.server import OWNER, Server, serve
     from icesignal.sources import Limits, Rate
     from icesignal.url import RelayUrl, parse_relay_url
 
 __all__ = [
+    "BACK_S",
     "OWNER",
     "ChannelBroken",
     "Client",
@@ -101,6 +103,7 @@ _NAMES_OF = {
         "SessionLost",
         "SignalError",
     ),
+    "pauses": ("BACK_S",),
     "rooms": ("RoomLimits",),
     "server": ("OWNER", "Server", "serve"),
     "sources": ("Limits", "Rate"),

@@ -18,10 +18,11 @@ import msgpack
 import trio
 
 from icesignal import pake, wire
-from icesignal.client import TIMEOUT_S, Client, MessagesLost, open_client
+from icesignal.client import Client, MessagesLost, open_client
 from icesignal.code import Code, generate_words, parse_code, parse_host_port
 from icesignal.errors import ChannelBroken, CodeMalformed, CodeWrong, PeerLeft, SignalError
 from icesignal.pake import Role, SessionKeys
+from icesignal.pauses import BACK_S, TIMEOUT_S
 from icesignal.secretbox import COUNTER_BYTES, OVERHEAD_BYTES, Opener, OpenError, Sealer
 from icesignal.tasks import open_background
 
@@ -93,21 +94,28 @@ class SealedChannel:
         """Whether the relay says at this moment that the peer's connection to it is gone; it may come back."""
         return self._client.is_peer_away
 
-    async def wait_peer_away(self, seconds: float) -> None:
-        """Wait until the peer's connection has been gone for so long without a break, as the relay says.
+    @property
+    def has_peer_hung_up(self) -> bool:
+        """Whether the peer is away and has closed its connection without a goodbye; see `Client.has_peer_hung_up`."""
+        return self._client.has_peer_hung_up
 
-        While our own is gone nothing is known of it, and the time begins anew.
+    async def wait_peer_gone(self, seconds: float = BACK_S) -> None:
+        """Wait until the peer has hung up and not been back for so long, as the relay says: it is gone, most likely.
+
+        A peer whose connection has gone silent may be without a network and well; the relay keeps its place, and says
+        at last that it has not come back. While our own connection is gone nothing is known of the peer, and the time
+        begins anew: what cuts one, as a gateway that is started again, cuts both.
 
         Raises:
             SignalError: the conversation is over.
         """
         while True:
-            while not self.is_peer_away:
+            while not self.has_peer_hung_up:
                 if self._client.over is not None:
                     raise self._client.over
                 await self._client.wait_change()
             with trio.move_on_after(seconds) as patience:
-                while self.is_peer_away:
+                while self.has_peer_hung_up:
                     await self._client.wait_change()
             if patience.cancelled_caught:
                 return

@@ -20,15 +20,12 @@ from icesignal.client_session import Action, ClientSession, Lost
 from icesignal.dial import ADVICE, OpenStream, dial, with_own_host
 from icesignal.errors import RelayRefused, RelayUnreachable, SignalError
 from icesignal.loss import LossTeller
+from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
 from icesignal.tasks import open_background
 from icesignal.transport import Connection, ConnectionEnded, OutboxFull
 from icesignal.url import RelayUrl, parse_relay_url
 
 logger = logging.getLogger("icesignal.client")
-TIMEOUT_S = 10.0
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
-TOO_FAST_PAUSE_S = 2.0
 RESUME_S = 120.0  # until the relay says how long it keeps a session
 
 
@@ -198,8 +195,12 @@ class Client:
     @property
     def is_peer_away(self) -> bool:
         """Whether the relay says at this moment that the other member's connection is gone; it may come back."""
-        session = self._session
-        return session is not None and session.over is None and session.is_live and session.peer == "away"
+        return self._session is not None and self._session.is_peer_away
+
+    @property
+    def has_peer_hung_up(self) -> bool:
+        """Whether it is away, and its connection was closed from its side without a goodbye: killed, most likely."""
+        return self._session is not None and self._session.is_peer_away and self._session.hung_up
 
     @property
     def over(self) -> SignalError | None:
@@ -452,7 +453,7 @@ class Client:
             self._notify()
 
     def _jitter(self, pause_s: float) -> float:
-        return pause_s * (0.75 + 0.5 * self._randbytes(1)[0] / 255)
+        return jittered(pause_s, self._randbytes(1)[0])
 
 
 @asynccontextmanager

@@ -50,6 +50,7 @@ class ClientSession:
         self.entry = entry
         self.joined: wire.Joined | None = None
         self.peer: wire.PeerState = "absent"
+        self.hung_up = False  # how the peer went that is away, see `wire.Peer`
         self.peer_opening = b""
         self.refused: SignalError | None = None
         self.over: SignalError | None = None
@@ -69,6 +70,11 @@ class ClientSession:
     def may_send(self) -> bool:
         """Whether another message has place among the unacknowledged ones."""
         return len(self._pending) < MAX_UNACKNOWLEDGED and self._pending_bytes < MAX_UNACKNOWLEDGED_BYTES
+
+    @property
+    def is_peer_away(self) -> bool:
+        """Whether the relay says at this moment that the peer's connection is gone."""
+        return self.over is None and self.is_live and self.peer == "away"
 
     @property
     def has_room(self) -> bool:
@@ -105,7 +111,7 @@ class ClientSession:
             case wire.Ack():
                 self._acknowledge(frame.client_seq)
             case wire.Peer():
-                self._set_peer(frame.state, frame.opening)
+                self._set_peer(frame.state, frame.opening, hung_up=frame.hung_up)
             case wire.Closed():
                 self.finish(self._why_closed(frame.reason))
             case wire.Error():
@@ -149,7 +155,7 @@ class ClientSession:
         self.servers_given += 1
         self.is_live = self.resumed_here = True
         self._token = frame.token
-        self._set_peer(frame.peer, frame.opening)
+        self._set_peer(frame.peer, frame.opening, hung_up=frame.hung_up)
         self._acknowledge(frame.client_seq)
         return list(self._pending)
 
@@ -169,8 +175,9 @@ class ClientSession:
         while self._pending and self._pending[0].client_seq <= client_seq:
             self._pending_bytes -= len(self._pending.popleft().payload)
 
-    def _set_peer(self, state: wire.PeerState, opening: bytes) -> None:
+    def _set_peer(self, state: wire.PeerState, opening: bytes, *, hung_up: bool) -> None:
         self.peer = state
+        self.hung_up = hung_up
         if state != "absent":
             self._peer_seen = True
             self.peer_opening = opening

@@ -88,6 +88,7 @@ class RelayPeer:
 
     async def run(self) -> None:
         """Serve the client until its connection ends."""
+        hung_up = False
         self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=[wire.OFFERS_SERVERS]))
         try:
             while (message := await self._receive()) is not None:
@@ -95,13 +96,14 @@ class RelayPeer:
             self._counters["idle"] += 1
             self.close(CloseCode.IDLE)
         except ConnectionEnded as ended:
+            hung_up = ended.hung_up
             self._counters[f"ended_{ended.code}" if ended.code in _KNOWN_CODES else "ended_other"] += 1
         except trio.Cancelled:
             self.close(CloseCode.GOING_AWAY)  # the relay ends, perhaps here first; the session need not
             raise
         finally:
             with trio.CancelScope(shield=True):  # bounded by the engine; the memory engine does not wait at all
-                await self._engine.disconnect(self)
+                await self._engine.disconnect(self, hung_up=hung_up)
 
     async def _receive(self) -> bytes | str | None:
         """Return the next message; None when the client is in no room though it had the time."""

@@ -38,6 +38,7 @@ class Member:
     previous_token: bytes | None = field(default=None, repr=False)
     connection: int | None = None
     away_at: float | None = None
+    hung_up: bool = False  # how it went away: the connection was closed from its side, without a goodbye
     client_seq: int = 0
     is_settled: bool = False
     sent_seq: int = 0  # up to here the other's messages have been given to the connection

@@ -123,13 +123,17 @@ class RoomTable:
             case _:
                 self._refuse(connection, ErrorCode.UNKNOWN_TYPE, "a relay takes no such frame")
 
-    def handle_disconnect(self, now: float, connection: int) -> None:
-        """Note that a connection is gone. Its session stays for `resume_s`."""
+    def handle_disconnect(self, now: float, connection: int, *, hung_up: bool = False) -> None:
+        """Note that a connection is gone, and whether its client closed it without a goodbye.
+
+        Its session stays for `resume_s`.
+        """
         member = self._connections.pop(connection, None)
         if member is None:
             return
         member.connection = None
         member.away_at = now
+        member.hung_up = hung_up
         self._tell_peer(member)
 
     def handle_drained(self, now: float, connection: int) -> None:
@@ -282,6 +286,7 @@ class RoomTable:
             self._outputs.append(Output(member.connection, close=CloseCode.FENCED))
         member.connection = connection
         member.away_at = None
+        member.hung_up = False
         member.in_flight = 0
         self._connections[connection] = member
 
@@ -300,6 +305,7 @@ class RoomTable:
                 epoch=room.epoch,
                 seq=room.seq if kind is not wire.Joined else 0,
                 peer=room.state_of(other(member.role)),
+                hung_up=peer is not None and peer.hung_up,
                 opening=b"" if peer is None else peer.opening,
                 client_seq=member.client_seq,
                 resume_s=int(self.limits.resume_s),
@@ -337,7 +343,7 @@ class RoomTable:
         peer = member.peer
         if peer is not None and peer.connection is not None:
             state = member.room.state_of(member.role)
-            self._output(peer.connection, wire.Peer(state=state, opening=member.opening))
+            self._output(peer.connection, wire.Peer(state=state, hung_up=member.hung_up, opening=member.opening))
 
     # -- talking
 

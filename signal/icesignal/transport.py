@@ -40,12 +40,20 @@ Allow = Callable[[int, int], bool]
 
 
 class ConnectionEnded(Exception):
-    """There will be no more messages. `code` is the close code of whoever ended it, 1006 if it just died."""
+    """There will be no more messages.
 
-    def __init__(self, code: int, reason: str = "") -> None:
+    Attributes:
+        code: the close code of whoever ended it, 1006 if it just died.
+        reason: in words, for the log.
+        hung_up: it was closed from the other side without a close frame, as a system does for a program that is killed.
+            False where nothing came any more, whatever the reason.
+    """
+
+    def __init__(self, code: int, reason: str = "", *, hung_up: bool = False) -> None:
         super().__init__(f"the connection ended with code {code}" + (f": {reason}" if reason else ""))
         self.code = code
         self.reason = reason
+        self.hung_up = hung_up
 
 
 class OutboxFull(Exception):
@@ -79,6 +87,7 @@ class PrefixedStream(trio.abc.Stream):
         self.received = 0
         self.send_calls = 0
         self.ended = trio.Event()
+        self.hung_up = False  # whether the other side has closed the connection, or refuses what is sent
         self.on_received: Callable[[int], bool] | None = None
 
     @property
@@ -103,9 +112,11 @@ class PrefixedStream(trio.abc.Stream):
         else:
             try:
                 data = bytes(await self._stream.receive_some(max_bytes))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self.hung_up = self.hung_up or _is_reset(error)
                 self.ended.set()
                 raise
+            self.hung_up = self.hung_up or not data
         self.received += len(data)
         if not data or (self.on_received is not None and not self.on_received(len(data))):
             self.ended.set()
@@ -115,7 +126,11 @@ class PrefixedStream(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all."""
         self.send_calls += 1
-        await self._stream.send_all(data)
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            self.hung_up = self.hung_up or _is_reset(error)
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait for room."""
@@ -125,6 +140,17 @@ class PrefixedStream(trio.abc.Stream):
         """Close."""
         self.ended.set()
         await self._stream.aclose()
+
+
+def _is_reset(error: BaseException) -> bool:
+    """Return whether a stream broke as the other side's system, or a gateway in its name, said that there is nobody.
+
+    Any other error of the system's is of a network that carries nothing, and no word of the other side.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(cause, ConnectionResetError | BrokenPipeError)
 
 
 class Connection:
@@ -214,10 +240,10 @@ class Connection:
 
     # -- inside
 
-    def _end(self, code: int, reason: str = "") -> None:
+    def _end(self, code: int, reason: str = "", *, hung_up: bool = False) -> None:
         """Note that the connection is over: `receive` raises once the mailbox is empty."""
         if self._ended is None:
-            self._ended = ConnectionEnded(code, reason)
+            self._ended = ConnectionEnded(code, reason, hung_up=hung_up)
         self._wake_reader.set()
         self._over.set()
 
@@ -260,7 +286,8 @@ class Connection:
                 if self._closing is not None:  # trio-websocket calls every end that we began 1000
                     self._end(*self._closing)
                 else:
-                    self._end(*((ABNORMAL, "") if reason is None else (reason.code, reason.reason or "")))
+                    code, text = (ABNORMAL, "") if reason is None else (reason.code, reason.reason or "")
+                    self._end(code, text, hung_up=code == ABNORMAL and self._stream.hung_up)
                 return
             self.counters.messages_in += 1
             if len(self._mailbox) >= MAILBOX_MESSAGES or self._mailbox_bytes + len(message) > MAILBOX_BYTES:

@@ -197,7 +197,7 @@ class Welcome(Frame, frozen=True, kw_only=True):
 
 
 class Joined(Frame, frozen=True, kw_only=True):
-    """The place is yours. Also the shape of `Resumed` and `Resync`."""
+    """The place is yours. Also the shape of `Resumed` and `Resync`. `hung_up` is as in `Peer`."""
 
     type: ClassVar[str] = "joined"
     room: Text
@@ -206,6 +206,7 @@ class Joined(Frame, frozen=True, kw_only=True):
     epoch: Count
     seq: Count
     peer: PeerState
+    hung_up: bool = False
     opening: Opening
     client_seq: Count
     resume_s: Count
@@ -250,10 +251,15 @@ class Ack(Frame, frozen=True, kw_only=True):
 
 
 class Peer(Frame, frozen=True, kw_only=True):
-    """The other member came, went silent or came back."""
+    """The other member came, went away or came back.
+
+    `hung_up` says how one went that is away: its connection was closed from its side, and it had not said that it would
+    come back. A program that is killed goes so.
+    """
 
     type: ClassVar[str] = "peer"
     state: PeerState
+    hung_up: bool = False
     opening: Opening
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import icesignal
 import pytest
 import trio
-from icesignal import wire
+import trio.testing
+from icesignal import transport, wire
 from icesignal.channel import MAX_BODY_BYTES
 from icesignal.code import Code
 from icesignal.pake import Pake
 from icesignal.server import Server
+
+EVER_S = 1e6
 
 
 @asynccontextmanager
@@ -235,26 +240,74 @@ async def test_whoever_is_gone_before_it_proved_itself_is_said_to_be(
                 pass
 
 
-async def test_a_peer_is_away_only_while_its_connection_is(relay: Server) -> None:
-    """One that comes back in time has never been away for long; one that is killed is."""
-    async with connected(relay.url) as (inviter, joiner):
+def stays_away(channel: icesignal.SealedChannel, cut: Callable[[transport.Connection], None]) -> None:
+    """End a channel's connection as `cut` does; its client is there and does not dial again."""
+    client = channel._client
+    client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
+    assert client._connection is not None
+    cut(client._connection)
+
+
+def reset(connection: transport.Connection) -> None:
+    """End a connection as a system does with unread data, or a gateway that has forgotten it."""
+    stream = connection._stream._stream
+    assert isinstance(stream, trio.SocketStream)
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+def finish(connection: transport.Connection) -> None:
+    """End a connection as a system does for a program that is killed."""
+    stream = connection._stream._stream
+    assert isinstance(stream, trio.SocketStream)
+    stream.socket.shutdown(socket.SHUT_WR)
+
+
+def say_goodbye(connection: transport.Connection) -> None:
+    """End a connection as a client does that will be back."""
+    connection.abort(wire.CloseCode.GOING_AWAY)
+
+
+async def test_a_peer_that_comes_back_in_time_is_not_gone(relay: Server) -> None:
+    """A gateway that is started again cuts connections; whoever lives has another within seconds."""
+    async with connected(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
+        nursery.start_soon(inviter.wait_peer_gone, EVER_S)
         for _ in range(3):
             assert joiner._client._connection is not None
-            with trio.move_on_after(60) as patience, trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(inviter.wait_peer_away, 40)
-                    joiner._client._connection.abort(wire.CloseCode.GOING_AWAY)
-                    while not inviter.is_peer_away:
-                        await trio.sleep(0.01)
-                    while inviter.is_peer_away:
-                        await trio.sleep(0.01)
-                    scope.cancel()
-            assert not patience.cancelled_caught
-        joiner._client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
-        joiner._client._connection.abort(wire.CloseCode.GOING_AWAY)
-        with trio.fail_after(20):
-            await inviter.wait_peer_away(0.2)
+            reset(joiner._client._connection)
+            while not inviter.has_peer_hung_up:
+                await inviter._client.wait_change()
+            while inviter.is_peer_away:
+                await inviter._client.wait_change()
+            assert not inviter.has_peer_hung_up
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("cut", [finish, reset])
+async def test_a_peer_whose_system_hangs_up_is_gone(relay: Server, cut: Callable[[transport.Connection], None]) -> None:
+    """So it does for a program that is killed, which says nothing itself."""
+    async with connected(relay.url) as (inviter, joiner):
+        stays_away(joiner, cut)
+        await inviter.wait_peer_gone(0.2)
         assert inviter.is_peer_away
         inviter.close()
         with pytest.raises(icesignal.SignalError):
-            await inviter.wait_peer_away(0)
+            await inviter.wait_peer_gone(0)
+
+
+async def test_a_peer_that_says_goodbye_is_not_gone(relay: Server) -> None:
+    """Its program lives, and comes back when it can; the relay says when it has not."""
+    async with connected(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
+        nursery.start_soon(must_not_end, inviter)
+        stays_away(joiner, say_goodbye)
+        while not inviter.is_peer_away:
+            await inviter._client.wait_change()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not inviter.has_peer_hung_up
+        nursery.cancel_scope.cancel()
+
+
+async def must_not_end(channel: icesignal.SealedChannel) -> None:
+    """Fail if the peer is taken for gone, at once."""
+    await channel.wait_peer_gone(0)
+    raise AssertionError("the peer lives")

@@ -119,6 +119,24 @@ async def test_the_peer_hears_of_absence_and_return(make_nodes, new_listener) ->
         assert [frame.state for frame in pair.inviter.take(wire.Peer)] == ["away", "present"]
 
 
+@pytest.mark.parametrize("hung_up", [False, True])
+async def test_the_peer_hears_how_a_member_went_away(make_nodes, new_listener, hung_up) -> None:
+    """Killed or without a network: the first ends a wait within seconds, the second must not. So does who resumes."""
+    async with make_nodes() as nodes:
+        pair = await Pair(nodes, new_listener).meet()
+        pair.inviter.take()
+        await pair.second.disconnect(pair.joiner, hung_up=hung_up)
+        away = pair.inviter.one(wire.Peer)
+        assert (away.state, away.hung_up) == ("away", hung_up)
+        again = new_listener()
+        resume = wire.Resume(session=A, token=pair.invited.token, epoch=pair.invited.epoch, seq=0)
+        await pair.first.handle_frame(again, resume)
+        resumed = again.one(wire.Resumed)
+        assert (resumed.peer, resumed.hung_up) == ("away", hung_up)
+        await pair.resume(new_listener)
+        assert again.one(wire.Peer) == wire.Peer(state="present", hung_up=False, opening=b"B")
+
+
 async def test_a_lost_log_is_told_by_resync(make_nodes, new_listener) -> None:
     """More was said than the log keeps: never silence, never a hole that nobody mentions."""
     async with make_nodes(RoomLimits(log_messages=3)) as nodes:

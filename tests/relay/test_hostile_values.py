@@ -46,7 +46,7 @@ OF_A_RELAY: list[wire.Frame] = [
     wire.Message(epoch=1, seq=1, payload=b"\x01" + bytes(32)),
     wire.Message(epoch=1, seq=2, payload=b"\x02" + bytes(40)),
     wire.Ack(client_seq=1, epoch=1, seq=2),
-    wire.Peer(state="away", opening=b"o" * 33),
+    wire.Peer(state="away", hung_up=True, opening=b"o" * 33),
     wire.Closed(reason="left"),
     wire.Error(code="rate", message="no"),
 ]

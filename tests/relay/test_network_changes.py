@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import icesignal
 import pytest
 import trio
+import trio.testing
 from icesignal import transport
 from icesignal.server import Server
 
@@ -41,7 +42,10 @@ class Line:
                 while data := await source.receive_some():
                     if generation == self._generation:
                         await target.send_all(data)
-            await target.aclose()
+            if generation == self._generation:
+                await target.aclose()
+            else:
+                await trio.sleep_forever()  # nor does anybody hear that a connection has ended
 
         async with await trio.open_tcp_stream("127.0.0.1", self._port) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(pump, client, relay)
@@ -136,3 +140,21 @@ async def test_an_attempt_over_the_old_network_makes_room_for_one_over_the_new(r
         line.forget()
         moving.look_again({"127.0.0.1"})
         assert await peer.receive() == b"between networks"
+
+
+async def test_who_has_no_network_is_away_and_has_not_hung_up(
+    relay: Server, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A phone between two networks, a machine that sleeps: its silence says nothing about its program."""
+    monkeypatch.setattr(transport, "PING_TIMEOUT_S", 20.0)
+    async with line_to(relay) as line, over(line, relay) as (moving, peer):
+        back = trio.Event()
+        moving._pause = lambda seconds: back.wait()  # type: ignore[method-assign]
+        line.forget()
+        while not peer.is_peer_away:
+            await peer.wait_change()
+        assert not peer.has_peer_hung_up
+        back.set()
+        await moving.send(b"back")
+        assert await peer.receive() == b"back"
+        assert not peer.is_peer_away

@@ -27,6 +27,7 @@ _JOINED = {
     "epoch": 1,
     "seq": 0,
     "peer": "away",
+    "hung_up": True,
     "opening": b"o",
     "client_seq": 3,
     "resume_s": 120,
@@ -40,6 +41,7 @@ RELAY_EXAMPLES: list[wire.Frame] = [
     wire.Message(epoch=1, seq=2, payload=b"p"),
     wire.Ack(client_seq=1, epoch=1, seq=1),
     wire.Peer(state="present", opening=b""),
+    wire.Peer(state="away", hung_up=True, opening=b""),
     wire.Closed(reason="left"),
     wire.Error(code="busy", message="full"),
 ]

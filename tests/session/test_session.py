@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager, suppress
 import icesignal
 import pytest
 import trio
+import trio.testing
+from icesignal import wire
 
 import iceagent
 from iceagent.link import AuthenticationError, generate_identity
@@ -284,15 +286,22 @@ async def test_a_peer_that_leaves_before_there_is_a_path(monkeypatch):
             pass
 
 
+def hang_up(client: icesignal.Client) -> None:
+    """End a client's connection as the system does for a program that is killed; it does not come back."""
+    client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
+    assert client._connection is not None
+    client._connection._stream._stream.socket.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("is_described", [False, True])
 async def test_a_peer_killed_before_there_is_a_path_is_missed_at_the_relay(monkeypatch, is_described):
-    """Its checks would not be missed for 39.5 s; its connection to the relay ends with it."""
-    monkeypatch.setattr(establishing, "AWAY_S", 0.3)
+    """Its checks would not be missed for 39.5 s; its system ends its connection to the relay with it."""
+    monkeypatch.setattr(establishing, "GONE_S", 0.3)
     progress = Progress()
     async with iceagent.invite(progress=progress) as invitation, trio.open_nursery() as nursery:
 
         async def accept() -> None:
-            with pytest.raises(PeerLeft, match=r"its connection to the relay ended.*Start it again"):
+            with pytest.raises(PeerLeft, match=r"it hung up at the relay.*Start it again"):
                 async with invitation.accept():
                     pass
             nursery.cancel_scope.cancel()
@@ -314,8 +323,38 @@ async def test_a_peer_killed_before_there_is_a_path_is_missed_at_the_relay(monke
                 await channel.send({"type": "candidates", "candidates": [candidate], "end": True})
             while progress.stage is not (Stage.PATH if is_described else Stage.PEER):
                 await progress.wait_changed()
-            client._session = None  # so that it ends without a word, as a process does that is killed
+            hang_up(client)
+            await trio.sleep_forever()
     assert "its connection to the relay is gone" in told
+
+
+async def test_a_peer_that_only_lost_its_relay_is_waited_for(monkeypatch):
+    """Whoever is away for most of two minutes, as between two networks, lives, and has its place when it is back."""
+    monkeypatch.setattr(establishing, "GONE_S", 0.0)
+    progress = Progress()
+    async with iceagent.invite(progress=progress) as invitation, trio.open_nursery() as nursery:
+
+        async def accept() -> None:
+            with pytest.raises(PeerLeft, match="before a path was found: the other side is done"):
+                async with invitation.accept():
+                    pass
+
+        nursery.start_soon(accept)
+        back = trio.Event()
+        async with icesignal.open_join(None, invitation.code) as channel:
+            client = channel._client
+            client._pause = lambda seconds: back.wait()  # type: ignore[method-assign]
+            while progress.stage is not Stage.PEER:
+                await progress.wait_changed()
+            assert client._connection is not None
+            client._connection.abort(wire.CloseCode.GOING_AWAY)
+            while not progress.is_peer_away():
+                await trio.sleep(0.01)
+            for _ in range(5):
+                await trio.testing.wait_all_tasks_blocked()
+            back.set()
+            assert (await channel.receive())["type"] == "description"
+            channel.close()
 
 
 async def test_another_version_of_the_session_protocol_is_named():

@@ -67,7 +67,7 @@ class Channel:
     def look_again(self, present: Collection[str] | None = None) -> None:
         """See whether the connection works: it does as soon as there is a network."""
 
-    async def wait_peer_away(self, seconds: float) -> None:
+    async def wait_peer_gone(self, seconds: float) -> None:
         """Wait for what the relay says of the peer's connection: nothing."""
         await trio.sleep_forever()
 

@@ -51,8 +51,13 @@ class Engine(Protocol):
         """Note that all that was delivered has been written; messages that had no place before follow."""
         ...
 
-    async def disconnect(self, subscriber: Subscriber) -> None:
-        """Note that a client's connection is gone. Its session stays and may resume, on any node."""
+    async def disconnect(self, subscriber: Subscriber, *, hung_up: bool = False) -> None:
+        """Note that a client's connection is gone. Its session stays and may resume, on any node.
+
+        Args:
+            subscriber: whose it was.
+            hung_up: it was closed from the client's side, without a goodbye.
+        """
         ...
 
     def is_ready(self) -> bool:

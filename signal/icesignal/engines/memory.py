@@ -66,12 +66,12 @@ class MemoryEngine:
             self._drain()
         await trio.lowlevel.checkpoint()
 
-    async def disconnect(self, subscriber: Subscriber) -> None:
+    async def disconnect(self, subscriber: Subscriber, *, hung_up: bool = False) -> None:
         """Note that a connection is gone; see `Engine`. Not a checkpoint, so that cleanup needs no shield."""
         connection = self._by_subscriber.pop(subscriber, None)
         if connection is not None:
             self._by_id.pop(connection, None)
-            self._table.handle_disconnect(trio.current_time(), connection)
+            self._table.handle_disconnect(trio.current_time(), connection, hung_up=hung_up)
             self._drain()
 
     def is_ready(self) -> bool:
