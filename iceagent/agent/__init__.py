@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from iceagent.agent.component import Component
     from iceagent.agent.config import AgentConfig
     from iceagent.agent.description import Description, StreamDescription
-    from iceagent.agent.events import (
+    from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
+    from iceagent.agent.gather.servers import IceServer
+    from iceagent.agent.report.events import (
         AgentEvent,
         DestinationUnreachable,
         FreshPort,
@@ -32,10 +34,13 @@ if TYPE_CHECKING:
         ServersNotRenewed,
         Stopped,
     )
-    from iceagent.agent.explain import RelayReason, Verdict, VerdictKind
-    from iceagent.agent.servers import IceServer
+    from iceagent.agent.report.statistics import (
+        AgentStatistics,
+        CandidateStatistics,
+        PairStatistics,
+        TransportStatistics,
+    )
     from iceagent.agent.shared_port import open_shared_port
-    from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
     from iceagent.agent.stream import Stream
     from iceagent.core.hard_nat import HardNat
     from iceagent.core.ice import AgentState, Candidate, CandidatePair, CandidateType, Credentials, PairState, Role
@@ -49,15 +54,15 @@ else:
             "component": "Component",
             "config": "AgentConfig",
             "description": "Description StreamDescription",
-            "events": (
+            "report.events": (
                 "AgentEvent DestinationUnreachable FreshPort GatheringEnough GatheringFinished HardNatBegun "
                 "HardNatEnded NatSeen NetworkChanged PortMapped PortMappingFailed RelayAllocated RelayFailed "
                 "RelayLost ServerAnswered ServerFailed ServersChanged ServersNotRenewed Stopped"
             ),
             "explain": "RelayReason Verdict VerdictKind",
-            "servers": "IceServer",
+            "gather.servers": "IceServer",
             "shared_port": "open_shared_port",
-            "statistics": "AgentStatistics CandidateStatistics PairStatistics TransportStatistics",
+            "report.statistics": "AgentStatistics CandidateStatistics PairStatistics TransportStatistics",
             "stream": "Stream",
             "iceagent.core.ice": "AgentState Candidate CandidatePair CandidateType Credentials PairState Role",
             "iceagent.core.hard_nat": "HardNat",

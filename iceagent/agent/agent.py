@@ -16,7 +16,7 @@ from iceagent.agent.components import Components, of_stream
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.cores import components_for
 from iceagent.agent.description import Description, StreamDescription
-from iceagent.agent.events import AgentEvent, ServersChanged
+from iceagent.agent.report.events import AgentEvent, ServersChanged
 from iceagent.agent.roaming import Roaming
 from iceagent.agent.stream import Stream
 from iceagent.core import ice, sdp
@@ -28,8 +28,8 @@ from iceagent.net.system import SystemNetwork
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
-    from iceagent.agent.servers import IceServer
-    from iceagent.agent.statistics import AgentStatistics
+    from iceagent.agent.gather.servers import IceServer
+    from iceagent.agent.report.statistics import AgentStatistics
 
 ICE_OPTIONS: Final = ("ice2", "trickle", "renomination")
 """RFC 8445 section 10, RFC 8838 section 3, draft-thatcher-ice-renomination section 3."""

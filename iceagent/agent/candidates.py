@@ -9,7 +9,7 @@ import trio
 
 from iceagent.agent.component import Component
 from iceagent.agent.description import Description, StreamDescription
-from iceagent.agent.mdns import Key, key_of
+from iceagent.agent.gather.mdns import Key, key_of
 from iceagent.core import ice
 
 GROUPING_S: Final = 0.002

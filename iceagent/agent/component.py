@@ -10,19 +10,19 @@ import trio
 from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import AgentEvent
 from iceagent.agent.filters import Policy
-from iceagent.agent.fresh_port import FreshPorts
-from iceagent.agent.gather import Gatherer
-from iceagent.agent.remote import RemoteCandidates
-from iceagent.agent.traffic import Path
+from iceagent.agent.gather.fresh_port import FreshPorts
+from iceagent.agent.gather.gatherer import Gatherer
+from iceagent.agent.gather.remote import RemoteCandidates
+from iceagent.agent.report.events import AgentEvent
+from iceagent.agent.report.traffic import Path
 from iceagent.core import ice
 from iceagent.net.api import Batch, Network, UdpSocket
 from iceagent.net.contained import run_contained
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
-    from iceagent.agent.statistics import AgentStatistics
+    from iceagent.agent.report.statistics import AgentStatistics
 
 MAX_DATAGRAM_SIZE: Final = 1200
 """Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""

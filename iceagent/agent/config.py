@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from iceagent.agent import late
-from iceagent.agent.servers import IceServer, first_servers
+from iceagent.agent.gather.servers import IceServer, first_servers
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_MIN_S
 from iceagent.errors import LocalError

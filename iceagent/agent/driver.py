@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import trio
 
 from iceagent.agent.clock import clock
-from iceagent.agent.events import AgentEvent, DestinationUnreachable, Stopped, matter_of
 from iceagent.agent.filters import Policy
-from iceagent.agent.identifiers import Identifiers
+from iceagent.agent.gather.queries import Queries
 from iceagent.agent.inbox import Inbox
-from iceagent.agent.queries import Queries
+from iceagent.agent.report.events import AgentEvent, DestinationUnreachable, Stopped, matter_of
+from iceagent.agent.report.identifiers import Identifiers
+from iceagent.agent.report.tellings import Tellings
+from iceagent.agent.report.timeline import Timeline
+from iceagent.agent.report.traffic import Traffic
 from iceagent.agent.stops import STOPPED_S
-from iceagent.agent.tellings import Tellings
-from iceagent.agent.timeline import Timeline
-from iceagent.agent.traffic import Traffic
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
@@ -31,7 +31,7 @@ from iceagent.net.logs import limited_logger
 from iceagent.net.shared_port import SharedSocket
 
 if TYPE_CHECKING:
-    from iceagent.agent.servers import IceServer
+    from iceagent.agent.gather.servers import IceServer
 
 logger = limited_logger("iceagent.agent", lines=100)  # of all agents together; a peer moves pairs and roles
 

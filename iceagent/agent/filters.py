@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from iceagent.agent.config import AgentConfig, parse_prefixes
-from iceagent.agent.servers import IceServer
+from iceagent.agent.gather.servers import IceServer
 from iceagent.core import ice
 from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.core.discovery.nat64 import extract

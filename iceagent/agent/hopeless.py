@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from iceagent.agent.driver import Driver
-from iceagent.agent.gather import Gatherer
+from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.core.address import TransportAddress
 
 if TYPE_CHECKING:

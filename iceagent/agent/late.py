@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from iceagent.core.lazy import names_on_demand
 
 if TYPE_CHECKING:
-    from iceagent.agent.collect import collect_statistics
-    from iceagent.agent.crowd import find_ttl
     from iceagent.agent.explain import explain, relayed_because
-    from iceagent.agent.export import timeline_document, timeline_json
-    from iceagent.agent.hard_nat import HardNatTraversal
+    from iceagent.agent.hard_nat.sockets import find_ttl
+    from iceagent.agent.hard_nat.traversal import HardNatTraversal
+    from iceagent.agent.report.collect import collect_statistics
+    from iceagent.agent.report.export import timeline_document, timeline_json
     from iceagent.core.hard_nat import is_target
     from iceagent.core.ice import check_layout
     from iceagent.core.turn import TurnCredentials
@@ -26,11 +26,11 @@ else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
-            "iceagent.agent.collect": "collect_statistics",
-            "iceagent.agent.crowd": "find_ttl",
+            "iceagent.agent.report.collect": "collect_statistics",
+            "iceagent.agent.hard_nat.sockets": "find_ttl",
             "iceagent.agent.explain": "explain relayed_because",
-            "iceagent.agent.export": "timeline_document timeline_json",
-            "iceagent.agent.hard_nat": "HardNatTraversal",
+            "iceagent.agent.report.export": "timeline_document timeline_json",
+            "iceagent.agent.hard_nat.traversal": "HardNatTraversal",
             "iceagent.core.ice": "check_layout",
             "iceagent.core.hard_nat": "is_target",
             "iceagent.core.turn": "TurnCredentials",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from iceagent.agent.events import RelayFailed, ServersNotRenewed
+from iceagent.agent.report.events import RelayFailed, ServersNotRenewed
 
 if TYPE_CHECKING:
     from iceagent.agent.agent import Agent

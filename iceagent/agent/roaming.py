@@ -14,7 +14,7 @@ import trio
 from iceagent.agent.component import Component
 from iceagent.agent.components import Components
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.events import NetworkChanged, Stopped
+from iceagent.agent.report.events import NetworkChanged, Stopped
 from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network

@@ -8,8 +8,8 @@ from typing import Final
 
 import trio
 
-from iceagent.agent.addresses import choose_addresses
 from iceagent.agent.config import AgentConfig
+from iceagent.agent.gather.addresses import choose_addresses
 from iceagent.errors import LocalError
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.shared_port import SharedPort

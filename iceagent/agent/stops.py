@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from iceagent.agent.events import Stopped
+from iceagent.agent.report.events import Stopped
 from iceagent.core.constants import CONSENT_EXPIRY_S, CONSENT_INTERVAL_S
 
 if TYPE_CHECKING:

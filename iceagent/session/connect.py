@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Session)
 
 _PARTS = (
-    *("icesignal.channel", "iceagent.core.stun", "iceagent.core.ice", "iceagent.agent.events", "iceagent.agent.gather"),
+    *(
+        "icesignal.channel",
+        "iceagent.core.stun",
+        "iceagent.core.ice",
+        "iceagent.agent.report.events",
+        "iceagent.agent.gather.gatherer",
+    ),
     *("iceagent.agent.agent", "iceagent.link.protocol", "iceagent.link.link", "iceagent.session.establish"),
 )
 """What a session needs once the other side is there, in pieces that are imported in a moment each."""

@@ -29,8 +29,10 @@ def check_addresses(config: AgentConfig | None, *, peer_may_be_here: bool) -> No
     """
     if config is None:
         return
-    from iceagent.agent.addresses import choose_addresses  # here: whoever restricts nothing need not wait for them
     from iceagent.agent.filters import Policy
+    from iceagent.agent.gather.addresses import (
+        choose_addresses,  # here: whoever restricts nothing need not wait for them
+    )
 
     try:
         entries = (config.network or SystemNetwork()).interfaces()

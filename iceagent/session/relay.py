@@ -19,7 +19,7 @@ import icesignal
 import trio
 
 from iceagent.agent import AgentConfig, IceServer
-from iceagent.agent.servers import offered_servers
+from iceagent.agent.gather.servers import offered_servers
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
 from iceagent.net.proxy import ProxyError, connect_through

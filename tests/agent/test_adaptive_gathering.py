@@ -20,8 +20,8 @@ from iceagent.agent import (
     Role,
     open_agent,
 )
-from iceagent.agent.gather import ENOUGH_GRACE_S
-from iceagent.agent.reflexive import QUESTION_S
+from iceagent.agent.gather.gatherer import ENOUGH_GRACE_S
+from iceagent.agent.gather.reflexive import QUESTION_S
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_S
 from iceagent.servers.turn import open_turn_server

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from iceagent.agent import AgentConfig, IceServer, Role, open_agent
-from iceagent.agent.addresses import MAX_BASES, choose_addresses
-from iceagent.agent.timeline import MAX_EVENTS, Timeline
+from iceagent.agent.gather.addresses import MAX_BASES, choose_addresses
+from iceagent.agent.report.timeline import MAX_EVENTS, Timeline
 from iceagent.errors import LocalError
 from iceagent.net import InterfaceAddress
 

@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 from msgspec import Struct
 
-from iceagent.agent.events import AgentEvent
 from iceagent.agent.explain import RelayReason, VerdictKind
 from iceagent.agent.explain.verdict import CATALOGUE, REFUSALS, RELAY_CATALOGUE
-from iceagent.agent.export import TIMELINE_SCHEMA, event_kind
+from iceagent.agent.report.events import AgentEvent
+from iceagent.agent.report.export import TIMELINE_SCHEMA, event_kind
 
 TEXT = Path(__file__).parents[2].joinpath("docs", "explain.md").read_text()
 

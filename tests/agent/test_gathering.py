@@ -22,7 +22,7 @@ from iceagent.agent import (
     VerdictKind,
     open_agent,
 )
-from iceagent.agent.reflexive import QUESTION_S
+from iceagent.agent.gather.reflexive import QUESTION_S
 from iceagent.core import ice, stun
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import NetworkError

@@ -25,7 +25,7 @@ from iceagent.agent import (
     VerdictKind,
     open_agent,
 )
-from iceagent.agent.relay import rungs_of
+from iceagent.agent.gather.relay import rungs_of
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.servers.turn import open_turn_server

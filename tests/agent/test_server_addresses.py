@@ -12,7 +12,7 @@ import trio
 
 from iceagent import vnet as virtual
 from iceagent.agent import AgentConfig, CandidateType, IceServer, Role, ServerAnswered, ServerFailed, open_agent
-from iceagent.agent.gather import ENOUGH_GRACE_S
+from iceagent.agent.gather.gatherer import ENOUGH_GRACE_S
 from iceagent.core.address import TransportAddress
 from iceagent.net.staggered import ATTEMPT_DELAY_S
 from iceagent.servers.turn import open_turn_server

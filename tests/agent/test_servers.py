@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from iceagent.agent import AgentConfig, IceServer
-from iceagent.agent.servers import MAX_SERVERS, offered_servers
+from iceagent.agent.gather.servers import MAX_SERVERS, offered_servers
 from iceagent.core import stun, turn
 from iceagent.core.turn.client_auth import Authenticator, Challenge
 from iceagent.errors import LocalError

@@ -21,7 +21,7 @@ import atheris
 with atheris.instrument_imports(include=["iceagent", "icesignal", "dns"]):
     from icesignal import code, proxy, wire
 
-    from iceagent.agent.hard_nat import read_announcement, write_announcement
+    from iceagent.agent.hard_nat.traversal import read_announcement, write_announcement
     from iceagent.core import ice, sdp, stun, turn
     from iceagent.core.address import TransportAddress
     from iceagent.core.constants import MAX_CANDIDATE_EXTENSIONS, MAX_REMOTE_CANDIDATES

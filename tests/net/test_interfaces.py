@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from iceagent.agent import AgentConfig, Role, open_agent
-from iceagent.agent.addresses import MAX_BASES, choose_addresses
+from iceagent.agent.gather.addresses import MAX_BASES, choose_addresses
 from iceagent.net import SystemNetwork, interfaces, monitor
 from iceagent.net.api import GATEWAY, INTERNET, InterfaceAddress
 from iceagent.net.interfaces import gateway_interfaces, list_interfaces, routed_hosts

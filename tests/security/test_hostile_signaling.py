@@ -11,9 +11,9 @@ import trio
 
 from iceagent import vnet as virtual
 from iceagent.agent import Agent, AgentConfig, Role, open_agent
-from iceagent.agent.crowd import MAX_OPEN, Crowd
-from iceagent.agent.nat_view import NatView
-from iceagent.agent.remote import MAX_WAITING
+from iceagent.agent.gather.remote import MAX_WAITING
+from iceagent.agent.hard_nat.sockets import MAX_OPEN, Crowd
+from iceagent.agent.hard_nat.view import NatView
 from iceagent.core import ice, sdp, stun
 from iceagent.core.address import TransportAddress
 from iceagent.errors import RemoteError

@@ -10,7 +10,7 @@ from turn_script import Script
 
 from iceagent.agent import AgentConfig, IceServer, Role, open_agent
 from iceagent.agent.filters import Policy
-from iceagent.agent.servers import offered_servers
+from iceagent.agent.gather.servers import offered_servers
 from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.proxy_choice import Proxy

@@ -19,7 +19,7 @@ from stun_strategies import attributes, messages
 
 from iceagent import vnet as virtual
 from iceagent.agent import Agent, AgentConfig, AgentState, CandidateType, IceServer, Role, open_agent
-from iceagent.agent.servers import offered_servers
+from iceagent.agent.gather.servers import offered_servers
 from iceagent.core import ice, stun, turn
 from iceagent.core.address import TransportAddress
 from iceagent.errors import IceError

@@ -20,7 +20,7 @@ from sim_truth import Truth
 
 from iceagent import vnet
 from iceagent.agent import Agent, AgentConfig, Component, IceServer, open_agent
-from iceagent.agent.events import DestinationUnreachable, RelayAllocated, RelayFailed, ServerFailed
+from iceagent.agent.report.events import DestinationUnreachable, RelayAllocated, RelayFailed, ServerFailed
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import CONSENT_EXPIRY_S

@@ -10,8 +10,8 @@ import trio
 from explain_lab import STUN, TURN, site
 
 from iceagent.agent import AgentConfig, Role, open_agent
-from iceagent.agent.timeline import MAX_EVENTS, Timeline
-from iceagent.agent.traffic import MAX_PATHS, Traffic
+from iceagent.agent.report.timeline import MAX_EVENTS, Timeline
+from iceagent.agent.report.traffic import MAX_PATHS, Traffic
 from iceagent.core.address import make_address
 from iceagent.net.api import Batch
 from iceagent.vnet import FULL_CONE, PORT_RESTRICTED, SYMMETRIC

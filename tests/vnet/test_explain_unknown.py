@@ -9,7 +9,7 @@ import trio
 from explain_lab import STUN, TURN, TURN_TCP, USER, Site, assert_verdict, site
 
 from iceagent.agent import AgentState, IceServer, RelayReason, Verdict, VerdictKind
-from iceagent.agent.events import ServerAnswered
+from iceagent.agent.report.events import ServerAnswered
 from iceagent.core.ice import CandidateType
 from iceagent.vnet import FULL_CONE, MASQUERADE, PORT_RESTRICTED, SYMMETRIC, UDP_BLOCKED, Nat
 

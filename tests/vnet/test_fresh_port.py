@@ -11,7 +11,7 @@ import trio
 
 from iceagent import vnet as vnet_package
 from iceagent.agent import AgentConfig, CandidateType, FreshPort, IceServer, open_agent
-from iceagent.agent.fresh_port import MAX_PORTS, STUCK_S
+from iceagent.agent.gather.fresh_port import MAX_PORTS, STUCK_S
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice import AgentState, Restarted, Role
 from iceagent.servers.stun import open_stun_server

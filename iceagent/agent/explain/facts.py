@@ -10,7 +10,9 @@ from typing import TypeVar
 
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import (
+from iceagent.agent.gather.gatherer import Gatherer
+from iceagent.agent.hard_nat.words import hard_nat_facts
+from iceagent.agent.report.events import (
     DestinationUnreachable,
     NetworkChanged,
     PortMapped,
@@ -21,8 +23,6 @@ from iceagent.agent.events import (
     ServerAnswered,
     ServerFailed,
 )
-from iceagent.agent.gather import Gatherer
-from iceagent.agent.hard_nat_words import hard_nat_facts
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, is_private
 

@@ -10,7 +10,7 @@ from iceagent.agent.explain.network import network_cause
 from iceagent.agent.explain.standing import lost_cause, standing_verdict
 from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, verdict
 from iceagent.agent.explain.why_relayed import why_relayed
-from iceagent.agent.gather import Gatherer
+from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.core import ice
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from iceagent.agent.events import ServerAnswered
 from iceagent.agent.explain.facts import Facts, listed
+from iceagent.agent.report.events import ServerAnswered
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import without_zone

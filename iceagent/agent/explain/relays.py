@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 
-from iceagent.agent.events import RelayAllocated, RelayFailed
 from iceagent.agent.explain.facts import Facts
 from iceagent.agent.explain.verdict import REFUSALS, Entry, Verdict, VerdictKind, verdict
+from iceagent.agent.report.events import RelayAllocated, RelayFailed
 
 _UNKNOWN = Entry("it refuses", "Look into the server's log.")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from iceagent.agent.events import RelayLost, path_kind
 from iceagent.agent.explain.facts import Facts, plural
 from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
 from iceagent.agent.explain.why_relayed import why_relayed
+from iceagent.agent.report.events import RelayLost, path_kind
 from iceagent.agent.stops import FATAL_S, stopped_since_heard
 from iceagent.core import ice
 from iceagent.core.constants import CONSENT_EXPIRY_S

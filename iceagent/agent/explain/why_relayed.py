@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from iceagent.agent.events import path_kind
 from iceagent.agent.explain.facts import Facts, listed, versions
 from iceagent.agent.explain.nats import guessing_alone, our_nat, their_nat
 from iceagent.agent.explain.verdict import RelayReason
+from iceagent.agent.report.events import path_kind
 from iceagent.core import ice
 
 _UDP = ("udp", "dtls")

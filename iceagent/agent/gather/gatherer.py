@@ -15,17 +15,17 @@ from typing import Final
 
 import trio
 
-from iceagent.agent.addresses import MAX_BASES, choose_addresses
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import GatheringEnough, GatheringFinished
-from iceagent.agent.mdns import Key, Names, key_of
-from iceagent.agent.nat64 import Nat64
-from iceagent.agent.portmap import PORT_MAPPING_BUDGET_S, PortMappings
-from iceagent.agent.reflexive import QUESTION_S, Base, Reflexive
-from iceagent.agent.relay import Relays
-from iceagent.agent.servers import IceServer
-from iceagent.agent.tcp import TcpCandidates
+from iceagent.agent.gather.addresses import MAX_BASES, choose_addresses
+from iceagent.agent.gather.mdns import Key, Names, key_of
+from iceagent.agent.gather.nat64 import Nat64
+from iceagent.agent.gather.portmap import PORT_MAPPING_BUDGET_S, PortMappings
+from iceagent.agent.gather.reflexive import QUESTION_S, Base, Reflexive
+from iceagent.agent.gather.relay import Relays
+from iceagent.agent.gather.servers import IceServer
+from iceagent.agent.gather.tcp import TcpCandidates
+from iceagent.agent.report.events import GatheringEnough, GatheringFinished
 from iceagent.core import ice
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import LocalError

@@ -24,9 +24,9 @@ from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.direct import is_direct, wait_agreed, wait_direct
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import FreshPort
-from iceagent.agent.gather import Gatherer
-from iceagent.agent.reflexive import Base
+from iceagent.agent.gather.gatherer import Gatherer
+from iceagent.agent.gather.reflexive import Base
+from iceagent.agent.report.events import FreshPort
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import LimitsHops

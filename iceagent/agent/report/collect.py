@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import RelayAllocated, ServerAnswered
-from iceagent.agent.identifiers import Identifiers
-from iceagent.agent.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
+from iceagent.agent.report.events import RelayAllocated, ServerAnswered
+from iceagent.agent.report.identifiers import Identifiers
+from iceagent.agent.report.statistics import AgentStatistics, CandidateStatistics, PairStatistics, TransportStatistics
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import InterfaceAddress

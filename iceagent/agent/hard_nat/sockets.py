@@ -17,7 +17,7 @@ MAX_HOPS: Final = 8  # ours: a home router, a carrier's NAT and what lies betwee
 TRACE_PORT: Final = 33434  # where traceroute's probes go: nobody listens, and the port tells the TTL
 TRACE_S: Final = 0.5  # ours: for the answers
 
-_open_sockets: trio.lowlevel.RunVar[int] = trio.lowlevel.RunVar("iceagent.agent.crowd")
+_open_sockets: trio.lowlevel.RunVar[int] = trio.lowlevel.RunVar("iceagent.agent.hard_nat.sockets")
 
 Strike = Callable[[UdpSocket, Batch], bool]
 """Told of what arrives at one of the sockets; returns whether the socket is taken over."""

@@ -16,7 +16,7 @@ import trio
 from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import PortMapped, PortMappingFailed
+from iceagent.agent.report.events import PortMapped, PortMappingFailed
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, is_private, make_address
 from iceagent.net.api import Network

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from iceagent.agent.driver import Driver
-from iceagent.agent.gather import Gatherer
+from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.core import ice
 from iceagent.core.address import make_address
 from iceagent.net.contained import contained, run_contained

@@ -17,9 +17,9 @@ import trio
 
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import ServerAnswered, ServerFailed
-from iceagent.agent.reflexive import can_reach
-from iceagent.agent.servers import IceServer
+from iceagent.agent.gather.reflexive import can_reach
+from iceagent.agent.gather.servers import IceServer
+from iceagent.agent.report.events import ServerAnswered, ServerFailed
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import KEEPALIVE_S

@@ -17,9 +17,9 @@ from typing import Any, Final, Protocol
 from msgspec import structs
 
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import AgentEvent, DestinationUnreachable
 from iceagent.agent.explain import Verdict
-from iceagent.agent.statistics import AgentStatistics
+from iceagent.agent.report.events import AgentEvent, DestinationUnreachable
+from iceagent.agent.report.statistics import AgentStatistics
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 

@@ -18,11 +18,11 @@ import trio
 
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import ServerAnswered, ServerFailed
-from iceagent.agent.mdns import Names
-from iceagent.agent.nat64 import Nat64, is_ipv4
-from iceagent.agent.queries import Query
-from iceagent.agent.servers import IceServer
+from iceagent.agent.gather.mdns import Names
+from iceagent.agent.gather.nat64 import Nat64, is_ipv4
+from iceagent.agent.gather.queries import Query
+from iceagent.agent.gather.servers import IceServer
+from iceagent.agent.report.events import ServerAnswered, ServerFailed
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import STUN_TI_S, TA_MIN_S

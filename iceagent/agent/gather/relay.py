@@ -20,9 +20,9 @@ import trio
 from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import RelayAllocated, RelayFailed, RelayLost
-from iceagent.agent.nat64 import Nat64, is_ipv4
-from iceagent.agent.servers import IceServer
+from iceagent.agent.gather.nat64 import Nat64, is_ipv4
+from iceagent.agent.gather.servers import IceServer
+from iceagent.agent.report.events import RelayAllocated, RelayFailed, RelayLost
 from iceagent.core import ice, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError

@@ -16,13 +16,13 @@ from typing import Final
 import trio
 
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.crowd import Crowd, find_ttl
 from iceagent.agent.direct import is_direct, wait_direct
 from iceagent.agent.driver import Driver
-from iceagent.agent.events import HardNatBegun, HardNatEnded, NatSeen
-from iceagent.agent.gather import Gatherer
-from iceagent.agent.nat_view import NatView
-from iceagent.agent.reflexive import Base
+from iceagent.agent.gather.gatherer import Gatherer
+from iceagent.agent.gather.reflexive import Base
+from iceagent.agent.hard_nat.sockets import Crowd, find_ttl
+from iceagent.agent.hard_nat.view import NatView
+from iceagent.agent.report.events import HardNatBegun, HardNatEnded, NatSeen
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.hard_nat import (

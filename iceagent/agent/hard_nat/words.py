@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from iceagent.agent.events import AgentEvent, HardNatBegun, HardNatEnded, NatSeen
-from iceagent.agent.timeline import Timeline
+from iceagent.agent.report.events import AgentEvent, HardNatBegun, HardNatEnded, NatSeen
+from iceagent.agent.report.timeline import Timeline
 
 _NATS: Final = {
     "easy": "keeps one external port for all destinations",

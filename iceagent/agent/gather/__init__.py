@@ -1,0 +1,1 @@
+"""Finding candidates, ours and those the peer signals: host, reflexive, relayed, mapped by gateways, TCP, names."""

@@ -1,0 +1,1 @@
+"""What an agent tells of itself: events in order, statistics, traffic, and all of it as one document."""
