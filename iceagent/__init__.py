@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         open_agent,
         open_shared_port,
     )
-    from iceagent.errors import IceError, LocalError, NetworkError, RemoteError
+    from iceagent.errors import IceError, LocalError, NetworkError, RemoteError, WrongType
     from iceagent.link.errors import (
         AuthenticationError,
         LinkClosedByPeer,
@@ -106,6 +106,7 @@ __all__ = [
     "StreamReset",
     "VersionMismatch",
     "WishRefused",
+    "WrongType",
     "__version__",
     "invite",
     "join",
@@ -114,7 +115,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("IceError", "LocalError", "NetworkError", "RemoteError"), "iceagent.errors"),
+    **dict.fromkeys(("IceError", "LocalError", "NetworkError", "RemoteError", "WrongType"), "iceagent.errors"),
     **dict.fromkeys(
         (
             "AuthenticationError",

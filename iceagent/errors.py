@@ -11,6 +11,10 @@ class LocalError(IceError):
     """The caller's mistake: a wrong argument, a method called out of order, a local policy that forbids it."""
 
 
+class WrongType(LocalError, TypeError):
+    """An argument of another type than the function takes, refused at the call."""
+
+
 class RemoteError(IceError):
     """The peer's fault: it refused, left, broke the protocol or proved to be somebody else."""
 

@@ -20,8 +20,9 @@ from iceagent.agent.report.events import AgentEvent, ServersChanged
 from iceagent.agent.roaming import Roaming
 from iceagent.agent.stream import Stream
 from iceagent.core import ice, sdp
+from iceagent.core.checked import checked
 from iceagent.core.constants import TA_OFFERED_S, TA_S
-from iceagent.errors import LocalError, RemoteError
+from iceagent.errors import LocalError, RemoteError, WrongType
 from iceagent.net.api import Batch
 from iceagent.net.contained import run_contained
 from iceagent.net.system import SystemNetwork
@@ -77,6 +78,7 @@ class Agent(trio.abc.Channel[bytes]):
         """The data streams, in the order of `AgentConfig.streams`."""
         return self._streams
 
+    @checked
     def stream(self, index: int = 0) -> Stream:
         """Return one data stream, counted from 0.
 
@@ -87,6 +89,7 @@ class Agent(trio.abc.Channel[bytes]):
             raise LocalError(f"this agent has streams 0 to {len(self._streams) - 1}, not {index}")
         return self._streams[index]
 
+    @checked
     def local_candidates(self, stream: int = 0) -> AsyncIterator[ice.Candidate]:
         """Iterate over our candidates as they are found; ends at end-of-candidates, or when a restart begins.
 
@@ -95,6 +98,7 @@ class Agent(trio.abc.Channel[bytes]):
         """
         return LocalCandidates(of_stream(self._components, stream))
 
+    @checked
     def late_candidates(self, stream: int = 0) -> AsyncIterator[ice.Candidate]:
         """Iterate over the candidates that come after end-of-candidates, until the agent closes.
 
@@ -104,6 +108,7 @@ class Agent(trio.abc.Channel[bytes]):
         """
         return LateCandidates(of_stream(self._components, stream))
 
+    @checked
     async def wait_gathered(self, stream: int = 0) -> list[ice.Candidate]:
         """Wait until the candidates that are likely to come have come; return those to carry to the peer.
 
@@ -144,13 +149,13 @@ class Agent(trio.abc.Channel[bytes]):
 
         Raises:
             RemoteError: it describes other data streams than this agent has.
-            LocalError: it is no `Description`.
+            WrongType: it is no `Description`.
             trio.ClosedResourceError: the agent is closed.
         """
         self._check_open()
         if not isinstance(description, Description):
             kind = type(description).__name__
-            raise LocalError(f"accept takes a Description, not {kind}; read text by Description.from_json or from_sdp")
+            raise WrongType(f"accept takes a Description, not {kind}; read text by Description.from_json or from_sdp")
         if len(description.streams) != len(self._streams):
             theirs, ours = len(description.streams), len(self._streams)
             words = f"the peer describes {theirs} data streams, this agent has {ours}; see AgentConfig.streams"
@@ -168,6 +173,7 @@ class Agent(trio.abc.Channel[bytes]):
             if stream.end:
                 self.add_remote_candidate(None, stream=index)
 
+    @checked
     def set_remote_credentials(
         self,
         credentials: ice.Credentials,
@@ -216,6 +222,7 @@ class Agent(trio.abc.Channel[bytes]):
             candidate = None if text is None else ice.Candidate.from_sdp(text)
         self._components.add_remote_candidate(candidate, stream)
 
+    @checked
     def restart(self, *, stream: int | None = None) -> ice.Credentials:
         """Restart ICE: look for the best path anew, while the present one goes on carrying data.
 
@@ -236,7 +243,8 @@ class Agent(trio.abc.Channel[bytes]):
             raise LocalError("this session has failed and cannot restart; open a new agent")
         return self._roaming.restart(stream)
 
-    def set_servers(self, servers: Sequence[IceServer]) -> None:
+    @checked
+    def set_servers(self, servers: Sequence[IceServer | str]) -> None:
         """Take other STUN and TURN servers, or the same with other credentials, while the session lasts.
 
         As with the W3C's `setConfiguration`, they are used from the next gathering on, such as a restart begins, and
@@ -251,8 +259,8 @@ class Agent(trio.abc.Channel[bytes]):
         config = replace(self._config, servers=servers)
         config.check_relay()
         for component in self._components.all.values():
-            component.gatherer.take_servers(tuple(config.servers))
-        self._driver.note(ServersChanged(tuple(server.shown for server in config.servers)))
+            component.gatherer.take_servers(config.ice_servers)
+        self._driver.note(ServersChanged(tuple(server.shown for server in config.ice_servers)))
 
     # Where the session stands
 
@@ -414,6 +422,7 @@ def _fares(component: Component) -> int:
     return 0 if component.state is ice.AgentState.FAILED else 1 + (component.state in CONNECTED)
 
 
+@checked
 @asynccontextmanager
 async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> AsyncIterator[Agent]:
     """Open an ICE agent; its sockets are bound and its host candidates known when the body starts.

@@ -17,6 +17,7 @@ from iceagent.agent.gather.remote import RemoteCandidates
 from iceagent.agent.report.events import AgentEvent
 from iceagent.agent.report.traffic import Path
 from iceagent.core import ice
+from iceagent.core.checked import check_datagrams
 from iceagent.net.api import Batch, Network, UdpSocket
 from iceagent.net.contained import run_contained
 
@@ -123,6 +124,7 @@ class Component(trio.abc.Channel[bytes]):
 
     async def send_many(self, datagrams: Sequence[bytes]) -> None:
         """Send datagrams in order; see `Agent.send_many`."""
+        datagrams = check_datagrams(datagrams)
         sock, path = self._path() or await self._wait_path()
         self.driver.note_sending()
         counters = sock.statistics()

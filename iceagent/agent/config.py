@@ -6,11 +6,13 @@ import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from iceagent.agent import late
 from iceagent.agent.gather.servers import IceServer, first_servers
+from iceagent.core import ice
 from iceagent.core.address import TransportAddress
+from iceagent.core.checked import check_fields
 from iceagent.core.constants import TA_MIN_S
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
@@ -19,7 +21,6 @@ from iceagent.net.proxy import parse_proxy
 if TYPE_CHECKING:
     from iceagent.agent.agent import Agent
     from iceagent.core.hard_nat import HardNat
-    from iceagent.core.ice import Controller, Credentials
     from iceagent.net.shared_port import SharedPort
 
 GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included
@@ -33,8 +34,8 @@ class AgentConfig:
     """How an agent gathers and behaves; the defaults suit a peer-to-peer tool.
 
     Attributes:
-        servers: STUN and TURN servers, all asked in parallel; of one relay's transports the best that works is used.
-            Of more than `MAX_SERVERS` (16) the first are asked, and the others are logged.
+        servers: STUN and TURN servers, each an `IceServer` or a URL, all asked in parallel; of one relay's transports
+            the best that works is used. Of more than `MAX_SERVERS` (16) the first are asked, and the others are logged.
         transport_policy: "all", or "relay": nothing is sent but to the TURN servers, and the peer learns no address of
             ours but theirs. It needs a TURN server, given here or by the relay of a session.
         interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
@@ -90,7 +91,7 @@ class AgentConfig:
         randbytes: the source of all randomness.
     """
 
-    servers: Sequence[IceServer] = ()
+    servers: Sequence[IceServer | str] = ()
     transport_policy: str = "all"
     interfaces: Sequence[str] | None = None
     deny_interfaces: Sequence[str] = ()
@@ -107,7 +108,7 @@ class AgentConfig:
     gather_budget_s: float = GATHER_BUDGET_S
     full_trickle: bool = False
     receive_queue: int = RECEIVE_QUEUE
-    credentials: Credentials | None = field(default=None, repr=False)
+    credentials: ice.Credentials | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
     tls_ca_file: str | None = None
     port_mapping: bool | None = None
@@ -116,7 +117,7 @@ class AgentConfig:
     ice_lite: bool = False
     auto_restart: bool = False
     on_closing: Callable[[Agent], None] | None = None
-    controller: Controller | None = None
+    controller: ice.Controller | None = None
     tcp_candidates: bool | None = None
     shared_port: SharedPort | None = None
     hard_nat: bool | HardNat = False
@@ -129,6 +130,8 @@ class AgentConfig:
         Raises:
             LocalError: a value is out of range, or asks for something this version does not have.
         """
+        check_fields(self)
+        object.__setattr__(self, "servers", first_servers(self.servers))
         self._check_policy()
         if not self.families or not set(self.families) <= {4, 6}:
             raise LocalError(f"families {self.families!r} must name IP versions: (4, 6), (4,) or (6,)")
@@ -144,13 +147,18 @@ class AgentConfig:
         if not (self.gather_budget_s >= 0 and self.receive_queue > 0):  # so that NaN is none, either
             raise LocalError("gather_budget_s and receive_queue must be positive")
 
+    @property
+    def ice_servers(self) -> tuple[IceServer, ...]:
+        """The `servers`, those too that were given as a URL."""
+        return cast("tuple[IceServer, ...]", self.servers)  # __post_init__ has made them so
+
     def check_relay(self) -> None:
         """Refuse to relay without a relay. Asked when the agent opens, since sessions add their relay's servers first.
 
         Raises:
             LocalError: `transport_policy` is "relay", and no server is a TURN server.
         """
-        if self.transport_policy == "relay" and not any(server.is_turn for server in self.servers):
+        if self.transport_policy == "relay" and not any(server.is_turn for server in self.ice_servers):
             raise LocalError("transport_policy='relay' needs a TURN server in servers, such as turn:turn.example.org")
 
     def _check_shared_port(self, port: SharedPort) -> None:
@@ -166,10 +174,6 @@ class AgentConfig:
             raise LocalError("transport_policy='relay' sends from no port of this machine; leave out shared_port")
 
     def _check_filters(self) -> None:
-        for name in ("interfaces", "deny_interfaces"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise LocalError(f"{name} is a list of names; write [{value!r}]")
         for name in ("prefixes", "deny_prefixes", "remote_prefixes", "deny_remote_prefixes"):
             value = getattr(self, name)
             try:
@@ -177,7 +181,7 @@ class AgentConfig:
             except ValueError as error:
                 raise LocalError(f"{name}: {error}") from error
         unknown = [kind for kind in self.candidate_types if kind not in CANDIDATE_TYPES]
-        if unknown or isinstance(self.candidate_types, str):
+        if unknown:
             raise LocalError(
                 f"candidate_types {self.candidate_types!r} must be a list of some of {', '.join(CANDIDATE_TYPES)}"
             )
@@ -200,12 +204,9 @@ class AgentConfig:
             raise LocalError(f"transport_policy {self.transport_policy!r} is not known; write 'all' or 'relay'")
         if self.mdns not in ("off", "resolve", "publish"):
             raise LocalError(f"mdns {self.mdns!r} is not known; write 'off', 'resolve' or 'publish'")
-        for server in self.servers:
-            if not isinstance(server, IceServer):
-                raise LocalError("servers is a list of IceServer, such as [IceServer('stun:stun.example.org')]")
+        for server in self.ice_servers:
             if server.scheme == "stuns":
                 raise LocalError(f"STUN over TLS is not supported by this version; leave out {server.shown!r}")
-        object.__setattr__(self, "servers", first_servers(self.servers))
         if self.proxy:
             parse_proxy(self.proxy)
 
@@ -216,6 +217,4 @@ def parse_prefixes(texts: Sequence[str]) -> tuple[ipaddress.IPv4Network | ipaddr
     Raises:
         ValueError: one of them is no prefix, or bits beyond its length are set.
     """
-    if isinstance(texts, str):
-        raise ValueError(f"a list of prefixes is needed; write [{texts!r}]")
     return tuple(ipaddress.ip_network(text) for text in texts)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from iceagent.core import sdp
+from iceagent.core.checked import check_fields, checked
 from iceagent.core.ice import Candidate, Credentials
 from iceagent.errors import RemoteError
 
@@ -47,6 +48,10 @@ class StreamDescription:
     end: bool = False
     ignored: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise `WrongType` where a field is of another type."""
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -63,6 +68,10 @@ class Description:
     options: tuple[str, ...] = ()
     pacing_s: float | None = None
     lite: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `WrongType` where a field is of another type."""
+        check_fields(self)
 
     def to_json(self) -> str:
         """Return one line of JSON.
@@ -153,6 +162,7 @@ class Description:
         first = parsed[0]
         return cls(tuple(streams), options=_options(first.options), pacing_s=first.ta_s, lite=first.lite)
 
+    @checked
     def chunks(self, candidates: int) -> Iterator[Description]:
         """Cut a description of one stream into parts of at most so many candidates, for messages of limited size."""
         (stream,) = self.streams

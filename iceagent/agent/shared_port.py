@@ -10,6 +10,7 @@ import trio
 
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.gather.addresses import choose_addresses
+from iceagent.core.checked import checked
 from iceagent.errors import LocalError
 from iceagent.net.api import Network, UdpSocket
 from iceagent.net.shared_port import SharedPort
@@ -19,6 +20,7 @@ from iceagent.net.udp import SystemUdpSocket
 _PORT_TRIES: Final = 16  # ours: a port the system chose for one address may be taken at another
 
 
+@checked
 @asynccontextmanager
 async def open_shared_port(
     port: int = 0,

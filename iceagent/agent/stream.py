@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from iceagent.agent.component import Component
 from iceagent.agent.components import Components, of_stream
 from iceagent.core import ice
+from iceagent.core.checked import checked
 from iceagent.errors import LocalError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Stream:
         self.index = index
         self.components: tuple[Component, ...] = tuple(of_stream(components, index))
 
+    @checked
     def component(self, number: int = 1) -> Component:
         """Return one component, by its id.
 
@@ -52,6 +54,7 @@ class Stream:
         """Iterate over the candidates of all its components as they are found; see `Agent.local_candidates`."""
         return self._agent.local_candidates(self.index)
 
+    @checked
     def set_remote_credentials(
         self, credentials: ice.Credentials, *, lite: bool = False, options: Collection[str] = ()
     ) -> None:

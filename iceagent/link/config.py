@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from iceagent.core.checked import check_fields
 from iceagent.errors import LocalError
 
 KIB = 1024
@@ -70,6 +71,7 @@ class LinkConfig:
     packet_size: int = PACKET_SIZE
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not MIN_WINDOW <= self.initial_window <= self.stream_window <= self.link_ceiling:
             raise LocalError("LinkConfig needs 4 KiB <= initial_window <= stream_window <= link_ceiling")
         if not PACKET_SIZE <= self.packet_size <= MAX_PACKET_SIZE:

@@ -6,6 +6,7 @@ receiver promises bytes on the control stream and keeps a ledger of its promises
 
 from __future__ import annotations
 
+from iceagent.core.checked import checked
 from iceagent.link.config import MIB
 
 # A stream's window is at most this share of what is left, so that stalled streams can never take all of it.
@@ -22,6 +23,7 @@ class Ledger:
     The ceiling steers what is promised beyond the initial windows; the number of streams bounds those.
     """
 
+    @checked
     def __init__(self, ceiling: int, parent: Ledger | None = None) -> None:
         self.ceiling = ceiling
         self.promised = 0

@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from iceagent.core.checked import check_fields
 from iceagent.link.certificate import pem, private_key, self_signed
 
 _LIFETIME = datetime.timedelta(days=30)
@@ -26,6 +27,10 @@ class LinkIdentity:
     certificate_pem: bytes
     private_key_pem: bytes = field(repr=False)
     fingerprint: bytes
+
+    def __post_init__(self) -> None:
+        """Raise `WrongType` where a field is of another type."""
+        check_fields(self)
 
 
 def generate_identity() -> LinkIdentity:

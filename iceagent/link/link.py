@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import trio
 from msgspec import Struct
 
+from iceagent.core.checked import check_bytes, checked
 from iceagent.errors import IceError, LocalError, NetworkError
 from iceagent.link.auth import Authenticator
 from iceagent.link.config import MAX_NAME_SIZE, PACKET_SIZE, LinkConfig, LinkRole
@@ -50,6 +51,7 @@ class Link:
         self._parked = parked
         self._config = config
 
+    @checked
     async def open_stream(self, name: str = "") -> LinkStream:
         """Open a stream; the peer's `accept_stream` returns it with this name.
 
@@ -103,7 +105,7 @@ class Link:
             LocalError: larger than `max_datagram_size`.
             trio.BrokenResourceError, trio.ClosedResourceError: as `open_stream`.
         """
-        protocol = self._protocol
+        protocol, data = self._protocol, check_bytes("a datagram", data)
         if len(data) > protocol.datagrams.max_size:
             raise LocalError(f"a datagram has at most {protocol.datagrams.max_size} bytes, this one has {len(data)}")
         await trio.lowlevel.checkpoint()
@@ -234,6 +236,7 @@ class _Driver:
         self._wake.set()
 
 
+@checked
 @contextlib.asynccontextmanager
 async def open_link(
     transport: DatagramTransport,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 import trio.abc
 
+from iceagent.core.checked import check_buffer, checked
 from iceagent.link.config import KIB
 from iceagent.link.errors import StreamCode, StreamReset
 from iceagent.link.protocol import LinkProtocol, LinkState
@@ -84,6 +85,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: closed or ended here.
             trio.BusyResourceError: another task is sending.
         """
+        check_buffer("data", data)
         with self._writing:
             await trio.lowlevel.checkpoint()
             self._check_sendable()
@@ -158,6 +160,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
                     raise trio.ClosedResourceError("the stream was reset here")
                 await self._reading.wait()
 
+    @checked
     def reset(self, code: int = StreamCode.CANCELLED) -> None:
         """Give up both directions at once; the peer's calls raise with a `StreamReset` of this code. Idempotent."""
         if not self._closed:

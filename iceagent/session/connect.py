@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import icesignal
 import trio
 
+from iceagent.core.checked import checked
 from iceagent.session.background import open_background
 from iceagent.session.errors import NobodyCame
 from iceagent.session.keeping_up import keeping_up
@@ -74,6 +75,7 @@ class Invitation(Generic[S]):
         """What the other side has to be told, such as `7-guitar-ozone`."""
         return self._signaling.code
 
+    @checked
     @asynccontextmanager
     async def accept(self, *, timeout_s: float | None = None) -> AsyncIterator[S]:
         """Wait for the other side to use the code, then yield the session with it.

@@ -215,7 +215,7 @@ def session_servers(
     """Return the servers of a session's agent: those of its configuration, then what the relay offers."""
     config = config or AgentConfig()
     offered = offered_servers(ice_servers, relay_host, config.network or SystemNetwork())
-    return tuple(dict.fromkeys([*config.servers, *offered]))
+    return tuple(dict.fromkeys([*config.ice_servers, *offered]))
 
 
 def host_of(url: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from iceagent.core.checked import check_bytes, checked
 from iceagent.errors import IceError, LocalError
 from iceagent.link import LinkClosedByPeer, LinkLost, WishRefused
 from iceagent.session.background import open_background
@@ -54,6 +55,7 @@ class Session:
         self._outage: Outage | None = None
         self._outage_changed = trio.Event()
 
+    @checked
     async def open_stream(self, name: str = "") -> LinkStream:
         """Open a stream to the other side, which learns its name from `accept_stream`.
 
@@ -77,6 +79,7 @@ class Session:
         Raises:
             LocalError: it is larger than `max_datagram_size`.
         """
+        data = check_bytes("a datagram", data)
         await self.datagrams.send(APPLICATION_FLOW, data)
 
     async def receive_datagram(self) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from iceagent.agent import AgentConfig
+from iceagent.core.checked import checked
 from iceagent.session import connect
 from iceagent.session.progress import Progress
 from iceagent.session.session import Session
@@ -23,6 +24,7 @@ from iceagent.tunnel.spec import ForwardSpec
 class Link(Session):
     """A session to the other side: streams, datagrams and forwards, over the best path there is."""
 
+    @checked
     def forward_local(self, spec: str | ForwardSpec) -> AbstractAsyncContextManager[Forward]:
         """Forward a local socket to one of the other side's, while the body of `async with` runs.
 
@@ -33,6 +35,7 @@ class Link(Session):
         """
         return forward_local(self, spec)
 
+    @checked
     def serve_forwards(self, allow: Iterable[str | AllowRule]) -> AbstractAsyncContextManager[None]:
         """Let the other side reach what `allow` names, while the body of `async with` runs.
 
@@ -47,6 +50,7 @@ class Link(Session):
 Invitation = connect.Invitation[Link]
 
 
+@checked
 @asynccontextmanager
 async def invite(
     *, relay: str | None = None, config: AgentConfig | None = None, progress: Progress | None = None
@@ -65,6 +69,7 @@ async def invite(
         yield invitation
 
 
+@checked
 @asynccontextmanager
 async def join(
     code: str, *, relay: str | None = None, config: AgentConfig | None = None, progress: Progress | None = None

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         open_join,
         open_rendezvous,
     )
-    from icesignal.client import Client, MessagesLost, RelayState, open_client
+    from icesignal.client import Client, open_client
+    from icesignal.client_session import RelayState
     from icesignal.code import Code, parse_code
     from icesignal.dial import OpenStream
     from icesignal.engines import MemoryEngine
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         CodeUnknown,
         CodeWrong,
         Crowded,
+        MessagesLost,
         PeerLeft,
         ProtocolMismatch,
         RelayRefused,
@@ -84,7 +86,8 @@ __all__ = [
 
 _NAMES_OF = {
     "channel": ("Invitation", "Rendezvous", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
-    "client": ("Client", "MessagesLost", "RelayState", "open_client"),
+    "client": ("Client", "open_client"),
+    "client_session": ("RelayState",),
     "code": ("Code", "parse_code"),
     "dial": ("OpenStream",),
     "engines": ("MemoryEngine",),
@@ -96,6 +99,7 @@ _NAMES_OF = {
         "CodeUnknown",
         "CodeWrong",
         "Crowded",
+        "MessagesLost",
         "PeerLeft",
         "ProtocolMismatch",
         "RelayRefused",

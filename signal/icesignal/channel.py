@@ -18,9 +18,10 @@ import msgpack
 import trio
 
 from icesignal import pake, wire
-from icesignal.client import Client, MessagesLost, open_client
+from icesignal.client import Client, open_client
 from icesignal.code import Code, generate_words, parse_code, parse_host_port
-from icesignal.errors import ChannelBroken, CodeMalformed, CodeWrong, PeerLeft, SignalError
+from icesignal.errors import ChannelBroken, CodeMalformed, CodeWrong, MessagesLost, PeerLeft, SignalError
+from icesignal.expect import expect
 from icesignal.pake import Role, SessionKeys
 from icesignal.pauses import BACK_S, TIMEOUT_S
 from icesignal.secretbox import COUNTER_BYTES, OVERHEAD_BYTES, Opener, OpenError, Sealer
@@ -126,6 +127,8 @@ class SealedChannel:
 
     def key(self, purpose: str, length: int = 32) -> bytes:
         """Return `length` bytes (1 to 8160) that only the two peers know, the same on both sides, for one purpose."""
+        expect(str, purpose=purpose)
+        expect(int, length=length)
         return self._keys.derive(f"application {purpose}", length)
 
     def key_of(self, label: str) -> bytes:
@@ -136,9 +139,11 @@ class SealedChannel:
         """Send a map of msgpack's types.
 
         Raises:
-            ValueError: it is not such a map, or longer than `MAX_BODY_BYTES` when packed.
+            TypeError: it is no map.
+            ValueError: it holds something else, or is longer than `MAX_BODY_BYTES` when packed.
             SignalError: the conversation is over.
         """
+        expect(Mapping, message=message)
         try:
             body = bytes(msgpack.packb(dict(message), use_bin_type=True) or b"")
         except (TypeError, OverflowError) as error:
@@ -322,6 +327,9 @@ async def open_invitation(
         CodeMalformed: `address` is not HOST:PORT.
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client` and `Client.allocate`.
     """
+    expect(Client, str, relay=relay)
+    expect(str, app_id=app_id)
+    expect(str, None, address=address)
     words = generate_words()
     where = None if address is None else parse_host_port(address)
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
@@ -352,6 +360,9 @@ async def open_join(
         PeerLeft: the other side is not there any more.
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
     """
+    expect(Client, str, None, relay=relay)
+    expect(Code, str, code=code)
+    expect(str, app_id=app_id)
     parsed = parse_code(code) if isinstance(code, str) else code
     parsed.check_words()  # before anything is sent: the code is good for one try
     target = relay if isinstance(relay, Client) else parsed.relay_url or relay
@@ -390,6 +401,9 @@ async def open_rendezvous(
         PeerLeft: the other side came and left.
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
     """
+    expect(Client, str, relay=relay)
+    expect(Rendezvous, rendezvous=rendezvous)
+    expect(str, app_id=app_id)
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
         opening = secrets.token_bytes(pake.NONCE_BYTES)
         room = await client.meet(rendezvous.name, rendezvous.role, opening)

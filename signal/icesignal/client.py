@@ -5,7 +5,6 @@ Source: docs/relay-protocol.md sections 3 and 4.
 
 from __future__ import annotations
 
-import enum
 import logging
 import secrets
 import ssl
@@ -16,9 +15,10 @@ from typing import Any
 import trio
 
 from icesignal import wire
-from icesignal.client_session import Action, ClientSession, Lost
+from icesignal.client_session import Action, ClientSession, Lost, RelayState
 from icesignal.dial import ADVICE, OpenStream, dial, with_own_host
-from icesignal.errors import RelayRefused, RelayUnreachable, SignalError
+from icesignal.errors import MessagesLost, RelayRefused, RelayUnreachable, SignalError
+from icesignal.expect import expect, expect_function
 from icesignal.loss import LossTeller
 from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
 from icesignal.tasks import open_background
@@ -27,18 +27,6 @@ from icesignal.url import RelayUrl, parse_relay_url
 
 logger = logging.getLogger("icesignal.client")
 RESUME_S = 120.0  # until the relay says how long it keeps a session
-
-
-class MessagesLost(SignalError):
-    """At this place of the conversation messages are missing; `receive` may be called again for those after them."""
-
-
-class RelayState(enum.Enum):
-    """How a client stands with its relay."""
-
-    DIALLING = "dialling"  # for the first time, or again after a connection that nobody needed
-    CONNECTED = "connected"
-    LOST = "lost"  # an open session has no connection; it is being dialled again and again
 
 
 class Client:
@@ -159,6 +147,7 @@ class Client:
             RelayRefused: too many codes from here, or the relay is full.
             RelayUnreachable: it does not answer.
         """
+        expect(bytes, opening=opening)
         return await self._enter(wire.Allocate(session=self._new_session(), opening=opening))
 
     async def join(self, nameplate: str, opening: bytes = b"") -> str:
@@ -168,6 +157,8 @@ class Client:
             CodeUnknown, CodeExpired, Crowded: there is no such place.
             RelayRefused, RelayUnreachable: as for `allocate`.
         """
+        expect(str, nameplate=nameplate)
+        expect(bytes, opening=opening)
         return await self._enter(wire.Join(session=self._new_session(), nameplate=nameplate, opening=opening))
 
     async def meet(self, name: bytes, role: wire.Role, opening: bytes = b"") -> str:
@@ -177,6 +168,8 @@ class Client:
             Crowded: the place is taken.
             RelayRefused, RelayUnreachable: as for `allocate`.
         """
+        expect(str, role=role)
+        expect(bytes, name=name, opening=opening)
         return await self._enter(wire.Meet(session=self._new_session(), name=name, role=role, opening=opening))
 
     async def wait_peer(self) -> bytes:
@@ -216,6 +209,7 @@ class Client:
             ValueError: the payload is empty or longer than 61,440 bytes.
             SignalError: the session is over.
         """
+        expect(bytes, bytearray, payload=payload)
         await self.wait_may_send()
         self.send_nowait(payload)
 
@@ -238,6 +232,7 @@ class Client:
         Raises:
             ValueError: the payload is empty or longer than 61,440 bytes.
         """
+        expect(bytes, bytearray, payload=payload)
         if not 0 < len(payload) <= wire.MAX_PAYLOAD_BYTES:
             raise ValueError(f"a payload has 1 to {wire.MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
         session = self._require_session()
@@ -481,6 +476,11 @@ async def open_client(
         RelayRefused: the relay takes no more connections from here.
         ProtocolMismatch: it speaks other versions.
     """
+    expect(ssl.SSLContext, None, ssl_context=ssl_context)
+    expect(float, timeout_s=timeout_s)
+    expect_function(randbytes=randbytes, on_state=on_state)
+    if open_stream is not None:
+        expect_function(open_stream=open_stream)
     client = Client(
         parse_relay_url(url),
         ssl_context=ssl_context,

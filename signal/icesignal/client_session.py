@@ -30,6 +30,14 @@ MAX_UNACKNOWLEDGED_BYTES = 512 << 10  # all of it goes out at once after a resum
 NEW_CODE = "Ask the other side for a new code."
 
 
+class RelayState(enum.Enum):
+    """How a client stands with its relay."""
+
+    DIALLING = "dialling"  # for the first time, or again after a connection that nobody needed
+    CONNECTED = "connected"
+    LOST = "lost"  # an open session has no connection; it is being dialled again and again
+
+
 class Lost(enum.Enum):
     """Stands in the inbox where messages are missing."""
 

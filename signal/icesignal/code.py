@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from icesignal.errors import CodeMalformed
+from icesignal.expect import expect
 from icesignal.url import parse_host
 from icesignal.words import WORDS
 
@@ -80,6 +81,7 @@ def parse_code(text: str) -> Code:
     Raises:
         CodeMalformed: a `ValueError` that says what is wrong with it; it does not repeat the code.
     """
+    expect(str, text=text)
     if len(text) > MAX_CODE_CHARACTERS:
         raise CodeMalformed(f"that is {len(text)} characters long; {_EXAMPLE}")
     folded = "".join(_fold(character) for character in unicodedata.normalize("NFKC", text)).strip(_AROUND)

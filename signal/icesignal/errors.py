@@ -39,6 +39,10 @@ class ChannelBroken(SignalError):
     """Messages between the peers were lost for good, or what arrived was not made by the peer."""
 
 
+class MessagesLost(SignalError):
+    """At this place of the conversation messages are missing; `receive` may be called again for those after them."""
+
+
 class CodeError(SignalError):
     """The code does not lead to a peer. Codes are good for one try: ask the other side for a new one."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from icesignal import wire
+from icesignal.expect import expect_fields
 from icesignal.nameplates import Nameplates
 from icesignal.room import LogEntry, Member, Room, other
 from icesignal.shares import Shares
@@ -39,6 +40,10 @@ class RoomLimits:
     log_bytes_per_source: int = 16 << 20
     entry_bytes: int = 256  # what a message in a log takes beside its payload; 200 were measured
     window_bytes: int = 128 << 10
+
+    def __post_init__(self) -> None:
+        """Raise TypeError where a field is of another type."""
+        expect_fields(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import trio
 
 from icesignal import http, pages, wire
 from icesignal.engines import Engine, MemoryEngine
+from icesignal.expect import expect, expect_list
 from icesignal.listener import accept_forever, connections_possible, listen
 from icesignal.logs import FewLines
 from icesignal.origins import may_come_from, parse_origins
@@ -368,6 +369,12 @@ async def serve(
         OSError: the address cannot be bound, as it came from the system.
         ValueError: an entry of `ice_servers`, `trusted_proxies` or `allow_origins` is malformed.
     """
+    expect(int, port=port)
+    expect(Limits, None, limits=limits)
+    expect(ssl.SSLContext, None, ssl_context=ssl_context)
+    expect(str, None, owner_password=owner_password)
+    expect_list(trusted_proxies=trusted_proxies, allow_origins=allow_origins)
+    expect(str, list, tuple, None, host=host)
     rooms = engine or MemoryEngine()
     access = Access.parse(trusted_proxies, allow_origins, owner_password)
     server = Server(rooms, limits or Limits(), _ice_servers(ice_servers), ssl_context, access)

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from icesignal.expect import expect, expect_fields
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Kind = Literal["connections", "joins", "claims", "messages", "bytes"]
 Levels = tuple[tuple[str, float], ...]
@@ -31,6 +33,10 @@ class Rate:
 
     burst: float
     per_s: float
+
+    def __post_init__(self) -> None:
+        """Raise TypeError where a field is of another type."""
+        expect(float, burst=self.burst, per_s=self.per_s)
 
     def scaled(self, factor: float) -> Rate:
         """Return one that is so many times as generous."""
@@ -57,6 +63,10 @@ class Limits:
     first_frame_s: float = 30.0
     malformed_frames: int = 10
     max_sources: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Raise TypeError where a field is of another type."""
+        expect_fields(self)
 
 
 def source_of(host: str) -> str:

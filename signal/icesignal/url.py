@@ -14,6 +14,8 @@ from urllib.parse import quote, unquote
 
 import idna
 
+from icesignal.expect import expect
+
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 MAX_URL_CHARACTERS = 2_048  # ours: user, password, path and query together; a name has 253
 MAX_NAME_CHARACTERS = 253  # RFC 1035 section 2.3.4, as text, without the final dot
@@ -70,6 +72,7 @@ def parse_relay_url(text: str) -> RelayUrl:
     Raises:
         ValueError: a part of it cannot be used; the message does not repeat it, for it may hold a password.
     """
+    expect(str, url=text)
     text = text.strip()
     if len(text) > MAX_URL_CHARACTERS:
         raise _refused(f"it has more than {MAX_URL_CHARACTERS} characters")

@@ -265,10 +265,13 @@ def test_local_addresses_are_judged_by_name_prefix_and_family() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"deny_interfaces": "docker0"}, r"deny_interfaces is a list of names; write \['docker0'\]"),
+        (
+            {"deny_interfaces": "docker0"},
+            r"deny_interfaces must be a list of str, not str; write a list",
+        ),
         ({"prefixes": ["10.0.0.0/33"]}, "prefixes: '10.0.0.0/33' does not appear to be"),
         ({"deny_prefixes": ["10.0.0.1/8"]}, "deny_prefixes: 10.0.0.1/8 has host bits set"),
-        ({"deny_remote_prefixes": "10.0.0.0/8"}, r"deny_remote_prefixes: a list of prefixes is needed"),
+        ({"deny_remote_prefixes": "10.0.0.0/8"}, "deny_remote_prefixes must be a list of str, not str"),
         (
             {"candidate_types": ["host", "tcp"]},
             "candidate_types .* must be a list of some of host, srflx, prflx, relay",

@@ -54,7 +54,7 @@ class Gatherer:
         self._network = network
         self._config = config
         self._driver = driver
-        driver.servers = tuple(config.servers)
+        driver.servers = config.ice_servers
         self._entries: list[InterfaceAddress] = []
         self._read_at = -math.inf
         self.bases: list[Base] = []

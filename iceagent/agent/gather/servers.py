@@ -6,19 +6,21 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from iceagent.agent import late
 from iceagent.core.address import IPAddress, TransportAddress
+from iceagent.core.checked import check_fields
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.host_names import check_host
 from iceagent.net.turn.redirect import is_never_a_server
 
 if TYPE_CHECKING:
-    from iceagent.net.turn.allocation import CredentialSource, TurnLogin
+    from iceagent.core.turn import TurnCredentials
+    from iceagent.net.turn.allocation import TurnLogin
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -60,7 +62,7 @@ class IceServer:
     url: str
     username: str | None = None
     credential: str | None = field(default=None, repr=False)
-    credentials: CredentialSource | None = field(default=None, repr=False)
+    credentials: Callable[[], TurnCredentials | Awaitable[TurnCredentials]] | None = field(default=None, repr=False)
     may_be_here: bool = field(default=True, repr=False)
     may_be_near: bool = field(default=False, repr=False)
 
@@ -71,6 +73,7 @@ class IceServer:
             LocalError: the URL is malformed, there is a user name without a password, or either holds what TURN
                 cannot carry.
         """
+        check_fields(self)
         self.endpoint()
         self.transports()
         if not self.is_turn or self.credentials is not None:
@@ -159,8 +162,6 @@ class IceServer:
 
 
 def _parse(url: str) -> dict[str, str | None]:
-    if not isinstance(url, str):
-        raise LocalError("the URL of an ICE server is text, such as stun:stun.example.org:3478")
     found = None if len(url) > MAX_URL else _URL.match(url)
     if found is not None and "@" not in url and found["scheme"].lower() in _KNOWN_SCHEMES:
         return found.groupdict()
@@ -184,11 +185,16 @@ def _shown(url: str) -> str:
     return bare if len(bare) <= _MAX_SHOWN else f"{bare[:_MAX_SHOWN]}…"
 
 
-def first_servers(servers: Sequence[IceServer]) -> tuple[IceServer, ...]:
-    """Return as many servers as are asked; what is beyond them is logged."""
-    for server in servers[MAX_SERVERS:]:
+def first_servers(servers: Sequence[IceServer | str]) -> tuple[IceServer, ...]:
+    """Return as many servers as are asked, URLs among them as servers; what is beyond them is logged.
+
+    Raises:
+        LocalError: a URL is malformed.
+    """
+    found = tuple(IceServer(server) if isinstance(server, str) else server for server in servers)
+    for server in found[MAX_SERVERS:]:
         logger.warning("%s is left out: only the first %d servers are asked", server.shown, MAX_SERVERS)
-    return tuple(servers[:MAX_SERVERS])
+    return found[:MAX_SERVERS]
 
 
 def offered_servers(entries: Iterable[Mapping[str, Any]], relay_host: str, network: Network) -> tuple[IceServer, ...]:

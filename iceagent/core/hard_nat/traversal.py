@@ -26,6 +26,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from iceagent.core.address import TransportAddress
+from iceagent.core.checked import check_fields
 from iceagent.core.hard_nat.allocation import NatKind
 from iceagent.core.hard_nat.by_checks import NOTHING_SHOWN, Shown
 from iceagent.core.hard_nat.rate_cap import RateCap, Share
@@ -84,6 +85,7 @@ class HardNat:
     time_limit_s: float = 20.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 1 <= self.packets_per_second <= MAX_PER_SECOND:
             raise LocalError(f"packets_per_second {self.packets_per_second!r} is not within 1 and {MAX_PER_SECOND}")
         if not 1 <= self.sockets <= SPRAY_SOCKETS:

@@ -8,6 +8,7 @@ from typing import Final
 from iceagent.core import sdp
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation
+from iceagent.errors import WrongType
 
 _NAME_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._")
 
@@ -51,10 +52,13 @@ class Candidate:
         """Parse a candidate attribute, with or without `a=` and `candidate:`.
 
         Raises:
+            WrongType: it is no text.
             CandidateError: the text is not a candidate, or its type is unknown. A `ValueError`, too.
 
         Source: RFC 8839 section 5.1.
         """
+        if not isinstance(text, str):
+            raise WrongType(f"the text of a candidate must be str, not {type(text).__name__}")
         try:
             fields = sdp.parse_candidate(text)
         except sdp.SdpError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from iceagent.core import sdp, stun
+from iceagent.core.checked import check_fields
 
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # ice-char: 64, so 6 bits each
 _UFRAG_LENGTH: Final = 8  # 48 bits; RFC 8445 section 5.3 asks for 24
@@ -25,6 +26,7 @@ class Credentials:
     pwd: str = field(repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         sdp.check_credentials(self.ufrag, self.pwd)
 
 

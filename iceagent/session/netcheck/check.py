@@ -125,7 +125,7 @@ class _Check:
                     latency_s = trio.current_time() - started_at
                     # It tells its servers to the members of a room; so make one, which ends at once.
                     async with icesignal.open_invitation(client) as room:
-                        servers = list(agent_config(None, host_of(url), room.ice_servers).servers)
+                        servers = list(agent_config(None, host_of(url), room.ice_servers).ice_servers)
             except (icesignal.SignalError, ValueError) as error:
                 detail = str(error)
             else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from icesignal import wire
+from icesignal.expect import expect, expect_function
 from icesignal.rooms import RoomLimits, RoomTable
 from icesignal.tasks import open_background
 
@@ -32,6 +33,8 @@ class MemoryEngine:
             limits: the bounds of rooms and logs.
             randbytes: a cryptographic source.
         """
+        expect(RoomLimits, None, limits=limits)
+        expect_function(randbytes=randbytes)
         self._table = RoomTable(randbytes=randbytes, limits=limits)
         self._ids = itertools.count(1)
         self._by_id: dict[int, Subscriber] = {}
