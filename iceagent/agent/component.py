@@ -54,10 +54,9 @@ class Component(trio.abc.Channel[bytes]):
         self.driver = Driver(core, config.randbytes, config.receive_queue, self._policy)
         self.gatherer = Gatherer(network, config, self.driver)
         self._fresh_ports = FreshPorts(config, self.driver, self.gatherer)
-        engine = (network, config, self.driver, self.gatherer)
-        self._hard_nat = late.HardNatTraversal(*engine) if config.hard_nat else None
-        take = None if self._hard_nat is None else self._hard_nat.take
-        self.remote = RemoteCandidates(self.driver, self.gatherer, take)
+        if config.hard_nat:
+            self.gatherer.other_ways = late.HardNatTraversal(network, config, self.driver, self.gatherer)
+        self.remote = RemoteCandidates(self.driver, self.gatherer)
         self.give_up: Callable[[], None] = self.shut
         self._tasks = trio.CancelScope()
 
@@ -170,8 +169,8 @@ class Component(trio.abc.Channel[bytes]):
                 nursery.start_soon(run_contained, "port mapping", self.gatherer.map_ports)
                 nursery.start_soon(run_contained, "gathering", self.gatherer.run)
                 nursery.start_soon(run_contained, "fresh ports", self._fresh_ports.run)
-                if self._hard_nat is not None:
-                    nursery.start_soon(run_contained, "hard NATs", self._hard_nat.run)
+                if self.gatherer.other_ways is not None:
+                    nursery.start_soon(run_contained, "hard NATs", self.gatherer.other_ways.run)
 
     def shut(self) -> None:
         """Close sockets, timers and tasks at once. Idempotent."""

@@ -78,10 +78,6 @@ class Driver:
         self.checked_at = 0.0
         self.relay_transports: dict[TransportAddress, str] = {}
         """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
-        self.announced: list[ice.Candidate] = []
-        """What the peer is told beside our candidates, in the form of one: see `iceagent.agent.hard_nat`."""
-        self.peer_guesses = False
-        """Whether the peer has announced that it takes part in `iceagent.agent.hard_nat`."""
         self.on_remote_host: Callable[[str], None] = lambda host: None
         """Told of each address of the peer's, so that relays let its checks pass before ours go there."""
         self.after_settle: Callable[[float], None] | None = None

@@ -81,7 +81,8 @@ def _seen_elsewhere(facts: Facts, told: dict[TransportAddress, list[tuple[float,
 
 def guessing_alone(facts: Facts) -> tuple[str, ...]:
     """Return that hard NATs are to be passed, and that the peer takes no part; nothing if it does."""
-    if not facts.config.hard_nat or facts.driver.peer_guesses:
+    others = facts.gatherer.other_ways
+    if not facts.config.hard_nat or (others is not None and others.peer_takes_part):
         return ()
     return ("hard NAT: the peer takes no part; set `hard_nat` (`--hard-nat`) there, too",)
 

@@ -116,7 +116,7 @@ class FreshPorts:
             opened[base] = candidate
             is_told = True
             logger.info("no direct path: the local port %d is tried, too", base.port)
-            self._driver.announced.append(candidate)
+            self._gatherer.names.announced.append(candidate)
             self._driver.note(FreshPort(base, mapped, len(targets), self._ttl))
         finally:
             if not is_told:
@@ -139,8 +139,8 @@ class FreshPorts:
 
     def _end(self, base: TransportAddress, candidate: ice.Candidate) -> None:
         """Keep the socket if a path goes over it, as one like any other; else close it."""
-        if candidate in self._driver.announced:
-            self._driver.announced.remove(candidate)
+        if candidate in self._gatherer.names.announced:
+            self._gatherer.names.announced.remove(candidate)
         if self._driver.closed or base not in self._driver.sockets:
             return
         if not any(pair.valid and pair.local.path_base == base for pair in self._driver.ice.pairs):

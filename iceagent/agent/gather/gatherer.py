@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -41,6 +41,31 @@ MAX_BASES_EVER: Final = 2 * MAX_BASES  # ours: with those that have come since a
 _BEST_PREFERENCE: Final = 65535  # RFC 8445 section 5.1.2.1
 
 
+class OtherWays(Protocol):
+    """What looks for paths beside candidates and talks with the peer's like in the form of some: `agent/hard_nat`.
+
+    Attributes:
+        name: what it is called in `GatheringEnough.missing`.
+        peer_takes_part: the peer has told something of the kind.
+    """
+
+    name: str
+    peer_takes_part: bool
+
+    @property
+    def has_told(self) -> bool:
+        """Whether the peer has been told what there is to tell in the present generation; true if that is nothing."""
+        ...
+
+    def take(self, candidate: ice.Candidate | None) -> bool:
+        """Take what the peer signals; return whether it was said to us and is no candidate."""
+        ...
+
+    async def run(self) -> None:
+        """Try until cancelled."""
+        ...
+
+
 class Gatherer:
     """Finds the local candidates of one agent.
 
@@ -65,8 +90,8 @@ class Gatherer:
         self.finished = False
         self.told_in_time: frozenset[Key] = frozenset()
         """The candidates that came before the end."""
-        self.awaited: list[tuple[str, Callable[[], bool]]] = []
-        """What else is worth waiting for, and whether it is still to come."""
+        self.other_ways: OtherWays | None = None
+        """What tries beside candidates, and is worth waiting for until it has told the peer."""
         self._round = trio.CancelScope()
         self.names = Names(network, config, driver, lambda: list(dict.fromkeys(b.address.host for b in self.bases)))
         self.nat64 = Nat64(network, driver, self._usable)
@@ -207,7 +232,7 @@ class Gatherer:
         """Return since when what is missing has had its chance; infinity while it has not."""
         if self.reflexive.has_answer or self.relays.allocations:
             return started_at
-        if not self.relays.is_settled or any(is_pending() for _, is_pending in self.awaited):
+        if not self.relays.is_settled or self._others_pending:
             return math.inf
         return self.reflexive.all_asked_at()
 
@@ -215,8 +240,13 @@ class Gatherer:
         missing = [f"srflx IPv{family}" for family in sorted(self.reflexive.unanswered_families())]
         if not self.relays.allocations and not self.relays.is_settled:
             missing.append("relay")
-        missing += [name for name, is_pending in self.awaited if is_pending()]
+        if self.other_ways is not None and self._others_pending:
+            missing.append(self.other_ways.name)
         return missing
+
+    @property
+    def _others_pending(self) -> bool:
+        return self.other_ways is not None and not self.other_ways.has_told
 
     @property
     def _budget_s(self) -> float:
@@ -253,7 +283,7 @@ class Gatherer:
             await self._driver.changed.park()
 
     async def _wait_others(self) -> None:
-        while any(is_pending() for _, is_pending in self.awaited):
+        while self._others_pending:
             await self._driver.changed.park()
 
     def _finish(self) -> None:

@@ -58,6 +58,8 @@ class Names:
         self._foundations: dict[str, str] = {}
         self._seen: dict[Path, ice.Candidate] = {}
         self._asked = 0
+        self.announced: list[ice.Candidate] = []
+        """What the peer is told beside the core's candidates, in the form of some."""
 
     @property
     def publishes(self) -> bool:
@@ -148,7 +150,7 @@ class Names:
         and those can be guessed.
         """
         candidates = [one for one in self._driver.ice.local_candidates if one.type is not ice.CandidateType.PRFLX]
-        candidates += self._driver.announced
+        candidates += self.announced
         if not self.publishes:
             return candidates
         living = [one for one in self._seen.values() if one.path_base in self._driver.sockets]

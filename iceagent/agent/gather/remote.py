@@ -7,7 +7,6 @@ end of candidates waits for it, since what comes of it is one of the candidates 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -29,14 +28,11 @@ class RemoteCandidates:
 
     Args:
         driver: takes the candidates that may be used; holds the policy.
-        gatherer: looks up the peer's names, and knows how IPv4 is reached from IPv6 alone.
-        take: told of each candidate first; returns whether it is no candidate but something said in the form of one.
+        gatherer: looks up the peer's names, knows how IPv4 is reached from IPv6 alone, and who else is spoken to.
     """
 
-    def __init__(
-        self, driver: Driver, gatherer: Gatherer, take: Callable[[ice.Candidate | None], bool] | None = None
-    ) -> None:
-        self._take = take
+    def __init__(self, driver: Driver, gatherer: Gatherer) -> None:
+        self._gatherer = gatherer
         self._driver = driver
         self._names = gatherer.names
         self._nat64 = gatherer.nat64
@@ -48,7 +44,8 @@ class RemoteCandidates:
 
     def add(self, candidate: ice.Candidate | None) -> None:
         """Take a candidate, or with None the end of them."""
-        if self._take is not None and self._take(candidate):
+        others = self._gatherer.other_ways
+        if others is not None and others.take(candidate):
             return
         generation = self._driver.ice.generation
         if candidate is None:

@@ -72,6 +72,8 @@ class HardNatTraversal:
         gatherer: opens sockets, within the ports that are allowed, and knows our addresses.
     """
 
+    name = "nat"
+
     def __init__(self, network: Network, config: AgentConfig, driver: Driver, gatherer: Gatherer) -> None:
         self._network = network
         self._config = config
@@ -83,11 +85,15 @@ class HardNatTraversal:
         self._packets_left = self._limits.packets
         self._caps: list[RateCap | Share] = []
         self._theirs: Announcement | None = None
+        self.peer_takes_part = False
         self._has_told = False
         self._struck = 0
         self._nursery: trio.Nursery | None = None
-        if self.enabled:
-            gatherer.awaited.append(("nat", lambda: not self._has_told))
+
+    @property
+    def has_told(self) -> bool:
+        """Whether the peer knows what our NAT is like, or is never to."""
+        return self._has_told or not self.enabled
 
     def take(self, candidate: ice.Candidate | None) -> bool:
         """Take note of what the peer says of its NAT; return whether `candidate` was that, and no other one."""
@@ -96,7 +102,7 @@ class HardNatTraversal:
             return False
         if not is_target(announcement.address) or not self._driver.policy.accepts(candidate):
             return True  # such an address is no business of ours, whoever names it
-        self._driver.peer_guesses = True
+        self.peer_takes_part = True
         if self._theirs is None or self._theirs.address.host == announcement.address.host:  # one target a generation
             self._theirs = announcement
             self._driver.changed.unpark_all()
@@ -117,7 +123,7 @@ class HardNatTraversal:
                         await self._driver.changed.park()
                     nursery.cancel_scope.cancel()
                 self._theirs, self._has_told, self._struck = None, False, 0
-                self._driver.announced.clear()
+                self._gatherer.names.announced.clear()
 
     # One generation
 
@@ -190,7 +196,7 @@ class HardNatTraversal:
             address = address._replace(port=aim)
         ours = Announcement(nat.habit.kind, address, number)
         if number == 0 or ours.kind is NatKind.PREDICTABLE:
-            self._driver.announced.append(write_announcement(ours, mapped))
+            self._gatherer.names.announced.append(write_announcement(ours, mapped))
         if number == 0:
             self._driver.note(NatSeen(nat.base, ours.kind.value, address, nat.habit.step))
         self._driver.changed.unpark_all()
