@@ -54,6 +54,7 @@ class Policy:
         self._only_signalled = CandidateType.PRFLX not in self._types
         self._limits_remotes = bool(self._deny_remote) or self._remote is not None or config.remote_filter is not None
         self._refuses_relays = CandidateType.RELAY not in self._types
+        self._denied_families = _whole_families(self._deny_remote)
         self.limits_sending = self._limits_remotes or self._only_signalled or self._refuses_relays
         """Whether `permits` may ever say no."""
         self.limits_interfaces = (
@@ -63,6 +64,8 @@ class Policy:
         )
         """Whether what the system's routes choose may be forbidden."""
         self.refused: Counter[str] = Counter()
+        self.told_families: set[int] = set()
+        """IP versions of all that the peer has told, refused or not."""
         self.own_hosts: Callable[[], Collection[str]] = tuple
         """Returns the addresses of this machine, as they are now."""
 
@@ -125,6 +128,7 @@ class Policy:
 
     def accepts(self, candidate: ice.Candidate) -> bool:
         """Return whether a candidate of the peer may be used; if not, count it. Its address is an IP literal."""
+        self.told_families.add(candidate.address.family)
         if candidate.type not in self._types:
             self.refused[f"remote {candidate.type.value} candidate (candidate_types)"] += 1
             if candidate.type is CandidateType.RELAY and len(self._refused_relays) < _MAX_SIGNALLED:
@@ -148,6 +152,10 @@ class Policy:
         if self._refused_relays and without_zone(remote) in self._refused_relays:
             return False
         return not self._reason(remote)
+
+    def refuses_unknown(self, family: int) -> bool:
+        """Return whether no address of an IP version may ever be used but those that were accepted."""
+        return self._only_signalled or family in self._denied_families or self._remote == ()
 
     def drop(self, what: str) -> None:
         """Count what was dropped because `permits` said no."""
@@ -212,6 +220,14 @@ class Policy:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _whole_families(prefixes: Prefixes) -> frozenset[int]:
+    """Return the IP versions of which prefixes leave no address out."""
+    v4 = ipaddress.collapse_addresses(one for one in prefixes if isinstance(one, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(one for one in prefixes if isinstance(one, ipaddress.IPv6Network))
+    whole = {4: any(one.prefixlen == 0 for one in v4), 6: any(one.prefixlen == 0 for one in v6)}
+    return frozenset(family for family, is_whole in whole.items() if is_whole)
 
 
 def _within(ip: IPAddress, prefixes: Prefixes) -> bool:

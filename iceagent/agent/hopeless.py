@@ -9,6 +9,7 @@ import trio
 from iceagent.agent.driver import Driver
 from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.core.address import TransportAddress
+from iceagent.core.ice import DropReason
 
 if TYPE_CHECKING:
     from iceagent.agent.agent import Agent
@@ -36,8 +37,8 @@ def is_hopeless(driver: Driver, gatherer: Gatherer) -> bool:
 
     Whoever has no candidate sends nothing and takes nothing, whatever the peer has yet to tell. Whoever has some that
     lead nowhere but to this machine, or to its own cable, has to hear what the peer has first. RFC 8863 has us wait
-    beyond that, for checks that come from where no candidate has been told; none of them can come from another scope.
-    They can come from another family, by a NAT64 that the peer alone knows of, so families are not compared.
+    beyond that, for checks that come from where no candidate has been told; none of them can come from another scope,
+    nor from where the configuration allows nothing.
     """
     core = driver.ice
     if driver.closed or not gatherer.finished or core.pairs or core.selected_pair is not None:
@@ -45,11 +46,27 @@ def is_hopeless(driver: Driver, gatherer: Gatherer) -> bool:
     ours = core.local_candidates
     if not ours:
         return True
-    theirs = core.remote_candidates
-    if not (theirs and core.remote_candidates_ended):
+    if not core.remote_candidates_ended:
         return False
+    if not any(_may_hear(driver, gatherer, family) for family in {one.path_base.family for one in ours}):
+        return True
+    theirs = core.remote_candidates
     scopes = {_scope(candidate.address) for candidate in theirs}
-    return scopes.isdisjoint({_scope(candidate.path_base) for candidate in ours})
+    return bool(theirs) and scopes.isdisjoint({_scope(candidate.path_base) for candidate in ours})
+
+
+def _may_hear(driver: Driver, gatherer: Gatherer, family: int) -> bool:
+    """Return whether a check of the peer may yet come to a candidate of ours of this IP version, and be taken.
+
+    Over IPv4 it may though the peer has told of IPv6 alone, by a NAT64 that it knows of. Over IPv6 it comes from a
+    machine with IPv6, which would have said so; there may be one behind a name that nobody could resolve, and behind a
+    NAT64 of our own the peer looks as if it were one.
+    """
+    if driver.policy.refuses_unknown(family):
+        return False
+    told = driver.policy.told_families
+    is_known = told and not driver.ice.counters[DropReason.CANDIDATE_UNRESOLVED] and gatherer.nat64.is_settled
+    return family == 4 or family in told or not is_known
 
 
 def _scope(address: TransportAddress) -> tuple[bool, bool]:

@@ -333,6 +333,53 @@ def test_who_cannot_have_a_path_is_told_at_once(options, is_online, kind, says):
     assert error.verdict.remedy in str(error)
 
 
+EVERYTHING = ("0.0.0.0/1", "128.0.0.0/1", "::/0")
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs", "kind", "says"),
+    [
+        ({"deny_remote_prefixes": EVERYTHING}, (4, 6), "filtered-by-policy", "(deny_remote_prefixes)"),
+        ({"remote_prefixes": ()}, (4, 6), "filtered-by-policy", "(remote_prefixes)"),
+        ({"deny_remote_prefixes": ("0.0.0.0/0",)}, (4,), "filtered-by-policy", "(deny_remote_prefixes)"),
+        ({"candidate_types": ("host",), "remote_prefixes": ("9.9.9.9/32",)}, (4,), "filtered-by-policy", "(remote_"),
+        ({"families": (4,), "deny_remote_prefixes": EVERYTHING[:2]}, (4, 6), "filtered-by-policy", "could be reached"),
+        ({"families": (6,)}, (4,), "no-common-family", "We have IPv6 addresses, the peer only IPv4"),
+    ],
+)
+def test_whose_configuration_leaves_nothing_of_the_peer_is_told_at_once(options, theirs, kind, says):
+    """There is nothing to wait for but checks from elsewhere, and those would be refused, too."""
+    found: list[tuple[object, list[Stage]]] = []
+
+    async def main():
+        net = Network(1, families=(4, 6))
+        net.host(net.internet)
+        net.host(net.router(net.internet, families=theirs))
+        with trio.move_on_after(3):
+            found.extend(await establish(net, **options))
+
+    run(main)
+    (error, _), *_ = found
+    assert isinstance(error, NoPath)
+    assert error.verdict is not None
+    assert error.verdict.kind.value == kind
+    assert says in str(error.verdict)
+
+
+def test_checks_from_where_nothing_was_told_are_waited_for():
+    """All that the peer told is forbidden; what its NAT makes of it is not, and was not told either."""
+
+    async def main():
+        net = Network(1)
+        net.host(net.internet)
+        net.host(net.router(net.internet, nat=vnet.Nat()))
+        with trio.move_on_after(10) as patience:
+            await establish(net, deny_remote_prefixes=("10.0.0.0/8", "192.168.0.0/16"))
+        assert not patience.cancelled_caught, "they come, and there is a session"
+
+    run(main)
+
+
 def test_restrictions_that_leave_no_address_are_told_before_a_code_is_used():
     """Whoever has no network at all is let pass: no restriction is to blame, and it may yet get one."""
 

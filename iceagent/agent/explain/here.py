@@ -101,10 +101,9 @@ def _candidates_cause(facts: Facts) -> Verdict | None:
     if core.remote_candidates:
         return None
     general = tuple(facts.general())
-    refused, policy = facts.refused_candidates, facts.refused_by_policy
-    if policy:
-        summary = "No address of the peer's may be used: the configuration here leaves out all of its candidates."
-        return verdict(VerdictKind.FILTERED_BY_POLICY, summary, (*facts.driver.policy.facts(), *general))
+    refused = facts.refused_candidates
+    if facts.refused_by_policy:
+        return _filtered(facts)
     if set(refused) == {ice.DropReason.CANDIDATE_TRANSPORT}:
         return verdict(VerdictKind.NO_COMMON_TRANSPORT, evidence=general)
     if refused:
@@ -116,6 +115,12 @@ def _candidates_cause(facts: Facts) -> Verdict | None:
     return verdict(VerdictKind.WAITING_FOR_CANDIDATES, evidence=general)
 
 
+def _filtered(facts: Facts) -> Verdict:
+    which = "" if not facts.core.remote_candidates else " that could be reached from here"
+    summary = f"No address of the peer's{which} may be used: the configuration here leaves out all of its candidates."
+    return verdict(VerdictKind.FILTERED_BY_POLICY, summary, (*facts.driver.policy.facts(), *facts.general()))
+
+
 def _fit_cause(facts: Facts) -> Verdict | None:
     """What both sides have, and do not have in common; said once nothing more is to be expected."""
     core = facts.core
@@ -123,6 +128,8 @@ def _fit_cause(facts: Facts) -> Verdict | None:
         return None
     ours, theirs = facts.our_families, facts.their_families
     if not ours & theirs:
+        if facts.refused_by_policy and ours & facts.driver.policy.told_families:
+            return _filtered(facts)
         summary = f"We have {versions(ours)} addresses, the peer only {versions(theirs)}."
         return verdict(VerdictKind.NO_COMMON_FAMILY, summary, tuple(facts.general()))
     transports = [{one.transport for one in side} for side in (core.local_candidates, core.remote_candidates)]

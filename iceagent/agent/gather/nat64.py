@@ -46,6 +46,11 @@ class Nat64:
         """Called when the prefix becomes known, or another."""
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it is known what `prefix` is, if there is a NAT64."""
+        return self._settled.is_set()
+
+    @property
     def is_wanted(self) -> bool:
         """Whether this machine has IPv6 and no IPv4 to speak of."""
         entries = [entry for entry in self._usable() if not entry.is_loopback and not entry.is_link_local]
@@ -64,6 +69,7 @@ class Nat64:
             is_news = found is not None and found != self.prefix
             self.prefix = found
             self._settled.set()  # whatever happened: servers of IPv4 wait for it
+            self._driver.changed.unpark_all()
         if found is not None and is_news:
             self._driver.policy.note_nat64(found)
             self.on_prefix()
