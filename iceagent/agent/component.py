@@ -82,7 +82,7 @@ class Component(trio.abc.Channel[bytes]):
     def relayed_because(self) -> str | None:
         """Why the selected pair goes through a relay; None if it does not."""
         pair = self.selected_pair
-        if pair is None or ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type):
+        if pair is None or not pair.is_relayed:
             return None
         return late.relayed_because(self.driver, self.gatherer, self._config, pair)[0]
 

@@ -17,7 +17,7 @@ def is_direct(core: ice.IceAgent) -> bool:
     reason to do without another path.
     """
     pairs = core.current_pairs if core.restarting and core.path_is_silent else core.pairs
-    return any(pair.valid and ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type) for pair in pairs)
+    return any(pair.valid and not pair.is_relayed for pair in pairs)
 
 
 async def wait_direct(driver: Driver, seconds: float = math.inf) -> bool:
@@ -31,9 +31,7 @@ async def wait_direct(driver: Driver, seconds: float = math.inf) -> bool:
 def has_agreed(core: ice.IceAgent) -> bool:
     """Return whether both sides have settled on a direct path: the controlling one has nominated it."""
     pair = core.selected_pair
-    if pair is None or core.restarting:
-        return False
-    return ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type)
+    return pair is not None and not core.restarting and not pair.is_relayed
 
 
 async def wait_agreed(driver: Driver) -> None:

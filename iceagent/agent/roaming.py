@@ -98,7 +98,7 @@ class Roaming:
         Also when data has fallen back from a direct path to a relay: it works, but what servers told of our addresses
         may no longer hold (a NAT was rebooted, a router got another address), and nothing else would ask them again.
         """
-        direct: set[tuple[ice.IceAgent, int]] = set()
+        direct: dict[ice.IceAgent, tuple[int, TransportAddress]] = {}
         stranded_again_at = trio.current_time()
         while components := self._living:
             for core in (component.driver.ice for component in components):
@@ -114,23 +114,26 @@ class Roaming:
                     self.restart()
             await self._first.changed.park()
 
-    def _has_fallen_back(self, core: ice.IceAgent, direct: set[tuple[ice.IceAgent, int]]) -> bool:
+    def _has_fallen_back(
+        self, core: ice.IceAgent, direct: dict[ice.IceAgent, tuple[int, TransportAddress]]
+    ) -> bool:
         """Return whether data has moved to a relay, once in each generation that had a direct path.
+
+        What looked direct may have led to the peer's relay all the time: its checks came before its candidates.
 
         Args:
             core: one component's.
-            direct: cores and generations that have one; kept up to date.
+            direct: of which cores data went directly, in which generation and to which address; kept up to date.
         """
-        pair, key = core.selected_pair, (core, core.generation)
+        pair = core.selected_pair
         if pair is None:
             return False
-        if ice.CandidateType.RELAY not in (pair.local.type, pair.remote.type):
-            direct.difference_update([known for known in direct if known[0] is core])
-            direct.add(key)
+        if not pair.is_relayed:
+            direct[core] = (core.generation, pair.remote.address)
             return False
-        was_direct = key in direct
-        direct.discard(key)
-        return was_direct and core.remote_credentials is not None
+        generation, remote = direct.pop(core, (None, None))
+        relays = {one.address for one in core.remote_candidates if one.type is ice.CandidateType.RELAY}
+        return generation == core.generation and remote not in relays and core.remote_credentials is not None
 
     async def _follow_network(self, nursery: trio.Nursery) -> None:
         async with open_monitor(self._network) as monitor:

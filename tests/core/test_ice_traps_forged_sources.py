@@ -11,6 +11,7 @@ from ice_harness import (
     A4,
     B4,
     PEER,
+    World,
     agent,
     answer,
     connected_pair,
@@ -157,6 +158,61 @@ def test_a_check_that_was_answered_from_elsewhere_is_sent_no_more() -> None:
     assert one.pairs[0].state is PairState.IN_PROGRESS, "the true answer may be under way"
     one.handle_timeout(8.2)
     assert one.pairs[0].state is PairState.FAILED
+
+
+def test_a_check_that_was_answered_from_elsewhere_holds_no_other_pair_back() -> None:
+    """Its foundation is free for the next pair: where many share one, each would wait for eight seconds else."""
+    one = lone()
+    later = make_address(B4.host, B4.port + 1)
+    one.add_remote_candidate(0.0, ice.host_candidate(later, 1))
+    (check,) = transmits_of(one)
+    one.handle_datagram(0.1, A4, VICTIM, answer(check, PEER))
+    one.handle_timeout(0.15)
+    assert sent_to(later, transmits_of(one))
+
+
+def test_a_host_that_forged_checks_came_from_is_not_locked_out_for_long() -> None:
+    """Sixteen ports that led nowhere: as soon as none of their checks can be answered any more, others are learnt."""
+    one = _in_state("completed")
+    for number in range(16):
+        source = make_address(VICTIM.host, 5000 + number)
+        one.handle_datagram(1.0 + number, A4, source, request(one, peer=PEER))
+        _live_on(one, 1.0 + number, 2.0 + number)
+    moved = make_address(VICTIM.host, 7777)
+    one.handle_datagram(20.0, A4, moved, request(one, peer=PEER))
+    assert moved not in {candidate.address for candidate in one.remote_candidates}
+    _live_on(one, 20.0, 100.0)
+    one.handle_datagram(100.0, A4, moved, request(one, peer=PEER))
+    assert sent_to(moved, _live_on(one, 100.0, 101.0))
+    assert sum(candidate.address.host == VICTIM.host for candidate in one.remote_candidates) == 16
+
+
+def test_checks_from_ever_new_addresses_put_failure_off_but_once() -> None:
+    """Replayed, or from behind a NAT that maps per destination: what they reveal has the time of one check, all told."""
+    one, now = lone(Role.CONTROLLED), 0.0
+    while one.state is not AgentState.FAILED and now < 200.0:
+        now += 1.0
+        source = make_address(f"203.0.113.{int(now)}", 5000)
+        one.handle_datagram(now, A4, source, request(one, peer=PEER))
+        run_timers(one, now, now + 1.0)
+    assert 39.5 < now <= 80.0
+
+
+@pytest.mark.parametrize("behind", ["controlling", "controlled"])
+def test_a_nat_that_gives_another_port_again_and_again_ends_no_session(behind: str) -> None:
+    """Each makes a pair that is valid, and then dead: they fill neither the list nor what a host may have."""
+    world = World(1)
+    roamer, other = world.pair(max_pairs=30)[:: 1 if behind == "controlling" else -1]
+    inside, port = make_address("10.0.0.2", 1000), 40000
+    world.link.translate = lambda source, _: make_address("203.0.113.1", port) if source == inside else source
+    world.link.blocked = lambda _, destination: destination.host == "203.0.113.1" and destination.port != port
+    world.host(roamer, inside)
+    world.host(other, B4)
+    world.introduce(roamer, other)
+    for port in range(40000, 40036):  # noqa: B007 - the NAT's, see above
+        world.run(40)
+        assert [one.state for one in world.agents] == [AgentState.COMPLETED] * 2, f"port {port}"
+    assert len(other.pairs) <= 20
 
 
 def test_trap_59_an_answer_from_elsewhere_that_is_not_the_peers_changes_nothing() -> None:

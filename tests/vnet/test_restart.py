@@ -251,3 +251,30 @@ async def test_session_that_fell_back_to_a_relay_finds_the_direct_path_again(vne
         assert True in relayed
         assert not relayed[-1]
         assert alice._driver.ice.generation == bob._driver.ice.generation == 1
+
+
+async def test_a_relay_of_the_peers_that_its_checks_came_from_before_its_candidates_was_no_direct_path(vnet):
+    """It looked like one: to restart because that has died, again and again, would never let the rest be checked."""
+    net = vnet(1)
+    hosts = [net.host(net.internet, name=name) for name in ("alice", "bob")]
+    turn = net.host(net.internet, name="turn.example")
+    options = TurnOptions(
+        [TransportAddress(turn.address, 3478)], users={"user": "secret of it"}, allow_peers=("203.0.113.0/24",)
+    )
+    server = IceServer("turn:turn.example?transport=udp", username="user", credential="secret of it")
+    seeds = [{"network": host, "randbytes": host.randbytes, "auto_restart": True} for host in hosts]
+    async with (
+        net,
+        open_turn_server(options, network=turn, randbytes=turn.randbytes),
+        open_agent(AgentConfig(**seeds[0]), role=ice.Role.CONTROLLING) as alice,
+        open_agent(AgentConfig([server], transport_policy="relay", **seeds[1]), role=ice.Role.CONTROLLED) as bob,
+    ):
+        for one, other in ((alice, bob), (bob, alice)):
+            one.set_remote_credentials(other.credentials, options=other.options)
+        await trickle(alice, bob)
+        await alice.wait_connected()
+        assert alice.selected_pair.remote.type is ice.CandidateType.PRFLX
+        await trickle(bob, alice)
+        await trio.sleep(1)
+        assert alice.selected_pair.remote.type is ice.CandidateType.RELAY
+        assert not [event for _, event in alice._driver.timeline.entries() if isinstance(event, ice.Restarted)]

@@ -27,7 +27,7 @@ def standing_verdict(facts: Facts) -> Verdict:
     general = tuple(facts.general())
     if pair is None:
         return verdict(VerdictKind.CONNECTED, "A path to the peer works; the best is being chosen.", general)
-    if ice.CandidateType.RELAY in (pair.local.type, pair.remote.type):
+    if pair.is_relayed:
         return _relayed(facts, pair)
     kinds = f"{pair.local.type.value} to {pair.remote.type.value}"
     way = " by TCP" if pair.local.transport == "tcp" else ""

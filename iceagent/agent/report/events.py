@@ -237,7 +237,7 @@ def path_kind(pair: ice.CandidatePair | None) -> str:
     """Return `direct`, `relayed`, or `none` for no pair."""
     if pair is None:
         return "none"
-    return "relayed" if ice.CandidateType.RELAY in (pair.local.type, pair.remote.type) else "direct"
+    return "relayed" if pair.is_relayed else "direct"
 
 
 _MATTERS: Final[dict[type, Callable[[Any], tuple[Hashable, ...]]]] = {

@@ -187,14 +187,14 @@ class Checklist:
     def held_foundations(self) -> set[tuple[str, str]]:
         """Return the foundations of which no further pair is to thaw for now, those of the whole set."""
         # Deviation from RFC 8445 section 6.1.4.2 step 2, where an In-Progress pair holds its foundation back until its
-        # transaction ends, 39.5 s after it began if nothing answers. Here only a check that has not been retransmitted
-        # does: after one silent RTO the next pair of the group gets its turn.
+        # transaction ends, 39.5 s after it began if nothing answers. Here only a check that has neither been
+        # retransmitted nor answered from elsewhere does: after one silent RTO the next pair of the group gets its turn.
         return {
             pair.foundation
             for one in self._undecided()
             for pair in one
             if pair.state is PairState.WAITING
-            or (pair.state is PairState.IN_PROGRESS and (pair.check is None or pair.check.sends <= 1))
+            or (pair.state is PairState.IN_PROGRESS and (pair.check is None or pair.check.is_first_try))
         }
 
     def thaw(self, held: set[tuple[str, str]]) -> None:

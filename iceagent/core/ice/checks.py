@@ -47,7 +47,10 @@ class CheckResult(Enum):
 
 @dataclass(slots=True, eq=False)
 class Check:
-    """One transaction. `gaps_s[i]` is the wait after the i-th send."""
+    """One transaction. `gaps_s[i]` is the wait after the i-th send.
+
+    `astray`: an authenticated answer has come, but on another path, so that the check is sent no more.
+    """
 
     pair: CheckPair
     kind: CheckKind
@@ -62,6 +65,12 @@ class Check:
     next_at: float
     sends: int = 1
     cancelled: bool = False
+    astray: bool = False
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether the first request has been out for less than the first timeout, and may be answered yet."""
+        return self.sends <= 1 and not self.astray
 
 
 class CheckOutcome(Struct, frozen=True):
@@ -198,6 +207,7 @@ class CheckRunner:
         if check.pair.path != (local, remote):
             is_success = response.message_class is stun.MessageClass.SUCCESS
             if is_success and check.kind is CheckKind.ORDINARY and response.verify_integrity(self._keys.remote_key):
+                check.astray = True
                 check.expires_at = min(check.expires_at, now + check.rto_s * constants.CHECK_RM)
                 check.next_at = check.expires_at
             return DropReason.RESPONSE_WRONG_PATH

@@ -72,7 +72,7 @@ class Context:
         restarted_at: for a session begun by a restart, when.
         heard_at: when the peer last answered on any pair, in the sessions before this one, too; to a lite agent, which
             waits for it, also when it last checked one.
-        candidate_at: when the last candidate of either side came.
+        candidate_at: when the last candidate of either side came; those that checks reveal do not count.
         selected_at: when the selected pair last changed.
         faltering: quick checks of the data pair go unanswered; another valid pair may take over.
         stranded: it has faltered for so long, and no other valid pair has answered either, that a restart is worth it.

@@ -9,6 +9,7 @@ from iceagent.core import constants
 from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import AgentState
+from iceagent.core.ice.priority import CandidateType
 
 
 class Lifecycle:
@@ -69,9 +70,14 @@ class Lifecycle:
         since = context.started_at if context.table.complete else max(context.started_at, context.candidate_at)
         if context.config.lite:  # its pairs wait for the peer's checks, not for its own; the last one counts
             return max(since, context.heard_at) + context.config.patience_s
-        if any(pair.is_pending for pair in context.checklist):
-            return None
-        return since + context.config.patience_s
+        fails_at = since + context.config.patience_s
+        pending = [pair for pair in context.checklist if pair.is_pending]
+        if not pending:
+            return fails_at
+        # Each check may come from an address not seen before, and each such address is asked in turn, for ever where
+        # two NATs map per destination. So they all have the time of one more check, however many there are.
+        is_revealed = all(pair.remote.type is CandidateType.PRFLX for pair in pending)
+        return fails_at + constants.CHECK_TIMEOUT_S if is_revealed else None
 
     def _why_no_pair(self) -> str:
         context = self._context

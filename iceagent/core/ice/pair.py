@@ -60,6 +60,11 @@ class CandidatePair(Struct, frozen=True):
     priority: int
     valid: bool = False
 
+    @property
+    def is_relayed(self) -> bool:
+        """Whether either end is at a relay, as far as is known: of a peer-reflexive address that comes out later."""
+        return CandidateType.RELAY in (self.local.type, self.remote.type)
+
     def __str__(self) -> str:
         kinds = f"{self.local.type.value} {self.local.address} to {self.remote.type.value} {self.remote.address}"
         return f"{kinds} ({self.state.value})"

@@ -286,7 +286,7 @@ class RequestHandler:
         context = self._context
         if local.transport == "tcp":
             self._forget_dead_connections(check)
-        if self._is_flooded(check):
+        if not self._has_room(now, check):
             context.drop(DropReason.CANDIDATE_LIMIT)
             return None
         tcp_type = COUNTERPART.get(local.tcp_type or "")  # RFC 6544 section 7.2
@@ -301,7 +301,6 @@ class RequestHandler:
         if not isinstance(added, Added):
             context.drop(added)
             return None
-        context.candidate_at = now
         context.outbox.emit(RemoteCandidateAdded(fresh))
         return fresh
 
@@ -315,19 +314,34 @@ class RequestHandler:
                 context.forget_pair(pair)
                 context.table.forget_remote(pair.remote)
 
-    def _is_flooded(self, check: IncomingCheck) -> bool:
-        """Whether many addresses that this host's checks came from have led nowhere already.
+    def _has_room(self, now: float, check: IncomingCheck) -> bool:
+        """Whether another address of the host that a check came from may be learnt.
 
         Deviation from RFC 8445 section 7.3.1.3, which learns them all: two NATs that map per destination and filter
         nothing show every check under a new address. Each triggers the next, none can succeed, and since triggered
-        checks go first no other pair, that of a relay for instance, would ever get its turn.
+        checks go first no other pair, that of a relay for instance, would ever get its turn. So a host has but so many
+        addresses that lead nowhere. One that a NAT has replaced since gives way, or else the one asked longest ago, once
+        its check is out of reach: who sends forged checks, or gets another port every hour, locks no host out for long.
         """
+        context = self._context
         fruitless = [
             pair
-            for pair in self._context.checklist
+            for pair in context.checklist
             if pair.remote.type is CandidateType.PRFLX
-            and pair.state is not PairState.SUCCEEDED
             and pair.base == check.local
             and pair.destination.host == check.remote.host
+            and pair is not context.data_pair
+            and pair is not context.selected
+            and not pair.consent_lost
+            and not context.has_fresh_consent(now, pair)
         ]
-        return len(fruitless) >= constants.MAX_FRUITLESS_REFLEXIVE
+        if len(fruitless) < constants.MAX_FRUITLESS_REFLEXIVE:
+            return True
+        oldest = min(fruitless, key=lambda pair: (not pair.is_valid, pair.last_response_at, pair.last_sent_at))
+        out_of_reach = not oldest.is_pending and now >= oldest.last_sent_at + constants.CHECK_TIMEOUT_S
+        if not (oldest.is_valid or out_of_reach):
+            return False
+        context.forget_pair(oldest)
+        if all(pair.remote is not oldest.remote for pair in context.checklist):
+            context.table.forget_remote(oldest.remote)
+        return True
