@@ -19,7 +19,7 @@ from iceagent.agent.report.traffic import Path
 from iceagent.core import ice
 from iceagent.core.checked import check_datagrams
 from iceagent.net.api import Batch, Network, UdpSocket
-from iceagent.net.contained import run_contained
+from iceagent.net.contained import contained, run_contained
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
@@ -165,7 +165,8 @@ class Component(trio.abc.Channel[bytes]):
                     nursery.start_soon(self.driver.receive_from, base.address)
                 nursery.start_soon(run_contained, "candidates over TCP", self.gatherer.tcp.run)
                 await self.remote.start(nursery)
-                nursery.start_soon(run_contained, "relays", self.gatherer.relays.run)
+                with contained("relays"):
+                    self.gatherer.relays.begin(nursery)
                 nursery.start_soon(run_contained, "port mapping", self.gatherer.map_ports)
                 nursery.start_soon(run_contained, "gathering", self.gatherer.run)
                 nursery.start_soon(run_contained, "fresh ports", self._fresh_ports.run)

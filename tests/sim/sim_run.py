@@ -401,9 +401,12 @@ def _is_direct(run: Run) -> bool:
 
 
 async def _await_switch(run: Run) -> None:
-    """Give the agents time to leave a relay for a direct path that was found later."""
+    """Give the agents time to leave a relay for a direct path that was found later, both of them.
+
+    One may be on a direct path still, or already, while its nomination of a relayed pair is under way to the other.
+    """
     with trio.move_on_after(SWITCH_WITHIN_S):
-        while not _is_direct(run):
+        while not (_is_direct(run) and _agree(run)):
             run.hold_to_truth()
             await trio.sleep(0.5)
     await _await_agreement(run)

@@ -139,20 +139,19 @@ class Relays:
         """The allocations that stand now."""
         return tuple(self._allocations)
 
-    async def run(self) -> None:
-        """Climb the ladder, and climb again whenever an allocation is lost, until cancelled."""
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Climb the ladder, and climb again whenever an allocation is lost, until the nursery is cancelled.
+
+        Each way to a server is a task there; an agent without TURN servers has none.
+        """
         self._race_started_at = trio.current_time()
-        try:
-            async with trio.open_nursery() as self._nursery:
-                self.ask()
-                await trio.sleep_forever()
-        finally:
-            self._nursery = None
+        self._nursery = nursery
+        self.ask()
 
     def ask(self) -> None:
         """Climb the ways to servers that have come since, as each gathering does."""
         known = {rung.way for rung in self._progress}
-        if self._nursery is None:
+        if self._nursery is None or self._driver.closed:
             return
         for rung in self._rungs():
             if rung.way not in known:
