@@ -50,10 +50,8 @@ async def two_homes(nat: Nat, *, relay: bool) -> AsyncIterator[tuple[Host, Host]
 
 async def tell(here: Agent, there: Agent) -> None:
     """Carry everything one agent has to say to the other: the application's signaling."""
-    there.set_remote_credentials(here.credentials, options=here.options, pacing_s=here.pacing_s)
-    async for candidate in here.local_candidates():
-        there.add_remote_candidate(candidate)
-    there.add_remote_candidate(None)
+    async for part in here.descriptions():
+        there.accept(part)
 
 
 async def talk(one: Agent, other: Agent) -> None:

@@ -52,15 +52,15 @@ async def introduced(alice: Host, bob: Host) -> AsyncIterator[tuple[Agent, Agent
         trio.open_nursery() as nursery,
     ):
         for here, there in ((one, other), (other, one)):
-            here.set_remote_credentials(there.credentials)
-            nursery.start_soon(tell_candidates, here, there)
+            nursery.start_soon(tell, here, there)
         yield one, other
+        nursery.cancel_scope.cancel()
 
 
-async def tell_candidates(here: Agent, there: Agent) -> None:
-    async for candidate in here.local_candidates():
-        there.add_remote_candidate(candidate)
-    there.add_remote_candidate(None)
+async def tell(here: Agent, there: Agent) -> None:
+    """Carry what one has to say to the other; yours would send `part.to_json()`."""
+    async for part in here.descriptions():
+        there.accept(part)
 
 
 @asynccontextmanager

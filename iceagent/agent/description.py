@@ -156,7 +156,7 @@ class Description:
         parsed = [sdp.parse_attributes(section) for section in sdp.ice_sections(text)]
         streams = []
         for found in parsed:
-            candidates, ignored = _readable(found.candidates)
+            candidates, ignored = readable(found.candidates)
             credentials = Credentials(found.ufrag, found.pwd)
             streams.append(StreamDescription(credentials, candidates, found.end_of_candidates, ignored))
         first = parsed[0]
@@ -176,7 +176,7 @@ def _stream_of(found: Mapping[str, Any]) -> StreamDescription:
     ufrag, pwd = found.get("ufrag"), found.get("pwd")
     if not (isinstance(ufrag, str) and isinstance(pwd, str)):
         raise sdp.SdpError('a stream of a description needs the texts "ufrag" and "pwd"')
-    candidates, ignored = _readable(_list_of(found, "candidates", object))
+    candidates, ignored = readable(_list_of(found, "candidates", object))
     return StreamDescription(Credentials(ufrag, pwd), candidates, found.get("end") is True, ignored)
 
 
@@ -191,8 +191,8 @@ def _options(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(text[:64] for text in texts[:_MAX_OPTIONS])
 
 
-def _readable(texts: Sequence[object]) -> tuple[tuple[Candidate, ...], int]:
-    """Return the candidates among the texts, and how many texts are none, or too many: each costs only itself."""
+def readable(texts: Sequence[object]) -> tuple[tuple[Candidate, ...], int]:
+    """Return the candidates among texts from outside, and how many are none, or too many: each costs only itself."""
     found: list[Candidate] = []
     for text in texts[:MAX_CANDIDATES]:
         try:

@@ -18,13 +18,7 @@ from iceagent.errors import NetworkError
 from iceagent.link import Link, LinkIdentity, LinkRole, open_link
 from iceagent.net.contained import run_contained
 from iceagent.session.background import open_background
-from iceagent.session.description import (
-    receive_candidates,
-    receive_description,
-    send_description,
-    send_late_candidates,
-    send_restarts,
-)
+from iceagent.session.description import PeersDescription, send_descriptions
 from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
 from iceagent.session.errors import PeerLeft, RelayError
 from iceagent.session.keeping_up import hurry_restarts, keeping_up
@@ -130,27 +124,22 @@ class _Signaling:
         """
         progress.enter(Stage.PEER)
         try:
-            nursery.start_soon(self._tolerate, self._send_description)
+            nursery.start_soon(self._tolerate, self._send_descriptions)
+            peers = PeersDescription(self._channel)
             with signal_errors(), _peer_left():
-                description = await receive_description(self._channel)
-            self._agent.set_remote_credentials(
-                description.credentials(), options=description.options, pacing_s=description.pacing_s
-            )
-            peers = description.fingerprint
-            nursery.start_soon(self._tolerate, lambda: receive_candidates(self._channel, self._agent, peers))
-            nursery.start_soon(self._tolerate, lambda: send_restarts(self._channel, self._agent, self._fingerprint))
-            nursery.start_soon(self._tolerate, lambda: send_late_candidates(self._channel, self._agent))
+                description = await peers.receive()
+            self._agent.accept(description)
+            nursery.start_soon(self._tolerate, lambda: peers.hand_over(self._agent))
             progress.enter(Stage.PATH, self._agent.explain)
             await self._wait_connected()
         except BaseException:
             self._channel.close()  # the other side need not wait for what will not come
             raise
         self._is_needed = False
-        return description.fingerprint
+        return peers.fingerprint
 
-    async def _send_description(self) -> None:
-        await send_description(self._channel, self._agent, self._fingerprint)
-        self._all_told.set()
+    async def _send_descriptions(self) -> None:
+        await send_descriptions(self._channel, self._agent, self._fingerprint, self._all_told.set)
 
     async def watch_peer(self) -> None:
         """Until the session is open, raise once the relay says that the other side is gone, and nothing comes from it.

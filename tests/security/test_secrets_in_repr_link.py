@@ -11,7 +11,7 @@ import trio
 import iceagent
 from iceagent.link import LinkIdentity, generate_identity
 from iceagent.session import establish as establishing
-from iceagent.session.description import Description, parse_untrusted
+from iceagent.session.description import DescriptionMessage, parse_untrusted
 from iceagent.session.errors import CodeError
 
 PASSWORD = "p" * 22 + "secret"
@@ -23,9 +23,9 @@ def test_trap_67_a_description_hides_its_password():
         "type": "description", "version": 1, "ufrag": "abcd", "pwd": PASSWORD, "fingerprint": bytes(32),
     }  # fmt: skip
     description = parse_untrusted(message)
-    assert isinstance(description, Description)
+    assert isinstance(description, DescriptionMessage)
     assert PASSWORD not in repr(description)
-    assert PASSWORD not in repr([description, description.credentials()])
+    assert PASSWORD not in repr([description, description.described()])
     assert "abcd" in repr(description)  # what tells descriptions apart stays
 
 

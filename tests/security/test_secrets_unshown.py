@@ -28,7 +28,7 @@ from iceagent.core.turn.server.auth import Authenticated
 from iceagent.core.turn.server.users import Account
 from iceagent.link import generate_identity
 from iceagent.servers.turn_options import TurnOptions
-from iceagent.session.description import Description
+from iceagent.session.description import DescriptionMessage
 
 SECRET = re.compile(
     r"(^|_)(pwd|password|passwd|passphrase|credentials?|secrets?|tokens?|keys?|words|tickets?|opening)$"
@@ -85,7 +85,7 @@ VALUES = [
     Code("7", (MARK, MARK)),
     Credentials("abcd", MARK),
     IceAttributes("abcd", MARK),
-    Description(1, "abcd", MARK, bytes(32)),
+    DescriptionMessage(1, "abcd", MARK, bytes(32)),
     IceServer("turn:192.0.2.1", username="u", credential=MARK),
     AgentConfig(servers=(IceServer("turn:192.0.2.1", username="u", credential=MARK),)),
     AgentConfig(credentials=Credentials("abcd", MARK)),
