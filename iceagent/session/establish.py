@@ -20,7 +20,7 @@ from iceagent.net.contained import run_contained
 from iceagent.session.background import open_background
 from iceagent.session.description import PeersDescription, send_descriptions
 from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
-from iceagent.session.errors import PeerLeft, RelayError
+from iceagent.session.errors import PeerLeft, RelayError, SessionError
 from iceagent.session.keeping_up import hurry_restarts, keeping_up
 from iceagent.session.outage_watch import watch_outages
 from iceagent.session.outages import Outage, OutageKind
@@ -177,16 +177,26 @@ class _Signaling:
         raise no_path(self._agent)
 
     async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
+        """Talk at the relay; what ends that while a path is looked for is raised, and told in the log afterwards."""
         try:
             with signal_errors(), _peer_left():
                 await talk()
-        except (RelayError, PeerLeft) as error:
-            if self._is_needed:
+        except SessionError as error:
+            if not self._is_needed:
+                self._note_end(error.__cause__ or error)
+            elif isinstance(error, RelayError | PeerLeft):
                 raise left_early(self._agent, error) from error.__cause__
-            self.has_ended = True
-            _log.info("signaling ended, the session goes on: %s", error)
+            else:
+                raise
         except trio.ClosedResourceError:
             pass  # the agent was closed meanwhile
+
+    def _note_end(self, reason: BaseException) -> None:
+        """Tell, once, that nothing more can be said at the relay; `reason` in the relay's own words."""
+        if not self.has_ended:
+            self.has_ended = True
+            when = "and the session goes on" if self.is_open else "though a path is found and the link being opened"
+            _log.info("the conversation at the relay has ended, %s: %s", when, reason)
 
 
 @contextmanager

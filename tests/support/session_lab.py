@@ -49,6 +49,7 @@ class Channel:
         self.peer: Channel | None = None
         self._is_up = is_up
         self._put, self._take = trio.open_memory_channel[bytes](1000)
+        self._over: Exception | None = None
 
     async def send(self, message: dict[str, Any]) -> None:
         assert self.peer is not None
@@ -59,7 +60,16 @@ class Channel:
         self.peer._put.send_nowait(packed)
 
     async def receive(self) -> dict[str, Any]:
-        return msgpack.unpackb(await self._take.receive())
+        try:
+            return msgpack.unpackb(await self._take.receive())
+        except trio.EndOfChannel:
+            assert self._over is not None
+            raise self._over from None
+
+    def finish(self, reason: Exception) -> None:
+        """End the conversation, as the relay does."""
+        self._over = reason
+        self._put.close()
 
     def key(self, purpose: str, length: int = 32) -> bytes:
         return hashlib.sha256(purpose.encode()).digest()[:length]
@@ -84,6 +94,7 @@ class Lab:
     homes: list[Router]
     more: list[Router] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
+    channels: list[Channel] = field(default_factory=list)
 
     def another_home(self, nat: Nat = HOME) -> Router:
         """Return a home that nobody is in yet."""
@@ -120,6 +131,7 @@ async def connected(seed: int, *, nat: Nat = HOME, backup: bool = False, loss: f
 
     ends = [Channel("joiner", is_up), Channel("inviter", is_up)]
     ends[0].peer, ends[1].peer = reversed(ends)
+    lab.channels = ends
 
     async def open_session(number: int, *, task_status: Any) -> None:
         host = lab.hosts[number]

@@ -500,3 +500,33 @@ def test_who_is_left_while_trying_says_what_it_saw_itself(monkeypatch):
         assert "seen from here: no path had answered by then" in str(error)
         assert error.verdict is not None
         assert error.verdict.evidence
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        icesignal.PeerLeft("the other side stayed away for too long"),
+        icesignal.RelayUnreachable("the relay ws://relay.example cannot be reached"),
+        icesignal.CodeWrong("somebody used this code with other words"),
+        icesignal.ProtocolMismatch("the relay does not speak this protocol version"),
+        icesignal.SessionLost("the relay no longer knows this session"),
+    ],
+    ids=lambda reason: type(reason).__name__,
+)
+def test_what_ends_at_the_relay_ends_no_open_session(caplog, reason):
+    """Whatever a relay says then is about the relay; and no word of "before a path was found" hours after it was."""
+    caplog.set_level("INFO")
+
+    async def main():
+        async with connected(1) as lab:
+            await trio.sleep(30)
+            lab.channels[0].finish(reason)
+            await trio.sleep(30)
+            async with await lab.sessions[0].open_stream("later") as stream:
+                await stream.send_all(b"hello")
+                async with await lab.sessions[1].accept_stream() as other:
+                    assert await other.receive_some() == b"hello"
+
+    run(main)
+    told = [one.getMessage() for one in caplog.records if one.name == establishing.__name__]
+    assert told == [f"the conversation at the relay has ended, and the session goes on: {reason}"]
