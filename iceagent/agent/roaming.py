@@ -114,9 +114,7 @@ class Roaming:
                     self.restart()
             await self._first.changed.park()
 
-    def _has_fallen_back(
-        self, core: ice.IceAgent, direct: dict[ice.IceAgent, tuple[int, TransportAddress]]
-    ) -> bool:
+    def _has_fallen_back(self, core: ice.IceAgent, direct: dict[ice.IceAgent, tuple[int, TransportAddress]]) -> bool:
         """Return whether data has moved to a relay, once in each generation that had a direct path.
 
         What looked direct may have led to the peer's relay all the time: its checks came before its candidates.

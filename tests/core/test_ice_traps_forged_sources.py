@@ -188,7 +188,7 @@ def test_a_host_that_forged_checks_came_from_is_not_locked_out_for_long() -> Non
 
 
 def test_checks_from_ever_new_addresses_put_failure_off_but_once() -> None:
-    """Replayed, or from behind a NAT that maps per destination: what they reveal has the time of one check, all told."""
+    """Replayed, or from behind a NAT that maps per destination: what they reveal has the time of one check."""
     one, now = lone(Role.CONTROLLED), 0.0
     while one.state is not AgentState.FAILED and now < 200.0:
         now += 1.0
@@ -209,7 +209,7 @@ def test_a_nat_that_gives_another_port_again_and_again_ends_no_session(behind: s
     world.host(roamer, inside)
     world.host(other, B4)
     world.introduce(roamer, other)
-    for port in range(40000, 40036):  # noqa: B007 - the NAT's, see above
+    for port in range(40000, 40036):  # the NAT reads it, see above
         world.run(40)
         assert [one.state for one in world.agents] == [AgentState.COMPLETED] * 2, f"port {port}"
     assert len(other.pairs) <= 20

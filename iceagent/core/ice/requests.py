@@ -320,8 +320,8 @@ class RequestHandler:
         Deviation from RFC 8445 section 7.3.1.3, which learns them all: two NATs that map per destination and filter
         nothing show every check under a new address. Each triggers the next, none can succeed, and since triggered
         checks go first no other pair, that of a relay for instance, would ever get its turn. So a host has but so many
-        addresses that lead nowhere. One that a NAT has replaced since gives way, or else the one asked longest ago, once
-        its check is out of reach: who sends forged checks, or gets another port every hour, locks no host out for long.
+        addresses that lead nowhere. One that a NAT has replaced since gives way, or else the one asked longest ago,
+        once its check is out of reach: who sends forged checks, or gets another port every hour, locks no host out.
         """
         context = self._context
         fruitless = [
