@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from iceagent.agent import late
+from iceagent.agent import report
 from iceagent.agent.candidates import Descriptions, LateCandidates, LocalCandidates, ends, signalled
 from iceagent.agent.component import CONNECTED, MAX_DATAGRAM_SIZE, Component
 from iceagent.agent.components import Components, of_stream
@@ -333,16 +333,16 @@ class Agent(trio.abc.Channel[bytes]):
         A bounded log, as `events()` is: `events_forgotten` tells how many of the oldest are missing. It holds no
         password, and no address that the peer has not told.
         """
-        return late.timeline_document(self._driver, self)
+        return report.timeline_document(self._driver, self)
 
     def timeline_json(self) -> str:
         """Return `timeline()` as JSON text, one event a line."""
-        return late.timeline_json(self._driver, self)
+        return report.timeline_json(self._driver, self)
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of candidates, pairs and transport, shaped like the W3C's."""
         drivers = [component.driver for component in self._components.all.values()]
-        return late.collect_statistics(drivers, self._gatherer.interfaces())
+        return report.collect_statistics(drivers, self._gatherer.interfaces())
 
     def explain(self) -> Verdict:
         """Return why the agent is where it is, the evidence, and what to do about it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from iceagent.agent import late
+from iceagent.agent import explain, hard_nat, report
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.filters import Policy
@@ -55,7 +55,7 @@ class Component(trio.abc.Channel[bytes]):
         self.gatherer = Gatherer(network, config, self.driver)
         self._fresh_ports = FreshPorts(config, self.driver, self.gatherer)
         if config.hard_nat:
-            self.gatherer.other_ways = late.HardNatTraversal(network, config, self.driver, self.gatherer)
+            self.gatherer.other_ways = hard_nat.HardNatTraversal(network, config, self.driver, self.gatherer)
         self.remote = RemoteCandidates(self.driver, self.gatherer)
         self.give_up: Callable[[], None] = self.shut
         self._tasks = trio.CancelScope()
@@ -84,7 +84,7 @@ class Component(trio.abc.Channel[bytes]):
         pair = self.selected_pair
         if pair is None or not pair.is_relayed:
             return None
-        return late.relayed_because(self.driver, self.gatherer, self._config, pair)[0]
+        return explain.relayed_because(self.driver, self.gatherer, self._config, pair)[0]
 
     @property
     def max_datagram_size(self) -> int:
@@ -109,11 +109,11 @@ class Component(trio.abc.Channel[bytes]):
 
     def statistics(self) -> AgentStatistics:
         """Return a snapshot of this component's candidates, pairs and transport."""
-        return late.collect_statistics([self.driver], self.gatherer.interfaces())
+        return report.collect_statistics([self.driver], self.gatherer.interfaces())
 
     def explain(self) -> Verdict:
         """Return why this component is where it is, the evidence, and what to do about it."""
-        return late.explain(self.driver, self.gatherer, self._config)
+        return explain.explain(self.driver, self.gatherer, self._config)
 
     # Data
 

@@ -6,7 +6,7 @@ import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from iceagent.agent import late
 from iceagent.agent.gather.servers import IceServer, first_servers
@@ -19,7 +19,8 @@ from iceagent.net.api import Network
 from iceagent.net.proxy import parse_proxy
 
 if TYPE_CHECKING:
-    from iceagent.agent.agent import Agent
+    from iceagent.agent.explain.verdict import Verdict
+    from iceagent.agent.report.statistics import AgentStatistics
     from iceagent.core.hard_nat import HardNat
     from iceagent.net.shared_port import SharedPort
 
@@ -27,6 +28,26 @@ GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup include
 RECEIVE_QUEUE: Final = 4 * 1024 * 1024  # ours: bytes, some 30 ms at 1 Gbit/s
 
 CANDIDATE_TYPES: Final = ("host", "srflx", "prflx", "relay")  # RFC 8839 section 5.1
+
+
+class ClosingAgent(Protocol):
+    """What `AgentConfig.on_closing` is called with: the `Agent`, as far as it is of use at its end."""
+
+    def explain(self) -> Verdict:
+        """See `Agent.explain`."""
+        ...
+
+    def statistics(self) -> AgentStatistics:
+        """See `Agent.statistics`."""
+        ...
+
+    def timeline(self) -> dict[str, Any]:
+        """See `Agent.timeline`."""
+        ...
+
+    def timeline_json(self) -> str:
+        """See `Agent.timeline_json`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +137,7 @@ class AgentConfig:
     mdns: str = "resolve"
     ice_lite: bool = False
     auto_restart: bool = False
-    on_closing: Callable[[Agent], None] | None = None
+    on_closing: Callable[[ClosingAgent], None] | None = None
     controller: ice.Controller | None = None
     tcp_candidates: bool | None = None
     shared_port: SharedPort | None = None

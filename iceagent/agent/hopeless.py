@@ -20,15 +20,15 @@ async def wait_hopeless(agent: Agent) -> None:
 
     `Agent.explain()` then says why. The agent itself goes on, and fails when RFC 8863 lets it.
     """
-    driver, gatherer = agent._driver, agent._gatherer  # noqa: SLF001 - of this room
+    first = agent.stream().component()
     await trio.lowlevel.checkpoint()
-    while not is_hopeless(driver, gatherer):
-        await driver.changed.park()
+    while not is_hopeless(first.driver, first.gatherer):
+        await first.driver.changed.park()
 
 
 def heard_at(agent: Agent) -> float:
     """Return when anything of the peer came last, a check or an answer, Trio's time; 0.0 if nothing ever has."""
-    driver = agent._driver  # noqa: SLF001 - of this room
+    driver = agent.stream().component().driver
     return max(driver.ice.heard_at, driver.checked_at)
 
 

@@ -18,7 +18,7 @@ REFUSED: Final = frozenset((401, 441))
 
 async def wait_refused(agent: Agent, urls: Collection[str], since: float) -> None:
     """Wait until one of these TURN servers has refused our credentials, `since` (Trio's time) or later."""
-    driver = agent._driver  # noqa: SLF001 - of this room
+    driver = agent.stream().component().driver
     await trio.lowlevel.checkpoint()
     while not any(
         at >= since and event.code in REFUSED and event.url in urls for at, event in driver.timeline.latest(RelayFailed)
@@ -28,4 +28,4 @@ async def wait_refused(agent: Agent, urls: Collection[str], since: float) -> Non
 
 def tell_not_renewed(agent: Agent, reason: str) -> None:
     """Put on the timeline that the present credentials are the last ones, and why."""
-    agent._driver.note(ServersNotRenewed(reason))  # noqa: SLF001 - of this room
+    agent.stream().component().driver.note(ServersNotRenewed(reason))

@@ -6,14 +6,11 @@ too late. Neither can be answered for by the peer, which gives up after 30 s wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from iceagent.agent.report.events import Stopped
+from iceagent.agent.report.events import AgentEvent, Stopped
+from iceagent.agent.report.timeline import Timeline
 from iceagent.core.constants import CONSENT_EXPIRY_S, CONSENT_INTERVAL_S
-
-if TYPE_CHECKING:
-    from iceagent.agent.agent import Agent
-    from iceagent.agent.driver import Driver
 
 STOPPED_S: Final = 5.0
 """Ours: a timer this late is not the load of the machine; the same as what counts as sleep."""
@@ -21,14 +18,9 @@ FATAL_S: Final = CONSENT_EXPIRY_S - CONSENT_INTERVAL_S
 """Ours: after so long the peer, which last heard us up to one interval before, has given up or is about to."""
 
 
-def stopped_since_heard(driver: Driver) -> float:
-    """Return how long this program did not run, seconds, if the peer has not answered since; else 0.0."""
-    stops = [(at, event.seconds) for at, event in driver.timeline.latest(Stopped)]
-    if not stops or driver.ice.heard_at > stops[-1][0]:
+def stopped_since(heard_at: float, timeline: Timeline[AgentEvent]) -> float:
+    """Return how long this program did not run after the peer was last heard, seconds; 0.0 if it ran."""
+    stops = [(at, event.seconds) for at, event in timeline.latest(Stopped)]
+    if not stops or heard_at > stops[-1][0]:
         return 0.0
     return stops[-1][1]
-
-
-def was_stopped(agent: Agent) -> float:
-    """Return the same of an agent."""
-    return stopped_since_heard(agent._driver)  # noqa: SLF001 - of this room

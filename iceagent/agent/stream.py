@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from iceagent.agent.component import Component
 from iceagent.agent.components import Components, of_stream
@@ -11,8 +11,32 @@ from iceagent.core import ice
 from iceagent.core.checked import checked
 from iceagent.errors import LocalError
 
-if TYPE_CHECKING:
-    from iceagent.agent.agent import Agent
+
+class Signals(Protocol):
+    """What carries a stream's signaling: its `Agent`, whose methods these are."""
+
+    def local_candidates(self, stream: int = 0) -> AsyncIterator[ice.Candidate]:
+        """Iterate over our candidates."""
+        ...
+
+    def set_remote_credentials(
+        self,
+        credentials: ice.Credentials,
+        *,
+        lite: bool = False,
+        options: Collection[str] = (),
+        stream: int | None = None,
+    ) -> None:
+        """Take the peer's credentials."""
+        ...
+
+    def add_remote_candidate(self, candidate: ice.Candidate | str | None, *, stream: int | None = 0) -> None:
+        """Take a candidate of the peer's."""
+        ...
+
+    def restart(self, *, stream: int | None = None) -> ice.Credentials:
+        """Restart ICE."""
+        ...
 
 
 class Stream:
@@ -23,7 +47,7 @@ class Stream:
         components: in the order of their ids, from 1.
     """
 
-    def __init__(self, agent: Agent, index: int, components: Components) -> None:
+    def __init__(self, agent: Signals, index: int, components: Components) -> None:
         self._agent = agent
         self._together = components
         self.index = index

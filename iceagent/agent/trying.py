@@ -1,4 +1,4 @@
-"""What an agent does while its path is silent, and until when: in words, for those who wait."""
+"""What an agent does while its path is silent, until when, and why it may be: for those who wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from iceagent.agent.stops import stopped_since
 from iceagent.core import ice
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def what_is_tried(agent: Agent) -> str:
     """Return what a connected agent does to hear of the peer again."""
-    core = agent._driver.ice  # noqa: SLF001 - of this room
+    core = agent.stream().component().driver.ice
     if not core.restarting:
         return "asking on the path there was"
     if core.remote_credentials is None:
@@ -25,5 +26,11 @@ def what_is_tried(agent: Agent) -> str:
 
 def gives_up_in(agent: Agent) -> float | None:
     """Return in how many seconds a connected agent gives up if nothing answers; None where that cannot be told."""
-    seconds = agent._driver.ice.gives_up_at - trio.current_time()  # noqa: SLF001 - of this room
+    seconds = agent.stream().component().driver.ice.gives_up_at - trio.current_time()
     return seconds if seconds > 0 else None
+
+
+def was_stopped(agent: Agent) -> float:
+    """Return how long this program did not run, seconds, if the peer has not answered since; else 0.0."""
+    driver = agent.stream().component().driver
+    return stopped_since(driver.ice.heard_at, driver.timeline)

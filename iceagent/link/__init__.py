@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from iceagent.core.lazy import names_on_demand
 
 if TYPE_CHECKING:
+    from iceagent.link.backends import preload
     from iceagent.link.config import LinkConfig, LinkRole
     from iceagent.link.credit import Ledger
     from iceagent.link.entropy import gather_entropy
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     )
     from iceagent.link.identity import LinkIdentity, generate_identity
     from iceagent.link.link import Link, LinkStatistics, open_link
-    from iceagent.link.quic import preload
     from iceagent.link.stream import LinkStream
     from iceagent.link.transport import DatagramTransport
 else:
@@ -40,7 +40,7 @@ else:
             ),
             "identity": "LinkIdentity generate_identity",
             "link": "Link LinkStatistics open_link",
-            "quic": "preload",
+            "backends": "preload",
             "stream": "LinkStream",
             "transport": "DatagramTransport",
         },

@@ -12,12 +12,13 @@ from msgspec import Struct
 from iceagent.core.checked import check_bytes, checked
 from iceagent.errors import IceError, LocalError, NetworkError
 from iceagent.link.auth import Authenticator
+from iceagent.link.backends import create_endpoint
 from iceagent.link.config import MAX_NAME_SIZE, PACKET_SIZE, LinkConfig, LinkRole
 from iceagent.link.credit import PROCESS_LEDGER, Ledger
 from iceagent.link.errors import LinkCode, LinkLost, PeerRefused
 from iceagent.link.identity import LinkIdentity
 from iceagent.link.protocol import LinkProtocol, LinkState
-from iceagent.link.quic import QuicEndpoint, create_endpoint
+from iceagent.link.quic import QuicEndpoint
 from iceagent.link.stream import LinkStream
 from iceagent.link.transport import DatagramTransport, KnowsPath
 

@@ -1,7 +1,7 @@
 """The adapter to the QUIC libraries: `qh3` by default, `aioquic` as the second backend.
 
-Both are sans-IO with nearly the same interface; `quic_qh3` and `quic_aioquic` hold what differs, and nothing else of
-the link knows them. What they lack is made good here or above:
+Both are sans-IO with nearly the same interface; `quic_qh3` and `quic_aioquic` hold what differs, and only `backends`
+knows them. What they lack is made good here or above:
 
 - Each sees one constant pair of made-up addresses. ICE alone chooses the path; QUIC must not think of migration.
 - The server's connection starts with the first Initial packet, whose destination connection id it needs.
@@ -22,11 +22,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from iceagent.errors import LocalError
 from iceagent.link.config import LinkConfig, LinkRole
-from iceagent.link.entropy import gather_entropy
 from iceagent.link.identity import LinkIdentity
-from iceagent.link.partial import put_off
 from iceagent.net.api import Batch
 
 ALPN = "iceagent-link/1"
@@ -365,40 +362,3 @@ class QuicEndpoint(ABC):
             "verify_mode": ssl.CERT_NONE,  # the fingerprint is the identity; names and authorities mean nothing here
             "server_name": "iceagent" if self.role is LinkRole.CLIENT else None,
         }
-
-
-def preload(backend: str = "qh3") -> None:
-    """Get the library of `backend` ready (some 100 ms) while there is time, rather than when a link opens.
-
-    Raises:
-        LocalError: there is no such backend, or its library is not installed.
-    """
-    gather_entropy(backend)
-    _endpoint_class(backend)
-
-
-def create_endpoint(
-    backend: str, role: LinkRole, identity: LinkIdentity, peer_fingerprint: bytes, config: LinkConfig
-) -> QuicEndpoint:
-    """Return an endpoint of the library named `backend`.
-
-    Raises:
-        LocalError: there is no such backend, or its library is not installed.
-    """
-    return _endpoint_class(backend)(role, identity, peer_fingerprint, config)
-
-
-def _endpoint_class(backend: str) -> type[QuicEndpoint]:
-    try:
-        if backend == "qh3":
-            put_off("qh3")  # whose own names are of asyncio and HTTP/3
-            from iceagent.link.quic_qh3 import Qh3Endpoint
-
-            return Qh3Endpoint
-        if backend == "aioquic":
-            from iceagent.link.quic_aioquic import AioquicEndpoint
-
-            return AioquicEndpoint
-    except ImportError as exc:
-        raise LocalError(f"the QUIC library {backend} is not installed: pip install {backend}") from exc
-    raise LocalError(f"no QUIC backend {backend!r}; there are qh3 and aioquic")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import trio
 
@@ -14,9 +15,6 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.net.framing import MAX_FRAME, FrameError, FrameReader
 from iceagent.net.send_queue import SendQueue
-
-if TYPE_CHECKING:
-    from iceagent.net.tcp_base import TcpBase
 
 SEND_BUFFER: Final = 128 * 1024
 """Bytes that may wait for one connection before senders do, and as many in the system: more would only add delay."""
@@ -33,6 +31,24 @@ _LAST_PAUSE_S: Final = 1.0
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h
 
 Stream = trio.abc.HalfCloseableStream
+
+
+class Owner(Protocol):
+    """Who has a connection: its TCP base.
+
+    Attributes:
+        refused: counts what was wrong with connections.
+    """
+
+    refused: Counter[str]
+
+    def knows(self, peer: TcpPeer) -> bool:
+        """Return whether an authenticated check has come over a connection."""
+        ...
+
+    async def take_frames(self, remote: TransportAddress, frames: list[bytes]) -> None:
+        """Take what has arrived; returns when there is room for more."""
+        ...
 
 
 class TcpPeer:
@@ -108,7 +124,7 @@ class TcpPeer:
         self._queue.close()
         self._scope.cancel()
 
-    async def run(self, base: TcpBase) -> int:
+    async def run(self, base: Owner) -> int:
         """Open, read and write until it ends; return the errno of why, or 0 when it was closed here."""
         code = 0
         with self._scope:
@@ -163,7 +179,7 @@ class TcpPeer:
 
     # Carrying
 
-    async def _carry(self, base: TcpBase, stream: Stream) -> int:
+    async def _carry(self, base: Owner, stream: Stream) -> int:
         code = errno.ECONNRESET
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, stream, nursery.cancel_scope)
@@ -178,7 +194,7 @@ class TcpPeer:
             nursery.cancel_scope.cancel()
         return code
 
-    async def _read(self, base: TcpBase, stream: Stream) -> None:
+    async def _read(self, base: Owner, stream: Stream) -> None:
         while True:
             data = await stream.receive_some(_READ_SIZE)
             if not data:

@@ -9,8 +9,7 @@ import trio
 
 from iceagent.agent import Agent, AgentState
 from iceagent.agent.explain import VerdictKind
-from iceagent.agent.stops import was_stopped
-from iceagent.agent.trying import gives_up_in, what_is_tried
+from iceagent.agent.trying import gives_up_in, was_stopped, what_is_tried
 from iceagent.session.outages import Outage, OutageKind
 
 LOOK_S = 0.2  # between two looks at an agent whose path is silent; no event tells that the same path answers again

@@ -9,7 +9,8 @@ import pytest
 
 from iceagent.core.address import TransportAddress
 from iceagent.link import LinkConfig, LinkRole, generate_identity
-from iceagent.link.quic import QuicEndpoint, create_endpoint
+from iceagent.link.backends import create_endpoint
+from iceagent.link.quic import QuicEndpoint
 from iceagent.net.api import Batch
 
 PEER = TransportAddress("192.0.2.1", 1)

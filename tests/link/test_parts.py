@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from iceagent.core.address import TransportAddress
 from iceagent.link import Ledger, LinkConfig, LinkRole, generate_identity
 from iceagent.link.auth import Authenticator, AuthState, proof
+from iceagent.link.backends import create_endpoint
 from iceagent.link.control import (
     ControlError,
     FrameReader,
@@ -25,7 +26,7 @@ from iceagent.link.control import (
     encode_welcome,
 )
 from iceagent.link.credit import CreditExceeded, ReceiveCredit, SendCredit
-from iceagent.link.quic import create_endpoint, initial_cids_untrusted
+from iceagent.link.quic import initial_cids_untrusted
 from iceagent.link.streams import BadHeader, StreamState, encode_header
 from iceagent.net.api import Batch
 

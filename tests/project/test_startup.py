@@ -21,7 +21,7 @@ FACADES += ["iceagent.core.discovery", "iceagent.core.hard_nat", "iceagent.core.
 FACADES += ["iceagent.core.stun", "iceagent.core.turn"]
 SELDOM = ("iceagent.core.turn.", "iceagent.net.turn.", "iceagent.net.portmap", "iceagent.core.ice.streams")
 SELDOM += ("iceagent.core.discovery.", "iceagent.core.hard_nat.", "iceagent.core.portmap.")
-SELDOM += ("iceagent.agent.hard_nat", "iceagent.agent.report.export", "iceagent.agent.report.statistics")
+SELDOM += ("iceagent.agent.hard_nat.", "iceagent.agent.report.export", "iceagent.agent.report.statistics")
 SELDOM += ("iceagent.agent.explain.judge", "iceagent.core.stun.server", "iceagent.net.nat_discovery")
 """What a link over a direct path does without; of `core.discovery` and `net.turn` it has what tells addresses apart."""
 NEEDED = {"iceagent.core.discovery.nat64", "iceagent.net.turn.redirect"}

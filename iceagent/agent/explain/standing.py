@@ -8,7 +8,7 @@ from iceagent.agent.explain.facts import Facts, plural
 from iceagent.agent.explain.verdict import RELAY_CATALOGUE, Verdict, VerdictKind, beyond_guessing, verdict
 from iceagent.agent.explain.why_relayed import why_relayed
 from iceagent.agent.report.events import RelayLost, path_kind
-from iceagent.agent.stops import FATAL_S, stopped_since_heard
+from iceagent.agent.stops import FATAL_S, stopped_since
 from iceagent.core import ice
 from iceagent.core.constants import CONSENT_EXPIRY_S
 
@@ -72,7 +72,7 @@ def lost_cause(facts: Facts) -> Verdict | None:
     changed = facts.network_changed
     lost = facts.last(ice.ConsentLost)
     evidence = [*_change_lines(facts), *_loss_lines(facts)]
-    stopped_s = stopped_since_heard(facts.driver)
+    stopped_s = stopped_since(facts.core.heard_at, facts.driver.timeline)
     if stopped_s and (stopped_s >= FATAL_S or not facts.is_over):
         summary = (
             f"This machine slept, or this program was stopped, for {stopped_s:.0f} s, and the peer has not answered "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import trio
 
@@ -12,19 +12,28 @@ from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, IcmpError, SocketStatistics
 from iceagent.net.receive_queue import ReceiveQueue
-
-if TYPE_CHECKING:
-    from iceagent.net.turn.allocation import TurnAllocation
+from iceagent.net.turn.transport import TurnTransport
 
 RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Bytes kept for a slow reader; then UDP loses datagrams, and a stream is no longer read."""
 _MAX_WAITING: Final = 256  # peers whose permission is pending
 
 
+class Carrier(Protocol):
+    """What a relayed address goes by: its allocation."""
+
+    client: turn.TurnClient
+    transport: TurnTransport
+
+    def settle(self) -> None:
+        """Send and tell what has come of a change of the client."""
+        ...
+
+
 class TurnSocket:
     """One relayed address of an allocation; an `iceagent.net.api.UdpSocket`. Made by `open_turn_socket`."""
 
-    def __init__(self, allocation: TurnAllocation, address: TransportAddress, is_stream: bool) -> None:
+    def __init__(self, allocation: Carrier, address: TransportAddress, is_stream: bool) -> None:
         self._allocation = allocation
         self._address = address
         self._is_stream = is_stream
@@ -38,11 +47,6 @@ class TurnSocket:
     def local_address(self) -> TransportAddress:
         """The relayed address, at which the server receives for us."""
         return self._address
-
-    @property
-    def allocation(self) -> TurnAllocation:
-        """What the address is part of."""
-        return self._allocation
 
     def statistics(self) -> SocketStatistics:
         """Return the live counters; they count payloads."""
