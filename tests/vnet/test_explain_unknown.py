@@ -152,6 +152,25 @@ async def test_an_answer_of_before_and_one_of_after_a_routers_restart_are_no_evi
             await trio.sleep(0.1)
 
 
+async def test_what_the_peers_servers_saw_before_and_after_its_routers_restart_is_no_evidence(vnet: Any) -> None:
+    """One answer was lost, and came a second and a half after the other: late enough for a restart in between."""
+    async with site(vnet(), SYMMETRIC, Nat(port_allocation="random")) as town:
+        (second,) = (host for host in town.net.hosts() if host.name == "two.example")
+        second.partition()
+        await town.serve_turn()
+        await town.open_both(*STUN, TURN)
+        town.introduce()
+        await trio.sleep(1.3)
+        town.homes[1].reboot()
+        second.heal()
+        await trio.sleep(0.5)
+        told = [one for one in town.alice._driver.ice.remote_candidates if one.type is CandidateType.SRFLX]
+        assert len({one.address for one in told}) == 2
+        for _ in range(60):
+            assert not any(line.startswith("the peer's NAT takes") for line in town.alice.explain().evidence)
+            await trio.sleep(0.1)
+
+
 async def test_a_dead_server_and_a_relay_over_tcp_do_not_mean_that_udp_is_blocked(vnet: Any) -> None:
     """Nothing answers over UDP, since nothing that was asked over UDP is there."""
     async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED) as town:

@@ -19,12 +19,11 @@ from typing import Final
 
 from iceagent.agent.explain.facts import Facts, listed
 from iceagent.agent.report.events import ServerAnswered
+from iceagent.agent.report.tellings import AT_ONCE_S
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.candidate import without_zone
 
-TOGETHER_S: Final = 1.0
-"""Ours: from the first request to the last answer: room for one retransmission, and hardly for a restart."""
 _OR_HELD: Final = "its NAT maps per destination (symmetric), or something holds that port there"
 
 
@@ -62,7 +61,7 @@ def _differ(answers: Sequence[tuple[float, ServerAnswered]]) -> bool:
         one.server != other.server
         and one.mapped != other.mapped
         and one.mapped.host == other.mapped.host
-        and max(at, later) - min(at - one.rtt_s, later - other.rtt_s) <= TOGETHER_S
+        and max(at, later) - min(at - one.rtt_s, later - other.rtt_s) <= AT_ONCE_S
         for at, one in answers
         for later, other in answers
     )

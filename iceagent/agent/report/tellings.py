@@ -14,8 +14,8 @@ from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 
 MAX_TELLINGS: Final = 256  # ours: those of many restarts; the one that was not repeated for longest gives way
-AT_ONCE_S: Final = 5.0
-"""Ours: what was learned so near to each other is of one NAT in one state; servers are asked together."""
+AT_ONCE_S: Final = 1.0
+"""Ours: servers are asked together, so there is room for one request sent again, and hardly for a router's restart."""
 
 
 class Telling(Struct, frozen=True):
