@@ -19,6 +19,7 @@ CHECK_RC: Final = 7  # RFC 8489 section 6.2.1
 CHECK_RM: Final = 16  # RFC 8489 section 6.2.1
 CHECK_UNREACHABLE_RC: Final = 3  # ours: sends granted to a check whose destination ICMP calls unreachable
 CHECK_UNREACHABLE_RM: Final = 4  # ours: and the wait after the last of them, in RTOs
+STOPPED_S: Final = 0.1  # ours: what is done so late says that we did not run; a busy machine is late by less, mostly
 CHECK_STEADY_GAP_S: Final = 1.0  # ours: between the retransmissions of a check after a restart
 MAX_STEADY_CHECKS: Final = 12  # ours: retransmitted so at a time; the others double their gaps
 

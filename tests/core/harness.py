@@ -77,6 +77,9 @@ class World:
         self.received: dict[int, list[bytes]] = {}
         self.trace: list[tuple[float, str]] = []
         self.filter: Callable[[Transmit], bool] = lambda transmit: True
+        self.stopped: ice.IceAgent | None = None  # as by SIGSTOP: what comes waits in its socket
+        self.waiting: list[Flight] = []
+        self.timers_first = False  # what an agent does first that was stopped
         self._number = 0
 
     def add(self, one: ice.IceAgent) -> ice.IceAgent:
@@ -158,7 +161,7 @@ class World:
     def step(self, until: float) -> bool:
         """Go to the next thing that happens, not beyond `until`; False if there is nothing before."""
         times = [self.flights[0].at] if self.flights else []
-        for one in self.agents:
+        for one in self.running():
             at = one.next_timeout()
             if at is not None:
                 times.append(at)
@@ -166,20 +169,41 @@ class World:
             self.now = until
             return False
         self.now = max(self.now, min(times))
+        if self.timers_first:
+            self.ring()
+        self.deliver()
+        self.ring()
+        return True
+
+    def running(self) -> list[ice.IceAgent]:
+        return [one for one in self.agents if one is not self.stopped]
+
+    def go_on(self) -> None:
+        """Let the agent run that was stopped; it finds all that came meanwhile."""
+        self.stopped = None
+        for flight in self.waiting:
+            heapq.heappush(self.flights, flight)
+        self.waiting.clear()
+
+    def deliver(self) -> None:
         while self.flights and self.flights[0].at <= self.now:
             flight = heapq.heappop(self.flights)
+            if flight.target is self.stopped:
+                self.waiting.append(flight)
+                continue
             verdict = flight.target.handle_datagram(self.now, flight.destination, flight.source, flight.data)
             if verdict is ice.Verdict.APPLICATION_DATA:
                 self.received[id(flight.target)].append(flight.data)
             self.drain(flight.target)
-        for one in self.agents:
+
+    def ring(self) -> None:
+        for one in self.running():
             at = one.next_timeout()
             if at is not None and at <= self.now:
                 one.handle_timeout(self.now)
                 self.drain(one)
                 again = one.next_timeout()
                 assert again is None or again > self.now, f"{again} is not after {self.now}"
-        return True
 
     def run(self, seconds: float) -> None:
         until = self.now + seconds

@@ -307,6 +307,42 @@ def test_rtt_is_measured() -> None:
     assert pair.rtt_s == pytest.approx(0.2, rel=0.1)
 
 
+@pytest.mark.parametrize("timers_first", [False, True])
+@pytest.mark.parametrize("stop_s", [0.7, 3.0, 20.0])
+@pytest.mark.parametrize("begins_s", [0.005, 0.025])
+def test_a_time_in_which_we_were_stopped_is_no_round_trip(begins_s: float, stop_s: float, timers_first: bool) -> None:
+    """Ctrl-Z and fg while the first checks are out: the path line told a round trip of as many seconds."""
+    world = World()
+    world.timers_first = timers_first
+    a, b = world.pair()
+    world.host(a, A4)
+    world.host(b, B4)
+    world.introduce(a, b)
+    world.run(begins_s)
+    world.stopped = a
+    world.run(stop_s)
+    world.go_on()
+    while (pair := a.selected_pair) is None or pair.rtt_s is None:
+        assert world.step(world.now + 10.0)
+    assert pair.rtt_s == pytest.approx(0.02, abs=1e-6)
+
+
+def test_a_stop_while_connected_is_no_round_trip() -> None:
+    """A machine that slept with a consent check out."""
+    world, a, _ = connected_pair()
+    for _ in range(20):
+        sent = len(world.sent)
+        while not any(one is a for _, one, _ in world.sent[sent:]):
+            world.step(world.now + 10.0)
+        world.stopped = a
+        world.run(8.0)
+        world.go_on()
+        world.run(7.0)
+        pair = a.selected_pair
+        assert pair is not None
+        assert pair.rtt_s == pytest.approx(0.02, abs=1e-6)
+
+
 def test_events_tell_the_story_in_order() -> None:
     """What a shell, a log or a user sees."""
     world, a, _ = connected_pair()

@@ -89,6 +89,16 @@ def test_the_round_trip_time_of_a_retransmitted_request_is_unknown() -> None:
     assert event.rtt_s is None
 
 
+def test_the_round_trip_time_of_an_answer_that_waited_for_us_is_unknown() -> None:
+    """The second request was due long before: a program that was stopped reads the answer when it goes on."""
+    client = started()
+    sent(client)
+    client.handle_message(8.0, LOCAL, SERVER, answer(MAPPED))
+    event = client.poll_event()
+    assert isinstance(event, stun.Response)
+    assert event.rtt_s is None
+
+
 @pytest.mark.parametrize(
     ("local", "remote"),
     [(LOCAL, TransportAddress("198.51.100.1", 3479)), (LOCAL, LOCAL), (TransportAddress("192.0.2.1", 40001), SERVER)],

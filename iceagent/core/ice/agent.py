@@ -86,6 +86,7 @@ class IceAgent(Generations):
         self._told: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
         self._due_unheard_since: float | None = None
+        self._driven_at = float("-inf")  # when a datagram or a timeout was last dealt with
 
     # What is.
 
@@ -313,7 +314,7 @@ class IceAgent(Generations):
             return Verdict.DROPPED
         if not stun.looks_like_stun(data):
             return self._handle_data((local, remote), data)
-        context, generation, due = self._current.context, self._roles.generation, self.next_timeout()
+        context, generation, due = self._current.context, self._roles.generation, self._drive(now)
         reason = self._handle_stun(now, local, remote, data)
         unmoved, context.unmoved = context.unmoved or reason is not None, False
         if not unmoved or self._roles.generation != generation or (due is not None and due <= now):
@@ -362,6 +363,7 @@ class IceAgent(Generations):
         """Do what is due at `now`; call it when `next_timeout` has come, or at any other time."""
         if self._standing.over:
             return
+        self._drive(now)
         if self._is_lone() and self._current.repeat_consent(now):
             self._follow_consent(now)
             return
@@ -401,6 +403,19 @@ class IceAgent(Generations):
         return self._outbox.events.popleft() if self._outbox.events else None
 
     # Within.
+
+    def _drive(self, now: float) -> float | None:
+        """Return what is due when, having taken note if it should have been done long ago: then we were stopped.
+
+        The answer to a check may have lain in the socket all that time, so what is out now measures no round trip. A
+        stop that ends before anything is due, within the first timeout of a check, cannot be told from a slow path.
+        """
+        due = self.next_timeout()
+        if due is not None and now - max(due, self._driven_at) > constants.STOPPED_S:
+            for session in self._live():
+                session.context.runner.note_stop()
+        self._driven_at = now
+        return due
 
     def _handle_data(self, path: Path, data: bytes) -> Verdict:
         if self.is_validated(*path):

@@ -50,6 +50,7 @@ class Check:
     """One transaction. `gaps_s[i]` is the wait after the i-th send.
 
     `astray`: an authenticated answer has come, but on another path, so that the check is sent no more.
+    `is_timed`: nobody has stopped us since it was sent, so that its answer tells the round-trip time.
     """
 
     pair: CheckPair
@@ -66,6 +67,7 @@ class Check:
     sends: int = 1
     cancelled: bool = False
     astray: bool = False
+    is_timed: bool = True
 
     @property
     def is_first_try(self) -> bool:
@@ -186,6 +188,11 @@ class CheckRunner:
         """Forget everything."""
         self._checks.clear()
 
+    def note_stop(self) -> None:
+        """Take note that we were stopped: how long the answers took that come now is not known."""
+        for check in self._checks.values():
+            check.is_timed = False
+
     def knows(self, transaction_id: bytes) -> bool:
         """Whether a check with that transaction id waits for its answer."""
         return transaction_id in self._checks
@@ -299,7 +306,7 @@ class CheckRunner:
         if mapped is None:  # RFC 8445 section 7.3.1.2 wants one; the WHIP client of a widely used program sends none
             self._outbox.drop(DropReason.RESPONSE_NO_ADDRESS)
         self.answers += 1
-        if check.sends == 1 or check.pair.rtt_s is None or check.pair.is_tcp:
+        if check.is_timed and (check.sends == 1 or check.pair.rtt_s is None or check.pair.is_tcp):
             # A retransmitted check has an ambiguous RTT (Karn); as the very first estimate it is better than none.
             check.pair.measure_rtt(max(0.0, now - check.sent_at))
         return CheckOutcome(check, CheckResult.SUCCESS, None if mapped is None else mapped.address)

@@ -86,8 +86,11 @@ class ClientTransaction:
         return now >= self.started_at + self.schedule.timeout_s
 
     def rtt_s(self, now: float) -> float | None:
-        """Return the round-trip time; None where a retransmission makes it ambiguous (Karn's algorithm)."""
-        return now - self.started_at if self.sent == 1 else None
+        """Return the round-trip time; None where a retransmission makes it ambiguous (Karn's algorithm).
+
+        One that was due and not sent says that we were stopped, and that the answer has waited for us.
+        """
+        return now - self.started_at if self.sent == 1 and now <= self.due_at else None
 
     @property
     def failure(self) -> FailureReason:
