@@ -152,7 +152,12 @@ class World:
             servers.append(IceServer("stun:192.0.2.250:3478"))
         controller = Ordered(order=order)
         return AgentConfig(
-            servers, network=host, randbytes=host.randbytes, ta=ta_s, controller=controller, port_mapping=False
+            servers=servers,
+            network=host,
+            randbytes=host.randbytes,
+            ta_s=ta_s,
+            controller=controller,
+            port_mapping=False,
         )
 
 

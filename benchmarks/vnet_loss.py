@@ -37,7 +37,9 @@ async def _run(seed: int, loss: float) -> float:
     homes = [net.router(net.internet, nat=draw.choice(NATS), delay_s=delay_s) for _ in range(2)]
     hosts = [net.host(home) for home in homes]
     configs = [
-        AgentConfig([IceServer("stun:stun.example")], network=host, randbytes=host.randbytes, port_mapping=False)
+        AgentConfig(
+            servers=[IceServer("stun:stun.example")], network=host, randbytes=host.randbytes, port_mapping=False
+        )
         for host in hosts
     ]
     async with (

@@ -71,7 +71,7 @@ class Agent(trio.abc.Channel[bytes]):
     @property
     def pacing_s(self) -> float:
         """The Ta we propose, seconds, for the peer's `set_remote_credentials` (in SDP `a=ice-pacing`, in ms)."""
-        return TA_OFFERED_S if self._config.ta is None else self._config.ta
+        return TA_OFFERED_S if self._config.ta_s is None else self._config.ta_s
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -193,7 +193,7 @@ class Agent(trio.abc.Channel[bytes]):
             lite: the peer is a lite implementation (RFC 8445 section 2.5), as its description says.
             options: the ice-options of its description; "renomination" lets data move to a better path later.
             pacing_s: the peer's `pacing_s`; the higher one of the two is used. None if it is not known: then 50 ms is
-                taken for it (RFC 8445 section 14.2), unless `AgentConfig.ta` says what both have agreed upon.
+                taken for it (RFC 8445 section 14.2), unless `AgentConfig.ta_s` says what both have agreed upon.
             stream: the data stream they belong to, where its descriptions differ (RFC 8839 section 5.4); None for all.
 
         Raises:
@@ -201,7 +201,7 @@ class Agent(trio.abc.Channel[bytes]):
         """
         self._check_open()
         if pacing_s is None:
-            pacing_s = TA_S if self._config.ta is None else 0.0
+            pacing_s = TA_S if self._config.ta_s is None else 0.0
         given: dict[str, Any] = {"lite": lite, "options": options, "pacing_s": pacing_s}
         take = self._components.set_remote_credentials
         self._roaming.change(lambda now: take(now, credentials, stream, **given))
@@ -407,8 +407,6 @@ class Agent(trio.abc.Channel[bytes]):
                 nursery.start_soon(run_contained, "restarting", self._roaming.run)
 
     def _shut(self) -> None:
-        if self._config.on_closing is not None and not self._components.closed:
-            self._config.on_closing(self)
         self._components.shut()
         self._tasks.cancel()
 

@@ -51,7 +51,7 @@ class Component(trio.abc.Channel[bytes]):
         self.id = core.component
         self._config = config
         self._policy = Policy(config)
-        self.driver = Driver(core, config.randbytes, config.receive_queue, self._policy)
+        self.driver = Driver(core, config.randbytes, config.receive_queue_bytes, self._policy)
         self.gatherer = Gatherer(network, config, self.driver)
         self._fresh_ports = FreshPorts(config, self.driver, self.gatherer)
         if config.hard_nat:

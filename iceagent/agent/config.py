@@ -6,7 +6,7 @@ import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 from iceagent.agent import late
 from iceagent.agent.gather.servers import IceServer, first_servers
@@ -19,130 +19,124 @@ from iceagent.net.api import Network
 from iceagent.net.proxy import parse_proxy
 
 if TYPE_CHECKING:
-    from iceagent.agent.explain.verdict import Verdict
-    from iceagent.agent.report.statistics import AgentStatistics
     from iceagent.core.hard_nat import HardNat
     from iceagent.net.shared_port import SharedPort
 
 GATHER_BUDGET_S: Final = 5.0  # ours: per server and family, name lookup included
 RECEIVE_QUEUE: Final = 4 * 1024 * 1024  # ours: bytes, some 30 ms at 1 Gbit/s
 
-CANDIDATE_TYPES: Final = ("host", "srflx", "prflx", "relay")  # RFC 8839 section 5.1
+TransportPolicy: TypeAlias = Literal["all", "relay"]
+CandidateTypeName: TypeAlias = Literal["host", "srflx", "prflx", "relay"]
+Family: TypeAlias = Literal[4, 6]
+MdnsMode: TypeAlias = Literal["off", "resolve", "publish"]
+
+CANDIDATE_TYPES: Final[tuple[CandidateTypeName, ...]] = ("host", "srflx", "prflx", "relay")  # RFC 8839 section 5.1
 
 
-class ClosingAgent(Protocol):
-    """What `AgentConfig.on_closing` is called with: the `Agent`, as far as it is of use at its end."""
-
-    def explain(self) -> Verdict:
-        """See `Agent.explain`."""
-        ...
-
-    def statistics(self) -> AgentStatistics:
-        """See `Agent.statistics`."""
-        ...
-
-    def timeline(self) -> dict[str, Any]:
-        """See `Agent.timeline`."""
-        ...
-
-    def timeline_json(self) -> str:
-        """See `Agent.timeline_json`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """How an agent gathers and behaves; the defaults suit a peer-to-peer tool.
+    """How an agent gathers and behaves; the defaults suit a peer-to-peer tool. Units are in the names.
 
     Attributes:
         servers: STUN and TURN servers, each an `IceServer` or a URL, all asked in parallel; of one relay's transports
             the best that works is used. Of more than `MAX_SERVERS` (16) the first are asked, and the others are logged.
+        proxy: `http://[USER:PASSWORD@]HOST:PORT` or `socks5://…`, through which TURN over TCP and TLS is tried when
+            nothing else works, and a session reaches its relay; "" for none; None for what the environment says
+            (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+        tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
+        gather_budget_s: seconds granted to each server and family, name lookup included, before its silence counts as
+            failure. An answer that comes later is a candidate all the same.
         transport_policy: "all", or "relay": nothing is sent but to the TURN servers, and the peer learns no address of
             ours but theirs. It needs a TURN server, given here or by the relay of a session.
-        interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
-        deny_interfaces: names or patterns of those not to use, such as `docker*`, even where `interfaces` has them.
-        prefixes: our addresses to use, as `192.168.0.0/16` or `2001:db8::/32`; None for all.
-        deny_prefixes: our addresses not to use.
         candidate_types: of `host`, `srflx`, `prflx` and `relay`, those to use. Candidates of other types are neither
             gathered nor told, nor taken from the peer: without `relay` no path is relayed, by either side; without
             `host` the peer learns no local address. Without `prflx` nothing is sent to, nor taken from, an address that
             the peer has not told, whatever checks come from there.
+        families: IP versions to use, of 4 and 6.
+        interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
+        deny_interfaces: names or patterns of those not to use, such as `docker*`, even where `interfaces` has them.
+        prefixes: our addresses to use, as `192.168.0.0/16` or `2001:db8::/32`; None for all.
+        deny_prefixes: our addresses not to use.
+        include_loopback: whether loopback addresses are candidates; None: only if there is no other address.
         remote_prefixes: the peer's addresses to use; None for all. Servers that are configured are not concerned.
         deny_remote_prefixes: addresses nothing is ever sent to, be they the peer's, a server's or a gateway's. An IPv6
             address that stands for an IPv4 one (NAT64, 6to4, Teredo ...) is denied with it.
         remote_filter: a function that says of an address of the peer whether it may be used.
-        families: IP versions to use, of 4 and 6.
         port_range: lowest and highest local port, both included; None lets the system choose.
-        include_loopback: whether loopback addresses are candidates; None: only if there is no other address.
-        ta: pacing of checks, seconds, and of what is proposed to the peer; None: 20 ms with a peer that proposes as
-            little (`set_remote_credentials(pacing_s=…)`, as sessions do), 50 ms with others (RFC 8445 section 14.2).
-        gather_budget_s: seconds granted to each server and family, name lookup included, before its silence counts as
-            failure. An answer that comes later is a candidate all the same.
-        full_trickle: each candidate is carried to the peer as it comes, and nobody waits for the last: then
-            end-of-candidates waits for whatever may still come, 39.5 s at most. Else it waits for the budgets only.
-        receive_queue: bytes that may wait to be received; what comes when it is full is dropped and counted.
-        credentials: our ufrag and password; None makes fresh ones.
-        proxy: `http://[USER:PASSWORD@]HOST:PORT` or `socks5://…`, through which TURN over TCP and TLS is tried when
-            nothing else works, and a session reaches its relay; "" for none; None for what the environment says
-            (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+        shared_port: from `open_shared_port`; instead of sockets of its own the agent has its share of those, and its
+            candidates are at the port's addresses.
+        receive_queue_bytes: what may wait to be received; what comes when it is full is dropped and counted.
+        network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
+        mdns: "resolve" looks the peer's `.local` names up by multicast DNS; "publish" also hides our host addresses
+            behind such names, random ones, for which the agent answers; "off" does neither.
         port_mapping: whether the gateway is asked (PCP, NAT-PMP, UPnP) to map our ports, each of which is then one more
             server-reflexive candidate. None: where it can help, that is with servers given and a private address, so
             never for an agent on loopback alone. False: never, where no router is to be touched.
+        tcp_candidates: whether the peer is also tried over TCP (RFC 6544), after all ways over UDP: for networks that
+            block UDP. Costs two listening sockets for each of up to four addresses. None: only in sessions.
+        hard_nat: send many packets to get a direct path where a NAT maps per destination, if the peer does so, too
+            (docs/hard-nats.md); True for the usual limits of `HardNat`. IPv4 only.
         streams: how many components each data stream has, RFC 8445's way: (1,) is one stream with one component, what
             `Agent` itself sends and receives over; with (2, 1), `Agent.stream(0)` has two, and there is a `stream(1)`.
             Each component has sockets of its own, and asks the servers for itself. The peer's should be the same;
             components it does not have are closed.
-        mdns: "resolve" looks the peer's `.local` names up by multicast DNS; "publish" also hides our host addresses
-            behind such names, random ones, for which the agent answers; "off" does neither.
         ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
             public address; needs the role CONTROLLED, no servers, and a peer that is told (`lite=True`) and not lite.
-        controller: decides which pairs are checked, nominated and switched to; None for `DefaultController`.
-        on_closing: called once with the agent just before it closes, however it ends: the last moment to keep its
-            `timeline_json()`. It must not raise.
+        full_trickle: each candidate is carried to the peer as it comes, and nobody waits for the last: then
+            end-of-candidates waits for whatever may still come, 39.5 s at most. Else it waits for the budgets only.
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
             `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
-        tls_ca_file: certificates to trust for `turns:` instead of the system's, PEM.
-        tcp_candidates: whether the peer is also tried over TCP (RFC 6544), after all ways over UDP: for networks that
-            block UDP. Costs two listening sockets for each of up to four addresses. None: only in sessions.
-        shared_port: from `open_shared_port`; instead of sockets of its own the agent has its share of those, and its
-            candidates are at the port's addresses.
-        hard_nat: send many packets to get a direct path where a NAT maps per destination, if the peer does so, too
-            (docs/hard-nats.md); True for the usual limits of `HardNat`. IPv4 only.
-        network: where sockets come from; None for this machine, or a `iceagent.vnet.Host`.
+        ta_s: pacing of checks, seconds, and of what is proposed to the peer; None: 20 ms with a peer that proposes as
+            little (`set_remote_credentials(pacing_s=…)`, as sessions do), 50 ms with others (RFC 8445 section 14.2).
+        controller: decides which pairs are checked, nominated and switched to; None for `DefaultController`.
+        credentials: our ufrag and password; None makes fresh ones.
         randbytes: the source of all randomness.
     """
 
+    # Servers, and the way to them
+
     servers: Sequence[IceServer | str] = ()
-    transport_policy: str = "all"
+    proxy: str | None = field(default=None, repr=False)
+    tls_ca_file: str | None = None
+    gather_budget_s: float = GATHER_BUDGET_S
+
+    # What is used, and what is told: what is forbidden here is never sent
+
+    transport_policy: TransportPolicy = "all"
+    candidate_types: Sequence[ice.CandidateType | CandidateTypeName] = CANDIDATE_TYPES
+    families: Sequence[Family] = (4, 6)
     interfaces: Sequence[str] | None = None
     deny_interfaces: Sequence[str] = ()
     prefixes: Sequence[str] | None = None
     deny_prefixes: Sequence[str] = ()
-    candidate_types: Sequence[str] = CANDIDATE_TYPES
+    include_loopback: bool | None = None
     remote_prefixes: Sequence[str] | None = None
     deny_remote_prefixes: Sequence[str] = ()
     remote_filter: Callable[[TransportAddress], bool] | None = None
-    families: Sequence[int] = (4, 6)
+
+    # Sockets
+
     port_range: tuple[int, int] | None = None
-    include_loopback: bool | None = None
-    ta: float | None = None
-    gather_budget_s: float = GATHER_BUDGET_S
-    full_trickle: bool = False
-    receive_queue: int = RECEIVE_QUEUE
-    credentials: ice.Credentials | None = field(default=None, repr=False)
-    proxy: str | None = field(default=None, repr=False)
-    tls_ca_file: str | None = None
-    port_mapping: bool | None = None
-    streams: Sequence[int] = (1,)
-    mdns: str = "resolve"
-    ice_lite: bool = False
-    auto_restart: bool = False
-    on_closing: Callable[[ClosingAgent], None] | None = None
-    controller: ice.Controller | None = None
-    tcp_candidates: bool | None = None
     shared_port: SharedPort | None = None
-    hard_nat: bool | HardNat = False
+    receive_queue_bytes: int = RECEIVE_QUEUE
     network: Network | None = None
+
+    # Candidates beyond those of sockets and servers
+
+    mdns: MdnsMode = "resolve"
+    port_mapping: bool | None = None
+    tcp_candidates: bool | None = None
+    hard_nat: bool | HardNat = False
+
+    # ICE
+
+    streams: Sequence[int] = (1,)
+    ice_lite: bool = False
+    full_trickle: bool = False
+    auto_restart: bool = False
+    ta_s: float | None = None
+    controller: ice.Controller | None = None
+    credentials: ice.Credentials | None = field(default=None, repr=False)
     randbytes: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False)
 
     def __post_init__(self) -> None:
@@ -163,10 +157,10 @@ class AgentConfig:
             low, high = self.port_range
             if not 1 <= low <= high <= 65535:
                 raise LocalError(f"port_range {self.port_range!r} must be (lowest, highest) within 1 to 65535")
-        if self.ta is not None and not TA_MIN_S <= self.ta <= 10:
-            raise LocalError(f"ta {self.ta!r} is not within {TA_MIN_S} and 10 seconds (RFC 8445 section 14.2)")
-        if not (self.gather_budget_s >= 0 and self.receive_queue > 0):  # so that NaN is none, either
-            raise LocalError("gather_budget_s and receive_queue must be positive")
+        if self.ta_s is not None and not TA_MIN_S <= self.ta_s <= 10:
+            raise LocalError(f"ta_s {self.ta_s!r} is not within {TA_MIN_S} and 10 seconds (RFC 8445 section 14.2)")
+        if not (self.gather_budget_s >= 0 and self.receive_queue_bytes > 0):  # so that NaN is none, either
+            raise LocalError("gather_budget_s and receive_queue_bytes must be positive")
 
     @property
     def ice_servers(self) -> tuple[IceServer, ...]:
@@ -201,7 +195,9 @@ class AgentConfig:
                 parse_prefixes(value or ())
             except ValueError as error:
                 raise LocalError(f"{name}: {error}") from error
-        unknown = [kind for kind in self.candidate_types if kind not in CANDIDATE_TYPES]
+        types = tuple(kind.value if isinstance(kind, ice.CandidateType) else kind for kind in self.candidate_types)
+        object.__setattr__(self, "candidate_types", types)
+        unknown = [kind for kind in types if kind not in CANDIDATE_TYPES]
         if unknown:
             raise LocalError(
                 f"candidate_types {self.candidate_types!r} must be a list of some of {', '.join(CANDIDATE_TYPES)}"

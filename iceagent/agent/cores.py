@@ -32,7 +32,7 @@ def components_for(config: AgentConfig, role: ice.Role, network: Network) -> Com
 
 def _ice_config(config: AgentConfig) -> ice.IceConfig:
     return ice.IceConfig(
-        ta_s=TA_OFFERED_S if config.ta is None else config.ta,
+        ta_s=TA_OFFERED_S if config.ta_s is None else config.ta_s,
         lite=config.ice_lite,
         controller=config.controller or ice.DefaultController(),
     )

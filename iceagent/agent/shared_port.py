@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from iceagent.agent.config import AgentConfig
+from iceagent.agent.config import AgentConfig, Family
 from iceagent.agent.gather.addresses import choose_addresses
 from iceagent.core.checked import checked
 from iceagent.errors import LocalError
@@ -27,7 +27,7 @@ async def open_shared_port(
     *,
     hosts: Sequence[str] | None = None,
     interfaces: Sequence[str] | None = None,
-    families: Sequence[int] = (4, 6),
+    families: Sequence[Family] = (4, 6),
     include_loopback: bool | None = None,
     network: Network | None = None,
 ) -> AsyncIterator[SharedPort]:

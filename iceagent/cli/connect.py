@@ -41,9 +41,9 @@ def command(
 
 async def _connect(code: str, relay: str | None, connection: Connection, timeline: str | None, output: Output) -> None:
     with kept_timeline(timeline) as kept:
-        config = connection.config(kept)
+        config = connection.config(None)
         async with (
-            told_progress(output) as progress,
+            told_progress(output, kept) as progress,
             join(code, relay=relay, config=config, progress=progress) as link,
             open_background() as nursery,
         ):

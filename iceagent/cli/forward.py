@@ -13,7 +13,7 @@ from iceagent.cli.options import Common, code_argument, output_options, relay_op
 from iceagent.cli.output import Output
 from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
-from iceagent.cli.timeline import kept_timeline, timeline_option
+from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
 from iceagent.cli.waiting import told_progress
 from iceagent.session.background import open_background
 from iceagent.session.errors import PeerLeft
@@ -57,14 +57,19 @@ def command(
     output = Common(as_json, quiet, verbose).open_output()
 
     async def forward() -> None:
-        with kept_timeline(timeline) as config:
-            await _forward(code, specs, relay, connection.config(config), output)
+        with kept_timeline(timeline) as kept:
+            await _forward(code, specs, relay, connection.config(None), output, kept)
 
     return run_verb(forward, output, has_peer=True)
 
 
 async def _forward(
-    code: str, texts: Sequence[str], relay: str | None, config: AgentConfig | None, output: Output
+    code: str,
+    texts: Sequence[str],
+    relay: str | None,
+    config: AgentConfig | None,
+    output: Output,
+    timeline: TimelineFile | None,
 ) -> None:
     specs = [parse_forward(text) for text in texts]
     check_distinct(specs)
@@ -73,7 +78,7 @@ async def _forward(
         # Open, and held, before the code is used: it is good for one try.
         held = [await sockets.enter_async_context(hold_forward(spec)) for spec in specs]
         async with (
-            told_progress(output) as progress,
+            told_progress(output, timeline) as progress,
             join(code, relay=relay, config=config, progress=progress) as link,
             open_background() as nursery,
             AsyncExitStack() as forwards,

@@ -14,7 +14,7 @@ from iceagent.cli.options import Common, output_options, relay_option, timeout_o
 from iceagent.cli.output import Output
 from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
-from iceagent.cli.timeline import kept_timeline, timeline_option
+from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
 from iceagent.cli.waiting import told_progress
 from iceagent.session.background import open_background
 from iceagent.tunnel.allow import AllowRule, parse_rules
@@ -59,19 +59,24 @@ def command(
     output = Common(as_json, quiet, verbose).open_output(pipe=not allow)
 
     async def listen() -> None:
-        with kept_timeline(timeline) as config:
-            await _listen(allow, timeout_s, relay, connection.config(config), output)
+        with kept_timeline(timeline) as kept:
+            await _listen(allow, timeout_s, relay, connection.config(None), output, kept)
 
     return run_verb(listen, output, has_peer=True)
 
 
 async def _listen(
-    allow: Sequence[str], timeout_s: float | None, relay: str | None, config: AgentConfig | None, output: Output
+    allow: Sequence[str],
+    timeout_s: float | None,
+    relay: str | None,
+    config: AgentConfig | None,
+    output: Output,
+    timeline: TimelineFile | None,
 ) -> None:
     rules = parse_rules(allow)
     async with (
         open_background() as watching,
-        told_progress(output) as progress,
+        told_progress(output, timeline) as progress,
         invite(relay=relay, config=config, progress=progress) as invitation,
     ):
         watching.start_soon(_tell_doubts, rules)

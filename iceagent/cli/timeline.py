@@ -8,12 +8,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    from iceagent.agent import AgentConfig
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -29,9 +26,16 @@ def timeline_option(function: F) -> F:
     )(function)
 
 
+class TimelineFile:
+    """What will be written: `told_progress` fills it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+
 @contextmanager
-def kept_timeline(path: str | None) -> Iterator[AgentConfig | None]:
-    """Yield the configuration of an agent whose timeline is written to `path` at the end; None without a path.
+def kept_timeline(path: str | None) -> Iterator[TimelineFile | None]:
+    """Yield what takes a timeline, which is written to `path` at the end; None without a path.
 
     The file is opened first, so that a code is not used up for a command that cannot do what it was asked. It stays
     empty if there never was an agent. Only its owner may read it: it holds addresses.
@@ -42,21 +46,20 @@ def kept_timeline(path: str | None) -> Iterator[AgentConfig | None]:
     if path is None:
         yield None
         return
-    from iceagent.agent import AgentConfig
     from iceagent.tunnel.errors import LocalIOError
 
-    told: list[str] = []
+    timeline = TimelineFile()
     try:
         descriptor = _create(path)
     except OSError as error:
         raise LocalIOError(f"the timeline cannot be written to {path}: {error.strerror}") from error
     failure: OSError | None = None
     try:
-        yield AgentConfig(on_closing=lambda agent: told.append(agent.timeline_json()))
+        yield timeline
     finally:
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
-                file.write("".join(told))
+                file.write(timeline.text)
         except OSError as error:
             failure = error
             _log.warning("the timeline cannot be written to %s: %s", path, error.strerror)

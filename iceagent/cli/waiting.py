@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from iceagent.cli.output import Output
+from iceagent.cli.timeline import TimelineFile
 from iceagent.session.background import open_background
 from iceagent.session.progress import Progress, Stage
 
@@ -16,12 +17,19 @@ AGAIN_S = 10.0  # between two lines while the same thing is waited for
 
 
 @asynccontextmanager
-async def told_progress(output: Output) -> AsyncIterator[Progress]:
-    """Yield what `invite` and `join` take as `progress`; until the session is open, its course is told."""
-    progress = Progress()
+async def told_progress(output: Output, timeline: TimelineFile | None = None) -> AsyncIterator[Progress]:
+    """Yield what `invite` and `join` take as `progress`; until the session is open, its course is told.
+
+    `timeline` gets what happened to the connection, once that has ended.
+    """
+    progress = Progress(keep_timeline=timeline is not None)
     async with open_background() as nursery:
         nursery.start_soon(_tell, progress, output)
-        yield progress
+        try:
+            yield progress
+        finally:
+            if timeline is not None:
+                timeline.text = progress.timeline or ""
 
 
 async def _tell(progress: Progress, output: Output) -> None:

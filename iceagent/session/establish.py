@@ -58,6 +58,7 @@ async def establish(
     config = replace(config, auto_restart=True, full_trickle=True, tcp_candidates=tcp)
     async with (
         open_agent(config, role=role) as agent,
+        progress.following(agent),
         open_background() as nursery,
         keeping_up(channel.look_again, config.network),
     ):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
+    from iceagent.agent import Agent
     from iceagent.agent.explain import Verdict, VerdictKind
 
 
@@ -34,9 +36,16 @@ class Progress:
         since: when the waiting for it began, Trio's time.
         relay: the relay's host, once it is known.
         is_peer_away: whether the relay says now that the other side's connection to it is gone.
+        timeline: what happened to the connection, as `Agent.timeline_json()` had it when the session ended, well or
+            not; None before, if it is not to be kept, or if it never came to an agent.
+
+    Args:
+        keep_timeline: whether it is to be kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_timeline: bool = False) -> None:
+        self.timeline: str | None = None
+        self._keeps_timeline = keep_timeline
         self.stage = Stage.RELAY
         self.since = trio.current_time()
         self.relay = ""
@@ -51,6 +60,15 @@ class Progress:
         self._explain = explain
         self._changed.set()
         self._changed = trio.Event()
+
+    @asynccontextmanager
+    async def following(self, agent: Agent) -> AsyncIterator[None]:
+        """Keep the agent's timeline, if it is to be kept, as the block ends: the last moment that it has all."""
+        try:
+            yield
+        finally:
+            if self._keeps_timeline:
+                self.timeline = agent.timeline_json()
 
     async def wait_changed(self) -> None:
         """Wait until something else is waited for."""

@@ -110,8 +110,8 @@ def test_malformed_server_urls_are_refused_at_once(url: str) -> None:
         ({"families": (5,)}, "families"),
         ({"interfaces": "eth0"}, "list of str or None, not str; write a list"),
         ({"port_range": (2000, 1000)}, "port_range"),
-        ({"receive_queue": 0}, "positive"),
-        ({"ta": 0.001}, "ta"),
+        ({"receive_queue_bytes": 0}, "positive"),
+        ({"ta_s": 0.001}, "ta_s"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_a_sentence(options: dict[str, Any], words: str) -> None:

@@ -135,7 +135,7 @@ async def check_unharmed(a: Agent, b: Agent) -> None:
 
 async def test_a_reader_that_does_not_read_costs_a_bounded_queue(connected: Any, config: Any) -> None:
     """Memory stays bounded and the loss is counted; what was queued is whole and in order."""
-    async with connected(config(receive_queue=64 * 1024)) as (a, b):
+    async with connected(config(receive_queue_bytes=64 * 1024)) as (a, b):
         sent = [number.to_bytes(2, "big").rjust(1000, b"\x80") for number in range(1000)]
         for at in range(0, 1000, 20):
             await a.send_many(sent[at : at + 20])

@@ -40,8 +40,8 @@ def test_without_options_the_configuration_stays_as_it_is() -> None:
 
 
 def test_each_option_is_a_field_of_the_configuration() -> None:
-    """Others, such as what `--timeline` asks for, stay."""
-    base = AgentConfig(on_closing=lambda agent: None)
+    """Others stay."""
+    base = AgentConfig(ta_s=0.05)
     options = Connection(interface=(LOOPBACK, "l*"), deny_interface=("docker*",), deny_remote=("10.0.0.0/8",))
     assert replace(options, only_ipv4=True).config(base) == replace(
         base,

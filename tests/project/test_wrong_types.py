@@ -55,10 +55,10 @@ CONFIG: dict[str, Any] = {
     "families": ("4",),
     "port_range": 5000,
     "include_loopback": "no",
-    "ta": "20",
+    "ta_s": "20",
     "gather_budget_s": "5",
     "full_trickle": "yes",
-    "receive_queue": 1e6,
+    "receive_queue_bytes": 1e6,
     "credentials": ("ufrag", SECRET),
     "proxy": b"http://proxy",
     "tls_ca_file": 1,
@@ -67,7 +67,6 @@ CONFIG: dict[str, Any] = {
     "mdns": True,
     "ice_lite": 1,
     "auto_restart": "no",
-    "on_closing": "print",
     "controller": object(),
     "tcp_candidates": "yes",
     "shared_port": 4000,
@@ -313,7 +312,7 @@ async def test_what_is_right_passes() -> None:
     class Duck(iceagent.AgentConfig):
         pass
 
-    config = Duck(controller=None, remote_filter=lambda _: True, credentials=CREDENTIALS, families=[4], ta=1)
+    config = Duck(controller=None, remote_filter=lambda _: True, credentials=CREDENTIALS, families=[4], ta_s=1)
     with suppress(KeyboardInterrupt):
         async with iceagent.open_agent(config, role=iceagent.Role.CONTROLLED) as agent:
             agent.set_remote_credentials(CREDENTIALS, options=frozenset(("trickle",)), pacing_s=0)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -355,6 +356,31 @@ async def test_a_peer_that_only_lost_its_relay_is_waited_for(monkeypatch):
             back.set()
             assert (await channel.receive())["type"] == "description"
             channel.close()
+
+
+async def test_the_timeline_of_a_session_is_kept_however_it_ends():
+    """The story is wanted most when it is over; who did not ask for it pays nothing for it."""
+    kept, unasked = Progress(keep_timeline=True), Progress()
+
+    async def fail(invitation: iceagent.Invitation) -> None:
+        async with invitation.accept():
+            assert kept.timeline is None
+            raise KeyError
+
+    async def accept(invitation: iceagent.Invitation) -> None:
+        with pytest.raises(KeyError):
+            await fail(invitation)
+
+    async with iceagent.invite(progress=kept) as invitation, trio.open_nursery() as nursery:
+        nursery.start_soon(accept, invitation)
+        async with iceagent.join(invitation.code, progress=unasked) as link:
+            with suppress(PeerLeft):
+                await link.wait_closed()
+    assert kept.timeline is not None
+    document = json.loads(kept.timeline)
+    assert document["kind"] == "iceagent-timeline"
+    assert document["verdict"]["kind"] == "connected"
+    assert unasked.timeline is None
 
 
 async def test_another_version_of_the_session_protocol_is_named():

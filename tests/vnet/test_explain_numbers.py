@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 import trio
 from explain_lab import STUN, TURN, site
 
-from iceagent.agent import AgentConfig, Role, open_agent
 from iceagent.agent.report.timeline import MAX_EVENTS, Timeline
 from iceagent.agent.report.traffic import MAX_PATHS, Traffic
 from iceagent.core.address import make_address
@@ -133,29 +131,15 @@ async def test_the_timeline_tells_the_story_and_no_secret(vnet: Any) -> None:
 
 async def test_an_ended_agent_can_still_be_read(vnet: Any) -> None:
     """The story is wanted most when it is over."""
-    told = []
     async with site(vnet(), FULL_CONE, PORT_RESTRICTED) as town:
-        await town.open_both(*STUN, alice={"on_closing": lambda agent: told.append(agent.timeline_json())})
+        await town.open_both(*STUN)
         await town.connect()
         alice = town.alice
-    (text,) = told
+        text = alice.timeline_json()
     assert json.loads(text)["verdict"]["kind"] == "connected"
     after = alice.timeline()
     assert after["verdict"]["kind"] == "closed"
     assert after["events"][-1]["kind"] == "state-changed"
-
-
-async def test_on_closing_is_called_when_the_body_fails(vnet: Any) -> None:
-    """However it ends."""
-    told = []
-    net = vnet()
-    host = net.host(net.internet)
-    config = AgentConfig(network=host, randbytes=host.randbytes, on_closing=told.append)
-    async with net:
-        with pytest.raises(KeyError):
-            async with open_agent(config, role=Role.CONTROLLING) as agent:
-                raise KeyError
-        assert told == [agent]
 
 
 def test_the_latest_word_outlives_the_log() -> None:

@@ -267,7 +267,9 @@ async def test_a_relay_of_the_peers_that_its_checks_came_from_before_its_candida
         net,
         open_turn_server(options, network=turn, randbytes=turn.randbytes),
         open_agent(AgentConfig(**seeds[0]), role=ice.Role.CONTROLLING) as alice,
-        open_agent(AgentConfig([server], transport_policy="relay", **seeds[1]), role=ice.Role.CONTROLLED) as bob,
+        open_agent(
+            AgentConfig(servers=[server], transport_policy="relay", **seeds[1]), role=ice.Role.CONTROLLED
+        ) as bob,
     ):
         for one, other in ((alice, bob), (bob, alice)):
             one.set_remote_credentials(other.credentials, options=other.options)

@@ -226,7 +226,7 @@ async def test_a_user_who_does_not_read_keeps_nobody_waiting(vnet):
     server, client = net.host(net.internet), net.host(net.internet)
     with trio.fail_after(300):
         async with net, open_shared_port(network=server) as port, AsyncExitStack() as stack:
-            slow = await open_pair(stack, port, server, client, receive_queue=100_000)
+            slow = await open_pair(stack, port, server, client, receive_queue_bytes=100_000)
             quick = await open_pair(stack, port, server, client)
             for pair in (slow, quick):
                 await connect(*pair)

@@ -94,7 +94,7 @@ async def meet(
         agents: list[Agent] = []
         for host, role in zip(hosts, (ice.Role.CONTROLLING, ice.Role.CONTROLLED), strict=True):
             config = AgentConfig(
-                known if servers else (), network=host, randbytes=host.randbytes, ta=ta, port_mapping=False
+                servers=known if servers else (), network=host, randbytes=host.randbytes, ta_s=ta, port_mapping=False
             )
             agents.append(await stack.enter_async_context(open_agent(config, role=role)))
         found = [[candidate async for candidate in agent.local_candidates()] for agent in agents]
