@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from iceagent.core.constants import STOPPED_S
 from iceagent.link.config import LinkConfig, LinkRole
 from iceagent.link.identity import LinkIdentity
 from iceagent.net.api import Batch
@@ -121,6 +122,8 @@ class QuicEndpoint(ABC):
         self._retry_at: float | None = None
         self._pause_until: float | None = None
         self._seen_clients: deque[bytes] = deque(maxlen=_MAX_ATTEMPTS)
+        self._asked_at = float("-inf")  # when the library was last told the time
+        self._stopped_s = 0.0  # by how much its time is behind ours
 
     # --- what differs between the libraries
 
@@ -185,22 +188,24 @@ class QuicEndpoint(ABC):
 
     def connect(self, now: float) -> None:
         """Begin the client's handshake, and begin anew, ever more patiently, as long as it does not come to an end."""
+        time = self._time(now)
         self._connection = self._create(None)
-        self._connection.connect(self._peer_address, now)
+        self._connection.connect(self._peer_address, time)
         self._retry_at = now + HANDSHAKE_RETRY_S * 2**self.handshakes
         self.handshakes += 1
 
     def receive_untrusted(self, batches: Iterable[Batch], now: float) -> None:
         """Take what arrived; what no QUIC connection can use is dropped and counted."""
+        time = self._time(now)
         for batch in batches:
             if not batch.data:
                 self.invalid_datagrams += 1
                 continue
             try:
                 if self.role is LinkRole.SERVER and not self.handshake_done:
-                    self._accept_untrusted(batch, now)
+                    self._accept_untrusted(batch, time)
                 else:
-                    self._receive_batch(batch, now)
+                    self._receive_batch(batch, time)
             except Exception:  # a library's bug must not end the process because of a stranger's bytes
                 self.invalid_datagrams += 1
 
@@ -260,12 +265,14 @@ class QuicEndpoint(ABC):
         """Return what is to be sent now."""
         if self._connection is None or (self._pause_until is not None and now < self._pause_until):
             return []
-        datagrams = self._attempt(now, lambda: self._connection.datagrams_to_send(now))
+        time = self._time(now)
+        datagrams = self._attempt(now, lambda: self._connection.datagrams_to_send(time))
         return [datagram for datagram, _ in datagrams or ()]
 
     def timer(self) -> float | None:
         """When `handle_timer` is due, or None."""
         timer: float | None = None if self._connection is None else self._connection.get_timer()
+        timer = None if timer is None else timer + self._stopped_s
         if timer is not None and self._pause_until is not None:
             timer = max(timer, self._pause_until)
         if self._retry_at is not None and self._local_close is None:
@@ -277,7 +284,21 @@ class QuicEndpoint(ABC):
         if self._retry_at is not None and now >= self._retry_at and self._local_close is None:
             self.connect(now)
         elif self._connection is not None:
-            self._attempt(now, lambda: self._connection.handle_timer(now))
+            time = self._time(now)
+            self._attempt(now, lambda: self._connection.handle_timer(time))
+
+    def _time(self, now: float) -> float:
+        """Return the library's time, which stands still while this program does.
+
+        It takes all the time until an acknowledgement is read for the path's. Where something of its was due long
+        before, we were stopped, or the machine slept: what lay in the socket meanwhile says nothing about the path.
+        """
+        if now - self._asked_at > STOPPED_S:
+            due = self.timer()
+            late_s = 0.0 if due is None else now - max(due, self._asked_at)
+            self._stopped_s += late_s if late_s > STOPPED_S else 0.0
+        self._asked_at = now
+        return now - self._stopped_s
 
     def _attempt(self, now: float, action: Callable[[], Any]) -> Any:
         """Return what the library does; None if it fails of itself, and then it is left alone for a moment."""
