@@ -21,8 +21,8 @@ from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice import PairFacts
-from iceagent.core.ice.likelihood import Likelihood, by_likelihood, of_pair
-from iceagent.core.ice.scheduler import Scheduler
+from iceagent.core.ice.checks.scheduler import Scheduler
+from iceagent.core.ice.model.likelihood import Likelihood, by_likelihood, of_pair
 from iceagent.net.api import InterfaceAddress
 from iceagent.servers.stun import open_stun_server
 from iceagent.servers.turn import open_turn_server

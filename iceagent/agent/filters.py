@@ -19,7 +19,7 @@ from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.core.discovery.nat64 import extract
 from iceagent.core.embedded import inner_addresses
 from iceagent.core.ice import CandidateType
-from iceagent.core.ice.candidate import without_zone
+from iceagent.core.ice.model.candidate import without_zone
 from iceagent.net.api import InterfaceAddress
 from iceagent.net.contained import contained
 

@@ -20,7 +20,7 @@ from iceagent import vnet as virtual
 from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, Role, open_agent
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.checklist import path_of
+from iceagent.core.ice.model.checklist import path_of
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork, mdns, mdns_packets
 from iceagent.net.host_names import is_mdns_name

@@ -12,7 +12,7 @@ from ice_harness import A4, B4, PEER, agent, transmits_of
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice import CandidateType, DropReason, Role
-from iceagent.core.ice.checklist import path_of
+from iceagent.core.ice.model.checklist import path_of
 
 
 @pytest.mark.parametrize(

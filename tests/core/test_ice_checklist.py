@@ -23,7 +23,7 @@ from ice_harness import (
 from iceagent.core import constants, ice, stun
 from iceagent.core.address import make_address
 from iceagent.core.ice import AgentState, CandidateType, DropReason, PairState, Role
-from iceagent.core.ice.checks import rto_s
+from iceagent.core.ice.checks.transactions import rto_s
 
 
 def test_pairs_of_a_reflexive_candidate_are_replaced_by_its_base_and_pruned() -> None:

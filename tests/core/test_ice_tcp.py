@@ -8,7 +8,7 @@ from ice_harness import A4, B4, PEER, Link, World, agent, answer, lone, request,
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice import AgentState, CandidateType, DropReason, PairState, Role
-from iceagent.core.ice.tcp import MAX_OTHER_PREFERENCE
+from iceagent.core.ice.model.tcp import MAX_OTHER_PREFERENCE
 
 ACTIVE_A, ACTIVE_B = TransportAddress(A4.host, 9), TransportAddress(B4.host, 9)
 PASSIVE_A, PASSIVE_B = TransportAddress(A4.host, 5001), TransportAddress(B4.host, 5002)

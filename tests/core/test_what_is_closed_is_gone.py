@@ -21,7 +21,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import RESTART_LINGER_S
 from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.discovery import Discovery, DiscoverySockets
-from iceagent.core.ice.checks import Check
+from iceagent.core.ice.checks.transactions import Check
 from iceagent.core.ice.session import Session
 from iceagent.core.portmap.port_mapper import PortMapper
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter

@@ -9,7 +9,7 @@ instead, and the test that must fail upon it:
     [[mutant]]
     trap = 14
     what = "an unauthenticated response refreshes consent"
-    file = "iceagent/core/ice/responses.py"
+    file = "iceagent/core/ice/checks/responses.py"
     find = '''if not authenticated:'''
     replace = '''if False:'''
     test = "tests/core/test_ice_traps.py::test_trap_14_only_authenticated_responses_refresh_consent"

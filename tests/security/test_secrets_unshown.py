@@ -19,7 +19,7 @@ import iceagent
 from iceagent.agent import AgentConfig, IceServer
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.credentials import Credentials
+from iceagent.core.ice.model.credentials import Credentials
 from iceagent.core.sdp import IceAttributes
 from iceagent.core.turn.client_values import AllocationRequest
 from iceagent.core.turn.credentials import TurnCredentials

@@ -12,7 +12,7 @@ import trio
 from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.likelihood import likelihood
+from iceagent.core.ice.model.likelihood import likelihood
 from iceagent.net.api import InterfaceAddress
 from iceagent.servers.stun import open_stun_server
 from iceagent.servers.turn import open_turn_server

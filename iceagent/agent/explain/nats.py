@@ -22,7 +22,7 @@ from iceagent.agent.report.events import ServerAnswered
 from iceagent.agent.report.tellings import AT_ONCE_S
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import without_zone
+from iceagent.core.ice.model.candidate import without_zone
 
 _OR_HELD: Final = "its NAT maps per destination (symmetric), or something holds that port there"
 

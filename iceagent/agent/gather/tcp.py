@@ -23,7 +23,7 @@ from iceagent.agent.report.events import ServerAnswered, ServerFailed
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import KEEPALIVE_S
-from iceagent.core.ice.tcp import ACTIVE, ACTIVE_PORT, MAX_OTHER_PREFERENCE, PASSIVE, SIMULTANEOUS_OPEN
+from iceagent.core.ice.model.tcp import ACTIVE, ACTIVE_PORT, MAX_OTHER_PREFERENCE, PASSIVE, SIMULTANEOUS_OPEN
 from iceagent.net.api import Network
 from iceagent.net.contained import run_contained
 from iceagent.net.staggered import first_of

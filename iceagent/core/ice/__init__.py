@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from iceagent.core.ice.agent import IceAgent
-from iceagent.core.ice.candidate import (
-    Candidate,
-    CandidateError,
-    host_candidate,
-    relay_candidate,
-    srflx_candidate,
-    without_zone,
-)
-from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.controller import (
+from iceagent.core.ice.checks.pacer import Pacer
+from iceagent.core.ice.checks.signs import CredentialSigns
+from iceagent.core.ice.choice.controller import (
     CheckQuestion,
     Choice,
     Controller,
@@ -26,7 +19,7 @@ from iceagent.core.ice.controller import (
     SwitchQuestion,
     kind_of,
 )
-from iceagent.core.ice.credentials import Credentials, generate_credentials
+from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.events import (
     AGENT_TRANSITIONS,
     AgentState,
@@ -52,13 +45,20 @@ from iceagent.core.ice.events import (
     StateChanged,
     Verdict,
 )
-from iceagent.core.ice.pacer import Pacer
-from iceagent.core.ice.pair import PAIR_TRANSITIONS, CandidatePair, PairFacts, PairState, Path
-from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation, pair_priority
+from iceagent.core.ice.model.candidate import (
+    Candidate,
+    CandidateError,
+    host_candidate,
+    relay_candidate,
+    srflx_candidate,
+    without_zone,
+)
+from iceagent.core.ice.model.credentials import Credentials, generate_credentials
+from iceagent.core.ice.model.pair import PAIR_TRANSITIONS, CandidatePair, PairFacts, PairState, Path
+from iceagent.core.ice.model.priority import CandidateType, candidate_priority, foundation, pair_priority
+from iceagent.core.ice.model.tcp import tcp_host_candidate, tcp_priority, tcp_srflx_candidate
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role
-from iceagent.core.ice.signs import CredentialSigns
-from iceagent.core.ice.tcp import tcp_host_candidate, tcp_priority, tcp_srflx_candidate
 from iceagent.core.lazy import names_on_demand
 
 if TYPE_CHECKING:

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate
+from iceagent.core.ice.checks.pacer import Pacer
+from iceagent.core.ice.checks.probe import Probing
+from iceagent.core.ice.checks.signs import CredentialSigns
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.context import Activity, Slots
-from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import AgentState, DropReason, IceEvent, Verdict
 from iceagent.core.ice.generations import Generations
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.credentials import Credentials, generate_credentials
+from iceagent.core.ice.model.pair import CandidatePair, Path
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pacer import Pacer
-from iceagent.core.ice.pair import CandidatePair, Path
-from iceagent.core.ice.probe import Probing
 from iceagent.core.ice.reading import read_message
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.session import Session
-from iceagent.core.ice.signs import CredentialSigns
 from iceagent.core.transmit import Transmit
 
 if TYPE_CHECKING:

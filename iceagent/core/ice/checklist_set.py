@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from iceagent.core.ice.checklist import Checklist
+from iceagent.core.ice.checks.pacer import Pacer
+from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.pacer import Pacer
+from iceagent.core.ice.model.checklist import Checklist
 from iceagent.core.ice.roles import RoleKeeper
-from iceagent.core.ice.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from iceagent.core.ice.agent import IceAgent

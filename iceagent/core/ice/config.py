@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from iceagent.core import constants
-from iceagent.core.ice.controller import Controller, DefaultController
+from iceagent.core.ice.choice.controller import Controller, DefaultController
 
 
 @dataclass(frozen=True, slots=True)

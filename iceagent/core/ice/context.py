@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iceagent.core import constants
-from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.candidates import Added, CandidateTable
-from iceagent.core.ice.checklist import Checklist
-from iceagent.core.ice.checks import Check, CheckKind, CheckRunner, rto_s
+from iceagent.core.ice.checks.pacer import Pacer
+from iceagent.core.ice.checks.transactions import Check, CheckKind, CheckRunner, rto_s
+from iceagent.core.ice.choice.decisions import Decisions
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.credentials import Credentials, KeyRing
-from iceagent.core.ice.decisions import Decisions
 from iceagent.core.ice.events import AgentState, DropReason, PairStateChanged, RoleChanged
 from iceagent.core.ice.held import HeldData
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.candidates import Added, CandidateTable
+from iceagent.core.ice.model.checklist import Checklist
+from iceagent.core.ice.model.credentials import Credentials, KeyRing
+from iceagent.core.ice.model.pair import CheckPair, PairState, Path
+from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pacer import Pacer
-from iceagent.core.ice.pair import CheckPair, PairState, Path
-from iceagent.core.ice.priority import CandidateType
 from iceagent.core.ice.roles import RoleKeeper
 
 if TYPE_CHECKING:

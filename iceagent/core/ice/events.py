@@ -8,9 +8,9 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.credentials import Credentials
-from iceagent.core.ice.pair import CandidatePair
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.credentials import Credentials
+from iceagent.core.ice.model.pair import CandidatePair
 from iceagent.core.ice.roles import Role
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from iceagent.core import constants, stun
+from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.context import Context, Slots
-from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.events import AgentState, Failed, Restarted, RestartFailed
+from iceagent.core.ice.model.credentials import Credentials
+from iceagent.core.ice.model.pair import Path
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pair import Path
 from iceagent.core.ice.retired import Retired
 from iceagent.core.ice.roles import RoleKeeper
-from iceagent.core.ice.scheduler import Scheduler
 from iceagent.core.ice.session import Session
 from iceagent.core.ice.standing import Standing
 

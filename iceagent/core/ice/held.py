@@ -8,7 +8,7 @@ may not reach the user (trap 3). It is kept, bounded, and released when our chec
 from __future__ import annotations
 
 from iceagent.core import constants
-from iceagent.core.ice.pair import Path
+from iceagent.core.ice.model.pair import Path
 
 
 class HeldData:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from iceagent.core.ice.pair import CandidatePair, CheckPair, Path
+from iceagent.core.ice.model.pair import CandidatePair, CheckPair, Path
 
 
 class PairReport(Struct, frozen=True):

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.candidates import Added
+from iceagent.core.ice.checks.pacer import Pacer
+from iceagent.core.ice.checks.requests import RequestHandler
+from iceagent.core.ice.checks.responses import ResponseHandler
+from iceagent.core.ice.checks.scheduler import Scheduler
+from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.consent import ConsentKeeper
 from iceagent.core.ice.context import Activity, Context, Slots
-from iceagent.core.ice.credentials import Credentials
 from iceagent.core.ice.events import DropReason, LocalCandidateAdded, RemoteCandidateAdded, Verdict
-from iceagent.core.ice.keepalive import Keepalive
-from iceagent.core.ice.lifecycle import Lifecycle
-from iceagent.core.ice.nomination import Nominator
+from iceagent.core.ice.health.consent import ConsentKeeper
+from iceagent.core.ice.health.keepalive import Keepalive
+from iceagent.core.ice.health.lifecycle import Lifecycle
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.candidates import Added
+from iceagent.core.ice.model.credentials import Credentials
+from iceagent.core.ice.model.pair import CandidatePair, PairState, Path
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pacer import Pacer
-from iceagent.core.ice.pair import CandidatePair, PairState, Path
 from iceagent.core.ice.report import PairReport, report_pair
-from iceagent.core.ice.requests import RequestHandler
-from iceagent.core.ice.responses import ResponseHandler
 from iceagent.core.ice.roles import RoleKeeper
-from iceagent.core.ice.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from iceagent.core.ice.checklist_set import Seat

@@ -14,10 +14,9 @@ from typing import Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.agent import IceAgent
-from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.checklist_set import ChecklistSet, Seat
+from iceagent.core.ice.checks.pacer import Pacer
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.credentials import Credentials, generate_credentials
 from iceagent.core.ice.events import (
     AgentState,
     ChecklistState,
@@ -28,8 +27,9 @@ from iceagent.core.ice.events import (
     StateChanged,
     Verdict,
 )
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.credentials import Credentials, generate_credentials
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pacer import Pacer
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.standing import Standing
 from iceagent.core.transmit import Transmit

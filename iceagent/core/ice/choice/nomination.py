@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from iceagent.core import constants
-from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.checks import Check, CheckKind
+from iceagent.core.ice.checks.transactions import Check, CheckKind
+from iceagent.core.ice.choice.controller import NominationQuestion, SwitchQuestion
+from iceagent.core.ice.choice.decisions import best_first, facts_of
+from iceagent.core.ice.choice.search import PairSearch
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.controller import NominationQuestion, SwitchQuestion
-from iceagent.core.ice.decisions import best_first, facts_of
 from iceagent.core.ice.events import HeldDataReleased, PairNominated, PairValidated, SelectedPairChanged
-from iceagent.core.ice.pair import CheckPair, PairState
-from iceagent.core.ice.search import PairSearch
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.pair import CheckPair, PairState
 
 
 class Nominator:

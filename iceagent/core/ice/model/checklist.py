@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.likelihood import Likelihood, likelihood
-from iceagent.core.ice.pair import CheckPair, PairState, Path
-from iceagent.core.ice.priority import CandidateType
-from iceagent.core.ice.tcp import checks_by_itself
-from iceagent.core.ice.usable import can_reach
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.likelihood import Likelihood, likelihood
+from iceagent.core.ice.model.pair import CheckPair, PairState, Path
+from iceagent.core.ice.model.priority import CandidateType
+from iceagent.core.ice.model.tcp import checks_by_itself
+from iceagent.core.ice.model.usable import can_reach
 
 if TYPE_CHECKING:
     from iceagent.core.ice.checklist_set import ChecklistSet

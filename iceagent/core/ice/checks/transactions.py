@@ -13,14 +13,14 @@ from msgspec import Struct
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import without_zone
-from iceagent.core.ice.credentials import KeyRing
+from iceagent.core.ice.checks.signs import CredentialSigns
 from iceagent.core.ice.events import DropReason
+from iceagent.core.ice.model.candidate import without_zone
+from iceagent.core.ice.model.credentials import KeyRing
+from iceagent.core.ice.model.pair import CheckPair
+from iceagent.core.ice.model.priority import as_peer_reflexive
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pair import CheckPair
-from iceagent.core.ice.priority import as_peer_reflexive
 from iceagent.core.ice.roles import RoleKeeper
-from iceagent.core.ice.signs import CredentialSigns
 
 
 class CheckKind(Enum):

@@ -6,18 +6,18 @@ from typing import NamedTuple
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate, remote_prflx_candidate, without_zone
-from iceagent.core.ice.candidates import Added
-from iceagent.core.ice.checklist import path_of
-from iceagent.core.ice.checks import CheckKind, mapped_address
+from iceagent.core.ice.checks.transactions import CheckKind, mapped_address
+from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, RemoteCandidateAdded
-from iceagent.core.ice.nomination import Nominator
-from iceagent.core.ice.pair import CheckPair, PairState, Path
-from iceagent.core.ice.priority import CandidateType
+from iceagent.core.ice.model.candidate import Candidate, remote_prflx_candidate, without_zone
+from iceagent.core.ice.model.candidates import Added
+from iceagent.core.ice.model.checklist import path_of
+from iceagent.core.ice.model.pair import CheckPair, PairState, Path
+from iceagent.core.ice.model.priority import CandidateType
+from iceagent.core.ice.model.tcp import COUNTERPART
+from iceagent.core.ice.model.usable import can_reach, is_usable
 from iceagent.core.ice.roles import Conflict
-from iceagent.core.ice.tcp import COUNTERPART
-from iceagent.core.ice.usable import can_reach, is_usable
 
 
 class IncomingCheck(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Final
 
 from iceagent.core import sdp
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation
+from iceagent.core.ice.model.priority import CandidateType, candidate_priority, foundation
 from iceagent.errors import WrongType
 
 _NAME_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from functools import lru_cache
 
-from iceagent.core.ice.pair import PairFacts
+from iceagent.core.ice.model.pair import PairFacts
 
 
 class Likelihood(IntEnum):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate, local_prflx_candidate
-from iceagent.core.ice.candidates import Added
-from iceagent.core.ice.checks import Check, CheckKind, CheckOutcome, CheckResult
-from iceagent.core.ice.consent import ConsentKeeper
+from iceagent.core.ice.checks.transactions import Check, CheckKind, CheckOutcome, CheckResult
+from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, LocalCandidateAdded
-from iceagent.core.ice.nomination import Nominator
-from iceagent.core.ice.pair import CheckPair, PairState
-from iceagent.core.ice.priority import as_peer_reflexive
+from iceagent.core.ice.health.consent import ConsentKeeper
+from iceagent.core.ice.model.candidate import Candidate, local_prflx_candidate
+from iceagent.core.ice.model.candidates import Added
+from iceagent.core.ice.model.pair import CheckPair, PairState
+from iceagent.core.ice.model.priority import as_peer_reflexive
 
 
 class ResponseHandler:

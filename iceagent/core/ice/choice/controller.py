@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from iceagent.core import constants
-from iceagent.core.ice.likelihood import Likelihood, by_likelihood, of_pair
-from iceagent.core.ice.pair import PairFacts
-from iceagent.core.ice.priority import CandidateType
+from iceagent.core.ice.model.likelihood import Likelihood, by_likelihood, of_pair
+from iceagent.core.ice.model.pair import PairFacts
+from iceagent.core.ice.model.priority import CandidateType
 
 
 class CheckQuestion(Struct, frozen=True):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from iceagent.core.ice.checks import Check
-from iceagent.core.ice.controller import (
+from iceagent.core.ice.checks.transactions import Check
+from iceagent.core.ice.choice.controller import (
     CheckQuestion,
     Choice,
     Controller,
@@ -19,8 +19,8 @@ from iceagent.core.ice.controller import (
     SwitchQuestion,
 )
 from iceagent.core.ice.events import ControllerFailed
+from iceagent.core.ice.model.pair import CheckPair, PairFacts, Path
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.pair import CheckPair, PairFacts, Path
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import host_candidate
-from iceagent.core.ice.candidates import Added
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.credentials import KeyRing
-from iceagent.core.ice.priority import CandidateType, candidate_priority
+from iceagent.core.ice.model.candidate import host_candidate
+from iceagent.core.ice.model.candidates import Added
+from iceagent.core.ice.model.credentials import KeyRing
+from iceagent.core.ice.model.priority import CandidateType, candidate_priority
 from iceagent.core.ice.roles import RoleKeeper
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.priority import CandidateType, pair_priority
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.priority import CandidateType, pair_priority
 
 if TYPE_CHECKING:
-    from iceagent.core.ice.checks import Check
+    from iceagent.core.ice.checks.transactions import Check
 
 Path: TypeAlias = tuple[TransportAddress, TransportAddress]  # (local base, remote address): what packets know
 

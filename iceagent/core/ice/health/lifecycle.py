@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from iceagent.core import constants
-from iceagent.core.ice.candidate import Candidate
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import AgentState
-from iceagent.core.ice.priority import CandidateType
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.priority import CandidateType
 
 
 class Lifecycle:

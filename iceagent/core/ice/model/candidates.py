@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import Enum
 
 from iceagent.core.address import TransportAddress, is_private
-from iceagent.core.ice.candidate import Candidate, without_zone
 from iceagent.core.ice.events import DropReason
-from iceagent.core.ice.pair import Path
-from iceagent.core.ice.priority import CandidateType
-from iceagent.core.ice.tcp import ACTIVE, COUNTERPART, FIRST_TCP_PORT, WEB_PORTS
-from iceagent.core.ice.usable import is_usable
+from iceagent.core.ice.model.candidate import Candidate, without_zone
+from iceagent.core.ice.model.pair import Path
+from iceagent.core.ice.model.priority import CandidateType
+from iceagent.core.ice.model.tcp import ACTIVE, COUNTERPART, FIRST_TCP_PORT, WEB_PORTS
+from iceagent.core.ice.model.usable import is_usable
 
 
 class Added(Enum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from iceagent.core import constants
+from iceagent.core.ice.choice.controller import SearchQuestion
+from iceagent.core.ice.choice.decisions import best_first, facts_of
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.controller import SearchQuestion
-from iceagent.core.ice.decisions import best_first, facts_of
-from iceagent.core.ice.pair import CheckPair, PairState
+from iceagent.core.ice.model.pair import CheckPair, PairState
 
 
 class PairSearch:

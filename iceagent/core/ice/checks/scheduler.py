@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from iceagent.core.ice.checks import CheckKind
+from iceagent.core.ice.checks.transactions import CheckKind
+from iceagent.core.ice.choice.controller import CheckQuestion
+from iceagent.core.ice.choice.decisions import facts_of
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.controller import CheckQuestion
-from iceagent.core.ice.decisions import facts_of
-from iceagent.core.ice.pair import CheckPair, PairState
+from iceagent.core.ice.model.pair import CheckPair, PairState
 
 
 class Scheduler:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.candidate import Candidate
-from iceagent.core.ice.priority import CandidateType, candidate_priority, foundation
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.priority import CandidateType, candidate_priority, foundation
 
 ACTIVE: Final = "active"
 PASSIVE: Final = "passive"

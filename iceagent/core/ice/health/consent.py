@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from iceagent.core import constants
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.checks import Check, CheckKind
+from iceagent.core.ice.checks.transactions import Check, CheckKind
+from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import ConsentLost, PathUnanswered
-from iceagent.core.ice.nomination import Nominator
-from iceagent.core.ice.pair import CheckPair, PairState
+from iceagent.core.ice.model.pair import CheckPair, PairState
 
 
 class ConsentKeeper:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iceagent.core import constants, stun
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.pair import CheckPair
+from iceagent.core.ice.model.pair import CheckPair
 
 
 class Keepalive:

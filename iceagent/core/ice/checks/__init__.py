@@ -1,0 +1,1 @@
+"""Connectivity checks: sent in their slots, answered, and what an answer means."""

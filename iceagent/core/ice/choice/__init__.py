@@ -1,0 +1,1 @@
+"""What is left to a controller: which pair is checked, nominated, moved to; and who asks it."""

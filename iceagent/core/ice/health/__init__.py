@@ -1,0 +1,1 @@
+"""Whether a path still works and the session lives: consent, keepalives, patience."""

@@ -1,0 +1,1 @@
+"""What a session is about: candidates, pairs and the list of them, credentials, priorities."""
