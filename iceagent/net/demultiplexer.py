@@ -21,13 +21,15 @@ The second one is therefore kept from using that path: its checks from there are
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import CHECK_TIMEOUT_S, CONSENT_EXPIRY_S
-from iceagent.core.stun import MessageClass, looks_like_stun
+from iceagent.core.stun import MessageClass, StunError, Username, attributes_of, looks_like_stun
 
 MAX_MEMBERS: Final = 65536  # ours: sessions of one address and port
 MAX_UFRAGS: Final = 6  # ours: of one session; a restart adds one, and old ones answer for another 30 s
@@ -39,8 +41,6 @@ ANSWER_S: Final = CHECK_TIMEOUT_S  # no request waits longer for its answer
 
 _MAX_ATTRIBUTES: Final = 32
 _BINDING_REQUEST: Final = b"\x00\x01"  # checks, and questions to STUN servers
-_USERNAME: Final = b"\x00\x06"
-_HEADER_LENGTH: Final = 20
 _LAST_STUN_BYTE: Final = 3  # RFC 7983 section 7
 
 S = TypeVar("S")
@@ -292,14 +292,9 @@ def message_class(datagram: bytes) -> MessageClass:
 
 def named_ufrag(datagram: bytes) -> str | None:
     """Return the first part of a request's USERNAME, which is the receiver's username fragment, or None."""
-    at, end = _HEADER_LENGTH, len(datagram)
-    for _ in range(_MAX_ATTRIBUTES):
-        if at + 4 > end:
-            return None
-        size = datagram[at + 2] << 8 | datagram[at + 3]
-        if datagram[at : at + 2] == _USERNAME:
-            value = datagram[at + 4 : at + 4 + size]
-            ufrag, colon, _ = value.partition(b":")
-            return ufrag.decode("ascii", "replace") if colon else None
-        at += 4 + size + (-size & 3)
+    with suppress(StunError):
+        for kind, at, size in islice(attributes_of(datagram), _MAX_ATTRIBUTES):
+            if kind == Username.TYPE:
+                ufrag, colon, _ = datagram[at + 4 : at + 4 + size].partition(b":")
+                return ufrag.decode("ascii", "replace") if colon else None
     return None

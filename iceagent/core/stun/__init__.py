@@ -34,7 +34,7 @@ from iceagent.core.stun.codec import decode, encode
 from iceagent.core.stun.credentials import long_term_key, short_term_key, userhash
 from iceagent.core.stun.error_attributes import Code, ErrorCode, UnknownAttributes
 from iceagent.core.stun.errors import StunError, StunErrorReason
-from iceagent.core.stun.header import MAGIC_COOKIE, MessageClass, Method, looks_like_stun
+from iceagent.core.stun.header import MAGIC_COOKIE, MessageClass, Method, attributes_of, looks_like_stun
 from iceagent.core.stun.ice_attributes import IceControlled, IceControlling, Nomination, Priority, UseCandidate
 from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import Message, binding_indication, binding_request, error, success
@@ -150,6 +150,7 @@ __all__ = [
     "XorMappedAddress",
     "XorPeerAddress",
     "XorRelayedAddress",
+    "attributes_of",
     "binding_indication",
     "binding_request",
     "decode",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final, TypeAlias
 
 from iceagent.core.constants import STUN_MAX_ATTRIBUTES
 from iceagent.core.stun.attribute import Attribute, RawAttribute
@@ -13,6 +15,7 @@ from iceagent.core.stun.header import (
     MAGIC_COOKIE,
     MAX_METHOD,
     TRANSACTION_ID_LENGTH,
+    attributes_of,
     looks_like_stun,
     message_type,
     split_message_type,
@@ -29,12 +32,13 @@ from iceagent.core.stun.integrity import (
     fingerprint_attribute,
     integrity_attribute,
 )
-from iceagent.core.stun.message import Layout, Message
+from iceagent.core.stun.message import NO_LAYOUT, Layout, Message
 from iceagent.core.stun.registry import DECODERS
 
 MAX_BODY: Final = 0xFFFC - (4 + SHA1_LENGTH) - (4 + SHA256_LENGTH) - (4 + FINGERPRINT_LENGTH)
 """Bytes of attributes we write, so that whatever closes the message fits into its 16 bits of length."""
 
+_Span: TypeAlias = tuple[int, int, int]  # what `attributes_of` gives
 _ATTRIBUTE_HEADER: Final = struct.Struct("!HH")
 _MESSAGE_HEADER: Final = struct.Struct("!HHI12s")
 _CLOSING: Final = frozenset((MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256, FINGERPRINT))
@@ -54,40 +58,29 @@ def decode(data: bytes) -> Message:
         raise _header_error(data)
     kind, _, _, transaction_id = _MESSAGE_HEADER.unpack_from(data)
     attributes: list[Attribute] = []
-    at, end, budget = HEADER_LENGTH, len(data), STUN_MAX_ATTRIBUTES
-    while at < end:
-        attribute_type, size = _ATTRIBUTE_HEADER.unpack_from(data, at)
-        if attribute_type in _CLOSING:
+    scan, layout = attributes_of(data), NO_LAYOUT
+    for span in scan:
+        number, at, size = span
+        if number in _CLOSING:
+            layout = _locate(data, span, scan)
             break
-        following = at + 4 + size + (-size & 3)
-        if following > end:
-            raise _truncated(attribute_type)
-        budget -= 1
-        if budget < 0:
+        if len(attributes) == STUN_MAX_ATTRIBUTES:
             raise StunError(StunErrorReason.TOO_MANY_ATTRIBUTES, f"more than {STUN_MAX_ATTRIBUTES} attributes")
         value = data[at + 4 : at + 4 + size]
-        decoder = DECODERS.get(attribute_type)
-        attributes.append(
-            RawAttribute(attribute_type, value) if decoder is None else decoder(value, transaction_id),
-        )
-        at = following
+        decoder = DECODERS.get(number)
+        attributes.append(RawAttribute(number, value) if decoder is None else decoder(value, transaction_id))
     message_class, method = split_message_type(kind)
-    return Message(message_class, method, transaction_id, tuple(attributes), data, _locate(data, at))
+    return Message(message_class, method, transaction_id, tuple(attributes), data, layout)
 
 
-def _locate(data: bytes, at: int) -> Layout:
+def _locate(data: bytes, first: _Span, others: Iterator[_Span]) -> Layout:
     """Find what closes the message, from the first such attribute on; all else there is skipped."""
     integrity_at = sha256_at = sha256_length = 0
-    end = len(data)
-    while at < end:
-        kind, size = _ATTRIBUTE_HEADER.unpack_from(data, at)
-        following = at + 4 + size + (-size & 3)
-        if following > end:
-            raise _truncated(kind)
+    for kind, at, size in chain((first,), others):
         if kind == FINGERPRINT:
             if size != FINGERPRINT_LENGTH:
                 raise StunError(StunErrorReason.BAD_FINGERPRINT_LENGTH, f"FINGERPRINT has {size} bytes")
-            if following != end:
+            if at + 4 + size != len(data):
                 raise StunError(StunErrorReason.AFTER_FINGERPRINT, "FINGERPRINT is not the last attribute")
             return Layout(integrity_at, sha256_at, sha256_length, at)
         if not sha256_at:
@@ -99,7 +92,6 @@ def _locate(data: bytes, at: int) -> Layout:
                 if size != SHA1_LENGTH:
                     raise StunError(StunErrorReason.BAD_INTEGRITY_LENGTH, f"MESSAGE-INTEGRITY has {size} bytes")
                 integrity_at = at
-        at = following
     return Layout(integrity_at, sha256_at, sha256_length, 0)
 
 
@@ -107,10 +99,6 @@ def _check_sha256_length(size: int) -> None:
     # RFC 8489 section 14.6: at least 16 bytes, at most 32, a multiple of 4.
     if not SHA256_MIN_LENGTH <= size <= SHA256_LENGTH or size % 4:
         raise StunError(StunErrorReason.BAD_INTEGRITY_LENGTH, f"MESSAGE-INTEGRITY-SHA256 has {size} bytes")
-
-
-def _truncated(kind: int) -> StunError:
-    return StunError(StunErrorReason.TRUNCATED_ATTRIBUTE, f"attribute 0x{kind:04x} reaches past the message's end")
 
 
 def _header_error(data: bytes) -> StunError:

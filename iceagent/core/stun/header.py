@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
+
+from iceagent.core.stun.errors import StunError, StunErrorReason
 
 MAGIC_COOKIE: Final = 0x2112A442
 COOKIE_BYTES: Final = MAGIC_COOKIE.to_bytes(4, "big")
@@ -13,6 +16,7 @@ TRANSACTION_ID_LENGTH: Final = 12
 MAX_METHOD: Final = 0xFFF
 
 _START: Final = struct.Struct("!HHI")
+_ATTRIBUTE: Final = struct.Struct("!HH")
 
 
 class MessageClass(IntEnum):
@@ -68,3 +72,23 @@ def looks_like_stun(data: bytes) -> bool:
         return False
     kind, length, cookie = _START.unpack_from(data)
     return bool(kind < 0x4000 and cookie == MAGIC_COOKIE and length & 3 == 0 and length + HEADER_LENGTH == len(data))
+
+
+def attributes_of(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Give of each attribute of a message its type, where it begins and the length of its value.
+
+    Values begin four bytes later, and are not looked at.
+
+    Raises:
+        StunError: the attributes do not fill the message to its end.
+    """
+    at, end = HEADER_LENGTH, len(data)
+    while at + 4 <= end:
+        kind, size = _ATTRIBUTE.unpack_from(data, at)
+        following = at + 4 + size + (-size & 3)
+        if following > end:
+            break
+        yield kind, at, size
+        at = following
+    if at < end:
+        raise StunError(StunErrorReason.TRUNCATED_ATTRIBUTE, f"the attribute at {at} reaches past the message's end")

@@ -6,12 +6,13 @@ decoded when the integrity check has passed (trap: a server that decodes first w
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from iceagent.core.constants import STUN_MAX_ATTRIBUTES
-from iceagent.core.stun.header import HEADER_LENGTH
+from iceagent.core.stun.errors import StunError
+from iceagent.core.stun.header import attributes_of
 from iceagent.core.stun.integrity import (
     FINGERPRINT,
     FINGERPRINT_LENGTH,
@@ -30,7 +31,6 @@ PASSWORD_ALGORITHM: Final = 0x001D
 USERHASH: Final = 0x001E
 PASSWORD_ALGORITHMS: Final = 0x8002
 
-_HEADER: Final = struct.Struct("!HH")
 _WANTED: Final = frozenset((USERNAME, REALM, NONCE, PASSWORD_ALGORITHM, USERHASH, PASSWORD_ALGORITHMS))
 _TEXT_MAX: Final = 763  # RFC 8489 sections 14.9 and 14.10
 
@@ -68,15 +68,15 @@ def read_envelope(data: bytes) -> Envelope | None:
     """
     fields: dict[int, bytes] = {}
     integrity_at = sha256_at = 0
-    at, end, budget = HEADER_LENGTH, len(data), STUN_MAX_ATTRIBUTES
-    while at < end:
-        kind, size = _HEADER.unpack_from(data, at)
-        following = at + 4 + size + (-size & 3)
-        budget -= 1
-        if following > end or budget < 0:
-            return None
+    try:
+        found = list(islice(attributes_of(data), STUN_MAX_ATTRIBUTES + 1))
+    except StunError:
+        return None
+    if len(found) > STUN_MAX_ATTRIBUTES:
+        return None
+    for kind, at, size in found:
         if kind == FINGERPRINT:
-            if size != FINGERPRINT_LENGTH or following != end or not verify_fingerprint_at(data, at):
+            if size != FINGERPRINT_LENGTH or at + 4 + size != len(data) or not verify_fingerprint_at(data, at):
                 return None
         elif kind == MESSAGE_INTEGRITY_SHA256 and not sha256_at:
             if size != SHA256_LENGTH:  # RFC 8656 allows no truncation
@@ -88,5 +88,4 @@ def read_envelope(data: bytes) -> Envelope | None:
             integrity_at = at
         elif kind in _WANTED and not (integrity_at or sha256_at) and kind not in fields and size <= _TEXT_MAX:
             fields[kind] = data[at + 4 : at + 4 + size]
-        at = following
     return Envelope(data, fields, integrity_at, sha256_at)
