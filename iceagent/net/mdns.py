@@ -23,9 +23,11 @@ from typing import Final
 import trio
 
 from iceagent.core.address import TransportAddress
+from iceagent.core.token_bucket import TokenBucket
 from iceagent.net import mdns_packets as packets
 from iceagent.net.api import Network, OpensMulticast, UdpSocket
 from iceagent.net.contained import contained
+from iceagent.net.per_run import PerRun
 from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.net")
@@ -52,35 +54,17 @@ _ANNOUNCED: Final = re.compile(rb"\x24[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12
 _RESPONSE: Final = 0x80  # of a message's third byte: RFC 1035 section 4.1.1
 
 
-class Allowance:
-    """A token bucket: `MESSAGES_PER_S` on the long run, `MESSAGES_BURST` at once after a pause."""
-
-    def __init__(self) -> None:
-        self._left = MESSAGES_BURST
-        self._at = 0.0
-
-    def take(self, now: float) -> bool:
-        """Return whether one more is allowed now."""
-        self._left = min(MESSAGES_BURST, self._left + (now - self._at) * MESSAGES_PER_S)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+def _make_allowances() -> tuple[TokenBucket, TokenBucket]:
+    now = trio.current_time()
+    return TokenBucket(MESSAGES_PER_S, MESSAGES_BURST, now), TokenBucket(MESSAGES_PER_S, MESSAGES_BURST, now)
 
 
-_allowances: trio.lowlevel.RunVar[tuple[Allowance, Allowance]] = trio.lowlevel.RunVar("iceagent.net.mdns")
+_allowances: Final = PerRun("iceagent.net.mdns", _make_allowances)
 
 
-def _allowances_for(network: Network) -> tuple[Allowance, Allowance]:
+def _allowances_for(network: Network) -> tuple[TokenBucket, TokenBucket]:
     """Return what may be sent and what is read; hosts of a virtual network stand alone."""
-    if not isinstance(network, SystemNetwork):
-        return Allowance(), Allowance()
-    try:
-        return _allowances.get()
-    except LookupError:
-        _allowances.set((Allowance(), Allowance()))
-        return _allowances.get()
+    return _allowances.get() if isinstance(network, SystemNetwork) else _make_allowances()
 
 
 @dataclass(slots=True, eq=False)

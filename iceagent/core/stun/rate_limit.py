@@ -6,6 +6,8 @@ import ipaddress
 from functools import lru_cache
 from typing import Final
 
+from iceagent.core.token_bucket import TokenBucket
+
 WIDER_SHARES: Final = ((56, 2), (48, 4))  # ours: bits of an IPv6 prefix, and how many /64s' share it has together
 WINDOW_S: Final = 1.0  # ours: over which bytes out are held against bytes in
 
@@ -95,7 +97,7 @@ class RateLimiter:
         self._rate_per_s = rate_per_s
         self._burst = burst
         self._max_sources = max_sources
-        self._buckets: dict[str, tuple[float, float]] = {}  # source: tokens, when; least recently seen first
+        self._buckets: dict[str, TokenBucket] = {}  # least recently seen first
 
     def __len__(self) -> int:
         """Return how many sources are remembered."""
@@ -103,20 +105,18 @@ class RateLimiter:
 
     def allow(self, now: float, host: str) -> bool:
         """Return whether `host` may have one more, and take it if so. `now` is in seconds."""
-        levels = levels_of(host)
-        found = [(source, self._tokens(now, source, scale)) for source, scale in levels]
-        allowed = all(tokens >= 1 for _, tokens in found)
-        for source, tokens in found:
-            if len(self._buckets) >= self._max_sources:
-                del self._buckets[next(iter(self._buckets))]
-            self._buckets[source] = (tokens - 1 if allowed else tokens, now)
-        return allowed
+        found = [self._bucket(now, source, scale) for source, scale in levels_of(host)]
+        return all(bucket.has(now) for bucket in found) and all(bucket.take(now) for bucket in found)
 
-    def _tokens(self, now: float, source: str, scale: int) -> float:
-        """Take a bucket out of the table and return what it holds now."""
-        burst = self._burst * scale
-        tokens, at = self._buckets.pop(source, (burst, now))
-        return min(burst, tokens + max(0.0, now - at) * self._rate_per_s * scale)
+    def _bucket(self, now: float, source: str, scale: int) -> TokenBucket:
+        """Return the bucket of a source, the most recently seen one from now on."""
+        bucket = self._buckets.pop(source, None)
+        if bucket is None:
+            bucket = TokenBucket(self._rate_per_s * scale, self._burst * scale, now)
+        if len(self._buckets) >= self._max_sources:
+            del self._buckets[next(iter(self._buckets))]
+        self._buckets[source] = bucket
+        return bucket
 
 
 class AnswerBudget:

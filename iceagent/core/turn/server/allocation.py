@@ -10,7 +10,7 @@ from typing import NamedTuple
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.deadlines import Deadline
-from iceagent.core.turn.server.bandwidth import Meter
+from iceagent.core.token_bucket import TokenBucket
 
 
 class ClientPath(NamedTuple):
@@ -163,7 +163,7 @@ class Allocation:
     request: stun.Message
     signing: Signing
     lifetime_s: int
-    meter: Meter | None
+    meter: TokenBucket | None
     relays: list[Relay] = field(default_factory=list)
     state: AllocationState = AllocationState.OPENING
     expires_at: float = 0.0

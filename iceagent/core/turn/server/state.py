@@ -11,8 +11,8 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.stun.rate_limit import levels_of
+from iceagent.core.token_bucket import TokenBucket
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
-from iceagent.core.turn.server.bandwidth import Meter
 from iceagent.core.turn.server.limits import LAST_WORDS_S, MAX_DEPARTED, MAX_PENDING_OUTPUT, TurnLimits
 from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
@@ -127,7 +127,7 @@ class ServerState:
     per_user: Counter[str] = field(default_factory=Counter)
     per_source: Counter[str] = field(default_factory=Counter)
     past_traffic: Counter[str] = field(default_factory=Counter)
-    meters: dict[str, Meter] = field(default_factory=dict)
+    meters: dict[str, TokenBucket] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
     transmits: deque[Transmit] = field(default_factory=deque)
     events: deque[Event] = field(default_factory=deque)
@@ -195,7 +195,7 @@ class ServerState:
         for source, _ in levels_of(path.remote.host):
             _decrease(self.per_source, source)
 
-    def meter_of(self, user: str, now: float) -> Meter | None:
+    def meter_of(self, user: str, now: float) -> TokenBucket | None:
         """Return the bucket of a user's bytes, the same for all its allocations."""
         rate = self.limits.bytes_per_s
         if rate is None:
@@ -207,7 +207,7 @@ class ServerState:
                 idle = [one for one, it in self.meters.items() if not self.per_user[one] and it.is_full(now)]
                 for one in idle:
                     del self.meters[one]
-            meter = self.meters[user] = Meter(rate, rate * self.limits.burst_s, now)
+            meter = self.meters[user] = TokenBucket(rate, rate * self.limits.burst_s, now)
         return meter
 
     def note_departed(self, now: float, address: TransportAddress) -> None:
