@@ -14,6 +14,8 @@ from typing import Final, NoReturn
 
 import trio
 
+from iceagent.net.per_run import PerRun
+
 _MAX_RINGS: Final = 64  # ours: agents served in one go; then other tasks get their turn
 _MAX_DEAD: Final = 256  # ours: entries nobody waits for any more, beyond as many as there are live ones
 
@@ -155,14 +157,9 @@ class Clock:
                 return
 
 
-_clock: trio.lowlevel.RunVar[Clock] = trio.lowlevel.RunVar("iceagent.agent.clock")
+_clock: Final = PerRun("iceagent.agent.clock", Clock)
 
 
 def clock() -> Clock:
     """Return the clock of this Trio run."""
-    try:
-        return _clock.get()
-    except LookupError:
-        made = Clock()
-        _clock.set(made)
-        return made
+    return _clock.get()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import trio
-
 from iceagent.agent.component import Component
 from iceagent.agent.components import Components, ComponentSet, OneComponent
 from iceagent.agent.config import AgentConfig
 from iceagent.core import ice
 from iceagent.core.constants import TA_OFFERED_S
 from iceagent.net.api import Network
+from iceagent.net.per_run import PerRun
 from iceagent.net.system import SystemNetwork
 
 
@@ -38,15 +37,11 @@ def _ice_config(config: AgentConfig) -> ice.IceConfig:
     )
 
 
-_pacer: Final[trio.lowlevel.RunVar[ice.Pacer]] = trio.lowlevel.RunVar("iceagent.agent.pacer")
+_pacer: Final = PerRun("iceagent.agent.pacer", ice.Pacer)
 
 
 def _pacer_for(config: AgentConfig) -> ice.Pacer | None:
     """Return what paces the checks of all agents on this machine; hosts of a virtual network stand alone."""
     if config.network is not None and not isinstance(config.network, SystemNetwork):
         return None
-    try:
-        return _pacer.get()
-    except LookupError:
-        _pacer.set(ice.Pacer())
-        return _pacer.get()
+    return _pacer.get()

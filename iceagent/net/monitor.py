@@ -20,6 +20,7 @@ import trio
 
 from iceagent.net.api import InterfaceAddress, Network
 from iceagent.net.contained import contained
+from iceagent.net.per_run import PerRun
 from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.net")
@@ -181,14 +182,13 @@ class _Watch:
             monitor.notify(change)
 
 
-_watches: trio.lowlevel.RunVar[dict[int, _Watch]] = trio.lowlevel.RunVar("iceagent.net.monitor")
+_watches: Final = PerRun[dict[int, _Watch]]("iceagent.net.monitor", dict)
 
 
 @asynccontextmanager
 async def open_monitor(network: Network) -> AsyncIterator[ChangeMonitor]:
     """Watch a network; what changes while the body runs is told by `ChangeMonitor.wait`."""
-    watches = _watches.get({})
-    _watches.set(watches)
+    watches = _watches.get()
     key = 0 if isinstance(network, SystemNetwork) else id(network)
     watch = watches.get(key)
     if watch is None:

@@ -17,6 +17,7 @@ import trio
 
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import NetworkError
+from iceagent.net.per_run import PerRun
 
 UPNP: Final = "upnp"
 DESCRIPTION: Final = "iceagent"
@@ -28,7 +29,7 @@ _PERMANENT_ONLY: Final = "OnlyPermanentLeasesSupported"
 _TAKEN: Final = ("ConflictInMappingEntry", "ConflictsWithOtherMechanisms", "ConflictWithOtherMechanisms")
 
 T = TypeVar("T")
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("iceagent upnp")
+_limiter: Final = PerRun("iceagent upnp", lambda: trio.CapacityLimiter(MAX_CALLS))
 
 
 class UpnpError(NetworkError):
@@ -165,12 +166,7 @@ async def in_thread(function: Callable[[], T]) -> T:
         except Exception as error:
             return UpnpError("no gateway answers" if str(error) in ("", "Success") else str(error))
 
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(MAX_CALLS)
-        _limiter.set(limiter)
-    result = await trio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=limiter)
+    result = await trio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=_limiter.get())
     if isinstance(result, UpnpError):
         raise result
     return result

@@ -45,6 +45,7 @@ from iceagent.core.hard_nat import (
 )
 from iceagent.core.hard_nat.traversal import BASE, MAX_PER_SECOND, SHOWN_S
 from iceagent.net.api import Batch, Network, UdpSocket
+from iceagent.net.per_run import PerRun
 from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.agent")
@@ -412,16 +413,11 @@ def read_announcement(candidate: ice.Candidate) -> Announcement | None:
     return Announcement(kind, candidate.address, int(number))
 
 
-_process_cap: trio.lowlevel.RunVar[RateCap] = trio.lowlevel.RunVar("iceagent.agent.hard_nat")
+_process_cap: Final = PerRun("iceagent.agent.hard_nat", lambda: RateCap(MAX_PER_SECOND))
 
 
 def _shared_cap(config: AgentConfig) -> list[Share]:
     """Return one agent's share of what bounds all of this machine together; hosts of a virtual network stand alone."""
     if config.network is not None and not isinstance(config.network, SystemNetwork):
         return []
-    try:
-        cap = _process_cap.get()
-    except LookupError:
-        cap = RateCap(MAX_PER_SECOND)
-        _process_cap.set(cap)
-    return [cap.share()]
+    return [_process_cap.get().share()]
