@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -122,6 +122,20 @@ bench: $(STAMP)
 
 bench-smoke: $(STAMP)
 	for one in benchmarks/*.py; do echo "== $$one"; $(BIN)/python $$one --smoke || exit 1; done
+
+# The pages of docs/, those of every public name among them, in build/docs. A warning is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs 2 --builder html docs build/docs
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+# What `make unit` runs of each file, in its own processes: a table, worst first at its end. Stops nobody.
+coverage: $(STAMP)
+	$(BIN)/python -c 'import pytest_cov' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov
+	COVERAGE_FILE=build/coverage $(PYTEST) tests --ignore=tests/natlab --ignore=tests/interop -q $(PARALLEL) \
+		--cov=iceagent --cov=icesignal --cov-report=term:skip-covered
 
 wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
