@@ -9,9 +9,8 @@ from iceagent.agent.components import Components, ComponentSet, OneComponent
 from iceagent.agent.config import AgentConfig
 from iceagent.core import ice
 from iceagent.core.constants import TA_OFFERED_S
-from iceagent.net.api import Network
+from iceagent.net.api import Network, RealHost
 from iceagent.net.per_run import PerRun
-from iceagent.net.system import SystemNetwork
 
 
 def components_for(config: AgentConfig, role: ice.Role, network: Network) -> Components:
@@ -21,7 +20,7 @@ def components_for(config: AgentConfig, role: ice.Role, network: Network) -> Com
         "randbytes": config.randbytes,
         "config": _ice_config(config),
         "credentials": config.credentials,
-        "pacer": _pacer_for(config),
+        "pacer": _pacer_for(network),
     }
     if tuple(config.streams) == (1,):
         return OneComponent(Component(ice.IceAgent(**given), config, network))
@@ -40,8 +39,6 @@ def _ice_config(config: AgentConfig) -> ice.IceConfig:
 _pacer: Final = PerRun("iceagent.agent.pacer", ice.Pacer)
 
 
-def _pacer_for(config: AgentConfig) -> ice.Pacer | None:
+def _pacer_for(network: Network) -> ice.Pacer | None:
     """Return what paces the checks of all agents on this machine; hosts of a virtual network stand alone."""
-    if config.network is not None and not isinstance(config.network, SystemNetwork):
-        return None
-    return _pacer.get()
+    return network.shared(_pacer) if isinstance(network, RealHost) else None

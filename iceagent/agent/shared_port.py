@@ -12,10 +12,9 @@ from iceagent.agent.config import AgentConfig, Family
 from iceagent.agent.gather.addresses import choose_addresses
 from iceagent.core.checked import checked
 from iceagent.errors import LocalError
-from iceagent.net.api import Network, UdpSocket
+from iceagent.net.api import HasDescriptor, Network, UdpSocket
 from iceagent.net.shared_port import SharedPort
 from iceagent.net.system import SystemNetwork
-from iceagent.net.udp import SystemUdpSocket
 
 _PORT_TRIES: Final = 16  # ours: a port the system chose for one address may be taken at another
 
@@ -90,8 +89,7 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
             for host in dict.fromkeys(hosts):
                 number = sockets[0].local_address.port if sockets else port
                 sockets.append(await network.open_udp(host, number))
-                if isinstance(sockets[-1], SystemUdpSocket):
-                    _check_tells(sockets[-1])
+                _check_tells(sockets[-1])
         except (OSError, ValueError) as error:
             for sock in sockets:
                 sock.close()
@@ -106,11 +104,11 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
     raise AssertionError("unreachable")
 
 
-def _check_tells(sock: SystemUdpSocket) -> None:
+def _check_tells(sock: UdpSocket) -> None:
     """Refuse a wildcard where the system does not tell which address was asked.
 
     Raises:
         ValueError: it does not.
     """
-    if sock.local_address.ip.is_unspecified and not sock.tells_local:
+    if sock.local_address.ip.is_unspecified and isinstance(sock, HasDescriptor) and not sock.tells_local:
         raise ValueError("this system does not tell which address a datagram came to; name the addresses")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import trio
 
 from iceagent.core.address import TransportAddress
+from iceagent.net.per_run import PerRun
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,51 @@ class Network(Protocol):
         Raises:
             OSError: the address is not ours or the port is taken.
         """
+        ...
+
+
+@runtime_checkable
+class RealHost(Protocol):
+    """A network that is this machine's own, with its kernel, its other programs, and all agents of this one.
+
+    `SystemNetwork` is one, and so is what stands before it and passes `shared` on; the virtual network's hosts, of
+    which a program has many, are not. What the system alone can do (tell of changes and of sleep, bind to try whose an
+    address is, DTLS, UPnP) is done where a network is one.
+    """
+
+    def shared(self, value: PerRun[T]) -> T:
+        """Return what all agents of the machine have in common, as far as they are in this Trio run."""
+        ...
+
+
+@runtime_checkable
+class HasDescriptor(UdpSocket, Protocol):
+    """A UDP socket of the system: one task may wait for many of them."""
+
+    @property
+    def tells_local(self) -> bool:
+        """Whether the system tells which address a datagram came to, at a socket bound to a wildcard."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 once closed."""
+        ...
+
+    def receive_nowait(self, calls: int) -> list[Batch]:
+        """Return what is at hand, by so many system calls at most."""
+        ...
+
+
+@runtime_checkable
+class SetsFragments(Protocol):
+    """A UDP socket that can let its datagrams be cut on the way, or forbid it (the DF bit)."""
+
+    def allow_fragments(self) -> None:
+        """Let routers cut what is too large for the way."""
+        ...
+
+    def forbid_fragments(self) -> None:
+        """Have it refused instead."""
         ...
 
 

@@ -25,10 +25,9 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.core.token_bucket import TokenBucket
 from iceagent.net import mdns_packets as packets
-from iceagent.net.api import Network, OpensMulticast, UdpSocket
+from iceagent.net.api import Network, OpensMulticast, RealHost, UdpSocket
 from iceagent.net.contained import contained
 from iceagent.net.per_run import PerRun
-from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.net")
 
@@ -64,7 +63,7 @@ _allowances: Final = PerRun("iceagent.net.mdns", _make_allowances)
 
 def _allowances_for(network: Network) -> tuple[TokenBucket, TokenBucket]:
     """Return what may be sent and what is read; hosts of a virtual network stand alone."""
-    return _allowances.get() if isinstance(network, SystemNetwork) else _make_allowances()
+    return network.shared(_allowances) if isinstance(network, RealHost) else _make_allowances()
 
 
 @dataclass(slots=True, eq=False)

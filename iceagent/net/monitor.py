@@ -18,10 +18,9 @@ from typing import Final, Protocol, runtime_checkable
 
 import trio
 
-from iceagent.net.api import InterfaceAddress, Network
+from iceagent.net.api import InterfaceAddress, Network, RealHost
 from iceagent.net.contained import contained
 from iceagent.net.per_run import PerRun
-from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.net")
 
@@ -106,7 +105,7 @@ class _Watch:
     async def _watch(self) -> None:
         if isinstance(self._network, TellsChanges):
             await self._ask(self._network)
-        netlink = _open_netlink() if isinstance(self._network, SystemNetwork) else None
+        netlink = _open_netlink() if isinstance(self._network, RealHost) else None
         if netlink is None:
             await self._poll()
         else:
@@ -121,7 +120,7 @@ class _Watch:
                 self._tell(Change.ROUTES)
 
     async def _poll(self) -> None:
-        is_real = isinstance(self._network, SystemNetwork)
+        is_real = isinstance(self._network, RealHost)
         while True:
             await trio.sleep(POLL_S)
             self._look()
@@ -189,7 +188,7 @@ _watches: Final = PerRun[dict[int, _Watch]]("iceagent.net.monitor", dict)
 async def open_monitor(network: Network) -> AsyncIterator[ChangeMonitor]:
     """Watch a network; what changes while the body runs is told by `ChangeMonitor.wait`."""
     watches = _watches.get()
-    key = 0 if isinstance(network, SystemNetwork) else id(network)
+    key = 0 if isinstance(network, RealHost) else id(network)
     watch = watches.get(key)
     if watch is None:
         watch = watches[key] = _Watch(network)

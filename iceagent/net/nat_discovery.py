@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Protocol, runtime_checkable
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.discovery import Discovery, DiscoverySockets, NatBehaviour, ServerReport
 from iceagent.errors import LocalError
-from iceagent.net.api import Network, UdpSocket
+from iceagent.net.api import Network, SetsFragments, UdpSocket
 from iceagent.net.machine import MachineDriver
-
-
-@runtime_checkable
-class MayFragment(Protocol):
-    """A socket that sets DF unless told otherwise."""
-
-    def allow_fragments(self) -> None:
-        """Let the system cut datagrams that are too large for one packet."""
-        ...
 
 
 async def discover_nat(
@@ -74,7 +64,7 @@ async def discover_nat(
 def _allow_fragments(sockets: dict[TransportAddress, UdpSocket], places: DiscoverySockets) -> None:
     if places.fragments is not None:
         sock = sockets[places.fragments]
-        if isinstance(sock, MayFragment):
+        if isinstance(sock, SetsFragments):
             sock.allow_fragments()
 
 

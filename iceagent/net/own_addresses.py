@@ -14,8 +14,7 @@ from collections.abc import Callable
 
 import ifaddr
 
-from iceagent.net.api import Network
-from iceagent.net.system import SystemNetwork
+from iceagent.net.api import Network, RealHost
 
 _NOBODYS = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}  # RFC 5737, RFC 3849: for documentation
 _NOT_OURS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
@@ -28,7 +27,7 @@ def own_hosts(network: Network) -> frozenset[str]:
         OSError: the system does not tell.
     """
     hosts = {one.host.partition("%")[0] for one in network.interfaces()}
-    if isinstance(network, SystemNetwork):
+    if isinstance(network, RealHost):
         with contextlib.suppress(OSError):  # no netlink here: `ownership` knows
             for adapter in ifaddr.get_adapters():
                 for entry in adapter.ips:
@@ -44,7 +43,7 @@ def ownership(network: Network) -> Callable[[str], bool]:
     and also of whole prefixes that are routed to itself (`ip route add local`). A system that binds to what is not its
     own (`ip_nonlocal_bind`) cannot be asked so; then this says no, and the list of addresses decides.
     """
-    if not isinstance(network, SystemNetwork):
+    if not isinstance(network, RealHost):
         return lambda host: any(one.host.partition("%")[0] == host for one in network.interfaces())
     families = {family for family, nobodys in _NOBODYS.items() if _binds(family, nobodys) is False}
     return lambda host: (family := _family(host)) in families and _binds(family, host) is True

@@ -15,12 +15,11 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import PORT_MAPPING_LIFETIME_S, PORT_MAPPING_SERVER_PORT
 from iceagent.core.portmap import GatewayProbe, Mapped, MappingFailed, MappingLost, PortMapper, ProbeAnswer
-from iceagent.net.api import Network
+from iceagent.net.api import Network, RealHost
 from iceagent.net.contained import contained, run_contained
 from iceagent.net.gateway import Gateway, find_gateways
 from iceagent.net.machine import MachineDriver
 from iceagent.net.portmap_upnp import UPNP, UpnpError, UpnpGateway, find_upnp_gateway, is_installed
-from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.net")
 
@@ -132,7 +131,7 @@ async def open_port_mapping(
     async with trio.open_nursery() as nursery:
         found = await _gateways_for(network, local_address.host) if gateways is None else list(gateways)
         gateway = next((one for one in found if one.family == local_address.family), None)
-        wants_upnp = isinstance(network, SystemNetwork) if upnp is None else upnp
+        wants_upnp = isinstance(network, RealHost) if upnp is None else upnp
         with_upnp = wants_upnp and gateway is not None and local_address.family == 4 and is_installed()
         mapping.begin((gateway is not None) + with_upnp)
         if gateway is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import trio
 
 from iceagent.core.address import TransportAddress
@@ -9,9 +11,12 @@ from iceagent.net.api import InterfaceAddress
 from iceagent.net.gateway import Gateway, system_gateways
 from iceagent.net.interfaces import list_interfaces
 from iceagent.net.multicast import open_multicast_socket
+from iceagent.net.per_run import PerRun
 from iceagent.net.resolver import resolve
 from iceagent.net.tcp import connect_tcp, listen_tcp
 from iceagent.net.udp import SystemUdpSocket, open_udp_socket
+
+T = TypeVar("T")
 
 
 class SystemNetwork:
@@ -23,6 +28,10 @@ class SystemNetwork:
 
     def __init__(self, *, segmentation: bool = True) -> None:
         self._segmentation = segmentation
+
+    def shared(self, value: PerRun[T]) -> T:
+        """Return what all agents of this machine have in common."""
+        return value.get()
 
     def interfaces(self) -> list[InterfaceAddress]:
         """Return the addresses of all interfaces that are up, loopback included."""

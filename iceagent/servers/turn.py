@@ -30,8 +30,7 @@ from iceagent.core.turn.server import (
     TurnServer,
 )
 from iceagent.net import SystemNetwork
-from iceagent.net.api import Network, UdpSocket
-from iceagent.net.nat_discovery import MayFragment
+from iceagent.net.api import Network, RealHost, SetsFragments, UdpSocket
 from iceagent.net.tcp import bound_address
 from iceagent.servers.turn_addresses import AddressWatch, make_config
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener
@@ -311,7 +310,7 @@ class TurnService:
             stack.callback(sock.close)
             bound = sock.local_address
             self._udp[bound] = sock
-            if self._behaviour is not None and isinstance(sock, MayFragment):
+            if self._behaviour is not None and isinstance(sock, SetsFragments):
                 sock.allow_fragments()  # RFC 5780 section 7.6: a padded answer is there to be cut
             if len(self.addresses) < len(self.options.listen):
                 self.addresses.append(("udp", bound))
@@ -323,7 +322,7 @@ class TurnService:
 
     async def _with_port(self, address: TransportAddress) -> TransportAddress:
         """Return `address`; if it names no port, with one that is free both for UDP and for TCP."""
-        if address.port or not isinstance(self.network, SystemNetwork):
+        if address.port or not isinstance(self.network, RealHost):
             return address
         for _ in range(_PORT_ATTEMPTS):
             sock = await self.network.open_udp(address.host)
@@ -349,7 +348,7 @@ class TurnService:
         """Return where to listen for TCP: where UDP is unless told otherwise, with the same port numbers."""
         if self.options.tcp_listen is not None:
             return self.options.tcp_listen
-        if not isinstance(self.network, SystemNetwork):
+        if not isinstance(self.network, RealHost):
             return ()
         return [address for _, address in self.addresses]
 

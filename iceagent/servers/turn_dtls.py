@@ -10,9 +10,8 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import ClientPath
-from iceagent.net.api import UdpSocket
+from iceagent.net.api import SetsFragments, UdpSocket
 from iceagent.net.logs import limited_logger
-from iceagent.net.nat_discovery import MayFragment
 from iceagent.net.packet_info import bound_to
 from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, Outbox, admitted
 
@@ -151,7 +150,7 @@ class DtlsSocket(trio.socket.SocketType):
     def __init__(self, sock: UdpSocket) -> None:
         self._sock = sock
         self._received: deque[tuple[bytes, tuple[TransportAddress, TransportAddress]]] = deque()
-        if isinstance(sock, MayFragment):
+        if isinstance(sock, SetsFragments):
             sock.allow_fragments()  # a certificate chain may be longer than a packet: OpenSSL guesses its size
 
     @property

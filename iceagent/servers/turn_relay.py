@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from iceagent.core.turn.server import Forward, Relay, ToPeer
-from iceagent.net.api import Batch, UdpSocket
-from iceagent.net.udp import SystemUdpSocket
+from iceagent.net.api import Batch, HasDescriptor, SetsFragments, UdpSocket
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
@@ -48,7 +47,7 @@ class RelaySockets:
     def __init__(self, service: TurnService) -> None:
         self._service = service
         self._sockets: dict[Relay, UdpSocket] = {}
-        self._polled: dict[int, tuple[Relay, SystemUdpSocket]] = {}
+        self._polled: dict[int, tuple[Relay, HasDescriptor]] = {}
         self._poll: select.epoll | None = None
 
     def __len__(self) -> int:
@@ -62,7 +61,7 @@ class RelaySockets:
     def send_one(self, transmit: ToPeer) -> None:
         """Send what came in a Send indication, with DF set if it asks for that."""
         sock = self._sockets.get(transmit.relay)
-        if transmit.dont_fragment and isinstance(sock, SystemUdpSocket):
+        if transmit.dont_fragment and isinstance(sock, SetsFragments):
             sock.forbid_fragments()
             self._service.forward([Forward(transmit.relay, transmit.peer, [transmit.data])])
             sock.allow_fragments()
@@ -78,13 +77,13 @@ class RelaySockets:
             service.core.relay_failed(trio.current_time(), relay)
             service.settle()
             return
-        if isinstance(sock, SystemUdpSocket):
+        if isinstance(sock, SetsFragments):
             sock.allow_fragments()  # RFC 8656 section 15: DF is not ours to set
         self._sockets[relay] = sock
         if not service.core.relay_opened(trio.current_time(), relay):
             self.close(relay)
             return
-        if self._poll is not None and isinstance(sock, SystemUdpSocket):
+        if self._poll is not None and isinstance(sock, HasDescriptor):
             self._polled[sock.fileno()] = (relay, sock)
             self._poll.register(sock.fileno(), select.EPOLLIN)
             service.settle()
@@ -103,7 +102,7 @@ class RelaySockets:
         sock = self._sockets.pop(relay, None)
         if sock is None:
             return
-        if self._poll is not None and isinstance(sock, SystemUdpSocket) and sock.fileno() in self._polled:
+        if self._poll is not None and isinstance(sock, HasDescriptor) and sock.fileno() in self._polled:
             self._poll.unregister(sock.fileno())
             del self._polled[sock.fileno()]
         sock.close()

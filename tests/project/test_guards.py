@@ -152,6 +152,13 @@ def test_the_guard_sees_a_circle():
     assert modules_in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}, "e": set()}) == {"b", "c"}
 
 
+def test_networks_are_interchangeable():
+    """`net/api.py` says what networks and sockets can do; who asks for a class shuts out whatever stands before it."""
+    asks = re.compile(r"isinstance\([^)]*\bSystem\w+")
+    found = [path.name for path in SOURCES if asks.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
 def test_core_is_sans_io():
     """Clock, sockets and chance come in as arguments; that is what makes every failure repeatable."""
     found = [

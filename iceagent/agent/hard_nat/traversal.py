@@ -44,9 +44,8 @@ from iceagent.core.hard_nat import (
     kind_by_checks,
 )
 from iceagent.core.hard_nat.traversal import BASE, MAX_PER_SECOND, SHOWN_S
-from iceagent.net.api import Batch, Network, UdpSocket
+from iceagent.net.api import Batch, Network, RealHost, UdpSocket
 from iceagent.net.per_run import PerRun
-from iceagent.net.system import SystemNetwork
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -67,7 +66,7 @@ class HardNatTraversal:
     """One agent's part in getting through hard NATs, its own or the peer's.
 
     Args:
-        network: where names are looked up.
+        network: where names are looked up, and what tells how much others send.
         config: whether and how much may be done.
         driver: the agent's.
         gatherer: opens sockets, within the ports that are allowed, and knows our addresses.
@@ -113,7 +112,7 @@ class HardNatTraversal:
         """Do what there is to do in each generation, until cancelled."""
         if not self.enabled:
             return
-        self._caps = [RateCap(self._limits.packets_per_second), *_shared_cap(self._config)]
+        self._caps = [RateCap(self._limits.packets_per_second), *_shared_cap(self._network)]
         core = self._driver.ice
         async with trio.open_nursery() as self._nursery:
             while not self._driver.closed:
@@ -416,8 +415,6 @@ def read_announcement(candidate: ice.Candidate) -> Announcement | None:
 _process_cap: Final = PerRun("iceagent.agent.hard_nat", lambda: RateCap(MAX_PER_SECOND))
 
 
-def _shared_cap(config: AgentConfig) -> list[Share]:
+def _shared_cap(network: Network) -> list[Share]:
     """Return one agent's share of what bounds all of this machine together; hosts of a virtual network stand alone."""
-    if config.network is not None and not isinstance(config.network, SystemNetwork):
-        return []
-    return [_process_cap.get().share()]
+    return [network.shared(_process_cap).share()] if isinstance(network, RealHost) else []

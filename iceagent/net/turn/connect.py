@@ -10,10 +10,9 @@ from typing import Final
 import trio
 
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.net.api import Network, UdpSocket
+from iceagent.net.api import Network, RealHost, UdpSocket
 from iceagent.net.proxy import Proxy, all_permitted, connect_through
 from iceagent.net.staggered import interleave
-from iceagent.net.system import SystemNetwork
 from iceagent.net.tls import client_context, wrap_tls
 from iceagent.net.turn.redirect import DEFAULT_PORT, DEFAULT_TLS_PORT, Redirections, TurnServer
 from iceagent.net.turn.transport import StreamTransport, TurnTransport, UdpTransport
@@ -94,7 +93,7 @@ async def open_transport(
         return StreamTransport(*await open_stream(network, server, options, place))
     if server.transport == "udp":
         return UdpTransport(await _open_udp(network, place, options), place)
-    if not isinstance(network, SystemNetwork):
+    if not isinstance(network, RealHost):
         raise OSError("DTLS needs a socket of the system, which this network has not")
     try:
         from iceagent.net.turn.dtls import open_dtls
