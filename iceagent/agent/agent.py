@@ -24,6 +24,7 @@ from iceagent.core.checked import checked
 from iceagent.core.constants import TA_OFFERED_S, TA_S
 from iceagent.errors import LocalError, RemoteError, WrongType
 from iceagent.net.api import Batch
+from iceagent.net.background import open_background
 from iceagent.net.contained import run_contained
 from iceagent.net.system import SystemNetwork
 
@@ -438,27 +439,21 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
     config = config or AgentConfig()
     config.check_relay()
     agent = Agent(config, role)
-    raised: BaseException | None = None
     try:
         await agent._open()  # noqa: SLF001 - of this module, here and below
         with trio.CancelScope() as ending:
-            async with trio.open_nursery() as nursery:
+            async with open_background() as nursery:
                 nursery.start_soon(agent._serve)  # noqa: SLF001
                 try:
                     yield agent
                 except trio.Cancelled:
                     raise
-                except BaseException as error:
-                    raised = error  # kept out of the nursery, which would wrap it into a group
+                except BaseException:
+                    # The tasks end within the time a relay is given back in; a cancellation from outside would only
+                    # take the place of the body's own error.
+                    ending.shield = True
+                    raise
                 finally:
                     agent._shut()  # noqa: SLF001 - before the nursery waits for its tasks
-                    # They end by that, within the time a relay is given back in; a cancellation from outside would only
-                    # take the place of the body's own error.
-                    ending.shield = raised is not None
     finally:
         agent._shut()  # noqa: SLF001
-    if raised is not None:
-        try:
-            raise raised
-        finally:
-            del raised  # its traceback holds this frame

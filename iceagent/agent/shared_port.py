@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-import trio
-
 from iceagent.agent.config import AgentConfig, Family
 from iceagent.agent.gather.addresses import choose_addresses
 from iceagent.core.checked import checked
 from iceagent.errors import LocalError
 from iceagent.net.api import HasDescriptor, Network, UdpSocket
+from iceagent.net.background import open_background
 from iceagent.net.shared_port import SharedPort
 from iceagent.net.system import SystemNetwork
 
@@ -59,25 +58,15 @@ async def open_shared_port(
     if not hosts:
         raise LocalError("this machine has no address to open a shared port on")
     shared = SharedPort(network, await _bind(network, hosts, port))
-    raised: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             nursery.start_soon(shared.serve)  # noqa: ASYNC113 - nobody has to wait for its start
             try:
                 yield shared
-            except trio.Cancelled:
-                raise
-            except BaseException as error:
-                raised = error  # kept out of the nursery, which would wrap it into a group
             finally:
-                shared.close()
+                shared.close()  # before the nursery waits for its task
     finally:
         shared.close()
-    if raised is not None:
-        try:
-            raise raised
-        finally:
-            del raised  # its traceback holds this frame
 
 
 async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSocket]:

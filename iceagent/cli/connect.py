@@ -11,7 +11,7 @@ from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import kept_timeline, timeline_option
 from iceagent.cli.waiting import told_progress
-from iceagent.session.background import open_background
+from iceagent.net.background import open_background
 from iceagent.tunnel.peer import join
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
 

@@ -15,7 +15,7 @@ from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
 from iceagent.cli.waiting import told_progress
-from iceagent.session.background import open_background
+from iceagent.net.background import open_background
 from iceagent.session.errors import PeerLeft
 from iceagent.session.relay import parse_code
 from iceagent.tunnel.forward import Forward, forward_local, hold_forward

@@ -16,7 +16,7 @@ from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
 from iceagent.cli.waiting import told_progress
-from iceagent.session.background import open_background
+from iceagent.net.background import open_background
 from iceagent.tunnel.allow import AllowRule, parse_rules
 from iceagent.tunnel.doubts import doubt_about
 from iceagent.tunnel.peer import Invitation, Link, invite

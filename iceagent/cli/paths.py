@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from iceagent.cli.output import Output
-from iceagent.session.background import open_background
+from iceagent.net.background import open_background
 from iceagent.session.path import Path
 from iceagent.session.session import Session
 

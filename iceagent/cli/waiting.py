@@ -9,7 +9,7 @@ import trio
 
 from iceagent.cli.output import Output
 from iceagent.cli.timeline import TimelineFile
-from iceagent.session.background import open_background
+from iceagent.net.background import open_background
 from iceagent.session.progress import Progress, Stage
 
 FIRST_S = 2.5  # nothing is said of what takes no longer than that

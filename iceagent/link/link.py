@@ -21,6 +21,7 @@ from iceagent.link.protocol import LinkProtocol, LinkState
 from iceagent.link.quic import QuicEndpoint
 from iceagent.link.stream import LinkStream
 from iceagent.link.transport import DatagramTransport, KnowsPath
+from iceagent.net.background import open_background
 
 _KEY_SIZE = 32
 _TIMER_STEP_S = 0.001  # a timer that stays due after it was handled must not turn the driver into a busy loop
@@ -281,18 +282,16 @@ async def open_link(
     driver = _Driver(transport, endpoint, authenticator, config, ledger)
     failure: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             driver.protocol.start(trio.current_time())
             nursery.start_soon(driver.run)
             try:
                 await _wait_open(driver, config)
                 yield Link(driver.protocol, driver.parked, config)
                 await _deliver(driver, config)
-            except BaseException as exc:  # noqa: ASYNC103 - kept out of the nursery, which would wrap it in a group
-                failure = exc
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+            except BaseException as error:
+                failure = error
+                raise
     finally:
         await _close(driver, transport, config, failure)  # noqa: ASYNC102
 

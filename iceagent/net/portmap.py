@@ -16,6 +16,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import PORT_MAPPING_LIFETIME_S, PORT_MAPPING_SERVER_PORT
 from iceagent.core.portmap import GatewayProbe, Mapped, MappingFailed, MappingLost, PortMapper, ProbeAnswer
 from iceagent.net.api import Network, RealHost
+from iceagent.net.background import open_background
 from iceagent.net.contained import contained, run_contained
 from iceagent.net.gateway import Gateway, find_gateways
 from iceagent.net.machine import MachineDriver
@@ -127,8 +128,7 @@ async def open_port_mapping(
         randbytes: for nonces.
     """
     mapping = PortMapping(local_address)
-    failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_background() as nursery:
         found = await _gateways_for(network, local_address.host) if gateways is None else list(gateways)
         gateway = next((one for one in found if one.family == local_address.family), None)
         wants_upnp = isinstance(network, RealHost) if upnp is None else upnp
@@ -140,18 +140,7 @@ async def open_port_mapping(
             )
         if with_upnp:
             nursery.start_soon(_alone, mapping, UPNP, _map_by_upnp, mapping, lifetime_s, randbytes)
-        try:
-            yield mapping
-        except trio.Cancelled:
-            raise
-        except BaseException as error:
-            failure = error  # raised outside of the nursery, which would wrap it
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            del failure  # its traceback holds this frame
+        yield mapping
 
 
 async def _alone(mapping: PortMapping, protocol: str, run: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:

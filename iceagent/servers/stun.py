@@ -12,6 +12,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.core.stun import BindingLimits, BindingServer
 from iceagent.net.api import Batch, Network, UdpSocket
+from iceagent.net.background import open_background
 from iceagent.net.packet_info import bound_to
 
 DEFAULT_PORT: Final = 3478  # RFC 8489 section 18.6
@@ -81,20 +82,13 @@ async def open_stun_server(
     """
     core = BindingServer(limits=limits, software=software)
     sock = await _network(network).open_udp(host, port)
-    failure: Exception | KeyboardInterrupt | None = None
     try:
         server = StunServer(sock, core)
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             nursery.start_soon(server.run)
-            try:
-                yield server
-            except (Exception, KeyboardInterrupt) as error:
-                failure = error  # raised outside of the nursery, which would wrap it
-            nursery.cancel_scope.cancel()
+            yield server
     finally:
         sock.close()
-    if failure is not None:
-        raise failure
 
 
 def _network(network: Network | None) -> Network:

@@ -31,6 +31,7 @@ from iceagent.core.turn.server import (
 )
 from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, RealHost, SetsFragments, UdpSocket
+from iceagent.net.background import open_background
 from iceagent.net.tcp import bound_address
 from iceagent.servers.turn_addresses import AddressWatch, make_config
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener
@@ -400,20 +401,14 @@ async def open_turn_server(
     here = network if network is not None else SystemNetwork()
     users, credentials = make_users(options)
     core = TurnServer(make_config(options, here, users), randbytes=randbytes)
-    failure: Exception | KeyboardInterrupt | None = None
     certificates = None if options.tls is None else Certificates(options.tls, dtls=options.dtls)
-    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack, open_background() as nursery:
         service = TurnService(options, here, core, credentials, certificates, nursery)
         try:
             await service.listen(stack)
             service.start()
             yield service
-        except (Exception, KeyboardInterrupt) as error:
-            failure = error  # raised outside of the nursery, which would wrap it
         finally:  # cancelled or not: nothing here waits
             core.close(trio.current_time())
             service.settle()
             service.close_all()
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure

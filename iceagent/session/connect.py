@@ -13,7 +13,7 @@ import icesignal
 import trio
 
 from iceagent.core.checked import checked
-from iceagent.session.background import open_background
+from iceagent.net.background import open_background
 from iceagent.session.errors import NobodyCame
 from iceagent.session.keeping_up import keeping_up
 from iceagent.session.own_addresses import check_addresses

@@ -16,8 +16,8 @@ from iceagent.agent.hopeless import heard_at, wait_hopeless
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
 from iceagent.link import Link, LinkIdentity, LinkRole, open_link
+from iceagent.net.background import open_background
 from iceagent.net.contained import run_contained
-from iceagent.session.background import open_background
 from iceagent.session.description import PeersDescription, send_descriptions
 from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
 from iceagent.session.errors import PeerLeft, RelayError, SessionError

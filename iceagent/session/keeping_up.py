@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from iceagent.net import Network, SystemNetwork
+from iceagent.net.background import open_background
 from iceagent.net.monitor import open_monitor
-from iceagent.session.background import open_background
 
 if TYPE_CHECKING:
     from iceagent.agent import Agent

@@ -8,7 +8,7 @@ from math import inf
 
 import trio
 
-from iceagent.session.background import open_background
+from iceagent.net.background import open_background
 from iceagent.session.session import Session
 
 

@@ -10,8 +10,8 @@ from functools import partial
 import trio
 
 from iceagent.errors import IceError
+from iceagent.net.background import open_background
 from iceagent.net.logs import limited_logger
-from iceagent.session.background import open_background
 from iceagent.session.patience import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from iceagent.net.background import open_background
 from iceagent.net.logs import limited_logger
-from iceagent.session.background import open_background
 from iceagent.session.patience import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session

@@ -16,6 +16,7 @@ import trio
 from iceagent.core.address import make_address
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress
+from iceagent.net.background import open_background
 from iceagent.vnet.addressing import AddressPlan, IPNetwork, internet_plan, plan_within, private_subnet
 from iceagent.vnet.firewall import Firewall
 from iceagent.vnet.host import Host
@@ -206,20 +207,15 @@ class Network:
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[Network]:
         self._started_at = trio.current_time()
-        error: BaseException | None = None
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             nursery.start_soon(self._deliver_forever)
             try:
                 yield self
-            except BaseException as raised:  # noqa: ASYNC103 - raised again below, where the nursery does not wrap it in a group
-                error = raised
-            for host in self.hosts():
-                self._trace.statistics.sockets_left_open += len(host.sockets) + len(host.tcp)
-                host.crash()
-            self._arrivals.clear()
-            nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
+            finally:
+                for host in self.hosts():
+                    self._trace.statistics.sockets_left_open += len(host.sockets) + len(host.tcp)
+                    host.crash()
+                self._arrivals.clear()
 
     async def _deliver_forever(self) -> None:
         while True:

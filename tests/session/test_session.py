@@ -18,9 +18,9 @@ from icesignal import wire
 
 import iceagent
 from iceagent.link import AuthenticationError, generate_identity
+from iceagent.net.background import open_background
 from iceagent.session import establish as establishing
 from iceagent.session import relay as relays
-from iceagent.session.background import open_background
 from iceagent.session.endings import PEER_LOST
 from iceagent.session.errors import (
     CodeError,

@@ -18,6 +18,7 @@ from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network
+from iceagent.net.background import open_background
 from iceagent.net.contained import contained
 from iceagent.net.logs import limited_logger
 from iceagent.net.staggered import first_of, summary
@@ -301,25 +302,13 @@ async def open_turn_socket(
     """
     login = login or TurnLogin()
     asked = request or turn.AllocationRequest()
-    raised: BaseException | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_background() as nursery:
+        wish = _Wish(nursery, network, login, asked, options or TurnOptions(), randbytes)
+        allocation = await _allocate(wish, server)
         try:
-            wish = _Wish(nursery, network, login, asked, options or TurnOptions(), randbytes)
-            allocation = await _allocate(wish, server)
-            try:
-                yield allocation
-            finally:
-                await allocation.give_back()  # noqa: ASYNC102 - shielded and bounded within
-        except trio.Cancelled:
-            raise
-        except BaseException as error:
-            raised = error  # kept out of the nursery, which would wrap it into a group
-        nursery.cancel_scope.cancel()
-    if raised is not None:
-        try:
-            raise raised
+            yield allocation
         finally:
-            del raised
+            await allocation.give_back()  # noqa: ASYNC102 - shielded and bounded within
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
+from iceagent.net.background import open_background
 from iceagent.net.turn.allocation import TurnAllocation, TurnLogin, open_turn_socket
 from iceagent.net.turn.connect import TurnOptions, TurnServer, open_stream
 
@@ -199,22 +200,10 @@ async def open_turn_tcp(
         raise ValueError("TCP allocations are made over TCP or TLS (RFC 6062 section 4.1)")
     options = options or TurnOptions()
     request = turn.AllocationRequest(families=(6,) if family == 6 else (4,), tcp=True)
-    raised: BaseException | None = None
     async with open_turn_socket(
         network, server, login=login, request=request, options=options, randbytes=randbytes
     ) as allocation:
         relay = TurnTcpAllocation(network, allocation, options, randbytes)
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             nursery.start_soon(relay.run)
-            try:
-                yield relay
-            except trio.Cancelled:
-                raise
-            except BaseException as error:
-                raised = error  # kept out of the nursery, which would wrap it into a group
-            nursery.cancel_scope.cancel()
-        if raised is not None:
-            try:
-                raise raised
-            finally:
-                del raised
+            yield relay

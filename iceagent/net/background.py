@@ -12,8 +12,9 @@ import trio
 async def open_background() -> AsyncIterator[trio.Nursery]:
     """Yield a nursery for tasks that end with the body.
 
-    A nursery wraps whatever leaves it in an exception group. Users of `async with invite()` write `except NoPath`,
-    so a single error, the body's own or a background task's, leaves unwrapped. Several at once: the body's first.
+    A nursery wraps whatever leaves it in an exception group. Users of `async with invite()` write `except NoPath`, so
+    the body's error leaves as it was raised, a group of the body's own too, and a background task's without a group.
+    Several at once: the body's first.
     """
     body_error: BaseException | None = None
     try:
@@ -36,10 +37,19 @@ async def open_background() -> AsyncIterator[trio.Nursery]:
 
 
 def _choose(group: BaseExceptionGroup[BaseException], body_error: BaseException | None) -> BaseException:
-    if body_error is not None and any(error is body_error for error in group.exceptions):
-        return body_error
-    leaves = list(_leaves(group))
-    return next((leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)), leaves[0])
+    """Return what leaves in place of the nursery's group.
+
+    A group that the body raised comes out of the nursery as another one, made anew without the cancellations that were
+    the nursery's: so what it holds tells it, not what it is.
+    """
+    of_body = [] if body_error is None else list(_leaves(body_error))
+    errors = [leaf for leaf in of_body if not isinstance(leaf, trio.Cancelled)]
+    for child in group.exceptions if errors else ():
+        leaves = list(_leaves(child))
+        if any(leaf is error for leaf in leaves for error in errors):
+            return body_error if len(leaves) == len(of_body) and body_error is not None else child
+    found = list(_leaves(group))
+    return next((leaf for leaf in found if not isinstance(leaf, trio.Cancelled)), found[0])
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
