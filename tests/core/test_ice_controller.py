@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from ice_harness import A4, B4, Link, World, both
+from ice_harness import A4, B4, Link, World, both, connected_pair
 
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
@@ -218,6 +218,24 @@ def test_no_controller_breaks_the_pacing(greed: str) -> None:
     checks = sum(one is a for _, one, _ in world.sent)
     assert checks < 100 * (2 / 0.1 + 10), "at most ten switches a second, each a check and its repeat"
     assert not world.of_kind(a, ice.ControllerFailed)
+
+
+def test_whether_the_path_in_use_gives_way_is_asked_as_it_is_doubted() -> None:
+    """The question tells the present, as all do: not when it was doubted the time before."""
+    asked: list[ice.FalterQuestion] = []
+
+    class Curious(ice.DefaultController):
+        def gives_way_at(self, question: ice.FalterQuestion) -> float:
+            asked.append(question)
+            return ice.DefaultController.gives_way_at(self, question)
+
+    world, a, _ = connected_pair(controller=Curious())
+    for _ in range(3):
+        world.run(20)
+        doubted_at = world.now
+        a.handle_network_changed(world.now)
+        world.drain(a)
+        assert (asked[-1].now, asked[-1].probed_at) == (doubted_at, doubted_at)
 
 
 def test_equal_sessions_make_equal_traces_under_any_controller() -> None:

@@ -16,7 +16,7 @@ from iceagent.core.ice.streams import StreamSet
 
 def sessions_of(one: ice.IceAgent) -> weakref.WeakSet[Context]:
     """The facts of its live sessions, which hold all else of them."""
-    return weakref.WeakSet(session.context for session in one._all())
+    return weakref.WeakSet(session.context for session in one._sessions.all())
 
 
 def restart(world: World, a: ice.IceAgent, b: ice.IceAgent) -> None:
@@ -42,7 +42,7 @@ def test_trap_56_a_session_that_a_restart_has_replaced_is_gone_when_it_need_answ
     world.run(constants.RESTART_LINGER_S + 1)
     gc.collect()
     assert [len(one) for one in known] == [0, 0]
-    assert [len(list(one._all())) for one in (a, b)] == [1, 1]
+    assert [len(list(one._sessions.all())) for one in (a, b)] == [1, 1]
 
 
 def test_trap_56_restarts_in_a_row_keep_a_few_sessions_at_most() -> None:

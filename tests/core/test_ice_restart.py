@@ -259,10 +259,10 @@ def test_restarts_without_end_keep_their_tables_bounded() -> None:
         a.restart(world.now)
         answer_restart(world, a, b)
         world.run(0.1)
-    assert len(list(a._all())) <= 6
+    assert len(list(a._sessions.all())) <= 6
     assert both(a, b, AgentState.COMPLETED)
     world.run(40)
-    assert len(list(a._all())) == 1
+    assert len(list(a._sessions.all())) == 1
 
 
 @pytest.mark.parametrize("seed", range(15))

@@ -11,11 +11,11 @@ from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.pacer import Pacer
 from iceagent.core.ice.checks.probe import Probing
+from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.checks.signs import CredentialSigns
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.context import Activity, Slots
-from iceagent.core.ice.events import AgentState, DropReason, IceEvent, Verdict
-from iceagent.core.ice.generations import Generations
+from iceagent.core.ice.context import Activity, Context, Slots
+from iceagent.core.ice.events import AgentState, DropReason, Effect, IceEvent, Verdict
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
 from iceagent.core.ice.model.pair import CandidatePair, Path
@@ -24,6 +24,7 @@ from iceagent.core.ice.reading import read_message
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.session import Session
+from iceagent.core.ice.sessions import Sessions
 from iceagent.core.transmit import Transmit
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _DEFAULT_CONFIG = IceConfig()
 
 
-class IceAgent(Generations):
+class IceAgent:
     """ICE with one peer, or the part of it that is one component of one data stream (RFC 8445); see `StreamSet`.
 
     It holds one session, and after a restart (RFC 8445 section 9) up to three kinds: the *current* one, which the
@@ -70,23 +71,41 @@ class IceAgent(Generations):
     ) -> None:
         if config.lite and role is not Role.CONTROLLED:
             raise ValueError("a lite agent is controlled (RFC 8445 section 6.1.1)")
-        outbox = Outbox()
-        roles = RoleKeeper(role, randbytes) if seat is None else seat.company.roles
         self._randbytes = randbytes
+        self._seat = seat
+        self._outbox = outbox = Outbox()
+        self._roles = roles = RoleKeeper(role, randbytes) if seat is None else seat.company.roles
+        self._slots = slots = Slots()
         self.activity = activity = Activity()
-        slots = Slots()
-        super().__init__(
-            outbox,
-            roles,
-            partial(Session, outbox, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer, seat=seat),
-            credentials or generate_credentials(randbytes),
-            slots,
-            seat,
+        new_session = partial(
+            Session, outbox, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer, seat=seat
         )
+        self._sessions = Sessions(outbox, new_session, credentials or generate_credentials(randbytes), slots, seat)
         self._told: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
+        self._due_known = False
         self._due_unheard_since: float | None = None
         self._driven_at = float("-inf")  # when a datagram or a timeout was last dealt with
+
+    # For the checklist set.
+
+    def current_context(self) -> Context:
+        """For the checklist set: the facts of the session that candidates and credentials belong to."""
+        return self._sessions.current.context
+
+    def schedules(self) -> tuple[tuple[Context, Scheduler], ...]:
+        """For the checklist set: the facts and the scheduler of each session that may have a check to send."""
+        return tuple((session.context, session.scheduler) for session in self._sessions.live())
+
+    def note_slot_used(self, next_slot_at: float) -> None:
+        """For the checklist set: take note that some component has sent a check, and when the next may go."""
+        self._due_known = False
+        self._slots.next_at = next_slot_at
+
+    def settle_alone(self, now: float) -> None:
+        """For the checklist set: let every session do what the new facts call for."""
+        self._due_known = False
+        self._sessions.settle(now)
 
     # What is.
 
@@ -98,37 +117,45 @@ class IceAgent(Generations):
     @property
     def credentials(self) -> Credentials:
         """Our username fragment and password, to be sent to the peer; a restart makes new ones."""
-        return self._current.context.keys.local
+        return self._sessions.current.context.keys.local
 
     @property
     def remote_credentials(self) -> Credentials | None:
         """The peer's, or None before they came, as after a restart of ours."""
-        return self._current.context.keys.remote
+        return self._sessions.current.context.keys.remote
 
     @property
     def generation(self) -> int:
         """How many restarts there have been; candidates belong to one generation."""
-        return self._generation
+        return self._sessions.generation
 
     @property
     def restarting(self) -> bool:
         """Whether a restart is under way that has not led to a path yet."""
-        return self._carrier is not self._current
+        return self._sessions.carrier is not self._sessions.current
 
     @property
     def stranded(self) -> bool:
         """Whether neither the path in use nor another has answered for a second or two: a restart may find one."""
-        return self._carrier.context.stranded
+        return self._sessions.carrier.context.stranded
 
     @property
     def path_is_silent(self) -> bool:
         """Whether the path in use goes unanswered, or its socket is gone, though consent to it may have time left."""
-        return self._carrier.context.silent or self._carrier.context.stranded
+        return self._sessions.carrier.context.silent or self._sessions.carrier.context.stranded
+
+    @property
+    def gives_up_at(self) -> float:
+        """When a connected agent fails if nothing answers from now on, as far as that can be told now.
+
+        It may be later: what is being tried as that moment comes is awaited.
+        """
+        return self._sessions.gives_up_at
 
     @property
     def heard_at(self) -> float:
         """When the peer last answered on any pair, those of sessions before a restart included; 0 for never."""
-        return self._carrier.context.heard_at
+        return self._sessions.carrier.context.heard_at
 
     @property
     def role(self) -> Role:
@@ -138,47 +165,47 @@ class IceAgent(Generations):
     @property
     def state(self) -> AgentState:
         """Where the session stands."""
-        return self._standing.state
+        return self._sessions.standing.state
 
     @property
     def selected_pair(self) -> CandidatePair | None:
         """The pair both agents agreed on, or None before nomination and after the end."""
-        selected = self._carrier.context.selected
+        selected = self._sessions.carrier.context.selected
         return None if selected is None else selected.view()
 
     @property
     def pairs(self) -> tuple[CandidatePair, ...]:
         """All pairs of the checklist, best first; during a restart those of the session before follow."""
-        return tuple(view for session in self._live() for view in session.views())
+        return tuple(view for session in self._sessions.live() for view in session.views())
 
     @property
     def current_pairs(self) -> tuple[CandidatePair, ...]:
         """The pairs that were formed since the last restart, best first."""
-        return tuple(self._current.views())
+        return tuple(self._sessions.current.views())
 
     def pair_reports(self) -> tuple[PairReport, ...]:
         """Return all pairs with what they have counted, in the order of `pairs`."""
-        return tuple(report for session in self._live() for report in session.pair_reports())
+        return tuple(report for session in self._sessions.live() for report in session.pair_reports())
 
     @property
     def signs(self) -> CredentialSigns:
         """What messages say about who holds whose credentials (live object, do not change)."""
-        return self._current.context.runner.signs
+        return self._sessions.current.context.runner.signs
 
     @property
     def local_candidates(self) -> tuple[Candidate, ...]:
         """Our candidates since the last restart, peer-reflexive ones included, oldest first."""
-        return tuple(self._current.context.table.local.values())
+        return tuple(self._sessions.current.context.table.local.values())
 
     @property
     def remote_candidates(self) -> tuple[Candidate, ...]:
         """The peer's candidates since the last restart, peer-reflexive ones included, oldest first."""
-        return tuple(self._current.context.table.remote.values())
+        return tuple(self._sessions.current.context.table.remote.values())
 
     @property
     def remote_candidates_ended(self) -> bool:
         """Whether the peer has said, since the last restart, that it tells no more candidates (RFC 8838 section 13)."""
-        return self._current.context.table.remote_ended
+        return self._sessions.current.context.table.remote_ended
 
     @property
     def counters(self) -> Counter[DropReason]:
@@ -188,29 +215,29 @@ class IceAgent(Generations):
     @property
     def checks_sent(self) -> int:
         """Requests sent so far: checks, their retransmissions, nomination and consent."""
-        return self._retired.checks_sent + sum(session.context.runner.checks_sent for session in self._all())
+        return self._sessions.checks_sent
 
     @property
     def probing(self) -> Probing:
         """What techniques that guess at addresses need of the current session."""
-        return Probing(self._current.context)
+        return Probing(self._sessions.current.context)
 
     def is_validated(self, local: TransportAddress, remote: TransportAddress) -> bool:
         """Whether data from `remote` at the socket `local` may reach the user; one set lookup (trap 3)."""
         path = (local, remote)
-        return path in self._current.context.validated or any(path in paths for paths in self._older)
+        return path in self._sessions.current.context.validated or any(path in paths for paths in self._sessions.older)
 
     def uses_path(self, local: TransportAddress, remote: TransportAddress) -> bool:
         """Whether a TCP connection is worth keeping: its path is valid, being checked, or was checked by the peer."""
         path = (local, remote)
-        return self.is_validated(local, remote) or any(session.uses_path(path) for session in self._live())
+        return self.is_validated(local, remote) or any(session.uses_path(path) for session in self._sessions.live())
 
     def data_pair(self) -> tuple[TransportAddress, TransportAddress] | None:
         """Return (local base, remote) to send application data on, or None; one attribute.
 
         It is the selected pair, or before nomination the best valid one (RFC 8445 section 12.1). It ends with consent.
         """
-        return self._data_path
+        return self._sessions.data_path
 
     # What changes it.
 
@@ -239,13 +266,15 @@ class IceAgent(Generations):
             pacing_s: the Ta that the peer proposes; the higher one of it and ours is used (RFC 8445 section 14.2).
             ours: our new ones, should a restart begin here; fresh ones by default.
         """
-        if self._standing.over or credentials in self._told:
+        if self._sessions.standing.over or credentials in self._told:
             return
         self._told = (*self._told, credentials)[-constants.MAX_TOLD_CREDENTIALS :]
-        if self._current.context.keys.remote is not None:
-            self._restart(now, ours or generate_credentials(self._randbytes), by_peer=True)
+        if self._sessions.current.context.keys.remote is not None:
+            self._sessions.restart(now, ours or generate_credentials(self._randbytes), by_peer=True)
         renomination = "renomination" in options
-        self._current.set_remote_credentials(now, credentials, lite=lite, renomination=renomination, pacing_s=pacing_s)
+        self._sessions.current.set_remote_credentials(
+            now, credentials, lite=lite, renomination=renomination, pacing_s=pacing_s
+        )
         self._settle(now)
 
     def restart(self, now: float, credentials: Credentials | None = None) -> Credentials:
@@ -264,13 +293,13 @@ class IceAgent(Generations):
 
         Source: RFC 8445 section 9.
         """
-        if self._standing.over:
+        if self._sessions.standing.over:
             raise ValueError("the session is over; a new one needs a new agent")
-        if self._current.context.keys.remote is None:
+        if self._sessions.current.context.keys.remote is None:
             return self.credentials
-        if credentials is not None and any(credentials.ufrag == s.context.keys.local.ufrag for s in self._all()):
+        if credentials is not None and self._sessions.knows(credentials):
             raise ValueError("a restart needs credentials that were not used before")
-        self._restart(now, credentials or generate_credentials(self._randbytes), by_peer=False)
+        self._sessions.restart(now, credentials or generate_credentials(self._randbytes), by_peer=False)
         self._settle(now)
         return self.credentials
 
@@ -279,18 +308,18 @@ class IceAgent(Generations):
 
         Source: RFC 8445 sections 5.1.3 and 6.1.2, RFC 8838 section 10.
         """
-        if self._standing.over:
+        if self._sessions.standing.over:
             return False
-        added = self._current.add_local_candidate(now, candidate)
-        if self._carrier is not self._current and not self._carrier.context.over:
+        added = self._sessions.current.add_local_candidate(now, candidate)
+        if self._sessions.carrier is not self._sessions.current and not self._sessions.carrier.context.over:
             # A restart may never be answered; then the old session finds the new address of ours by itself.
-            self._carrier.add_local_candidate(now, candidate, tell=False)
+            self._sessions.carrier.add_local_candidate(now, candidate, tell=False)
         self._settle(now)
         return added
 
     def end_of_local_candidates(self, now: float) -> None:
         """Take note that gathering is over."""
-        self._current.context.table.local_ended = True
+        self._sessions.current.context.table.local_ended = True
         self._settle(now)
 
     def add_remote_candidate(self, now: float, candidate: Candidate | None) -> bool:
@@ -300,28 +329,28 @@ class IceAgent(Generations):
 
         Source: RFC 8838 sections 11 and 13.
         """
-        if self._standing.over:
+        if self._sessions.standing.over:
             return False
-        added = self._current.add_remote_candidate(now, candidate)
+        added = self._sessions.current.add_remote_candidate(now, candidate)
         self._settle(now)
         return added
 
     def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Verdict:
         """Deal with a datagram that came from `remote` at the socket bound to `local`; never raises."""
-        if self._standing.over:
+        if self._sessions.standing.over:
             # A failed agent no longer answers either: answers would keep up the peer's consent to a dead session.
             self._outbox.drop(DropReason.SESSION_OVER)
             return Verdict.DROPPED
         if not stun.looks_like_stun(data):
             return self._handle_data((local, remote), data)
-        context, generation, due = self._current.context, self._roles.generation, self._drive(now)
-        reason = self._handle_stun(now, local, remote, data)
-        unmoved, context.unmoved = context.unmoved or reason is not None, False
-        if not unmoved or self._roles.generation != generation or (due is not None and due <= now):
+        generation, due = self._roles.generation, self._drive(now)
+        result = self._handle_stun(now, local, remote, data)
+        is_due = due is not None and due <= now
+        if result is Effect.SETTLE or is_due or self._roles.generation != generation:
             self._settle(now)
-        if reason is None:
+        if isinstance(result, Effect):
             return Verdict.CONSUMED
-        self._outbox.drop(reason)
+        self._outbox.drop(result)
         return Verdict.DROPPED
 
     def handle_unreachable(self, now: float, local: TransportAddress, remote: TransportAddress) -> None:
@@ -331,10 +360,10 @@ class IceAgent(Generations):
         sooner if nothing answers. Consent is not touched. At a TCP base it says that a connection could not be opened,
         or broke.
         """
-        if self._standing.over:
+        if self._sessions.standing.over:
             return
         self._outbox.drop(DropReason.UNREACHABLE)
-        for session in self._live():
+        for session in self._sessions.live():
             session.handle_unreachable(now, (local, remote))
         self._settle(now)
 
@@ -344,51 +373,49 @@ class IceAgent(Generations):
         Its candidates and pairs are forgotten. If it carried the data, the other pairs are checked, also those of
         candidates added from now on; the session fails only when none of them works while consent lasts.
         """
-        if self._standing.over:
+        if self._sessions.standing.over:
             return
-        for session in self._live():
+        for session in self._sessions.live():
             session.consent.lose_base(now, base)
         self._settle(now)
 
     def handle_network_changed(self, now: float) -> None:
         """Take note that this host's network has changed: paths may be dead, or alive again; all are asked at once."""
-        if self._standing.over:
+        if self._sessions.standing.over:
             return
-        for session in self._live():
+        for session in self._sessions.live():
             session.context.doubted = True
             session.context.runner.hurry(now)
         self._settle(now)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due at `now`; call it when `next_timeout` has come, or at any other time."""
-        if self._standing.over:
+        if self._sessions.standing.over:
             return
         self._drive(now)
-        if self._is_lone() and self._current.repeat_consent(now):
+        if self._is_lone() and self._sessions.current.repeat_consent(now):
             self._follow_consent(now)
             return
-        for session in self._live():
+        for session in self._sessions.live():
             session.handle_timeout(now)
         self._settle(now)
 
     def close(self, now: float) -> None:
         """End the session: nothing is sent or answered any more, and no timer is left (trap 27). Idempotent."""
         del now
-        self._standing.follow(AgentState.CLOSED)
-        self._wind_up()
+        self._sessions.standing.follow(AgentState.CLOSED)
+        self._sessions.wind_up()
         self._outbox.transmits.clear()
 
     # What comes out.
 
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` wants to be called, or None."""
-        if self._standing.over:
+        if self._sessions.standing.over:
             return None
         unheard_since = self.activity.unheard_since
         if not self._due_known or unheard_since != self._due_unheard_since:
-            times = [session.next_timeout() for session in self._live()]
-            times.append(self._retired.next_timeout())
-            self._due = min((at for at in times if at is not None), default=None)
+            self._due = self._sessions.next_timeout()
             self._due_known, self._due_unheard_since = True, unheard_since
         if self._seat is not None and self._seat.slot_at is not None:
             return self._seat.slot_at if self._due is None else min(self._due, self._seat.slot_at)
@@ -412,7 +439,7 @@ class IceAgent(Generations):
         """
         due = self.next_timeout()
         if due is not None and now - max(due, self._driven_at) > constants.STOPPED_S:
-            for session in self._live():
+            for session in self._sessions.live():
                 session.context.runner.note_stop()
         self._driven_at = now
         return due
@@ -420,31 +447,31 @@ class IceAgent(Generations):
     def _handle_data(self, path: Path, data: bytes) -> Verdict:
         if self.is_validated(*path):
             return Verdict.APPLICATION_DATA
-        holder = next((session for session in self._live() if session.has_heard(path)), self._current)
+        holder = next((session for session in self._sessions.live() if session.has_heard(path)), self._sessions.current)
         return holder.hold_data(path, data)
 
     def _handle_stun(
         self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes
-    ) -> DropReason | None:
+    ) -> DropReason | Effect:
         message = read_message(data)
         if not isinstance(message, stun.Message):
-            return message
-        for session in self._live():
+            return Effect.NONE if message is None else message
+        for session in self._sessions.live():
             session.consent.expire(now)
         if message.message_class is stun.MessageClass.REQUEST:
-            return self._session_called(message).handle_request(now, local, remote, message)
-        reason = self._session_asked(message).handle_response(now, local, remote, message)
-        if self._current.context.unmoved:
+            return self._sessions.called(message).handle_request(now, local, remote, message)
+        effect = self._sessions.asked(message).handle_response(now, local, remote, message)
+        if effect is Effect.NONE:
             self._follow_consent(now)
-        return reason
+        return effect
 
     def _is_lone(self) -> bool:
         """Whether there is but one session, and but one component."""
-        return self._seat is None and not self._older
+        return self._seat is None and not self._sessions.older
 
     def _follow_consent(self, now: float) -> None:
         """Learn when something is due next, after a consent check of the path in use, or its answer."""
-        due = self._current.timeout_when_calm(now) if self._is_lone() and self._due_known else None
+        due = self._sessions.current.timeout_when_calm(now) if self._is_lone() and self._due_known else None
         self._due_known = due is not None
         self._due, self._due_unheard_since = due, self.activity.unheard_since
 

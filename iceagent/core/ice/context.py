@@ -83,7 +83,6 @@ class Context:
             one.
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
-        unmoved: the datagram just handled was one more check of the path in use, so that no part has anything to do.
         doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
     """
 
@@ -138,7 +137,6 @@ class Context:
         self.restarted_at = 0.0
         self.heard_at = 0.0
         self.requests_received = 0
-        self.unmoved = False
 
     @property
     def running(self) -> bool:

@@ -66,6 +66,17 @@ AGENT_TRANSITIONS: Final[dict[AgentState, frozenset[AgentState]]] = {
 }
 
 
+class Effect(Enum):
+    """What follows from a datagram that was dealt with.
+
+    NONE: nothing: it was one more check of the path in use, or the answer to one. SETTLE: facts have changed, and every
+    part may have something to do.
+    """
+
+    NONE = "none"
+    SETTLE = "settle"
+
+
 class Verdict(Enum):
     """What became of a datagram.
 

@@ -19,7 +19,7 @@ from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.context import Activity, Context, Slots
-from iceagent.core.ice.events import DropReason, LocalCandidateAdded, RemoteCandidateAdded, Verdict
+from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded, RemoteCandidateAdded, Verdict
 from iceagent.core.ice.health.consent import ConsentKeeper
 from iceagent.core.ice.health.keepalive import Keepalive
 from iceagent.core.ice.health.lifecycle import Lifecycle
@@ -148,19 +148,16 @@ class Session:
 
     def handle_request(
         self, now: float, local: TransportAddress, remote: TransportAddress, request: stun.Message
-    ) -> DropReason | None:
-        """Deal with a check of the peer; return why it was dropped, or None."""
+    ) -> DropReason | Effect:
+        """Deal with a check of the peer; return why it was dropped, or what follows."""
         return self._requests.handle(now, local, remote, request)
 
     def handle_response(
         self, now: float, local: TransportAddress, remote: TransportAddress, response: stun.Message
-    ) -> DropReason | None:
-        """Deal with an answer to a check of ours; return why it was dropped, or None."""
+    ) -> DropReason | Effect:
+        """Deal with an answer to a check of ours; return why it was dropped, or what follows."""
         outcome = self.context.runner.handle_response(now, local, remote, response)
-        if isinstance(outcome, DropReason):
-            return outcome
-        self._responses.apply(now, outcome)
-        return None
+        return outcome if isinstance(outcome, DropReason) else self._responses.apply(now, outcome)
 
     def has_heard(self, path: Path) -> bool:
         """Whether an authenticated check came from there, so that its data may be held until ours is answered."""

@@ -9,7 +9,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.transactions import CheckKind, mapped_address
 from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.events import DropReason, RemoteCandidateAdded
+from iceagent.core.ice.events import DropReason, Effect, RemoteCandidateAdded
 from iceagent.core.ice.model.candidate import Candidate, remote_prflx_candidate, without_zone
 from iceagent.core.ice.model.candidates import Added
 from iceagent.core.ice.model.checklist import path_of
@@ -43,8 +43,8 @@ class RequestHandler:
 
     def handle(
         self, now: float, local: TransportAddress, remote: TransportAddress, request: stun.Message
-    ) -> DropReason | None:
-        """Deal with a Binding request; return why it was dropped without an answer, or None."""
+    ) -> DropReason | Effect:
+        """Deal with a Binding request; return why it was dropped without an answer, or what follows."""
         ufrag_or_reason = self._authenticate(remote, request)
         if isinstance(ufrag_or_reason, DropReason):
             # Deviation from RFC 8489 section 9.1.3, which answers 400 or 401: nothing is sent to whom we do not know,
@@ -58,12 +58,12 @@ class RequestHandler:
             context.drop(DropReason.STUN_UNKNOWN_ATTRIBUTE)
             unknown = stun.UnknownAttributes(request.unknown_comprehension_required)
             self._answer(local, remote, stun.error(request, 420, "Unknown Attribute", unknown))
-            return None
+            return Effect.SETTLE
         priority = request.get(stun.Priority)
         if priority is None and self._find_remote(local, remote) is None:
             context.drop(DropReason.STUN_NO_PRIORITY)
             self._answer(local, remote, stun.error(request, 400, "Bad Request"))
-            return None
+            return Effect.SETTLE
         check = self._read(local, remote, ufrag_or_reason, request)
         if self._settle_roles(local, remote, request):
             self._succeed(local, remote, request)
@@ -74,9 +74,8 @@ class RequestHandler:
             check = check._replace(use_candidate=False, nomination=0)
         if context.keys.remote is None:
             self._keep_early(check)
-        else:
-            self._process(now, check)
-        return None
+            return Effect.SETTLE
+        return self._process(now, check)
 
     @staticmethod
     def _read(local: TransportAddress, remote: TransportAddress, ufrag: str, request: stun.Message) -> IncomingCheck:
@@ -190,42 +189,43 @@ class RequestHandler:
             return
         self._early.append(check)
 
-    def _process(self, now: float, check: IncomingCheck) -> None:
+    def _process(self, now: float, check: IncomingCheck) -> Effect:
         context = self._context
         if not context.running:
-            return
+            return Effect.SETTLE
         assert context.keys.remote is not None
         if check.remote_ufrag != context.keys.remote.ufrag:
             context.runner.signs.requests_of_another += 1
             context.drop(DropReason.CHECK_OTHER_GENERATION)
-            return
+            return Effect.SETTLE
         context.runner.signs.requests_right += 1
         pair = context.checklist.pairs.get((check.local, check.remote)) or self._new_pair(now, check)
         if pair is None or pair.consent_lost:
-            return
+            return Effect.SETTLE
         is_first, pair.heard, pair.granted = not pair.heard, True, constants.CHECK_RC
         nominates = self._nominates(check)
         if context.config.lite:
             context.heard_at = now
             if not nominates:
-                context.unmoved = pair is context.data_pair
-                return
+                return Effect.NONE if pair is context.data_pair else Effect.SETTLE
         elif pair is not context.data_pair and context.is_settled(now):
             context.doubted = True
         if is_first and pair is context.selected and context.roles.controlling:
             # A peer that answers checks before it has our description may keep but the first one of each pair, and so
             # not know what it has been told since. From now on it listens: so once more, and at once.
             context.start_check(now, pair, CheckKind.CONSENT)
-            return
+            return Effect.SETTLE
         if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check (trap 15)
-            context.unmoved = pair is context.data_pair and (not nominates or pair is context.selected)
+            if pair is context.data_pair and (not nominates or pair is context.selected):
+                return Effect.NONE
             self._nominate_valid(now, pair, nominates)
-            return
+            return Effect.SETTLE
         if nominates:
             pair.nominate_on_success = True
         # Also after a pair was selected (RFC 8445 section 8.3.1 speaks of triggered checks then): where the peer checks
         # it may soon send.
         self._trigger(pair)
+        return Effect.SETTLE
 
     def _nominates(self, check: IncomingCheck) -> bool:
         """Return whether a check nominates its pair; one overtaken by a newer nomination does not.

@@ -6,7 +6,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.transactions import Check, CheckKind, CheckOutcome, CheckResult
 from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.context import Context
-from iceagent.core.ice.events import DropReason, LocalCandidateAdded
+from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded
 from iceagent.core.ice.health.consent import ConsentKeeper
 from iceagent.core.ice.model.candidate import Candidate, local_prflx_candidate
 from iceagent.core.ice.model.candidates import Added
@@ -22,13 +22,13 @@ class ResponseHandler:
         self._nominator = nominator
         self._consent = consent
 
-    def apply(self, now: float, outcome: CheckOutcome) -> None:
-        """Apply an authenticated answer."""
+    def apply(self, now: float, outcome: CheckOutcome) -> Effect:
+        """Apply an authenticated answer; return what follows."""
         check = outcome.check
         if self._context.checklist.pairs.get(check.pair.path) is not check.pair or check.pair.consent_lost:
             self._context.drop(DropReason.RESPONSE_UNKNOWN_TRANSACTION)  # the pair has been given up meanwhile
         elif outcome.result is CheckResult.SUCCESS:
-            self._succeeded(now, check, check.pair.base if outcome.mapped is None else outcome.mapped)
+            return self._succeeded(now, check, check.pair.base if outcome.mapped is None else outcome.mapped)
         elif outcome.result is CheckResult.ROLE_CONFLICT:
             self._role_conflict(now, check)
         elif outcome.result is CheckResult.REVOKED:
@@ -36,6 +36,7 @@ class ResponseHandler:
             self._consent.lose(now, check.pair, why, revoked=True)
         else:
             self.failed(check)
+        return Effect.SETTLE
 
     def failed(self, check: Check) -> None:
         """Apply that a check got no answer, or one that says no."""
@@ -49,13 +50,12 @@ class ResponseHandler:
                 if self._context.held.release(pair.path):
                     self._context.drop(DropReason.DATA_UNVALIDATED)
 
-    def _succeeded(self, now: float, check: Check, mapped: TransportAddress) -> None:
+    def _succeeded(self, now: float, check: Check, mapped: TransportAddress) -> Effect:
         context, pair = self._context, check.pair
         if check.kind is CheckKind.CONSENT and self._is_routine(pair, mapped):
             pair.last_response_at = context.heard_at = now
             self._consent.refreshed(now, pair)
-            context.unmoved = True
-            return
+            return Effect.NONE
         context.checklist.untrigger(pair)
         if pair.check is not None and pair.check is not check:
             context.runner.cancel(pair.check)
@@ -73,6 +73,7 @@ class ResponseHandler:
             self._nominator.nominated(now, pair)
         else:
             self._nominator.refresh(now)
+        return Effect.SETTLE
 
     def _is_routine(self, pair: CheckPair, mapped: TransportAddress) -> bool:
         """Whether an answer on a pair says but that the path in use works as before: nearly all answers there are."""

@@ -19,6 +19,8 @@ suspicion, but refreshes nothing (trap 14).
 
 from __future__ import annotations
 
+import math
+
 from iceagent.core import constants
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.transactions import Check, CheckKind
@@ -41,7 +43,7 @@ class ConsentKeeper:
         self._backups_at = 0.0
         self._asked_backups = False
         self._sends_granted = constants.FALTER_SENDS
-        self._gives_way_at: tuple[Check, float] | None = None  # of which probe, and when
+        self._gives_way_at = math.inf  # if the probing check stays unanswered
 
     def advance(self, now: float) -> None:
         """Do what is due."""
@@ -145,6 +147,7 @@ class ConsentKeeper:
         """Ask whether the path works."""
         self._context.suspected_at = now
         self._probe = self._context.start_check(now, pair, CheckKind.PROBE)
+        self._gives_way_at = self._context.decisions.gives_way_at(pair, self._probe, self._is_lossy(), now)
         self._asked_backups = False
 
     def _ask_backups(self, pair: CheckPair) -> None:
@@ -205,9 +208,9 @@ class ConsentKeeper:
 
     def _suspicious_at(self) -> float:
         if self._pair is None:
-            return float("inf")
+            return math.inf
         rtt_s = self._pair.rtt_s or constants.PROBE_RTT_S
-        at = float("inf")
+        at = math.inf
         if self._unanswered_since is not None:
             at = self._unanswered_since + constants.CONSENT_SUSPICION_S + 3 * rtt_s
         unheard_since = self._context.activity.unheard_since
@@ -224,7 +227,7 @@ class ConsentKeeper:
         on for ever.
         """
         if self._asked_backups or self._probe is None or self._pair is None:
-            return float("inf")
+            return math.inf
         return self._overdue_at(self._probe, self._pair, sends=1 + self._sends_granted - constants.FALTER_SENDS)
 
     @staticmethod
@@ -234,19 +237,12 @@ class ConsentKeeper:
         Over TCP, where nothing is lost, it is repeated only after long.
         """
         if pair.is_tcp:
-            return probe.started_at if probe.sends > 1 else float("inf")
+            return probe.started_at if probe.sends > 1 else math.inf
         rtt_s = pair.rtt_s or constants.PROBE_RTT_S
         return probe.started_at + sum(probe.gaps_s[: sends - 1]) + rtt_s + constants.FALTER_SLACK_S
 
     def _falters_at(self) -> float:
-        if self._context.faltering or self._probe is None or self._pair is None:
-            return float("inf")
-        if self._gives_way_at is None or self._gives_way_at[0] is not self._probe:
-            at = self._context.decisions.gives_way_at(
-                self._pair, self._probe, self._is_lossy(), self._context.suspected_at
-            )
-            self._gives_way_at = (self._probe, at)
-        return self._gives_way_at[1]
+        return math.inf if self._context.faltering or self._probe is None else self._gives_way_at
 
     def _stranded_at(self) -> float:
         """Return when the answer to the eighth to twelfth probing check is overdue; over TCP one is sent, so never.
@@ -255,9 +251,9 @@ class ConsentKeeper:
         """
         context, probe, pair = self._context, self._probe, self._pair
         if not context.faltering or context.stranded or probe is None or pair is None or pair.is_tcp:
-            return float("inf")
+            return math.inf
         if any(other is not pair and other.last_response_at > context.suspected_at for other in context.checklist):
-            return float("inf")
+            return math.inf
         spread = constants.STRANDED_SENDS_LOSSY - constants.STRANDED_SENDS
         sends = constants.STRANDED_SENDS + round(self._is_lossy() * spread)
         answer_s = 1.5 * (pair.rtt_s or constants.PROBE_RTT_S) + constants.FALTER_SLACK_S
@@ -270,7 +266,7 @@ class ConsentKeeper:
 
     def _silent_at(self) -> float:
         if self._pair is None or self._probe is None:
-            return float("inf")
+            return math.inf
         quiet_until = self._pair.last_response_at + self._context.config.disconnected_after_s
         return max(quiet_until, self._probe.started_at + constants.DISCONNECTED_PROBE_S)
 

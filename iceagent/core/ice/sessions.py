@@ -1,0 +1,201 @@
+"""The sessions of one agent, from one restart to the next, and which of them carries the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from iceagent.core import constants, stun
+from iceagent.core.ice.context import Slots
+from iceagent.core.ice.events import AgentState, Failed, Restarted, RestartFailed
+from iceagent.core.ice.model.credentials import Credentials
+from iceagent.core.ice.model.pair import Path
+from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.retired import Retired
+from iceagent.core.ice.session import Session
+from iceagent.core.ice.standing import Standing
+
+if TYPE_CHECKING:
+    from iceagent.core.ice.checklist_set import Seat
+
+
+class Sessions:
+    """The sessions of an agent, and what it has come to as a whole.
+
+    Args:
+        outbox: where datagrams and events go.
+        new_session: makes one, given credentials and `steady`.
+        credentials: of the first session.
+        slots: which all sessions share.
+        seat: the place among components that share a checklist set, or None.
+
+    Attributes:
+        current: the one that the latest credentials and candidates belong to.
+        carrier: the one whose path data takes: the current one, or while a restart is under way the one before.
+        retired: those of before, which answer checks until the peer's consent to them has ended.
+        older: the validated paths of all sessions but the current one.
+        standing: what the agent has come to as a whole.
+        data_path: (base, remote) of the pair that carries data.
+        generation: how many restarts there have been.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        new_session: Callable[..., Session],
+        credentials: Credentials,
+        slots: Slots,
+        seat: Seat | None,
+    ) -> None:
+        self._outbox = outbox
+        self._slots = slots
+        self._seat = seat
+        self._new_session = new_session
+        self.standing = Standing(outbox)
+        self.current = self.carrier = new_session(credentials, steady=False)
+        self.retired = Retired()
+        self.older: tuple[set[Path], ...] = ()
+        self.data_path: Path | None = None
+        self.generation = 0
+        self._join()
+
+    def live(self) -> tuple[Session, ...]:
+        """Return the sessions that act of their own accord, the current one first."""
+        if self.carrier is self.current:
+            return (self.current,)
+        return (self.current, self.carrier)
+
+    def all(self) -> Iterator[Session]:
+        """Return these and the retired ones."""
+        yield from self.live()
+        yield from self.retired
+
+    def called(self, request: stun.Message) -> Session:
+        """Return the session whose ufrag a request names; the current one answers for none."""
+        username = request.get(stun.Username)
+        if username is None or len(self.older) == 0:
+            return self.current
+        ufrag = username.value.partition(":")[0]
+        named = (session for session in self.all() if session.context.keys.local.ufrag == ufrag)
+        return next(named, self.current)
+
+    def asked(self, response: stun.Message) -> Session:
+        """Return the session whose check a response answers; the current one counts those of none."""
+        asked = (session for session in self.live() if session.context.runner.knows(response.transaction_id))
+        return next(asked, self.current)
+
+    def knows(self, credentials: Credentials) -> bool:
+        """Whether some session has this ufrag of ours."""
+        return any(credentials.ufrag == session.context.keys.local.ufrag for session in self.all())
+
+    @property
+    def checks_sent(self) -> int:
+        """Requests sent by all of them, those forgotten included."""
+        return self.retired.checks_sent + sum(session.context.runner.checks_sent for session in self.all())
+
+    @property
+    def gives_up_at(self) -> float:
+        """See `IceAgent.gives_up_at`."""
+        current = self.current.context
+        at = max(current.heard_at, self.carrier.context.heard_at) + current.config.consent_expiry_s
+        if current.started_at is not None and self.current is not self.carrier:
+            return max(at, current.started_at + current.config.patience_s)
+        return max(at, current.restarted_at + constants.RESTART_PATIENCE_S) if current.restarted_at else at
+
+    def next_timeout(self) -> float | None:
+        """Return when one of them, or the end of a retired one, is due."""
+        times = [session.next_timeout() for session in self.live()]
+        times.append(self.retired.next_timeout())
+        return min((at for at in times if at is not None), default=None)
+
+    # What changes them.
+
+    def restart(self, now: float, credentials: Credentials, *, by_peer: bool) -> None:
+        """Begin a session; the one before carries the data until this one has a nominated pair."""
+        replaced = self.current
+        self.current = self._new_session(credentials, steady=True)
+        self.current.context.restarted_at = now
+        self.current.context.heard_at = replaced.context.heard_at
+        self.generation += 1
+        if replaced is not self.carrier:
+            self.retired.add(now, replaced)
+        if self.carrier.context.data_pair is None:
+            self.retired.add(now, self.carrier)
+            self.carrier = self.current
+            self.current.context.alone_since = now
+        self._list_older()
+        self._join()
+        self._outbox.emit(Restarted(credentials, by_peer))
+
+    def settle(self, now: float) -> None:
+        """Let every session do what the new facts call for, and draw the conclusions."""
+        if self.standing.over:
+            return
+        for session in self._by_turn():
+            session.settle(now)
+        if self.carrier is not self.current:
+            self._hand_over(now)
+        if self.retired.expire(now):
+            self._list_older()
+        self.data_path = self.carrier.context.data_path
+        self._conclude()
+
+    def wind_up(self) -> None:
+        """Forget what only a living agent needs."""
+        for session in self.live():
+            session.wind_up()
+        self.retired.clear()
+        self._slots.used_by = None
+        self.older = ()
+        self.data_path = None
+
+    # Within.
+
+    def _by_turn(self) -> tuple[Session, ...]:
+        """Return the live ones, first the one that has not sent the last check: they share the slots of Ta."""
+        sessions = self.live()
+        return sessions[::-1] if sessions[0].context is self._slots.used_by else sessions
+
+    def _join(self) -> None:
+        """Let the current session's checklist, and no other, be part of the checklist set."""
+        if self._seat is not None:
+            for session in self.all():
+                session.context.checklist.company = self._seat.company if session is self.current else None
+
+    def _list_older(self) -> None:
+        """Take note of which sessions there are; nothing is to keep another one alive."""
+        if all(session.context is not self._slots.used_by for session in self.live()):
+            self._slots.used_by = None
+        self.older = tuple(session.context.validated for session in self.all() if session is not self.current)
+
+    def _hand_over(self, now: float) -> None:
+        """Let the current session carry the data once it has a nominated pair, or any while the old path is lost."""
+        current, carrier = self.current.context, self.carrier.context
+        if current.over and not carrier.over:
+            self._outbox.emit(RestartFailed(current.failure))
+            self.retired.bury(self.current)
+            self.current = self.carrier
+            self._join()
+        elif current.selected is not None or (carrier.over and current.data_pair is not None):
+            old, self.carrier = self.carrier, self.current
+            self.retired.add(now, old)
+        elif carrier.over and current.alone_since is None:
+            current.alone_since = now
+            current.heard_at = max(current.heard_at, carrier.heard_at)
+            self.current.settle(now)  # its patience may have run out already
+        self._list_older()
+
+    def _conclude(self) -> None:
+        current, carrier = self.current.context, self.carrier.context
+        if not carrier.over:
+            is_anew = carrier.state is AgentState.NEW and self.generation > 0
+            self.standing.follow(AgentState.CHECKING if is_anew else carrier.state)
+        elif not current.over:
+            self.standing.follow(AgentState.CHECKING)
+        else:
+            reason = current.failure
+            if carrier is not current:
+                reason = f"{carrier.failure}; {reason}"
+            self._outbox.emit(Failed(reason))
+            self.standing.follow(AgentState.FAILED)
+            self.wind_up()
