@@ -18,7 +18,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from iceagent.errors import WrongType
@@ -27,6 +27,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _UNKNOWN: Final = "iceagent.core.checked: by name"
 _LISTS: Final = (Sequence, Collection, Iterable)
 _UNIONS: Final = (Union, types.UnionType)
+_ONE: Final = (str, bytes, bytearray, memoryview, Mapping)  # no lists, though they can be iterated over
 
 
 def checked(function: _F) -> _F:
@@ -45,8 +46,8 @@ def checked(function: _F) -> _F:
     def call(*args: Any, **kwargs: Any) -> Any:
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
             text = annotations.get(name)
-            if text is not None and not _fits(value, hint := _hint(text, module)):
-                raise WrongType(_sentence(name, value, hint))
+            if text is not None and not _test_of(text, module)(value):
+                raise WrongType(_sentence(name, value, _hint(text, module)))
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
@@ -61,10 +62,11 @@ def check_fields(value: Any) -> None:
     kind = type(value)
     for name, field in kind.__dataclass_fields__.items():
         given = getattr(value, name)
-        if given is not field.default and not _fits(given, hint := _hint(field.type, _home(kind, name))):
-            raise WrongType(_sentence(f"{kind.__name__}.{name}", given, hint))
+        if given is not field.default and not _test_of(field.type, home := _home(kind, name))(given):  # type: ignore[arg-type]
+            raise WrongType(_sentence(f"{kind.__name__}.{name}", given, _hint(field.type, home)))
 
 
+@lru_cache(maxsize=1024)
 def _home(kind: type, field: str) -> str:
     """Return the module that an annotation of a class, or of one above it, was written in."""
     return next(one.__module__ for one in kind.__mro__ if field in vars(one).get("__annotations__", {}))
@@ -76,10 +78,10 @@ def check_datagrams(datagrams: Sequence[bytes]) -> Sequence[bytes]:
     Raises:
         WrongType: one of them is something else, or it is one datagram and no sequence of them.
     """
-    if not isinstance(datagrams, Sequence) or isinstance(datagrams, str | bytes | bytearray | memoryview):
-        raise WrongType(_sentence("datagrams", datagrams, Sequence[bytes]))
-    if _ONLY_BYTES.issuperset(map(type, datagrams)):
+    if type(datagrams) in _PLAIN_LISTS and _ONLY_BYTES.issuperset(map(type, datagrams)):
         return datagrams
+    if not isinstance(datagrams, Sequence) or isinstance(datagrams, _ONE):
+        raise WrongType(_sentence("datagrams", datagrams, Sequence[bytes]))
     return [check_bytes("a datagram", datagram) for datagram in datagrams]
 
 
@@ -106,6 +108,7 @@ def check_buffer(name: str, value: object) -> None:
 
 
 _ONLY_BYTES: Final = frozenset((bytes,))
+_PLAIN_LISTS: Final = (list, tuple)
 
 
 class _Names(dict[str, Any]):
@@ -124,42 +127,60 @@ def _hint(annotation: str, module: str) -> Any:
     return eval(annotation, {}, _Names(vars(sys.modules[module])))  # noqa: S307 - our own source text
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is what an annotation says. Of iterators the elements are not looked at."""
-    if value is None or hint is Any:
-        return hint is Any or hint is None or type(None) in get_args(hint) or None in get_args(hint)
+@lru_cache(maxsize=1024)
+def _test_of(annotation: str, module: str) -> Callable[[Any], bool]:
+    return _test(_hint(annotation, module))
+
+
+def _test(hint: Any) -> Callable[[Any], bool]:
+    """Return what tells whether a value is what an annotation says. Of iterators the elements are not looked at."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return lambda value: True
+    if hint is None:
+        return lambda value: value is None
     if origin in _UNIONS:
-        return any(_fits(value, one) for one in arguments)
+        tests = [_test(one) for one in arguments]
+        return lambda value: any(test(value) for test in tests)
     if origin is Literal:
-        return any(isinstance(value, type(one)) for one in arguments)  # which of them is for the place to say
+        kinds = tuple({type(one) for one in arguments})
+        return lambda value: isinstance(value, kinds)  # which of them is for the place to say
     if origin is Callable:
-        return callable(value)
+        return callable
     if origin is tuple and ... not in arguments:
-        same_length = isinstance(value, tuple | list) and len(value) == len(arguments)
-        return same_length and all(map(_fits, value, arguments))
-    if origin in _LISTS or origin is tuple:
-        return _is_list(value, origin) and (
-            not isinstance(value, Collection) or all(_fits(one, arguments[0]) for one in value)
+        tests = [_test(one) for one in arguments]
+        return lambda value: (
+            isinstance(value, tuple | list)
+            and len(value) == len(tests)
+            and all(test(one) for test, one in zip(tests, value, strict=True))
         )
-    return _is_of(value, hint if origin is None else origin)
+    if origin in _LISTS or origin is tuple:
+        return partial(_is_list, Sequence if origin is tuple else origin, _test(arguments[0]))
+    return _test_of_class(hint if origin is None else origin)
 
 
-def _is_list(value: Any, origin: Any) -> bool:
-    kind = Sequence if origin is tuple else origin
-    return isinstance(value, kind) and not isinstance(value, str | bytes | bytearray | memoryview | Mapping)
+def _is_list(kind: Any, test: Callable[[Any], bool], value: Any) -> bool:
+    if not isinstance(value, kind) or isinstance(value, _ONE):
+        return False
+    return not isinstance(value, Collection) or all(map(test, value))
 
 
-def _is_of(value: Any, kind: Any) -> bool:
+def _test_of_class(kind: Any) -> Callable[[Any], bool]:
     if not isinstance(kind, type):
-        return True  # a type variable, say
+        return lambda value: True  # a type variable, say
     if kind is int or kind is float:
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        numbers = int if kind is int else (int, float)
+        return lambda value: isinstance(value, numbers) and not isinstance(value, bool)
     if kind.__doc__ == _UNKNOWN:
-        return any(one.__name__ == kind.__name__ for one in type(value).__mro__)
+        return lambda value: any(one.__name__ == kind.__name__ for one in type(value).__mro__)
     if getattr(kind, "_is_protocol", False):
-        return all(hasattr(value, name) for name in vars(kind) if not name.startswith("_"))
-    return isinstance(value, kind)
+        needed = [name for name in vars(kind) if not name.startswith("_")]
+        return lambda value: all(hasattr(value, name) for name in needed)
+    return lambda value: isinstance(value, kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    return _test(hint)(value)
 
 
 def _sentence(name: str, value: Any, hint: Any) -> str:
