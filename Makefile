@@ -42,6 +42,7 @@ types: mypy basedpyright
 
 mypy: $(STAMP)
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 basedpyright: $(STAMP)
 	$(BIN)/basedpyright --level error

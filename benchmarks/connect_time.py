@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--listen", nargs=2, metavar=("RELAY", "TARGET"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.listen:
-        trio.run(listen_often, *options.listen, options.runs)
+        trio.run(listen_often, options.listen[0], options.listen[1], options.runs)
         return
     runs = 3 if options.smoke else options.runs
     with processes() as run:

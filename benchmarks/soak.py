@@ -23,6 +23,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
+from typing import Any
 
 import icesignal
 import trio
@@ -134,7 +135,7 @@ async def link_cycles() -> AsyncIterator[Cycle]:
 
         async def serve() -> None:
             there = SocketTransport(other, one.local_address)
-            keys = {"identity": theirs, "peer_fingerprint": ours.fingerprint, "session_key": key}
+            keys: dict[str, Any] = {"identity": theirs, "peer_fingerprint": ours.fingerprint, "session_key": key}
             async with open_link(there, role=LinkRole.SERVER, **keys) as link:
                 stream = await link.accept_stream()
                 await stream.send_all(bytes(await stream.receive_some(100)))
@@ -144,7 +145,7 @@ async def link_cycles() -> AsyncIterator[Cycle]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
             here = SocketTransport(one, other.local_address)
-            keys = {"identity": ours, "peer_fingerprint": theirs.fingerprint, "session_key": key}
+            keys: dict[str, Any] = {"identity": ours, "peer_fingerprint": theirs.fingerprint, "session_key": key}
             async with open_link(here, role=LinkRole.CLIENT, **keys) as link:
                 stream = await link.open_stream("soak")
                 await stream.send_all(b"there and back")
@@ -162,7 +163,7 @@ KINDS = {"turn": turn_cycles, "agent": agent_cycles, "relay": relay_cycles, "lin
 def shrink_caches() -> None:
     """Make tables that fill up within thousands of cycles, and then stay so, fill up at once."""
     sockaddr.MAX_REMEMBERED = 16  # peers of a socket
-    trio_run.DEADLINE_HEAP_MIN_PRUNE_THRESHOLD = 16  # Trio keeps so many scopes that have ended
+    trio_run.DEADLINE_HEAP_MIN_PRUNE_THRESHOLD = 16  # type: ignore[misc]  # Trio keeps so many scopes that have ended
 
 
 async def measure(kind: str, cycles: int) -> tuple[float, float]:

@@ -102,7 +102,7 @@ def open_flow(server: Server) -> Flow:
     assert bound.message_class is stun.MessageClass.SUCCESS, bound
     for sock in (client, peer):
         sock.setblocking(False)
-    return Flow(client, peer, target, tuple(relayed.address))
+    return Flow(client, peer, target, (relayed.address.host, relayed.address.port))
 
 
 def close_flow(flow: Flow) -> None:

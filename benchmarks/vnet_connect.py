@@ -23,6 +23,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.ice import PairFacts
 from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.model.likelihood import Likelihood, by_likelihood, of_pair
+from iceagent.core.ice.model.priority import TYPE_PREFERENCE
 from iceagent.net.api import InterfaceAddress
 from iceagent.servers.stun import open_stun_server
 from iceagent.servers.turn import open_turn_server
@@ -35,7 +36,7 @@ Key = Callable[[PairFacts], tuple[int, ...]]
 
 
 def _kind(pair: PairFacts) -> int:
-    return min(ice.priority.TYPE_PREFERENCE[end.type] for end in (pair.local, pair.remote))
+    return min(TYPE_PREFERENCE[end.type] for end in (pair.local, pair.remote))
 
 
 KEYS: dict[str, Key] = {

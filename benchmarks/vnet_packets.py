@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from heapq import heappop, heappush
+from typing import Any
 
 from iceagent import vnet
 from iceagent.core.address import TransportAddress
@@ -17,7 +18,7 @@ HOPS = 4  # host, router with a NAT, router with a NAT, host
 BATCH = 50
 
 
-async def carry(count: int, trace_limit: int, **faults: object) -> int:
+async def carry(count: int, trace_limit: int, **faults: Any) -> int:
     """Send datagrams from one home to another; return how many arrived."""
     net = vnet.Network(1, trace_limit=trace_limit)
     homes = [net.router(net.internet, nat=vnet.FULL_CONE, **faults) for _ in range(2)]
@@ -33,7 +34,7 @@ async def carry(count: int, trace_limit: int, **faults: object) -> int:
         return got
 
 
-def seconds_of(count: int, trace_limit: int, **faults: object) -> float:
+def seconds_of(count: int, trace_limit: int, **faults: Any) -> float:
     start = time.perf_counter()
     got = vnet.run(carry, count, trace_limit) if not faults else vnet.run(lambda: carry(count, trace_limit, **faults))
     assert faults or got == count, got

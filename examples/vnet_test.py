@@ -83,20 +83,20 @@ NATS = {"no NAT": NONE, "full cone": FULL_CONE, "port-restricted": PORT_RESTRICT
 
 @pytest.mark.parametrize("theirs", NATS)
 @pytest.mark.parametrize("ours", NATS)
-async def test_answer_comes_through_two_nats(vnet, ours, theirs):
+async def test_answer_comes_through_two_nats(vnet: NetworkFactory, ours: str, theirs: str) -> None:
     async with conversation(vnet, NATS[ours], NATS[theirs]) as agent:
         started_at = trio.current_time()
         assert await ask(agent, b"anybody home?") == b"ANYBODY HOME?"
         assert trio.current_time() - started_at < 0.1  # one round trip: to the microsecond, were you to insist
 
 
-async def test_every_answer_comes_over_a_bad_line(vnet):
+async def test_every_answer_comes_over_a_bad_line(vnet: NetworkFactory) -> None:
     async with conversation(vnet, PORT_RESTRICTED, FULL_CONE, loss=0.2) as agent:
         for word in (b"one", b"two", b"three"):
             assert await ask(agent, word) == word.upper()
 
 
-async def test_an_hour_of_silence_costs_a_moment(vnet):
+async def test_an_hour_of_silence_costs_a_moment(vnet: NetworkFactory) -> None:
     async with conversation(vnet, SYMMETRIC, FULL_CONE) as agent:
         await trio.sleep(3600)  # the agents keep the NATs' mappings open meanwhile
         assert await ask(agent, b"still there?") == b"STILL THERE?"

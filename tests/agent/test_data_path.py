@@ -101,7 +101,7 @@ async def test_ten_thousand_random_datagrams_harm_nothing(connected: Any, source
         sock = open_udp_socket("127.0.0.1")
         sender = sock if source == "stranger" else a._driver.sockets[base_of(a)]
         before = b.statistics().transport.datagrams_received
-        await send_all(sender, noise, base_of(b))  # type: ignore[arg-type]
+        await send_all(sender, noise, base_of(b))
         transport = b.statistics().transport
         assert transport.datagrams_received - before >= len(noise)
         if source == "stranger":

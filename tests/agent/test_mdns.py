@@ -75,7 +75,7 @@ async def test_trap_20_agents_meet_by_names_alone(vnet: Any, families: tuple[int
     hosts = [net.host(home) for _ in range(2)]
     async with net:
         options = {"mdns": "publish"}
-        async with pair(*hosts, options, options) as (alice, bob, told):
+        async with pair(hosts[0], hosts[1], options, options) as (alice, bob, told):
             with trio.fail_after(1):
                 await alice.wait_connected()
                 chosen = await bob.wait_connected()
@@ -422,7 +422,7 @@ def test_only_single_labels_are_looked_up(host: str, is_name: bool) -> None:
 def test_modes_are_checked() -> None:
     """In one sentence."""
     with pytest.raises(LocalError, match="'off', 'resolve' or 'publish'"):
-        AgentConfig(mdns="yes")
+        AgentConfig(mdns="yes")  # type: ignore[arg-type]
 
 
 OTHER_PROCESS = """

@@ -352,7 +352,7 @@ def test_rungs_are_ordered_and_carry_the_proxy() -> None:
         ("turn:x", {"credential": "p"}),
     ],
 )
-def test_turn_urls_that_cannot_work_are_refused(url: str, options: dict[str, str]) -> None:
+def test_turn_urls_that_cannot_work_are_refused(url: str, options: dict[str, Any]) -> None:
     """RFC 7065; a server without its password would only be asked in vain."""
     if url == "turns:x?transport=":
         assert IceServer(url).transports() == ("tls",)

@@ -18,7 +18,7 @@ from iceagent.net.staggered import ATTEMPT_DELAY_S
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
 
-LOGIN = {"username": "user", "credential": "password of the user"}
+LOGIN: dict[str, Any] = {"username": "user", "credential": "password of the user"}
 
 
 class World:

@@ -21,7 +21,7 @@ BAD_TEXTS = ["p\n", "p\r", "a\tb", "soft\u00adhyphen", "\x00", "\x7f", "\ud800",
 @pytest.mark.parametrize("which", ["username", "credential"])
 def test_credentials_turn_cannot_carry_are_refused_at_once(text: str, which: str) -> None:
     """A password read with its line end used to end the agent at the server's first challenge."""
-    login = {"username": "u", "credential": "hunter2", which: "hunter2" + text}
+    login: dict[str, Any] = {"username": "u", "credential": "hunter2", which: "hunter2" + text}
     with pytest.raises(LocalError, match="line break") as caught:
         IceServer("turn:turn.example", **login)
     assert "hunter2" not in str(caught.value)
@@ -133,7 +133,7 @@ def test_credentials_of_a_users_function_end_nothing_at_the_challenge(text: str)
     """The core itself takes what it is given; a challenge it cannot answer is a refusal."""
     for credentials in (turn.TurnCredentials("u" + text, "p"), turn.TurnCredentials("u", "p" + text)):
         auth = Authenticator(credentials)
-        request = stun.Message(stun.Method.ALLOCATE, stun.MessageClass.REQUEST, bytes(12), ())
+        request = stun.Message(stun.MessageClass.REQUEST, stun.Method.ALLOCATE, bytes(12), ())
         answer = stun.error(request, 401, "", stun.Realm("r"), stun.Nonce("n"))
         assert auth.handle_challenge(answer, "") is Challenge.REFUSED
     auth = Authenticator(turn.TurnCredentials("u" * 600, "p"))
@@ -144,8 +144,8 @@ def test_credentials_of_a_users_function_end_nothing_at_the_challenge(text: str)
 def test_a_nonce_of_a_success_that_cannot_be_sent_back_is_not_kept(nonce: str) -> None:
     """The next refresh could not be encoded, and would end the agent an hour into a call."""
     auth = Authenticator(turn.TurnCredentials("u", "p"))
-    request = stun.Message(stun.Method.ALLOCATE, stun.MessageClass.REQUEST, bytes(12), ())
+    request = stun.Message(stun.MessageClass.REQUEST, stun.Method.ALLOCATE, bytes(12), ())
     assert auth.handle_challenge(stun.error(request, 401, "", stun.Realm("r"), stun.Nonce("n")), "") is Challenge.RETRY
-    success = stun.Message(stun.Method.REFRESH, stun.MessageClass.SUCCESS, bytes(12), (stun.Nonce(nonce),))
+    success = stun.Message(stun.MessageClass.SUCCESS, stun.Method.REFRESH, bytes(12), (stun.Nonce(nonce),))
     auth.handle_success(success)
     assert auth.nonce == "n"

@@ -96,7 +96,7 @@ async def test_trap_26_gathering_with_everything_leaves_nothing(vnet: Any, after
     host = net.host(home, name="host")
     listen = [TransportAddress(turn.address, 3478)]
     options = TurnOptions(listen, users={"user": "password of the user"}, tcp_listen=listen)
-    login = {"username": "user", "credential": "password of the user"}
+    login: dict[str, Any] = {"username": "user", "credential": "password of the user"}
     servers = [
         IceServer("turn:turn.example", **login),
         IceServer("turn:dead.example", **login),
@@ -134,7 +134,7 @@ async def test_trap_26_a_restart_that_is_cancelled_in_mid_gather_leaves_nothing(
     for after_s in (0.0, 0.01, 0.04, 0.2):
         net = vnet()
         net.host(net.internet, name="dead.example").partition()
-        options = {"servers": [IceServer("stun:dead.example")]}
+        options: dict[str, Any] = {"servers": [IceServer("stun:dead.example")]}
         hosts = [net.host(net.internet) for _ in range(2)]
         configs = [AgentConfig(network=host, randbytes=host.randbytes, **options) for host in hosts]
         async with net:

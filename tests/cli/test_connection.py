@@ -59,7 +59,7 @@ def test_relay_only_takes_the_turn_server_that_the_relay_names() -> None:
     """Who has a relay with `--turn` need not name a server again; who has none is told how to get one."""
     config = Connection(relay_only=True).config(None)
     turn = {"urls": ["turn:192.0.2.1:3478"], "username": "u", "credential": "c"}
-    assert [server.url for server in agent_config(config, "192.0.2.1", [turn]).servers] == ["turn:192.0.2.1:3478"]
+    assert [server.url for server in agent_config(config, "192.0.2.1", [turn]).ice_servers] == ["turn:192.0.2.1:3478"]
     with pytest.raises(LocalError, match="iceagent serve --turn"):
         agent_config(config, "192.0.2.1", [{"urls": ["stun:192.0.2.1:3478"]}])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from processes import Process, Processes, processes
@@ -29,10 +30,10 @@ def netcheck(run: Processes, *options: str) -> Process:
     return run.iceagent("netcheck", "--json", "--no-upnp", *options)
 
 
-def lines_of(process: Process) -> dict[str, list[dict[str, object]]]:
+def lines_of(process: Process) -> dict[str, list[dict[str, Any]]]:
     """Return all lines by kind, up to the summary."""
     process.wait_for("summary")
-    found: dict[str, list[dict[str, object]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for line in process.lines:
         found.setdefault(line["kind"], []).append(line)
     return found

@@ -51,7 +51,7 @@ async def test_the_first_line_comes_within_three_seconds_and_none_is_far_from_th
         said.append(trio.current_time())
         line(*arguments, **fields)
 
-    output.line = note  # type: ignore[method-assign]
+    output.line = note
     begun = trio.current_time()
     async with told_progress(output) as progress:
         await trio.sleep(4)
@@ -109,7 +109,7 @@ async def test_an_error_leaves_as_it_was_raised(autojump_clock):
 async def test_outages_are_a_line_each(autojump_clock, capsys):
     """Silent, looking for another way, back: as text and as JSON."""
     path = Path(True, "udp", TransportAddress("192.0.2.1", 1), TransportAddress("192.0.2.2", 2))
-    session = Session(None, inviter=True, read_path=lambda: path)  # type: ignore[arg-type]
+    session = Session(None, inviter=True, read_path=lambda: path)
     session.notify_outage(Outage(OutageKind.SILENT, 6.04))
     session.notify_outage(Outage(OutageKind.RESTARTING, 7.0))
     session.notify_outage(Outage(OutageKind.BACK, 21.6))
@@ -128,7 +128,7 @@ async def test_outages_are_a_line_each(autojump_clock, capsys):
 
 def test_outages_nobody_reads_cost_no_memory():
     """A library's user need not follow them; a path that flaps for a year must not fill the machine."""
-    session = Session(None, inviter=True)  # type: ignore[arg-type]
+    session = Session(None, inviter=True)
     for _ in range(1000):
         session.notify_outage(Outage(OutageKind.SILENT, 6))
 

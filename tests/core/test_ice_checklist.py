@@ -274,7 +274,7 @@ def test_a_nat_that_maps_per_destination_makes_peer_reflexive_candidates_on_both
     a, b = world.pair()
     inside = make_address("10.0.0.2", 1000)
 
-    def translate(source, destination):  # type: ignore[no-untyped-def]
+    def translate(source, destination):
         return make_address("203.0.113.1", 40000 + destination.port) if source == inside else source
 
     world.link.translate = translate

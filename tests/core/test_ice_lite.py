@@ -51,7 +51,9 @@ def test_trap_10_a_lite_agent_checks_nothing_but_what_is_nominated(seed: int) ->
     world.run_until(lambda: both(full, lite, AgentState.COMPLETED), 40)
     world.run(100)
     assert both(full, lite, AgentState.COMPLETED)
-    assert lite.data_pair() == full.data_pair()[::-1]
+    path = full.data_pair()
+    assert path is not None
+    assert lite.data_pair() == path[::-1]
     sent = [transmit for _, one, transmit in world.sent if one is lite]
     assert {(check.local, check.remote) for check in requests_in(sent)} == {lite.data_pair()}
     assert responses_in(sent)
@@ -134,14 +136,20 @@ def lite_patience_s() -> float:
     return ice.IceConfig().patience_s
 
 
+def base_of(one: ice.IceAgent) -> object:
+    path = one.data_pair()
+    assert path is not None
+    return path[0]
+
+
 def test_lite_agent_follows_when_its_selected_path_dies() -> None:
     """The full peer nominates another pair; the lite one has nothing to decide."""
     world, full, lite = lite_world()
     world.run_until(lambda: both(full, lite, AgentState.COMPLETED))
     world.run(5)
-    dead = lite.data_pair()[0]
+    dead = base_of(lite)
     world.link.blocked = lambda source, destination: dead in (source, destination)
-    world.run_until(lambda: lite.data_pair()[0] != dead, 12)
+    world.run_until(lambda: base_of(lite) != dead, 12)
     world.run(100)
     assert both(full, lite, AgentState.COMPLETED)
 

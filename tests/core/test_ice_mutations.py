@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from amount import amount
@@ -53,7 +54,7 @@ def mutants(data: bytes, first: int) -> Iterator[bytes]:
             yield bytes(mutant)
 
 
-def memory(thing: object, seen: dict[int, int] | None = None) -> object:
+def memory(thing: Any, seen: dict[int, int] | None = None) -> object:
     """Return all that an object of the core remembers, as nested tuples; drop counters and caches aside."""
     seen = {} if seen is None else seen
     if thing is None or isinstance(thing, bool | int | float | str | bytes):

@@ -101,7 +101,9 @@ def test_restart_over_the_same_ports_keeps_the_role_and_asks_consent_of_the_new_
     for at, _, transmit in world.sent:
         message = stun.decode(transmit.data)
         if at > start and message.message_class is stun.MessageClass.REQUEST:
-            assert message.get(stun.Username).value in ufrags
+            username = message.get(stun.Username)
+            assert username is not None
+            assert username.value in ufrags
 
 
 def test_both_restarting_at_once_is_one_restart() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import Any
 
 from amount import examples
 from hypothesis import HealthCheck, given
@@ -65,7 +66,7 @@ def bad_world(seed: int, **config: object) -> tuple[World, ice.IceAgent, ice.Ice
 def trickle(world: World, a: ice.IceAgent, b: ice.IceAgent) -> None:
     """Signal in a random order with pauses, each side's credentials first; checks may overtake the answer."""
     chance = world.random
-    steps = []
+    steps: list[tuple[float, ice.IceAgent, ice.IceAgent, Any]] = []
     for one, other in ((a, b), (b, a)):
         at = world.now + chance.random() * 0.5
         steps.append((at, one, other, "credentials"))

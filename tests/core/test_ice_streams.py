@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from amount import examples
@@ -25,14 +26,14 @@ def base(host: str, stream: int, component: int, number: int = 0) -> TransportAd
     return make_address(host, 1000 * (number + 1) + 100 * stream + component)
 
 
-def streams(role: Role, layout: tuple[int, ...], seed: int = 1, **config: object) -> StreamSet:
-    return StreamSet(role=role, layout=layout, randbytes=randbytes_of(seed), config=ice.IceConfig(**config))  # type: ignore[arg-type]
+def streams(role: Role, layout: tuple[int, ...], seed: int = 1, **config: Any) -> StreamSet:
+    return StreamSet(role=role, layout=layout, randbytes=randbytes_of(seed), config=ice.IceConfig(**config))
 
 
 class StreamWorld(World):
     """A world whose agents are stream sets; it tells whom each datagram belonged to."""
 
-    def both(self, *layouts: tuple[int, ...], **config: object) -> tuple[StreamSet, StreamSet]:
+    def both(self, *layouts: tuple[int, ...], **config: Any) -> tuple[StreamSet, StreamSet]:
         seed = self.random.randrange(2**32)
         first, last = layouts[0], layouts[-1]
         return (
@@ -108,7 +109,7 @@ def test_every_component_of_every_stream_gets_its_own_selected_pair() -> None:
 # Freezing and thawing.
 
 
-def lone_set(layout: tuple[int, ...], foundations: dict[int, list[int]], **config: object) -> StreamSet:
+def lone_set(layout: tuple[int, ...], foundations: dict[int, list[int]], **config: Any) -> StreamSet:
     """An agent that has one candidate per component and knows the peer's, but not yet its credentials.
 
     `foundations` tells, by stream, on which of the peer's hosts every component has a candidate: each host makes for a
@@ -520,7 +521,7 @@ def test_one_stream_may_restart_alone() -> None:
 # The five rules of the core's contract.
 
 
-def bad_world(seed: int, **config: object) -> tuple[StreamWorld, StreamSet, StreamSet]:
+def bad_world(seed: int, **config: Any) -> tuple[StreamWorld, StreamSet, StreamSet]:
     """Two sets of one to four components, any roles, one to three addresses each, on a bad link with dead paths."""
     chance = random.Random(seed)
     link = Link(

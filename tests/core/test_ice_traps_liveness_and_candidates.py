@@ -31,7 +31,7 @@ from iceagent.core.transmit import Transmit
 
 def completed(**config: object) -> ice.IceAgent:
     """A controlling agent that has nominated the pair A4, B4 at 0.02 s."""
-    one = lone(**config)  # type: ignore[arg-type]
+    one = lone(**config)
     (check,) = transmits_of(one)
     one.handle_datagram(0.01, A4, B4, answer(check, PEER))
     (nomination,) = transmits_of(one)

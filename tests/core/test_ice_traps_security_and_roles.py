@@ -70,7 +70,7 @@ def test_trap_02_an_unauthentic_request_has_no_effect_at_all(change: dict[str, s
     one = lone(Role.CONTROLLED)
     transmits_of(one)
     events_of(one)
-    bait = request(one, peer=PEER, role=stun.IceControlled(0), nominate=True, **change)  # type: ignore[arg-type]
+    bait = request(one, peer=PEER, role=stun.IceControlled(0), nominate=True, **change)
     assert one.handle_datagram(0.01, A4, STRANGER, bait) is Verdict.DROPPED
     assert one.counters[reason] == 1
     assert transmits_of(one) == []

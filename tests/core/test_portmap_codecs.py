@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,8 @@ from iceagent.core.portmap import CodecReason, PortMappingCodecError, natpmp, pc
 PORTS = st.integers(0, 65535)
 SECONDS = st.integers(0, 2**32 - 1)
 V4 = st.ip_addresses(v=4).map(str)
-ANY_HOST = V4 | st.ip_addresses(v=6).filter(lambda ip: ip.ipv4_mapped is None and ip.scope_id is None).map(str)
+V6: Any = st.ip_addresses(v=6)
+ANY_HOST = V4 | V6.filter(lambda ip: ip.ipv4_mapped is None and ip.scope_id is None).map(str)
 FIELDS = st.builds(pcp.MapFields, st.binary(min_size=12, max_size=12), st.integers(0, 255), PORTS, PORTS, ANY_HOST)
 OPTIONS = st.lists(st.builds(pcp.Option, st.integers(0, 255), st.binary(max_size=40)), max_size=8).map(tuple)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,7 +63,8 @@ def test_no_server_makes_a_turn_client_raise_hang_or_grow(seed: int) -> None:
     login = turn.TurnCredentials("user", "password")
     key = stun.long_term_key("user", "realm", "password")
     client = turn.TurnClient(US, SERVER, login, randbytes=chance.randbytes, stream=chance.random() < 0.3)
-    now, sent = 0.0, []
+    now = 0.0
+    sent: list[Any] = []
     client.start(now)
     for step in range(300):
         peer = make_address(f"203.0.113.{chance.randrange(1, 255)}", chance.randrange(1, 65536))
@@ -105,7 +107,8 @@ def test_no_server_makes_a_stun_client_raise_hang_or_grow(seed: int) -> None:
     chance = random.Random(seed)
     client = stun.StunClient(max_transactions=50)
     key = stun.short_term_key("password")
-    now, sent = 0.0, []
+    now = 0.0
+    sent: list[Any] = []
     for _ in range(300):
         what = chance.randrange(4)
         if what == 0:

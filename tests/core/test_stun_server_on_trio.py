@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
@@ -78,7 +79,7 @@ def requests(count: int) -> Batch:
 
 async def test_a_batch_is_answered_as_a_batch() -> None:
     """A hundred requests of one NAT that arrive together cost one send call."""
-    network = FakeNetwork()
+    network: Any = FakeNetwork()
     async with open_stun_server("192.0.2.1", network=network) as server:
         assert server.address == LOCAL
         await network.socket.send_channel.send([requests(3), Batch(CLIENT, b"noise", 5)])
@@ -91,7 +92,7 @@ async def test_a_batch_is_answered_as_a_batch() -> None:
 
 async def test_answers_that_the_socket_does_not_take_are_lost_and_counted() -> None:
     """Waiting for one client would make all others wait."""
-    network = FakeNetwork()
+    network: Any = FakeNetwork()
     network.socket.room = 1
     async with open_stun_server("192.0.2.1", network=network) as server:
         await network.socket.send_channel.send([requests(3)])
@@ -101,7 +102,7 @@ async def test_answers_that_the_socket_does_not_take_are_lost_and_counted() -> N
 
 async def test_the_limits_are_those_of_the_caller() -> None:
     """They reach the core."""
-    network = FakeNetwork()
+    network: Any = FakeNetwork()
     limits = stun.BindingLimits(rate_per_s=1, burst=2)
     async with open_stun_server("192.0.2.1", network=network, limits=limits) as server:
         await network.socket.send_channel.send([requests(3)])
@@ -111,7 +112,7 @@ async def test_the_limits_are_those_of_the_caller() -> None:
 
 async def test_the_bodys_own_exception_leaves_unwrapped() -> None:
     """Whoever opens the server need not know of the nursery in it; and the socket is closed."""
-    network = FakeNetwork()
+    network: Any = FakeNetwork()
     with pytest.raises(KeyError):
         async with open_stun_server("192.0.2.1", network=network):
             raise KeyError("mine")
@@ -120,7 +121,7 @@ async def test_the_bodys_own_exception_leaves_unwrapped() -> None:
 
 async def test_cancellation_leaves_nothing() -> None:
     """The socket is closed, and the scope that was cancelled ends."""
-    network = FakeNetwork()
+    network: Any = FakeNetwork()
     with trio.CancelScope() as scope:
         async with open_stun_server("192.0.2.1", network=network):
             scope.cancel()

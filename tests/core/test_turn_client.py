@@ -108,8 +108,14 @@ def test_trap_30_a_failed_bind_leaves_data_flowing_by_indication():
 def bindings(duo: Duo) -> set[tuple[int, object]]:
     """The number and the peer of every ChannelBind request sent so far."""
     requests = [stun.decode(data) for data in duo.sent if stun.looks_like_stun(data)]
-    asked = [request for request in requests if request.method == METHOD.CHANNEL_BIND]
-    return {(one.get(stun.ChannelNumber).value, one.get(stun.XorPeerAddress).address) for one in asked}
+    found: set[tuple[int, object]] = set()
+    for request in requests:
+        if request.method == METHOD.CHANNEL_BIND:
+            number, peer = request.get(stun.ChannelNumber), request.get(stun.XorPeerAddress)
+            assert number is not None
+            assert peer is not None
+            found.add((number.value, peer.address))
+    return found
 
 
 def test_trap_30_a_refresh_that_nobody_answered_is_repeated_with_the_same_number_for_the_same_peer():

@@ -81,7 +81,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip(f"{host} cannot be bound here")
     with serving(host, ports[0], ports[1], tmp_path_factory.mktemp("turn")) as server, processes() as run:
         run.start("turnutils_peer", "-L", host, "-p", str(ports[2]))
-        yield Place(host, *ports, metrics=server.metrics)
+        yield Place(host, ports[0], ports[1], ports[2], server.metrics)
 
 
 @dataclass

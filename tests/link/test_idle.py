@@ -133,7 +133,7 @@ def test_a_clock_that_leaps_over_a_sleep_is_one_question() -> None:
     assert liveness.advance(now, path_works=True) is Due.ASK
     assert liveness.advance(now, path_works=True) is Due.NOTHING
     liveness.heard(now + 1)
-    dues = []
+    dues: list[Due] = []
     while dues[-1:] != [Due.GIVE_UP]:
         now = liveness.due_at
         dues.append(liveness.advance(now, path_works=True))

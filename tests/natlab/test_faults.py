@@ -118,7 +118,7 @@ class Runs(NamedTuple):
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, laboratory: None) -> Iterator[Runs]:
     """Begin everything at once."""
-    specs = [
+    specs: list[dict[str, Any]] = [
         item.callspec.params
         for item in request.session.items
         if isinstance(item, pytest.Function) and hasattr(item, "callspec")

@@ -158,7 +158,7 @@ async def test_whatever_a_watch_meets_ends_no_program(autojump_clock: Any, expec
     """Not every network raises OSError."""
     network = Failing()
     async with monitor.open_monitor(network) as changes:  # type: ignore[arg-type]
-        network.interfaces = lambda: 1 / 0  # type: ignore[assignment, method-assign]
+        network.interfaces = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
         await trio.sleep(3)
         del network.interfaces
         network.entries = []

@@ -182,7 +182,7 @@ async def test_a_redirection_into_this_machine_is_never_followed(vnet: Any, host
             opened.append(place)
             return await open_udp(*place)
 
-        lab.host.open_udp = count
+        lab.host.open_udp = count  # type: ignore[method-assign, assignment]
         with pytest.raises(turn.TurnError) as caught:
             async with lab.open(address, own_hosts=lambda: own):
                 pass

@@ -273,7 +273,7 @@ class Faulty(socket.socket):
             raise OSError(self.sendmsg_errno, "injected")
         return super().sendmsg(*args)
 
-    def sendto(self, *args: Any) -> int:  # type: ignore[override]
+    def sendto(self, *args: Any) -> int:
         if self.sendto_failures:
             self.sendto_failures -= 1
             raise OSError(self.sendto_errno, "injected")

@@ -36,7 +36,8 @@ def import_everything() -> None:
 
 
 def below(base: type) -> set[type]:
-    return {base}.union(*(below(kind) for kind in base.__subclasses__()))
+    kinds: list[type] = base.__subclasses__()
+    return {base}.union(*map(below, kinds))
 
 
 def ours(base: type) -> set[type]:

@@ -260,7 +260,8 @@ async def test_buffers_are_datagrams_too() -> None:
     """What another library hands over need not be `bytes`; what is sent is a copy, so that it may be used again."""
     from iceagent.core.checked import check_datagrams
 
-    assert check_datagrams([b"a", bytearray(b"b"), memoryview(b"c")]) == [b"a", b"b", b"c"]
+    buffers: list[Any] = [b"a", bytearray(b"b"), memoryview(b"c")]
+    assert check_datagrams(buffers) == [b"a", b"b", b"c"]
 
 
 def test_a_url_is_a_server() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import h11
 import icesignal
@@ -15,7 +16,7 @@ from icesignal.addresses import ATTEMPT_DELAY_S, Address, interleave
 from icesignal.dial import HANDSHAKE_SHARE_S
 from icesignal.server import Server, serve
 
-Handler = Callable[[trio.SocketStream], object]
+Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
 
 @asynccontextmanager
@@ -32,7 +33,7 @@ def names(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
     """Let `relay.test` have these addresses."""
     real = trio.socket.getaddrinfo
 
-    async def getaddrinfo(host: str, port: int, **options: int) -> list[tuple[object, ...]]:
+    async def getaddrinfo(host: str, port: int, **options: int) -> list[Any]:
         if host != "relay.test":
             return await real(host, port, **options)
         return [entry for one in hosts for entry in await real(one, port, type=socket.SOCK_STREAM)]

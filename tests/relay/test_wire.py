@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import msgpack
 import pytest
@@ -20,7 +21,7 @@ EXAMPLES: list[wire.Frame] = [
     wire.Send(client_seq=1, payload=b"p" * wire.MAX_PAYLOAD_BYTES),
     wire.Close(reason="code-wrong"),
 ]
-_JOINED = {
+_JOINED: dict[str, Any] = {
     "room": "7",
     "role": "inviter",
     "token": b"t" * 16,

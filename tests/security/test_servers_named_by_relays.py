@@ -41,7 +41,7 @@ async def knocks(vnet: Any, relay_host: str, url: str, resolves_to: str) -> int:
             return [TransportAddress(target, port)]
         return await resolve(name, port, family=family)
 
-    host.connect_tcp, host.resolve = count_tcp, resolve_evil  # type: ignore[method-assign]
+    host.connect_tcp, host.resolve = count_tcp, resolve_evil
     config = AgentConfig(
         servers=servers, network=host, randbytes=host.randbytes, include_loopback=True, tcp_candidates=True
     )

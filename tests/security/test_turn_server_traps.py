@@ -192,7 +192,7 @@ def test_trap_34_stolen_nonce_is_refused_from_another_address() -> None:
 @pytest.mark.parametrize(
     "change", [lambda nonce: nonce[:-1] + "AB"[nonce[-1] == "A"], lambda _: "x" * 30, lambda _: ""]
 )
-def test_trap_34_made_up_nonces_are_refused(change) -> None:  # type: ignore[no-untyped-def]
+def test_trap_34_made_up_nonces_are_refused(change) -> None:
     """A nonce says who made it; no table has to be asked, and none can be filled."""
     client = allocated()
     forged = Client(client.bench, nonce=change(client.nonce) or "obMatJos2wAAA")

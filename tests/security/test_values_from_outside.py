@@ -60,7 +60,7 @@ URLS = TEXTS | st.builds(
 ENTRIES = st.fixed_dictionaries(
     {}, optional={"urls": st.lists(URLS, max_size=6) | URLS, "username": VALUES, "credential": VALUES}
 )
-LOGIN = {"username": "u", "credential": "p"}
+LOGIN: dict[str, Any] = {"username": "u", "credential": "p"}
 
 
 def run(main: Callable[[virtual.Network], Any]) -> None:

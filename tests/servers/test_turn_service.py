@@ -109,7 +109,7 @@ async def test_dtls_client_reaches_its_peer(tmp_path: Path) -> None:
     async with open_turn_server(options(tls=files)) as service, echoing_peer() as peer:
         context = SSL.Context(SSL.DTLS_METHOD)
         with trio.DTLSEndpoint(trio.socket.socket(type=trio.socket.SOCK_DGRAM)) as endpoint:
-            channel = endpoint.connect(tuple(where(service, "dtls")), context)
+            channel = endpoint.connect((where(service, "dtls").host, where(service, "dtls").port), context)
             await channel.do_handshake()
             await check_echo(WireClient(channel.send, channel.receive), peer)
             channel.close()
@@ -442,9 +442,7 @@ async def test_a_port_of_the_systems_choice_is_free_for_tcp_too() -> None:
     class Unlucky(SystemNetwork):
         refusals = 3
 
-        async def listen_tcp(
-            self, host: str, port: int = 0, *, share_port: bool = False
-        ) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
+        async def listen_tcp(self, host: str, port: int = 0, *, share_port: bool = False) -> trio.SocketListener:
             if Unlucky.refusals:
                 Unlucky.refusals -= 1
                 raise OSError(errno.EADDRINUSE, "taken")

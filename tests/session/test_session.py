@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import icesignal
 import pytest
@@ -36,7 +37,7 @@ from iceagent.tunnel.errors import RefusedError
 
 
 @asynccontextmanager
-async def linked(**options: str) -> AsyncIterator[tuple[iceagent.Link, iceagent.Link]]:
+async def linked(**options: Any) -> AsyncIterator[tuple[iceagent.Link, iceagent.Link]]:
     """Yield the inviter's and the joiner's link."""
     async with iceagent.invite(**options) as invitation, trio.open_nursery() as nursery:
 
@@ -344,7 +345,7 @@ async def test_a_peer_that_only_lost_its_relay_is_waited_for(monkeypatch):
         back = trio.Event()
         async with icesignal.open_join(None, invitation.code) as channel:
             client = channel._client
-            client._pause = lambda seconds: back.wait()  # type: ignore[method-assign]
+            client._pause = lambda seconds: back.wait()
             while progress.stage is not Stage.PEER:
                 await progress.wait_changed()
             assert client._connection is not None

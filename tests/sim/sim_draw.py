@@ -8,7 +8,7 @@ from typing import Any
 
 from iceagent.vnet import Burst, Firewall, Host, Nat, Network, Reachability, Relay, Router, Side, reachability
 
-BEHAVIOURS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+BEHAVIOURS: tuple[Any, ...] = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 SITES = {
     "public": 10,
     "home": 40,
@@ -49,7 +49,7 @@ class Drawn:
     turn: Host | None
     mallory: Host
     words: list[str]
-    families: list[tuple[int, ...]]
+    families: list[tuple[Any, ...]]
     relay_only: bool = False
     dead_stun: bool = False
     turn_tcp: bool = False

@@ -34,6 +34,6 @@ def examples(whole: int, part: int, **options: Any) -> Callable[[Callable[..., T
 
     def decorate(test: Callable[..., T]) -> Callable[..., T]:
         tried = settings(max_examples=amount(whole, part), **options)(test)
-        return pytest.mark.thorough(tried)  # type: ignore[no-any-return]
+        return pytest.mark.thorough(tried)
 
     return decorate

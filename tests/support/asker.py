@@ -13,6 +13,7 @@ import json
 import os
 import random
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,4 +103,4 @@ async def main(kind: str, host: str, port: str, *rest: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    trio.run(partial(main, *sys.argv[1:]))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import TypeVar
 
 from iceagent.core.ice import AGENT_TRANSITIONS, PAIR_TRANSITIONS
 
+S = TypeVar("S", bound=Enum)
 
-def draw(table: Mapping[Enum, frozenset[Enum]]) -> str:
+
+def draw(table: Mapping[S, frozenset[S]]) -> str:
     """Return a Mermaid state diagram: the first state is where one begins, states without an exit are the end."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {_name(next(iter(table)))}"]
     order = list(table)

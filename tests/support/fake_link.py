@@ -129,7 +129,7 @@ class FakeLink:
                 stream.reset()
 
 
-def linked() -> tuple[FakeLink, FakeLink]:
+def linked() -> tuple[Any, Any]:
     here, there = FakeLink(), FakeLink()
     here.peer, there.peer = there, here
     return here, there

@@ -36,4 +36,4 @@ def command(*arguments: str) -> Ended:
         for logger, handlers, level in before:
             logger.handlers[:] = handlers
             logger.setLevel(level)
-    return Ended(code, *(one.buffer.getvalue() for one in (out, err)))  # type: ignore[attr-defined]
+    return Ended(code, *(one.buffer.getvalue() for one in (out, err)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from functools import partial
 
 import trio
 
@@ -85,4 +86,4 @@ async def main(protocol: str, host: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    trio.run(partial(main, *sys.argv[1:]))

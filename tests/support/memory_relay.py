@@ -66,7 +66,8 @@ class MemoryRelay:
                 raise OSError("no route to the relay")
             ours, theirs = memory_stream_pair()
             self.connections.append(ours)
-            self.nursery.start_soon(self.server.handle_stream, _Stream(theirs, host))
+            serve: Any = self.server.handle_stream
+            self.nursery.start_soon(serve, _Stream(theirs, host))
             return ours
 
         async with open_client(URL, open_stream=open_stream) as client:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import trio
 from nat_lab import trickle
@@ -37,14 +38,14 @@ from iceagent.vnet import (
 )
 
 # Ports at random, so that luck plays no part.
-SHORT = {"EI": "endpoint-independent", "AD": "address-dependent", "APD": "address-and-port-dependent"}
+SHORT: dict[str, Any] = {"EI": "endpoint-independent", "AD": "address-dependent", "APD": "address-and-port-dependent"}
 BEHAVIOURS = {
     f"{m}/{f}": Nat(mapping=SHORT[m], filtering=SHORT[f], port_allocation="random") for m, f in product(SHORT, SHORT)
 }
 LINE_S = 0.010
 """One way from each host to the internet: 40 ms from one host to the other and back, 20 ms to a server and back."""
 
-CREDENTIALS = {"username": "user", "credential": "password of the user"}
+CREDENTIALS: dict[str, Any] = {"username": "user", "credential": "password of the user"}
 ALLOWED_PEERS = ("203.0.113.0/24", "198.18.0.0/15", "2001:db8::/32")
 LATER_S = 2.0  # a relay may come first; so much later the pair must be the best there is
 
@@ -114,8 +115,9 @@ async def meet(net: Network, hosts: list[Host], *, at: Router | None = None, ove
         connected_s = await _introduce(*agents)
         pairs = [agent.selected_pair for agent in agents]
     assert net.statistics().sockets_left_open == 0
-    assert None not in pairs
     first, other = pairs
+    assert first is not None
+    assert other is not None
     kinds = frozenset((first.local.type.value, first.remote.type.value))
     if CandidateType.RELAY.value in kinds:
         assert first.local.type is other.remote.type
@@ -156,7 +158,7 @@ async def meet_at(net: Network, place: Place) -> Meeting:
 # The places.
 
 
-def _below_a_carrier(inner: Nat, outer: Nat, **options: object) -> Callable[[Network], list[Host]]:
+def _below_a_carrier(inner: Nat, outer: Nat, **options: Any) -> Callable[[Network], list[Host]]:
     def build(net: Network) -> list[Host]:
         carrier = net.router(net.internet, nat=outer, subnet="100.64.0.0/10", delay_s=LINE_S / 2)
         homes = [net.router(carrier, nat=inner, delay_s=LINE_S / 2, **options) for _ in range(2)]
@@ -165,7 +167,7 @@ def _below_a_carrier(inner: Nat, outer: Nat, **options: object) -> Callable[[Net
     return build
 
 
-def _behind(*nats: Nat, **options: object) -> Callable[[Network], list[Host]]:
+def _behind(*nats: Nat, **options: Any) -> Callable[[Network], list[Host]]:
     def build(net: Network) -> list[Host]:
         homes = [net.router(net.internet, nat=nat, delay_s=LINE_S, **options) for nat in nats]
         return [net.host(home) for home in homes]
@@ -198,7 +200,7 @@ def _carrier_against_home(net: Network) -> list[Host]:
     return [net.host(inner), net.host(home)]
 
 
-def _phone_and_home(phone: Nat, **options: object) -> Callable[[Network], list[Host]]:
+def _phone_and_home(phone: Nat, **options: Any) -> Callable[[Network], list[Host]]:
     def build(net: Network) -> list[Host]:
         cell = net.router(net.internet, nat64=phone, delay_s=LINE_S)
         home = net.router(net.internet, nat=PORT_RESTRICTED, delay_s=LINE_S, **options)

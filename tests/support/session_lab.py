@@ -136,7 +136,8 @@ async def connected(seed: int, *, nat: Nat = HOME, backup: bool = False, loss: f
     async def open_session(number: int, *, task_status: Any) -> None:
         host = lab.hosts[number]
         config = AgentConfig(servers=[IceServer("stun:stun.example")], network=host, randbytes=host.randbytes)
-        async with establish(Session, ends[number], generate_identity(), config) as session:
+        end: Any = ends[number]
+        async with establish(Session, end, generate_identity(), config) as session:
             task_status.started(session)
             await trio.sleep_forever()
 

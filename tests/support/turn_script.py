@@ -65,7 +65,8 @@ class Script:
         refusal = self._challenge(request)
         if refusal is not None:
             return refusal
-        key = self.key("george" if request.get(stun.Userhash) else request.get(stun.Username).value)
+        username = request.get(stun.Username)
+        key = self.key("george" if username is None else username.value)
         integrity = stun.Integrity.SHA256 if self.modern else stun.Integrity.SHA1
         code = self.answers.get(request.method, 0)
         response = stun.error(request, code) if code else self._success(request)

@@ -129,7 +129,8 @@ async def udp_client(server: TransportAddress) -> AsyncGenerator[tuple[WireClien
 
 def stream_client(stream: trio.abc.Stream) -> WireClient:
     """Return a client over TCP or TLS."""
-    frames, waiting = StreamFrames(), []
+    frames = StreamFrames()
+    waiting: list[Any] = []
 
     async def receive() -> bytes:
         while not waiting:

@@ -112,7 +112,7 @@ async def relayed(*, ttl: bool = True) -> AsyncIterator[Lab]:
 
 
 def _agent_of(session: Session) -> Agent:
-    (cell,) = [cell.cell_contents for cell in session._read_path.__closure__ or ()]  # type: ignore[attr-defined]
+    (cell,) = [cell.cell_contents for cell in session._read_path.__closure__ or ()]
     assert isinstance(cell, Agent)
     return cell
 

@@ -134,7 +134,7 @@ def block_direct(town: Site) -> None:
             if address not in (packet.source.host, packet.destination.host):
                 handle(now, packet, interface)
 
-        home.handle_packet = filtered  # type: ignore[method-assign]
+        home.handle_packet = filtered  # type: ignore[method-assign, assignment]
 
 
 async def test_relayed_because_the_direct_path_was_lost(vnet: Any) -> None:

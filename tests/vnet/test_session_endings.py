@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import icesignal
 import msgpack
@@ -267,7 +268,8 @@ async def establish(net: Network, *, cut=None, **options) -> list[tuple[object, 
 
         progress.enter = note  # type: ignore[method-assign]
         try:
-            async with establishing.establish(Session, ends[number], generate_identity(), config, progress):
+            end: Any = ends[number]
+            async with establishing.establish(Session, end, generate_identity(), config, progress):
                 await trio.sleep(1)
         except (NoPath, NoLink) as error:
             if number == 0 or not options:

@@ -24,7 +24,7 @@ def configuration(given: dict[str, Any]) -> AgentConfig:
             shown = f"[{host}]" if ":" in host else host
             secret = (given.get("username"), given.get("password")) if scheme == "turn" else (None, None)
             servers.append(IceServer(f"{scheme}:{shown}:{port}", username=secret[0], credential=secret[1]))
-    policy = "relay" if given.get("relay_only") else "all"
+    policy: Any = "relay" if given.get("relay_only") else "all"
     return AgentConfig(
         servers=servers,
         families=(given["family"],),
