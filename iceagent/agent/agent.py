@@ -395,9 +395,27 @@ class Agent(trio.abc.Channel[bytes]):
     def _describe(self, told: Sequence[StreamDescription]) -> Description:
         return Description(tuple(told), ICE_OPTIONS, self.pacing_s, self._config.ice_lite)
 
-    async def _open(self) -> None:
-        for component in self._components.all.values():
-            await component.gatherer.open_bases()
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        try:
+            for component in self._components.all.values():
+                await component.gatherer.open_bases()
+            with trio.CancelScope() as ending:
+                async with open_background() as nursery:
+                    nursery.start_soon(self._serve)
+                    try:
+                        yield
+                    except trio.Cancelled:
+                        raise
+                    except BaseException:
+                        # The tasks end within the time a relay is given back in; a cancellation from outside would only
+                        # take the place of the body's own error.
+                        ending.shield = True
+                        raise
+                    finally:
+                        self._shut()  # before the nursery waits for its tasks
+        finally:
+            self._shut()
 
     async def _serve(self) -> None:
         """Run the session's tasks until it is closed."""
@@ -439,21 +457,5 @@ async def open_agent(config: AgentConfig | None = None, *, role: ice.Role) -> As
     config = config or AgentConfig()
     config.check_relay()
     agent = Agent(config, role)
-    try:
-        await agent._open()  # noqa: SLF001 - of this module, here and below
-        with trio.CancelScope() as ending:
-            async with open_background() as nursery:
-                nursery.start_soon(agent._serve)  # noqa: SLF001
-                try:
-                    yield agent
-                except trio.Cancelled:
-                    raise
-                except BaseException:
-                    # The tasks end within the time a relay is given back in; a cancellation from outside would only
-                    # take the place of the body's own error.
-                    ending.shield = True
-                    raise
-                finally:
-                    agent._shut()  # noqa: SLF001 - before the nursery waits for its tasks
-    finally:
-        agent._shut()  # noqa: SLF001
+    async with agent._running():  # noqa: SLF001 - nobody else's affair
+        yield agent

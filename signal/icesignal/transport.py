@@ -238,6 +238,30 @@ class Connection:
         """End the connection, which is known to be dead: nothing is said to the other side. Returns at once."""
         self._end(ABNORMAL, reason)
 
+    @asynccontextmanager
+    async def running(
+        self, wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]], allow: Allow
+    ) -> AsyncGenerator[Connection, None]:
+        """Shake hands as `wrap` does, and close when the body ends; for those who make connections, below.
+
+        Raises:
+            HandshakeFailed: there is no websocket to be had.
+        """
+        self._stream.on_received = self._watch(allow)
+        async with open_background() as nursery:
+            try:
+                nursery.start_soon(self._host, wrap)
+                await self._begun.wait()
+                if self._failure is not None:
+                    raise self._failure
+                yield self
+            finally:
+                self.close()
+                with trio.move_on_after(2 * CLOSE_TIMEOUT_S, shield=True):
+                    await self._finished.wait()
+                self._scope.cancel()
+                await trio.aclose_forcefully(self._stream)
+
     # -- inside
 
     def _end(self, code: int, reason: str = "", *, hung_up: bool = False) -> None:
@@ -382,30 +406,6 @@ def _allow_all(_size: int, _pings: int) -> bool:
 
 
 @asynccontextmanager
-async def _run(
-    stream: PrefixedStream,
-    wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]],
-    allow: Allow,
-    timeout_s: float,
-) -> AsyncGenerator[Connection, None]:
-    connection = Connection(stream, timeout_s)
-    stream.on_received = connection._watch(allow)  # noqa: SLF001 - one module, one object
-    async with open_background() as nursery:
-        try:
-            nursery.start_soon(connection._host, wrap)  # noqa: SLF001
-            await connection._begun.wait()  # noqa: SLF001
-            if connection._failure is not None:  # noqa: SLF001
-                raise connection._failure  # noqa: SLF001
-            yield connection
-        finally:
-            connection.close()
-            with trio.move_on_after(2 * CLOSE_TIMEOUT_S, shield=True):
-                await connection._finished.wait()  # noqa: SLF001
-            connection._scope.cancel()  # noqa: SLF001
-            await trio.aclose_forcefully(stream)
-
-
-@asynccontextmanager
 async def accept_websocket(
     stream: trio.abc.Stream, request: bytes, *, allow: Allow = _allow_all
 ) -> AsyncGenerator[Connection, None]:
@@ -424,7 +424,7 @@ async def accept_websocket(
         asked = await trio_websocket.wrap_server_stream(nursery, prefixed, max_message_size=MAX_MESSAGE_BYTES)
         return await asked.accept()
 
-    async with _run(prefixed, wrap, allow, HANDSHAKE_TIMEOUT_S) as connection:
+    async with Connection(prefixed, HANDSHAKE_TIMEOUT_S).running(wrap, allow) as connection:
         yield connection
 
 
@@ -470,5 +470,5 @@ async def request_websocket(
             watch.cancel_scope.cancel()
         return websocket
 
-    async with _run(prefixed, wrap, _allow_all, timeout_s) as connection:
+    async with Connection(prefixed, timeout_s).running(wrap, _allow_all) as connection:
         yield connection

@@ -122,7 +122,6 @@ CIRCLES = {
     "iceagent.core.ice": 20,  # sessions, their shared context and the set of checklists; to become fewer
     "iceagent.servers": 8,  # the TURN service and its sockets: each works on all of the service's state
     "iceagent.vnet": 6,  # hosts and routers are nodes of the network that they belong to
-    "icesignal": 2,  # an engine, and the type of those who listen to it
 }
 
 

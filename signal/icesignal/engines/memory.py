@@ -6,17 +6,14 @@ import itertools
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import trio
 
 from icesignal import wire
+from icesignal.engines.engine import Subscriber
 from icesignal.expect import expect, expect_function
 from icesignal.rooms import RoomLimits, RoomTable
 from icesignal.tasks import open_background
-
-if TYPE_CHECKING:
-    from icesignal.engines import Subscriber
 
 TICK_S = 1.0  # how late an expiry may come; each tick looks at every room once
 

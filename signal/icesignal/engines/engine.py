@@ -1,0 +1,64 @@
+"""What an engine is, and what it sees of connections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from icesignal import wire
+from icesignal.sources import Levels
+
+
+class Subscriber(Protocol):
+    """A connection, as an engine sees it. Its methods return at once and never raise."""
+
+    @property
+    def levels(self) -> Levels:
+        """Who is connected: what counts the rooms it makes."""
+        ...
+
+    def deliver(self, frame: wire.Frame) -> None:
+        """Send a frame to the client, after all that was delivered before."""
+        ...
+
+    def close(self, code: wire.CloseCode) -> None:
+        """Close the connection after what was delivered; the engine ignores what it still says."""
+        ...
+
+    def confirm(self) -> None:
+        """Note that the client has proved itself to its peer: its claim of a nameplate was no guess."""
+        ...
+
+
+class Engine(Protocol):
+    """The rooms, on one node or on many."""
+
+    def run(self) -> AbstractAsyncContextManager[None]:
+        """Keep the engine's clocks and connections going while the block lasts."""
+        ...
+
+    async def handle_frame(self, subscriber: Subscriber, frame: wire.Frame) -> None:
+        """Take a frame from a client; what follows is delivered, to it and to its peer, in the room's order."""
+        ...
+
+    async def drained(self, subscriber: Subscriber) -> None:
+        """Note that all that was delivered has been written; messages that had no place before follow."""
+        ...
+
+    async def disconnect(self, subscriber: Subscriber, *, hung_up: bool = False) -> None:
+        """Note that a client's connection is gone. Its session stays and may resume, on any node.
+
+        Args:
+            subscriber: whose it was.
+            hung_up: it was closed from the client's side, without a goodbye.
+        """
+        ...
+
+    def is_ready(self) -> bool:
+        """Return whether this node takes rooms now."""
+        ...
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return totals and gauges by name; none of them names a room."""
+        ...
