@@ -123,9 +123,10 @@ class World:
         home.remove_routes(wire, forget=False)
         wire.addresses = stays
         home.add_route(wire)
-        dead: list[tuple[str, str, int]] = []
-        for bridge in range(draw.choice([0, 0, 1, 2, 4])):
-            dead.append((f"br-{bridge}" if bridge else "docker0", f"172.{17 + bridge}.0.1", 16))
+        dead = [
+            (f"br-{bridge}" if bridge else "docker0", f"172.{17 + bridge}.0.1", 16)
+            for bridge in range(draw.choice([0, 0, 1, 2, 4]))
+        ]
         if draw.random() < 0.2:
             dead.append(("virbr0", "192.168.122.1", 24))
         if draw.random() < 0.4:

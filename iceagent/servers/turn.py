@@ -305,8 +305,8 @@ class TurnService:
         Raises:
             OSError: an address is not ours or its port taken.
         """
-        for address in (*self.options.listen, *self._discovery_addresses()):
-            address = await self._with_port(address)
+        for wanted in (*self.options.listen, *self._discovery_addresses()):
+            address = await self._with_port(wanted)
             sock = await self.network.open_udp(address.host, address.port)
             stack.callback(sock.close)
             bound = sock.local_address

@@ -39,7 +39,7 @@ def relay() -> Iterator[str]:
 def iceagent(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("ICEAGENT_")} | environment
-    return subprocess.run([*ICEAGENT, *arguments], input=stdin, capture_output=True, env=env, timeout=60)
+    return subprocess.run([*ICEAGENT, *arguments], input=stdin, capture_output=True, env=env, timeout=60, check=False)
 
 
 def error_of(process: Process) -> dict[str, object]:

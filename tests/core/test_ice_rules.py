@@ -70,8 +70,7 @@ def trickle(world: World, a: ice.IceAgent, b: ice.IceAgent) -> None:
     for one, other in ((a, b), (b, a)):
         at = world.now + chance.random() * 0.5
         steps.append((at, one, other, "credentials"))
-        for candidate in other.local_candidates:
-            steps.append((at + 0.001 + chance.random() * 0.5, one, other, candidate))
+        steps += [(at + 0.001 + chance.random() * 0.5, one, other, found) for found in other.local_candidates]
         steps.append((at + 1, one, other, None))
     for at, one, other, what in sorted(steps, key=lambda step: step[0]):
         world.run(at - world.now)

@@ -42,7 +42,7 @@ class StreamWorld(World):
         )
 
     def hosts(self, one: StreamSet, *hosts: str) -> None:
-        for (stream, component), _ in one.agents.items():
+        for stream, component in one.agents:
             for index, host in enumerate(hosts):
                 address = base(host, stream, component, index)
                 self.owner[address] = one

@@ -357,10 +357,10 @@ def test_hostile_gateways_never_raise_and_never_stop_the_clock(packets, seed):
     mapper, gateway = make_mapper(seed=seed), Gateway(lifetime_s=1)
     now = 0.0
     mapper.start(now)
-    for data, honest, pause in packets:
-        transmit = mapper.poll_transmit()
+    for garbage, honest, pause in packets:
+        data, transmit = garbage, mapper.poll_transmit()
         if honest and transmit is not None:
-            data = gateway.answer(now, LOCAL.host, transmit.data) or data
+            data = gateway.answer(now, LOCAL.host, transmit.data) or garbage
         mapper.handle_datagram(now, SERVER, data)
         now += pause
         mapper.handle_timeout(now)

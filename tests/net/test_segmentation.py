@@ -44,8 +44,8 @@ def test_joined_arrivals_hold_the_same_datagrams_in_the_same_order(
     scratch = bytearray()
     arrivals: list[Arrival] = []
     expected: list[tuple[TransportAddress, bytes]] = []
-    for number, (remote, size, count) in enumerate(pieces):
-        count = count if size else 1
+    for number, (remote, size, wanted) in enumerate(pieces):
+        count = wanted if size else 1
         data = bytes([number % 256]) * (size * count)
         arrivals.append((remote, size or 1, len(scratch), len(scratch) + len(data), None))
         scratch += data

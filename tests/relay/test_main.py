@@ -61,7 +61,9 @@ def test_a_port_in_use_exits_9_with_a_json_line() -> None:
     """Scripts read the line, people the sentence."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = subprocess.run([*COMMAND, "--listen", address, "--json"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*COMMAND, "--listen", address, "--json"], capture_output=True, text=True, timeout=60, check=False
+        )
     assert done.returncode == 9
     assert json.loads(done.stdout) | {"message": ""} == {"kind": "error", "exit": 9, "message": ""}
     assert address in done.stderr

@@ -57,7 +57,7 @@ def main() -> int:
 
 def table(cells: dict[str, Meeting]) -> Iterator[str]:
     """Give the lines of the 9 by 9 table."""
-    width = max(max(map(len, BEHAVIOURS)), *(len(shown(meeting)) for meeting in cells.values()))
+    width = max(map(len, (*BEHAVIOURS, *map(shown, cells.values()))))
     yield "  ".join([" " * 7, *(name.rjust(width) for name in BEHAVIOURS)])
     for left in BEHAVIOURS:
         texts = [shown(cells[f"{left} to {right}"]) for right in BEHAVIOURS]
