@@ -106,5 +106,4 @@ async def test_a_change_before_the_kernel_is_listened_to_is_not_missed() -> None
             return [InterfaceAddress("eth0", f"192.0.2.{min(self.looks, 2)}", 24)]
 
     async with open_monitor(JustChanged()) as monitor:
-        with trio.fail_after(5):
-            assert Change.ADDRESSES in await monitor.wait()
+        assert Change.ADDRESSES in await monitor.wait()

@@ -103,7 +103,7 @@ async def test_a_dead_connection_is_noticed_within_seconds(relay: Server, monkey
         assert line.connections == 2
 
 
-async def test_a_living_connection_is_kept(relay: Server) -> None:
+async def test_a_living_connection_is_kept(relay: Server, autojump_clock: trio.testing.MockClock) -> None:
     """A Wi-Fi that comes beside a cable, a lease renewed: most changes are about something else."""
     async with line_to(relay) as line, over(line, relay) as (moving, peer):
         for _ in range(5):

@@ -14,6 +14,7 @@ import icesignal
 import msgpack
 import pytest
 import trio
+import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -336,7 +337,7 @@ async def test_trap_39_nothing_lists_nameplates(relay: Server, http_exchange, ra
 
 
 @pytest.mark.parametrize("limit", ["connections", "concurrent", "joins", "messages", "bytes"])
-async def test_trap_40_each_source_has_its_budget(limit: str, raw_to) -> None:
+async def test_trap_40_each_source_has_its_budget(limit: str, raw_to, autojump_clock: trio.testing.MockClock) -> None:
     """Connections, joins, messages and bytes: one source cannot take the relay from the others."""
     small = {
         "connections": Limits(connections=Rate(1, 0)),
@@ -419,8 +420,13 @@ async def test_trap_41_payloads_are_never_logged(relay: Server, caplog: pytest.L
     assert room
 
 
-async def test_trap_42_only_configured_proxies_speak_for_others(http_exchange) -> None:
-    """X-Forwarded-For and PROXY headers move a connection to another source's budget only if we said so."""
+async def test_trap_42_only_configured_proxies_speak_for_others(
+    http_exchange, autojump_clock: trio.testing.MockClock
+) -> None:
+    """X-Forwarded-For and PROXY headers move a connection to another source's budget only if we said so.
+
+    In virtual time, as all that wait for a refusal: whoever is refused has 10 ms to take it.
+    """
     forwarded = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: %s\r\n\r\n"
     plain = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     limits = Limits(connections=Rate(2, 0))

@@ -101,7 +101,7 @@ async def test_the_zone_of_a_peer_s_address_means_nothing_here(zone: str) -> Non
     sock = await SystemNetwork().open_udp("::1")
     with closing(sock):
         assert sock.send_nowait((b"x",), remote) == 1
-    with pytest.raises(OSError), trio.fail_after(1):
+    with pytest.raises(OSError):
         await SystemNetwork().connect_tcp(remote, local_host="::1")
 
 

@@ -204,7 +204,9 @@ async def test_trap_47_a_relay_takes_the_descriptors_it_may_have(program: list[s
             process.send_signal(signal.SIGTERM)
 
 
-async def test_trap_47_there_are_never_more_connections_than_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trap_47_there_are_never_more_connections_than_descriptors(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
     """Where the system gives few, the relay says no in words, and goes on."""
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _what: (8, 8))

@@ -15,7 +15,7 @@ import trio.testing
 from fake_link import linked_sessions
 
 from iceagent.session.streams import TUNNEL_SERVICE
-from iceagent.tunnel import forward, opening, serve, udp, wire
+from iceagent.tunnel import forward, serve, udp, wire
 from iceagent.tunnel.forward import forward_local
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import UnixTarget
@@ -29,10 +29,8 @@ async def silent_server(listener: trio.SocketListener) -> None:
     await trio.serve_listeners(hold, [listener])
 
 
-async def test_a_connection_beyond_the_sessions_streams_waits_and_is_reset(monkeypatch, caplog):
+async def test_a_connection_beyond_the_sessions_streams_waits_and_is_reset(monkeypatch, caplog, autojump_clock):
     """Number 513 of a session was accepted and left hanging, without a word on either side."""
-    monkeypatch.setattr(opening, "GRACE_S", 0.05)
-    monkeypatch.setattr(opening, "PATIENCE_S", 0.2)
     async with linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]), trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(silent_server, listener)

@@ -84,7 +84,7 @@ async def test_any_size_arrives_whole(size):
         assert await sock.recv(65535) == data
 
 
-async def test_an_idle_flow_ends_on_both_sides():
+async def test_an_idle_flow_ends_on_both_sides(autojump_clock):
     """Every source that ever spoke would otherwise hold a socket and a stream for ever."""
     async with udp_echo() as port, linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
         target = UdpTarget("127.0.0.1", port)
