@@ -105,6 +105,7 @@ STUN_MAX_ATTRIBUTES: Final = 256  # ours: read of one message; 64 KiB could hold
 STUN_SOURCE_RATE_PER_S: Final = 200.0  # ours: a carrier's NAT hides thousands behind one address
 STUN_SOURCE_BURST: Final = 1000.0  # ours
 STUN_FREE_BYTES: Final = 4096  # ours: sent to one source in a second beyond what came: 340 answers to bare questions
+STUN_TOTAL_BYTES: Final = 256 << 10  # ours: sent to all in a second, whatever came: 5,000 clients may ask at once
 STUN_MAX_SOURCES: Final = 65536  # ours: about 15 MB
 
 # Port mapping: NAT-PMP and PCP.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
+from iceagent.core.constants import STUN_TOTAL_BYTES
 from iceagent.net import SystemNetwork
 from iceagent.net.api import UdpSocket
 from iceagent.servers.stun import StunServer, open_stun_server
@@ -104,6 +106,45 @@ def test_trap_57_a_victim_is_sent_hardly_more_than_was_sent_in_its_name(hosts: l
         assert (
             sum(size for at, size in sent if at < 1001) <= per_s * len(BARE) + share * stun.BindingLimits().free_bytes
         )
+
+
+def anywhere(number: int) -> str:
+    """Return a source that has no network in common with another."""
+    return (
+        f"2001:{number >> 8:x}:{number & 255:x}::1" if number % 2 else str(ipaddress.IPv4Address(0x0B000000 + number))
+    )
+
+
+@pytest.mark.parametrize("per_s", [10_000, 30_000])
+def test_trap_57_forged_sources_from_everywhere_are_sent_no_more_than_came(per_s: int) -> None:
+    """Spread over networks that have nothing in common, no bound of one source is ever reached."""
+    server = stun.BindingServer()
+    sent = answers_to(server, [anywhere(number) for number in range(20_000)], per_s, 2.0)
+    for began in (1000, 1001):
+        bytes_out = sum(size for at, size in sent if began <= at < began + 1)
+        assert bytes_out <= max(per_s * len(BARE), STUN_TOTAL_BYTES)
+
+
+def test_trap_57_new_clients_get_in_while_forged_sources_ask() -> None:
+    """They ask again after half a second, as all clients do, and are answered then at the latest."""
+    server = stun.BindingServer()
+    asking = sorted((1000 + number / 13 + after_s, f"192.0.2.{number}") for number in range(20) for after_s in (0, 0.5))
+    answered: set[str] = set()
+    for number in range(10_000 * 3):
+        now = 1000 + number / 10_000
+        server.handle_datagram(now, HERE, TransportAddress(anywhere(number), 1), BARE)
+        while asking and asking[0][0] <= now:
+            host = asking.pop(0)[1]
+            if server.handle_datagram(now, HERE, TransportAddress(host, 1), BARE) is not None:
+                answered.add(host)
+    assert not asking
+    assert len(answered) == 20
+
+
+def test_trap_57_five_thousand_clients_at_once_wait_for_nothing() -> None:
+    """What bounds forged sources must not be felt by those that there are."""
+    hosts = [anywhere(number) for number in range(5_000)]
+    assert len(answers_to(stun.BindingServer(), hosts, 50_000, 0.1)) == 5_000
 
 
 def test_trap_57_those_behind_one_address_are_served() -> None:

@@ -6,10 +6,13 @@ import ipaddress
 from functools import lru_cache
 from typing import Final
 
+from iceagent.core.constants import STUN_TOTAL_BYTES
 from iceagent.core.token_bucket import TokenBucket
 
 WIDER_SHARES: Final = ((56, 2), (48, 4))  # ours: bits of an IPv6 prefix, and how many /64s' share it has together
 WINDOW_S: Final = 1.0  # ours: over which bytes out are held against bytes in
+RESERVE: Final = 0.25  # ours: part of what came in that is kept for strangers who have asked in vain before
+ASKS_AGAIN_S: Final = 0.25  # ours: half of what RFC 8489 section 6.2.1 waits before a request is sent again
 
 
 @lru_cache(maxsize=4096)
@@ -74,6 +77,55 @@ class ByteWindow:
         self.answers += 1
 
 
+class Asker(ByteWindow):
+    """The window of one source.
+
+    Attributes:
+        waits_since: when it first asked in vain; None once it was answered.
+    """
+
+    __slots__ = ("waits_since",)
+
+    def __init__(self, window_s: float, max_credit: int) -> None:
+        super().__init__(window_s, max_credit)
+        self.waits_since: float | None = None
+
+
+class Purse:
+    """What all sources together pay for: in a second no more bytes go out than came in, or than a floor.
+
+    A part of it is kept for those who ask again: every client does within half a second, a forged source seldom. So new
+    clients get in though forged sources use up the rest.
+
+    Args:
+        floor_bytes: what goes out in a second whatever came in.
+        max_credit: bytes in that later answers may be paid from.
+    """
+
+    def __init__(self, floor_bytes: int, max_credit: int) -> None:
+        self._floor_bytes = floor_bytes
+        self._all = ByteWindow(WINDOW_S, max_credit)
+
+    def note(self, now: float, size_in: int) -> None:
+        """Count a question."""
+        self._all.note(now, size_in)
+
+    def has(self, now: float, asker: Asker, size_out: int) -> bool:
+        """Return whether bytes of whoever it was pay for an answer that is longer than its question."""
+        asks_again = asker.waits_since is not None and now - asker.waits_since >= ASKS_AGAIN_S
+        part = 1.0 if asks_again else 1.0 - RESERVE
+        return self._all.bytes_out + size_out <= part * max(self._all.bytes_in, self._floor_bytes)
+
+    def refuse(self, now: float, asker: Asker) -> None:
+        """Take note that somebody asked in vain."""
+        asker.waits_since = now if asker.waits_since is None else asker.waits_since
+
+    def spend(self, asker: Asker, size_out: int) -> None:
+        """Count an answer."""
+        asker.waits_since = None
+        self._all.spend(size_out)
+
+
 class RateLimiter:
     """Lets each source through `burst` times at once and `rate_per_s` times a second after that.
 
@@ -122,15 +174,20 @@ class RateLimiter:
 class AnswerBudget:
     """Lets no source be sent more bytes in a second than came from it, but for a few: its address may be forged.
 
+    Nor are all sources together, but for a floor: a question that is shorter than its answer is worth nothing to who
+    forges many sources. See `Purse`; a question at least as long as its answer needs none.
+
     Args:
-        free_bytes: what is sent in a second beyond what came.
+        free_bytes: what one source is sent in a second beyond what came from it.
         max_sources: table size, at least 1; the source silent for longest is forgotten.
+        total_bytes: what all are sent in a second, whatever came from them.
     """
 
-    def __init__(self, *, free_bytes: int, max_sources: int) -> None:
+    def __init__(self, *, free_bytes: int, max_sources: int, total_bytes: int = STUN_TOTAL_BYTES) -> None:
         self._free_bytes = free_bytes
         self._max_sources = max_sources
-        self._windows: dict[str, ByteWindow] = {}
+        self._windows: dict[str, Asker] = {}
+        self._purse = Purse(total_bytes, total_bytes)
 
     def __len__(self) -> int:
         """Return how many sources are remembered."""
@@ -139,14 +196,19 @@ class AnswerBudget:
     def allows(self, now: float, host: str, size_in: int, size_out: int) -> bool:
         """Return whether a question of `size_in` bytes is answered with `size_out`, and count both. `now`: seconds."""
         levels = [(self._window(now, source, size_in), scale) for source, scale in levels_of(host)]
-        if any(it.bytes_out + size_out > it.bytes_in + scale * self._free_bytes for it, scale in levels):
+        asker = levels[0][0]
+        self._purse.note(now, size_in)
+        is_paid = all(it.bytes_out + size_out <= it.bytes_in + scale * self._free_bytes for it, scale in levels)
+        if not (is_paid and (size_out <= size_in or self._purse.has(now, asker, size_out))):
+            self._purse.refuse(now, asker)
             return False
         for window, _ in levels:
             window.spend(size_out)
+        self._purse.spend(asker, size_out)
         return True
 
-    def _window(self, now: float, source: str, size_in: int) -> ByteWindow:
-        window = self._windows.pop(source, None) or ByteWindow(WINDOW_S, self._free_bytes)
+    def _window(self, now: float, source: str, size_in: int) -> Asker:
+        window = self._windows.pop(source, None) or Asker(WINDOW_S, self._free_bytes)
         if len(self._windows) >= self._max_sources:
             del self._windows[next(iter(self._windows))]
         self._windows[source] = window

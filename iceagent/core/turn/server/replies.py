@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from iceagent.core.stun import RateLimiter
-from iceagent.core.stun.rate_limit import ByteWindow, source_of
+from iceagent.core.stun.rate_limit import WINDOW_S, Asker, Purse, source_of
 from iceagent.core.turn.server.limits import (
-    ASKS_AGAIN_S,
     FREE_REPLIES,
     MAX_REPLY_CREDIT,
     MAX_REPLY_SOURCES,
@@ -15,25 +14,9 @@ from iceagent.core.turn.server.limits import (
     PROVEN_FOR_S,
     PROVEN_RATE_PER_S,
     REPLY_FLOOR_BYTES,
-    REPLY_RESERVE,
-    REPLY_WINDOW_S,
 )
 
 _NEVER: Final = float("-inf")
-
-
-class _Stranger(ByteWindow):
-    """A source that has not shown to receive our answers.
-
-    Attributes:
-        waits_since: when it first asked in vain; None once it was answered.
-    """
-
-    __slots__ = ("waits_since",)
-
-    def __init__(self) -> None:
-        super().__init__(REPLY_WINDOW_S, MAX_REPLY_CREDIT)
-        self.waits_since: float | None = None
 
 
 class ReplyBudget:
@@ -51,8 +34,8 @@ class ReplyBudget:
     """
 
     def __init__(self) -> None:
-        self._sources: dict[str, _Stranger] = {}
-        self._all = ByteWindow(REPLY_WINDOW_S, MAX_REPLY_CREDIT)
+        self._sources: dict[str, Asker] = {}  # strangers
+        self._purse = Purse(REPLY_FLOOR_BYTES, MAX_REPLY_CREDIT)
         self._proven_until: dict[str, float] = {}
         self._limiter = RateLimiter(rate_per_s=PROVEN_RATE_PER_S, burst=PROVEN_BURST, max_sources=MAX_REPLY_SOURCES)
 
@@ -73,24 +56,21 @@ class ReplyBudget:
         source = source_of(host)
         if self._proven_until.get(source, _NEVER) > now:
             return self._limiter.allow(now, host)
-        stranger = self._sources.pop(source, None) or _Stranger()
+        stranger = self._sources.pop(source, None) or Asker(WINDOW_S, MAX_REPLY_CREDIT)
         if len(self._sources) >= MAX_REPLY_SOURCES:
             del self._sources[next(iter(self._sources))]
         self._sources[source] = stranger
         stranger.note(now, size_in)
-        self._all.note(now, size_in)
+        self._purse.note(now, size_in)
         if size_out > size_in and not self._can_pay(now, stranger, size_out):
-            stranger.waits_since = now if stranger.waits_since is None else stranger.waits_since
+            self._purse.refuse(now, stranger)
             return False
-        stranger.waits_since = None
         stranger.spend(size_out)
-        self._all.spend(size_out)
+        self._purse.spend(stranger, size_out)
         return True
 
-    def _can_pay(self, now: float, stranger: _Stranger, size_out: int) -> bool:
+    def _can_pay(self, now: float, stranger: Asker, size_out: int) -> bool:
         """Return whether bytes that came before pay for an answer that is longer than its question."""
         if stranger.answers >= FREE_REPLIES and stranger.bytes_out + size_out > stranger.bytes_in:
             return False
-        asks_again = stranger.waits_since is not None and now - stranger.waits_since >= ASKS_AGAIN_S
-        part = 1.0 if asks_again else 1.0 - REPLY_RESERVE
-        return self._all.bytes_out + size_out <= part * max(self._all.bytes_in, REPLY_FLOOR_BYTES)
+        return self._purse.has(now, stranger, size_out)
