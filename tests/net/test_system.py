@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import trio
 
+from iceagent import vnet
+from iceagent.agent.cores import _pacer_for
 from iceagent.core.address import TransportAddress
 from iceagent.net import SystemNetwork
+from iceagent.net.api import RealHost
 from iceagent.net.interfaces import _parse_if_inet6
 from iceagent.net.resolver import MAX_ADDRESSES
 
@@ -80,3 +83,22 @@ async def test_a_long_answer_is_cut_and_duplicates_are_dropped(monkeypatch: pyte
     found = await SystemNetwork().resolve("many.example", 80)
     assert found[:2] == [TransportAddress("192.0.2.0", 80), TransportAddress("192.0.2.1", 80)]
     assert len(found) <= MAX_ADDRESSES
+
+
+class Before:
+    """What counts, or logs, and hands all on to the network of this machine."""
+
+    def __init__(self) -> None:
+        self._network = SystemNetwork()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
+async def test_what_stands_before_the_systems_network_is_this_machine_too() -> None:
+    """Its agents share one pacer with all others; a host of the virtual network has none to share."""
+    network: Any = Before()
+    assert isinstance(network, RealHost)
+    assert _pacer_for(network) is _pacer_for(SystemNetwork())
+    world = vnet.Network(1)
+    assert _pacer_for(world.host(world.internet)) is None
