@@ -137,12 +137,12 @@ class IceAgent:
     @property
     def stranded(self) -> bool:
         """Whether neither the path in use nor another has answered for a second or two: a restart may find one."""
-        return self._sessions.carrier.context.stranded
+        return self._sessions.carrier.context.health.stranded
 
     @property
     def path_is_silent(self) -> bool:
         """Whether the path in use goes unanswered, or its socket is gone, though consent to it may have time left."""
-        return self._sessions.carrier.context.silent or self._sessions.carrier.context.stranded
+        return self._sessions.carrier.context.health.silent or self._sessions.carrier.context.health.stranded
 
     @property
     def gives_up_at(self) -> float:
@@ -155,7 +155,7 @@ class IceAgent:
     @property
     def heard_at(self) -> float:
         """When the peer last answered on any pair, those of sessions before a restart included; 0 for never."""
-        return self._sessions.carrier.context.heard_at
+        return self._sessions.carrier.context.health.heard_at
 
     @property
     def role(self) -> Role:
@@ -384,7 +384,7 @@ class IceAgent:
         if self._sessions.standing.over:
             return
         for session in self._sessions.live():
-            session.context.doubted = True
+            session.context.health.doubt()
             session.context.runner.hurry(now)
         self._settle(now)
 

@@ -12,6 +12,7 @@ from iceagent.core.ice.checks.transactions import Check, CheckKind, CheckRunner,
 from iceagent.core.ice.choice.decisions import Decisions
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.events import AgentState, DropReason, PairStateChanged, RoleChanged
+from iceagent.core.ice.health.path import PathHealth
 from iceagent.core.ice.held import HeldData
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import Added, CandidateTable
@@ -59,7 +60,7 @@ class Context:
         data_pair: `selected`, or before nomination the best valid pair, or None.
         data_path: (base, remote) of `data_pair`; kept here so that the data path costs one attribute.
         validated: the paths from which data may reach the user.
-        silent: the data pair has not answered for a while.
+        health: how the data pair fares.
         started_at: when the peer's credentials came, from which patience counts; None before.
         ta_s: Ta, the higher one of what the two agents propose.
         slots: when new checks may be sent (Ta); shared by the sessions of an agent.
@@ -70,20 +71,14 @@ class Context:
             a while, and the user waits for the moment it is back.
         alone_since: for a session begun by a restart, since when no older one has carried data; None while one does.
         restarted_at: for a session begun by a restart, when.
-        heard_at: when the peer last answered on any pair, in the sessions before this one, too; to a lite agent, which
-            waits for it, also when it last checked one.
         candidate_at: when the last candidate of either side came; those that checks reveal do not count.
         selected_at: when the selected pair last changed.
-        faltering: quick checks of the data pair go unanswered; another valid pair may take over.
-        stranded: it has faltered for so long, and no other valid pair has answered either, that a restart is worth it.
-        suspected_at: when the present or last suspicion began.
         activity: of application data.
         pacer: paces the checks of all agents of the machine, or None.
         seat: the place of this component among those that share the agent's checklist set, or None if it is the only
             one.
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
-        doubted: the peer seems to look for another path; the consent keeper asks whether ours still works.
     """
 
     def __init__(
@@ -115,14 +110,10 @@ class Context:
         self.data_pair: CheckPair | None = None
         self.data_path: Path | None = None
         self.validated: set[Path] = set()
-        self.silent = False
+        self.health = PathHealth()
         self.started_at: float | None = None
         self.candidate_at = 0.0
         self.selected_at = 0.0
-        self.doubted = False
-        self.faltering = False
-        self.stranded = False
-        self.suspected_at = 0.0
         self.activity = activity
         self.pacer = pacer
         self.renominates = False
@@ -135,7 +126,6 @@ class Context:
         self.steady = False
         self.alone_since: float | None = None
         self.restarted_at = 0.0
-        self.heard_at = 0.0
         self.requests_received = 0
 
     @property
@@ -161,7 +151,7 @@ class Context:
     @property
     def concluded(self) -> bool:
         """Whether a pair is selected and answers, so that no further pairs need checking."""
-        return self.selected is not None and not self.faltering
+        return self.selected is not None and not self.health.faltering
 
     def is_settled(self, now: float) -> bool:
         """Return whether a pair was selected so long ago that checks of others are no leftovers of before."""
@@ -241,7 +231,7 @@ class Context:
             return True
         # Over TCP the probe goes first over a connection that replaces a broken one, of which the peer knows nothing.
         repeats = kind is CheckKind.CONSENT or (kind is CheckKind.PROBE and pair.is_tcp)
-        return repeats and self.roles.controlling and pair is self.selected and not self.faltering
+        return repeats and self.roles.controlling and pair is self.selected and not self.health.faltering
 
     def has_fresh_consent(self, now: float, pair: CheckPair) -> bool:
         """Whether application data may be sent on a pair (RFC 7675 section 5.1)."""

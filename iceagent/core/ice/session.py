@@ -191,7 +191,7 @@ class Session:
         for check in context.runner.connection_lost(now, pair):
             self._responses.failed(check)
         if pair is context.data_pair:
-            context.doubted = True  # the probing check that follows opens another connection, where that is ours to do
+            context.health.doubt()  # the probing check that follows opens another connection, where that is ours to do
         elif pair.is_valid and pair.is_passive:
             self._nominator.invalidate(now, pair)
 
@@ -255,7 +255,7 @@ class Session:
             and context.selected is context.data_pair
             and len(context.validated) < 2
             and len(context.checklist.pairs) < 2  # with others there is the search for a better one
-            and not (context.doubted or context.checklist.triggered)
+            and not (context.health.doubted or context.checklist.triggered)
         )
 
     def retire(self) -> None:
@@ -273,8 +273,7 @@ class Session:
         context.held.clear()
         context.validated.clear()
         self._requests.clear()
-        context.data_pair = context.selected = None
-        context.data_path = None
+        self._nominator.forget()
 
     # Within.
 
@@ -287,7 +286,7 @@ class Session:
 
         Without that a peer whose relay was restarted could not be reached until our side has noticed, too.
         """
-        self.context.doubted = True
+        self.context.health.doubt()
         for pair in self.context.checklist:
             if pair.remote is candidate:
                 self.context.checklist.set_state(pair, PairState.WAITING)

@@ -97,7 +97,7 @@ class Sessions:
     def gives_up_at(self) -> float:
         """See `IceAgent.gives_up_at`."""
         current = self.current.context
-        at = max(current.heard_at, self.carrier.context.heard_at) + current.config.consent_expiry_s
+        at = max(current.health.heard_at, self.carrier.context.health.heard_at) + current.config.consent_expiry_s
         if current.started_at is not None and self.current is not self.carrier:
             return max(at, current.started_at + current.config.patience_s)
         return max(at, current.restarted_at + constants.RESTART_PATIENCE_S) if current.restarted_at else at
@@ -115,7 +115,7 @@ class Sessions:
         replaced = self.current
         self.current = self._new_session(credentials, steady=True)
         self.current.context.restarted_at = now
-        self.current.context.heard_at = replaced.context.heard_at
+        self.current.context.health.inherit(replaced.context.health.heard_at)
         self.generation += 1
         if replaced is not self.carrier:
             self.retired.add(now, replaced)
@@ -181,7 +181,7 @@ class Sessions:
             self.retired.add(now, old)
         elif carrier.over and current.alone_since is None:
             current.alone_since = now
-            current.heard_at = max(current.heard_at, carrier.heard_at)
+            current.health.inherit(carrier.health.heard_at)
             self.current.settle(now)  # its patience may have run out already
         self._list_older()
 

@@ -205,11 +205,11 @@ class RequestHandler:
         is_first, pair.heard, pair.granted = not pair.heard, True, constants.CHECK_RC
         nominates = self._nominates(check)
         if context.config.lite:
-            context.heard_at = now
+            context.health.hear(now)
             if not nominates:
                 return Effect.NONE if pair is context.data_pair else Effect.SETTLE
         elif pair is not context.data_pair and context.is_settled(now):
-            context.doubted = True
+            context.health.doubt()
         if is_first and pair is context.selected and context.roles.controlling:
             # A peer that answers checks before it has our description may keep but the first one of each pair, and so
             # not know what it has been told since. From now on it listens: so once more, and at once.

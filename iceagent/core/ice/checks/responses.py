@@ -53,7 +53,8 @@ class ResponseHandler:
     def _succeeded(self, now: float, check: Check, mapped: TransportAddress) -> Effect:
         context, pair = self._context, check.pair
         if check.kind is CheckKind.CONSENT and self._is_routine(pair, mapped):
-            pair.last_response_at = context.heard_at = now
+            pair.last_response_at = now
+            context.health.hear(now)
             self._consent.refreshed(now, pair)
             return Effect.NONE
         context.checklist.untrigger(pair)
@@ -82,7 +83,8 @@ class ResponseHandler:
             pair is context.selected
             and pair is context.data_pair
             and pair.check is None
-            and not (context.faltering or context.silent or context.doubted or context.checklist.triggered)
+            and not (context.health.faltering or context.health.silent or context.health.doubted)
+            and not context.checklist.triggered
             and not pair.nominate_on_success
             and context.table.local_seen_as(mapped, pair.base) is pair.valid_local is not None
         )

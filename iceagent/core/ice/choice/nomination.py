@@ -30,7 +30,8 @@ class Nominator:
     def validate(self, now: float, pair: CheckPair, local: Candidate) -> None:
         """Put a pair on the valid list: its check was answered, and the peer sees us as `local`."""
         context = self._context
-        pair.last_response_at = context.heard_at = now
+        pair.last_response_at = now
+        context.health.hear(now)
         known, pair.valid_local = pair.valid_local, local
         pair.rank(context.roles.controlling)
         if known is None:
@@ -73,7 +74,8 @@ class Nominator:
         # priority counts. Deviation: three seconds after the first (section 8.3.1) a further nomination means that the
         # peer's path broke, so then, and whenever we nominated, the newest one counts alone.
         settled = selected is not None and now >= context.selected_at + constants.NOMINATION_SETTLE_S
-        if selected is not None and (settled or context.roles.controlling or context.renominates or context.faltering):
+        is_ours = context.roles.controlling or context.renominates
+        if selected is not None and (settled or is_ours or context.health.faltering):
             selected.nominated = False
         for other in context.checklist:
             other.nominate_on_success = False
@@ -122,11 +124,17 @@ class Nominator:
 
     # Selecting.
 
+    def forget(self) -> None:
+        """Select nothing any more: the session is over."""
+        context = self._context
+        context.data_pair = context.selected = None
+        context.data_path = None
+
     def refresh(self, now: float) -> None:
         """Choose anew which pair is selected and which carries data."""
         context = self._context
         usable = [pair for pair in context.checklist if context.has_fresh_consent(now, pair)]
-        silent = context.data_pair if context.faltering else None
+        silent = context.data_pair if context.health.faltering else None
         selected = max(
             (pair for pair in usable if pair.nominated), key=lambda p: (p is not silent, p.priority), default=None
         )
@@ -140,7 +148,7 @@ class Nominator:
         if data_pair is not context.data_pair:
             context.data_pair = data_pair
             context.data_path = None if data_pair is None else data_pair.path
-            context.silent = context.faltering = context.stranded = False
+            context.health.recover()
 
     def recovered(self, now: float) -> None:
         """Stop looking for other paths: the one in use answers again."""
@@ -172,11 +180,11 @@ class Nominator:
 
     def _choose_nomination(self, now: float) -> tuple[CheckPair, float] | None:
         context = self._context
-        silent = context.data_pair if context.faltering else None
+        silent = context.data_pair if context.health.faltering else None
         offered = [
             pair
             for pair in self._usable(now)
-            if silent is None or pair.last_response_at > max(silent.last_response_at, context.suspected_at)
+            if silent is None or pair.last_response_at > max(silent.last_response_at, context.health.suspected_at)
         ]
         if not offered:
             return None

@@ -62,20 +62,20 @@ class ConsentKeeper:
             # Nobody answered it: the next one follows at once. On a line that loses 30 % each way, consent checks alone
             # (six in 30 s, one packet each) would lose consent to a living peer every half hour.
             self._probe = None
-        if self._probe is None and (now >= self._suspicious_at() or context.doubted):
+        if self._probe is None and (now >= self._suspicious_at() or context.health.doubted):
             self._suspect(now, self._pair)
-        context.doubted = False
+        context.health.allay()
         if now >= self._asks_backups_at():
             self._ask_backups(self._pair)
-        if not context.faltering and now >= self._falters_at():
-            context.faltering = True
+        if not context.health.faltering and now >= self._falters_at():
+            context.health.falter()
         if now >= self._stranded_at():
-            context.stranded = True
+            context.health.strand()
             context.outbox.emit(PathUnanswered(self._pair.view()))
-        if not context.silent and now >= self._silent_at():
-            context.silent = context.faltering = True
+        if not context.health.silent and now >= self._silent_at():
+            context.health.fall_silent()
             self._backups_at = now
-        if context.silent and now >= self._backups_at:
+        if context.health.silent and now >= self._backups_at:
             self._probe_backups()
             self._backups_at = now + constants.BACKUP_PROBE_S
 
@@ -107,7 +107,7 @@ class ConsentKeeper:
             return min(self._next_at, self._expires_at())
         times = [self._expires_at(), self._next_at, self._asks_backups_at(), self._falters_at(), self._stranded_at()]
         times.append(self._suspicious_at() if self._probe is None else self._probe.expires_at)
-        if self._context.silent:
+        if self._context.health.silent:
             times.append(self._backups_at)
         else:
             times.append(self._silent_at())
@@ -118,8 +118,8 @@ class ConsentKeeper:
         if pair is self._pair:
             self._learn_loss(now, pair)
             self._quiet()
-            if self._context.faltering:
-                self._context.faltering = self._context.silent = self._context.stranded = False
+            if self._context.health.faltering:
+                self._context.health.recover()
                 self._nominator.recovered(now)
 
     def lose_base(self, now: float, base: TransportAddress) -> None:
@@ -133,7 +133,7 @@ class ConsentKeeper:
         has_other = any(pair.base != base and context.has_fresh_consent(now, pair) for pair in context.checklist)
         for pair in [pair for pair in context.checklist if pair.base == base]:
             if pair is context.data_pair and not has_other:
-                context.silent = context.faltering = True
+                context.health.fall_silent()
                 self._backups_at = now
                 continue
             if pair.is_valid:
@@ -145,7 +145,7 @@ class ConsentKeeper:
 
     def _suspect(self, now: float, pair: CheckPair) -> None:
         """Ask whether the path works."""
-        self._context.suspected_at = now
+        self._context.health.suspect(now)
         self._probe = self._context.start_check(now, pair, CheckKind.PROBE)
         self._gives_way_at = self._context.decisions.gives_way_at(pair, self._probe, self._is_lossy(), now)
         self._asked_backups = False
@@ -199,7 +199,7 @@ class ConsentKeeper:
             self._probe is None
             and self._unanswered_since is None
             and context.activity.unheard_since is None
-            and not (context.doubted or context.silent or context.faltering)
+            and not (context.health.doubted or context.health.silent or context.health.faltering)
         )
 
     def _expires_at(self) -> float:
@@ -242,7 +242,7 @@ class ConsentKeeper:
         return probe.started_at + sum(probe.gaps_s[: sends - 1]) + rtt_s + constants.FALTER_SLACK_S
 
     def _falters_at(self) -> float:
-        return math.inf if self._context.faltering or self._probe is None else self._gives_way_at
+        return math.inf if self._context.health.faltering or self._probe is None else self._gives_way_at
 
     def _stranded_at(self) -> float:
         """Return when the answer to the eighth to twelfth probing check is overdue; over TCP one is sent, so never.
@@ -250,9 +250,11 @@ class ConsentKeeper:
         As for any other time, infinite if that is not going to happen, or has happened.
         """
         context, probe, pair = self._context, self._probe, self._pair
-        if not context.faltering or context.stranded or probe is None or pair is None or pair.is_tcp:
+        if not context.health.faltering or context.health.stranded or probe is None or pair is None or pair.is_tcp:
             return math.inf
-        if any(other is not pair and other.last_response_at > context.suspected_at for other in context.checklist):
+        if any(
+            other is not pair and other.last_response_at > context.health.suspected_at for other in context.checklist
+        ):
             return math.inf
         spread = constants.STRANDED_SENDS_LOSSY - constants.STRANDED_SENDS
         sends = constants.STRANDED_SENDS + round(self._is_lossy() * spread)

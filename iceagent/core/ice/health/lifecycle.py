@@ -47,7 +47,7 @@ class Lifecycle:
     def _state(self) -> AgentState:
         context = self._context
         if context.data_pair is not None:
-            if context.silent:
+            if context.health.silent:
                 return AgentState.DISCONNECTED
             return AgentState.CONNECTED if context.selected is None else AgentState.COMPLETED
         return AgentState.NEW if context.started_at is None else AgentState.CHECKING
@@ -63,13 +63,13 @@ class Lifecycle:
             # data last may be a backup that was asked long ago.
             if context.alone_since is None:
                 return None
-            answered_until = context.heard_at + context.config.consent_expiry_s
+            answered_until = context.health.heard_at + context.config.consent_expiry_s
             return max(context.alone_since, context.restarted_at + constants.RESTART_PATIENCE_S, answered_until)
         if context.data_pair is not None:
             return None
         since = context.started_at if context.table.complete else max(context.started_at, context.candidate_at)
         if context.config.lite:  # its pairs wait for the peer's checks, not for its own; the last one counts
-            return max(since, context.heard_at) + context.config.patience_s
+            return max(since, context.health.heard_at) + context.config.patience_s
         fails_at = since + context.config.patience_s
         pending = [pair for pair in context.checklist if pair.is_pending]
         if not pending:
