@@ -71,13 +71,13 @@ class Lifecycle:
         if context.config.lite:  # its pairs wait for the peer's checks, not for its own; the last one counts
             return max(since, context.health.heard_at) + context.config.patience_s
         fails_at = since + context.config.patience_s
-        pending = [pair for pair in context.checklist if pair.is_pending]
-        if not pending:
-            return fails_at
+        pending = (pair for pair in context.checklist if pair.is_pending)
+        if any(pair.remote.type is not CandidateType.PRFLX for pair in pending):
+            return None
         # Each check may come from an address not seen before, and each such address is asked in turn, for ever where
         # two NATs map per destination. So they all have the time of one more check, however many there are.
-        is_revealed = all(pair.remote.type is CandidateType.PRFLX for pair in pending)
-        return fails_at + constants.CHECK_TIMEOUT_S if is_revealed else None
+        is_revealed = any(pair.is_pending for pair in context.checklist)
+        return fails_at + constants.CHECK_TIMEOUT_S if is_revealed else fails_at
 
     def _why_no_pair(self) -> str:
         context = self._context
