@@ -98,7 +98,7 @@ class Before:
 async def test_what_stands_before_the_systems_network_is_this_machine_too() -> None:
     """Its agents share one pacer with all others; a host of the virtual network has none to share."""
     network: Any = Before()
-    assert isinstance(network, RealHost)
+    assert isinstance(Before(), RealHost)
     assert _pacer_for(network) is _pacer_for(SystemNetwork())
     world = vnet.Network(1)
     assert _pacer_for(world.host(world.internet)) is None
