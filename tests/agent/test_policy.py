@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from iceagent import vnet as virtual
-from iceagent.agent import Agent, AgentConfig, IceServer, Role, VerdictKind, open_agent
+from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, Role, VerdictKind, open_agent
 from iceagent.agent.filters import Policy
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
@@ -296,3 +296,9 @@ def test_a_relayed_address_that_was_refused_is_not_taken_as_peer_reflexive_eithe
     assert not policy.accepts(relay)
     assert not policy.permits(relay.address)
     assert policy.permits(TransportAddress("198.51.100.1", 4001))
+
+
+def test_candidate_types_may_be_members_of_the_enum() -> None:
+    """Who has the enum at hand need not know its words."""
+    config = AgentConfig(candidate_types=[CandidateType.HOST, "relay"])
+    assert config.candidate_types == ("host", "relay")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import icesignal
@@ -76,6 +77,21 @@ def blocks(page: Path) -> Iterator[tuple[int, str, bool]]:
 def test_every_block_of_python_is_python(page: Path) -> None:
     for line, text, _ in blocks(page):
         compile("\n" * line + text, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", API, ids=lambda page: page.stem)
+def test_every_page_of_names_begins_with_an_example(page: Path) -> None:
+    """That is Python, and uses names that there are."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, re.MULTILINE)
+    assert found is not None
+    tree = compile(dedent(found.group(1)), str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+    public = {name for package in PUBLIC for name in import_module(package).__all__}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id[0].isupper():
+            assert node.id in public, node.id
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in PUBLIC:
+            assert hasattr(import_module(node.value.id), node.attr)
 
 
 def test_every_program_is_run() -> None:
