@@ -420,7 +420,7 @@ class Client:
                 logger.debug("the connection to the relay ended with code %s", ended.code)
                 return ended.code
             try:
-                frame = wire.decode_relay_untrusted(message)
+                frame = wire.decode_relay_untrusted(message, self._log.left_out)
             except wire.WireError as error:
                 if error.reason is not wire.WireErrorReason.UNKNOWN_TYPE:
                     logger.debug("the relay sent what is no frame")

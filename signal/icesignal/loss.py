@@ -19,6 +19,13 @@ class LossTeller:
         self._url = url
         self._lost_at: float | None = None  # that it is gone has been told; None while it is there
         self._told_at = 0.0
+        self._told_left_out = False
+
+    def left_out(self, why: str) -> None:
+        """Tell, once, that the relay names an ICE server that cannot be used."""
+        if not self._told_left_out:
+            self._told_left_out = True
+            logger.warning("an ICE server that the relay %s names is left out: %s", self._url, why)
 
     def lost(self, session: ClientSession | None) -> None:
         """Tell that the relay is gone, and again while it stays away."""

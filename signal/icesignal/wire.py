@@ -7,6 +7,7 @@ Source: docs/relay-protocol.md section 3.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgpack
@@ -302,13 +303,18 @@ def decode_client_untrusted(data: bytes | str) -> Frame:
     return _decode_untrusted(data, _CLIENT_TYPES)
 
 
-def decode_relay_untrusted(data: bytes | str) -> Frame:
+def decode_relay_untrusted(data: bytes | str, left_out: Callable[[str], object] = lambda why: None) -> Frame:
     """Return the frame a relay sent.
 
+    An ICE server that is none is left out: the others are good all the same, and so is the place in the room.
+
+    Args:
+        data: the message.
+        left_out: told, for each such server, what is wrong with it, without any value of it.
     Raises:
         WireError: it is none.
     """
-    return _decode_untrusted(data, _RELAY_TYPES)
+    return _decode_untrusted(data, _RELAY_TYPES, left_out)
 
 
 def unpack_map_untrusted(data: bytes) -> dict[str, Any]:
@@ -337,7 +343,9 @@ def unpack_map_untrusted(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _decode_untrusted(data: bytes | str, types: dict[str, type[Frame]]) -> Frame:
+def _decode_untrusted(
+    data: bytes | str, types: dict[str, type[Frame]], left_out: Callable[[str], object] = lambda why: None
+) -> Frame:
     if isinstance(data, str):
         raise WireError(WireErrorReason.MALFORMED, "a text message; frames are binary")
     fields = unpack_map_untrusted(data)
@@ -354,7 +362,24 @@ def _decode_untrusted(data: bytes | str, types: dict[str, type[Frame]]) -> Frame
     kind = types.get(name)
     if kind is None:
         raise WireError(WireErrorReason.UNKNOWN_TYPE, "no such type of frame")
+    if issubclass(kind, Joined | Servers) and "ice_servers" in fields:
+        fields["ice_servers"] = list(_usable_servers(fields["ice_servers"], left_out))
     return _convert(fields, kind)
+
+
+def _usable_servers(entries: object, left_out: Callable[[str], object]) -> Iterator[dict[str, Any]]:
+    """Give the entries that are ICE servers, as many as a frame may have."""
+    if not isinstance(entries, list):
+        left_out("all of them: what it names is no list")
+        return
+    for number, entry in enumerate(entries):
+        try:
+            if number >= MAX_MAP_KEYS:
+                raise msgspec.ValidationError(f"it is beyond the first {MAX_MAP_KEYS}")
+            msgspec.convert(entry, IceServer, builtin_types=(bytes,))
+            yield entry
+        except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+            left_out(f"{error}"[:200])
 
 
 def _convert(fields: dict[str, Any], kind: type[F]) -> F:

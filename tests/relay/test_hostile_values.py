@@ -178,3 +178,52 @@ def test_trap_68_what_is_no_message_at_all_is_refused(make: Callable[[], bytes])
     for decode in (wire.decode_client_untrusted, wire.decode_relay_untrusted):
         with pytest.raises(wire.WireError):
             decode(make())
+
+
+GOOD = {"urls": ["stun::3478"]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"urls": ["turn:x"], "username": 7}, "username"),
+        ({"urls": ["turn:x"], "ttl": -1}, "ttl"),
+        ({"urls": []}, "urls"),
+        ({"urls": ["stun:" + "x" * 300]}, "urls"),
+        ("stun:x", "object"),
+        (None, "object"),
+    ],
+    ids=range(6),
+)
+@pytest.mark.parametrize("frame", [JOINED, wire.Servers(ice_servers=[])], ids=lambda frame: frame.type)
+def test_trap_68_one_bad_server_costs_itself_alone(frame: wire.Frame, bad: object, why: str) -> None:
+    """It cost the connection, again after each resume, and with it the place in the room."""
+    told: list[str] = []
+    found = wire.decode_relay_untrusted(packed(frame, {"ice_servers": [bad, GOOD, bad]}), told.append)
+    assert isinstance(found, wire.Joined | wire.Servers)
+    assert found.ice_servers == [wire.IceServer(urls=["stun::3478"])]
+    assert len(told) == 2
+    assert why in told[0]
+    assert "xxx" not in told[0]
+
+
+def test_trap_68_what_is_no_list_names_no_server_and_too_many_are_cut() -> None:
+    """A relay with nothing to say, and one that says too much, are relays."""
+    found = wire.decode_relay_untrusted(packed(JOINED, {"ice_servers": {"urls": 1}}))
+    assert isinstance(found, wire.Joined)
+    assert found.ice_servers == []
+    found = wire.decode_relay_untrusted(packed(JOINED, {"ice_servers": [GOOD] * 40}))
+    assert isinstance(found, wire.Joined)
+    assert len(found.ice_servers) == wire.MAX_MAP_KEYS
+
+
+def test_trap_68_a_server_that_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And the client is in its room, with the same connection."""
+    bad = [
+        packed(frame, {"ice_servers": [{"urls": 1}]}) for frame in (JOINED, wire.Servers(ice_servers=[])) for _ in "ab"
+    ]
+    trio.run(join_at, bad, clock=trio.testing.MockClock(autojump_threshold=0))
+    told = [one.getMessage() for one in caplog.records if "left out" in one.getMessage()]
+    assert len(told) == 1
+    assert "ws://relay.example" in told[0]
+    assert not any("no frame" in one.getMessage() for one in caplog.records)
