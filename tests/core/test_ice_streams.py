@@ -442,8 +442,8 @@ def test_layouts_that_cannot_be_are_refused(layout: tuple[int, ...]) -> None:
 def test_one_stream_with_one_component_is_an_agent_without_a_checklist_set() -> None:
     """The simple case costs nothing."""
     one = streams(Role.CONTROLLING, (1,))
-    assert one.component()._seat is None
-    assert one.component()._sessions.current.context.checklist.company is None
+    assert one.component()._membership is None
+    assert one.component()._sessions.current.context.checklist.in_set is None
 
 
 # Datagrams.

@@ -28,7 +28,7 @@ from iceagent.core.ice.sessions import Sessions
 from iceagent.core.transmit import Transmit
 
 if TYPE_CHECKING:
-    from iceagent.core.ice.checklist_set import Seat
+    from iceagent.core.ice.membership import Membership
 
 _DEFAULT_CONFIG = IceConfig()
 
@@ -56,7 +56,7 @@ class IceAgent:
         config: settings.
         credentials: our own; fresh ones by default.
         pacer: shared by the agents of a machine, so that together they pace their checks, too.
-        seat: its place among the components of a `StreamSet`, which gives it.
+        membership: its place among the components of a `StreamSet`, which gives it.
     """
 
     def __init__(
@@ -67,20 +67,20 @@ class IceAgent:
         config: IceConfig = _DEFAULT_CONFIG,
         credentials: Credentials | None = None,
         pacer: Pacer | None = None,
-        seat: Seat | None = None,
+        membership: Membership | None = None,
     ) -> None:
         if config.lite and role is not Role.CONTROLLED:
             raise ValueError("a lite agent is controlled (RFC 8445 section 6.1.1)")
         self._randbytes = randbytes
-        self._seat = seat
+        self._membership = membership
         self._outbox = outbox = Outbox()
-        self._roles = roles = RoleKeeper(role, randbytes) if seat is None else seat.company.roles
+        self._roles = roles = RoleKeeper(role, randbytes) if membership is None else membership.in_set.roles
         self._slots = slots = Slots()
         self.activity = activity = Activity()
-        new_session = partial(
-            Session, outbox, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer, seat=seat
-        )
-        self._sessions = Sessions(outbox, new_session, credentials or generate_credentials(randbytes), slots, seat)
+        new_session = partial(Session, outbox, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer)
+        new_session = partial(new_session, membership=membership)
+        first = credentials or generate_credentials(randbytes)
+        self._sessions = Sessions(outbox, new_session, first, slots, membership)
         self._told: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
         self._due_known = False
@@ -112,7 +112,7 @@ class IceAgent:
     @property
     def component(self) -> int:
         """The component id of its candidates: 1, but for further components of a `StreamSet`."""
-        return 1 if self._seat is None else self._seat.component
+        return 1 if self._membership is None else self._membership.component
 
     @property
     def credentials(self) -> Credentials:
@@ -417,8 +417,8 @@ class IceAgent:
         if not self._due_known or unheard_since != self._due_unheard_since:
             self._due = self._sessions.next_timeout()
             self._due_known, self._due_unheard_since = True, unheard_since
-        if self._seat is not None and self._seat.slot_at is not None:
-            return self._seat.slot_at if self._due is None else min(self._due, self._seat.slot_at)
+        if self._membership is not None and self._membership.slot_at is not None:
+            return self._membership.slot_at if self._due is None else min(self._due, self._membership.slot_at)
         return self._due
 
     def poll_transmit(self) -> Transmit | None:
@@ -467,7 +467,7 @@ class IceAgent:
 
     def _is_lone(self) -> bool:
         """Whether there is but one session, and but one component."""
-        return self._seat is None and not self._sessions.older
+        return self._membership is None and not self._sessions.older
 
     def _follow_consent(self, now: float) -> None:
         """Learn when something is due next, after a consent check of the path in use, or its answer."""
@@ -478,5 +478,5 @@ class IceAgent:
     def _settle(self, now: float) -> None:
         """Let every session do what the new facts call for, and those that share its checks; draw the conclusions."""
         self.settle_alone(now)
-        if self._seat is not None:
-            self._seat.company.settle(now)
+        if self._membership is not None:
+            self._membership.in_set.settle(now)

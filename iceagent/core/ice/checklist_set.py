@@ -16,44 +16,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from iceagent.core.ice.checks.pacer import Pacer
 from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.context import Context
+from iceagent.core.ice.membership import Membership
 from iceagent.core.ice.model.checklist import Checklist
 from iceagent.core.ice.roles import RoleKeeper
 
-if TYPE_CHECKING:
-    from iceagent.core.ice.agent import IceAgent
+
+class Member(Protocol):
+    """What the set asks of a component, and tells it."""
+
+    def current_context(self) -> Context:
+        """Return the facts of the session that candidates and credentials belong to."""
+        ...
+
+    def schedules(self) -> tuple[tuple[Context, Scheduler], ...]:
+        """Return the facts and the scheduler of each session that may have a check to send."""
+        ...
+
+    def note_slot_used(self, next_slot_at: float) -> None:
+        """Take note that some component has sent a check, and when the next may go."""
+        ...
+
+    def settle_alone(self, now: float) -> None:
+        """Let every session do what the new facts call for."""
+        ...
 
 
-@dataclass(slots=True, eq=False)
-class Seat:
-    """The place of one component in the set.
-
-    Attributes:
-        company: the set.
-        stream: index of its data stream, from 0.
-        component: its id, from 1.
-        agent: who sits there; None once the component is given up.
-        slot_at: when the next check of the set is due, if it is this component's; else None.
-        touched: whether something of its may wait to be drained though nobody called it.
-    """
-
-    company: ChecklistSet
-    stream: int
-    component: int
-    agent: IceAgent | None = None
-    slot_at: float | None = None
-    touched: bool = False
-
-
-class _Lane(NamedTuple):
+class _Checker(NamedTuple):
     """One session of one component, as far as its checks are concerned."""
 
-    seat: Seat
+    membership: Membership
     context: Context
     scheduler: Scheduler
 
@@ -74,7 +70,7 @@ class ChecklistSet:
 
     def __init__(self, roles: RoleKeeper, ta_s: float, pacer: Pacer | None) -> None:
         self.roles = roles
-        self.seats: list[Seat] = []
+        self.members: dict[Membership, Member] = {}  # those given up are no more in it
         self._ta_s = ta_s
         self._pacer = pacer
         self._generation = roles.generation
@@ -88,11 +84,11 @@ class ChecklistSet:
 
     def checklists(self) -> list[Checklist]:
         """Return the current checklists of all components."""
-        return [agent.current_context().checklist for _, agent in self._occupied()]
+        return [agent.current_context().checklist for _, agent in self.members.items()]
 
     def undecided(self) -> list[Checklist]:
         """Return those that are being checked: begun, neither failed nor with a selected pair that answers."""
-        contexts = (agent.current_context() for _, agent in self._occupied())
+        contexts = (agent.current_context() for _, agent in self.members.items())
         return [context.checklist for context in contexts if context.running and not context.concluded]
 
     def turns(self, stream: int) -> int:
@@ -100,9 +96,9 @@ class ChecklistSet:
 
         The streams take turns, and within its stream the components that have checks do (RFC 8445 section 6.1.4.2).
         """
-        streams = {seat.stream for seat, _ in self._occupied()} - {stream}
-        others = sum(self._first_of(self._lanes(other)) is not None for other in streams)
-        own = sum(self._first_of([lane]) is not None for lane in self._lanes(stream))
+        streams = {membership.stream for membership, _ in self.members.items()} - {stream}
+        others = sum(self._first_of(self._checkers(other)) is not None for other in streams)
+        own = sum(self._first_of([checker]) is not None for checker in self._checkers(stream))
         return (others + 1) * max(1, own)
 
     def draw_number(self) -> int:
@@ -112,9 +108,9 @@ class ChecklistSet:
 
     def note_changed(self, checklist: Checklist) -> None:
         """Take note that a list was changed for the sake of another, so that its events are drained, too."""
-        for seat, agent in self._occupied():
+        for membership, agent in self.members.items():
             if agent.current_context().checklist is checklist:
-                seat.touched = True
+                membership.touched = True
 
     # After each change of one component.
 
@@ -125,9 +121,9 @@ class ChecklistSet:
         self._settling = True
         if self._generation != self.roles.generation:
             self._generation = self.roles.generation
-            for seat, agent in self._occupied():
+            for membership, agent in self.members.items():
                 agent.settle_alone(now)
-                seat.touched = True
+                membership.touched = True
         self._send_due(now)
         self._assign_slot()
         self._settling = False
@@ -141,14 +137,11 @@ class ChecklistSet:
         finally:
             self._settling = False
 
-    def _occupied(self) -> Iterator[tuple[Seat, IceAgent]]:
-        return ((seat, seat.agent) for seat in self.seats if seat.agent is not None)
-
-    def _lanes(self, stream: int) -> list[_Lane]:
+    def _checkers(self, stream: int) -> list[_Checker]:
         return [
-            _Lane(seat, context, scheduler)
-            for seat, agent in self._occupied()
-            if seat.stream == stream
+            _Checker(membership, context, scheduler)
+            for membership, agent in self.members.items()
+            if membership.stream == stream
             for context, scheduler in agent.schedules()
             if context.running
         ]
@@ -166,52 +159,60 @@ class ChecklistSet:
         if now < self._reserved_at:
             return
         self._reserved_at = None
-        stream = chosen.seat.stream
-        self._thaw(self._lanes(stream))
-        seat, context, scheduler = self._first_of(self._lanes(stream)) or chosen
+        stream = chosen.membership.stream
+        self._thaw(self._checkers(stream))
+        membership, context, scheduler = self._first_of(self._checkers(stream)) or chosen
         self._next_stream = stream + 1
         scheduler.send_next(now)
         self._next_slot_at = now + max(self._ta_s, context.ta_s)
-        seat.touched = True
-        for _, agent in self._occupied():
+        membership.touched = True
+        for agent in self.members.values():
             agent.note_slot_used(self._next_slot_at)
 
     def _assign_slot(self) -> None:
         """Let the component whose turn is next ask for the time of its check; its shell may have to wake earlier."""
         chosen = self._choose()
         slot_at = self._next_slot_at if self._reserved_at is None else self._reserved_at
-        for seat in self.seats:
-            at = slot_at if chosen is not None and seat is chosen.seat else None
-            if at != seat.slot_at:
-                seat.slot_at = at
-                seat.touched = True
+        for membership in self.members:
+            at = slot_at if chosen is not None and membership is chosen.membership else None
+            if at != membership.slot_at:
+                membership.slot_at = at
+                membership.touched = True
 
-    def _choose(self) -> _Lane | None:
+    def _choose(self) -> _Checker | None:
         """Return whose check is next: the streams have a check each in turn (RFC 8445 section 6.1.4.2)."""
-        streams = sorted({seat.stream for seat, _ in self._occupied()})
+        streams = sorted({membership.stream for membership, _ in self.members.items()})
         later = [stream for stream in streams if stream >= self._next_stream]
         for stream in (*later, *streams):
-            chosen = self._first_of(self._lanes(stream))
+            chosen = self._first_of(self._checkers(stream))
             if chosen is not None:
                 return chosen
         return None
 
-    def _first_of(self, lanes: list[_Lane]) -> _Lane | None:
+    def _first_of(self, checkers: list[_Checker]) -> _Checker | None:
         """Return which component of a stream has its next check."""
         triggered = [
-            (pair.triggered_as, lane) for lane in lanes if (pair := next(iter(lane.context.checklist.triggered), None))
+            (pair.triggered_as, checker)
+            for checker in checkers
+            if (pair := next(iter(checker.context.checklist.triggered), None))
         ]
         if triggered:
             return min(triggered, key=lambda one: one[0])[1]
-        ready = [lane for lane in lanes if lane.may_check()]
-        waiting = [(pair.check_order, lane) for lane in ready if (pair := lane.context.checklist.best_waiting())]
+        ready = [checker for checker in checkers if checker.may_check()]
+        waiting = [
+            (pair.check_order, checker) for checker in ready if (pair := checker.context.checklist.best_waiting())
+        ]
         if waiting:
             return max(waiting, key=lambda one: one[0])[1]  # of equals the first, that is the lowest component
-        return next((lane for lane in ready if lane.context.checklist.has_ordinary()), None)
+        return next((checker for checker in ready if checker.context.checklist.has_ordinary()), None)
 
-    def _thaw(self, lanes: list[_Lane]) -> None:
+    def _thaw(self, checkers: list[_Checker]) -> None:
         """Thaw the free foundations of a stream in which nothing waits (RFC 8445 section 6.1.4.2 step 2)."""
-        ready = [lane.context.checklist for lane in lanes if lane.may_check() and lane.context.checklist.company]
+        ready = [
+            checker.context.checklist
+            for checker in checkers
+            if checker.may_check() and checker.context.checklist.in_set
+        ]
         if not ready or any(map(_has_waiting, ready)) or any(one.triggered for one in ready):
             return
         held = ready[0].held_foundations()

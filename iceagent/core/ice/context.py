@@ -24,7 +24,7 @@ from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.roles import RoleKeeper
 
 if TYPE_CHECKING:
-    from iceagent.core.ice.checklist_set import Seat
+    from iceagent.core.ice.membership import Membership
 
 
 @dataclass(slots=True)
@@ -75,8 +75,7 @@ class Context:
         selected_at: when the selected pair last changed.
         activity: of application data.
         pacer: paces the checks of all agents of the machine, or None.
-        seat: the place of this component among those that share the agent's checklist set, or None if it is the only
-            one.
+        membership: that this component is one of several in a checklist set, or None if it is the only one.
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
     """
@@ -91,7 +90,7 @@ class Context:
         activity: Activity,
         slots: Slots,
         pacer: Pacer | None = None,
-        seat: Seat | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.config = config
         self.randbytes = randbytes
@@ -99,8 +98,8 @@ class Context:
         self.keys = KeyRing(credentials)
         self.roles = roles
         self.decisions = Decisions(config.controller, outbox)
-        self.seat = seat
-        component = 1 if seat is None else seat.component
+        self.membership = membership
+        component = 1 if membership is None else membership.component
         self.table = CandidateTable(config.max_local_candidates, config.max_remote_candidates, component)
         self.checklist = Checklist(config.max_pairs, self._pair_moved)
         self.runner = CheckRunner(self.outbox, self.keys, self.roles, randbytes)
@@ -216,9 +215,9 @@ class Context:
 
     def _checks_ahead(self, in_progress: int) -> tuple[int, int]:
         """Return how many pairs wait and are being checked, in the whole checklist set (RFC 8445 section 14.3)."""
-        if self.checklist.company is None:
+        if self.checklist.in_set is None:
             return self.checklist.count(PairState.WAITING), in_progress
-        lists = self.checklist.company.undecided()
+        lists = self.checklist.in_set.undecided()
         return sum(one.count(PairState.WAITING) for one in lists), sum(
             one.count(PairState.IN_PROGRESS) for one in lists
         )

@@ -32,7 +32,7 @@ from iceagent.core.ice.report import PairReport, report_pair
 from iceagent.core.ice.roles import RoleKeeper
 
 if TYPE_CHECKING:
-    from iceagent.core.ice.checklist_set import Seat
+    from iceagent.core.ice.membership import Membership
 
 
 class Session:
@@ -48,7 +48,7 @@ class Session:
         slots: in which new checks go; shared likewise.
         pacer: shared by all agents of the machine.
         steady: retransmit every second rather than ever more seldom; see `Context.steady`.
-        seat: see `Context.seat`.
+        membership: see `Context.membership`.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Session:
         slots: Slots,
         pacer: Pacer | None = None,
         steady: bool = False,
-        seat: Seat | None = None,
+        membership: Membership | None = None,
     ) -> None:
-        context = Context(outbox, roles, randbytes, config, credentials, activity, slots, pacer, seat)
+        context = Context(outbox, roles, randbytes, config, credentials, activity, slots, pacer, membership)
         context.steady = steady
         self.context = context
         self._nominator = Nominator(context)

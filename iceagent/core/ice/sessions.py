@@ -16,7 +16,7 @@ from iceagent.core.ice.session import Session
 from iceagent.core.ice.standing import Standing
 
 if TYPE_CHECKING:
-    from iceagent.core.ice.checklist_set import Seat
+    from iceagent.core.ice.membership import Membership
 
 
 class Sessions:
@@ -27,7 +27,7 @@ class Sessions:
         new_session: makes one, given credentials and `steady`.
         credentials: of the first session.
         slots: which all sessions share.
-        seat: the place among components that share a checklist set, or None.
+        membership: the place among components that share a checklist set, or None.
 
     Attributes:
         current: the one that the latest credentials and candidates belong to.
@@ -45,11 +45,11 @@ class Sessions:
         new_session: Callable[..., Session],
         credentials: Credentials,
         slots: Slots,
-        seat: Seat | None,
+        membership: Membership | None,
     ) -> None:
         self._outbox = outbox
         self._slots = slots
-        self._seat = seat
+        self._membership = membership
         self._new_session = new_session
         self.standing = Standing(outbox)
         self.current = self.carrier = new_session(credentials, steady=False)
@@ -158,9 +158,9 @@ class Sessions:
 
     def _join(self) -> None:
         """Let the current session's checklist, and no other, be part of the checklist set."""
-        if self._seat is not None:
+        if self._membership is not None:
             for session in self.all():
-                session.context.checklist.company = self._seat.company if session is self.current else None
+                session.context.checklist.in_set = self._membership.in_set if session is self.current else None
 
     def _list_older(self) -> None:
         """Take note of which sessions there are; nothing is to keep another one alive."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.agent import IceAgent
-from iceagent.core.ice.checklist_set import ChecklistSet, Seat
+from iceagent.core.ice.checklist_set import ChecklistSet
 from iceagent.core.ice.checks.pacer import Pacer
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.events import (
@@ -27,6 +27,7 @@ from iceagent.core.ice.events import (
     StateChanged,
     Verdict,
 )
+from iceagent.core.ice.membership import Membership
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
 from iceagent.core.ice.outbox import Outbox
@@ -36,7 +37,7 @@ from iceagent.core.transmit import Transmit
 
 MAX_STREAMS: Final = 32  # ours: descriptions with more media than that are unheard of
 MAX_COMPONENTS: Final = 256  # RFC 8445 section 5.1.1.1 and 8839 section 5.1: ids are 1 to 256
-MAX_SEATS: Final = 64  # ours: components of all streams; each has its sockets
+MAX_IN_ALL: Final = 64  # ours: components of all streams; each has its sockets
 _DEFAULT_CONFIG: Final = IceConfig()
 _SETTLED: Final = frozenset((AgentState.COMPLETED, AgentState.DISCONNECTED))
 _CONNECTED: Final = frozenset((AgentState.CONNECTED, *_SETTLED))
@@ -61,8 +62,8 @@ def check_layout(layout: Sequence[int]) -> tuple[int, ...]:
     counts = tuple(layout)
     if not 1 <= len(counts) <= MAX_STREAMS:
         raise ValueError(f"there must be 1 to {MAX_STREAMS} streams, not {len(counts)}")
-    if not all(1 <= count <= MAX_COMPONENTS for count in counts) or sum(counts) > MAX_SEATS:
-        raise ValueError(f"each stream has at least one component, and all together at most {MAX_SEATS}: {counts}")
+    if not all(1 <= count <= MAX_COMPONENTS for count in counts) or sum(counts) > MAX_IN_ALL:
+        raise ValueError(f"each stream has at least one component, and all together at most {MAX_IN_ALL}: {counts}")
     return counts
 
 
@@ -104,28 +105,30 @@ class StreamSet:
         self._agents: dict[tuple[int, int], IceAgent] = {}
         self._given_up: set[tuple[int, int]] = set()
         self._signalled: dict[int, int] = {}  # by stream, the highest component the peer has told of
-        self._company: ChecklistSet | None = None
+        self._checklist_set: ChecklistSet | None = None
+        self._memberships: dict[tuple[int, int], Membership] = {}
         if self.layout == (1,):
             self._agents[0, 1] = single or IceAgent(
                 role=role, randbytes=randbytes, config=config, credentials=credentials, pacer=pacer
             )
         else:
-            self._seat_all(role, config, credentials or generate_credentials(randbytes), pacer)
+            self._join_all(role, config, credentials or generate_credentials(randbytes), pacer)
         self._states = dict.fromkeys(range(len(self.layout)), ChecklistState.RUNNING)
 
-    def _seat_all(self, role: Role, config: IceConfig, credentials: Credentials, pacer: Pacer | None) -> None:
-        self._company = company = ChecklistSet(RoleKeeper(role, self._randbytes), config.ta_s, pacer)
+    def _join_all(self, role: Role, config: IceConfig, credentials: Credentials, pacer: Pacer | None) -> None:
+        self._checklist_set = checklist_set = ChecklistSet(RoleKeeper(role, self._randbytes), config.ta_s, pacer)
         for stream, count in enumerate(self.layout):
             for component in range(1, count + 1):
-                seat = Seat(company, stream, component)
-                company.seats.append(seat)
-                seat.agent = self._agents[stream, component] = IceAgent(
+                membership = Membership(checklist_set, stream, component)
+                self._memberships[stream, component] = membership
+                member = IceAgent(
                     role=role,
                     randbytes=self._randbytes,
                     config=config,
                     credentials=credentials,
-                    seat=seat,
+                    membership=membership,
                 )
+                checklist_set.members[membership] = self._agents[stream, component] = member
 
     # What is.
 
@@ -163,11 +166,11 @@ class StreamSet:
         it is, but some path is silent. FAILED: all checklists have failed; while only some have, CHECKING, until their
         streams are removed.
         """
-        return self._agents[0, 1].state if self._company is None else self._standing.state
+        return self._agents[0, 1].state if self._checklist_set is None else self._standing.state
 
     def checklist_state(self, stream: int) -> ChecklistState:
         """Return how the checks of a stream fare."""
-        return self._judge(stream, self._states[stream]) if self._company is None else self._states[stream]
+        return self._judge(stream, self._states[stream]) if self._checklist_set is None else self._states[stream]
 
     @property
     def counters(self) -> Counter[DropReason]:
@@ -206,14 +209,14 @@ class StreamSet:
 
         Also where the peer's are told stream by stream: then those of a stream that has got them already.
         """
-        if self._company is None or not any(a.remote_credentials not in (None, credentials) for a in agents):
+        if self._checklist_set is None or not any(a.remote_credentials not in (None, credentials) for a in agents):
             return None
         known = {agent.credentials for agent in agents}
         told = (agent.credentials for _, agent in self._in_use() if agent.remote_credentials == credentials)
         return next((ours for ours in told if ours not in known), None) or generate_credentials(self._randbytes)
 
     def _together(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._company is None else self._company.together()
+        return nullcontext() if self._checklist_set is None else self._checklist_set.together()
 
     def restart(self, now: float, *, stream: int | None = None, credentials: Credentials | None = None) -> Credentials:
         """Restart ICE for one stream or, with None, for all; return the new credentials.
@@ -387,12 +390,10 @@ class StreamSet:
 
         For shells that drain each component by itself; call it after each change of any of them.
         """
-        if self._company is None:
-            return []
-        touched = [seat for seat in self._company.seats if seat.touched]
-        for seat in touched:
-            seat.touched = False
-        return [self._agents[seat.stream, seat.component] for seat in touched]
+        touched = [(key, membership) for key, membership in self._memberships.items() if membership.touched]
+        for _, membership in touched:
+            membership.touched = False
+        return [self._agents[key] for key, _ in touched]
 
     # Within.
 
@@ -409,19 +410,20 @@ class StreamSet:
         gone = self._agents[stream, component]
         gone.close(now)
         self._bases = {base: agent for base, agent in self._bases.items() if agent is not gone}
-        for seat in () if self._company is None else self._company.seats:
-            if (seat.stream, seat.component) == (stream, component):
-                seat.agent, seat.slot_at, seat.touched = None, None, True
+        if self._checklist_set is not None:
+            membership = self._memberships[stream, component]
+            del self._checklist_set.members[membership]
+            membership.slot_at, membership.touched = None, True
         self._events.append(ComponentGivenUp(stream, component))
 
     def _settle(self, now: float) -> None:
-        if self._company is not None:
-            self._company.settle(now)
+        if self._checklist_set is not None:
+            self._checklist_set.settle(now)
         self.settle(now)
 
     def settle(self, now: float) -> None:
         """Draw the conclusions for streams and agent; for shells that change components themselves, after each time."""
-        if self._company is None:
+        if self._checklist_set is None:
             return
         for stream, old in self._states.items():
             self._give_up_unheard(now, stream)

@@ -22,7 +22,12 @@ class Scheduler:
     def advance(self, now: float) -> None:
         """Send the next check if its slot has come."""
         context = self._context
-        if context.seat is not None or not context.running or now < context.slots.next_at or not self._has_check():
+        if (
+            context.membership is not None
+            or not context.running
+            or now < context.slots.next_at
+            or not self._has_check()
+        ):
             return
         if self._reserved_at is None:
             self._reserved_at = now if context.pacer is None else context.pacer.reserve(now)
@@ -43,7 +48,7 @@ class Scheduler:
     def next_timeout(self) -> float | None:
         """Return the time of the next slot if a check is there to use it."""
         context = self._context
-        if context.seat is not None or not context.running:
+        if context.membership is not None or not context.running:
             return None
         if self._has_check():
             # The other session of a restart may have used the slot of a reserved time.

@@ -198,7 +198,7 @@ class Nominator:
             all_candidates_known=context.table.complete,
             renominates=context.renominates,
             now=now,
-            turns=1 if context.seat is None else context.seat.company.turns(context.seat.stream),
+            turns=1 if context.membership is None else context.membership.in_set.turns(context.membership.stream),
         )
         return context.decisions.nomination(question, offered)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.model.candidate import Candidate
@@ -17,8 +17,25 @@ from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.model.tcp import checks_by_itself
 from iceagent.core.ice.model.usable import can_reach
 
-if TYPE_CHECKING:
-    from iceagent.core.ice.checklist_set import ChecklistSet
+
+class OtherChecklists(Protocol):
+    """What a checklist asks of the set it is in, and tells it."""
+
+    def checklists(self) -> Sequence[Checklist]:
+        """Return the current checklists of all components."""
+        ...
+
+    def undecided(self) -> Sequence[Checklist]:
+        """Return those that are being checked: begun, neither failed nor with a selected pair that answers."""
+        ...
+
+    def draw_number(self) -> int:
+        """Return the number of a triggered check, in the order of their coming."""
+        ...
+
+    def note_changed(self, checklist: Checklist) -> None:
+        """Take note that a list was changed for the sake of another."""
+        ...
 
 
 def path_of(local: Candidate, remote: Candidate) -> Path | None:
@@ -52,7 +69,7 @@ class Checklist:
     """All pairs of one component, one per path.
 
     RFC 8445 has one checklist per data stream. Here each component has its own, and `checklist_set` does what takes
-    more than one of them; `company` is that set, or None for an agent of one component, or a list no longer current.
+    more than one of them; `in_set` is that set, or None for an agent of one component, or a list no longer current.
     """
 
     def __init__(self, max_pairs: int, on_state: Callable[[CheckPair], None]) -> None:
@@ -60,7 +77,7 @@ class Checklist:
         self._on_state = on_state
         self._triggered: deque[CheckPair] = deque()
         self.started = False
-        self.company: ChecklistSet | None = None
+        self.in_set: OtherChecklists | None = None
         self.pairs: dict[Path, CheckPair] = {}
 
     def __iter__(self) -> Iterator[CheckPair]:
@@ -139,8 +156,8 @@ class Checklist:
 
     def note_changed(self) -> None:
         """Take note that this list was changed for the sake of another, or by it."""
-        if self.company is not None:
-            self.company.note_changed(self)
+        if self.in_set is not None:
+            self.in_set.note_changed(self)
 
     def start(self) -> None:
         """Set the initial states of all pairs: the best of each foundation waits, the others are frozen.
@@ -166,10 +183,10 @@ class Checklist:
     # Freezing and thawing.
 
     def _everywhere(self) -> Sequence[Checklist]:
-        return (self,) if self.company is None else self.company.checklists()
+        return (self,) if self.in_set is None else self.in_set.checklists()
 
     def _undecided(self) -> Sequence[Checklist]:
-        return (self,) if self.company is None else self.company.undecided()
+        return (self,) if self.in_set is None else self.in_set.undecided()
 
     def _set_initial_state(self, pair: CheckPair) -> None:
         # RFC 8838 section 12: a late pair waits if its foundation has succeeded, or if none of it waits or is checked.
@@ -220,8 +237,8 @@ class Checklist:
     def trigger(self, pair: CheckPair) -> None:
         """Queue a triggered check, once (RFC 8445 section 6.1.4.1)."""
         if pair not in self._triggered:
-            if self.company is not None:
-                pair.triggered_as = self.company.draw_number()
+            if self.in_set is not None:
+                pair.triggered_as = self.in_set.draw_number()
             self._triggered.append(pair)
 
     def untrigger(self, pair: CheckPair) -> None:
