@@ -516,7 +516,7 @@ async def _disturb(run: Run) -> bool:
     """Let something mild happen; return whether the two still talk."""
     drawn = run.drawn
     if drawn.disturbance == "cut":
-        may_end = not drawn.is_clean and _uses_tcp(run)
+        may_end = _uses_tcp(run)
         drawn.hosts[1].partition()
         await trio.sleep(15)
         drawn.hosts[1].heal()
@@ -546,7 +546,8 @@ async def _ends_by_consent(run: Run) -> bool:
     """Whether the session ends within what consent had left when the cable came back, and says why.
 
     Without a restart a path that gives no answer for 30 s has to be given up (RFC 7675 section 5.1). The cut takes 15
-    of them. TCP has doubled its wait by then, and needs the others where its next retransmission is lost, too.
+    of them. TCP has doubled its wait by then, and needs the others where its next retransmission is lost, too: by the
+    line, or because it left just before the cable came back.
     """
     with trio.move_on_after(CONSENT_EXPIRY_S - 15):
         while not any(agent.state is AgentState.FAILED for agent in run.agents):
