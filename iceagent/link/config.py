@@ -51,7 +51,7 @@ class LinkConfig:
         idle_timeout_s: how long the peer's end may leave every PING unanswered, while the path under the link works,
             before it counts as gone. A quiet link asks four times in this time; see `iceagent.link.liveness`.
         handshake_timeout_s: how long the two ends have to authenticate each other.
-        close_timeout_s: how long closing may take to hand over what was written.
+        close_timeout_s: how long closing waits for a peer that takes nothing more of what was written.
         initial_rtt_s: the round-trip time assumed before the first measurement (RFC 9002 section 6.2.2).
         packet_size: UDP payload of a QUIC packet; larger is faster but must fit every path the link may ever take.
     """
@@ -66,7 +66,7 @@ class LinkConfig:
     datagram_patience_s: float = 0.25
     idle_timeout_s: float = 120.0
     handshake_timeout_s: float = 30.0
-    close_timeout_s: float = 1.0
+    close_timeout_s: float = 3.0  # room for two packets lost in a row on a path of 300 ms
     initial_rtt_s: float = 0.333
     packet_size: int = PACKET_SIZE
 

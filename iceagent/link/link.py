@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 from collections.abc import AsyncIterator
 
@@ -253,7 +254,8 @@ async def open_link(
 ) -> AsyncIterator[Link]:
     """Open an authenticated link to the peer at the other end of `transport`.
 
-    When the block ends, what was written is handed over as far as `close_timeout_s` allows, and the peer is told.
+    When the block ends, what was written is handed over for as long as the peer goes on taking it (`close_timeout_s`),
+    and the peer is told.
 
     Args:
         transport: what carries the datagrams; it stays open.
@@ -304,10 +306,13 @@ def _check_arguments(transport: DatagramTransport, peer_fingerprint: bytes, sess
 
 
 async def _deliver(driver: _Driver, config: LinkConfig) -> None:
-    """Wait until the peer has all that was written, as far as time allows."""
-    with trio.move_on_after(config.close_timeout_s):
-        while driver.protocol.state is LinkState.OPEN and not driver.protocol.all_delivered():
-            await driver.parked.park()
+    """Wait until the peer has all that was written, for as long as it goes on taking it."""
+    protocol, least = driver.protocol, math.inf
+    while protocol.state is LinkState.OPEN and (left := protocol.undelivered()) and left < least:
+        least = left
+        with trio.move_on_after(config.close_timeout_s):
+            while protocol.state is LinkState.OPEN and protocol.undelivered():
+                await driver.parked.park()
 
 
 async def _wait_open(driver: _Driver, config: LinkConfig) -> None:

@@ -129,7 +129,7 @@ class LinkProtocol:
             self._liveness.heard(now)
         if self._opener_waits and self.can_open_stream():  # the libraries raise the limit without an event
             self._wake_link()
-        if self._delivery_awaited and self.all_delivered():
+        if self._delivery_awaited and not self.undelivered():
             self._wake_link()
         close = self.endpoint.close_reason
         if close is not None and self.state is not LinkState.CLOSED:
@@ -163,16 +163,17 @@ class LinkProtocol:
         self.datagrams.note_sent(datagrams)
         self._budget.wake_writers()
         self._output_due = bool(datagrams)
-        if self._delivery_awaited and self.all_delivered():
+        if self._delivery_awaited and not self.undelivered():
             self._wake_link()
         return datagrams
 
-    def all_delivered(self) -> bool:
-        """Return whether the peer's QUIC has all that was written; if not, `wake_link` is called once it has."""
+    def undelivered(self) -> int:
+        """Return how many bytes the peer's QUIC does not have yet; `wake_link` is called once it has all."""
         endpoint = self.endpoint
-        waits = self._output_due or self.datagrams.pending  # a bare end, or what was lost, counts as no byte
-        self._delivery_awaited = bool(waits or endpoint.bytes_in_flight or endpoint.send_buffer_size())
-        return not self._delivery_awaited
+        waits = self._output_due or self.datagrams.pending  # a bare end, or what was lost, counts as one byte
+        left = endpoint.bytes_in_flight + endpoint.send_buffer_size() + bool(waits)
+        self._delivery_awaited = left > 0
+        return left
 
     # --- what the application does
 
