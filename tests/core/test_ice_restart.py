@@ -314,3 +314,14 @@ def test_the_two_sessions_of_a_restart_share_the_slots_of_ta() -> None:
     ours = [b"anew:" in data for _, data in first.values()]
     assert ours.count(True) >= 10
     assert ours.count(False) >= 10
+
+
+def test_an_end_of_candidates_that_comes_before_the_answer_to_a_restart_is_that_of_before_it() -> None:
+    """The peer had not heard of the restart: what it has to tell from now on is yet to come."""
+    world, a, b = connected_pair()
+    a.restart(world.now)
+    a.add_remote_candidate(world.now, None)
+    assert not a.remote_candidates_ended
+    answer_restart(world, a, b)
+    a.add_remote_candidate(world.now, None)
+    assert a.remote_candidates_ended

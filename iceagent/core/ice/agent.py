@@ -331,6 +331,10 @@ class IceAgent:
         """
         if self._sessions.standing.over:
             return False
+        if candidate is None and self._sessions.awaits_answer:
+            # Of the candidates before our restart: its own description comes before its candidates and their end.
+            self._sessions.carrier.add_remote_candidate(now, None)
+            return True
         added = self._sessions.current.add_remote_candidate(now, candidate)
         self._settle(now)
         return added

@@ -89,6 +89,11 @@ class Sessions:
         return any(credentials.ufrag == session.context.keys.local.ufrag for session in self.all())
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether a restart of ours has not been answered, and another session carries the data meanwhile."""
+        return self.carrier is not self.current and self.current.context.keys.remote is None
+
+    @property
     def checks_sent(self) -> int:
         """Requests sent by all of them, those forgotten included."""
         return self.retired.checks_sent + sum(session.context.runner.checks_sent for session in self.all())
