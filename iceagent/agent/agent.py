@@ -368,6 +368,14 @@ class Agent(trio.abc.Channel[bytes]):
         """Send datagrams, in order and in as few system calls as the network allows. Raises as `send` does."""
         await self._first.send_many(datagrams)
 
+    async def send_everywhere(self, datagrams: Sequence[bytes]) -> None:
+        """Send datagrams on the path in use and, once more each, on up to three others that work: for last words.
+
+        The peer may not have followed to the path in use yet, or have left it already. It may get them several times.
+        Raises what `send_many` does.
+        """
+        await self._first.send_everywhere(datagrams)
+
     async def receive(self) -> bytes:
         """Wait for the next datagram from the peer.
 

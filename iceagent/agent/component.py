@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from iceagent.agent.report.statistics import AgentStatistics
 
 MAX_DATAGRAM_SIZE: Final = 1200
+MAX_OTHER_PATHS: Final = 3  # ours: that last words are sent on, beside the one in use
 """Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""
 
 CONNECTED: Final = frozenset((ice.AgentState.CONNECTED, ice.AgentState.COMPLETED))
@@ -136,6 +138,15 @@ class Component(trio.abc.Channel[bytes]):
             errors = len(datagrams)
         if datagrams:
             self.driver.traffic.sent(trio.current_time(), path, datagrams, errors)
+
+    async def send_everywhere(self, datagrams: Sequence[bytes]) -> None:
+        """Send last words; see `Agent.send_everywhere`."""
+        await self.send_many(datagrams)
+        for base, remote in self.driver.ice.other_paths(trio.current_time())[:MAX_OTHER_PATHS]:
+            sock = self.driver.sockets.get(base)
+            if sock is not None:
+                with suppress(trio.ClosedResourceError):
+                    await sock.send(datagrams, remote)
 
     async def receive(self) -> bytes:
         """Wait for the next datagram of this component; see `Agent.receive`."""

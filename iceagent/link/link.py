@@ -21,7 +21,7 @@ from iceagent.link.identity import LinkIdentity
 from iceagent.link.protocol import LinkProtocol, LinkState
 from iceagent.link.quic import QuicEndpoint
 from iceagent.link.stream import LinkStream
-from iceagent.link.transport import DatagramTransport, KnowsPath
+from iceagent.link.transport import DatagramTransport, KnowsPath, SendsEverywhere
 from iceagent.net.background import open_background
 
 _KEY_SIZE = 32
@@ -352,4 +352,6 @@ async def _close(
             trio.CancelScope(shield=True, deadline=trio.current_time() + config.close_timeout_s),
             contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
         ):
-            await transport.send_many(datagrams + datagrams[-1:] * (_CLOSE_COPIES - 1))
+            # The peer may not have followed to a path that was taken just now, or have left it already.
+            send = transport.send_everywhere if isinstance(transport, SendsEverywhere) else transport.send_many
+            await send(datagrams + datagrams[-1:] * (_CLOSE_COPIES - 1))

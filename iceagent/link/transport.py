@@ -34,6 +34,15 @@ class DatagramTransport(Protocol):
 
 
 @runtime_checkable
+class SendsEverywhere(Protocol):
+    """A transport of several paths that the peer may be reached by, as an agent is."""
+
+    async def send_everywhere(self, datagrams: Sequence[bytes], /) -> None:
+        """Send the datagrams on each of them; raises what `send_many` does."""
+        ...
+
+
+@runtime_checkable
 class KnowsPath(Protocol):
     """A transport that can tell whether its path works, as an agent can."""
 

@@ -280,3 +280,36 @@ async def test_a_relay_of_the_peers_that_its_checks_came_from_before_its_candida
         await trio.sleep(1)
         assert alice.selected_pair.remote.type is ice.CandidateType.RELAY
         assert not [event for _, event in alice._driver.timeline.entries() if isinstance(event, ice.Restarted)]
+
+
+async def test_last_words_reach_a_peer_that_has_not_followed_to_the_path_in_use(vnet):
+    """It answers checks there, and takes no data from there yet: its own check of that path is lost until too late."""
+    net = vnet()
+    homes = [net.router(net.internet, nat=PORT_RESTRICTED, delay_s=0.01) for _ in range(2)]
+    hosts = [net.host(home) for home in homes]
+    turn = net.host(net.internet, name="turn.example")
+    options = TurnOptions(
+        [TransportAddress(turn.address, 3478)], users={"user": "secret of it"}, allow_peers=("203.0.113.0/24",)
+    )
+    server = IceServer("turn:turn.example?transport=udp", username="user", credential="secret of it")
+    configs = [AgentConfig(servers=[server], network=host, randbytes=host.randbytes) for host in hosts]
+    async with (
+        net,
+        open_turn_server(options, network=turn, randbytes=turn.randbytes),
+        open_agent(configs[0], role=ice.Role.CONTROLLING) as alice,
+        open_agent(configs[1], role=ice.Role.CONTROLLED) as bob,
+    ):
+        async with trio.open_nursery() as nursery:
+            for one, other in ((alice, bob), (bob, alice)):
+                one.set_remote_credentials(other.credentials, options=other.options)
+                nursery.start_soon(trickle, one, other)
+        for agent in (alice, bob):
+            await agent.wait_connected()
+        await trio.sleep(2)
+        assert not alice.selected_pair.is_relayed
+        heard = []
+        with trio.move_on_after(1):
+            await alice.send_everywhere([b"farewell"])
+            while True:
+                heard.append(await bob.receive())
+        assert heard.count(b"farewell") > 1

@@ -239,6 +239,12 @@ class IceAgent:
         """
         return self._sessions.data_path
 
+    def other_paths(self, now: float) -> list[Path]:
+        """Return the other paths, (local base, remote), on which the peer has granted consent; best first."""
+        pairs = [pair for session in self._sessions.live() for pair in session.consented(now)]
+        pairs.sort(key=lambda pair: pair.priority, reverse=True)
+        return [path for path in dict.fromkeys(pair.path for pair in pairs) if path != self._sessions.data_path]
+
     # What changes it.
 
     def set_remote_credentials(
