@@ -141,6 +141,7 @@ class Component(trio.abc.Channel[bytes]):
 
     async def send_everywhere(self, datagrams: Sequence[bytes]) -> None:
         """Send last words; see `Agent.send_everywhere`."""
+        datagrams = check_datagrams(datagrams)
         await self.send_many(datagrams)
         for base, remote in self.driver.ice.other_paths(trio.current_time())[:MAX_OTHER_PATHS]:
             sock = self.driver.sockets.get(base)

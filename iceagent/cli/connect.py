@@ -41,7 +41,7 @@ def command(
 
 async def _connect(code: str, relay: str | None, connection: Connection, timeline: str | None, output: Output) -> None:
     with kept_timeline(timeline) as kept:
-        config = connection.config(None)
+        config = connection.config()
         async with (
             told_progress(output, kept) as progress,
             join(code, relay=relay, config=config, progress=progress) as link,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,14 @@ class Connection:
     only_ipv4: bool = False
     only_ipv6: bool = False
 
-    def config(self, base: AgentConfig | None) -> AgentConfig | None:
+    def config(self) -> AgentConfig | None:
         """Return a configuration, None for the defaults, with what was asked for.
 
         Raises:
             LocalError: two options contradict each other, or no interface has such a name.
         """
         if self == Connection():
-            return base
+            return None
         from iceagent.agent import AgentConfig
         from iceagent.errors import LocalError
 
@@ -43,15 +43,13 @@ class Connection:
             raise LocalError("-4 and -6 exclude each other; leave out one of them, or both to allow both")
         if self.interface:
             _check_interfaces(self.interface)
-        base = base or AgentConfig()
-        return replace(
-            base,
-            hard_nat=self.hard_nat or base.hard_nat,
-            interfaces=self.interface or base.interfaces,
+        return AgentConfig(
+            hard_nat=self.hard_nat,
+            interfaces=self.interface or None,
             deny_interfaces=self.deny_interface,
             deny_remote_prefixes=self.deny_remote,
-            transport_policy="relay" if self.relay_only else base.transport_policy,
-            families=(4,) if self.only_ipv4 else (6,) if self.only_ipv6 else base.families,
+            transport_policy="relay" if self.relay_only else "all",
+            families=(4,) if self.only_ipv4 else (6,) if self.only_ipv6 else (4, 6),
         )
 
 

@@ -58,7 +58,7 @@ def command(
 
     async def forward() -> None:
         with kept_timeline(timeline) as kept:
-            await _forward(code, specs, relay, connection.config(None), output, kept)
+            await _forward(code, specs, relay, connection.config(), output, kept)
 
     return run_verb(forward, output, has_peer=True)
 

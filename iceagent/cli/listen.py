@@ -60,7 +60,7 @@ def command(
 
     async def listen() -> None:
         with kept_timeline(timeline) as kept:
-            await _listen(allow, timeout_s, relay, connection.config(None), output, kept)
+            await _listen(allow, timeout_s, relay, connection.config(), output, kept)
 
     return run_verb(listen, output, has_peer=True)
 

@@ -51,7 +51,8 @@ class LinkConfig:
         idle_timeout_s: how long the peer's end may leave every PING unanswered, while the path under the link works,
             before it counts as gone. A quiet link asks four times in this time; see `iceagent.link.liveness`.
         handshake_timeout_s: how long the two ends have to authenticate each other.
-        close_timeout_s: how long closing waits for a peer that takes nothing more of what was written.
+        close_timeout_s: how long closing waits for a peer that takes nothing more of what was written; at most two
+            minutes are given to one that does, or this if it is longer.
         initial_rtt_s: the round-trip time assumed before the first measurement (RFC 9002 section 6.2.2).
         packet_size: UDP payload of a QUIC packet; larger is faster but must fit every path the link may ever take.
     """

@@ -26,6 +26,7 @@ from iceagent.net.background import open_background
 
 _KEY_SIZE = 32
 _TIMER_STEP_S = 0.001  # a timer that stays due after it was handled must not turn the driver into a busy loop
+_DELIVERY_S = 120.0  # ours: 4 MiB, all that may be under way, at 35 kB/s; a peer that takes it by drops ends nothing
 _CLOSE_COPIES = 3  # nobody acknowledges a CONNECTION_CLOSE
 
 
@@ -306,13 +307,14 @@ def _check_arguments(transport: DatagramTransport, peer_fingerprint: bytes, sess
 
 
 async def _deliver(driver: _Driver, config: LinkConfig) -> None:
-    """Wait until the peer has all that was written, for as long as it goes on taking it."""
+    """Wait until the peer has all that was written, for as long as it goes on taking it, within reason."""
     protocol, least = driver.protocol, math.inf
-    while protocol.state is LinkState.OPEN and (left := protocol.undelivered()) and left < least:
-        least = left
-        with trio.move_on_after(config.close_timeout_s):
-            while protocol.state is LinkState.OPEN and protocol.undelivered():
-                await driver.parked.park()
+    with trio.move_on_after(max(_DELIVERY_S, config.close_timeout_s)):
+        while protocol.state is LinkState.OPEN and (left := protocol.undelivered()) and left < least:
+            least = left
+            with trio.move_on_after(config.close_timeout_s):
+                while protocol.state is LinkState.OPEN and protocol.undelivered():
+                    await driver.parked.park()
 
 
 async def _wait_open(driver: _Driver, config: LinkConfig) -> None:

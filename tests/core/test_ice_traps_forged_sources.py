@@ -27,6 +27,7 @@ from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import MAX_REMOTE_CANDIDATES
 from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
+from iceagent.core.ice.checks.transactions import CheckKind
 from iceagent.core.transmit import Transmit
 
 VICTIM = make_address("203.0.113.66", 6666)
@@ -213,6 +214,29 @@ def test_a_nat_that_gives_another_port_again_and_again_ends_no_session(behind: s
         world.run(40)
         assert [one.state for one in world.agents] == [AgentState.COMPLETED] * 2, f"port {port}"
     assert len(other.pairs) <= 20
+
+
+def test_a_dead_pair_that_gives_way_while_it_is_being_nominated_leaves_the_nominator_free() -> None:
+    """Else nothing would ever be nominated again."""
+    one = lone(Role.CONTROLLING)
+    (check,) = requests_in(transmits_of(one))
+    one.handle_datagram(0.1, A4, B4, answer(check, PEER))
+    for number in range(16):
+        source = make_address(VICTIM.host, 5000 + number)
+        now = 1.0 + number / 10
+        one.handle_datagram(now, A4, source, request(one, peer=PEER))
+        for again in requests_in(run_timers(one, now, now + 0.06) + transmits_of(one)):
+            one.handle_datagram(now + 0.06, A4, again.remote, answer(again, PEER))
+    transmits_of(one)
+    inside, nominator = one._sessions.current.context, one._sessions.current._nominator
+    now = 2.6 + inside.config.consent_expiry_s + 0.5
+    _live_on(one, 2.6, now)
+    dead = [pair for pair in inside.checklist if pair.is_valid and not inside.has_fresh_consent(now, pair)]
+    victim = min(dead, key=lambda pair: pair.last_response_at)
+    nominator._nominating = inside.start_check(now, victim, CheckKind.NOMINATION)
+    one.handle_datagram(now, A4, make_address(VICTIM.host, 7777), request(one, peer=PEER))
+    assert victim not in list(inside.checklist)
+    assert nominator._nominating is None or nominator._nominating.pair is not victim
 
 
 def test_trap_59_an_answer_from_elsewhere_that_is_not_the_peers_changes_nothing() -> None:

@@ -73,14 +73,15 @@ class IceAgent:
             raise ValueError("a lite agent is controlled (RFC 8445 section 6.1.1)")
         self._randbytes = randbytes
         self._membership = membership
-        self._outbox = outbox = Outbox()
+        self._outbox = out = Outbox()
         self._roles = roles = RoleKeeper(role, randbytes) if membership is None else membership.in_set.roles
         self._slots = slots = Slots()
         self.activity = activity = Activity()
-        new_session = partial(Session, outbox, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer)
-        new_session = partial(new_session, membership=membership)
+        new_session = partial(
+            Session, out, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer, membership=membership
+        )
         first = credentials or generate_credentials(randbytes)
-        self._sessions = Sessions(outbox, new_session, first, slots, membership)
+        self._sessions = Sessions(out, new_session, first, slots, membership)
         self._told: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
         self._due_known = False
@@ -240,8 +241,9 @@ class IceAgent:
         return self._sessions.data_path
 
     def other_paths(self, now: float) -> list[Path]:
-        """Return the other paths, (local base, remote), on which the peer has granted consent; best first."""
-        pairs = [pair for session in self._sessions.live() for pair in session.consented(now)]
+        """Return the other paths over UDP, (local base, remote), on which the peer has granted consent; best first."""
+        consented = [pair for session in self._sessions.live() for pair in session.context.consented(now)]
+        pairs = [pair for pair in consented if not pair.is_tcp]
         pairs.sort(key=lambda pair: pair.priority, reverse=True)
         return [path for path in dict.fromkeys(pair.path for pair in pairs) if path != self._sessions.data_path]
 

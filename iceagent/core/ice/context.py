@@ -236,6 +236,10 @@ class Context:
         """Whether application data may be sent on a pair (RFC 7675 section 5.1)."""
         return pair.is_valid and now < pair.last_response_at + self.config.consent_expiry_s
 
+    def consented(self, now: float) -> list[CheckPair]:
+        """Return the pairs on which application data may be sent."""
+        return [pair for pair in self.checklist if self.has_fresh_consent(now, pair)]
+
     def role_changed(self) -> None:
         """Rank the pairs by the new role and tell (RFC 8445 section 7.3.1.1)."""
         self.checklist.rank_all(self.roles.controlling)

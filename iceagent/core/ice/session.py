@@ -26,7 +26,7 @@ from iceagent.core.ice.health.lifecycle import Lifecycle
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import Added
 from iceagent.core.ice.model.credentials import Credentials
-from iceagent.core.ice.model.pair import CandidatePair, CheckPair, PairState, Path
+from iceagent.core.ice.model.pair import CandidatePair, PairState, Path
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.report import PairReport, report_pair
 from iceagent.core.ice.roles import RoleKeeper
@@ -90,11 +90,6 @@ class Session:
         ufrags = (context.keys.local.ufrag, "" if remote is None else remote.ufrag)
         ranked = sorted(context.checklist, key=lambda pair: pair.priority, reverse=True)
         return [report_pair(pair, *ufrags, selected=pair is context.selected) for pair in ranked]
-
-    def consented(self, now: float) -> list[CheckPair]:
-        """Return the pairs over UDP on which data may be sent (RFC 7675 section 5.1)."""
-        context = self.context
-        return [pair for pair in context.checklist if not pair.is_tcp and context.has_fresh_consent(now, pair)]
 
     # What changes it; `settle` is to follow.
 

@@ -286,7 +286,7 @@ class RequestHandler:
         context = self._context
         if local.transport == "tcp":
             self._forget_dead_connections(check)
-        if not self._has_room(now, check):
+        if not self._make_room(now, check):
             context.drop(DropReason.CANDIDATE_LIMIT)
             return None
         tcp_type = COUNTERPART.get(local.tcp_type or "")  # RFC 6544 section 7.2
@@ -314,8 +314,8 @@ class RequestHandler:
                 context.forget_pair(pair)
                 context.table.forget_remote(pair.remote)
 
-    def _has_room(self, now: float, check: IncomingCheck) -> bool:
-        """Whether another address of the host that a check came from may be learnt.
+    def _make_room(self, now: float, check: IncomingCheck) -> bool:
+        """Return whether another address of the host that a check came from may be learnt, in place of one if need be.
 
         Deviation from RFC 8445 section 7.3.1.3, which learns them all: two NATs that map per destination and filter
         nothing show every check under a new address. Each triggers the next, none can succeed, and since triggered
@@ -341,6 +341,8 @@ class RequestHandler:
         out_of_reach = not oldest.is_pending and now >= oldest.last_sent_at + constants.CHECK_TIMEOUT_S
         if not (oldest.is_valid or out_of_reach):
             return False
+        if oldest.is_valid:
+            self._nominator.invalidate(now, oldest)  # it may be about to be nominated
         context.forget_pair(oldest)
         if all(pair.remote is not oldest.remote for pair in context.checklist):
             context.table.forget_remote(oldest.remote)

@@ -133,7 +133,7 @@ class Nominator:
     def refresh(self, now: float) -> None:
         """Choose anew which pair is selected and which carries data."""
         context = self._context
-        usable = [pair for pair in context.checklist if context.has_fresh_consent(now, pair)]
+        usable = context.consented(now)
         silent = context.data_pair if context.health.faltering else None
         selected = max(
             (pair for pair in usable if pair.nominated), key=lambda p: (p is not silent, p.priority), default=None
@@ -174,7 +174,7 @@ class Nominator:
         context = self._context
         if context.selected is not None and len(context.validated) < 2:
             return []
-        usable = [p for p in context.checklist if p is not context.selected and context.has_fresh_consent(now, p)]
+        usable = [pair for pair in context.consented(now) if pair is not context.selected]
         usable.sort(key=lambda pair: (pair.nomination_failures, -pair.priority))
         return usable
 
