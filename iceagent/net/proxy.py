@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import h11
 import trio
 
 from iceagent.core.address import TransportAddress
@@ -18,7 +19,7 @@ from iceagent.net.tls import client_context, wrap_tls
 
 PROXY_TIMEOUT_S: Final = 10.0  # ours: from the connection to the proxy to its yes
 ATTEMPT_DELAY_S: Final = 0.5  # ours: a proxy's address that has not said yes by then gets company from the next one
-MAX_RESPONSE: Final = 16384  # ours: bytes of an HTTP proxy's answer
+MAX_RESPONSE: Final = 16384  # ours: bytes of the head of an HTTP proxy's answer
 _SOCKS_REFUSALS: Final = {
     1: "general failure",
     2: "not allowed by its rules",
@@ -125,24 +126,27 @@ def _checked(host: str) -> str:
 
 async def _http_connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+    headers = [("Host", authority)]
     if proxy.username:
         token = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {token}")
-    await stream.send_all("\r\n".join([*lines, "", ""]).encode())
-    response = b""
-    while not response.endswith(b"\r\n\r\n"):
-        if len(response) >= MAX_RESPONSE:
-            raise ProxyError(f"the proxy {proxy.host} answers more than {MAX_RESPONSE} bytes")
-        # A byte at a time: what follows the empty line belongs to the tunnel.
-        response += await _read(stream, 1, proxy)
-    status = response.split(b"\r\n", 1)[0].split(None, 2)
-    if len(status) < 2 or not status[0].startswith(b"HTTP/1.") or not status[1].isdigit():
-        raise ProxyError(f"{proxy.host} is no HTTP proxy")
-    code = int(status[1])
-    if not 200 <= code < 300:
-        hint = "; it wants a user name and password" if code == 407 else ""
-        raise ProxyError(f"the proxy {proxy.host} refuses to connect to {authority} with {code}{hint}")
+        headers.append(("Proxy-Authorization", f"Basic {token}"))
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE)
+    await stream.send_all(http.send(h11.Request(method="CONNECT", target=authority, headers=headers)) or b"")
+    http.send(h11.EndOfMessage())
+    while not isinstance(event := _next_event(http, proxy), h11.Response):
+        if event is h11.NEED_DATA:
+            # A byte at a time: what follows the empty line belongs to the tunnel.
+            http.receive_data(await _read(stream, 1, proxy))
+    if not 200 <= event.status_code < 300:
+        hint = "; it wants a user name and password" if event.status_code == 407 else ""
+        raise ProxyError(f"the proxy {proxy.host} refuses to connect to {authority} with {event.status_code}{hint}")
+
+
+def _next_event(http: h11.Connection, proxy: Proxy) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    try:
+        return http.next_event()
+    except h11.RemoteProtocolError as error:
+        raise ProxyError(f"{proxy.host} is no HTTP proxy: {error}") from None
 
 
 async def _socks5(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
@@ -178,10 +182,7 @@ def _socks5_address(host: str) -> bytes:
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
-        name = host.encode("idna") if not host.isascii() else host.encode()
-        if not 0 < len(name) < 256:
-            raise ProxyError(f"{host!r} is no host name") from None
-        return b"\x03" + bytes((len(name),)) + name
+        return b"\x03" + bytes((len(host),)) + host.encode()  # an ASCII name of at most 254 bytes: `_checked`
     return (b"\x01" if ip.version == 4 else b"\x04") + ip.packed
 
 

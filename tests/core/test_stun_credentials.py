@@ -61,6 +61,7 @@ def test_opaque_string_prepares_what_it_allows(text: str, prepared: str) -> None
         "\ud800",
         "\u0378",
         "\u0640",
+        "a\u00b7b",  # CONTEXTO: between two l only
     ],
 )
 def test_opaque_string_refuses_what_it_disallows(text: str) -> None:

@@ -201,6 +201,20 @@ async def test_a_proxy_that_refuses_or_talks_nonsense_is_an_error(scheme, answer
                 await connect_through(SystemNetwork(), Proxy(scheme, HOST, port), NAME, 443)
 
 
+async def test_what_an_http_proxy_says_before_its_answer_is_skipped() -> None:
+    """RFC 9110 section 15.2: any number of interim responses may come first; what follows the last is the tunnel's."""
+
+    async def slow(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nSSH-2.0")
+
+    with trio.fail_after(60):
+        async with running(slow) as port:
+            stream = await connect_through(SystemNetwork(), Proxy("http", HOST, port), NAME, 443)
+            assert await stream.receive_some(100) == b"SSH-2.0"
+            await trio.aclose_forcefully(stream)
+
+
 def test_proxies_are_read_from_urls_and_the_environment():
     """`HTTPS_PROXY` as curl understands it; a password is never shown."""
     assert parse_proxy("http://me:p%40ss@proxy:3128") == Proxy("http", "proxy", 3128, "me", "p@ss")
