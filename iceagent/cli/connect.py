@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from iceagent.cli.connection import Connection, connection_options
+from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, code_argument, output_options, relay_option
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
@@ -25,7 +25,7 @@ from iceagent.tunnel.stdio import StandardStreams, run_pipe
 def command(
     code: str,
     relay: str | None,
-    connection: Connection,
+    connection: ConnectionOptions,
     timeline: str | None,
     as_json: bool,
     quiet: bool,
@@ -39,7 +39,9 @@ def command(
     return run_verb(lambda: _connect(code, relay, connection, timeline, output), output, has_peer=True)
 
 
-async def _connect(code: str, relay: str | None, connection: Connection, timeline: str | None, output: Output) -> None:
+async def _connect(
+    code: str, relay: str | None, connection: ConnectionOptions, timeline: str | None, output: Output
+) -> None:
     with kept_timeline(timeline) as kept:
         config = connection.config()
         async with (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ConnectionOptions:
     """What the options of `connection_options` say; the defaults leave everything as it is."""
 
     hard_nat: bool = False
@@ -32,7 +32,7 @@ class Connection:
         Raises:
             LocalError: two options contradict each other, or no interface has such a name.
         """
-        if self == Connection():
+        if self == ConnectionOptions():
             return None
         from iceagent.agent import AgentConfig
         from iceagent.errors import LocalError
@@ -116,8 +116,8 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def gathered(**arguments: Any) -> Any:
-        chosen = {name: arguments.pop(name) for name in Connection.__dataclass_fields__}
-        return function(connection=Connection(**chosen), **arguments)
+        chosen = {name: arguments.pop(name) for name in ConnectionOptions.__dataclass_fields__}
+        return function(connection=ConnectionOptions(**chosen), **arguments)
 
     wrapped: Callable[..., Any] = gathered
     for option in reversed(_OPTIONS):

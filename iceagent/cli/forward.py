@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iceagent.cli.connection import Connection, connection_options
+from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, code_argument, output_options, relay_option
 from iceagent.cli.output import Output
 from iceagent.cli.paths import closing_words, follow_paths
@@ -44,7 +44,7 @@ def command(
     code: str,
     specs: Sequence[str],
     relay: str | None,
-    connection: Connection,
+    connection: ConnectionOptions,
     timeline: str | None,
     as_json: bool,
     quiet: bool,

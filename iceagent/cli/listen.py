@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iceagent.cli.connection import Connection, connection_options
+from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.paths import closing_words, follow_paths
@@ -46,7 +46,7 @@ def command(
     allow: Sequence[str],
     timeout_s: float | None,
     relay: str | None,
-    connection: Connection,
+    connection: ConnectionOptions,
     timeline: str | None,
     as_json: bool,
     quiet: bool,

@@ -58,7 +58,7 @@ def proof(
     return hmac.digest(session_key, message, "sha256")
 
 
-class Authenticator:
+class LinkAuthenticator:
     """The exchange of one end: frames in, frames out; `state` tells the outcome."""
 
     def __init__(

@@ -61,7 +61,7 @@ def decode_credit(body: bytes) -> tuple[int, int]:
     return stream_id, limit
 
 
-class FrameReader:
+class ControlFrameReader:
     """Cuts the control stream into frames; holds at most one incomplete frame."""
 
     def __init__(self) -> None:

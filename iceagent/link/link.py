@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from iceagent.core.checked import check_bytes, checked
 from iceagent.errors import IceError, LocalError, NetworkError
-from iceagent.link.auth import Authenticator
+from iceagent.link.auth import LinkAuthenticator
 from iceagent.link.backends import create_endpoint
 from iceagent.link.config import MAX_NAME_SIZE, PACKET_SIZE, LinkConfig, LinkRole
 from iceagent.link.credit import PROCESS_LEDGER, Ledger
@@ -176,7 +176,7 @@ class _Driver:
         self,
         transport: DatagramTransport,
         endpoint: QuicEndpoint,
-        authenticator: Authenticator,
+        authenticator: LinkAuthenticator,
         config: LinkConfig,
         ledger: Ledger,
     ) -> None:
@@ -274,7 +274,7 @@ async def open_link(
     """
     config = config or LinkConfig()
     _check_arguments(transport, peer_fingerprint, session_key)
-    authenticator = Authenticator(
+    authenticator = LinkAuthenticator(
         role,
         session_key,
         own_fingerprint=identity.fingerprint,

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
 from iceagent.errors import IceError, LocalError
-from iceagent.link.auth import Authenticator, AuthState
+from iceagent.link.auth import AuthState, LinkAuthenticator
 from iceagent.link.budget import SendBudget
 from iceagent.link.config import MIN_WINDOW, LinkConfig, LinkRole
 from iceagent.link.control import (
     ControlError,
-    FrameReader,
+    ControlFrameReader,
     FrameType,
     decode_credit,
     decode_welcome,
@@ -55,7 +55,7 @@ class LinkProtocol:
     def __init__(
         self,
         endpoint: QuicEndpoint,
-        authenticator: Authenticator,
+        authenticator: LinkAuthenticator,
         config: LinkConfig,
         ledger: Ledger,
         wake_link: Callable[[], object],
@@ -74,7 +74,7 @@ class LinkProtocol:
         self._ledger = Ledger(config.link_ceiling, ledger)
         self._wake_link = wake_link
         self._wake_driver = wake_driver
-        self._control = FrameReader()
+        self._control = ControlFrameReader()
         self._streams: dict[int, StreamState] = {}
         self._next_peer_stream = 4 if endpoint.role is LinkRole.SERVER else 1
         self._send_window = 0  # the peer's initial window, 0 until its WELCOME

@@ -22,9 +22,9 @@ from iceagent.core.turn.server import (
     CloseRelay,
     ConnectPeer,
     Event,
-    Forward,
     JoinConnection,
     OpenRelay,
+    PeerDatagrams,
     SharedSecretUsers,
     ToClient,
     TurnServer,
@@ -205,7 +205,7 @@ class TurnService:
             self.core.handle_client_gone(trio.current_time(), path)
             self.settle()
 
-    def forward(self, forwards: list[Forward]) -> None:
+    def forward(self, forwards: list[PeerDatagrams]) -> None:
         """Send to peers what there is room for; the rest is lost, as on any congested link."""
         for relay, peer, datagrams in forwards:
             sock = self._relays.get(relay)

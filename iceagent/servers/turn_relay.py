@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from iceagent.core.turn.server import Forward, Relay, ToPeer
+from iceagent.core.turn.server import PeerDatagrams, Relay, ToPeer
 from iceagent.net.api import Batch, HasDescriptor, SetsFragments, UdpSocket
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class RelaySockets:
         sock = self._sockets.get(transmit.relay)
         if transmit.dont_fragment and isinstance(sock, SetsFragments):
             sock.forbid_fragments()
-            self._service.forward([Forward(transmit.relay, transmit.peer, [transmit.data])])
+            self._service.forward([PeerDatagrams(transmit.relay, transmit.peer, [transmit.data])])
             sock.allow_fragments()
         else:
-            self._service.forward([Forward(transmit.relay, transmit.peer, [transmit.data])])
+            self._service.forward([PeerDatagrams(transmit.relay, transmit.peer, [transmit.data])])
 
     async def run(self, relay: Relay) -> None:
         """Bind a relay, tell the core, and have it read until it is closed."""

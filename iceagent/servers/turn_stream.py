@@ -13,7 +13,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, StreamFrames
-from iceagent.core.turn.server import ClientPath, Connection, Forward
+from iceagent.core.turn.server import ClientPath, PeerConnection, PeerDatagrams
 from iceagent.net.accepting import serve_connections
 from iceagent.net.logs import limited_logger
 from iceagent.net.tcp import bound_address, peer_address
@@ -128,7 +128,7 @@ class StreamClient:
         self._frames = StreamFrames(CHANNEL_MAX_RFC5766)
         self._outbox = Outbox(service.counters)
         self._patience = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATE_S)
-        self._joined: Connection | None = None
+        self._joined: PeerConnection | None = None
 
     def send(self, messages: list[bytes]) -> None:
         """Queue messages for the client."""
@@ -138,7 +138,7 @@ class StreamClient:
         """An allocation makes a connection worth keeping, and its end no longer."""
         self._patience.deadline = float("inf") if exists else trio.current_time() + AUTHENTICATE_S
 
-    def join(self, connection: Connection) -> None:
+    def join(self, connection: PeerConnection) -> None:
         """From the next byte on this is the data connection to a peer."""
         self._joined = connection
         self._patience.deadline = float("inf")
@@ -167,7 +167,7 @@ class StreamClient:
             if not data:
                 return
             now = trio.current_time()
-            forwards: list[Forward] = []
+            forwards: list[PeerDatagrams] = []
             for frame in self._frames.feed(data):
                 if frame[0] < 0x40:
                     service.forward(forwards)  # in order: a Refresh may close the relay that these go through
@@ -202,12 +202,12 @@ class StreamClient:
                 self._service.counters["connections_stalled"] += 1
                 scope.cancel()
 
-    async def _carry(self, connection: Connection) -> None:
+    async def _carry(self, connection: PeerConnection) -> None:
         """Copy bytes both ways until both directions have ended. RFC 6062 sections 4.4 and 5.5."""
         await self._service.tcp_relays.carry(connection, self._stream, self._frames.take_rest())
 
 
-def _merge(forwards: list[Forward], more: list[Forward]) -> None:
+def _merge(forwards: list[PeerDatagrams], more: list[PeerDatagrams]) -> None:
     """Append, so that what goes to one peer goes in one call."""
     for forward in more:
         if forwards and forwards[-1].relay is forward.relay and forwards[-1].peer == forward.peer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.turn.server import Connection, Relay
+from iceagent.core.turn.server import PeerConnection, Relay
 from iceagent.core.turn.server.limits import CONNECT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class TcpRelays:
     def __init__(self, service: TurnService) -> None:
         self._service = service
         self._scopes: dict[Relay, trio.CancelScope] = {}
-        self._peers: dict[Connection, trio.SocketStream] = {}
-        self._carrying: dict[Connection, trio.CancelScope] = {}
+        self._peers: dict[PeerConnection, trio.SocketStream] = {}
+        self._carrying: dict[PeerConnection, trio.CancelScope] = {}
 
     # -- relayed addresses
 
@@ -78,7 +78,7 @@ class TcpRelays:
 
     # -- connections
 
-    async def connect(self, connection: Connection) -> None:
+    async def connect(self, connection: PeerConnection) -> None:
         """Connect from a relayed address to a peer and tell the core how it went."""
         core = self._service.core
         stream: trio.SocketStream | None = None
@@ -93,7 +93,7 @@ class TcpRelays:
             await trio.aclose_forcefully(stream)
         self._service.settle()
 
-    def close_connection(self, connection: Connection) -> None:
+    def close_connection(self, connection: PeerConnection) -> None:
         """Close a peer's side, and stop carrying."""
         scope = self._carrying.get(connection)
         if scope is not None:
@@ -107,7 +107,7 @@ class TcpRelays:
         for connection in list(self._peers):
             self.close_connection(connection)
 
-    async def carry(self, connection: Connection, client: trio.abc.Stream, first: bytes) -> None:
+    async def carry(self, connection: PeerConnection, client: trio.abc.Stream, first: bytes) -> None:
         """Copy bytes both ways between a client's data connection and its peer.
 
         Args:
@@ -132,7 +132,7 @@ class TcpRelays:
             self._service.settle()
 
     async def _copy(
-        self, connection: Connection, source: trio.abc.Stream, sink: trio.abc.Stream, first: bytes, way: str
+        self, connection: PeerConnection, source: trio.abc.Stream, sink: trio.abc.Stream, first: bytes, way: str
     ) -> None:
         allocation = connection.allocation
         data = first or bytes(await source.receive_some(COPY_BYTES))

@@ -43,7 +43,7 @@ class Arrival(NamedTuple):
     sender: VirtualUdpSocket | None
 
 
-class Alarm(NamedTuple):
+class ScheduledCall(NamedTuple):
     """A callback that is due; it stands in one queue with the arrivals."""
 
     at: float
@@ -70,7 +70,7 @@ class Network:
         self._names: dict[str, list[str]] = {"ipv4only.arpa": list(IPV4ONLY_ARPA)}
         self._nodes: dict[str, Host | Router] = {}
         self._private_subnets = 0
-        self._arrivals: list[Arrival | Alarm] = []
+        self._arrivals: list[Arrival | ScheduledCall] = []
         self._sent = 0
         self._wake_up = trio.CancelScope()
         self._started_at = 0.0
@@ -258,12 +258,12 @@ class Network:
     def call_at(self, at: float, callback: Callable[[float], None]) -> None:
         """Call back at a time, unless the network has ended by then."""
         self._sent += 1
-        heappush(self._arrivals, Alarm(at, self._sent, callback))
+        heappush(self._arrivals, ScheduledCall(at, self._sent, callback))
         if at < self._wake_up.deadline:
             self._wake_up.deadline = at
 
-    def _handle_arrival(self, now: float, arrival: Arrival | Alarm) -> None:
-        if isinstance(arrival, Alarm):
+    def _handle_arrival(self, now: float, arrival: Arrival | ScheduledCall) -> None:
+        if isinstance(arrival, ScheduledCall):
             arrival.callback(now)
             return
         interface = arrival.interface

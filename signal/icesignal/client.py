@@ -22,7 +22,7 @@ from icesignal.expect import expect, expect_function
 from icesignal.loss import LossTeller
 from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
 from icesignal.tasks import open_background
-from icesignal.transport import Connection, ConnectionEnded, OutboxFull
+from icesignal.transport import ConnectionEnded, OutboxFull, WebsocketConnection
 from icesignal.url import RelayUrl, parse_relay_url
 
 logger = logging.getLogger("icesignal.client")
@@ -49,7 +49,7 @@ class Client:
         self._open_stream = open_stream
         self._on_state = on_state
         self._state = RelayState.DIALLING
-        self._connection: Connection | None = None
+        self._connection: WebsocketConnection | None = None
         self._welcome: wire.Welcome | None = None
         self._session: ClientSession | None = None
         self._failure: SignalError | None = None
@@ -378,7 +378,7 @@ class Client:
             self._nudged = trio.Event()
 
     @asynccontextmanager
-    async def _dial(self) -> AsyncGenerator[tuple[Connection, wire.Welcome], None]:
+    async def _dial(self) -> AsyncGenerator[tuple[WebsocketConnection, wire.Welcome], None]:
         """Dial; where the relay was there before, a change of the network ends the attempt, and another one follows."""
         with trio.CancelScope() as scope:
             self._dialling = None if self._welcome is None else scope
@@ -404,7 +404,7 @@ class Client:
             self._state = state
             self._on_state(state)
 
-    async def _serve(self, connection: Connection) -> int:
+    async def _serve(self, connection: WebsocketConnection) -> int:
         """Exchange frames until the connection ends; return its close code."""
         if self._session is not None and self._session.over is None:
             self._transmit(self._session.begin())
@@ -428,7 +428,7 @@ class Client:
                 continue
             self._handle_frame(connection, frame)
 
-    def _handle_frame(self, connection: Connection, frame: wire.Frame) -> None:
+    def _handle_frame(self, connection: WebsocketConnection, frame: wire.Frame) -> None:
         session = self._session
         if session is None or session.over is not None:
             return

@@ -22,7 +22,7 @@ from icesignal.errors import (
     SessionLost,
     SignalError,
 )
-from icesignal.wire import CloseCode, ErrorCode
+from icesignal.wire import CloseCode, RelayErrorCode
 
 INBOX_MESSAGES = 512  # twice what a relay replays at most
 MAX_UNACKNOWLEDGED = 64
@@ -194,14 +194,14 @@ class ClientSession:
         self.counters["errors"] += 1
         if self.joined is None:
             self.refused = _entry_error(frame, self.entry)
-        elif frame.code in (ErrorCode.UNKNOWN_SESSION, ErrorCode.BAD_TOKEN):
+        elif frame.code in (RelayErrorCode.UNKNOWN_SESSION, RelayErrorCode.BAD_TOKEN):
             self.finish(
                 SessionLost(
                     "the relay no longer knows this session (it was restarted, the other side has left, or we were "
                     "away too long); begin again, with a new code"
                 )
             )
-        elif frame.code in (ErrorCode.BUSY, ErrorCode.GAP, ErrorCode.RATE):
+        elif frame.code in (RelayErrorCode.BUSY, RelayErrorCode.GAP, RelayErrorCode.RATE):
             return Action.RECONNECT  # what was refused is still pending and goes out again after the pause
         else:
             self.finish(RelayRefused(f"the relay refused a message: {frame.code}", frame.code))
@@ -224,22 +224,22 @@ class ClientSession:
 def _entry_error(frame: wire.Error, entry: wire.Frame) -> SignalError:
     name = f"nameplate {entry.nameplate}" if isinstance(entry, wire.Join) else "this room"
     match frame.code:
-        case ErrorCode.CROWDED:
+        case RelayErrorCode.CROWDED:
             return Crowded(f"two peers have met under {name} already; there is no place for a third. {NEW_CODE}")
-        case ErrorCode.UNKNOWN_NAMEPLATE:
+        case RelayErrorCode.UNKNOWN_NAMEPLATE:
             return CodeUnknown(f"the relay knows no {name}: mistyped, expired, or of another relay. {NEW_CODE}")
-        case ErrorCode.EXPIRED_NAMEPLATE:
+        case RelayErrorCode.EXPIRED_NAMEPLATE:
             return CodeExpired(f"{name} was used already or has expired. {NEW_CODE}")
-        case ErrorCode.VERSION:
+        case RelayErrorCode.VERSION:
             return ProtocolMismatch("the relay does not speak this protocol version; update the older one")
-        case ErrorCode.RATE:
+        case RelayErrorCode.RATE:
             return RelayRefused("too many codes were made or tried from this network; wait a minute", frame.code)
-        case ErrorCode.FORBIDDEN:
+        case RelayErrorCode.FORBIDDEN:
             return RelayRefused(
                 "this relay belongs to one command of somebody else and makes no rooms for others; use another relay",
                 frame.code,
             )
-        case ErrorCode.BUSY:
+        case RelayErrorCode.BUSY:
             return RelayRefused("the relay is full; try again later or use another one", frame.code)
         case _:
             return RelayRefused(f"the relay refused: {frame.code}", frame.code)

@@ -20,7 +20,7 @@ import trio
 from icesignal import wire
 from icesignal.addresses import Address, connect_first, resolve
 from icesignal.errors import ProtocolMismatch, RelayRefused, RelayUnreachable, SignalError
-from icesignal.transport import Connection, ConnectionEnded, HandshakeFailed, request_websocket
+from icesignal.transport import ConnectionEnded, HandshakeFailed, WebsocketConnection, request_websocket
 from icesignal.url import RelayUrl
 
 ADVICE = "Check the address and the network, or start a relay with `iceagent serve`."
@@ -28,7 +28,7 @@ HANDSHAKE_SHARE_S = 3.0  # ours: what one of several addresses may take, once co
 _EMPTY_HOST = re.compile(r"(?P<scheme>(?:stun|turn)s?):(?P<rest>:[0-9].*|\?.*|)\Z")
 
 
-def with_own_host(entries: Sequence[wire.IceServer], host: str) -> list[dict[str, Any]]:
+def with_own_host(entries: Sequence[wire.RTCIceServer], host: str) -> list[dict[str, Any]]:
     """Return ICE servers as maps, the relay's host put where a URL leaves its host empty.
 
     Source: docs/relay-protocol.md section 9.
@@ -58,7 +58,7 @@ async def dial(
     ssl_context: ssl.SSLContext | None,
     timeout_s: float,
     open_stream: OpenStream | None = None,
-) -> AsyncGenerator[tuple[Connection, wire.Welcome], None]:
+) -> AsyncGenerator[tuple[WebsocketConnection, wire.Welcome], None]:
     """Open a connection to the relay and read its welcome.
 
     Raises:
@@ -118,7 +118,7 @@ class _Route:
 
 async def _reach(
     stack: AsyncExitStack, route: _Route, ssl_context: ssl.SSLContext | None, deadline: float
-) -> tuple[Connection, wire.Welcome]:
+) -> tuple[WebsocketConnection, wire.Welcome]:
     """Return the connection, which `stack` closes, to the first address where a relay says its welcome.
 
     Raises:
@@ -147,7 +147,7 @@ async def _reach(
 
 async def _shake_hands(
     stack: AsyncExitStack, url: RelayUrl, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None, until: float
-) -> tuple[Connection, wire.Welcome]:
+) -> tuple[WebsocketConnection, wire.Welcome]:
     try:
         if url.is_tls:
             with trio.fail_at(until):
@@ -206,7 +206,7 @@ async def _encrypt(
     return encrypted
 
 
-async def _read_welcome(url: RelayUrl, connection: Connection) -> wire.Welcome:
+async def _read_welcome(url: RelayUrl, connection: WebsocketConnection) -> wire.Welcome:
     try:
         frame = wire.decode_relay_untrusted(await connection.receive())
     except ConnectionEnded as ended:

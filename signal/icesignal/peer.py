@@ -14,8 +14,8 @@ import trio
 from icesignal import wire
 from icesignal.engines import Engine
 from icesignal.sources import Levels, Limits, Party
-from icesignal.transport import ABNORMAL, Connection, ConnectionEnded, OutboxFull
-from icesignal.wire import CloseCode, ErrorCode
+from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull, WebsocketConnection
+from icesignal.wire import CloseCode, RelayErrorCode
 
 RELAY_NAME = "icesignal"
 _ENTRIES = (wire.Allocate, wire.Join, wire.Meet)
@@ -23,7 +23,7 @@ _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ServedClient:
     """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one."""
 
     party: Party
@@ -36,11 +36,11 @@ class RelayPeer:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: WebsocketConnection,
         engine: Engine,
-        client: Client,
+        client: ServedClient,
         limits: Limits,
-        ice_servers: Callable[[], list[wire.IceServer]],
+        ice_servers: Callable[[], list[wire.RTCIceServer]],
         counters: Counter[str],
     ) -> None:
         self._connection = connection
@@ -127,10 +127,12 @@ class RelayPeer:
             self._give_servers()
         elif isinstance(frame, wire.Allocate | wire.Meet) and not self._client.may_make_rooms:
             self._counters["rooms_forbidden"] += 1
-            self.deliver(wire.Error(code=ErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
+            self.deliver(wire.Error(code=RelayErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
         elif isinstance(frame, _ENTRIES) and not self._pay_for_entry(now, frame):
             self._counters["joins_over_limit"] += 1
-            self.deliver(wire.Error(code=ErrorCode.RATE, message="too many codes from your network; wait a minute"))
+            self.deliver(
+                wire.Error(code=RelayErrorCode.RATE, message="too many codes from your network; wait a minute")
+            )
         else:
             await self._engine.handle_frame(self, frame)
 
@@ -140,7 +142,7 @@ class RelayPeer:
             self._counters["servers_given"] += 1
             self.deliver(wire.Servers(ice_servers=self._ice_servers()))
         else:
-            self.deliver(wire.Error(code=ErrorCode.NOT_JOINED, message="enter a room first"))
+            self.deliver(wire.Error(code=RelayErrorCode.NOT_JOINED, message="enter a room first"))
 
     def _pay_for_entry(self, now: float, frame: wire.Frame) -> bool:
         """Take what an entry costs; return whether there was enough.

@@ -18,7 +18,7 @@ from icesignal.nameplates import Nameplates
 from icesignal.room import LogEntry, Member, Room, other
 from icesignal.shares import Shares
 from icesignal.sources import Levels
-from icesignal.wire import CloseCode, ErrorCode
+from icesignal.wire import CloseCode, RelayErrorCode
 
 CONFIRMED_AFTER = 2  # messages of the inviter: its own proof, and what it says upon the joiner's
 
@@ -116,7 +116,7 @@ class RoomTable:
             case wire.Close():
                 self._handle_close(now, connection, member, frame)
             case _ if member is not None:
-                self._refuse(connection, ErrorCode.ALREADY_JOINED, "this connection has its session already")
+                self._refuse(connection, RelayErrorCode.ALREADY_JOINED, "this connection has its session already")
             case wire.Allocate():
                 self._handle_allocate(now, connection, frame, levels)
             case wire.Join():
@@ -126,7 +126,7 @@ class RoomTable:
             case wire.Resume():
                 self._handle_resume(now, connection, frame)
             case _:
-                self._refuse(connection, ErrorCode.UNKNOWN_TYPE, "a relay takes no such frame")
+                self._refuse(connection, RelayErrorCode.UNKNOWN_TYPE, "a relay takes no such frame")
 
     def handle_disconnect(self, now: float, connection: int, *, hung_up: bool = False) -> None:
         """Note that a connection is gone, and whether its client closed it without a goodbye.
@@ -196,12 +196,12 @@ class RoomTable:
         room = self._rooms.get(frame.nameplate)
         if room is None:
             known = self._nameplates.is_resting(frame.nameplate)
-            code = ErrorCode.EXPIRED_NAMEPLATE if known else ErrorCode.UNKNOWN_NAMEPLATE
+            code = RelayErrorCode.EXPIRED_NAMEPLATE if known else RelayErrorCode.UNKNOWN_NAMEPLATE
             self._nameplates.note_guess(now)
             self._refuse(connection, code, "no room has this nameplate")
         elif room.claimed:
             self._nameplates.note_guess(now)
-            self._refuse(connection, ErrorCode.CROWDED, "two peers have met under this nameplate")
+            self._refuse(connection, RelayErrorCode.CROWDED, "two peers have met under this nameplate")
         else:
             self.counters["joined"] += 1
             self._enter(now, connection, room, "joiner", frame.session, frame.opening)
@@ -213,7 +213,7 @@ class RoomTable:
         room = self._rooms.get(name)
         if room is not None and frame.role in room.members:
             if room.members[frame.role].connection is not None:
-                self._refuse(connection, ErrorCode.CROWDED, "this place is taken")
+                self._refuse(connection, RelayErrorCode.CROWDED, "this place is taken")
                 return
             # The program behind the silent session was started anew: the old conversation cannot go on.
             self._end(now, room, "replaced")
@@ -231,7 +231,7 @@ class RoomTable:
         if member is None:
             return False
         if member.is_settled or member.role != role or name not in (None, member.room.name):
-            self._refuse(connection, ErrorCode.BAD_TOKEN, "this session exists; resume it with its token")
+            self._refuse(connection, RelayErrorCode.BAD_TOKEN, "this session exists; resume it with its token")
             return True
         self._attach(connection, member)
         self._welcome(now, connection, member, wire.Joined)
@@ -247,10 +247,10 @@ class RoomTable:
 
     def _is_full(self, connection: int, levels: Levels) -> bool:
         if len(self._rooms) >= self.limits.max_rooms:
-            self._refuse(connection, ErrorCode.BUSY, "the relay has no room left; try again later")
+            self._refuse(connection, RelayErrorCode.BUSY, "the relay has no room left; try again later")
             return True
         if not self._shares.may_open(levels):
-            self._refuse(connection, ErrorCode.RATE, "too many rooms of your network are open; close some or wait")
+            self._refuse(connection, RelayErrorCode.RATE, "too many rooms of your network are open; close some or wait")
             return True
         return False
 
@@ -259,10 +259,10 @@ class RoomTable:
     def _handle_resume(self, now: float, connection: int, frame: wire.Resume) -> None:
         member = self._sessions.get(frame.session)
         if member is None:
-            self._refuse(connection, ErrorCode.UNKNOWN_SESSION, "this session is over")
+            self._refuse(connection, RelayErrorCode.UNKNOWN_SESSION, "this session is over")
             return
         if not self._token_fits(member, frame.token):
-            self._refuse(connection, ErrorCode.BAD_TOKEN, "this token was used or replaced")
+            self._refuse(connection, RelayErrorCode.BAD_TOKEN, "this token was used or replaced")
             return
         if hmac.compare_digest(member.token, frame.token):
             member.rotate_token(self._randbytes(wire.TOKEN_BYTES))
@@ -354,7 +354,7 @@ class RoomTable:
 
     def _handle_send(self, now: float, connection: int, member: Member | None, frame: wire.Send) -> None:
         if member is None:
-            self._refuse(connection, ErrorCode.NOT_JOINED, "enter a room first")
+            self._refuse(connection, RelayErrorCode.NOT_JOINED, "enter a room first")
             return
         room = member.room
         self._trim(now, room)
@@ -364,12 +364,12 @@ class RoomTable:
             self._output(connection, wire.Ack(client_seq=frame.client_seq, epoch=room.epoch, seq=seq))
             return
         if frame.client_seq != member.client_seq + 1:
-            self._refuse(connection, ErrorCode.GAP, f"expected client_seq {member.client_seq + 1}")
+            self._refuse(connection, RelayErrorCode.GAP, f"expected client_seq {member.client_seq + 1}")
             return
         size = len(frame.payload) + self.limits.entry_bytes
         is_full = self._log_bytes + size > self.limits.total_log_bytes
         if is_full or not self._shares.may_store(room.levels, size):
-            self._refuse(connection, ErrorCode.BUSY, "the relay's memory is full; try again later")
+            self._refuse(connection, RelayErrorCode.BUSY, "the relay's memory is full; try again later")
             return
         self.counters["messages"] += 1
         self._log_bytes += size
@@ -398,7 +398,7 @@ class RoomTable:
 
     def _handle_close(self, now: float, connection: int, member: Member | None, frame: wire.Close) -> None:
         if member is None:
-            self._refuse(connection, ErrorCode.NOT_JOINED, "enter a room first")
+            self._refuse(connection, RelayErrorCode.NOT_JOINED, "enter a room first")
             return
         self.counters[f"closed_{frame.reason}"] += 1
         if member.role == "inviter" and member.room.claimed and frame.reason == "done":
@@ -444,6 +444,6 @@ class RoomTable:
     def _output(self, connection: int, frame: wire.Frame) -> None:
         self._outputs.append(Output(connection, frame))
 
-    def _refuse(self, connection: int, code: ErrorCode, message: str) -> None:
+    def _refuse(self, connection: int, code: RelayErrorCode, message: str) -> None:
         self.counters[f"refused_{code}"] += 1
         self._output(connection, wire.Error(code=code, message=message))

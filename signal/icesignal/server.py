@@ -25,7 +25,7 @@ from icesignal.expect import expect, expect_list
 from icesignal.listener import accept_forever, connections_possible, listen
 from icesignal.logs import FewLines
 from icesignal.origins import may_come_from, parse_origins
-from icesignal.peer import Client, RelayPeer
+from icesignal.peer import RelayPeer, ServedClient
 from icesignal.proxy import (
     ProxyHeaderError,
     begins_like_proxy_header,
@@ -80,7 +80,7 @@ class Server:
         self,
         engine: Engine,
         limits: Limits,
-        ice_servers: Callable[[str], list[wire.IceServer]],
+        ice_servers: Callable[[str], list[wire.RTCIceServer]],
         ssl_context: ssl.SSLContext | None,
         access: Access,
     ) -> None:
@@ -285,7 +285,7 @@ class Server:
         async with accept_websocket(stream, upgrade, allow=partial(self._allow, party)) as connection:
             self.counters["websockets"] += 1
             settle = partial(self._unsettled.pop, scope, None)
-            client = Client(party, self._access.may_make_rooms(request), settle)
+            client = ServedClient(party, self._access.may_make_rooms(request), settle)
             ice_servers = partial(self.ice_servers, party.name)
             peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters)
             self._peers.add(peer)
@@ -321,7 +321,7 @@ IceServers = Sequence[Mapping[str, Any]] | Callable[[str], Sequence[Mapping[str,
 """ICE servers for everybody, or what makes them anew for each member that joins, given its source (`source_of`)."""
 
 
-def _ice_servers(servers: IceServers) -> Callable[[str], list[wire.IceServer]]:
+def _ice_servers(servers: IceServers) -> Callable[[str], list[wire.RTCIceServer]]:
     """Return what gives the entries for a source; a fixed list is checked at once."""
     if callable(servers):
         make = servers
@@ -330,9 +330,9 @@ def _ice_servers(servers: IceServers) -> Callable[[str], list[wire.IceServer]]:
     return lambda _: fixed
 
 
-def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.IceServer]:
+def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.RTCIceServer]:
     try:
-        return msgspec.convert([dict(entry) for entry in entries], list[wire.IceServer])
+        return msgspec.convert([dict(entry) for entry in entries], list[wire.RTCIceServer])
     except msgspec.ValidationError as error:
         raise ValueError(f'an ICE server looks like {{"urls": ["stun:host:3478"]}}: {error}') from None
 

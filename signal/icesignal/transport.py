@@ -1,8 +1,8 @@
 """The one module that touches trio-websocket: connections that always drain, bound what they keep, and always end.
 
 trio-websocket stops answering pings when its messages are not read, waits without end in `aclose`, and lets errors of
-its reader escape into a nursery. `Connection` reads always, into a bounded mailbox; writes from an outbox with a byte
-budget; pings; and ends within `CLOSE_TIMEOUT_S` whatever the other side does.
+its reader escape into a nursery. `WebsocketConnection` always reads, into a bounded mailbox; writes from an outbox
+with a byte budget; pings; and ends within `CLOSE_TIMEOUT_S`, whatever the other side does.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _is_reset(error: BaseException) -> bool:
     return isinstance(cause, ConnectionResetError | BrokenPipeError)
 
 
-class Connection:
+class WebsocketConnection:
     """A websocket that carries binary messages both ways. Made by `accept_websocket` and `request_websocket`."""
 
     def __init__(self, stream: PrefixedStream, timeout_s: float) -> None:
@@ -241,7 +241,7 @@ class Connection:
     @asynccontextmanager
     async def running(
         self, wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]], allow: Allow
-    ) -> AsyncGenerator[Connection, None]:
+    ) -> AsyncGenerator[WebsocketConnection, None]:
         """Shake hands as `wrap` does, and close when the body ends; for those who make connections, below.
 
         Raises:
@@ -408,7 +408,7 @@ def _allow_all(_size: int, _pings: int) -> bool:
 @asynccontextmanager
 async def accept_websocket(
     stream: trio.abc.Stream, request: bytes, *, allow: Allow = _allow_all
-) -> AsyncGenerator[Connection, None]:
+) -> AsyncGenerator[WebsocketConnection, None]:
     """Run the server's side of a websocket.
 
     Args:
@@ -424,7 +424,7 @@ async def accept_websocket(
         asked = await trio_websocket.wrap_server_stream(nursery, prefixed, max_message_size=MAX_MESSAGE_BYTES)
         return await asked.accept()
 
-    async with Connection(prefixed, HANDSHAKE_TIMEOUT_S).running(wrap, allow) as connection:
+    async with WebsocketConnection(prefixed, HANDSHAKE_TIMEOUT_S).running(wrap, allow) as connection:
         yield connection
 
 
@@ -436,7 +436,7 @@ async def request_websocket(
     *,
     headers: Sequence[tuple[bytes, bytes]] = (),
     timeout_s: float = HANDSHAKE_TIMEOUT_S,
-) -> AsyncGenerator[Connection, None]:
+) -> AsyncGenerator[WebsocketConnection, None]:
     """Run the client's side of a websocket.
 
     Args:
@@ -470,5 +470,5 @@ async def request_websocket(
             watch.cancel_scope.cancel()
         return websocket
 
-    async with Connection(prefixed, timeout_s).running(wrap, _allow_all) as connection:
+    async with WebsocketConnection(prefixed, timeout_s).running(wrap, _allow_all) as connection:
         yield connection

@@ -81,7 +81,7 @@ FINAL_CLOSE_CODES = frozenset(
 )
 
 
-class ErrorCode(enum.StrEnum):
+class RelayErrorCode(enum.StrEnum):
     """Why the relay refused a frame. Source: docs/relay-protocol.md section 3.3."""
 
     MALFORMED = "malformed"
@@ -175,7 +175,7 @@ class AskServers(Frame, frozen=True, kw_only=True):
     type: ClassVar[str] = "servers"
 
 
-class IceServer(_Discreet, frozen=True, kw_only=True, omit_defaults=True):
+class RTCIceServer(_Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """A STUN or TURN server as browsers write it; a URL with an empty host means the relay's own host.
 
     `ttl` is for how many seconds the credentials are good, from now on.
@@ -211,7 +211,7 @@ class Joined(Frame, frozen=True, kw_only=True):
     opening: Opening
     client_seq: Count
     resume_s: Count
-    ice_servers: Annotated[list[IceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)] = []
+    ice_servers: Annotated[list[RTCIceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)] = []
 
 
 class Resumed(Joined, frozen=True, kw_only=True):
@@ -230,7 +230,7 @@ class Servers(Frame, frozen=True, kw_only=True):
     """The ICE servers of now; the answer to `AskServers`."""
 
     type: ClassVar[str] = "servers"
-    ice_servers: Annotated[list[IceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)]
+    ice_servers: Annotated[list[RTCIceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)]
 
 
 class Message(Frame, frozen=True, kw_only=True):
@@ -376,7 +376,7 @@ def _usable_servers(entries: object, left_out: Callable[[str], object]) -> Itera
         try:
             if number >= MAX_MAP_KEYS:
                 raise msgspec.ValidationError(f"it is beyond the first {MAX_MAP_KEYS}")
-            msgspec.convert(entry, IceServer, builtin_types=(bytes,))
+            msgspec.convert(entry, RTCIceServer, builtin_types=(bytes,))
             yield entry
         except (msgspec.ValidationError, RecursionError, OverflowError) as error:
             left_out(f"{error}"[:200])

@@ -10,7 +10,7 @@ import pytest
 from iceagent.agent import AgentConfig, IceServer
 from iceagent.agent.gather.servers import MAX_SERVERS, offered_servers
 from iceagent.core import stun, turn
-from iceagent.core.turn.client_auth import Authenticator, Challenge
+from iceagent.core.turn.client_auth import Challenge, ClientAuthenticator
 from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
 
@@ -132,18 +132,18 @@ def test_a_relay_in_this_machine_may_name_servers_in_it(host: str) -> None:
 def test_credentials_of_a_users_function_end_nothing_at_the_challenge(text: str) -> None:
     """The core itself takes what it is given; a challenge it cannot answer is a refusal."""
     for credentials in (turn.TurnCredentials("u" + text, "p"), turn.TurnCredentials("u", "p" + text)):
-        auth = Authenticator(credentials)
+        auth = ClientAuthenticator(credentials)
         request = stun.Message(stun.MessageClass.REQUEST, stun.Method.ALLOCATE, bytes(12), ())
         answer = stun.error(request, 401, "", stun.Realm("r"), stun.Nonce("n"))
         assert auth.handle_challenge(answer, "") is Challenge.REFUSED
-    auth = Authenticator(turn.TurnCredentials("u" * 600, "p"))
+    auth = ClientAuthenticator(turn.TurnCredentials("u" * 600, "p"))
     assert auth.handle_challenge(answer, "") is Challenge.REFUSED
 
 
 @pytest.mark.parametrize("nonce", ["", "x" * 128, "x" * 700])
 def test_a_nonce_of_a_success_that_cannot_be_sent_back_is_not_kept(nonce: str) -> None:
     """The next refresh could not be encoded, and would end the agent an hour into a call."""
-    auth = Authenticator(turn.TurnCredentials("u", "p"))
+    auth = ClientAuthenticator(turn.TurnCredentials("u", "p"))
     request = stun.Message(stun.MessageClass.REQUEST, stun.Method.ALLOCATE, bytes(12), ())
     assert auth.handle_challenge(stun.error(request, 401, "", stun.Realm("r"), stun.Nonce("n")), "") is Challenge.RETRY
     success = stun.Message(stun.MessageClass.SUCCESS, stun.Method.REFRESH, bytes(12), (stun.Nonce(nonce),))

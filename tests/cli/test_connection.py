@@ -11,7 +11,7 @@ import pytest
 from processes import Process, Processes, processes
 
 from iceagent.agent import AgentConfig
-from iceagent.cli.connection import Connection
+from iceagent.cli.connection import ConnectionOptions
 from iceagent.errors import LocalError
 from iceagent.session.relay import agent_config
 
@@ -34,26 +34,26 @@ def end(process: Process) -> tuple[int, str]:
 
 def test_without_options_there_is_no_configuration() -> None:
     """None is what sessions take for their defaults."""
-    assert Connection().config() is None
+    assert ConnectionOptions().config() is None
 
 
 def test_each_option_is_a_field_of_the_configuration() -> None:
     """Others are as they are by default."""
-    options = Connection(interface=(LOOPBACK, "l*"), deny_interface=("docker*",), deny_remote=("10.0.0.0/8",))
+    options = ConnectionOptions(interface=(LOOPBACK, "l*"), deny_interface=("docker*",), deny_remote=("10.0.0.0/8",))
     assert replace(options, only_ipv4=True).config() == AgentConfig(
         interfaces=(LOOPBACK, "l*"),
         deny_interfaces=("docker*",),
         deny_remote_prefixes=("10.0.0.0/8",),
         families=(4,),
     )
-    assert Connection(only_ipv6=True).config() == AgentConfig(families=(6,))
-    assert Connection(hard_nat=True).config() == AgentConfig(hard_nat=True)
-    assert Connection(relay_only=True).config() == AgentConfig(transport_policy="relay")
+    assert ConnectionOptions(only_ipv6=True).config() == AgentConfig(families=(6,))
+    assert ConnectionOptions(hard_nat=True).config() == AgentConfig(hard_nat=True)
+    assert ConnectionOptions(relay_only=True).config() == AgentConfig(transport_policy="relay")
 
 
 def test_relay_only_takes_the_turn_server_that_the_relay_names() -> None:
     """Who has a relay with `--turn` need not name a server again; who has none is told how to get one."""
-    config = Connection(relay_only=True).config()
+    config = ConnectionOptions(relay_only=True).config()
     turn = {"urls": ["turn:192.0.2.1:3478"], "username": "u", "credential": "c"}
     assert [server.url for server in agent_config(config, "192.0.2.1", [turn]).ice_servers] == ["turn:192.0.2.1:3478"]
     with pytest.raises(LocalError, match="iceagent serve --turn"):

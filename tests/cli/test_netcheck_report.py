@@ -33,8 +33,8 @@ from iceagent.session.netcheck import (
 )
 from iceagent.session.netcheck.peer import VERSION, parse_untrusted, to_message
 from iceagent.session.netcheck.web import (
-    Answer,
-    Question,
+    HttpAnswer,
+    KnownPage,
     clock_offset_s,
     environment_proxy,
     judge,
@@ -212,11 +212,11 @@ def test_later_versions_and_other_commands_are_told_apart():
 @pytest.mark.parametrize(
     ("answer", "intercepted"),
     [
-        (Answer(200, {}, b"ok\n"), False),
-        (Answer(200, {}, b"<html>Welcome to the hotel"), True),
-        (Answer(302, {"location": "http://login.hotel/\x1b[31m"}, b""), True),
-        (Answer(511, {}, b""), True),
-        (Answer(404, {}, b"ok\n"), True),
+        (HttpAnswer(200, {}, b"ok\n"), False),
+        (HttpAnswer(200, {}, b"<html>Welcome to the hotel"), True),
+        (HttpAnswer(302, {"location": "http://login.hotel/\x1b[31m"}, b""), True),
+        (HttpAnswer(511, {}, b""), True),
+        (HttpAnswer(404, {}, b"ok\n"), True),
     ],
 )
 def test_answers_in_anothers_place_are_noticed(answer, intercepted):
@@ -235,9 +235,9 @@ def test_relays_question_is_its_health_page():
 
 def test_clock_is_compared_with_the_date():
     """And whatever is no date is no evidence."""
-    assert clock_offset_s(Answer(200, {"date": formatdate(1000, usegmt=True)}, b""), 1090.0) == 90
+    assert clock_offset_s(HttpAnswer(200, {"date": formatdate(1000, usegmt=True)}, b""), 1090.0) == 90
     for text in ("", "yesterday", "Mon, 99 Foo 2026"):
-        assert clock_offset_s(Answer(200, {"date": text}, b""), 0) is None
+        assert clock_offset_s(HttpAnswer(200, {"date": text}, b""), 0) is None
 
 
 def test_strangers_text_is_printed_harmlessly():
@@ -276,7 +276,7 @@ async def test_portal_on_the_way_is_seen_through_real_sockets():
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, host="127.0.0.1"), answer, 0)
         port = listener.socket.getsockname()[1]
-        question = Question(f"http://127.0.0.1:{port}/generate_204", 204)
+        question = KnownPage(f"http://127.0.0.1:{port}/generate_204", 204)
         found = [await look_at_web(SystemNetwork(), question) for _ in answers]
         nursery.cancel_scope.cancel()
     assert [one.intercepted for one in found] == [False, True, None, True]

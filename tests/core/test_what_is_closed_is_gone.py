@@ -28,11 +28,11 @@ from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
 from iceagent.core.stun.transaction import ClientTransaction
 from iceagent.core.turn import TurnClient, TurnCredentials
 from iceagent.core.turn.client_requests import Request
-from iceagent.core.turn.server import Allocation, Channel, Connection, ConnectPeer, Relay
+from iceagent.core.turn.server import Allocation, Channel, ConnectPeer, PeerConnection, Relay
 from iceagent.core.turn.server.limits import RESERVATION_S
 from iceagent.core.turn.server.state import Reservation
 
-OF_TURN_SERVER = (Allocation, Relay, Channel, Connection, Reservation, Deadline)
+OF_TURN_SERVER = (Allocation, Relay, Channel, PeerConnection, Reservation, Deadline)
 OF_STUN_CLIENT = (ClientTransaction, Request)
 OF_ICE = (Session, Check)
 

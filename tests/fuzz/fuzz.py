@@ -29,9 +29,9 @@ with atheris.instrument_imports(include=["iceagent", "icesignal", "dns"]):
     from iceagent.core.portmap import natpmp, pcp
     from iceagent.core.stun.server import BindingServer
     from iceagent.core.turn.server.preauth import read_envelope
-    from iceagent.link.auth import Authenticator
+    from iceagent.link.auth import LinkAuthenticator
     from iceagent.link.config import LinkRole
-    from iceagent.link.control import ControlError, FrameReader
+    from iceagent.link.control import ControlError, ControlFrameReader
     from iceagent.link.datagrams import Reassembler
     from iceagent.net import framing, mdns_packets
     from iceagent.net.api import Batch
@@ -185,11 +185,11 @@ def proxy_header(data: bytes) -> None:
 
 def link_control(data: bytes) -> None:
     """The link's control stream, and its authentication."""
-    peer = Authenticator(
+    peer = LinkAuthenticator(
         LinkRole.SERVER, bytes(32), own_fingerprint=bytes(32), peer_fingerprint=bytes(32), randbytes=_zeros
     )
     try:
-        for kind, body in FrameReader().feed_untrusted(data):
+        for kind, body in ControlFrameReader().feed_untrusted(data):
             peer.handle_frame_untrusted(kind, body)
     except ControlError:
         return

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from iceagent.core.address import TransportAddress
 from iceagent.link import Ledger, LinkConfig, LinkRole, generate_identity
-from iceagent.link.auth import Authenticator, AuthState, proof
+from iceagent.link.auth import AuthState, LinkAuthenticator, proof
 from iceagent.link.backends import create_endpoint
 from iceagent.link.control import (
     ControlError,
-    FrameReader,
+    ControlFrameReader,
     FrameType,
     decode_credit,
     decode_welcome,
@@ -37,18 +37,18 @@ PEER = TransportAddress("192.0.2.1", 1)
 def authenticators(client_key: bytes = KEY, server_key: bytes = KEY, *, server_seen: bytes = b"s" * 32):
     """Return client and server; `server_seen` is the server's certificate as the client saw it."""
     rng = random.Random(1)
-    client = Authenticator(
+    client = LinkAuthenticator(
         LinkRole.CLIENT, client_key, own_fingerprint=b"c" * 32, peer_fingerprint=server_seen, randbytes=rng.randbytes
     )
-    server = Authenticator(
+    server = LinkAuthenticator(
         LinkRole.SERVER, server_key, own_fingerprint=b"s" * 32, peer_fingerprint=b"c" * 32, randbytes=rng.randbytes
     )
     return client, server
 
 
-def converse(client: Authenticator, server: Authenticator) -> None:
+def converse(client: LinkAuthenticator, server: LinkAuthenticator) -> None:
     """Carry frames between the two until both are silent."""
-    readers = FrameReader(), FrameReader()
+    readers = ControlFrameReader(), ControlFrameReader()
     to_server, to_client = client.start(), server.start()
     while to_server or to_client:
         frames = readers[0].feed_untrusted(to_server)
@@ -86,7 +86,7 @@ def test_a_man_in_the_middle_with_another_certificate_is_noticed() -> None:
 def test_a_reflected_proof_is_refused() -> None:
     """Sending the client's own frames back must not pass for the server's: the role is in the proof."""
     client, _ = authenticators()
-    hello = FrameReader().feed_untrusted(client.start())[0]
+    hello = ControlFrameReader().feed_untrusted(client.start())[0]
     client.handle_frame_untrusted(*hello)
     nonces = (hello[1], hello[1])
     client.handle_frame_untrusted(FrameType.PROOF, proof(KEY, LinkRole.CLIENT, b"s" * 32, b"c" * 32, nonces))
@@ -110,7 +110,7 @@ def test_control_frames_survive_any_cutting(cuts) -> None:
     """QUIC delivers a stream in whatever pieces it likes."""
     wire = encode_welcome(65536) + encode_credit(8, 1 << 40) + encode_frame(FrameType.HELLO, bytes(32)) + b"\x63\0\1x"
     wire += encode_credit(4, 5)
-    reader, frames = FrameReader(), []
+    reader, frames = ControlFrameReader(), []
     for cut in cuts:
         frames += reader.feed_untrusted(wire[:cut])
         wire = wire[cut:]
@@ -123,7 +123,7 @@ def test_control_frames_survive_any_cutting(cuts) -> None:
 @given(data=st.lists(st.binary(max_size=100), max_size=30))
 def test_a_control_stream_of_any_bytes_is_refused_or_read(data) -> None:
     """Nothing but ControlError may come out, and no more than one frame is held."""
-    reader = FrameReader()
+    reader = ControlFrameReader()
     try:
         for part in data:
             reader.feed_untrusted(part)

@@ -240,7 +240,7 @@ async def test_whoever_is_gone_before_it_proved_itself_is_said_to_be(
                 pass
 
 
-def stays_away(channel: icesignal.SealedChannel, cut: Callable[[transport.Connection], None]) -> None:
+def stays_away(channel: icesignal.SealedChannel, cut: Callable[[transport.WebsocketConnection], None]) -> None:
     """End a channel's connection as `cut` does; its client is there and does not dial again."""
     client = channel._client
     client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
@@ -248,7 +248,7 @@ def stays_away(channel: icesignal.SealedChannel, cut: Callable[[transport.Connec
     cut(client._connection)
 
 
-def reset(connection: transport.Connection) -> None:
+def reset(connection: transport.WebsocketConnection) -> None:
     """End a connection as a system does with unread data, or a gateway that has forgotten it."""
     stream = connection._stream._stream
     assert isinstance(stream, trio.SocketStream)
@@ -256,14 +256,14 @@ def reset(connection: transport.Connection) -> None:
     stream.socket.close()
 
 
-def finish(connection: transport.Connection) -> None:
+def finish(connection: transport.WebsocketConnection) -> None:
     """End a connection as a system does for a program that is killed."""
     stream = connection._stream._stream
     assert isinstance(stream, trio.SocketStream)
     stream.socket.shutdown(socket.SHUT_WR)
 
 
-def say_goodbye(connection: transport.Connection) -> None:
+def say_goodbye(connection: transport.WebsocketConnection) -> None:
     """End a connection as a client does that will be back."""
     connection.abort(wire.CloseCode.GOING_AWAY)
 
@@ -284,7 +284,9 @@ async def test_a_peer_that_comes_back_in_time_is_not_gone(relay: Server) -> None
 
 
 @pytest.mark.parametrize("cut", [finish, reset])
-async def test_a_peer_whose_system_hangs_up_is_gone(relay: Server, cut: Callable[[transport.Connection], None]) -> None:
+async def test_a_peer_whose_system_hangs_up_is_gone(
+    relay: Server, cut: Callable[[transport.WebsocketConnection], None]
+) -> None:
     """So it does for a program that is killed, which says nothing itself."""
     async with connected(relay.url) as (inviter, joiner):
         stays_away(joiner, cut)

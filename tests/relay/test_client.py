@@ -117,7 +117,7 @@ def test_malformed_relay_urls_are_value_errors(text: str) -> None:
 )
 def test_an_empty_host_means_the_relay_s_own(url: str, host: str, filled: str) -> None:
     """A relay behind a wildcard address does not know its name; whoever reached it does."""
-    entries = [wire.IceServer(urls=[url], username="u", credential="c")]
+    entries = [wire.RTCIceServer(urls=[url], username="u", credential="c")]
     assert with_own_host(entries, host) == [{"urls": [filled], "username": "u", "credential": "c"}]
 
 
@@ -454,7 +454,7 @@ async def test_members_get_ice_servers_anew_and_nobody_else() -> None:
         async with connect_raw(relay.url) as stranger:
             answer = await stranger.ask(wire.AskServers())
             assert isinstance(answer, wire.Error)
-            assert answer.code == wire.ErrorCode.NOT_JOINED
+            assert answer.code == wire.RelayErrorCode.NOT_JOINED
 
 
 async def test_a_relay_that_does_not_offer_it_is_not_asked(monkeypatch: pytest.MonkeyPatch, relay: Server) -> None:

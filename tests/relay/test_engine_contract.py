@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from icesignal import wire
 from icesignal.rooms import RoomLimits
-from icesignal.wire import CloseCode, ErrorCode
+from icesignal.wire import CloseCode, RelayErrorCode
 
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
 NAME = b"n" * 32
@@ -91,7 +91,7 @@ async def test_a_missing_number_is_a_gap(make_nodes, new_listener) -> None:
     async with make_nodes() as nodes:
         pair = await Pair(nodes, new_listener).meet()
         await pair.say(b"three", start=3)
-        assert pair.inviter.one(wire.Error).code == ErrorCode.GAP
+        assert pair.inviter.one(wire.Error).code == RelayErrorCode.GAP
         assert pair.heard() == []
 
 
@@ -180,7 +180,7 @@ async def test_a_token_is_good_once(make_nodes, new_listener) -> None:
         token = again.one(wire.Resumed).token
         await pair.first.handle_frame(again, wire.Send(client_seq=1, payload=b"alive"))
         thief = await pair.resume(new_listener)
-        assert thief.one(wire.Error).code == ErrorCode.BAD_TOKEN
+        assert thief.one(wire.Error).code == RelayErrorCode.BAD_TOKEN
         assert again.closed is None
         assert len((await pair.resume(new_listener, token=token)).take(wire.Resumed)) == 1
 
@@ -199,10 +199,10 @@ async def test_unknown_sessions_and_guessed_tokens_are_refused(make_nodes, new_l
     async with make_nodes() as nodes:
         pair = await Pair(nodes, new_listener).meet()
         guess = await pair.resume(new_listener, token=b"?" * 16)
-        assert guess.one(wire.Error).code == ErrorCode.BAD_TOKEN
+        assert guess.one(wire.Error).code == RelayErrorCode.BAD_TOKEN
         stranger = new_listener()
         await pair.first.handle_frame(stranger, wire.Resume(session=C, token=b"?" * 16, epoch=1, seq=0))
-        assert stranger.one(wire.Error).code == ErrorCode.UNKNOWN_SESSION
+        assert stranger.one(wire.Error).code == RelayErrorCode.UNKNOWN_SESSION
 
 
 async def test_a_newer_connection_fences_the_older(make_nodes, new_listener) -> None:
@@ -238,7 +238,7 @@ async def test_an_entry_is_not_repeatable_once_its_answer_has_arrived(make_nodes
         await pair.say(b"I have my token")
         thief = new_listener()
         await pair.first.handle_frame(thief, wire.Allocate(session=A, opening=b"A"))
-        assert thief.one(wire.Error).code == ErrorCode.BAD_TOKEN
+        assert thief.one(wire.Error).code == RelayErrorCode.BAD_TOKEN
 
 
 async def test_a_third_party_finds_the_room_crowded(make_nodes, new_listener) -> None:
@@ -248,7 +248,7 @@ async def test_a_third_party_finds_the_room_crowded(make_nodes, new_listener) ->
         pair.inviter.take()
         third = new_listener()
         await pair.first.handle_frame(third, wire.Join(session=C, nameplate=pair.invited.room, opening=b"C"))
-        assert third.one(wire.Error).code == ErrorCode.CROWDED
+        assert third.one(wire.Error).code == RelayErrorCode.CROWDED
         assert (pair.inviter.take(), pair.joiner.take()) == ([], [])
 
 
@@ -263,7 +263,7 @@ async def test_closing_ends_the_room_for_both_and_its_nameplate(make_nodes, new_
         assert pair.joiner.closed is CloseCode.DONE
         late = new_listener()
         await pair.first.handle_frame(late, wire.Join(session=C, nameplate=pair.invited.room))
-        assert late.one(wire.Error).code == ErrorCode.EXPIRED_NAMEPLATE
+        assert late.one(wire.Error).code == RelayErrorCode.EXPIRED_NAMEPLATE
 
 
 async def test_a_nameplate_nobody_has_is_unknown(make_nodes, new_listener) -> None:
@@ -271,7 +271,7 @@ async def test_a_nameplate_nobody_has_is_unknown(make_nodes, new_listener) -> No
     async with make_nodes() as nodes:
         lost = new_listener()
         await nodes[0].handle_frame(lost, wire.Join(session=C, nameplate="123456789"))
-        assert lost.one(wire.Error).code == ErrorCode.UNKNOWN_NAMEPLATE
+        assert lost.one(wire.Error).code == RelayErrorCode.UNKNOWN_NAMEPLATE
 
 
 async def test_a_session_that_stays_away_ends(make_nodes, new_listener, autojump_clock) -> None:
@@ -284,7 +284,7 @@ async def test_a_session_that_stays_away_ends(make_nodes, new_listener, autojump
         await trio.sleep(10)
         assert pair.inviter.one(wire.Closed).reason == "expired"
         late = await pair.resume(new_listener)
-        assert late.one(wire.Error).code == ErrorCode.UNKNOWN_SESSION
+        assert late.one(wire.Error).code == RelayErrorCode.UNKNOWN_SESSION
 
 
 async def test_the_log_forgets_after_its_time(make_nodes, new_listener, autojump_clock) -> None:
@@ -313,10 +313,10 @@ async def test_only_members_may_speak_and_only_once_enter(make_nodes, new_listen
         stranger = new_listener()
         await pair.first.handle_frame(stranger, wire.Send(client_seq=1, payload=b"?"))
         await pair.first.handle_frame(stranger, wire.Close(reason="left"))
-        assert [frame.code for frame in stranger.take()] == [ErrorCode.NOT_JOINED] * 2
+        assert [frame.code for frame in stranger.take()] == [RelayErrorCode.NOT_JOINED] * 2
         pair.inviter.take()
         await pair.first.handle_frame(pair.inviter, wire.Allocate(session=C))
-        assert pair.inviter.one(wire.Error).code == ErrorCode.ALREADY_JOINED
+        assert pair.inviter.one(wire.Error).code == RelayErrorCode.ALREADY_JOINED
 
 
 async def test_two_meet_again_by_rendezvous_name(make_nodes, new_listener) -> None:
@@ -331,7 +331,7 @@ async def test_two_meet_again_by_rendezvous_name(make_nodes, new_listener) -> No
         assert joiner.one(wire.Peer).opening == b"A"
         third = new_listener()
         await nodes[1].handle_frame(third, wire.Meet(session=C, name=NAME, role="joiner"))
-        assert third.one(wire.Error).code == ErrorCode.CROWDED
+        assert third.one(wire.Error).code == RelayErrorCode.CROWDED
 
 
 async def test_a_restarted_program_replaces_its_silent_place(make_nodes, new_listener) -> None:
@@ -354,5 +354,5 @@ async def test_a_full_relay_says_busy(make_nodes, new_listener) -> None:
         assert nodes[0].is_ready()
         await nodes[0].handle_frame(first, wire.Allocate(session=A))
         await nodes[0].handle_frame(second, wire.Allocate(session=B))
-        assert second.one(wire.Error).code == ErrorCode.BUSY
+        assert second.one(wire.Error).code == RelayErrorCode.BUSY
         assert not nodes[0].is_ready()

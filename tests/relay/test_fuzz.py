@@ -12,7 +12,7 @@ from amount import amount
 from icesignal import wire
 from icesignal.server import Server, serve
 from icesignal.sources import Limits, Rate
-from icesignal.transport import Connection, ConnectionEnded
+from icesignal.transport import ConnectionEnded, WebsocketConnection
 
 COUNT = amount(10_000, 2_000)
 SEED = 20_250_101
@@ -82,7 +82,7 @@ async def test_thousands_of_bad_frames_harm_nobody(make: Callable[[random.Random
         assert statistics["frames_in"] >= COUNT
 
 
-async def attack(connection: Connection, relay: Server, make: Callable[[], bytes]) -> int:
+async def attack(connection: WebsocketConnection, relay: Server, make: Callable[[], bytes]) -> int:
     """Send up to a thousand messages, each batch once the one before has been handled; return how many were."""
     before = relay.counters["frames_in"]
     for _ in range(20):

@@ -36,7 +36,7 @@ JOINED = wire.Joined(
     opening=b"o" * 33,
     client_seq=0,
     resume_s=120,
-    ice_servers=[wire.IceServer(urls=["stun::3478", "turn:turn.example"], username="u", credential="c")],
+    ice_servers=[wire.RTCIceServer(urls=["stun::3478", "turn:turn.example"], username="u", credential="c")],
 )
 OF_A_RELAY: list[wire.Frame] = [
     wire.Welcome(versions=[1]),
@@ -201,7 +201,7 @@ def test_trap_68_one_bad_server_costs_itself_alone(frame: wire.Frame, bad: objec
     told: list[str] = []
     found = wire.decode_relay_untrusted(packed(frame, {"ice_servers": [bad, GOOD, bad]}), told.append)
     assert isinstance(found, wire.Joined | wire.Servers)
-    assert found.ice_servers == [wire.IceServer(urls=["stun::3478"])]
+    assert found.ice_servers == [wire.RTCIceServer(urls=["stun::3478"])]
     assert len(told) == 2
     assert why in told[0]
     assert "xxx" not in told[0]

@@ -23,7 +23,7 @@ from icesignal import transport, wire
 from icesignal.logs import FewLines
 from icesignal.server import Server, serve
 from icesignal.sources import Limits, Rate
-from icesignal.wire import CloseCode, ErrorCode
+from icesignal.wire import CloseCode, RelayErrorCode
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
@@ -140,7 +140,7 @@ async def test_malformed_frames_are_answered_then_closed(relay: Server, raw) -> 
     """A buggy client gets a hint; one that goes on is let go."""
     async with raw() as client:
         client.say_bytes(b"no")
-        assert (await client.hear()).code == ErrorCode.MALFORMED
+        assert (await client.hear()).code == RelayErrorCode.MALFORMED
         for _ in range(20):
             client.say_bytes(b"no")
         assert await client.end() == CloseCode.PROTOCOL_ERROR
@@ -151,7 +151,7 @@ async def test_an_unknown_type_is_answered_and_harmless(relay: Server, raw) -> N
     async with raw() as client:
         for _ in range(30):
             client.say_bytes(wire.encode(wire.Welcome(versions=[1])))
-            assert (await client.hear()).code == ErrorCode.UNKNOWN_TYPE
+            assert (await client.hear()).code == RelayErrorCode.UNKNOWN_TYPE
         assert isinstance(await client.ask(wire.Allocate(session=session(1))), wire.Joined)
 
 
@@ -159,7 +159,7 @@ async def test_another_version_is_told_and_closed(relay: Server, raw) -> None:
     """Guessing what a future frame means would be worse."""
     async with raw() as client:
         client.say_bytes(wire.encode(wire.Close(reason="left")).replace(b"\xa1v\x01", b"\xa1v\x02"))
-        assert (await client.hear()).code == ErrorCode.VERSION
+        assert (await client.hear()).code == RelayErrorCode.VERSION
         assert await client.end() == CloseCode.VERSION
 
 
@@ -253,7 +253,7 @@ async def test_a_slow_consumer_is_told_to_resume(relay: Server, raw, raw_to, mon
         assert await joiner.end() == CloseCode.TOO_SLOW
         async with raw_to(relay.url) as again:
             back = await again.ask(wire.Resume(session=session(2), token=b"?" * 16, epoch=1, seq=0))
-            assert back.code == ErrorCode.BAD_TOKEN, "the session is there; only the token was a guess"
+            assert back.code == RelayErrorCode.BAD_TOKEN, "the session is there; only the token was a guess"
 
 
 def certificate(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -330,7 +330,7 @@ async def test_trap_39_nothing_lists_nameplates(relay: Server, http_exchange, ra
             bare = await http_exchange(relay.port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             for kind in ("list", "nameplates", "rooms", "status"):
                 other.say_bytes(msgpack.packb({"v": 1, "type": kind}))
-                assert (await other.hear()).code == ErrorCode.UNKNOWN_TYPE
+                assert (await other.hear()).code == RelayErrorCode.UNKNOWN_TYPE
     names = {name for name in relay.statistics() if re.search(r"\d", name) and not name.startswith("ended_")}
     assert names == set(), "no counter is named after anything with a number in it"
     assert b"nameplate" not in bare
@@ -356,7 +356,7 @@ async def test_trap_40_each_source_has_its_budget(limit: str, raw_to, autojump_c
         assert room
         if limit == "joins":
             async with raw_to(relay.url) as other:
-                assert (await other.ask(wire.Allocate(session=session(2)))).code == ErrorCode.RATE
+                assert (await other.ask(wire.Allocate(session=session(2)))).code == RelayErrorCode.RATE
             return
         for number in range(1, 10):
             client.say(wire.Send(client_seq=number, payload=bytes(60_000)))
@@ -369,9 +369,9 @@ async def test_trap_40_a_wrong_guess_costs_more_than_a_right_one(raw_to) -> None
     async with serve(limits=Limits(joins=Rate(10, 0))) as relay, raw_to(relay.url) as client:
         answers = [await client.ask(wire.Join(session=session(n), nameplate="999999999")) for n in range(3)]
         assert [answer.code for answer in answers] == [
-            ErrorCode.UNKNOWN_NAMEPLATE,
-            ErrorCode.UNKNOWN_NAMEPLATE,
-            ErrorCode.RATE,
+            RelayErrorCode.UNKNOWN_NAMEPLATE,
+            RelayErrorCode.UNKNOWN_NAMEPLATE,
+            RelayErrorCode.RATE,
         ]
 
 
@@ -407,7 +407,7 @@ async def test_trap_41_payloads_are_never_logged(relay: Server, caplog: pytest.L
         room = (await client.ask(wire.Allocate(session=b"secret-session!!", opening=b"secret-opening"))).room
         await client.ask(wire.Send(client_seq=1, payload=secret))
         client.say_bytes(wire.encode(wire.Send(client_seq=2, payload=secret)).replace(b"client_seq", b"client_sex"))
-        assert (await client.hear()).code == ErrorCode.MALFORMED
+        assert (await client.hear()).code == RelayErrorCode.MALFORMED
     async with icesignal.open_invitation(relay.url) as invitation, trio.open_nursery() as nursery:
         nursery.start_soon(invitation.wait_peer)
         async with icesignal.open_join(relay.url, invitation.code) as joined:

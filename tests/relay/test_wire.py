@@ -32,7 +32,10 @@ _JOINED: dict[str, Any] = {
     "opening": b"o",
     "client_seq": 3,
     "resume_s": 120,
-    "ice_servers": [wire.IceServer(urls=["stun::3478"]), wire.IceServer(urls=["turn:a"], username="u", credential="c")],
+    "ice_servers": [
+        wire.RTCIceServer(urls=["stun::3478"]),
+        wire.RTCIceServer(urls=["turn:a"], username="u", credential="c"),
+    ],
 }
 RELAY_EXAMPLES: list[wire.Frame] = [
     wire.Welcome(versions=[1, 2], relay="icesignal"),

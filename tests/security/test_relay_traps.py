@@ -25,7 +25,7 @@ from icesignal.rooms import RoomLimits, RoomTable
 from icesignal.server import Server, serve
 from icesignal.shares import Shares
 from icesignal.sources import Limits, Rate, SourceTable, levels_of, parse_networks
-from icesignal.wire import CloseCode, ErrorCode
+from icesignal.wire import CloseCode, RelayErrorCode
 from relay_lab import RawClient, connect_raw, speaking_for
 
 from iceagent.session.relay import open_relay
@@ -327,7 +327,7 @@ async def claims_of(relay: Server, nameplates: list[str], sources: list[str]) ->
                 answer = await attacker.ask(join(left[-1]))
             if not isinstance(answer, wire.Joined):
                 assert isinstance(answer, wire.Error)
-                assert answer.code == ErrorCode.RATE
+                assert answer.code == RelayErrorCode.RATE
                 break
             killed += 1
             left.pop()
@@ -384,7 +384,7 @@ async def test_trap_49_one_network_does_not_hold_all_rooms() -> None:
                 client = await stack.enter_async_context(connect_raw(relay.url, source=source))
                 answer = await client.ask(allocate())
                 if isinstance(answer, wire.Error):
-                    assert answer.code == ErrorCode.RATE
+                    assert answer.code == RelayErrorCode.RATE
                     return number
             raise AssertionError
 
@@ -556,7 +556,7 @@ async def test_trap_51_the_relay_of_one_command_serves_its_room_only(monkeypatch
             for frame in (allocate(), wire.Meet(session=token_bytes(16), name=b"n" * 32, role="inviter")):
                 answer = await stranger.ask(frame)
                 assert isinstance(answer, wire.Error)
-                assert answer.code == ErrorCode.FORBIDDEN
+                assert answer.code == RelayErrorCode.FORBIDDEN
         wrong = outside.replace("ws://", "ws://owner:wrong@")
         async with icesignal.open_client(wrong) as stranger_with_a_guess:
             with pytest.raises(icesignal.RelayRefused, match="use another relay"):

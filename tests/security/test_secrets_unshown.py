@@ -97,7 +97,7 @@ VALUES = [
     stun.ReservationToken(b"hunter2h"),
     TurnOptions(listen=(TransportAddress("127.0.0.1", 0),), users={"u": MARK}, secrets=(MARK,)),
     wire.Send(client_seq=1, payload=RAW),
-    wire.IceServer(urls=["turn:192.0.2.1"], username="u", credential=MARK),
+    wire.RTCIceServer(urls=["turn:192.0.2.1"], username="u", credential=MARK),
     icesignal.Rendezvous("inviter", RAW, RAW),
 ]
 

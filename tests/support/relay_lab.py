@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 from icesignal import wire
 from icesignal.dial import OpenStream, dial
-from icesignal.transport import Connection, ConnectionEnded
+from icesignal.transport import ConnectionEnded, WebsocketConnection
 from icesignal.url import parse_relay_url
 
 
@@ -17,7 +17,7 @@ from icesignal.url import parse_relay_url
 class RawClient:
     """A connection that says exactly what it is told to."""
 
-    connection: Connection
+    connection: WebsocketConnection
 
     async def ask(self, frame: wire.Frame) -> wire.Frame:
         self.say(frame)

@@ -12,9 +12,9 @@ from iceagent.core.turn.server import (
     ClientPath,
     ConnectPeer,
     Event,
-    Forward,
     JoinConnection,
     OpenRelay,
+    PeerDatagrams,
     PeerPolicy,
     StaticUsers,
     ToClient,
@@ -179,7 +179,7 @@ class Client:
         self.bench.give(self.path, stun.encode(message, fingerprint=False))
         return self.bench.to_peers.popleft() if self.bench.to_peers else None
 
-    def channel_data(self, data: bytes, segment_size: int | None = None) -> list[Forward]:
+    def channel_data(self, data: bytes, segment_size: int | None = None) -> list[PeerDatagrams]:
         allocation = self.bench.server.allocations[self.path]
         return self.bench.server.forward_to_peer(self.bench.now, allocation, data, segment_size or len(data))
 

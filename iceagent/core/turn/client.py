@@ -10,7 +10,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.transmit import Transmit
 from iceagent.core.turn.channel_data import decode_channel_data, encode_channel_batch, is_channel_data
 from iceagent.core.turn.channel_data import strip_channel_batch as strip
-from iceagent.core.turn.client_auth import Authenticator
+from iceagent.core.turn.client_auth import ClientAuthenticator
 from iceagent.core.turn.client_liveness import Liveness
 from iceagent.core.turn.client_peers import Peers, PeerState
 from iceagent.core.turn.client_requests import Outcome, Requester
@@ -77,7 +77,7 @@ class TurnClient:
         self.counters: Counter[str] = Counter()
         self._request = request
         self._stream = stream
-        self._auth = Authenticator(credentials)
+        self._auth = ClientAuthenticator(credentials)
         self._requests = Requester(local, server, self._auth, randbytes, reliable=stream)
         self._peers = Peers(self._requests, self._emit, self._release, self._gone)
         self._liveness = Liveness()
@@ -239,7 +239,7 @@ class TurnClient:
         )
 
     @property
-    def authenticator(self) -> Authenticator:
+    def authenticator(self) -> ClientAuthenticator:
         """What authenticates requests of this allocation, those on its data connections among them."""
         return self._auth
 

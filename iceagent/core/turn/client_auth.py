@@ -20,7 +20,7 @@ class Challenge(Enum):
     BID_DOWN = "bid down"
 
 
-class Authenticator:
+class ClientAuthenticator:
     """What the server has told (realm, nonce, algorithms), and the keys made of it and the credentials.
 
     Args:

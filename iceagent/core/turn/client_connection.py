@@ -8,7 +8,7 @@ from typing import Final
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.channel_data import frame_length
-from iceagent.core.turn.client_auth import Authenticator
+from iceagent.core.turn.client_auth import ClientAuthenticator
 from iceagent.core.turn.client_requests import Outcome, Requester
 
 _HEADER_LENGTH: Final = 20
@@ -32,7 +32,7 @@ class ConnectionBinder:
         self,
         local: TransportAddress,
         server: TransportAddress,
-        auth: Authenticator,
+        auth: ClientAuthenticator,
         connection_id: int,
         randbytes: Callable[[int], bytes],
     ) -> None:

@@ -53,7 +53,7 @@ class Permission:
 
 
 @dataclass(slots=True, eq=False)
-class Channel:
+class ClientChannel:
     """One peer's number. It is that peer's as long as the allocation lives, whatever comes of the binding (trap 30)."""
 
     peer: TransportAddress
@@ -86,7 +86,7 @@ class Peers:
         self._release = release
         self._mismatch = mismatch
         self._permissions: dict[str, Permission] = {}
-        self._channels: dict[TransportAddress, Channel] = {}
+        self._channels: dict[TransportAddress, ClientChannel] = {}
         self._next_number = CHANNEL_MIN
         self.numbers: dict[TransportAddress, int] = {}
         """Peers whose channel is bound: the send path's one lookup."""
@@ -167,19 +167,19 @@ class Peers:
         """Bind a channel for a peer, once; whatever comes of it, it is not tried with another number."""
         if peer in self._channels or len(self._channels) >= MAX_CHANNELS or self._requests.is_full:
             return
-        channel = self._channels[peer] = Channel(peer, self._next_number)
+        channel = self._channels[peer] = ClientChannel(peer, self._next_number)
         self._next_number += 1
         self.by_number[channel.number] = peer
         self._bind(now, channel)
 
-    def _bind(self, now: float, channel: Channel) -> None:
+    def _bind(self, now: float, channel: ClientChannel) -> None:
         attributes = (stun.ChannelNumber(channel.number), stun.XorPeerAddress(channel.peer))
         channel.due_at = inf
         channel.request = self._requests.start(
             now, stun.Method.CHANNEL_BIND, attributes, lambda at, outcome: self._bound(at, channel, outcome)
         )
 
-    def _bound(self, now: float, channel: Channel, outcome: Outcome) -> None:
+    def _bound(self, now: float, channel: ClientChannel, outcome: Outcome) -> None:
         channel.request = None
         if outcome.response is not None:
             is_news = channel.state is not PeerState.READY
@@ -226,7 +226,7 @@ class Peers:
         return min(self._timeouts(), default=None)
 
     def _timeouts(self) -> Iterable[float]:
-        entries: list[Permission | Channel] = [*self._permissions.values(), *self._channels.values()]
+        entries: list[Permission | ClientChannel] = [*self._permissions.values(), *self._channels.values()]
         for entry in entries:
             if entry.state is PeerState.READY:
                 yield min(entry.due_at, entry.expires_at)

@@ -9,7 +9,7 @@ from typing import Final
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.transmit import Transmit
-from iceagent.core.turn.client_auth import Authenticator, Challenge
+from iceagent.core.turn.client_auth import Challenge, ClientAuthenticator
 from iceagent.core.turn.client_values import MAX_CHALLENGES, REASON_OF_CODE, SCHEDULE, EndReason
 from iceagent.core.turn.credentials import TurnCredentials
 
@@ -83,7 +83,7 @@ class Requester:
         self,
         local: TransportAddress,
         server: TransportAddress,
-        auth: Authenticator,
+        auth: ClientAuthenticator,
         randbytes: Callable[[int], bytes],
         *,
         reliable: bool,

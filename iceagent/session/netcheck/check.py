@@ -26,7 +26,7 @@ from iceagent.session.netcheck.report import (
     WebReport,
 )
 from iceagent.session.netcheck.servers import check_others, find_places, health_of_stun
-from iceagent.session.netcheck.web import Question, look_at_web, relay_question
+from iceagent.session.netcheck.web import KnownPage, look_at_web, relay_question
 from iceagent.session.relay import agent_config, host_of, open_client
 
 RELAY_S: Final = 5.0
@@ -176,7 +176,7 @@ class _Check:
     async def ask_web(self) -> None:
         question = None
         if self._options.portal_url is not None:
-            question = Question(self._options.portal_url, 204)
+            question = KnownPage(self._options.portal_url, 204)
         elif self._options.relay is not None:
             question = relay_question(self._options.relay)
         with trio.move_on_after(WEB_S) as scope:

@@ -26,7 +26,7 @@ _RECEIVE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """An HTTP answer, its body cut at 4 KiB."""
 
     status: int
@@ -35,7 +35,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class KnownPage:
     """A page whose content is known beforehand: `body` None does not matter."""
 
     url: str
@@ -43,14 +43,14 @@ class Question:
     body: bytes | None = None
 
 
-def relay_question(relay_url: str) -> Question | None:
+def relay_question(relay_url: str) -> KnownPage | None:
     """Return the page by which a relay tells that it lives; None where it is no relay's URL, which others tell."""
     try:
         place = icesignal.parse_relay_url(relay_url)
     except ValueError:
         return None
     where, _, _ = place.shown.removeprefix("ws").removeprefix("s").removeprefix("://").partition("/")
-    return Question(f"{'https' if place.is_tls else 'http'}://{where}/healthz", 200, b"ok\n")
+    return KnownPage(f"{'https' if place.is_tls else 'http'}://{where}/healthz", 200, b"ok\n")
 
 
 def environment_proxy(scheme: str) -> str | None:
@@ -63,7 +63,7 @@ def environment_proxy(scheme: str) -> str | None:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-async def look_at_web(network: Network, question: Question | None) -> WebReport:
+async def look_at_web(network: Network, question: KnownPage | None) -> WebReport:
     """Ask the question and compare; without one, tell what the environment says. Never raises but for cancellation."""
     if question is None:
         return WebReport(proxy=environment_proxy("https"))
@@ -79,7 +79,7 @@ async def look_at_web(network: Network, question: Question | None) -> WebReport:
     return replace(report, intercepted=intercepted, detail=detail, clock_offset_s=clock_offset_s(answer, time.time()))
 
 
-def judge(question: Question, answer: Answer) -> tuple[bool, str]:
+def judge(question: KnownPage, answer: HttpAnswer) -> tuple[bool, str]:
     """Return whether somebody else answered, and what shows it."""
     if answer.status in (301, 302, 303, 307, 308, 511):
         where = answer.headers.get("location", "")
@@ -91,7 +91,7 @@ def judge(question: Question, answer: Answer) -> tuple[bool, str]:
     return False, ""
 
 
-def clock_offset_s(answer: Answer, now: float) -> float | None:
+def clock_offset_s(answer: HttpAnswer, now: float) -> float | None:
     """Return how far `now`, seconds since 1970, is ahead of the answer's Date; None where it has none."""
     try:
         return round(now - parsedate_to_datetime(answer.headers.get("date", "")).timestamp(), 1)
@@ -104,7 +104,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
-async def fetch(network: Network, url: str) -> Answer:
+async def fetch(network: Network, url: str) -> HttpAnswer:
     """Return the answer to a GET.
 
     Raises:
@@ -147,7 +147,7 @@ async def connect(network: Network, places: list[TransportAddress], *, tls_name:
     return await first_of(interleave(places), attempt, discard=trio.aclose_forcefully)
 
 
-async def _read_answer(connection: h11.Connection, stream: trio.abc.Stream) -> Answer:
+async def _read_answer(connection: h11.Connection, stream: trio.abc.Stream) -> HttpAnswer:
     status, headers, body = 0, {}, b""
     while True:
         event = connection.next_event()
@@ -161,6 +161,6 @@ async def _read_answer(connection: h11.Connection, stream: trio.abc.Stream) -> A
         elif isinstance(event, h11.Data):
             body += bytes(event.data)
             if len(body) > MAX_BODY:
-                return Answer(status, headers, body[:MAX_BODY])
+                return HttpAnswer(status, headers, body[:MAX_BODY])
         elif not isinstance(event, h11.InformationalResponse):
-            return Answer(status, headers, body)
+            return HttpAnswer(status, headers, body)

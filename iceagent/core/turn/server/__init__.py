@@ -7,14 +7,14 @@ from iceagent.core.turn.server.allocation import (
     AllocationState,
     Channel,
     ClientPath,
-    Connection,
     ConnectionState,
+    PeerConnection,
     Relay,
 )
 from iceagent.core.turn.server.limits import TurnLimits
 from iceagent.core.turn.server.policy import PeerPolicy, PolicyError, parse_networks
 from iceagent.core.turn.server.ports import PortPool
-from iceagent.core.turn.server.relaying import Forward
+from iceagent.core.turn.server.relaying import PeerDatagrams
 from iceagent.core.turn.server.server import TurnServer, TurnServerConfig
 from iceagent.core.turn.server.state import (
     AllocationChanged,
@@ -41,12 +41,12 @@ __all__ = [
     "CloseConnection",
     "CloseRelay",
     "ConnectPeer",
-    "Connection",
     "ConnectionState",
     "Event",
-    "Forward",
     "JoinConnection",
     "OpenRelay",
+    "PeerConnection",
+    "PeerDatagrams",
     "PeerPolicy",
     "PolicyError",
     "PortPool",

@@ -91,7 +91,7 @@ class Channel:
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class PeerConnection:
     """A TCP connection to a peer. RFC 6062.
 
     Attributes:
@@ -174,7 +174,7 @@ class Allocation:
     permissions: dict[str, float] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
     channel_of: dict[TransportAddress, Channel] = field(default_factory=dict)
-    connections: dict[int, Connection] = field(default_factory=dict)
+    connections: dict[int, PeerConnection] = field(default_factory=dict)
     refusals: list[stun.AddressErrorCode] = field(default_factory=list)
     reservation: bytes | None = None
     traffic: Counter[str] = field(default_factory=Counter)

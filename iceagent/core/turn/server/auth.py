@@ -51,7 +51,7 @@ class Rejected:
     proven: bool = False
 
 
-class Authenticator:
+class RequestAuthenticator:
     """Checks requests.
 
     Args:

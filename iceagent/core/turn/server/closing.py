@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iceagent.core.turn.server.allocation import Allocation, AllocationState, Connection, ConnectionState, Relay
+from iceagent.core.turn.server.allocation import Allocation, AllocationState, ConnectionState, PeerConnection, Relay
 from iceagent.core.turn.server.state import AllocationChanged, CloseConnection, CloseRelay, ServerState
 
 
@@ -62,7 +62,7 @@ def revoke(state: ServerState, allocation: Allocation, host: str) -> None:
     state.counters["permissions_revoked"] += 1
 
 
-def close_connection(state: ServerState, connection: Connection) -> None:
+def close_connection(state: ServerState, connection: PeerConnection) -> None:
     """Close a TCP connection to a peer, if it is not closed."""
     if connection.state is ConnectionState.CLOSED:
         return

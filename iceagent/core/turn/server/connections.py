@@ -10,8 +10,8 @@ from iceagent.core.turn.server.allocation import (
     Allocation,
     AllocationState,
     ClientPath,
-    Connection,
     ConnectionState,
+    PeerConnection,
     Relay,
     Signing,
 )
@@ -66,18 +66,18 @@ def _refusal(state: ServerState, allocation: Allocation, peer: TransportAddress)
 
 def _add(
     state: ServerState, now: float, relay: Relay, peer: TransportAddress, how: ConnectionState, patience_s: float
-) -> Connection:
+) -> PeerConnection:
     number = int.from_bytes(state.randbytes(4), "big")
     while number in state.connections:
         number = int.from_bytes(state.randbytes(4), "big")
-    connection = Connection(number, relay.allocation, relay, peer, how, now + patience_s)
+    connection = PeerConnection(number, relay.allocation, relay, peer, how, now + patience_s)
     state.connections[number] = connection
     relay.allocation.connections[number] = connection
     connection.deadline = state.deadlines.call_at(connection.expires_at, partial(_give_up, state, connection))
     return connection
 
 
-def _give_up(state: ServerState, connection: Connection, now: float) -> None:
+def _give_up(state: ServerState, connection: PeerConnection, now: float) -> None:
     del now
     if connection.state is ConnectionState.CONNECTING:
         peer_failed(state, connection)
@@ -85,7 +85,7 @@ def _give_up(state: ServerState, connection: Connection, now: float) -> None:
         close_connection(state, connection)
 
 
-def peer_connected(state: ServerState, now: float, connection: Connection) -> bool:
+def peer_connected(state: ServerState, now: float, connection: PeerConnection) -> bool:
     """Note that a peer took our connection. False: it is no longer wanted, close it."""
     if connection.state is not ConnectionState.CONNECTING:
         return False
@@ -102,7 +102,7 @@ def peer_connected(state: ServerState, now: float, connection: Connection) -> bo
     return True
 
 
-def peer_failed(state: ServerState, connection: Connection) -> None:
+def peer_failed(state: ServerState, connection: PeerConnection) -> None:
     """Note that a peer did not take our connection."""
     if connection.state is not ConnectionState.CONNECTING:
         return
@@ -113,7 +113,7 @@ def peer_failed(state: ServerState, connection: Connection) -> None:
     state.refuse(path, request, signing, stun.Code.CONNECTION_TIMEOUT_OR_FAILURE)
 
 
-def peer_arrived(state: ServerState, now: float, relay: Relay, peer: TransportAddress) -> Connection | None:
+def peer_arrived(state: ServerState, now: float, relay: Relay, peer: TransportAddress) -> PeerConnection | None:
     """Take a peer's connection to a relayed address and tell the client; None: it may not, close it."""
     allocation = relay.allocation
     if (

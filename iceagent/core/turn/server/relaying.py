@@ -16,7 +16,7 @@ _MAX_PEER_DATA: Final = 65507  # what fits into a UDP datagram over IPv4
 _MAX_INDICATED: Final = 65400  # what fits into the DATA of an indication
 
 
-class Forward(NamedTuple):
+class PeerDatagrams(NamedTuple):
     """Datagrams for one peer, to be sent from `relay` in one go."""
 
     relay: Relay
@@ -26,7 +26,7 @@ class Forward(NamedTuple):
 
 def channel_data_to_peer(
     state: ServerState, now: float, allocation: Allocation, data: bytes, segment_size: int
-) -> list[Forward]:
+) -> list[PeerDatagrams]:
     """Return what a buffer of ChannelData becomes on the other side.
 
     Args:
@@ -40,7 +40,7 @@ def channel_data_to_peer(
     if stripped is not None:
         forward = _to_channel(state, now, allocation, *stripped)
         return [] if forward is None else [forward]
-    forwards: list[Forward] = []
+    forwards: list[PeerDatagrams] = []
     for at in range(0, len(data), segment_size):
         single = decode_channel_data(data[at : at + segment_size], CHANNEL_MAX_RFC5766)
         if single is None:
@@ -57,7 +57,7 @@ def channel_data_to_peer(
 
 def _to_channel(
     state: ServerState, now: float, allocation: Allocation, number: int, datagrams: list[bytes]
-) -> Forward | None:
+) -> PeerDatagrams | None:
     channel = allocation.channels.get(number)
     if channel is None or channel.expires_at <= now:
         state.counters["channel_unknown"] += len(datagrams)
@@ -78,7 +78,7 @@ def _to_channel(
     count = len(datagrams)
     traffic["datagrams_to_peer"] += count
     traffic["bytes_to_peer"] += size * (count - 1) + len(datagrams[-1])
-    return Forward(channel.relay, channel.peer, datagrams)
+    return PeerDatagrams(channel.relay, channel.peer, datagrams)
 
 
 def handle_send(state: ServerState, now: float, path: ClientPath, data: bytes) -> None:

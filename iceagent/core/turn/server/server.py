@@ -14,8 +14,8 @@ from iceagent.core.stun.header import split_message_type
 from iceagent.core.turn.server import connections, relaying
 from iceagent.core.turn.server.addresses import set_own_addresses, set_relay_hosts
 from iceagent.core.turn.server.allocate import handle_allocate, relay_failed, relay_opened
-from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
-from iceagent.core.turn.server.auth import ALGORITHMS, Authenticated, Authenticator, Rejected
+from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, Relay, Signing
+from iceagent.core.turn.server.auth import ALGORITHMS, Authenticated, Rejected, RequestAuthenticator
 from iceagent.core.turn.server.closing import close_allocation, close_connection
 from iceagent.core.turn.server.limits import FIRST_PORT, LAST_PORT, NONCE_LIFETIME_S, TurnLimits
 from iceagent.core.turn.server.nonces import NonceMaker
@@ -23,7 +23,7 @@ from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
 from iceagent.core.turn.server.preauth import read_envelope
 from iceagent.core.turn.server.refresh import handle_channel_bind, handle_create_permission, handle_refresh
-from iceagent.core.turn.server.relaying import Forward
+from iceagent.core.turn.server.relaying import PeerDatagrams
 from iceagent.core.turn.server.replies import ReplyBudget
 from iceagent.core.turn.server.state import Event, ServerState, ToClient, Transmit
 from iceagent.core.turn.server.users import UserStore
@@ -102,7 +102,7 @@ class TurnServer:
         if config.users.hides_names:
             features |= stun.SecurityFeature.USERNAME_ANONYMITY
         nonces = NonceMaker(randbytes, features=features, lifetime_s=config.nonce_lifetime_s)
-        self._authenticator = Authenticator(config.realm, config.users, nonces, config.algorithms)
+        self._authenticator = RequestAuthenticator(config.realm, config.users, nonces, config.algorithms)
         self._budget = ReplyBudget()
 
     # -- looking
@@ -222,7 +222,9 @@ class TurnServer:
         if path.transport == "udp":
             self._budget.note_proven(now, path.remote.host)
 
-    def forward_to_peer(self, now: float, allocation: Allocation, data: bytes, segment_size: int) -> list[Forward]:
+    def forward_to_peer(
+        self, now: float, allocation: Allocation, data: bytes, segment_size: int
+    ) -> list[PeerDatagrams]:
         """Return what ChannelData from a client becomes; `allocation` is from `flows`.
 
         Args:
@@ -270,19 +272,19 @@ class TurnServer:
         """Note that a relay could not be bound."""
         relay_failed(self._state, now, relay)
 
-    def peer_connected(self, now: float, connection: Connection) -> bool:
+    def peer_connected(self, now: float, connection: PeerConnection) -> bool:
         """Note that a peer took our connection. False: it is no longer wanted, close it."""
         return connections.peer_connected(self._state, now, connection)
 
-    def peer_failed(self, now: float, connection: Connection) -> None:
+    def peer_failed(self, now: float, connection: PeerConnection) -> None:
         """Note that a peer did not take our connection."""
         connections.peer_failed(self._state, connection)
 
-    def peer_arrived(self, now: float, relay: Relay, peer: TransportAddress) -> Connection | None:
+    def peer_arrived(self, now: float, relay: Relay, peer: TransportAddress) -> PeerConnection | None:
         """Note that a peer connected to a relayed address. None: it may not, close it."""
         return connections.peer_arrived(self._state, now, relay, peer)
 
-    def connection_closed(self, now: float, connection: Connection) -> None:
+    def connection_closed(self, now: float, connection: PeerConnection) -> None:
         """Note that a joined connection has ended, or its peer's side before it was joined."""
         close_connection(self._state, connection)
 

@@ -12,7 +12,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.token_bucket import TokenBucket
-from iceagent.core.turn.server.allocation import Allocation, ClientPath, Connection, Relay, Signing
+from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, Relay, Signing
 from iceagent.core.turn.server.limits import LAST_WORDS_S, MAX_DEPARTED, MAX_PENDING_OUTPUT, TurnLimits
 from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
@@ -57,21 +57,21 @@ class CloseRelay:
 class ConnectPeer:
     """Connect from `connection.relay` to `connection.peer`, then call `peer_connected` or `peer_failed`."""
 
-    connection: Connection
+    connection: PeerConnection
 
 
 @dataclass(frozen=True, slots=True)
 class JoinConnection:
     """Join the client's data connection `connection.path` with the peer's, byte for byte."""
 
-    connection: Connection
+    connection: PeerConnection
 
 
 @dataclass(frozen=True, slots=True)
 class CloseConnection:
     """Close the peer's side of a connection, and the client's data connection if there is one."""
 
-    connection: Connection
+    connection: PeerConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ class ServerState:
     flows: dict[tuple[str, int], dict[TransportAddress, Allocation]] = field(default_factory=dict)
     relays: dict[TransportAddress, Relay] = field(default_factory=dict)
     departed: dict[TransportAddress, float] = field(default_factory=dict)
-    connections: dict[int, Connection] = field(default_factory=dict)
-    data_paths: dict[ClientPath, Connection] = field(default_factory=dict)
+    connections: dict[int, PeerConnection] = field(default_factory=dict)
+    data_paths: dict[ClientPath, PeerConnection] = field(default_factory=dict)
     reservations: dict[bytes, Reservation] = field(default_factory=dict)
     per_user: Counter[str] = field(default_factory=Counter)
     per_source: Counter[str] = field(default_factory=Counter)
