@@ -1,10 +1,10 @@
-"""Runs a small machine of the core on some sockets: NAT discovery, port mapping. One task per socket, one timer."""
+"""Drives machines of the core: `MachineTimer` keeps the time of any, `MachineDriver` runs a small one on sockets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import trio
 
@@ -13,8 +13,8 @@ from iceagent.core.transmit import Transmit
 from iceagent.net.api import UdpSocket
 
 
-class Machine(Protocol):
-    """The part of the core's contract that all machines share."""
+class Timed(Protocol):
+    """What all machines of the core have: they say when they want to be called."""
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
@@ -23,6 +23,10 @@ class Machine(Protocol):
     def next_timeout(self) -> float | None:
         """Return when something is due next."""
         ...
+
+
+class Machine(Timed, Protocol):
+    """A machine that sends datagrams."""
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send."""
@@ -34,6 +38,38 @@ Receive = Callable[[float, TransportAddress, TransportAddress, bytes], object]
 
 Unreachable = Callable[[float, TransportAddress], object]
 """What takes an ICMP error: now and the remote address it is about."""
+
+
+class MachineTimer:
+    """The one timer of a machine: calls it when it wants to be called.
+
+    Args:
+        machine: which is called.
+        settle: carries out what it then wants done.
+    """
+
+    def __init__(self, machine: Timed, settle: Callable[[], object]) -> None:
+        self._machine = machine
+        self._settle = settle
+        self._wakes_at = -math.inf  # until it runs nothing can be too late for it
+        self._changed = trio.Event()
+
+    def follow(self) -> None:
+        """Take note that the machine was changed: something may be due earlier. To be called after each change."""
+        due = self._machine.next_timeout()
+        if due is not None and due < self._wakes_at:
+            self._changed.set()
+
+    async def run(self) -> NoReturn:
+        """Keep time until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            due = self._machine.next_timeout()
+            self._wakes_at = math.inf if due is None else due
+            with trio.move_on_at(self._wakes_at):
+                await self._changed.wait()
+            self._machine.handle_timeout(trio.current_time())
+            self._settle()
 
 
 class MachineDriver:
@@ -61,8 +97,8 @@ class MachineDriver:
         self._receive = receive
         self._settle_events = settle
         self._unreachable = unreachable
-        self._kick = trio.Event()
-        self._done = False
+        self._timer = MachineTimer(machine, self._settle)
+        self._done = trio.Event()
 
     def mutate(self, change: Callable[[float], object]) -> None:
         """Change the machine, given the time, and carry out what follows at once."""
@@ -74,13 +110,8 @@ class MachineDriver:
         async with trio.open_nursery() as nursery:
             for local, sock in self._sockets.items():
                 nursery.start_soon(self._receive_from, local, sock)
-            while not self._done:
-                self._kick = trio.Event()
-                due = self._machine.next_timeout()
-                with trio.move_on_at(math.inf if due is None else due):
-                    await self._kick.wait()
-                self._machine.handle_timeout(trio.current_time())
-                self._settle()
+            nursery.start_soon(self._timer.run)
+            await self._done.wait()
             nursery.cancel_scope.cancel()
 
     async def _receive_from(self, local: TransportAddress, sock: UdpSocket) -> None:
@@ -99,5 +130,6 @@ class MachineDriver:
             sock = self._sockets.get(transmit.local)
             if sock is not None:  # a full buffer loses the packet, as the network may: all is retransmitted
                 sock.send_nowait((transmit.data,), transmit.remote)
-        self._done = self._settle_events() or self._done
-        self._kick.set()
+        if self._settle_events():
+            self._done.set()
+        self._timer.follow()

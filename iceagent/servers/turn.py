@@ -32,6 +32,7 @@ from iceagent.core.turn.server import (
 from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, RealHost, SetsFragments, UdpSocket
 from iceagent.net.background import open_background
+from iceagent.net.machine import MachineTimer
 from iceagent.net.tcp import bound_address
 from iceagent.servers.turn_addresses import AddressWatch, make_config
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener
@@ -88,8 +89,7 @@ class TurnService:
         self._addresses = AddressWatch(self)
         self._translated: dict[str, str] = {}  # behind a one-to-one NAT
         self.note_relay_hosts()
-        self._wake_timer = trio.Event()
-        self._armed_for = float("inf")
+        self._timer = MachineTimer(core, self.settle)
         self._changed = trio.Event()
 
     # -- for users
@@ -160,9 +160,7 @@ class TurnService:
                 self._relays.send_one(transmit)
         while (event := core.poll_event()) is not None:
             self._handle(event)
-        timeout = core.next_timeout()
-        if timeout is not None and timeout < self._armed_for:
-            self._wake_timer.set()
+        self._timer.follow()
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, OpenRelay):
@@ -279,7 +277,7 @@ class TurnService:
 
     def start(self) -> None:
         """Start what runs beside the listeners."""
-        self._nursery.start_soon(self._run_timers)
+        self._nursery.start_soon(self._timer.run)
         self._nursery.start_soon(self._relays.run_poll)
         self._nursery.start_soon(self._addresses.run)
 
@@ -287,17 +285,6 @@ class TurnService:
         """Close what a nursery does not."""
         self._relays.close_all()
         self.tcp_relays.close_all()
-
-    async def _run_timers(self) -> None:
-        """Call the core when it wants to be called."""
-        while True:
-            self._wake_timer = trio.Event()
-            timeout = self.core.next_timeout()
-            self._armed_for = float("inf") if timeout is None else timeout
-            with trio.move_on_at(self._armed_for):
-                await self._wake_timer.wait()
-            self.core.handle_timeout(trio.current_time())
-            self.settle()
 
     async def listen(self, stack: AsyncExitStack) -> None:
         """Bind every address there is to listen at.

@@ -21,6 +21,7 @@ from iceagent.net.api import Batch, IcmpError, Network
 from iceagent.net.background import open_background
 from iceagent.net.contained import contained
 from iceagent.net.logs import limited_logger
+from iceagent.net.machine import MachineTimer
 from iceagent.net.staggered import first_of, summary
 from iceagent.net.turn.connect import TurnOptions, TurnServer, find_places, open_transport
 from iceagent.net.turn.redirect import Redirections
@@ -110,8 +111,7 @@ class TurnAllocation:
         self.connections: trio.MemoryReceiveChannel[turn.TurnEvent]
         self._connections, self.connections = trio.open_memory_channel[turn.TurnEvent](_MAX_CONNECTION_EVENTS)
         self._decided = trio.Event()
-        self._kick = trio.Event()
-        self._wakes_at = -inf  # nothing kicks before `_keep_time` sleeps
+        self._timer = MachineTimer(client, self.settle)
         self._scope = trio.CancelScope(shield=True)
 
     @property
@@ -159,9 +159,7 @@ class TurnAllocation:
                 self.client.connection_lost()
         while (event := self.client.poll_event()) is not None:
             self._react(event)
-        due = self.client.next_timeout()
-        if due is not None and due < self._wakes_at:
-            self._kick.set()
+        self._timer.follow()
 
     async def run(self) -> None:
         """Receive, keep time and write; shielded, so that the allocation can still be released while we are cancelled.
@@ -172,7 +170,7 @@ class TurnAllocation:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.transport.run)
                 nursery.start_soon(self._receive)
-                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._timer.run)
 
     def stop(self) -> None:
         """End all tasks and close everything, without a word to the server."""
@@ -226,16 +224,6 @@ class TurnAllocation:
             self.settle()
             for behind in full:
                 await behind.wait_room()
-
-    async def _keep_time(self) -> None:
-        while True:
-            self._kick = trio.Event()
-            due = self.client.next_timeout()
-            self._wakes_at = inf if due is None else due
-            with trio.move_on_at(self._wakes_at):
-                await self._kick.wait()
-            self.client.handle_timeout(trio.current_time())
-            self.settle()
 
     def _react(self, event: turn.TurnEvent) -> None:
         if isinstance(event, turn.Allocated):
