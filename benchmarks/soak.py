@@ -36,7 +36,7 @@ from iceagent.core.turn import TurnCredentials
 from iceagent.link import LinkRole, generate_identity, open_link
 from iceagent.net import Batch, SystemNetwork, SystemUdpSocket, open_udp_socket, sockaddr
 from iceagent.net.turn.allocation import TurnLogin, open_turn_socket
-from iceagent.net.turn.redirect import TurnServer
+from iceagent.net.turn.redirect import TurnServerAddress
 from iceagent.servers import TurnOptions, open_turn_server
 
 TARGET_BYTES = 256.0
@@ -57,7 +57,7 @@ async def turn_cycles() -> AsyncIterator[Cycle]:
     )
     login = TurnLogin(TurnCredentials("soak", "soak-password"))
     async with open_turn_server(options) as service:
-        server = TurnServer(HOST, service.address.port)
+        server = TurnServerAddress(HOST, service.address.port)
 
         async def cycle() -> None:
             async with open_turn_socket(SystemNetwork(), server, login=login):

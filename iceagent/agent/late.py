@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iceagent.core.turn import TurnCredentials
     from iceagent.net.portmap import open_port_mapping
     from iceagent.net.turn.allocation import TurnLogin, open_turn_socket
-    from iceagent.net.turn.connect import TurnOptions
+    from iceagent.net.turn.connect import TurnConnectOptions
 else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
@@ -28,14 +28,14 @@ else:
             "iceagent.core.turn": "TurnCredentials",
             "iceagent.net.portmap": "open_port_mapping",
             "iceagent.net.turn.allocation": "TurnLogin open_turn_socket",
-            "iceagent.net.turn.connect": "TurnOptions",
+            "iceagent.net.turn.connect": "TurnConnectOptions",
         },
     )
 
 __all__ = [
+    "TurnConnectOptions",
     "TurnCredentials",
     "TurnLogin",
-    "TurnOptions",
     "check_layout",
     "find_ttl",
     "is_target",

@@ -14,7 +14,7 @@ from iceagent.cli.netcheck_lines import show_prediction, show_report
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
-from iceagent.core.discovery import Outcome, SideView, predict
+from iceagent.core.discovery import PredictedPath, SideView, predict
 from iceagent.net.background import open_background
 from iceagent.session.errors import NoPath, RelayError
 from iceagent.session.netcheck import CheckOptions, Report, check_network, compare, netcheck_invite, netcheck_join
@@ -22,7 +22,7 @@ from iceagent.session.relay import named_relay
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _CheckRequest:
     """Which of the three checks it is."""
 
     invite: bool
@@ -69,11 +69,11 @@ def command(
         raise click.UsageError("--timeout is how long --invite waits; leave it out, or add --invite")
     output = Common(as_json, quiet, verbose).open_output()
     options = CheckOptions(servers=servers, portal_url=portal_url, lifetime=lifetime, upnp=not no_upnp)
-    wish = _Wish(invite, peer, timeout_s)
+    wish = _CheckRequest(invite, peer, timeout_s)
     return run_verb(lambda: _netcheck(options, wish, relay, output), output)
 
 
-async def _netcheck(options: CheckOptions, wish: _Wish, relay: str | None, output: Output) -> None:
+async def _netcheck(options: CheckOptions, wish: _CheckRequest, relay: str | None, output: Output) -> None:
     _check_urls(options.servers)
     options = replace(options, relay=named_relay(relay))
     if wish.invite:
@@ -105,7 +105,7 @@ def _conclude(report: Report) -> None:
         raise NoPath("no server answers, neither over UDP nor over TCP; check the names, or ask another (--stun URL)")
 
 
-async def _invite(options: CheckOptions, wish: _Wish, relay: str | None, output: Output) -> None:
+async def _invite(options: CheckOptions, wish: _CheckRequest, relay: str | None, output: Output) -> None:
     async with netcheck_invite(relay=relay) as waiting:
         if waiting.is_own_relay:
             options = replace(options, relay=None)  # it is on this machine and knows no servers
@@ -147,5 +147,5 @@ async def _compare(report: Report, exchange: Callable[[SideView], Awaitable[Side
     ours = report.side_view()
     prediction = predict(ours, await exchange(ours))
     show_prediction(prediction, output)
-    if prediction.outcome is Outcome.IMPOSSIBLE and prediction.certain:
+    if prediction.outcome is PredictedPath.IMPOSSIBLE and prediction.certain:
         raise NoPath(f"the two sides cannot be connected: {prediction.reason}")

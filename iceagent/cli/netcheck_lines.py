@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from iceagent.cli.output import Output
-from iceagent.core.discovery import NatBehaviour, Outcome, Prediction
+from iceagent.core.discovery import NatBehaviour, PredictedPath, Prediction
 from iceagent.session.netcheck import (
     FamilyReport,
     PortMappingReport,
@@ -42,10 +42,10 @@ def show_prediction(prediction: Prediction, output: Output) -> None:
     """Print how the two sides would be connected, and why."""
     likely = "" if prediction.certain else "probably "
     text = {
-        Outcome.DIRECT: f"the two sides will {likely}be connected directly",
-        Outcome.RELAYED: f"the two sides will {likely}be connected through a relay",
-        Outcome.UNKNOWN: "whether the two sides will be connected directly cannot be told",
-        Outcome.IMPOSSIBLE: f"the two sides {likely}cannot be connected",
+        PredictedPath.DIRECT: f"the two sides will {likely}be connected directly",
+        PredictedPath.RELAYED: f"the two sides will {likely}be connected through a relay",
+        PredictedPath.UNKNOWN: "whether the two sides will be connected directly cannot be told",
+        PredictedPath.IMPOSSIBLE: f"the two sides {likely}cannot be connected",
     }[prediction.outcome]
     output.line(
         "prediction",

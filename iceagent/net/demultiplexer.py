@@ -57,7 +57,7 @@ class Unclaimed(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Member(Generic[S]):
+class PortMember(Generic[S]):
     """One session at the port, with all that is known of it: when it leaves, this is what there is to forget.
 
     Attributes:
@@ -77,7 +77,7 @@ class Member(Generic[S]):
 
 @dataclass(slots=True, eq=False)
 class _Claim(Generic[S]):
-    member: Member[S]
+    member: PortMember[S]
     heard_at: float
     proven: bool
 
@@ -90,11 +90,11 @@ class Demultiplexer(Generic[S]):
     """
 
     def __init__(self) -> None:
-        self._ufrags: dict[str, Member[S]] = {}
+        self._ufrags: dict[str, PortMember[S]] = {}
         self._claims: dict[TransportAddress, _Claim[S]] = {}
-        self._pending: dict[bytes, Member[S]] = {}
-        self._asked: dict[TransportAddress, Member[S]] = {}
-        self._members: dict[int, Member[S]] = {}
+        self._pending: dict[bytes, PortMember[S]] = {}
+        self._asked: dict[TransportAddress, PortMember[S]] = {}
+        self._members: dict[int, PortMember[S]] = {}
         self.counters: Counter[Unclaimed] = Counter()
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class Demultiplexer(Generic[S]):
         """Return all of them."""
         return [member.session for member in self._members.values()]
 
-    def join(self, session: S) -> Member[S]:
+    def join(self, session: S) -> PortMember[S]:
         """Take a session in; it gets nothing until it has a username fragment or has sent a request.
 
         Raises:
@@ -121,11 +121,11 @@ class Demultiplexer(Generic[S]):
         """
         if len(self._members) >= MAX_MEMBERS:
             raise ValueError(f"this port has {MAX_MEMBERS} sessions already")
-        member = Member(session)
+        member = PortMember(session)
         self._members[id(member)] = member
         return member
 
-    def add_ufrag(self, member: Member[S], ufrag: str) -> None:
+    def add_ufrag(self, member: PortMember[S], ufrag: str) -> None:
         """Let requests that name `ufrag` go to a session; of its old ones the oldest is forgotten in time.
 
         Raises:
@@ -141,7 +141,7 @@ class Demultiplexer(Generic[S]):
         if len(member.ufrags) > MAX_UFRAGS:
             del self._ufrags[member.ufrags.pop(0)]
 
-    def leave(self, member: Member[S]) -> None:
+    def leave(self, member: PortMember[S]) -> None:
         """Forget a session and everything about it. Idempotent."""
         if self._members.pop(id(member), None) is None:
             return
@@ -158,7 +158,7 @@ class Demultiplexer(Generic[S]):
 
     # What sessions send and authenticate
 
-    def note_sent(self, now: float, member: Member[S], remote: TransportAddress, datagram: bytes) -> None:
+    def note_sent(self, now: float, member: PortMember[S], remote: TransportAddress, datagram: bytes) -> None:
         """Take note of what a session sends: the answers to its requests are to find it."""
         if datagram[:2] != _BINDING_REQUEST or not looks_like_stun(datagram) or id(member) not in self._members:
             return
@@ -176,7 +176,7 @@ class Demultiplexer(Generic[S]):
             self._pending[transaction_id] = member
             self._note_asked(member, remote)
 
-    def _note_asked(self, member: Member[S], remote: TransportAddress) -> None:
+    def _note_asked(self, member: PortMember[S], remote: TransportAddress) -> None:
         last = self._asked.get(remote)
         if last is member:
             return
@@ -189,7 +189,7 @@ class Demultiplexer(Generic[S]):
         member.asked[remote] = None
 
     def note_authenticated(
-        self, now: float, member: Member[S], remote: TransportAddress, datagram: bytes, *, valid: bool
+        self, now: float, member: PortMember[S], remote: TransportAddress, datagram: bytes, *, valid: bool
     ) -> None:
         """Take note that a session has authenticated a STUN message from an address; this is what a claim rests on.
 
@@ -212,7 +212,7 @@ class Demultiplexer(Generic[S]):
                 return  # it came from elsewhere than it was sent to, or refuses something
         self._claim(now, member, remote, proven=answer)
 
-    def _claim(self, now: float, member: Member[S], remote: TransportAddress, *, proven: bool) -> None:
+    def _claim(self, now: float, member: PortMember[S], remote: TransportAddress, *, proven: bool) -> None:
         claim = self._claims.get(remote)
         if claim is not None and claim.member is member:
             claim.heard_at = now
@@ -228,7 +228,7 @@ class Demultiplexer(Generic[S]):
         self._claims[remote] = _Claim(member, now, proven)
         member.claims[remote] = None
 
-    def _forget_a_claim(self, member: Member[S]) -> None:
+    def _forget_a_claim(self, member: PortMember[S]) -> None:
         unproven = (remote for remote in member.claims if not self._claims[remote].proven)
         victim = min(unproven, key=lambda remote: self._claims[remote].heard_at, default=None)
         if victim is None:

@@ -202,7 +202,7 @@ class Mdns:
         self._told_at[key] = now
         self._send(link.member, packets.encode_answer(record), link.group)
 
-    def _answer(self, link: _Link, remote: TransportAddress, message: packets.Message) -> None:
+    def _answer(self, link: _Link, remote: TransportAddress, message: packets.MdnsMessage) -> None:
         known = {record.name for record in message.records if record.ttl_s >= packets.HOST_TTL_S / 2}
         asked = {question.name: question for question in message.questions}
         for name, question in asked.items():
@@ -211,7 +211,7 @@ class Mdns:
                 continue  # RFC 6762 section 7.1: he knows it; section 6.2: it is another link's
             if remote.port != packets.PORT:
                 families = tuple(family for one in message.questions if one.name == name for family in one.families)
-                legacy = packets.Question(name, families)
+                legacy = packets.MdnsQuestion(name, families)
                 answer = packets.encode_answer(record, legacy_id=message.message_id, legacy=legacy)
                 self._send(link.member, answer, remote)
             elif question.by_unicast:
@@ -268,7 +268,7 @@ class Mdns:
                 self._send(link.asker, query, link.group)
                 self._send(link.member, query, link.group)
 
-    def _learn(self, message: packets.Message) -> None:
+    def _learn(self, message: packets.MdnsMessage) -> None:
         now = trio.current_time()
         for record in message.records:
             lookup = self._lookups.get(record.name)

@@ -35,7 +35,7 @@ _GARBAGE: Final = (dns.exception.DNSException, ValueError, IndexError, KeyError,
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class MdnsQuestion:
     """Somebody asks for addresses of `name`; `by_unicast`: the answer may go to him alone."""
 
     name: str
@@ -53,12 +53,12 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class MdnsMessage:
     """What matters of a message. `complete` names the names that have no records but those here (NSEC)."""
 
     message_id: int
     is_response: bool
-    questions: tuple[Question, ...] = ()
+    questions: tuple[MdnsQuestion, ...] = ()
     records: tuple[Record, ...] = ()
     complete: frozenset[str] = frozenset()
 
@@ -73,7 +73,7 @@ def encode_query(name: str, families: tuple[int, ...] = (6, 4), *, by_unicast: b
     return message.to_wire()
 
 
-def encode_answer(record: Record, *, legacy_id: int | None = None, legacy: Question | None = None) -> bytes:
+def encode_answer(record: Record, *, legacy_id: int | None = None, legacy: MdnsQuestion | None = None) -> bytes:
     """Return the response that tells one record, and that there is none of the other type.
 
     Args:
@@ -100,7 +100,7 @@ def encode_answer(record: Record, *, legacy_id: int | None = None, legacy: Quest
     return message.to_wire()
 
 
-def parse_untrusted(data: bytes) -> Message | None:
+def parse_untrusted(data: bytes) -> MdnsMessage | None:
     """Return what matters of a message of the network.
 
     None for garbage, for what is neither query nor response, and for what is longer than anybody needs.
@@ -118,14 +118,14 @@ def parse_untrusted(data: bytes) -> Message | None:
         complete = frozenset(_text(rrset.name) for rrset in entries if rrset.rdtype == dns.rdatatype.NSEC)
     except _GARBAGE:
         return None
-    return Message(message.id, bool(message.flags & dns.flags.QR), questions, records, complete)
+    return MdnsMessage(message.id, bool(message.flags & dns.flags.QR), questions, records, complete)
 
 
-def _question(rrset: dns.rrset.RRset) -> Question | None:
+def _question(rrset: dns.rrset.RRset) -> MdnsQuestion | None:
     families = _FAMILIES.get(rrset.rdtype)
     if families is None or rrset.rdclass & ~_TOP_BIT not in (dns.rdataclass.IN, dns.rdataclass.ANY):
         return None
-    return Question(_text(rrset.name), families, bool(rrset.rdclass & _TOP_BIT))
+    return MdnsQuestion(_text(rrset.name), families, bool(rrset.rdclass & _TOP_BIT))
 
 
 def _record(rrset: dns.rrset.RRset) -> Record | None:

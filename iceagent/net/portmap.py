@@ -34,7 +34,7 @@ _Args = TypeVarTuple("_Args")
 
 
 @dataclass(frozen=True, slots=True)
-class MappedAddress:
+class MappedPort:
     """A port the gateway lends: `external` leads to `internal`. `protocol` is `pcp`, `nat-pmp` or `upnp`."""
 
     protocol: str
@@ -48,12 +48,12 @@ class PortMapping:
     def __init__(self, local: TransportAddress) -> None:
         self.local = local
         self.failures: dict[str, str] = {}
-        self._held: dict[str, MappedAddress] = {}
+        self._held: dict[str, MappedPort] = {}
         self._changed = trio.Event()
         self._open = 0
 
     @property
-    def addresses(self) -> tuple[MappedAddress, ...]:
+    def addresses(self) -> tuple[MappedPort, ...]:
         """What is mapped now."""
         return tuple(self._held.values())
 
@@ -66,7 +66,7 @@ class PortMapping:
         """Wait until `addresses`, `failures` or `settled` change."""
         await self._changed.wait()
 
-    async def wait_settled(self) -> tuple[MappedAddress, ...]:
+    async def wait_settled(self) -> tuple[MappedPort, ...]:
         """Wait until something is mapped, or it is clear that nothing will be; return what is."""
         await trio.lowlevel.checkpoint()
         while not self.settled:
@@ -82,7 +82,7 @@ class PortMapping:
     def gain(self, protocol: str, external: TransportAddress) -> None:
         """Take note of a mapping."""
         logger.info("%s maps %s to port %d", protocol, external, self.local.port)
-        self._held[protocol] = MappedAddress(protocol, external, self.local)
+        self._held[protocol] = MappedPort(protocol, external, self.local)
         self._notify()
 
     def lose(self, protocol: str) -> None:

@@ -17,7 +17,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics, UdpSocket
 from iceagent.net.contained import tell_unforeseen
-from iceagent.net.demultiplexer import Demultiplexer, Member
+from iceagent.net.demultiplexer import Demultiplexer, PortMember
 from iceagent.net.packet_info import bound_to
 
 QUEUE_LIMIT: Final = 256 * 1024  # ours: bytes of one session that may wait for its receive loop
@@ -57,7 +57,7 @@ class SharedSocket:
         self._sock = sock
         self._source = source  # which address it is at, where the socket is bound to a wildcard
         self._demultiplexer = demultiplexer
-        self._member: Member[SharedSocket] = demultiplexer.join(self)
+        self._member: PortMember[SharedSocket] = demultiplexer.join(self)
         self._queue: deque[Batch] | None = None
         self._size = 0
         self._errors: list[IcmpError] = []

@@ -13,7 +13,7 @@ from iceagent.core.turn.server import ClientPath
 from iceagent.net.api import SetsFragments, UdpSocket
 from iceagent.net.logs import limited_logger
 from iceagent.net.packet_info import bound_to
-from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, Outbox, admitted
+from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, ClientOutbox, admitted
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -85,7 +85,7 @@ class DtlsClient:
         self._service = service
         self._channel = channel
         self._path = path
-        self._outbox = Outbox(service.counters)
+        self._outbox = ClientOutbox(service.counters)
         self._patience = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATE_S)
 
     def send(self, messages: list[bytes]) -> None:

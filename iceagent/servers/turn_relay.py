@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from iceagent.core.turn.server import PeerDatagrams, Relay, ToPeer
+from iceagent.core.turn.server import PeerDatagrams, RelayedAddress, ToPeer
 from iceagent.net.api import Batch, HasDescriptor, SetsFragments, UdpSocket
 
 if TYPE_CHECKING:
@@ -46,15 +46,15 @@ class RelaySockets:
 
     def __init__(self, service: TurnService) -> None:
         self._service = service
-        self._sockets: dict[Relay, UdpSocket] = {}
-        self._polled: dict[int, tuple[Relay, HasDescriptor]] = {}
+        self._sockets: dict[RelayedAddress, UdpSocket] = {}
+        self._polled: dict[int, tuple[RelayedAddress, HasDescriptor]] = {}
         self._poll: select.epoll | None = None
 
     def __len__(self) -> int:
         """Return how many are open."""
         return len(self._sockets)
 
-    def get(self, relay: Relay) -> UdpSocket | None:
+    def get(self, relay: RelayedAddress) -> UdpSocket | None:
         """Return the socket of a relay while it is open."""
         return self._sockets.get(relay)
 
@@ -68,7 +68,7 @@ class RelaySockets:
         else:
             self._service.forward([PeerDatagrams(transmit.relay, transmit.peer, [transmit.data])])
 
-    async def run(self, relay: Relay) -> None:
+    async def run(self, relay: RelayedAddress) -> None:
         """Bind a relay, tell the core, and have it read until it is closed."""
         service = self._service
         try:
@@ -97,7 +97,7 @@ class RelaySockets:
         finally:
             self.close(relay)
 
-    def close(self, relay: Relay) -> None:
+    def close(self, relay: RelayedAddress) -> None:
         """Close a relay's socket, if it is open."""
         sock = self._sockets.pop(relay, None)
         if sock is None:
@@ -139,7 +139,7 @@ class RelaySockets:
                 relay, sock = found
                 self._take(now, relay, sock, sock.receive_nowait(READS))
 
-    def _take(self, now: float, relay: Relay, sock: UdpSocket, batches: list[Batch]) -> None:
+    def _take(self, now: float, relay: RelayedAddress, sock: UdpSocket, batches: list[Batch]) -> None:
         service = self._service
         send = service.sender_to(relay.allocation.path)
         for batch in batches:
@@ -150,7 +150,7 @@ class RelaySockets:
         if not batches:
             self._report_errors(now, relay, sock)
 
-    def _report_errors(self, now: float, relay: Relay, sock: UdpSocket) -> None:
+    def _report_errors(self, now: float, relay: RelayedAddress, sock: UdpSocket) -> None:
         for error in sock.take_errors():
             kind = _ICMP_OF[error.remote.family].get(error.errno)
             if kind is not None:

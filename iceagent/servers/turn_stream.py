@@ -74,7 +74,7 @@ class Doorkeeper:
                 del self._by_source[source]
 
 
-class Outbox:
+class ClientOutbox:
     """What waits to be written to one client. Never waits itself; drops what does not fit.
 
     Args:
@@ -126,7 +126,7 @@ class StreamClient:
         self._stream = stream
         self._path = path
         self._frames = StreamFrames(CHANNEL_MAX_RFC5766)
-        self._outbox = Outbox(service.counters)
+        self._outbox = ClientOutbox(service.counters)
         self._patience = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATE_S)
         self._joined: PeerConnection | None = None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.turn.server import PeerConnection, Relay
+from iceagent.core.turn.server import PeerConnection, RelayedAddress
 from iceagent.core.turn.server.limits import CONNECT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ class TcpRelays:
 
     def __init__(self, service: TurnService) -> None:
         self._service = service
-        self._scopes: dict[Relay, trio.CancelScope] = {}
+        self._scopes: dict[RelayedAddress, trio.CancelScope] = {}
         self._peers: dict[PeerConnection, trio.SocketStream] = {}
         self._carrying: dict[PeerConnection, trio.CancelScope] = {}
 
     # -- relayed addresses
 
-    async def run(self, relay: Relay) -> None:
+    async def run(self, relay: RelayedAddress) -> None:
         """Listen at a relayed address until it is closed."""
         core = self._service.core
         try:
@@ -53,13 +53,13 @@ class TcpRelays:
             await self._accept(relay, sock)
         self._scopes.pop(relay, None)
 
-    def close(self, relay: Relay) -> None:
+    def close(self, relay: RelayedAddress) -> None:
         """Close a relayed address, if it is open."""
         scope = self._scopes.pop(relay, None)
         if scope is not None:
             scope.cancel()
 
-    async def _accept(self, relay: Relay, sock: trio.socket.SocketType) -> None:
+    async def _accept(self, relay: RelayedAddress, sock: trio.socket.SocketType) -> None:
         while True:
             try:
                 accepted, source = await sock.accept()

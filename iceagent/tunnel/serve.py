@@ -28,7 +28,7 @@ REQUEST_TIMEOUT_S = 20.0  # from the opening of a stream to the end of its reque
 
 _log = limited_logger(__name__)
 
-RequestHandler = Callable[[NamedStream, wire.Request, Target], Awaitable[None]]
+RequestHandler = Callable[[NamedStream, wire.StreamRequest, Target], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def serve_forwards(
     """
     rules = parse_rules(allow)
 
-    async def handle(stream: NamedStream, request: wire.Request, target: Target) -> None:
+    async def handle(stream: NamedStream, request: wire.StreamRequest, target: Target) -> None:
         reason = refusal(rules, target)
         if reason is not None:
             _log.warning("refused the other side's wish for %s", target)
@@ -137,7 +137,7 @@ def refusal(rules: Sequence[AllowRule], target: Target) -> str | None:
     return f"it allows only {', '.join(map(str, rules))}"
 
 
-async def _serve_target(session: Session, stream: NamedStream, request: wire.Request, target: Target) -> None:
+async def _serve_target(session: Session, stream: NamedStream, request: wire.StreamRequest, target: Target) -> None:
     match target:
         case UdpTarget():
             await serve_udp_flow(session, stream, target, request.flow)

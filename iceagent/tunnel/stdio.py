@@ -85,7 +85,7 @@ class _PipeService:
         self._accepts = accepts
         self._offered = trio.open_memory_channel[NamedStream](1)
 
-    async def handle(self, stream: NamedStream, request: wire.Request, target: Target) -> None:
+    async def handle(self, stream: NamedStream, request: wire.StreamRequest, target: Target) -> None:
         if request.op == "done":
             self.done.set()
             await answer_and_close(stream, wire.OK)

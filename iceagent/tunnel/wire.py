@@ -37,7 +37,7 @@ class WireError(RemoteError):
     """The other side sent something that is no request or no answer."""
 
 
-class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+class StreamRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the opener of a stream wants."""
 
     op: Operation
@@ -96,25 +96,25 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 OK = Answer("ok")
-_requests = msgspec.msgpack.Decoder(Request)
+_requests = msgspec.msgpack.Decoder(StreamRequest)
 _answers = msgspec.msgpack.Decoder(Answer)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def request_for(target: Target, *, op: Operation = "open", flow: int = 0) -> Request:
+def request_for(target: Target, *, op: Operation = "open", flow: int = 0) -> StreamRequest:
     """Return the request for a target."""
     match target:
         case TcpTarget(host, port):
-            return Request(op, "tcp", host=host, port=port, version=VERSION)
+            return StreamRequest(op, "tcp", host=host, port=port, version=VERSION)
         case UdpTarget(host, port):
-            return Request(op, "udp", host=host, port=port, flow=flow, version=VERSION)
+            return StreamRequest(op, "udp", host=host, port=port, flow=flow, version=VERSION)
         case UnixTarget(path):
-            return Request(op, "unix", path=path, version=VERSION)
+            return StreamRequest(op, "unix", path=path, version=VERSION)
         case PipeTarget():
-            return Request(op, "pipe", version=VERSION)
+            return StreamRequest(op, "pipe", version=VERSION)
 
 
-async def send_request(stream: ByteStream, request: Request) -> None:
+async def send_request(stream: ByteStream, request: StreamRequest) -> None:
     """Send a request."""
     await stream.send_all(_frame(request))
 
@@ -124,7 +124,7 @@ async def send_answer(stream: ByteStream, answer: Answer) -> None:
     await stream.send_all(_frame(Answer(answer.status, answer.reason[:MAX_REASON])))
 
 
-async def receive_request(stream: ByteStream) -> Request:
+async def receive_request(stream: ByteStream) -> StreamRequest:
     """Wait for the request.
 
     Raises:
@@ -144,7 +144,7 @@ async def receive_answer(stream: ByteStream) -> Answer:
     return decode_answer_untrusted(await _receive_frame(stream))
 
 
-def decode_request_untrusted(data: bytes) -> Request:
+def decode_request_untrusted(data: bytes) -> StreamRequest:
     """Return the request in a frame; raises `WireError` if it is none."""
     try:
         return _requests.decode(data)
@@ -160,7 +160,7 @@ def decode_answer_untrusted(data: bytes) -> Answer:
         raise WireError(f"the other side sent no tunnel answer: {error}") from None
 
 
-def _frame(message: Request | Answer) -> bytes:
+def _frame(message: StreamRequest | Answer) -> bytes:
     body = _encoder.encode(message)
     return len(body).to_bytes(2, "big") + body
 

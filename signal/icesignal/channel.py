@@ -214,7 +214,7 @@ class SealedChannel:
     def _deliver(self, body: bytes) -> None:
         try:
             message = wire.unpack_map_untrusted(body)
-        except wire.WireError:
+        except wire.BadFrame:
             self.counters["refused"] += 1
             return
         self._inbox.append(message)

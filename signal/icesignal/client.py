@@ -421,8 +421,8 @@ class Client:
                 return ended.code
             try:
                 frame = wire.decode_relay_untrusted(message, self._log.left_out)
-            except wire.WireError as error:
-                if error.reason is not wire.WireErrorReason.UNKNOWN_TYPE:
+            except wire.BadFrame as error:
+                if error.reason is not wire.BadFrameReason.UNKNOWN_TYPE:
                     logger.debug("the relay sent what is no frame")
                     connection.abort(wire.CloseCode.GOING_AWAY)
                 continue

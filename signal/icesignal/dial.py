@@ -211,8 +211,8 @@ async def _read_welcome(url: RelayUrl, connection: WebsocketConnection) -> wire.
         frame = wire.decode_relay_untrusted(await connection.receive())
     except ConnectionEnded as ended:
         raise RelayUnreachable(f"the relay {url.shown} hung up ({ended.code}). {ADVICE}") from None
-    except wire.WireError as error:
-        if error.reason is wire.WireErrorReason.VERSION:
+    except wire.BadFrame as error:
+        if error.reason is wire.BadFrameReason.VERSION:
             raise ProtocolMismatch(f"the relay {url.shown} speaks another protocol: {error}") from None
         raise RelayUnreachable(f"{url.shown} does not answer as a relay: {error}. {ADVICE}") from None
     if not isinstance(frame, wire.Welcome):

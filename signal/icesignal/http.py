@@ -24,7 +24,7 @@ class BadRequest(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """One request: its line, its headers, and the bytes that came behind them."""
 
     method: str
@@ -43,7 +43,7 @@ class Request:
         return b"websocket" in [value.lower() for value in self.values(b"upgrade")]
 
 
-async def read_request(stream: trio.abc.ReceiveStream, prefix: bytes = b"") -> Request | None:
+async def read_request(stream: trio.abc.ReceiveStream, prefix: bytes = b"") -> HttpRequest | None:
     """Return the request that comes; None when the client says nothing and leaves.
 
     Raises:
@@ -63,7 +63,7 @@ async def read_request(stream: trio.abc.ReceiveStream, prefix: bytes = b"") -> R
         if isinstance(event, h11.Request):
             path = event.target.decode("ascii", "replace").partition("?")[0]
             headers = tuple((bytes(name), bytes(value)) for name, value in event.headers)
-            return Request(event.method.decode("ascii", "replace"), path, headers, parser.trailing_data[0])
+            return HttpRequest(event.method.decode("ascii", "replace"), path, headers, parser.trailing_data[0])
         if isinstance(event, h11.ConnectionClosed):
             return None
         data = bytes(await stream.receive_some(RECEIVE_BYTES))
@@ -73,7 +73,7 @@ async def read_request(stream: trio.abc.ReceiveStream, prefix: bytes = b"") -> R
             return None
 
 
-def canonical_upgrade(request: Request) -> bytes:
+def canonical_upgrade(request: HttpRequest) -> bytes:
     """Return the same upgrade request, rebuilt from what matters, so that nothing odd reaches the websocket library.
 
     Extensions are left out: nothing is ever compressed.

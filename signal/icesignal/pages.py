@@ -6,13 +6,13 @@ import html
 import re
 from collections.abc import Mapping
 
-from icesignal.http import Request, response
+from icesignal.http import HttpRequest, response
 
 _GAUGES = frozenset({"connections_open", "sources", "engine_rooms", "engine_sessions", "engine_log_bytes"})
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
 
 
-def page(request: Request, statistics: Mapping[str, int], *, is_ready: bool) -> bytes:
+def page(request: HttpRequest, statistics: Mapping[str, int], *, is_ready: bool) -> bytes:
     """Return the whole answer to a plain request."""
     head = request.method == "HEAD"
     if request.method not in ("GET", "HEAD"):

@@ -120,7 +120,7 @@ class RelayPeer:
             return
         try:
             frame = wire.decode_client_untrusted(message)
-        except wire.WireError as error:
+        except wire.BadFrame as error:
             self._refuse(error)
             return
         if isinstance(frame, wire.AskServers):
@@ -157,12 +157,12 @@ class RelayPeer:
             return False
         return party.take("joins", now, self._limits.failed_join_cost)
 
-    def _refuse(self, error: wire.WireError) -> None:
+    def _refuse(self, error: wire.BadFrame) -> None:
         self._counters[f"frames_{error.reason.value}"] += 1
         self.deliver(wire.Error(code=error.reason.value, message=str(error)[:256]))
-        if error.reason is wire.WireErrorReason.VERSION:
+        if error.reason is wire.BadFrameReason.VERSION:
             self.close(CloseCode.VERSION)
-        elif error.reason is wire.WireErrorReason.MALFORMED:
+        elif error.reason is wire.BadFrameReason.MALFORMED:
             self._malformed += 1
             if self._malformed >= self._limits.malformed_frames:
                 self.close(CloseCode.PROTOCOL_ERROR)

@@ -47,7 +47,7 @@ class RoomLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class ConnectionAction:
     """What is to happen on one connection: a frame to send, then perhaps its end; or its claim has proved right."""
 
     connection: int
@@ -78,7 +78,7 @@ class RoomTable:
         self._rooms: dict[str, Room] = {}
         self._sessions: dict[bytes, Member] = {}
         self._connections: dict[int, Member] = {}
-        self._outputs: deque[Output] = deque()
+        self._outputs: deque[ConnectionAction] = deque()
         self._log_bytes = 0
 
     @property
@@ -169,7 +169,7 @@ class RoomTable:
         soonest = min(deadlines, default=math.inf)
         return None if soonest == math.inf else soonest
 
-    def poll_output(self) -> Output | None:
+    def poll_output(self) -> ConnectionAction | None:
         """Return the next thing to do, in order; None when all is done."""
         return self._outputs.popleft() if self._outputs else None
 
@@ -288,7 +288,7 @@ class RoomTable:
         if member.connection is not None:
             self.counters["fenced"] += 1
             self._connections.pop(member.connection, None)
-            self._outputs.append(Output(member.connection, close=CloseCode.FENCED))
+            self._outputs.append(ConnectionAction(member.connection, close=CloseCode.FENCED))
         member.connection = connection
         member.away_at = None
         member.hung_up = False
@@ -330,7 +330,7 @@ class RoomTable:
             return
         if room.lost_seq[member.role] > member.sent_seq:
             self.counters["too_slow"] += 1
-            self._outputs.append(Output(connection, close=CloseCode.TOO_SLOW))
+            self._outputs.append(ConnectionAction(connection, close=CloseCode.TOO_SLOW))
             self.handle_disconnect(now, connection)
             return
         if member.in_flight < self.limits.window_bytes:
@@ -394,7 +394,7 @@ class RoomTable:
         room.is_confirmed = True
         joiner = room.members.get("joiner")
         if joiner is not None and joiner.connection is not None:
-            self._outputs.append(Output(joiner.connection, is_confirmed=True))
+            self._outputs.append(ConnectionAction(joiner.connection, is_confirmed=True))
 
     def _handle_close(self, now: float, connection: int, member: Member | None, frame: wire.Close) -> None:
         if member is None:
@@ -405,7 +405,7 @@ class RoomTable:
             self._confirm(member.room, CONFIRMED_AFTER)
         self._connections.pop(connection, None)
         member.connection = None
-        self._outputs.append(Output(connection, close=CloseCode.DONE))
+        self._outputs.append(ConnectionAction(connection, close=CloseCode.DONE))
         self._end(now, member.room, frame.reason)
 
     # -- ending
@@ -425,7 +425,9 @@ class RoomTable:
                 for entry in room.unsent(member):  # the last words, of which there are no more than the log holds
                     self._give(member.connection, member, entry)
                 self._connections.pop(member.connection, None)
-                self._outputs.append(Output(member.connection, wire.Closed(reason=reason), close=CloseCode.ROOM_ENDED))
+                self._outputs.append(
+                    ConnectionAction(member.connection, wire.Closed(reason=reason), close=CloseCode.ROOM_ENDED)
+                )
 
     def _trim(self, now: float, room: Room) -> None:
         before = self._bytes_of(room)
@@ -442,7 +444,7 @@ class RoomTable:
         return room.log_bytes + len(room.log) * self.limits.entry_bytes
 
     def _output(self, connection: int, frame: wire.Frame) -> None:
-        self._outputs.append(Output(connection, frame))
+        self._outputs.append(ConnectionAction(connection, frame))
 
     def _refuse(self, connection: int, code: RelayErrorCode, message: str) -> None:
         self.counters[f"refused_{code}"] += 1

@@ -66,7 +66,7 @@ class Access:
         owner = None if owner_password is None else b"Basic " + base64.b64encode(f"{OWNER}:{owner_password}".encode())
         return cls(parse_networks(proxies), parse_origins(origins), owner)
 
-    def may_make_rooms(self, request: http.Request) -> bool:
+    def may_make_rooms(self, request: http.HttpRequest) -> bool:
         """Return whether who sent the request may make rooms: anybody where there is no owner."""
         if self.owner is None:
             return True
@@ -222,7 +222,7 @@ class Server:
 
     async def _read_request(
         self, raw: trio.SocketStream, host: str, party: Party | None, holding: ExitStack
-    ) -> tuple[trio.abc.Stream, http.Request | None, Party | None]:
+    ) -> tuple[trio.abc.Stream, http.HttpRequest | None, Party | None]:
         """Return the stream, decrypted if need be, its request (None: answered here) and who sent it, if known yet."""
         stream: trio.abc.Stream = raw
         bad = http.BadRequest(408, "the request took too long")
@@ -267,7 +267,7 @@ class Server:
         return None, data
 
     async def _answer(
-        self, stream: trio.abc.Stream, request: http.Request, party: Party, scope: trio.CancelScope
+        self, stream: trio.abc.Stream, request: http.HttpRequest, party: Party, scope: trio.CancelScope
     ) -> None:
         if not (request.wants_websocket and request.path in WEBSOCKET_PATHS):
             self.counters["pages"] += 1

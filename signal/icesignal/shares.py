@@ -11,7 +11,7 @@ from icesignal.sources import Levels
 
 
 @dataclass(slots=True)
-class Share:
+class SourceUsage:
     """What one source, or one network of sources, has now."""
 
     rooms: int = 0
@@ -25,7 +25,7 @@ class Shares:
         """Make an empty table with what one source may have; a network of sources may have its scale of that."""
         self._max_rooms = max_rooms
         self._max_log_bytes = max_log_bytes
-        self._by_name: dict[str, Share] = {}
+        self._by_name: dict[str, SourceUsage] = {}
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -41,7 +41,7 @@ class Shares:
     def open(self, levels: Levels) -> None:
         """Count one more room."""
         for name, _ in levels:
-            self._by_name.setdefault(name, Share()).rooms += 1
+            self._by_name.setdefault(name, SourceUsage()).rooms += 1
 
     def store(self, levels: Levels, size: int) -> None:
         """Count more bytes, or fewer if negative, in the logs of rooms that are open."""
@@ -57,5 +57,5 @@ class Shares:
             if share.rooms == 0:
                 del self._by_name[name]
 
-    def _share(self, name: str) -> Share:
-        return self._by_name.get(name, Share())
+    def _share(self, name: str) -> SourceUsage:
+        return self._by_name.get(name, SourceUsage())

@@ -144,7 +144,7 @@ class Bucket:
 
 
 @dataclass(slots=True)
-class Source:
+class SourceBudget:
     """The budgets of one source, or of one network of sources, and its open connections."""
 
     buckets: dict[Kind, Bucket]
@@ -166,7 +166,7 @@ class Party:
     """Who is connected: a source and the networks it is in. What it does, all of them pay for, or none."""
 
     levels: Levels
-    sources: tuple[Source, ...]
+    sources: tuple[SourceBudget, ...]
 
     @property
     def name(self) -> str:
@@ -208,7 +208,7 @@ class SourceTable:
     """All sources of late, the least recent forgotten first, but never one that has open connections."""
 
     limits: Limits
-    _sources: OrderedDict[str, Source] = field(default_factory=OrderedDict[str, Source])
+    _sources: OrderedDict[str, SourceBudget] = field(default_factory=OrderedDict[str, SourceBudget])
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -218,7 +218,7 @@ class SourceTable:
         levels = levels_of(host)
         return Party(levels, tuple(self.get(now, name, scale) for name, scale in levels))
 
-    def get(self, now: float, name: str, scale: float = 1.0) -> Source:
+    def get(self, now: float, name: str, scale: float = 1.0) -> SourceBudget:
         """Return the source of this name, new with full budgets, `scale` times as large as those of one source."""
         source = self._sources.get(name)
         if source is None:
@@ -230,7 +230,7 @@ class SourceTable:
                 "messages": limits.messages,
                 "bytes": limits.bytes,
             }
-            source = Source(
+            source = SourceBudget(
                 {kind: rate.scaled(scale).bucket(now) for kind, rate in rates.items()},
                 max_connections=int(limits.max_connections_per_source * scale),
             )

@@ -1,6 +1,6 @@
 """The relay's frames: msgpack maps to frozen types and back, with every bound checked. Pure functions.
 
-`decode_client_untrusted` and `decode_relay_untrusted` raise `WireError` and nothing else, for any bytes.
+`decode_client_untrusted` and `decode_relay_untrusted` raise `BadFrame` and nothing else, for any bytes.
 Source: docs/relay-protocol.md section 3.
 """
 
@@ -37,7 +37,7 @@ PeerState = Literal["absent", "present", "away"]
 CloseReason = Literal["left", "done", "code-wrong"]
 
 
-class WireErrorReason(enum.Enum):
+class BadFrameReason(enum.Enum):
     """Why a message is not a frame."""
 
     MALFORMED = "malformed"
@@ -45,10 +45,10 @@ class WireErrorReason(enum.Enum):
     VERSION = "version"
 
 
-class WireError(ValueError):
+class BadFrame(ValueError):
     """A message from the network is not a frame that we know."""
 
-    def __init__(self, reason: WireErrorReason, text: str) -> None:
+    def __init__(self, reason: BadFrameReason, text: str) -> None:
         super().__init__(text)
         self.reason = reason
 
@@ -298,7 +298,7 @@ def decode_client_untrusted(data: bytes | str) -> Frame:
     """Return the frame a client sent.
 
     Raises:
-        WireError: it is none.
+        BadFrame: it is none.
     """
     return _decode_untrusted(data, _CLIENT_TYPES)
 
@@ -312,7 +312,7 @@ def decode_relay_untrusted(data: bytes | str, left_out: Callable[[str], object] 
         data: the message.
         left_out: told, for each such server, what is wrong with it, without any value of it.
     Raises:
-        WireError: it is none.
+        BadFrame: it is none.
     """
     return _decode_untrusted(data, _RELAY_TYPES, left_out)
 
@@ -321,10 +321,10 @@ def unpack_map_untrusted(data: bytes) -> dict[str, Any]:
     """Return the msgpack map that `data` is, bounded in every dimension.
 
     Raises:
-        WireError: it is not one map with string keys, or it exceeds a bound.
+        BadFrame: it is not one map with string keys, or it exceeds a bound.
     """
     if len(data) > MAX_MESSAGE_BYTES:
-        raise WireError(WireErrorReason.MALFORMED, f"a message of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
+        raise BadFrame(BadFrameReason.MALFORMED, f"a message of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
     try:
         value = msgpack.unpackb(
             data,
@@ -337,9 +337,9 @@ def unpack_map_untrusted(data: bytes) -> dict[str, Any]:
             max_ext_len=0,
         )
     except Exception as error:  # msgpack raises six unrelated classes, and any of them only says: not msgpack
-        raise WireError(WireErrorReason.MALFORMED, f"not msgpack: {type(error).__name__}") from None
+        raise BadFrame(BadFrameReason.MALFORMED, f"not msgpack: {type(error).__name__}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise WireError(WireErrorReason.MALFORMED, "not a map with string keys")
+        raise BadFrame(BadFrameReason.MALFORMED, "not a map with string keys")
     return value
 
 
@@ -347,21 +347,21 @@ def _decode_untrusted(
     data: bytes | str, types: dict[str, type[Frame]], left_out: Callable[[str], object] = lambda why: None
 ) -> Frame:
     if isinstance(data, str):
-        raise WireError(WireErrorReason.MALFORMED, "a text message; frames are binary")
+        raise BadFrame(BadFrameReason.MALFORMED, "a text message; frames are binary")
     fields = unpack_map_untrusted(data)
     if len(fields) > MAX_MAP_KEYS:
-        raise WireError(WireErrorReason.MALFORMED, f"{len(fields)} keys")
+        raise BadFrame(BadFrameReason.MALFORMED, f"{len(fields)} keys")
     version = fields.get("v")
     if type(version) is not int:
-        raise WireError(WireErrorReason.MALFORMED, "the key v, the protocol version, is missing")
+        raise BadFrame(BadFrameReason.MALFORMED, "the key v, the protocol version, is missing")
     if version != VERSION:
-        raise WireError(WireErrorReason.VERSION, f"protocol version {version}; this is version {VERSION}")
+        raise BadFrame(BadFrameReason.VERSION, f"protocol version {version}; this is version {VERSION}")
     name = fields.get("type")
     if not isinstance(name, str):
-        raise WireError(WireErrorReason.MALFORMED, "the key type is missing")
+        raise BadFrame(BadFrameReason.MALFORMED, "the key type is missing")
     kind = types.get(name)
     if kind is None:
-        raise WireError(WireErrorReason.UNKNOWN_TYPE, "no such type of frame")
+        raise BadFrame(BadFrameReason.UNKNOWN_TYPE, "no such type of frame")
     if issubclass(kind, Joined | Servers) and "ice_servers" in fields:
         fields["ice_servers"] = list(_usable_servers(fields["ice_servers"], left_out))
     return _convert(fields, kind)
@@ -387,4 +387,4 @@ def _convert(fields: dict[str, Any], kind: type[F]) -> F:
         return msgspec.convert(fields, kind, builtin_types=(bytes,))
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         # The validator's text names keys and types, never values.
-        raise WireError(WireErrorReason.MALFORMED, f"{kind.type}: {error}"[:200]) from None
+        raise BadFrame(BadFrameReason.MALFORMED, f"{kind.type}: {error}"[:200]) from None

@@ -25,7 +25,7 @@ from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork, mdns, mdns_packets
 from iceagent.net.host_names import is_mdns_name
 from iceagent.net.mdns import LOOKUP_S, open_mdns
-from iceagent.net.mdns_packets import Message, Question, Record, encode_answer, encode_query, parse_untrusted
+from iceagent.net.mdns_packets import MdnsMessage, MdnsQuestion, Record, encode_answer, encode_query, parse_untrusted
 
 NAME = "1f4712db-ea17-4bcf-a596-105139dfd8bf.local"
 STUN = IceServer("stun:stun.example")
@@ -377,17 +377,17 @@ def test_bent_messages_are_parsed_or_dropped(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     message = parse_untrusted(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
-    assert message is None or isinstance(message, Message)
+    assert message is None or isinstance(message, MdnsMessage)
 
 
 def test_messages_survive_the_wire() -> None:
     """What is written is what is read."""
     record = Record(NAME, "fe80::1", 120)
     told = parse_untrusted(encode_answer(record))
-    assert told == Message(0, True, (), (record,), frozenset([NAME]))
+    assert told == MdnsMessage(0, True, (), (record,), frozenset([NAME]))
     asked = parse_untrusted(encode_query(NAME, by_unicast=True))
-    assert asked == Message(0, False, (Question(NAME, (6,), True), Question(NAME, (4,), True)))
-    legacy = parse_untrusted(encode_answer(record, legacy_id=7, legacy=Question(NAME, (6, 4))))
+    assert asked == MdnsMessage(0, False, (MdnsQuestion(NAME, (6,), True), MdnsQuestion(NAME, (4,), True)))
+    legacy = parse_untrusted(encode_answer(record, legacy_id=7, legacy=MdnsQuestion(NAME, (6, 4))))
     assert legacy is not None
     assert (legacy.message_id, legacy.records[0].ttl_s) == (7, mdns_packets.LEGACY_TTL_S)
 

@@ -15,7 +15,7 @@ from nat_lab import NATS
 from stun_5780 import open_behaviour_server, two_addressed_host
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.discovery import FamilyView, Filtering, Mapping, NatBehaviour, ServerReport, SideView
+from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, NatBehaviour, ServerReport, SideView
 from iceagent.errors import RemoteError
 from iceagent.net import SystemNetwork
 from iceagent.session.errors import VersionMismatch
@@ -123,15 +123,18 @@ async def test_silence_of_the_only_server_is_not_blamed_on_this_network(vnet):
 @pytest.mark.parametrize(
     ("report", "says"),
     [
-        (report_of(Mapping.ENDPOINT_INDEPENDENT), "only peers behind a symmetric NAT"),
-        (report_of(Mapping.UNKNOWN), "one more server"),
-        (report_of(Mapping.NO_NAT), "public address"),
-        (report_of(Mapping.DESTINATION_DEPENDENT), "need a relay"),
-        (report_of(Mapping.DESTINATION_DEPENDENT, maps=True), "opens ports when asked"),
-        (report_of(Mapping.DESTINATION_DEPENDENT, six=Mapping.NO_NAT), "with peers that have IPv6, too, directly"),
-        (report_of(Mapping.NO_NAT, web=WebReport(intercepted=True)), "open a browser first"),
-        (report_of(Mapping.NO_NAT, web=WebReport(clock_offset_s=-600)), "600 s behind"),
-        (Report(families=report_of(Mapping.NO_NAT, six=Mapping.NO_NAT).families[1:]), "Only IPv6"),
+        (report_of(MappingBehaviour.ENDPOINT_INDEPENDENT), "only peers behind a symmetric NAT"),
+        (report_of(MappingBehaviour.UNKNOWN), "one more server"),
+        (report_of(MappingBehaviour.NO_NAT), "public address"),
+        (report_of(MappingBehaviour.DESTINATION_DEPENDENT), "need a relay"),
+        (report_of(MappingBehaviour.DESTINATION_DEPENDENT, maps=True), "opens ports when asked"),
+        (
+            report_of(MappingBehaviour.DESTINATION_DEPENDENT, six=MappingBehaviour.NO_NAT),
+            "with peers that have IPv6, too, directly",
+        ),
+        (report_of(MappingBehaviour.NO_NAT, web=WebReport(intercepted=True)), "open a browser first"),
+        (report_of(MappingBehaviour.NO_NAT, web=WebReport(clock_offset_s=-600)), "600 s behind"),
+        (Report(families=report_of(MappingBehaviour.NO_NAT, six=MappingBehaviour.NO_NAT).families[1:]), "Only IPv6"),
         (SILENT, "No server answers"),
         (replace(SILENT, relay=RelayReport("ws://r", ok=True)), "The relay answers, but no server does over UDP"),
         (replace(SILENT, servers=(ServerHealth("turn:t", "tcp", ok=True),)), "UDP does not get out"),
@@ -160,7 +163,7 @@ def test_blocked_udp_with_a_relay_over_tcp_is_no_disaster():
 
 VIEWS = st.builds(
     FamilyView,
-    st.sampled_from(Mapping),
+    st.sampled_from(MappingBehaviour),
     st.sampled_from(Filtering),
     st.lists(st.ip_addresses(v=4).map(str), max_size=4).map(tuple),
     st.booleans(),

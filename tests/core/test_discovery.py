@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.discovery import Discovery, DiscoverySockets, Mapping, NatBehaviour
+from iceagent.core.discovery import Discovery, DiscoverySockets, MappingBehaviour, NatBehaviour
 from iceagent.errors import LocalError
 
 A, B = TransportAddress("192.168.1.2", 1000), TransportAddress("192.168.1.2", 1001)
@@ -108,7 +108,7 @@ def test_answers_count_only_from_where_they_must_come():
     assert not machine.behaviour().udp_works
     machine.handle_datagram(0.1, A, SERVERS[0], answer)
     assert machine.behaviour().mapped == (MAPPED,)
-    assert machine.behaviour().mapping is Mapping.UNKNOWN
+    assert machine.behaviour().mapping is MappingBehaviour.UNKNOWN
 
 
 def test_wrong_use_is_told():

@@ -13,8 +13,8 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.discovery import (
     FamilyView,
     Filtering,
-    Mapping,
-    Outcome,
+    MappingBehaviour,
+    PredictedPath,
     SideView,
     classify_filtering,
     classify_mapping,
@@ -23,15 +23,15 @@ from iceagent.core.discovery import (
 )
 from iceagent.core.discovery.prediction import _possible
 
-NO_NAT = FamilyView(Mapping.NO_NAT, Filtering.ENDPOINT_INDEPENDENT, ("203.0.113.1",))
-HOME = FamilyView(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("203.0.113.2",))
+NO_NAT = FamilyView(MappingBehaviour.NO_NAT, Filtering.ENDPOINT_INDEPENDENT, ("203.0.113.1",))
+HOME = FamilyView(MappingBehaviour.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("203.0.113.2",))
 SYMMETRIC = FamilyView(
-    Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("203.0.113.3", "203.0.113.4")
+    MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("203.0.113.3", "203.0.113.4")
 )
 FAR = replace(SYMMETRIC, external_hosts=("198.51.100.3",))  # behind another NAT
 VIEWS = st.builds(
     FamilyView,
-    st.sampled_from(Mapping),
+    st.sampled_from(MappingBehaviour),
     st.sampled_from(Filtering),
     st.lists(st.sampled_from(["203.0.113.1", "203.0.113.2"]), max_size=2).map(tuple),
     st.booleans(),
@@ -63,19 +63,19 @@ def test_a_relay_makes_nothing_worse(ours, theirs):
     """And whoever has one over TLS is never alone, if the other side gets out at all."""
     better = SideView(ours.families, frozenset(("udp", "tcp", "tls")))
     before, after = predict(ours, theirs), predict(better, theirs)
-    if before.outcome is Outcome.DIRECT:
-        assert after.outcome is Outcome.DIRECT
+    if before.outcome is PredictedPath.DIRECT:
+        assert after.outcome is PredictedPath.DIRECT
     if theirs.families:
-        assert after.outcome is not Outcome.IMPOSSIBLE
+        assert after.outcome is not PredictedPath.IMPOSSIBLE
 
 
 def test_two_symmetric_nats_need_a_relay():
     """The case everybody asks about, with its reason."""
     found = predict(side(SYMMETRIC, "udp"), side(FAR))
-    assert (found.outcome, found.certain) == (Outcome.RELAYED, True)
+    assert (found.outcome, found.certain) == (PredictedPath.RELAYED, True)
     assert "both NATs map per destination" in found.reason
     alone = predict(side(SYMMETRIC), side(FAR))
-    assert alone.outcome is Outcome.IMPOSSIBLE
+    assert alone.outcome is PredictedPath.IMPOSSIBLE
     assert "no TURN server" in alone.reason
 
 
@@ -89,10 +89,10 @@ def test_reason_names_the_right_side():
 
 def test_ipv6_without_nat_beats_two_bad_nats():
     """Firewalls on both sides open at once; nothing is translated."""
-    firewall = FamilyView(Mapping.NO_NAT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("2001:db8::1",))
-    other = FamilyView(Mapping.NO_NAT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("2001:db8::2",))
+    firewall = FamilyView(MappingBehaviour.NO_NAT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("2001:db8::1",))
+    other = FamilyView(MappingBehaviour.NO_NAT, Filtering.ADDRESS_AND_PORT_DEPENDENT, ("2001:db8::2",))
     found = predict(side(SYMMETRIC, six=firewall), side(SYMMETRIC, six=other))
-    assert (found.outcome, found.family) == (Outcome.DIRECT, 6)
+    assert (found.outcome, found.family) == (PredictedPath.DIRECT, 6)
     assert "public IPv6" in found.reason
 
 
@@ -101,18 +101,18 @@ def test_port_mapping_beats_a_bad_nat():
     mapped = FamilyView(SYMMETRIC.mapping, SYMMETRIC.filtering, ("203.0.113.9",), maps_ports=True)
     for ours, theirs in ((mapped, SYMMETRIC), (SYMMETRIC, mapped)):
         found = predict(side(ours), side(theirs))
-        assert found.outcome is Outcome.DIRECT
+        assert found.outcome is PredictedPath.DIRECT
         assert "opens a port" in found.reason
 
 
 @pytest.mark.parametrize(
     ("relays", "outcome"),
     [
-        (((), ()), Outcome.IMPOSSIBLE),
-        ((("udp",), ()), Outcome.IMPOSSIBLE),
-        ((("tcp",), ()), Outcome.RELAYED),
-        ((("tls",), ("udp",)), Outcome.RELAYED),
-        (((), ("udp", "tcp")), Outcome.IMPOSSIBLE),
+        (((), ()), PredictedPath.IMPOSSIBLE),
+        ((("udp",), ()), PredictedPath.IMPOSSIBLE),
+        ((("tcp",), ()), PredictedPath.RELAYED),
+        ((("tls",), ("udp",)), PredictedPath.RELAYED),
+        (((), ("udp", "tcp")), PredictedPath.IMPOSSIBLE),
     ],
 )
 def test_side_without_udp_needs_a_relay_over_tcp_of_its_own(relays, outcome):
@@ -126,41 +126,41 @@ def test_side_without_udp_needs_a_relay_over_tcp_of_its_own(relays, outcome):
 def test_silence_towards_both_sides_proves_nothing():
     """A dead STUN server is no blocked UDP, and two sides on one table are connected without any server."""
     found = predict(side(None), side(None))
-    assert (found.outcome, found.certain) == (Outcome.UNKNOWN, False)
+    assert (found.outcome, found.certain) == (PredictedPath.UNKNOWN, False)
     assert "the servers are down, or" in found.reason
-    assert predict(side(None, "tcp"), side(None, "tls")).outcome is Outcome.RELAYED
+    assert predict(side(None, "tcp"), side(None, "tls")).outcome is PredictedPath.RELAYED
 
 
 def test_different_families_need_a_relay():
     """An IPv6-only phone and an IPv4-only office."""
     found = predict(side(six=HOME), side(HOME, "udp"))
-    assert found.outcome is Outcome.RELAYED
+    assert found.outcome is PredictedPath.RELAYED
     assert found.reason == "this side has only IPv6, the other only IPv4"
 
 
 def test_same_nat_is_recognised():
     """Two laptops on one table; hairpinning makes it sure."""
     unsure = predict(side(SYMMETRIC), side(SYMMETRIC))
-    assert (unsure.outcome, unsure.certain) == (Outcome.DIRECT, False)
-    one = FamilyView(Mapping.ENDPOINT_INDEPENDENT, Filtering.UNKNOWN, ("203.0.113.7",), hairpin=True)
+    assert (unsure.outcome, unsure.certain) == (PredictedPath.DIRECT, False)
+    one = FamilyView(MappingBehaviour.ENDPOINT_INDEPENDENT, Filtering.UNKNOWN, ("203.0.113.7",), hairpin=True)
     same = predict(side(one), side(one))
-    assert (same.outcome, same.certain) == (Outcome.DIRECT, True)
+    assert (same.outcome, same.certain) == (PredictedPath.DIRECT, True)
     assert "same NAT" in same.reason
 
 
 def test_unknown_filters_matter_only_where_they_matter():
     """Two home routers meet whatever they filter; against a symmetric one it depends."""
-    unknown = FamilyView(Mapping.ENDPOINT_INDEPENDENT, Filtering.UNKNOWN, ("203.0.113.8",))
+    unknown = FamilyView(MappingBehaviour.ENDPOINT_INDEPENDENT, Filtering.UNKNOWN, ("203.0.113.8",))
     assert predict(side(unknown), side(HOME)).certain
     guess = predict(side(unknown, "udp"), side(SYMMETRIC))
-    assert (guess.outcome, guess.certain) == (Outcome.UNKNOWN, False)
+    assert (guess.outcome, guess.certain) == (PredictedPath.UNKNOWN, False)
     assert "this side's NAT lets in" in guess.reason
 
 
 def test_nothing_known_is_said_to_be_uncertain():
     """One server with one address on each side."""
     found = predict(side(FamilyView()), side(FamilyView()))
-    assert (found.outcome, found.certain) == (Outcome.UNKNOWN, False)
+    assert (found.outcome, found.certain) == (PredictedPath.UNKNOWN, False)
     assert "too few STUN servers" in found.reason
     assert "this side's and the other side's" in found.reason
 
@@ -168,15 +168,17 @@ def test_nothing_known_is_said_to_be_uncertain():
 @pytest.mark.parametrize("relays", [(), ("udp",)])
 def test_a_path_is_promised_only_where_every_possibility_has_it(relays):
     """Two unknown NATs were promised a direct path, and were symmetric: unknown is an answer."""
-    for mapping, filtering, mapping_2, filtering_2 in product(Mapping, Filtering, Mapping, Filtering):
+    for mapping, filtering, mapping_2, filtering_2 in product(MappingBehaviour, Filtering, MappingBehaviour, Filtering):
         ours, theirs = FamilyView(mapping, filtering), FamilyView(mapping_2, filtering_2)
         found = predict(side(ours, *relays), side(theirs))
         results = {meets(one, other) for one, other in product(_possible(ours), _possible(theirs))}
-        assert (found.outcome is Outcome.DIRECT) == (results == {True})
-        assert (found.outcome is Outcome.UNKNOWN) == (len(results) == 2)
+        assert (found.outcome is PredictedPath.DIRECT) == (results == {True})
+        assert (found.outcome is PredictedPath.UNKNOWN) == (len(results) == 2)
 
 
-KNOWN_MAPPINGS = [one for one in Mapping if one not in (Mapping.UNKNOWN, Mapping.DESTINATION_DEPENDENT)]
+KNOWN_MAPPINGS = [
+    one for one in MappingBehaviour if one not in (MappingBehaviour.UNKNOWN, MappingBehaviour.DESTINATION_DEPENDENT)
+]
 KNOWN_FILTERINGS = [one for one in Filtering if one is not Filtering.UNKNOWN]
 
 
@@ -199,15 +201,15 @@ SEEN = [TransportAddress("203.0.113.1", port) for port in (1, 2, 3)]
 @pytest.mark.parametrize(
     ("seen", "mapping"),
     [
-        ({}, Mapping.UNKNOWN),
-        ({ONE: LOCAL}, Mapping.NO_NAT),
-        ({ONE: SEEN[0]}, Mapping.UNKNOWN),
-        ({ONE: SEEN[0], ONE_B: SEEN[0]}, Mapping.UNKNOWN),
-        ({ONE: SEEN[0], TWO: SEEN[0]}, Mapping.ENDPOINT_INDEPENDENT),
-        ({ONE: SEEN[0], TWO: SEEN[1]}, Mapping.DESTINATION_DEPENDENT),
-        ({ONE: SEEN[0], ONE_B: SEEN[0], TWO: SEEN[1]}, Mapping.ADDRESS_DEPENDENT),
-        ({ONE: SEEN[0], ONE_B: SEEN[1]}, Mapping.ADDRESS_AND_PORT_DEPENDENT),
-        ({ONE: SEEN[0], ONE_B: SEEN[2], TWO: SEEN[1]}, Mapping.ADDRESS_AND_PORT_DEPENDENT),
+        ({}, MappingBehaviour.UNKNOWN),
+        ({ONE: LOCAL}, MappingBehaviour.NO_NAT),
+        ({ONE: SEEN[0]}, MappingBehaviour.UNKNOWN),
+        ({ONE: SEEN[0], ONE_B: SEEN[0]}, MappingBehaviour.UNKNOWN),
+        ({ONE: SEEN[0], TWO: SEEN[0]}, MappingBehaviour.ENDPOINT_INDEPENDENT),
+        ({ONE: SEEN[0], TWO: SEEN[1]}, MappingBehaviour.DESTINATION_DEPENDENT),
+        ({ONE: SEEN[0], ONE_B: SEEN[0], TWO: SEEN[1]}, MappingBehaviour.ADDRESS_DEPENDENT),
+        ({ONE: SEEN[0], ONE_B: SEEN[1]}, MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT),
+        ({ONE: SEEN[0], ONE_B: SEEN[2], TWO: SEEN[1]}, MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT),
     ],
 )
 def test_mapping_is_told_by_what_differs(seen, mapping):

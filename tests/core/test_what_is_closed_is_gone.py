@@ -27,13 +27,13 @@ from iceagent.core.portmap.port_mapper import PortMapper
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
 from iceagent.core.stun.transaction import ClientTransaction
 from iceagent.core.turn import TurnClient, TurnCredentials
-from iceagent.core.turn.client_requests import Request
-from iceagent.core.turn.server import Allocation, Channel, ConnectPeer, PeerConnection, Relay
+from iceagent.core.turn.client_requests import PendingRequest
+from iceagent.core.turn.server import Allocation, Channel, ConnectPeer, PeerConnection, RelayedAddress
 from iceagent.core.turn.server.limits import RESERVATION_S
 from iceagent.core.turn.server.state import Reservation
 
-OF_TURN_SERVER = (Allocation, Relay, Channel, PeerConnection, Reservation, Deadline)
-OF_STUN_CLIENT = (ClientTransaction, Request)
+OF_TURN_SERVER = (Allocation, RelayedAddress, Channel, PeerConnection, Reservation, Deadline)
+OF_STUN_CLIENT = (ClientTransaction, PendingRequest)
 OF_ICE = (Session, Check)
 
 

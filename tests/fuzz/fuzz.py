@@ -150,7 +150,7 @@ def signaling(data: bytes) -> None:
     for decode in (wire.decode_client_untrusted, wire.decode_relay_untrusted):
         try:
             frame = decode(data)
-        except wire.WireError:
+        except wire.BadFrame:
             continue
         wire.encode(frame)
 
@@ -159,7 +159,7 @@ def signaling_payload(data: bytes) -> None:
     """What a peer says inside the sealed channel."""
     try:
         message = wire.unpack_map_untrusted(data)
-    except wire.WireError:
+    except wire.BadFrame:
         return
     try:
         description.parse_untrusted(message)
@@ -208,7 +208,7 @@ def tunnel_frames(data: bytes) -> None:
     for decoder in (tunnel_wire.decode_request_untrusted, tunnel_wire.decode_answer_untrusted):
         try:
             found = decoder(data)
-            if isinstance(found, tunnel_wire.Request):
+            if isinstance(found, tunnel_wire.StreamRequest):
                 found.target()
         except tunnel_wire.WireError:
             continue
@@ -338,7 +338,7 @@ SEEDS: dict[str, list[bytes]] = {
         mdns_packets.encode_answer(
             mdns_packets.Record("1f4712db.local", "192.0.2.1", 120),
             legacy_id=7,
-            legacy=mdns_packets.Question("1f4712db.local", (4, 6)),
+            legacy=mdns_packets.MdnsQuestion("1f4712db.local", (4, 6)),
         ),
     ],
     "shared_port": [bytes((len(CHECK),)) + CHECK, bytes((len(ANSWER),)) + ANSWER, b"\x04datadata"],

@@ -18,7 +18,7 @@ from iceagent.net.demultiplexer import (
     MAX_PENDING,
     MAX_UFRAGS,
     Demultiplexer,
-    Member,
+    PortMember,
     Unclaimed,
     named_ufrag,
 )
@@ -42,7 +42,7 @@ def indication() -> bytes:
     return stun.encode(stun.binding_indication(bytes(12)))
 
 
-def table_of(*names: str) -> tuple[Demultiplexer[str], list[Member[str]]]:
+def table_of(*names: str) -> tuple[Demultiplexer[str], list[PortMember[str]]]:
     table: Demultiplexer[str] = Demultiplexer()
     members = []
     for name in names:
@@ -51,7 +51,9 @@ def table_of(*names: str) -> tuple[Demultiplexer[str], list[Member[str]]]:
     return table, members
 
 
-def prove(table: Demultiplexer[str], now: float, member: Member[str], remote: TransportAddress, number: int) -> None:
+def prove(
+    table: Demultiplexer[str], now: float, member: PortMember[str], remote: TransportAddress, number: int
+) -> None:
     """Let a member ask an address and be answered from there."""
     request = check("theirs", number)
     table.note_sent(now, member, remote, request)
@@ -221,11 +223,11 @@ class Port(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table: Demultiplexer[int] = Demultiplexer()
-        self.members: dict[int, Member[int]] = {}
+        self.members: dict[int, PortMember[int]] = {}
         self.made = self.asked = 0
         self.now = 0.0
 
-    def pick(self, index: int) -> Member[int] | None:
+    def pick(self, index: int) -> PortMember[int] | None:
         return list(self.members.values())[index % len(self.members)] if self.members else None
 
     @rule()

@@ -19,7 +19,7 @@ from iceagent.net.gateway import (
     parse_route_print,
     system_gateways,
 )
-from iceagent.net.portmap import MappedAddress, open_port_mapping, probe_port_mapping
+from iceagent.net.portmap import MappedPort, open_port_mapping, probe_port_mapping
 from iceagent.net.portmap_upnp import UpnpError, UpnpGateway, in_thread
 from iceagent.vnet import FULL_CONE
 
@@ -67,7 +67,7 @@ async def test_port_is_mapped_while_the_block_runs(vnet):
         nursery.start_soon(home.serve)
         async with home.mapping() as mapping:
             external = TransportAddress("203.0.113.1", 40000)
-            assert await mapping.wait_settled() == (MappedAddress("pcp", external, home.local),)
+            assert await mapping.wait_settled() == (MappedPort("pcp", external, home.local),)
             assert home.machine.mappings == {(home.alice.address, 40000): 40000}
         assert home.machine.mappings == {}
         nursery.cancel_scope.cancel()
@@ -269,7 +269,7 @@ async def test_upnp_maps_when_the_others_do_not(vnet, igd):
     async with home.net:
         async with open_port_mapping(home.alice, home.local, upnp=True, randbytes=zeros) as mapping:
             held = await mapping.wait_settled()
-            assert held == (MappedAddress("upnp", TransportAddress("203.0.113.8", 40000), home.local),)
+            assert held == (MappedPort("upnp", TransportAddress("203.0.113.8", 40000), home.local),)
             assert igd.table == {(40000, "UDP"): (home.alice.address, 40000)}
         assert igd.table == {}
 

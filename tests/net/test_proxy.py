@@ -18,10 +18,9 @@ from iceagent.errors import LocalError
 from iceagent.net import SystemNetwork
 from iceagent.net.proxy import Proxy, ProxyError, connect_through, parse_proxy, proxy_for, proxy_from_environment
 from iceagent.net.turn.allocation import TurnLogin, open_turn_socket
-from iceagent.net.turn.connect import TurnOptions, TurnServer
+from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress
 from iceagent.servers.turn import TurnService, open_turn_server
-from iceagent.servers.turn_options import TlsFiles
-from iceagent.servers.turn_options import TurnOptions as ServerOptions
+from iceagent.servers.turn_options import TlsFiles, TurnOptions
 
 HOST = "127.0.0.1"
 NAME = "turn.example.org"
@@ -117,7 +116,7 @@ async def running(handler: Callable[[trio.SocketStream], object]) -> AsyncIterat
 @asynccontextmanager
 async def turn_server(folder: Path, *names: str, dtls: bool = False) -> AsyncIterator[tuple[TurnService, str]]:
     certificate, key = make_certificate(folder, *names)
-    options = ServerOptions(
+    options = TurnOptions(
         listen=[make_address(HOST, 0)],
         users={"george": "secret"},
         loopback=True,
@@ -140,8 +139,8 @@ async def test_turn_over_tls_through_a_proxy(tmp_path, scheme, credentials):
     name, password = credentials or ("", "")
     with trio.fail_after(60):
         async with turn_server(tmp_path, NAME) as (server, ca_file), running(getattr(proxy, scheme)) as port:
-            options = TurnOptions(proxy=Proxy(scheme, HOST, port, name, password), ca_file=ca_file)
-            target = TurnServer(NAME, port_of(server, "tls"), "tls")
+            options = TurnConnectOptions(proxy=Proxy(scheme, HOST, port, name, password), ca_file=ca_file)
+            target = TurnServerAddress(NAME, port_of(server, "tls"), "tls")
             async with open_turn_socket(SystemNetwork(), target, login=LOGIN, options=options) as allocation:
                 assert allocation.relayed_addresses[0].host == HOST
             assert proxy.asked == [(NAME, target.port)]
@@ -156,8 +155,8 @@ async def test_trap_5_tls_through_a_proxy_is_verified_too(tmp_path, scheme):
             turn_server(tmp_path, "other.example.org") as (server, ca_file),
             running(getattr(proxy, scheme)) as port,
         ):
-            options = TurnOptions(proxy=Proxy(scheme, HOST, port), ca_file=ca_file)
-            target = TurnServer(NAME, port_of(server, "tls"), "tls")
+            options = TurnConnectOptions(proxy=Proxy(scheme, HOST, port), ca_file=ca_file)
+            target = TurnServerAddress(NAME, port_of(server, "tls"), "tls")
             with pytest.raises(OSError, match="certificate"):
                 async with open_turn_socket(SystemNetwork(), target, login=LOGIN, options=options):
                     pass
@@ -336,8 +335,8 @@ async def test_a_turn_servers_name_is_tried_beyond_its_first_address_over_every_
         mute = await network.listen_tcp("127.0.0.3", port)
         silent = await network.open_udp("127.0.0.3", port)
         async with mute:
-            server = TurnServer(NAME, port, transport)
-            options = TurnOptions(ca_file=ca_file)
+            server = TurnServerAddress(NAME, port, transport)
+            options = TurnConnectOptions(ca_file=ca_file)
             async with open_turn_socket(network, server, login=LOGIN, options=options) as allocation:
                 assert allocation.place == TransportAddress(HOST, port)
         silent.close()

@@ -13,7 +13,7 @@ from turn_script import OTHER, PEER, USER, Script, deterministic
 from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.turn.allocation import ADDRESS_DELAY_S, MAX_HOPS, TurnLogin, open_turn_socket
-from iceagent.net.turn.connect import TurnOptions, TurnServer
+from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress
 from iceagent.net.turn.redirect import ASKED_S, Redirections, is_never_a_server
 from iceagent.vnet import Network
 
@@ -44,8 +44,8 @@ class Lab:
         return TransportAddress(host.address, 3478)
 
     def open(self, address: TransportAddress, **options: Any) -> Any:
-        server, login = TurnServer(address.host, address.port), TurnLogin(USER)
-        given = TurnOptions(**options)
+        server, login = TurnServerAddress(address.host, address.port), TurnLogin(USER)
+        given = TurnConnectOptions(**options)
         return open_turn_socket(self.host, server, login=login, options=given, randbytes=deterministic())
 
     def name(self, name: str, *hosts: str) -> None:
@@ -203,7 +203,7 @@ async def test_trap_68_a_certificates_name_that_is_none_is_not_followed(vnet: An
     """ALTERNATE-DOMAIN is the network's word; TLS would raise what nobody expects."""
     for name in (".", "a..b", "x" * 200, "-"):
         ended = turn.Ended(turn.EndReason.ALTERNATE_SERVER, 300, "", make_address("192.0.2.77", 1), name)
-        assert Redirections().target(TurnServer("turn.example", transport="tls"), ended, None) is None
+        assert Redirections().target(TurnServerAddress("turn.example", transport="tls"), ended, None) is None
 
 
 @pytest.mark.parametrize("dead", ["silent", "refuses", "capacity", "quota", "stranger"])
@@ -306,7 +306,7 @@ async def test_credentials_are_asked_for_again_before_they_expire(vnet: Any) -> 
             return turn.TurnCredentials("george", "secret", expires_at=trio.current_time() + 300)
 
         login = TurnLogin(source, wall_clock=trio.current_time)
-        server = TurnServer(address.host, address.port)
+        server = TurnServerAddress(address.host, address.port)
         async with open_turn_socket(lab.host, server, login=login, randbytes=deterministic()) as allocation:
             await trio.sleep(280)
             assert [round(at - asked[0]) for at in asked] == [0, 240, 250]

@@ -14,7 +14,7 @@ from coturn import PASSWORD, USER, Coturn, running_coturn
 from iceagent.core import turn
 from iceagent.net import SystemNetwork
 from iceagent.net.turn.allocation import TurnAllocation, TurnLogin, open_turn_socket
-from iceagent.net.turn.connect import TurnOptions, TurnServer
+from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress
 
 pytestmark = pytest.mark.processes
 
@@ -27,9 +27,9 @@ def coturn() -> Iterator[Coturn]:
         yield server
 
 
-def server_of(coturn: Coturn, transport: str) -> tuple[TurnServer, TurnOptions]:
+def server_of(coturn: Coturn, transport: str) -> tuple[TurnServerAddress, TurnConnectOptions]:
     port = coturn.tls_port if transport in ("tls", "dtls") else coturn.port
-    return TurnServer(coturn.host, port, transport), TurnOptions(ca_file=str(coturn.ca_file))
+    return TurnServerAddress(coturn.host, port, transport), TurnConnectOptions(ca_file=str(coturn.ca_file))
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp", "tls", "dtls"])
@@ -78,7 +78,7 @@ async def test_a_wrong_password_is_told_at_once(coturn, transport):
 async def test_trap_5_a_certificate_for_another_name_is_refused(coturn, transport):
     """TLS without the name verified is TLS with whoever is in between."""
     server, options = server_of(coturn, transport)
-    server = TurnServer(server.host, server.port, transport, tls_name="turn.example.org")
+    server = TurnServerAddress(server.host, server.port, transport, tls_name="turn.example.org")
     with trio.fail_after(60), pytest.raises(OSError, match="certificate"):
         async with open_turn_socket(SystemNetwork(), server, login=LOGIN, options=options):
             pass
@@ -117,7 +117,7 @@ async def test_short_lived_credentials_are_rotated_without_a_new_allocation():
 
 
 async def allocate_in_time(
-    stack: AsyncExitStack, server: TurnServer, options: TurnOptions
+    stack: AsyncExitStack, server: TurnServerAddress, options: TurnConnectOptions
 ) -> tuple[TurnAllocation, TurnLogin, int]:
     """Return an allocation, its credentials and when they expire: soon, and yet not before it was made."""
     for life_s in itertools.count(2):

@@ -13,27 +13,27 @@ from iceagent.core import turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net import SystemNetwork
 from iceagent.net.turn.allocation import TurnLogin
-from iceagent.net.turn.connect import TurnServer
+from iceagent.net.turn.connect import TurnServerAddress
 from iceagent.net.turn.tcp import TurnTcpAllocation, open_turn_tcp
 from iceagent.servers.turn import open_turn_server
-from iceagent.servers.turn_options import TurnOptions as ServerOptions
+from iceagent.servers.turn_options import TurnOptions
 
 LOGIN = TurnLogin(turn.TurnCredentials(USER, PASSWORD))
 HOST = "127.0.0.1"
 
 
 @asynccontextmanager
-async def ours() -> AsyncIterator[TurnServer]:
-    options = ServerOptions(listen=[make_address(HOST, 0)], users={USER: PASSWORD}, loopback=True)
+async def ours() -> AsyncIterator[TurnServerAddress]:
+    options = TurnOptions(listen=[make_address(HOST, 0)], users={USER: PASSWORD}, loopback=True)
     async with open_turn_server(options) as server:
         port = next(address.port for transport, address in server.addresses if transport == "tcp")
-        yield TurnServer(HOST, port, "tcp")
+        yield TurnServerAddress(HOST, port, "tcp")
 
 
 @asynccontextmanager
-async def coturns() -> AsyncIterator[TurnServer]:
+async def coturns() -> AsyncIterator[TurnServerAddress]:
     with running_coturn() as coturn:
-        yield TurnServer(HOST, coturn.port, "tcp")
+        yield TurnServerAddress(HOST, coturn.port, "tcp")
 
 
 SERVERS = pytest.mark.parametrize("start", [ours, pytest.param(coturns, marks=pytest.mark.processes)])
@@ -119,7 +119,7 @@ async def test_a_peer_that_refuses_is_an_error_at_once(start):
 async def test_tcp_allocations_need_a_stream_to_the_server():
     """RFC 6062 section 4.1."""
     with pytest.raises(ValueError, match="TCP"):
-        async with open_turn_tcp(SystemNetwork(), TurnServer(HOST, 3478, "udp")):
+        async with open_turn_tcp(SystemNetwork(), TurnServerAddress(HOST, 3478, "udp")):
             pass
 
 

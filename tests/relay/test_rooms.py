@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icesignal import wire
 from icesignal.nameplates import Nameplates
-from icesignal.rooms import Output, RoomLimits, RoomTable
+from icesignal.rooms import ConnectionAction, RoomLimits, RoomTable
 
 SMALL = RoomLimits(
     max_rooms=6,
@@ -22,7 +22,7 @@ SMALL = RoomLimits(
 )
 
 
-def drain(table: RoomTable) -> list[Output]:
+def drain(table: RoomTable) -> list[ConnectionAction]:
     outputs = []
     while (output := table.poll_output()) is not None:
         outputs.append(output)
@@ -99,7 +99,7 @@ def test_any_history_keeps_the_contract(history: list[tuple[int, object, float]]
 def test_same_inputs_give_same_outputs(make_seeded: Callable[[int], Callable[[int], bytes]]) -> None:
     """No hidden clock, no hidden randomness."""
 
-    def run() -> list[Output]:
+    def run() -> list[ConnectionAction]:
         table = RoomTable(randbytes=make_seeded(7))
         table.handle_frame(0, 1, wire.Allocate(session=b"a" * 16, opening=b"A"))
         table.handle_frame(1, 2, wire.Allocate(session=b"b" * 16, opening=b"B"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icesignal import wire
-from icesignal.wire import WireError, WireErrorReason
+from icesignal.wire import BadFrame, BadFrameReason
 
 SESSION = b"s" * 16
 EXAMPLES: list[wire.Frame] = [
@@ -86,36 +86,36 @@ def test_unknown_keys_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (pack(type="frobnicate"), WireErrorReason.UNKNOWN_TYPE),
-        (pack(type="joined"), WireErrorReason.UNKNOWN_TYPE),  # a relay's frame from a client
-        (msgpack.packb({"type": "close", "v": 2, "reason": "left"}), WireErrorReason.VERSION),
-        (msgpack.packb({"type": "close", "reason": "left"}), WireErrorReason.MALFORMED),
-        (msgpack.packb({"type": "close", "v": True, "reason": "left"}), WireErrorReason.MALFORMED),
-        (pack(type=7), WireErrorReason.MALFORMED),
-        (pack(type="close", reason="bored"), WireErrorReason.MALFORMED),
-        (pack(type="send", client_seq=0, payload=b"p"), WireErrorReason.MALFORMED),
-        (pack(type="send", client_seq=2**53, payload=b"p"), WireErrorReason.MALFORMED),
-        (pack(type="send", client_seq=1, payload=b""), WireErrorReason.MALFORMED),
-        (pack(type="send", client_seq=1, payload="text"), WireErrorReason.MALFORMED),
-        (pack(type="send", client_seq=1.0, payload=b"p"), WireErrorReason.MALFORMED),
-        (pack(type="send", client_seq=1, payload=b"p" * (wire.MAX_PAYLOAD_BYTES + 1)), WireErrorReason.MALFORMED),
-        (pack(type="allocate", session=b"short"), WireErrorReason.MALFORMED),
-        (pack(type="join", session=SESSION, nameplate="07"), WireErrorReason.MALFORMED),
-        (pack(type="join", session=SESSION, nameplate="7\n"), WireErrorReason.MALFORMED),
-        (pack(type="join", session=SESSION, nameplate="1234567890"), WireErrorReason.MALFORMED),
-        (pack(type="close", reason="left", **{f"k{n}": n for n in range(40)}), WireErrorReason.MALFORMED),
-        (b"", WireErrorReason.MALFORMED),
-        (b"\x80trailing", WireErrorReason.MALFORMED),
-        (b"\x91" * 60_000, WireErrorReason.MALFORMED),  # nested 60,000 deep
-        (b"\xdf\xff\xff\xff\xff", WireErrorReason.MALFORMED),  # a map that claims four billion entries
-        (b"\xc6\xff\xff\xff\xff", WireErrorReason.MALFORMED),  # four gigabytes of bytes, it says
-        (bytes(wire.MAX_MESSAGE_BYTES + 1), WireErrorReason.MALFORMED),
-        ("text", WireErrorReason.MALFORMED),
+        (pack(type="frobnicate"), BadFrameReason.UNKNOWN_TYPE),
+        (pack(type="joined"), BadFrameReason.UNKNOWN_TYPE),  # a relay's frame from a client
+        (msgpack.packb({"type": "close", "v": 2, "reason": "left"}), BadFrameReason.VERSION),
+        (msgpack.packb({"type": "close", "reason": "left"}), BadFrameReason.MALFORMED),
+        (msgpack.packb({"type": "close", "v": True, "reason": "left"}), BadFrameReason.MALFORMED),
+        (pack(type=7), BadFrameReason.MALFORMED),
+        (pack(type="close", reason="bored"), BadFrameReason.MALFORMED),
+        (pack(type="send", client_seq=0, payload=b"p"), BadFrameReason.MALFORMED),
+        (pack(type="send", client_seq=2**53, payload=b"p"), BadFrameReason.MALFORMED),
+        (pack(type="send", client_seq=1, payload=b""), BadFrameReason.MALFORMED),
+        (pack(type="send", client_seq=1, payload="text"), BadFrameReason.MALFORMED),
+        (pack(type="send", client_seq=1.0, payload=b"p"), BadFrameReason.MALFORMED),
+        (pack(type="send", client_seq=1, payload=b"p" * (wire.MAX_PAYLOAD_BYTES + 1)), BadFrameReason.MALFORMED),
+        (pack(type="allocate", session=b"short"), BadFrameReason.MALFORMED),
+        (pack(type="join", session=SESSION, nameplate="07"), BadFrameReason.MALFORMED),
+        (pack(type="join", session=SESSION, nameplate="7\n"), BadFrameReason.MALFORMED),
+        (pack(type="join", session=SESSION, nameplate="1234567890"), BadFrameReason.MALFORMED),
+        (pack(type="close", reason="left", **{f"k{n}": n for n in range(40)}), BadFrameReason.MALFORMED),
+        (b"", BadFrameReason.MALFORMED),
+        (b"\x80trailing", BadFrameReason.MALFORMED),
+        (b"\x91" * 60_000, BadFrameReason.MALFORMED),  # nested 60,000 deep
+        (b"\xdf\xff\xff\xff\xff", BadFrameReason.MALFORMED),  # a map that claims four billion entries
+        (b"\xc6\xff\xff\xff\xff", BadFrameReason.MALFORMED),  # four gigabytes of bytes, it says
+        (bytes(wire.MAX_MESSAGE_BYTES + 1), BadFrameReason.MALFORMED),
+        ("text", BadFrameReason.MALFORMED),
     ],
 )
-def test_what_is_no_frame_is_refused_with_its_reason(data: bytes | str, reason: WireErrorReason) -> None:
+def test_what_is_no_frame_is_refused_with_its_reason(data: bytes | str, reason: BadFrameReason) -> None:
     """Every bound of docs/relay-protocol.md section 3 is checked before a frame reaches the rooms."""
-    with pytest.raises(WireError) as caught:
+    with pytest.raises(BadFrame) as caught:
         wire.decode_client_untrusted(data)
     assert caught.value.reason is reason
 
@@ -125,7 +125,7 @@ def test_what_is_no_frame_is_refused_with_its_reason(data: bytes | str, reason: 
 def test_random_bytes_raise_nothing_but_wire_error(data: bytes) -> None:
     """A stranger chooses these bytes."""
     for decode in (wire.decode_client_untrusted, wire.decode_relay_untrusted):
-        with contextlib.suppress(WireError):
+        with contextlib.suppress(BadFrame):
             decode(data)
 
 
@@ -148,7 +148,7 @@ def test_maps_of_wrong_values_raise_nothing_but_wire_error(fields: dict[str, obj
     """Well-formed msgpack with keys of ours and values of any type is what a fuzzer finds next."""
     data = pack(**fields, type=kind)
     for decode in (wire.decode_client_untrusted, wire.decode_relay_untrusted):
-        with contextlib.suppress(WireError):
+        with contextlib.suppress(BadFrame):
             decode(data)
 
 
@@ -159,12 +159,12 @@ def test_mutated_frames_raise_nothing_but_wire_error(frame: wire.Frame, data: st
     raw = bytearray(wire.encode(frame)[:2000])
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(WireError):
+    with contextlib.suppress(BadFrame):
         wire.decode_client_untrusted(bytes(raw))
 
 
 def test_error_texts_never_repeat_values() -> None:
     """The texts are logged and sent back; payloads must not be in them (trap 41)."""
-    with pytest.raises(WireError) as caught:
+    with pytest.raises(BadFrame) as caught:
         wire.decode_client_untrusted(pack(type="send", client_seq="hush-hush", payload=b"hush-hush"))
     assert "hush" not in str(caught.value)

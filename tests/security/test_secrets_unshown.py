@@ -40,7 +40,7 @@ HARMLESS = {
     "icesignal.sources.Bucket.tokens": "how many requests are left",
     "iceagent.core.ice.events.Restarted.credentials": "a value that keeps its own secret",
     "iceagent.agent.description.StreamDescription.credentials": "a value that keeps its own secret",
-    "iceagent.core.turn.client_requests.Request.credentials": "a value that keeps its own secret",
+    "iceagent.core.turn.client_requests.PendingRequest.credentials": "a value that keeps its own secret",
 }
 
 

@@ -14,7 +14,7 @@ from iceagent.agent.gather.servers import offered_servers
 from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.net.proxy_choice import Proxy
-from iceagent.net.turn.connect import TurnOptions, TurnServer, find_places
+from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress, find_places
 from iceagent.net.turn.redirect import Redirections
 
 HERE = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.251", "own"]
@@ -126,14 +126,14 @@ async def test_trap_62_nor_through_a_proxy_which_may_be_here(vnet: Any, name: st
     config = AgentConfig(servers=offered_servers([], "relay.example", host), network=host, include_loopback=True)
     server = IceServer(f"turn:[{name}]" if ":" in name else f"turn:{name}", may_be_here=False)
     async with net, open_agent(config, role=Role.CONTROLLING) as agent:
-        options = TurnOptions(
+        options = TurnConnectOptions(
             proxy=Proxy("http", "127.0.0.1", 8080),
             permits=lambda address: agent._driver.policy.permits_server(address, server),
             permits_proxy=agent._driver.policy.permits_server,
         )
         with pytest.raises(OSError, match="forbidden"):
-            await find_places(host, TurnServer(name, 6379, "tcp"), options)
-        assert await find_places(host, TurnServer("turn.example", 6379, "tcp"), options) == [None]
+            await find_places(host, TurnServerAddress(name, 6379, "tcp"), options)
+        assert await find_places(host, TurnServerAddress("turn.example", 6379, "tcp"), options) == [None]
 
 
 NEVER = ["169.254.169.254", "fe80::1", "240.0.0.1", "255.255.255.255", "0.0.0.7", "fec0::1", "239.1.2.3", "ff02::fb"]
@@ -160,7 +160,7 @@ async def test_trap_70_servers_named_by_strangers_are_no_neighbours_and_no_reser
     for family, asked in ((4, "203.0.113.5"), (6, "2001:db8::5")):
         if address.family == family:
             ended = turn.Ended(turn.EndReason.ALTERNATE_SERVER, 300, alternate=address)
-            assert Redirections().target(TurnServer("turn.example"), ended, make_address(asked, 3478)) is None
+            assert Redirections().target(TurnServerAddress("turn.example"), ended, make_address(asked, 3478)) is None
 
 
 @pytest.mark.parametrize(
@@ -183,5 +183,5 @@ async def test_trap_70_unless_the_stranger_is_a_neighbour_itself(
     assert server.may_ask(make_address(target, 3478), ()) == works
     ended = turn.Ended(turn.EndReason.ALTERNATE_SERVER, 300, alternate=make_address(target, 3479))
     place = make_address(relay, 3478)
-    found = Redirections().target(TurnServer("turn.example"), ended, place)
+    found = Redirections().target(TurnServerAddress("turn.example"), ended, place)
     assert (found is not None) == (works and place.ip.is_link_local)

@@ -197,7 +197,7 @@ async def test_trap_64_what_was_compared_is_what_is_connected_to(asked: str, mon
             nursery.start_soon(greet)
             async with serve_forwards(inviter, [f"tcp:127.0.0.1:{port}"]):
                 stream = await joiner.streams.open_service(TUNNEL_SERVICE)
-                await wire.send_request(stream, wire.Request("open", "tcp", host=asked, port=port, version=1))
+                await wire.send_request(stream, wire.StreamRequest("open", "tcp", host=asked, port=port, version=1))
                 assert (await wire.receive_answer(stream)).status == "ok"
                 await greeted.wait()
                 stream.reset()
@@ -213,7 +213,7 @@ async def test_trap_64_a_spelling_that_is_no_host_reaches_no_resolver(monkeypatc
     async with linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["tcp:*:*"]):
         for asked in ("127.0.0.1.1", "0127.0.0.1", "256.0.0.1", "127.0.0.1%lo", "127.0.0.1 x", "\x1b[2J"):
             stream = await joiner.streams.open_service(TUNNEL_SERVICE)
-            await wire.send_request(stream, wire.Request("open", "tcp", host=asked, port=1, version=1))
+            await wire.send_request(stream, wire.StreamRequest("open", "tcp", host=asked, port=1, version=1))
             with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
                 await wire.receive_answer(stream)
 

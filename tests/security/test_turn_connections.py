@@ -15,7 +15,7 @@ from turn_wire import echoing_peer, make_certificate, options, stream_client, ud
 
 from iceagent.core.address import TransportAddress
 from iceagent.servers import TlsFiles, TurnService, open_turn_server
-from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, MAX_PENDING_BYTES, Outbox
+from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, MAX_PENDING_BYTES, ClientOutbox
 
 
 async def dial(service: TurnService, transport: str) -> trio.SocketStream:
@@ -112,7 +112,7 @@ def test_client_that_does_not_read_costs_a_bounded_buffer() -> None:
     from collections import Counter
 
     counters: Counter[str] = Counter()
-    outbox = Outbox(counters)
+    outbox = ClientOutbox(counters)
     for _ in range(1000):
         outbox.put([bytes(1000)] * 10)
     assert counters["client_buffer_full"] >= 10_000 - MAX_PENDING_BYTES // 1000 - 10

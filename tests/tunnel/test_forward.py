@@ -257,12 +257,12 @@ async def test_garbage_requests_harm_nothing(garbage):
 @pytest.mark.parametrize(
     "request_",
     [
-        wire.Request("open", "tcp", host="", port=1),
-        wire.Request("open", "tcp", host="h", port=0),
-        wire.Request("open", "unix", path="x" * 500),
-        wire.Request("open", "udp", host="a b", port=1, flow=2),
-        wire.Request("open", "udp", host="127.0.0.1", port=9, flow=0),
-        wire.Request("open", "pipe"),
+        wire.StreamRequest("open", "tcp", host="", port=1),
+        wire.StreamRequest("open", "tcp", host="h", port=0),
+        wire.StreamRequest("open", "unix", path="x" * 500),
+        wire.StreamRequest("open", "udp", host="a b", port=1, flow=2),
+        wire.StreamRequest("open", "udp", host="127.0.0.1", port=9, flow=0),
+        wire.StreamRequest("open", "pipe"),
     ],
 )
 async def test_impossible_requests_are_not_served(request_):

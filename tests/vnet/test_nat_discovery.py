@@ -9,7 +9,7 @@ import trio
 from stun_5780 import PORTS, open_behaviour_server, two_addressed_host
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.discovery import Filtering, Lifetime, Mapping
+from iceagent.core.discovery import Filtering, MappingBehaviour, MappingLifetime
 from iceagent.errors import LocalError
 from iceagent.net.nat_discovery import discover_nat
 from iceagent.servers.stun import open_stun_server
@@ -35,7 +35,7 @@ async def test_every_mapping_and_filtering_is_recognised(vnet, mapping, filterin
         host = net.host(home)
         async with net, open_behaviour_server(server_host) as server:
             found = await discover(host, server.address)
-        assert found.mapping is Mapping(mapping)
+        assert found.mapping is MappingBehaviour(mapping)
         assert found.filtering is Filtering(filtering)
         assert {address.host for address in found.mapped} == {home.public_address}
         assert found.fragments is True
@@ -62,7 +62,7 @@ async def test_no_nat_is_recognised(vnet):
     host = net.host(net.internet)
     async with net, open_behaviour_server(server_host) as server:
         found = await discover(host, server.address)
-    assert (found.mapping, found.filtering) == (Mapping.NO_NAT, Filtering.ENDPOINT_INDEPENDENT)
+    assert (found.mapping, found.filtering) == (MappingBehaviour.NO_NAT, Filtering.ENDPOINT_INDEPENDENT)
     assert found.hairpin is None
     assert found.preserves_port is True
 
@@ -74,16 +74,16 @@ async def test_ipv6_is_discovered_as_well(vnet):
     host = net.host(net.router(net.internet))
     async with net, open_behaviour_server(server_host) as server:
         found = await discover(host, server.address)
-    assert found.mapping is Mapping.NO_NAT
+    assert found.mapping is MappingBehaviour.NO_NAT
 
 
 @pytest.mark.parametrize(
     ("nat", "mapping"),
     [
-        (PORT_RESTRICTED, Mapping.ENDPOINT_INDEPENDENT),
-        (SYMMETRIC, Mapping.DESTINATION_DEPENDENT),
-        (Nat(mapping="address-dependent", port_allocation="random"), Mapping.DESTINATION_DEPENDENT),
-        (None, Mapping.NO_NAT),
+        (PORT_RESTRICTED, MappingBehaviour.ENDPOINT_INDEPENDENT),
+        (SYMMETRIC, MappingBehaviour.DESTINATION_DEPENDENT),
+        (Nat(mapping="address-dependent", port_allocation="random"), MappingBehaviour.DESTINATION_DEPENDENT),
+        (None, MappingBehaviour.NO_NAT),
     ],
 )
 async def test_two_servers_with_one_address_each_tell_the_mapping(vnet, nat, mapping):
@@ -110,7 +110,7 @@ async def test_one_server_with_one_address_tells_little_and_claims_no_more(vnet)
     async with net, open_stun_server(server_host.address, network=server_host) as server:
         found = await discover(host, server.address)
     assert found.udp_works
-    assert (found.mapping, found.filtering, found.fragments) == (Mapping.UNKNOWN, Filtering.UNKNOWN, None)
+    assert (found.mapping, found.filtering, found.fragments) == (MappingBehaviour.UNKNOWN, Filtering.UNKNOWN, None)
 
 
 async def test_dead_server_beside_a_live_one_costs_nothing_but_its_own_patience(vnet):
@@ -122,7 +122,7 @@ async def test_dead_server_beside_a_live_one_costs_nothing_but_its_own_patience(
         start = trio.current_time()
         found = await discover(host, TransportAddress(dead.address, 3478), server.address)
         assert trio.current_time() - start < 4
-    assert found.mapping is Mapping.ADDRESS_AND_PORT_DEPENDENT
+    assert found.mapping is MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT
     assert [report.failure for report in found.servers] == ["no answer", ""]
     assert found.servers[1].rtt_s == pytest.approx(0.024, abs=0.001)
 
@@ -137,7 +137,7 @@ async def test_no_answer_at_all_ends_in_three_seconds(vnet):
         found = await discover(host, TransportAddress(dead.address, 3478))
         assert trio.current_time() - start < 3
     assert not found.udp_works
-    assert found.mapping is Mapping.UNKNOWN
+    assert found.mapping is MappingBehaviour.UNKNOWN
 
 
 async def test_nothing_to_ask_is_answered_at_once(vnet):
@@ -157,7 +157,9 @@ async def test_broken_servers_make_filtering_unknown_not_strict(vnet, switches):
     async with net, open_behaviour_server(server_host, **switches) as server:
         found = await discover(host, server.address)
     assert found.filtering is Filtering.UNKNOWN
-    assert found.mapping is (Mapping.ENDPOINT_INDEPENDENT if "alternate_works" not in switches else Mapping.UNKNOWN)
+    assert found.mapping is (
+        MappingBehaviour.ENDPOINT_INDEPENDENT if "alternate_works" not in switches else MappingBehaviour.UNKNOWN
+    )
 
 
 @pytest.mark.parametrize("claim", ["224.0.0.1", "127.0.0.1", "0.0.0.0", "2001:db8::1"])
@@ -180,10 +182,12 @@ async def test_lossy_lines_do_not_fool_discovery(vnet, loss):
     host = net.host(net.router(net.internet, nat=FULL_CONE, loss=loss))
     async with net, open_behaviour_server(server_host) as server:
         found = await discover(host, server.address)
-    assert (found.mapping, found.filtering) == (Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT)
+    assert (found.mapping, found.filtering) == (MappingBehaviour.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT)
 
 
-@pytest.mark.parametrize(("timeout_s", "expected"), [(50, Lifetime(30, 60)), (25, Lifetime(0, 30)), (999, (120, None))])
+@pytest.mark.parametrize(
+    ("timeout_s", "expected"), [(50, MappingLifetime(30, 60)), (25, MappingLifetime(0, 30)), (999, (120, None))]
+)
 async def test_lifetime_of_idle_mappings_is_found(vnet, timeout_s, expected):
     """In the time of the longest that is tried, by sockets that idle side by side."""
     net = vnet()
@@ -194,7 +198,7 @@ async def test_lifetime_of_idle_mappings_is_found(vnet, timeout_s, expected):
         start = trio.current_time()
         found = await discover(host, server.address, lifetimes_s=(30, 60, 90, 120))
         assert trio.current_time() - start < 125
-    assert found.lifetime == (expected if isinstance(expected, Lifetime) else Lifetime(*expected))
+    assert found.lifetime == (expected if isinstance(expected, MappingLifetime) else MappingLifetime(*expected))
 
 
 async def test_families_are_not_mixed(vnet):
@@ -216,6 +220,6 @@ async def test_our_own_server_tells_the_same(vnet, mapping, filtering):
     host = net.host(net.router(net.internet, nat=Nat(mapping=mapping, filtering=filtering)))
     async with net, open_turn_server(options, network=server_host, randbytes=server_host.randbytes):
         found = await discover(host, first, lifetimes_s=(60, 180))
-    assert (found.mapping, found.filtering) == (Mapping(mapping), Filtering(filtering))
+    assert (found.mapping, found.filtering) == (MappingBehaviour(mapping), Filtering(filtering))
     assert found.fragments is True
-    assert found.lifetime == Lifetime(60, 180)
+    assert found.lifetime == MappingLifetime(60, 180)

@@ -10,7 +10,7 @@ import trio
 from amount import spread
 from nat_lab import NATS, two_agents
 
-from iceagent.core.discovery import FamilyView, Filtering, Mapping, Outcome, SideView, meets, predict
+from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, PredictedPath, SideView, meets, predict
 from iceagent.errors import NetworkError
 from iceagent.vnet import Nat
 
@@ -22,8 +22,8 @@ HOPELESS = {("symmetric", "symmetric"), ("symmetric", "port-restricted"), ("port
 
 def view_of(nat):
     if nat is None:
-        return FamilyView(Mapping.NO_NAT, Filtering.ENDPOINT_INDEPENDENT)
-    return FamilyView(Mapping(nat.mapping), Filtering(nat.filtering))
+        return FamilyView(MappingBehaviour.NO_NAT, Filtering.ENDPOINT_INDEPENDENT)
+    return FamilyView(MappingBehaviour(nat.mapping), Filtering(nat.filtering))
 
 
 def side(*views, relays=()):
@@ -46,8 +46,8 @@ async def test_the_five_by_five_table_is_true(vnet, left, right):
     """The table of docs/netcheck.md, against agents behind the very NATs."""
     predicted = predict(side(view_of(NATS[left])), side(view_of(NATS[right])))
     assert predicted.certain
-    assert (predicted.outcome is Outcome.DIRECT) is ((left, right) not in HOPELESS)
-    assert await agents_meet(vnet, NATS[left], NATS[right]) is (predicted.outcome is Outcome.DIRECT)
+    assert (predicted.outcome is PredictedPath.DIRECT) is ((left, right) not in HOPELESS)
+    assert await agents_meet(vnet, NATS[left], NATS[right]) is (predicted.outcome is PredictedPath.DIRECT)
 
 
 @pytest.mark.thorough

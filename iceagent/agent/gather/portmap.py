@@ -24,7 +24,7 @@ from iceagent.net.contained import run_contained
 from iceagent.net.gateway import KnowsGateways, find_gateways
 
 if TYPE_CHECKING:
-    from iceagent.net.portmap import MappedAddress, PortMapping
+    from iceagent.net.portmap import MappedPort, PortMapping
 
 PORT_MAPPING_BUDGET_S: Final = 2.0
 """Ours: for so long end-of-candidates is held back; who waits for it waits no longer than for a slow server."""
@@ -101,7 +101,7 @@ class PortMappings:
                     self._note_settled(is_settled)
                 await mapping.wait_changed()
 
-    def _add(self, held: MappedAddress, preference: int) -> None:
+    def _add(self, held: MappedPort, preference: int) -> None:
         self._driver.note(PortMapped(held.protocol, held.internal, held.external))
         if held.external == held.internal or is_private(held.external.host):
             return  # an opened firewall, which the host candidate is for; or another NAT behind this one

@@ -43,7 +43,7 @@ class Base:
 
 
 @dataclass(slots=True, eq=False)
-class Question:
+class ServerQuery:
     """One server, asked in one family.
 
     Attributes:
@@ -100,12 +100,12 @@ class Reflexive:
         self._names = names
         self._nat64 = nat64
         self._mapped: dict[tuple[TransportAddress, TransportAddress], None] = {}
-        self.questions: list[Question] = []
+        self.questions: list[ServerQuery] = []
 
-    def begin(self) -> list[Question]:
+    def begin(self) -> list[ServerQuery]:
         """Return the questions that are to be asked now; `ask` each."""
         self.questions = [
-            Question(server, family, [base for base in self._bases() if base.address.family == family])
+            ServerQuery(server, family, [base for base in self._bases() if base.address.family == family])
             for server in self._servers()
             for family in self._families(server)
         ]
@@ -132,7 +132,7 @@ class Reflexive:
         """Return base and server of each mapping to be kept alive."""
         return [path for path in self._mapped if path[0] in self._driver.sockets]
 
-    async def ask(self, question: Question) -> None:
+    async def ask(self, question: ServerQuery) -> None:
         """Ask one server about all our sockets of one family (trap 21), for `QUESTION_S` at most."""
         with trio.move_on_after(QUESTION_S):
             async with trio.open_nursery() as nursery:
@@ -145,7 +145,7 @@ class Reflexive:
         question.over = True
         self._driver.changed.unpark_all()
 
-    async def _watch_budget(self, question: Question) -> None:
+    async def _watch_budget(self, question: ServerQuery) -> None:
         """Note once the budget is spent what has not been answered; an answer may still come."""
         budget_s = min(self._config.gather_budget_s, QUESTION_S)
         await trio.sleep(budget_s)
@@ -158,7 +158,7 @@ class Reflexive:
                 self._driver.note(ServerFailed(question.server.url, question.family, base.address, reason))
         self._driver.changed.unpark_all()
 
-    async def _resolve(self, question: Question) -> list[TransportAddress]:
+    async def _resolve(self, question: ServerQuery) -> list[TransportAddress]:
         host, port = question.server.endpoint()
         if question.family == 6 and is_ipv4(host):
             host = await self._nat64.translate(host) or host
@@ -177,7 +177,7 @@ class Reflexive:
             self._driver.note(ServerFailed(question.server.url, question.family, None, reason))
         return []
 
-    async def _ask_all(self, question: Question) -> None:
+    async def _ask_all(self, question: ServerQuery) -> None:
         question.bases = [base for base in question.bases if _within_reach(base, question)]
         question.asked_at = trio.current_time()
         self._driver.changed.unpark_all()
@@ -185,7 +185,7 @@ class Reflexive:
             for number, base in enumerate(question.bases):
                 nursery.start_soon(self._ask_from, question, base, number * TA_MIN_S)
 
-    async def _ask_from(self, question: Question, base: Base, delay_s: float) -> None:
+    async def _ask_from(self, question: ServerQuery, base: Base, delay_s: float) -> None:
         """Learn how a server sees one socket; of several addresses that of the first to answer (RFC 5928 section 3).
 
         The requests of one server start 5 ms apart, as RFC 8445 section 14.2 asks of new transactions at the least;
@@ -260,7 +260,7 @@ class Reflexive:
         return [family for family in ours if family == literal]
 
 
-def _within_reach(base: Base, question: Question) -> list[TransportAddress]:
+def _within_reach(base: Base, question: ServerQuery) -> list[TransportAddress]:
     """Return the addresses of a server as one socket sees them: in its own zone they have none (`net.sockaddr`)."""
     zone = base.address.host.partition("%")[2]
     targets = [target for target in question.targets if can_reach(base.address, target)]

@@ -29,11 +29,11 @@ from iceagent.errors import LocalError
 from iceagent.net.api import Network
 from iceagent.net.contained import contained, run_contained
 from iceagent.net.proxy_choice import Proxy, parse_proxy, proxy_for
-from iceagent.net.turn.redirect import Redirections, TurnServer
+from iceagent.net.turn.redirect import Redirections, TurnServerAddress
 
 if TYPE_CHECKING:
     from iceagent.net.turn.allocation import TurnAllocation
-    from iceagent.net.turn.connect import TurnOptions
+    from iceagent.net.turn.connect import TurnConnectOptions
 
 logger = logging.getLogger("iceagent.agent")
 
@@ -60,13 +60,13 @@ class Rung:
     """
 
     server: IceServer
-    target: TurnServer
+    target: TurnServerAddress
     rank: int
     family: int
     proxy: Proxy | None = None
 
     @property
-    def way(self) -> tuple[str, TurnServer, int, int, Proxy | None]:
+    def way(self) -> tuple[str, TurnServerAddress, int, int, Proxy | None]:
         """Where it leads, whoever asks there."""
         return self.server.url, self.target, self.rank, self.family, self.proxy
 
@@ -303,7 +303,7 @@ class Relays:
             return False, turn.EndReason.NO_ANSWER
         return False, None
 
-    async def _target(self, rung: Rung) -> TurnServer:
+    async def _target(self, rung: Rung) -> TurnServerAddress:
         """Return the server of a rung, as a host of IPv6 alone behind a NAT64 reaches it."""
         target = rung.target
         if rung.family == 4 or rung.proxy is not None or not is_ipv4(target.host):
@@ -379,8 +379,8 @@ class Relays:
         wanted = set(self._config.families)
         return (4, 6) if wanted == {4, 6} else (4,) if 4 in wanted else (6,)
 
-    def _options(self, rung: Rung) -> TurnOptions:
-        return late.TurnOptions(
+    def _options(self, rung: Rung) -> TurnConnectOptions:
+        return late.TurnConnectOptions(
             families=(rung.family,),
             local_host=self._local_host(rung.family),
             ports=self._ports(),
@@ -407,7 +407,7 @@ def rungs_of(servers: Sequence[IceServer], config: AgentConfig, families: set[in
         for transport in server.transports() if server.is_turn else ():
             host, port = server.endpoint()
             proxy = _proxy_of(config, host, port)
-            target = TurnServer(host, port, transport)
+            target = TurnServerAddress(host, port, transport)
             allowed = families & set(config.families)
             usable = sorted(allowed & _families_of(host)) or sorted(allowed & {6})  # which a NAT64 may translate
             for number, family in enumerate(usable):

@@ -9,22 +9,23 @@ from iceagent.core.lazy import names_on_demand
 if TYPE_CHECKING:
     from iceagent.core.discovery.behaviour import (
         Filtering,
-        Lifetime,
-        Mapping,
+        MappingBehaviour,
+        MappingLifetime,
         NatBehaviour,
         ServerReport,
         classify_filtering,
         classify_mapping,
     )
     from iceagent.core.discovery.discovery import Discovery, DiscoverySockets
-    from iceagent.core.discovery.prediction import FamilyView, Outcome, Prediction, SideView, meets, predict
+    from iceagent.core.discovery.prediction import FamilyView, PredictedPath, Prediction, SideView, meets, predict
 else:
     __getattr__, __dir__ = names_on_demand(
         __name__,
         {
-            "behaviour": "Filtering Lifetime Mapping NatBehaviour ServerReport classify_filtering classify_mapping",
+            "behaviour": "Filtering MappingBehaviour MappingLifetime NatBehaviour ServerReport classify_filtering "
+            "classify_mapping",
             "discovery": "Discovery DiscoverySockets",
-            "prediction": "FamilyView Outcome Prediction SideView meets predict",
+            "prediction": "FamilyView PredictedPath Prediction SideView meets predict",
         },
     )
 
@@ -33,10 +34,10 @@ __all__ = [
     "DiscoverySockets",
     "FamilyView",
     "Filtering",
-    "Lifetime",
-    "Mapping",
+    "MappingBehaviour",
+    "MappingLifetime",
     "NatBehaviour",
-    "Outcome",
+    "PredictedPath",
     "Prediction",
     "ServerReport",
     "SideView",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as MappingOf
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
@@ -10,7 +10,7 @@ from itertools import combinations
 from iceagent.core.address import TransportAddress
 
 
-class Mapping(Enum):
+class MappingBehaviour(Enum):
     """What the external address and port of a socket depend on."""
 
     NO_NAT = "none"
@@ -23,7 +23,7 @@ class Mapping(Enum):
     @property
     def is_predictable(self) -> bool:
         """Whether the address a server sees is the one that a peer will see."""
-        return self in (Mapping.NO_NAT, Mapping.ENDPOINT_INDEPENDENT)
+        return self in (MappingBehaviour.NO_NAT, MappingBehaviour.ENDPOINT_INDEPENDENT)
 
 
 class Filtering(Enum):
@@ -36,7 +36,7 @@ class Filtering(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetime:
+class MappingLifetime:
     """How long an idle mapping lives: at least `at_least_s`, less than `below_s` (None: longer than was looked)."""
 
     at_least_s: float
@@ -68,7 +68,7 @@ class NatBehaviour:
 
     Attributes:
         local: the socket the mapping was observed of.
-        mapping: see `Mapping`.
+        mapping: see `MappingBehaviour`.
         filtering: see `Filtering`; without a NAT, that of a firewall.
         mapped: the external addresses seen, in order, without repetition.
         hairpin: whether two hosts behind the NAT meet at their external addresses; None: not found out.
@@ -79,13 +79,13 @@ class NatBehaviour:
     """
 
     local: TransportAddress
-    mapping: Mapping = Mapping.UNKNOWN
+    mapping: MappingBehaviour = MappingBehaviour.UNKNOWN
     filtering: Filtering = Filtering.UNKNOWN
     mapped: tuple[TransportAddress, ...] = ()
     hairpin: bool | None = None
     fragments: bool | None = None
     preserves_port: bool | None = None
-    lifetime: Lifetime | None = None
+    lifetime: MappingLifetime | None = None
     servers: tuple[ServerReport, ...] = ()
 
     @property
@@ -94,7 +94,7 @@ class NatBehaviour:
         return bool(self.mapped)
 
 
-def classify_mapping(local: TransportAddress, seen: MappingOf[TransportAddress, TransportAddress]) -> Mapping:
+def classify_mapping(local: TransportAddress, seen: Mapping[TransportAddress, TransportAddress]) -> MappingBehaviour:
     """Return what mapping the observations show.
 
     Args:
@@ -106,17 +106,17 @@ def classify_mapping(local: TransportAddress, seen: MappingOf[TransportAddress, 
     part of the destination matters if some servers share a host.
     """
     if not seen:
-        return Mapping.UNKNOWN
+        return MappingBehaviour.UNKNOWN
     external = set(seen.values())
     if external == {local}:
-        return Mapping.NO_NAT
+        return MappingBehaviour.NO_NAT
     if len(external) == 1:
         hosts = {server.host for server in seen}
-        return Mapping.ENDPOINT_INDEPENDENT if len(hosts) > 1 else Mapping.UNKNOWN
+        return MappingBehaviour.ENDPOINT_INDEPENDENT if len(hosts) > 1 else MappingBehaviour.UNKNOWN
     same_host = [seen[one] == seen[two] for one, two in combinations(seen, 2) if one.host == two.host]
     if not all(same_host):
-        return Mapping.ADDRESS_AND_PORT_DEPENDENT
-    return Mapping.ADDRESS_DEPENDENT if same_host else Mapping.DESTINATION_DEPENDENT
+        return MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT
+    return MappingBehaviour.ADDRESS_DEPENDENT if same_host else MappingBehaviour.DESTINATION_DEPENDENT
 
 
 def classify_filtering(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iceagent.core.discovery.behaviour import Lifetime
+from iceagent.core.discovery.behaviour import MappingLifetime
 
 
 class LifetimeTest:
@@ -41,10 +41,10 @@ class LifetimeTest:
         """Take note whether the mapping still led to its socket."""
         self._alive[self._lifetimes_s[index]] = alive
 
-    def result(self) -> Lifetime | None:
+    def result(self) -> MappingLifetime | None:
         """Return what is known: dead at one age is dead at all later ones, whatever a lost packet made of those."""
         if not self._alive:
             return None
         below_s = min((age for age, alive in self._alive.items() if not alive), default=None)
         living = [age for age, alive in self._alive.items() if alive and (below_s is None or age < below_s)]
-        return Lifetime(max(living, default=0.0), below_s)
+        return MappingLifetime(max(living, default=0.0), below_s)

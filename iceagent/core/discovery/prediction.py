@@ -7,19 +7,18 @@ The rule is not a table: what ICE would do is played through with two NATs made 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from collections.abc import Mapping as MappingOf
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import product
 from typing import Final, NamedTuple
 
-from iceagent.core.discovery.behaviour import Filtering, Mapping
+from iceagent.core.discovery.behaviour import Filtering, MappingBehaviour
 
 _ROUNDS: Final = 6  # of telling each other what has been learnt; nothing new comes after three
 
 
-class Outcome(Enum):
+class PredictedPath(Enum):
     """How two sides will be connected."""
 
     DIRECT = "direct"
@@ -33,14 +32,14 @@ class FamilyView:
     """What one side's network does to one IP version.
 
     Attributes:
-        mapping: see `Mapping`.
+        mapping: see `MappingBehaviour`.
         filtering: see `Filtering`.
         external_hosts: the addresses under which it is seen.
         maps_ports: the gateway opens a port when asked, which makes the NAT irrelevant.
         hairpin: whether the NAT turns round what the inside sends to its outside.
     """
 
-    mapping: Mapping = Mapping.UNKNOWN
+    mapping: MappingBehaviour = MappingBehaviour.UNKNOWN
     filtering: Filtering = Filtering.UNKNOWN
     external_hosts: tuple[str, ...] = ()
     maps_ports: bool = False
@@ -56,7 +55,7 @@ class SideView:
         relays: the transports over which TURN servers answered: `udp`, `tcp`, `tls`.
     """
 
-    families: MappingOf[int, FamilyView] = field(default_factory=dict[int, FamilyView])
+    families: Mapping[int, FamilyView] = field(default_factory=dict[int, FamilyView])
     relays: frozenset[str] = frozenset()
 
 
@@ -71,7 +70,7 @@ class Prediction:
         family: IP version of a direct path.
     """
 
-    outcome: Outcome
+    outcome: PredictedPath
     reason: str
     certain: bool = True
     family: int | None = None
@@ -117,33 +116,35 @@ def meets(one: FamilyView, other: FamilyView) -> bool:
 def predict(ours: SideView, theirs: SideView) -> Prediction:
     """Return how two sides will be connected, and why."""
     verdicts = [_direct(ours.families[family], theirs.families[family], family) for family in _common(ours, theirs)]
-    direct = [verdict for verdict in verdicts if verdict.outcome is Outcome.DIRECT]
+    direct = [verdict for verdict in verdicts if verdict.outcome is PredictedPath.DIRECT]
     if direct:
         return max(direct, key=lambda verdict: verdict.certain)
-    unknown = next((verdict for verdict in verdicts if verdict.outcome is Outcome.UNKNOWN), None)
+    unknown = next((verdict for verdict in verdicts if verdict.outcome is PredictedPath.UNKNOWN), None)
     if unknown is not None:
         return unknown
-    obstacle = verdicts[0] if verdicts else Prediction(Outcome.IMPOSSIBLE, _no_common_ground(ours, theirs))
+    obstacle = verdicts[0] if verdicts else Prediction(PredictedPath.IMPOSSIBLE, _no_common_ground(ours, theirs))
     if _relay_helps(ours, theirs):
-        return replace(obstacle, outcome=Outcome.RELAYED)
+        return replace(obstacle, outcome=PredictedPath.RELAYED)
     if not (ours.families or theirs.families):  # both may be in one network, or all servers down
-        return replace(obstacle, outcome=Outcome.UNKNOWN, certain=False)
+        return replace(obstacle, outcome=PredictedPath.UNKNOWN, certain=False)
     reason = f"{obstacle.reason}; and no TURN server that both sides can use would relay"
-    return Prediction(Outcome.IMPOSSIBLE, reason, obstacle.certain)
+    return Prediction(PredictedPath.IMPOSSIBLE, reason, obstacle.certain)
 
 
 def _direct(ours: FamilyView, theirs: FamilyView, family: int) -> Prediction:
     """Return whether a path of one family is direct; the outcome is IMPOSSIBLE where it is not."""
     common = set(ours.external_hosts) & set(theirs.external_hosts)
-    if common and Mapping.NO_NAT not in (ours.mapping, theirs.mapping):
+    if common and MappingBehaviour.NO_NAT not in (ours.mapping, theirs.mapping):
         text = "both sides are behind the same NAT, where they reach each other by their local addresses"
-        return Prediction(Outcome.DIRECT, text, certain=bool(ours.hairpin and theirs.hairpin), family=family)
+        return Prediction(PredictedPath.DIRECT, text, certain=bool(ours.hairpin and theirs.hairpin), family=family)
     results = {meets(one, other) for one, other in product(_possible(ours), _possible(theirs))}
     if len(results) > 1:
-        return Prediction(Outcome.UNKNOWN, _what_is_unknown(ours, theirs), certain=False)
+        return Prediction(PredictedPath.UNKNOWN, _what_is_unknown(ours, theirs), certain=False)
     works = results == {True}
     reason = _why_direct(ours, theirs, family) if works else _why_not(ours, theirs)
-    return Prediction(Outcome.DIRECT if works else Outcome.IMPOSSIBLE, reason, family=family if works else None)
+    return Prediction(
+        PredictedPath.DIRECT if works else PredictedPath.IMPOSSIBLE, reason, family=family if works else None
+    )
 
 
 def _what_is_unknown(ours: FamilyView, theirs: FamilyView) -> str:
@@ -163,9 +164,15 @@ def _why_direct(ours: FamilyView, theirs: FamilyView, family: int) -> str:
     for view, who in ((ours, "this side's"), (theirs, "the other side's")):
         if view.maps_ports and not view.mapping.is_predictable:
             return f"{who} gateway opens a port when asked"
-    if Mapping.NO_NAT in (ours.mapping, theirs.mapping):
+    if MappingBehaviour.NO_NAT in (ours.mapping, theirs.mapping):
         both = ours.mapping is theirs.mapping
-        who = "both sides have" if both else "this side has" if ours.mapping is Mapping.NO_NAT else "the other side has"
+        who = (
+            "both sides have"
+            if both
+            else "this side has"
+            if ours.mapping is MappingBehaviour.NO_NAT
+            else "the other side has"
+        )
         return f"{who} a public IPv{family} address"
     if ours.mapping.is_predictable and theirs.mapping.is_predictable:
         return "both NATs keep one external port per socket, so each side can tell the other where to send"
@@ -209,14 +216,17 @@ def _open(view: FamilyView) -> FamilyView:
     """Return the view with an opened port taken into account."""
     if not view.maps_ports:
         return view
-    return replace(view, mapping=Mapping.ENDPOINT_INDEPENDENT, filtering=Filtering.ENDPOINT_INDEPENDENT)
+    return replace(view, mapping=MappingBehaviour.ENDPOINT_INDEPENDENT, filtering=Filtering.ENDPOINT_INDEPENDENT)
 
 
 def _possible(view: FamilyView) -> Iterator[FamilyView]:
     """Return all that an incomplete view may be in truth."""
     mappings = {
-        Mapping.UNKNOWN: (Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT),
-        Mapping.DESTINATION_DEPENDENT: (Mapping.ADDRESS_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT),
+        MappingBehaviour.UNKNOWN: (MappingBehaviour.ENDPOINT_INDEPENDENT, MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT),
+        MappingBehaviour.DESTINATION_DEPENDENT: (
+            MappingBehaviour.ADDRESS_DEPENDENT,
+            MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT,
+        ),
     }.get(view.mapping, (view.mapping,))
     filterings: tuple[Filtering, ...] = (view.filtering,)
     if view.filtering is Filtering.UNKNOWN:
@@ -225,13 +235,15 @@ def _possible(view: FamilyView) -> Iterator[FamilyView]:
         yield replace(view, mapping=mapping, filtering=filtering)
 
 
-_UNTOLD: Final = frozenset({Mapping.UNKNOWN.name, Mapping.DESTINATION_DEPENDENT.name, Filtering.UNKNOWN.name})
+_UNTOLD: Final = frozenset(
+    {MappingBehaviour.UNKNOWN.name, MappingBehaviour.DESTINATION_DEPENDENT.name, Filtering.UNKNOWN.name}
+)
 
 
 def _external(views: tuple[FamilyView, FamilyView], side: int, target: _Address) -> _Address:
     """Return the address that packets of a side to `target` come from."""
     mapping = views[side].mapping
-    if mapping is Mapping.ADDRESS_DEPENDENT:
+    if mapping is MappingBehaviour.ADDRESS_DEPENDENT:
         return _Address(side, target.owner)
     return _Address(side, None if mapping.is_predictable else target)
 

@@ -10,7 +10,7 @@ from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import NATPMP_REQUESTS, NATPMP_RTO_S, PCP_IRT_S, PCP_JITTER, PCP_MRT_S
 from iceagent.core.portmap import natpmp, pcp
 from iceagent.core.portmap.epoch import Epoch, natpmp_rule, pcp_rule
-from iceagent.core.portmap.lease import FOREIGN, Outcome, Reply
+from iceagent.core.portmap.lease import FOREIGN, GatewayReply, MappingOutcome
 
 NAT_PMP: Final = "nat-pmp"
 PCP: Final = "pcp"
@@ -65,7 +65,7 @@ class NatPmpDialect:
             return natpmp.AddressRequest().encode()
         return natpmp.MapRequest(natpmp.Opcode.MAP_UDP, self._internal_port, self._suggested_port, lifetime_s).encode()
 
-    def read_untrusted(self, data: bytes) -> Reply:
+    def read_untrusted(self, data: bytes) -> GatewayReply:
         """Return what a response means; raises `PortMappingCodecError`."""
         response = natpmp.decode_response_untrusted(data)
         if response.result != natpmp.ResultCode.SUCCESS:
@@ -77,29 +77,33 @@ class NatPmpDialect:
         if response.internal_port != self._internal_port:
             return FOREIGN
         if response.lifetime_s == 0:
-            return Reply(Outcome.DELETED, response.epoch_s)
+            return GatewayReply(MappingOutcome.DELETED, response.epoch_s)
         if self._external_host is None or response.external_port == 0:
             return FOREIGN
         self._suggested_port = response.external_port  # asked for again after a reboot of the gateway
         external = TransportAddress(self._external_host, response.external_port)
-        return Reply(Outcome.GRANTED, response.epoch_s, external, response.lifetime_s)
+        return GatewayReply(MappingOutcome.GRANTED, response.epoch_s, external, response.lifetime_s)
 
-    def _address(self, response: natpmp.AddressResponse) -> Reply:
+    def _address(self, response: natpmp.AddressResponse) -> GatewayReply:
         if ipaddress.IPv4Address(response.external_host).is_unspecified:
             reason = _NATPMP_REASONS[natpmp.ResultCode.NETWORK_FAILURE]
-            return Reply(Outcome.REFUSED, response.epoch_s, reason=reason, passing=True)
+            return GatewayReply(MappingOutcome.REFUSED, response.epoch_s, reason=reason, passing=True)
         is_news = self._external_host is None
         self._external_host = response.external_host
-        return Reply(Outcome.NEXT if is_news else Outcome.ANNOUNCED, response.epoch_s)
+        return GatewayReply(MappingOutcome.NEXT if is_news else MappingOutcome.ANNOUNCED, response.epoch_s)
 
-    def _refused(self, response: natpmp.Response) -> Reply:
+    def _refused(self, response: natpmp.Response) -> GatewayReply:
         if isinstance(response, natpmp.MapResponse) and response.internal_port != self._internal_port:
             return FOREIGN
         try:
             code = natpmp.ResultCode(response.result)
         except ValueError:
-            return Reply(Outcome.REFUSED, response.epoch_s, reason=f"refused with result {response.result}")
-        return Reply(Outcome.REFUSED, response.epoch_s, reason=_NATPMP_REASONS[code], passing=code in _NATPMP_PASSING)
+            return GatewayReply(
+                MappingOutcome.REFUSED, response.epoch_s, reason=f"refused with result {response.result}"
+            )
+        return GatewayReply(
+            MappingOutcome.REFUSED, response.epoch_s, reason=_NATPMP_REASONS[code], passing=code in _NATPMP_PASSING
+        )
 
     def wait_s(self, sent: int, previous_s: float) -> float | None:
         """Return 0.25 s, then twice as long each time, nine times. RFC 6886 section 3.1."""
@@ -141,20 +145,20 @@ class PcpDialect:
         fields = pcp.MapFields(self._nonce, pcp.PROTOCOL_UDP, self._internal_port, port, host)
         return pcp.Request(pcp.Opcode.MAP, lifetime_s, self._client_host, fields).encode()
 
-    def read_untrusted(self, data: bytes) -> Reply:
+    def read_untrusted(self, data: bytes) -> GatewayReply:
         """Return what a response means; raises `PortMappingCodecError`."""
         if data[:1] == bytes((natpmp.VERSION,)):
             # RFC 6887 appendix A: an older gateway answers in NAT-PMP that it does not know version 2.
             if natpmp.decode_response_untrusted(data).result != natpmp.ResultCode.UNSUPPORTED_VERSION:
                 return FOREIGN
-            return Reply(Outcome.REFUSED, reason=UNSUPPORTED_VERSION)
+            return GatewayReply(MappingOutcome.REFUSED, reason=UNSUPPORTED_VERSION)
         if len(data) >= 4 and data[0] != pcp.VERSION and data[3] == pcp.ResultCode.UNSUPP_VERSION:
-            return Reply(Outcome.REFUSED, reason=UNSUPPORTED_VERSION)  # a version of PCP that is not ours
+            return GatewayReply(MappingOutcome.REFUSED, reason=UNSUPPORTED_VERSION)  # a version of PCP that is not ours
         response = pcp.decode_response_untrusted(data)
         if response.result == pcp.ResultCode.UNSUPP_VERSION:
             return FOREIGN  # said in our own version, so it is about a request of NAT-PMP
         if response.opcode == pcp.Opcode.ANNOUNCE:
-            return Reply(Outcome.ANNOUNCED, response.epoch_s)
+            return GatewayReply(MappingOutcome.ANNOUNCED, response.epoch_s)
         fields = response.fields
         if response.result != pcp.ResultCode.SUCCESS:
             return FOREIGN if fields is not None and fields.nonce != self._nonce else self._refused(response)
@@ -165,22 +169,26 @@ class PcpDialect:
         ):
             return FOREIGN
         if response.lifetime_s == 0:
-            return Reply(Outcome.DELETED, response.epoch_s)
+            return GatewayReply(MappingOutcome.DELETED, response.epoch_s)
         if fields.external_port == 0:
             return FOREIGN
         external = make_address(fields.external_host, fields.external_port)
         if external.ip.is_unspecified:
             return FOREIGN
         self._suggested = external  # RFC 6887 section 11.2.1: renewals suggest what was assigned
-        return Reply(Outcome.GRANTED, response.epoch_s, external, response.lifetime_s)
+        return GatewayReply(MappingOutcome.GRANTED, response.epoch_s, external, response.lifetime_s)
 
-    def _refused(self, response: pcp.Response) -> Reply:
+    def _refused(self, response: pcp.Response) -> GatewayReply:
         try:
             code = pcp.ResultCode(response.result)
         except ValueError:
-            return Reply(Outcome.REFUSED, response.epoch_s, reason=f"refused with result {response.result}")
+            return GatewayReply(
+                MappingOutcome.REFUSED, response.epoch_s, reason=f"refused with result {response.result}"
+            )
         reason = _PCP_REASONS.get(code, f"refused: {code.name}")
-        return Reply(Outcome.REFUSED, response.epoch_s, None, response.lifetime_s, reason, code in _PCP_PASSING)
+        return GatewayReply(
+            MappingOutcome.REFUSED, response.epoch_s, None, response.lifetime_s, reason, code in _PCP_PASSING
+        )
 
     def wait_s(self, sent: int, previous_s: float) -> float | None:
         """Return 3 s, then twice as long up to 1024 s, each within a tenth; without end. RFC 6887 section 8.1.1."""

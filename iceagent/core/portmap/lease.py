@@ -93,7 +93,7 @@ class Released:
 LeaseEvent = Mapped | MappingLost | MappingFailed | Released
 
 
-class Outcome(Enum):
+class MappingOutcome(Enum):
     """What a response means to the mapping."""
 
     GRANTED = "granted"
@@ -105,7 +105,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class GatewayReply:
     """A response as a `Dialect` reads it.
 
     Attributes:
@@ -117,7 +117,7 @@ class Reply:
         passing: of REFUSED, whether it is worth asking again.
     """
 
-    outcome: Outcome
+    outcome: MappingOutcome
     epoch_s: int | None = None
     external: TransportAddress | None = None
     lifetime_s: int = 0
@@ -125,7 +125,7 @@ class Reply:
     passing: bool = False
 
 
-FOREIGN: Final = Reply(Outcome.FOREIGN)
+FOREIGN: Final = GatewayReply(MappingOutcome.FOREIGN)
 
 
 class Dialect(Protocol):
@@ -142,7 +142,7 @@ class Dialect(Protocol):
         """Return the request of the current step; `lifetime_s` is 0 to delete."""
         ...
 
-    def read_untrusted(self, data: bytes) -> Reply:
+    def read_untrusted(self, data: bytes) -> GatewayReply:
         """Return what a datagram of the gateway means.
 
         Raises:
@@ -250,13 +250,13 @@ class LeaseClient:
             self.counters[error.reason.value] += 1
             return False
         self.counters[reply.outcome.value] += 1
-        if reply.outcome is Outcome.FOREIGN:
+        if reply.outcome is MappingOutcome.FOREIGN:
             return False
         is_same_table = reply.epoch_s is None or self._dialect.epoch.advance(now, reply.epoch_s)
         self._take(now, reply)
         if not is_same_table:
             self.counters["epoch_reset"] += 1
-            if self.state is LeaseState.MAPPED and reply.outcome is not Outcome.GRANTED:
+            if self.state is LeaseState.MAPPED and reply.outcome is not MappingOutcome.GRANTED:
                 self._due_at = now + PCP_ANNOUNCE_SPREAD_S * self._chance()
         return True
 
@@ -344,18 +344,18 @@ class LeaseClient:
             self._events.append(MappingLost(self.protocol, self.external, reason))
         self.external = None
 
-    def _take(self, now: float, reply: Reply) -> None:
+    def _take(self, now: float, reply: GatewayReply) -> None:
         asking = self.state in (LeaseState.REQUESTING, LeaseState.RENEWING)
         if self.state is LeaseState.RELEASING:
-            if reply.outcome in (Outcome.DELETED, Outcome.REFUSED):
-                self._close(confirmed=reply.outcome is Outcome.DELETED)
-        elif asking and reply.outcome is Outcome.GRANTED and reply.external is not None:
+            if reply.outcome in (MappingOutcome.DELETED, MappingOutcome.REFUSED):
+                self._close(confirmed=reply.outcome is MappingOutcome.DELETED)
+        elif asking and reply.outcome is MappingOutcome.GRANTED and reply.external is not None:
             self._grant(now, reply.external, reply.lifetime_s)
-        elif asking and reply.outcome is Outcome.NEXT:
+        elif asking and reply.outcome is MappingOutcome.NEXT:
             if self.state is LeaseState.REQUESTING:
                 self._sent, self._wait_s = 0, 0.0
             self._send(now)
-        elif asking and reply.outcome is Outcome.REFUSED:
+        elif asking and reply.outcome is MappingOutcome.REFUSED:
             self._refuse(now, reply)
 
     def _grant(self, now: float, external: TransportAddress, lifetime_s: int) -> None:
@@ -371,7 +371,7 @@ class LeaseClient:
         self.external = external
         self._events.append(Mapped(self.protocol, external, self._granted_s))
 
-    def _refuse(self, now: float, reply: Reply) -> None:
+    def _refuse(self, now: float, reply: GatewayReply) -> None:
         self._lose(reply.reason)
         if not reply.passing:
             self._fail(reply.reason)

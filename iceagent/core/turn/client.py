@@ -11,9 +11,9 @@ from iceagent.core.transmit import Transmit
 from iceagent.core.turn.channel_data import decode_channel_data, encode_channel_batch, is_channel_data
 from iceagent.core.turn.channel_data import strip_channel_batch as strip
 from iceagent.core.turn.client_auth import ClientAuthenticator
-from iceagent.core.turn.client_liveness import Liveness
+from iceagent.core.turn.client_liveness import ServerLiveness
 from iceagent.core.turn.client_peers import Peers, PeerState
-from iceagent.core.turn.client_requests import Outcome, Requester
+from iceagent.core.turn.client_requests import Requester, RequestOutcome
 from iceagent.core.turn.client_values import (
     CLIENT_TRANSITIONS,
     DEFAULT_LIFETIME_S,
@@ -80,7 +80,7 @@ class TurnClient:
         self._auth = ClientAuthenticator(credentials)
         self._requests = Requester(local, server, self._auth, randbytes, reliable=stream)
         self._peers = Peers(self._requests, self._emit, self._release, self._gone)
-        self._liveness = Liveness()
+        self._liveness = ServerLiveness()
         self._events: deque[TurnEvent] = deque(maxlen=MAX_EVENTS)
         self._messages: deque[bytes] = deque()
         self._families: frozenset[int] = frozenset()
@@ -329,7 +329,7 @@ class TurnClient:
 
     # Within: the allocation's life
 
-    def _allocate_done(self, now: float, outcome: Outcome) -> None:
+    def _allocate_done(self, now: float, outcome: RequestOutcome) -> None:
         response = outcome.response
         if response is None:
             self._end(_ended(outcome))
@@ -367,7 +367,7 @@ class TurnClient:
         """Return what the example of RFC 8656 section 20 shows: without LIFETIME the server takes its default."""
         return (stun.Software(self._request.software),) if self._request.software else ()
 
-    def _refresh_done(self, now: float, outcome: Outcome) -> None:
+    def _refresh_done(self, now: float, outcome: RequestOutcome) -> None:
         if self.state is not ClientState.ALLOCATED:
             return
         if outcome.response is not None:
@@ -379,7 +379,7 @@ class TurnClient:
         else:
             self._end(_ended(outcome))
 
-    def _credentials_done(self, now: float, credentials: TurnCredentials, outcome: Outcome) -> None:
+    def _credentials_done(self, now: float, credentials: TurnCredentials, outcome: RequestOutcome) -> None:
         accepted = outcome.response is not None
         if accepted:
             self._auth.credentials = credentials
@@ -389,7 +389,7 @@ class TurnClient:
             return
         self._emit(CredentialsChanged(accepted))
 
-    def _connect_done(self, peer: TransportAddress, outcome: Outcome) -> None:
+    def _connect_done(self, peer: TransportAddress, outcome: RequestOutcome) -> None:
         connection = None if outcome.response is None else outcome.response.get(stun.ConnectionId)
         if connection is not None:
             self._emit(Connected(peer, connection.value))
@@ -398,10 +398,10 @@ class TurnClient:
         else:
             self._emit(ConnectFailed(peer, outcome.code))
 
-    def _release_done(self, _now: float, _outcome: Outcome) -> None:
+    def _release_done(self, _now: float, _outcome: RequestOutcome) -> None:
         self._end(Ended(EndReason.CLOSED))
 
-    def _gone(self, outcome: Outcome) -> None:
+    def _gone(self, outcome: RequestOutcome) -> None:
         self._end(_ended(outcome))
 
     def _advance(self, now: float) -> None:
@@ -441,7 +441,7 @@ class TurnClient:
         self._events.append(event)
 
 
-def _ended(outcome: Outcome) -> Ended:
+def _ended(outcome: RequestOutcome) -> Ended:
     error = outcome.error
     alternate = None if error is None else error.get(stun.AlternateServer)
     domain = None if error is None else error.get(stun.AlternateDomain)

@@ -9,7 +9,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.channel_data import frame_length
 from iceagent.core.turn.client_auth import ClientAuthenticator
-from iceagent.core.turn.client_requests import Outcome, Requester
+from iceagent.core.turn.client_requests import Requester, RequestOutcome
 
 _HEADER_LENGTH: Final = 20
 
@@ -39,7 +39,7 @@ class ConnectionBinder:
         self._requests = Requester(local, server, auth, randbytes, reliable=True)
         self._connection_id = connection_id
         self._buffer = b""
-        self.outcome: Outcome | None = None
+        self.outcome: RequestOutcome | None = None
         self.rest = b""
 
     def start(self, now: float) -> None:
@@ -58,7 +58,7 @@ class ConnectionBinder:
         while self.outcome is None and len(self._buffer) >= _HEADER_LENGTH:
             length = frame_length(self._buffer)
             if length is None:
-                self.outcome = Outcome()
+                self.outcome = RequestOutcome()
             elif len(self._buffer) < length:
                 return
             else:
@@ -71,9 +71,9 @@ class ConnectionBinder:
         try:
             message = stun.decode(data)
         except stun.StunError:
-            self.outcome = Outcome()
+            self.outcome = RequestOutcome()
             return
         self._requests.handle_message(now, message)
 
-    def _done(self, _now: float, outcome: Outcome) -> None:
+    def _done(self, _now: float, outcome: RequestOutcome) -> None:
         self.outcome = outcome

@@ -11,7 +11,7 @@ from math import inf
 from iceagent.core.turn.client_values import DEAD_AFTER_S, PROBE_INTERVAL_S, SUSPICION_MAX_S, SUSPICION_S
 
 
-class Liveness:
+class ServerLiveness:
     """When to ask, and when to give up. Knows nothing of messages."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.channel_data import CHANNEL_MIN
-from iceagent.core.turn.client_requests import Outcome, Request, Requester
+from iceagent.core.turn.client_requests import PendingRequest, Requester, RequestOutcome
 from iceagent.core.turn.client_values import (
     CHANNEL_LIFETIME_S,
     MAX_CHANNELS,
@@ -48,7 +48,7 @@ class Permission:
     state: PeerState = PeerState.PENDING
     expires_at: float = 0.0
     due_at: float = inf  # to be refreshed; or when failed, not tried again before
-    request: Request | None = None
+    request: PendingRequest | None = None
     held: deque[tuple[TransportAddress, bytes]] = field(default_factory=deque)
 
 
@@ -61,7 +61,7 @@ class ClientChannel:
     state: PeerState = PeerState.PENDING
     expires_at: float = 0.0
     due_at: float = inf
-    request: Request | None = None
+    request: PendingRequest | None = None
 
 
 class Peers:
@@ -79,7 +79,7 @@ class Peers:
         requests: Requester,
         emit: Callable[[TurnEvent], None],
         release: Callable[[TransportAddress, Sequence[bytes]], None],
-        mismatch: Callable[[Outcome], None],
+        mismatch: Callable[[RequestOutcome], None],
     ) -> None:
         self._requests = requests
         self._emit = emit
@@ -130,7 +130,7 @@ class Peers:
             lambda at, outcome: self._created(at, permission, outcome),
         )
 
-    def _created(self, now: float, permission: Permission, outcome: Outcome) -> None:
+    def _created(self, now: float, permission: Permission, outcome: RequestOutcome) -> None:
         permission.request = None
         if outcome.response is not None:
             self._installed(now, permission)
@@ -179,7 +179,7 @@ class Peers:
             now, stun.Method.CHANNEL_BIND, attributes, lambda at, outcome: self._bound(at, channel, outcome)
         )
 
-    def _bound(self, now: float, channel: ClientChannel, outcome: Outcome) -> None:
+    def _bound(self, now: float, channel: ClientChannel, outcome: RequestOutcome) -> None:
         channel.request = None
         if outcome.response is not None:
             is_news = channel.state is not PeerState.READY
@@ -217,7 +217,7 @@ class Peers:
                 continue
             if now >= channel.expires_at:
                 self._forget(channel.request)
-                self._bound(now, channel, Outcome())
+                self._bound(now, channel, RequestOutcome())
             elif now >= channel.due_at and not self._requests.is_full:
                 self._bind(now, channel)
 
@@ -231,7 +231,7 @@ class Peers:
             if entry.state is PeerState.READY:
                 yield min(entry.due_at, entry.expires_at)
 
-    def _forget(self, request: Request | None) -> None:
+    def _forget(self, request: PendingRequest | None) -> None:
         if request is not None:
             self._requests.cancel(request)
 

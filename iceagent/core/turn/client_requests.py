@@ -18,11 +18,11 @@ _MAX_REQUESTS: Final = 512  # ours: more than permissions and channels can have 
 # RFC 8489 section 9.2.5 lets 401 and 438 come without integrity. 441 does so from coturn, whose key is not ours.
 _UNAUTHENTICATED: Final = frozenset({401, 438, 441})
 
-Done = Callable[[float, "Outcome"], None]
+Done = Callable[[float, "RequestOutcome"], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestOutcome:
     """How a request ended.
 
     Attributes:
@@ -54,7 +54,7 @@ class Outcome:
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class PendingRequest:
     """A request under way, through as many challenges as it takes."""
 
     method: stun.Method
@@ -94,7 +94,7 @@ class Requester:
         self._randbytes = randbytes
         self._reliable = reliable
         self._client = stun.StunClient(max_transactions=_MAX_REQUESTS)
-        self._open: dict[bytes, Request] = {}
+        self._open: dict[bytes, PendingRequest] = {}
         self._schedule = stun.RetransmissionSchedule.reliable() if reliable else SCHEDULE
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class Requester:
         *,
         timeout_s: float | None = None,
         credentials: TurnCredentials | None = None,
-    ) -> Request:
+    ) -> PendingRequest:
         """Send a request; `done` is called once with its outcome, unless it is cancelled.
 
         Args:
@@ -126,7 +126,7 @@ class Requester:
             credentials: others than the allocation's.
         """
         schedule = self._schedule if timeout_s is None else stun.RetransmissionSchedule.reliable(timeout_s)
-        request = Request(method, attributes, done, schedule, credentials)
+        request = PendingRequest(method, attributes, done, schedule, credentials)
         self._send(now, request)
         return request
 
@@ -135,7 +135,7 @@ class Requester:
         message = stun.Message(stun.MessageClass.INDICATION, method, self._randbytes(_ID_SIZE), attributes)
         return stun.encode(message, fingerprint=False)
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: PendingRequest) -> None:
         """Forget a request."""
         if self._open.pop(request.transaction_id, None) is not None:
             self._client.cancel(request.transaction_id)
@@ -166,7 +166,7 @@ class Requester:
         """Return the next datagram to send, or None."""
         return self._client.poll_transmit()
 
-    def _send(self, now: float, request: Request) -> None:
+    def _send(self, now: float, request: PendingRequest) -> None:
         auth = self._auth
         key = auth.key(request.credentials)
         request.sent_nonce = "" if key is None else auth.nonce
@@ -195,18 +195,18 @@ class Requester:
             if request is None:
                 continue
             if isinstance(event, stun.TimedOut):
-                request.done(now, Outcome(reason=_reason_of_silence(event.reason)))
+                request.done(now, RequestOutcome(reason=_reason_of_silence(event.reason)))
             elif event.message.message_class is stun.MessageClass.SUCCESS:
                 self._auth.handle_success(event.message)
-                request.done(now, Outcome(event.message))
+                request.done(now, RequestOutcome(event.message))
             else:
                 self._refused(now, request, event.message)
 
-    def _refused(self, now: float, request: Request, response: stun.Message) -> None:
-        outcome = Outcome(error=response, reason=EndReason.REFUSED)
+    def _refused(self, now: float, request: PendingRequest, response: stun.Message) -> None:
+        outcome = RequestOutcome(error=response, reason=EndReason.REFUSED)
         code = outcome.code or 0
         if code not in (401, 438):
-            request.done(now, Outcome(error=response, reason=REASON_OF_CODE.get(code, EndReason.REFUSED)))
+            request.done(now, RequestOutcome(error=response, reason=REASON_OF_CODE.get(code, EndReason.REFUSED)))
             return
         request.challenges += 1
         # Another request may have brought a newer nonce meanwhile; that one is to be tried first.
@@ -219,7 +219,7 @@ class Requester:
         if challenge is Challenge.RETRY and request.challenges <= MAX_CHALLENGES:
             self._send(now, request)
             return
-        request.done(now, Outcome(error=response, reason=_REASON_OF_CHALLENGE[challenge]))
+        request.done(now, RequestOutcome(error=response, reason=_REASON_OF_CHALLENGE[challenge]))
 
 
 def _padded(attributes: tuple[stun.Attribute, ...]) -> tuple[stun.Attribute, ...]:

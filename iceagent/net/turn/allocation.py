@@ -23,7 +23,7 @@ from iceagent.net.contained import contained
 from iceagent.net.logs import limited_logger
 from iceagent.net.machine import MachineTimer
 from iceagent.net.staggered import first_of, summary
-from iceagent.net.turn.connect import TurnOptions, TurnServer, find_places, open_transport
+from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress, find_places, open_transport
 from iceagent.net.turn.redirect import Redirections
 from iceagent.net.turn.relayed_socket import TurnSocket
 from iceagent.net.turn.transport import TurnTransport
@@ -96,7 +96,7 @@ class TurnAllocation:
 
     def __init__(
         self,
-        server: TurnServer,
+        server: TurnServerAddress,
         client: turn.TurnClient,
         transport: TurnTransport,
         place: TransportAddress | None = None,
@@ -264,11 +264,11 @@ _MAX_CONNECTION_EVENTS: Final = 256
 @asynccontextmanager
 async def open_turn_socket(
     network: Network,
-    server: TurnServer,
+    server: TurnServerAddress,
     *,
     login: TurnLogin | None = None,
     request: turn.AllocationRequest | None = None,
-    options: TurnOptions | None = None,
+    options: TurnConnectOptions | None = None,
     randbytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> AsyncIterator[TurnAllocation]:
     """Allocate at a TURN server, and keep the allocation while the body runs; then give it back.
@@ -291,7 +291,7 @@ async def open_turn_socket(
     login = login or TurnLogin()
     asked = request or turn.AllocationRequest()
     async with open_background() as nursery:
-        wish = _Wish(nursery, network, login, asked, options or TurnOptions(), randbytes)
+        wish = _AllocationPlan(nursery, network, login, asked, options or TurnConnectOptions(), randbytes)
         allocation = await _allocate(wish, server)
         try:
             yield allocation
@@ -300,14 +300,14 @@ async def open_turn_socket(
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _AllocationPlan:
     """What is to be allocated, whoever the server is."""
 
     nursery: trio.Nursery
     network: Network
     login: TurnLogin
     request: turn.AllocationRequest
-    options: TurnOptions
+    options: TurnConnectOptions
     randbytes: Callable[[int], bytes]
 
 
@@ -321,7 +321,7 @@ class _Redirected(Exception):
         self.place = place
 
 
-async def _allocate(wish: _Wish, server: TurnServer) -> TurnAllocation:
+async def _allocate(wish: _AllocationPlan, server: TurnServerAddress) -> TurnAllocation:
     """Try the addresses of a server, follow redirections, until there is an allocation."""
     redirections = wish.options.redirections or Redirections()
     for _ in range(MAX_HOPS + 1):
@@ -348,8 +348,8 @@ async def _allocate(wish: _Wish, server: TurnServer) -> TurnAllocation:
 
 
 async def _allocate_at(
-    wish: _Wish,
-    server: TurnServer,
+    wish: _AllocationPlan,
+    server: TurnServerAddress,
     credentials: turn.TurnCredentials | None,
     redirections: Redirections,
     place: TransportAddress | None,

@@ -14,7 +14,7 @@ from iceagent.net.api import Network, RealHost, UdpSocket
 from iceagent.net.proxy import Proxy, all_permitted, connect_through
 from iceagent.net.staggered import interleave
 from iceagent.net.tls import client_context, wrap_tls
-from iceagent.net.turn.redirect import DEFAULT_PORT, DEFAULT_TLS_PORT, Redirections, TurnServer
+from iceagent.net.turn.redirect import DEFAULT_PORT, DEFAULT_TLS_PORT, Redirections, TurnServerAddress
 from iceagent.net.turn.transport import StreamTransport, TurnTransport, UdpTransport
 
 TRANSPORTS: Final = ("udp", "tcp", "tls", "dtls")
@@ -22,7 +22,7 @@ _NOWHERE: Final = TransportAddress("0.0.0.0", 0)  # noqa: S104 - a name, where t
 
 
 @dataclass(frozen=True, slots=True)
-class TurnOptions:
+class TurnConnectOptions:
     """What does not depend on the server.
 
     Attributes:
@@ -51,7 +51,9 @@ class TurnOptions:
     own_hosts: Callable[[], Collection[str]] = tuple
 
 
-async def find_places(network: Network, server: TurnServer, options: TurnOptions) -> list[TransportAddress | None]:
+async def find_places(
+    network: Network, server: TurnServerAddress, options: TurnConnectOptions
+) -> list[TransportAddress | None]:
     """Return the addresses of a server, best first; None stands for what a proxy is to resolve.
 
     Raises:
@@ -73,7 +75,7 @@ async def find_places(network: Network, server: TurnServer, options: TurnOptions
     return [*interleave(all_permitted(usable, options.permits))]
 
 
-def _literal(server: TurnServer) -> TransportAddress | None:
+def _literal(server: TurnServerAddress) -> TransportAddress | None:
     name = server.host.lower().removesuffix(".")
     try:
         return make_address("127.0.0.1" if f".{name}".endswith(".localhost") else server.host, server.port)
@@ -82,7 +84,7 @@ def _literal(server: TurnServer) -> TransportAddress | None:
 
 
 async def open_transport(
-    network: Network, server: TurnServer, options: TurnOptions, place: TransportAddress | None
+    network: Network, server: TurnServerAddress, options: TurnConnectOptions, place: TransportAddress | None
 ) -> TurnTransport:
     """Connect to a server at one of the places `find_places` has returned.
 
@@ -104,7 +106,7 @@ async def open_transport(
     return await open_dtls(_bind_host(place, options), options.ports, place, name, options.ca_file)
 
 
-async def _open_udp(network: Network, server: TransportAddress, options: TurnOptions) -> UdpSocket:
+async def _open_udp(network: Network, server: TransportAddress, options: TurnConnectOptions) -> UdpSocket:
     host = _bind_host(server, options)
     refusal = OSError("no local port is allowed")
     for port in options.ports:
@@ -116,7 +118,7 @@ async def _open_udp(network: Network, server: TransportAddress, options: TurnOpt
 
 
 async def open_stream(
-    network: Network, server: TurnServer, options: TurnOptions, place: TransportAddress | None
+    network: Network, server: TurnServerAddress, options: TurnConnectOptions, place: TransportAddress | None
 ) -> tuple[trio.abc.Stream, TransportAddress, TransportAddress]:
     """Connect to a server over TCP or TLS, at one address or with None through the proxy; return the stream, its ends.
 
@@ -143,11 +145,11 @@ async def open_stream(
     return stream, local, remote
 
 
-def _bind_host(server: TransportAddress, options: TurnOptions) -> str:
+def _bind_host(server: TransportAddress, options: TurnConnectOptions) -> str:
     return _local_host(server, options) or ("::" if server.family == 6 else "0.0.0.0")  # noqa: S104
 
 
-def _local_host(server: TransportAddress, options: TurnOptions) -> str | None:
+def _local_host(server: TransportAddress, options: TurnConnectOptions) -> str | None:
     host = options.local_host
     return host if host is not None and (":" in host) == (server.family == 6) else None
 
@@ -165,8 +167,8 @@ __all__ = [
     "DEFAULT_PORT",
     "DEFAULT_TLS_PORT",
     "TRANSPORTS",
-    "TurnOptions",
-    "TurnServer",
+    "TurnConnectOptions",
+    "TurnServerAddress",
     "find_places",
     "open_stream",
     "open_transport",

@@ -30,7 +30,7 @@ MAX_ASKED: Final = 256  # ours: servers remembered
 
 
 @dataclass(frozen=True, slots=True)
-class TurnServer:
+class TurnServerAddress:
     """A TURN server and the way to speak to it.
 
     Attributes:
@@ -60,7 +60,7 @@ class Redirections:
     def __init__(self) -> None:
         self._asked: dict[tuple[str, str, int], float] = {}
 
-    def note_asked(self, server: TurnServer, place: TransportAddress | None) -> None:
+    def note_asked(self, server: TurnServerAddress, place: TransportAddress | None) -> None:
         """Take note that a server is being asked, at an address or through a proxy."""
         key = _key(server.transport, place or TransportAddress(server.host, server.port))
         self._asked.pop(key, None)
@@ -68,17 +68,17 @@ class Redirections:
             del self._asked[next(iter(self._asked))]
         self._asked[key] = trio.current_time()
 
-    def forget(self, server: TurnServer, place: TransportAddress | None) -> None:
+    def forget(self, server: TurnServerAddress, place: TransportAddress | None) -> None:
         """Take note that a server has given what was asked for: when that is lost, it is to be asked again."""
         self._asked.pop(_key(server.transport, place or TransportAddress(server.host, server.port)), None)
 
     def target(
         self,
-        server: TurnServer,
+        server: TurnServerAddress,
         ended: turn.Ended,
         place: TransportAddress | None,
         own_hosts: Callable[[], Collection[str]] = tuple,
-    ) -> TurnServer | None:
+    ) -> TurnServerAddress | None:
         """Return the server to ask in another's place, or None where its word is not followed.
 
         Args:
@@ -97,7 +97,7 @@ class Redirections:
 
     def _why_not(
         self,
-        server: TurnServer,
+        server: TurnServerAddress,
         ended: turn.Ended,
         place: TransportAddress | None,
         own_hosts: Callable[[], Collection[str]],

@@ -14,7 +14,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
 from iceagent.net.background import open_background
 from iceagent.net.turn.allocation import TurnAllocation, TurnLogin, open_turn_socket
-from iceagent.net.turn.connect import TurnOptions, TurnServer, open_stream
+from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress, open_stream
 
 BIND_TIMEOUT_S: Final = 30.0  # RFC 6062 section 5.2: the server forgets a connection that is not bound by then
 MAX_WAITING: Final = 64  # ours: peers' connections that wait to be accepted
@@ -28,7 +28,7 @@ class TurnTcpAllocation:
         self,
         network: Network,
         allocation: TurnAllocation,
-        options: TurnOptions,
+        options: TurnConnectOptions,
         randbytes: Callable[[int], bytes],
     ) -> None:
         self.allocation = allocation
@@ -174,10 +174,10 @@ class _PeerStream(trio.abc.HalfCloseableStream):
 @asynccontextmanager
 async def open_turn_tcp(
     network: Network,
-    server: TurnServer,
+    server: TurnServerAddress,
     *,
     login: TurnLogin | None = None,
-    options: TurnOptions | None = None,
+    options: TurnConnectOptions | None = None,
     family: int = 4,
     randbytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> AsyncIterator[TurnTcpAllocation]:
@@ -198,7 +198,7 @@ async def open_turn_tcp(
     """
     if server.transport not in ("tcp", "tls"):
         raise ValueError("TCP allocations are made over TCP or TLS (RFC 6062 section 4.1)")
-    options = options or TurnOptions()
+    options = options or TurnConnectOptions()
     request = turn.AllocationRequest(families=(6,) if family == 6 else (4,), tcp=True)
     async with open_turn_socket(
         network, server, login=login, request=request, options=options, randbytes=randbytes

@@ -9,8 +9,7 @@ Unknown keys, and values of a later version, are ignored or taken for `unknown`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator
-from collections.abc import Mapping as MappingOf
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from enum import Enum
 from typing import Annotated, Any, Final, TypeVar
@@ -19,7 +18,7 @@ import icesignal
 import msgspec
 import trio
 
-from iceagent.core.discovery import FamilyView, Filtering, Mapping, SideView
+from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, SideView
 from iceagent.errors import RemoteError
 from iceagent.session.errors import NobodyCame, PeerLeft, VersionMismatch, shown_version
 from iceagent.session.relay import RelayPlace, open_client, open_relay, parse_code, relay_for, signal_errors
@@ -164,7 +163,7 @@ def to_message(view: SideView) -> dict[str, Any]:
     return {"type": "netcheck", "version": VERSION, **message}
 
 
-def parse_untrusted(message: MappingOf[str, Any]) -> SideView | None:
+def parse_untrusted(message: Mapping[str, Any]) -> SideView | None:
     """Return what the other side tells; None for what this version does not know, or what cannot be.
 
     Raises:
@@ -193,7 +192,7 @@ def _view(told: FamilyMessage) -> FamilyView:
     for text in told.external_hosts:
         with suppress(ValueError):
             hosts.append(str(ipaddress.ip_address(text)))
-    mapping = _value(Mapping, told.mapping, Mapping.UNKNOWN)
+    mapping = _value(MappingBehaviour, told.mapping, MappingBehaviour.UNKNOWN)
     filtering = _value(Filtering, told.filtering, Filtering.UNKNOWN)
     return FamilyView(mapping, filtering, tuple(hosts), told.maps_ports, told.hairpin)
 

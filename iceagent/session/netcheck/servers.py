@@ -16,7 +16,7 @@ from iceagent.errors import LocalError
 from iceagent.net import Network
 from iceagent.net.contained import contained
 from iceagent.net.turn.allocation import open_turn_socket
-from iceagent.net.turn.connect import TurnOptions, TurnServer
+from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress
 from iceagent.session.netcheck.report import ServerHealth
 from iceagent.session.netcheck.web import connect
 
@@ -120,8 +120,8 @@ async def _allocate(network: Network, server: IceServer, silent: ServerHealth) -
     started_at = trio.current_time()
     try:
         own = _own_hosts(network)
-        options = TurnOptions(permits=lambda one: server.may_ask(one, own), own_hosts=lambda: own)
-        target = TurnServer(host, port, silent.transport)
+        options = TurnConnectOptions(permits=lambda one: server.may_ask(one, own), own_hosts=lambda: own)
+        target = TurnServerAddress(host, port, silent.transport)
         async with open_turn_socket(network, target, login=server.login(), options=options):
             latency_s = trio.current_time() - started_at
         return replace(silent, ok=True, relays=True, latency_s=latency_s, detail="")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from iceagent.core.address import is_private
-from iceagent.core.discovery import Filtering, Mapping, NatBehaviour
+from iceagent.core.discovery import Filtering, MappingBehaviour, NatBehaviour
 from iceagent.session.netcheck.report import FamilyReport, Report
 
 CLOCK_TOLERANCE_S = 60.0
 """Seconds; TURN credentials are good for minutes at the least, certificates for days."""
 
 _MAPPINGS = {
-    Mapping.NO_NAT: "no NAT",
-    Mapping.ENDPOINT_INDEPENDENT: "NAT keeps one port for all destinations",
-    Mapping.ADDRESS_DEPENDENT: "NAT takes another port for each address",
-    Mapping.ADDRESS_AND_PORT_DEPENDENT: "NAT takes another port for each destination (symmetric)",
-    Mapping.DESTINATION_DEPENDENT: "NAT takes another port for other destinations (symmetric)",
-    Mapping.UNKNOWN: "kind of NAT unknown: it takes a server with two addresses, or two servers, to tell",
+    MappingBehaviour.NO_NAT: "no NAT",
+    MappingBehaviour.ENDPOINT_INDEPENDENT: "NAT keeps one port for all destinations",
+    MappingBehaviour.ADDRESS_DEPENDENT: "NAT takes another port for each address",
+    MappingBehaviour.ADDRESS_AND_PORT_DEPENDENT: "NAT takes another port for each destination (symmetric)",
+    MappingBehaviour.DESTINATION_DEPENDENT: "NAT takes another port for other destinations (symmetric)",
+    MappingBehaviour.UNKNOWN: "kind of NAT unknown: it takes a server with two addresses, or two servers, to tell",
 }
 _FILTERINGS = {
     Filtering.ENDPOINT_INDEPENDENT: "lets in everybody",
@@ -67,7 +67,7 @@ def _meaning(report: Report) -> str:
     if four is None:
         return "Only IPv6 works here: direct connections to peers that have IPv6, too; others need a relay with both."
     sentence = _family_meaning(four, report)
-    if six is not None and six.behaviour is not None and six.behaviour.mapping is Mapping.NO_NAT:
+    if six is not None and six.behaviour is not None and six.behaviour.mapping is MappingBehaviour.NO_NAT:
         return f"{sentence[:-1]}; with peers that have IPv6, too, directly in any case."
     return sentence
 
@@ -85,15 +85,15 @@ def _without_udp(report: Report) -> str:
 def _family_meaning(one: FamilyReport, report: Report) -> str:
     found = one.behaviour
     assert found is not None
-    if found.mapping is Mapping.NO_NAT and is_private(found.mapped[0].host):
+    if found.mapping is MappingBehaviour.NO_NAT and is_private(found.mapped[0].host):
         return "The servers are on this machine or in its own network, so they cannot tell how others see it."
-    if found.mapping is Mapping.NO_NAT:
+    if found.mapping is MappingBehaviour.NO_NAT:
         if found.filtering is Filtering.ENDPOINT_INDEPENDENT:
             return "This machine has a public address: everybody can be connected directly."
         return "This machine has a public address, if guarded: nearly everybody can be connected directly."
     if report.maps_ports:
         return "The gateway opens ports when asked: nearly everybody can be connected directly."
-    if found.mapping is Mapping.UNKNOWN:
+    if found.mapping is MappingBehaviour.UNKNOWN:
         return "UDP works; whether others can be connected directly cannot be told: one more server would tell."
     if found.mapping.is_predictable:
         if found.filtering in (Filtering.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_DEPENDENT):

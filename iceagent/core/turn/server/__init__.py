@@ -9,7 +9,7 @@ from iceagent.core.turn.server.allocation import (
     ClientPath,
     ConnectionState,
     PeerConnection,
-    Relay,
+    RelayedAddress,
 )
 from iceagent.core.turn.server.limits import TurnLimits
 from iceagent.core.turn.server.policy import PeerPolicy, PolicyError, parse_networks
@@ -50,7 +50,7 @@ __all__ = [
     "PeerPolicy",
     "PolicyError",
     "PortPool",
-    "Relay",
+    "RelayedAddress",
     "SharedSecretUsers",
     "StaticUsers",
     "ToClient",

@@ -7,7 +7,7 @@ from typing import Final
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.turn.server.allocation import Allocation, AllocationState, ClientPath, Relay, Signing
+from iceagent.core.turn.server.allocation import Allocation, AllocationState, ClientPath, RelayedAddress, Signing
 from iceagent.core.turn.server.auth import Authenticated
 from iceagent.core.turn.server.closing import close_allocation, end_reservation
 from iceagent.core.turn.server.limits import OPEN_ATTEMPTS, RESERVATION_S
@@ -166,7 +166,7 @@ def _host_of(state: ServerState, family: int, asked: str) -> str | None:
 
 def _add_relay(state: ServerState, allocation: Allocation, transport: str, host: str, port: int) -> None:
     address = TransportAddress(state.hosts[host], port)
-    allocation.relays.append(Relay(transport, TransportAddress(host, port), address, allocation))
+    allocation.relays.append(RelayedAddress(transport, TransportAddress(host, port), address, allocation))
 
 
 def _reserve_next(state: ServerState, now: float, allocation: Allocation) -> None:
@@ -180,7 +180,7 @@ def _reserve_next(state: ServerState, now: float, allocation: Allocation) -> Non
 # -- what the shell reports
 
 
-def relay_opened(state: ServerState, now: float, relay: Relay) -> bool:
+def relay_opened(state: ServerState, now: float, relay: RelayedAddress) -> bool:
     """Note that a relay is bound; answer the client when it was the last. False: it is no longer wanted, close it."""
     allocation = relay.allocation
     if allocation.state is not AllocationState.OPENING or relay not in allocation.relays:
@@ -191,7 +191,7 @@ def relay_opened(state: ServerState, now: float, relay: Relay) -> bool:
     return True
 
 
-def relay_failed(state: ServerState, now: float, relay: Relay) -> None:
+def relay_failed(state: ServerState, now: float, relay: RelayedAddress) -> None:
     """Note that a relay cannot be bound: try another port, or answer without it."""
     allocation = relay.allocation
     if allocation.state is not AllocationState.OPENING or relay not in allocation.relays:

@@ -50,7 +50,7 @@ class ConnectionState(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Relay:
+class RelayedAddress:
     """A relayed transport address.
 
     Attributes:
@@ -86,7 +86,7 @@ class Channel:
 
     number: int
     peer: TransportAddress
-    relay: Relay
+    relay: RelayedAddress
     expires_at: float
 
 
@@ -109,7 +109,7 @@ class PeerConnection:
 
     number: int
     allocation: Allocation
-    relay: Relay
+    relay: RelayedAddress
     peer: TransportAddress
     state: ConnectionState
     expires_at: float
@@ -164,7 +164,7 @@ class Allocation:
     signing: Signing
     lifetime_s: int
     meter: TokenBucket | None
-    relays: list[Relay] = field(default_factory=list)
+    relays: list[RelayedAddress] = field(default_factory=list)
     state: AllocationState = AllocationState.OPENING
     expires_at: float = 0.0
     scheduled_at: float = 0.0
@@ -179,7 +179,7 @@ class Allocation:
     reservation: bytes | None = None
     traffic: Counter[str] = field(default_factory=Counter)
 
-    def relay_for(self, peer: TransportAddress) -> Relay | None:
+    def relay_for(self, peer: TransportAddress) -> RelayedAddress | None:
         """Return the open relayed address of the peer's family."""
         family = peer.family
         return next((relay for relay in self.relays if relay.is_open and relay.family == family), None)

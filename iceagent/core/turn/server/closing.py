@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from iceagent.core.turn.server.allocation import Allocation, AllocationState, ConnectionState, PeerConnection, Relay
+from iceagent.core.turn.server.allocation import (
+    Allocation,
+    AllocationState,
+    ConnectionState,
+    PeerConnection,
+    RelayedAddress,
+)
 from iceagent.core.turn.server.state import AllocationChanged, CloseConnection, CloseRelay, ServerState
 
 
@@ -30,7 +36,7 @@ def close_allocation(state: ServerState, now: float, allocation: Allocation, wha
     state.emit(AllocationChanged(allocation, what))
 
 
-def close_relay(state: ServerState, now: float, relay: Relay) -> None:
+def close_relay(state: ServerState, now: float, relay: RelayedAddress) -> None:
     """Close one of an allocation's two relayed addresses, and what is bound to it. RFC 8656 section 8.2."""
     allocation = relay.allocation
     allocation.relays.remove(relay)
@@ -44,7 +50,7 @@ def close_relay(state: ServerState, now: float, relay: Relay) -> None:
     _give_back(state, now, relay)
 
 
-def _give_back(state: ServerState, now: float, relay: Relay) -> None:
+def _give_back(state: ServerState, now: float, relay: RelayedAddress) -> None:
     if relay.is_open:
         del state.relays[relay.address]
         state.note_departed(now, relay.address)

@@ -12,7 +12,7 @@ from iceagent.core.turn.server.allocation import (
     ClientPath,
     ConnectionState,
     PeerConnection,
-    Relay,
+    RelayedAddress,
     Signing,
 )
 from iceagent.core.turn.server.auth import Authenticated
@@ -65,7 +65,12 @@ def _refusal(state: ServerState, allocation: Allocation, peer: TransportAddress)
 
 
 def _add(
-    state: ServerState, now: float, relay: Relay, peer: TransportAddress, how: ConnectionState, patience_s: float
+    state: ServerState,
+    now: float,
+    relay: RelayedAddress,
+    peer: TransportAddress,
+    how: ConnectionState,
+    patience_s: float,
 ) -> PeerConnection:
     number = int.from_bytes(state.randbytes(4), "big")
     while number in state.connections:
@@ -113,7 +118,9 @@ def peer_failed(state: ServerState, connection: PeerConnection) -> None:
     state.refuse(path, request, signing, stun.Code.CONNECTION_TIMEOUT_OR_FAILURE)
 
 
-def peer_arrived(state: ServerState, now: float, relay: Relay, peer: TransportAddress) -> PeerConnection | None:
+def peer_arrived(
+    state: ServerState, now: float, relay: RelayedAddress, peer: TransportAddress
+) -> PeerConnection | None:
     """Take a peer's connection to a relayed address and tell the client; None: it may not, close it."""
     allocation = relay.allocation
     if (

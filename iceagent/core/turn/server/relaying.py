@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.channel_data import CHANNEL_MAX_RFC5766, decode_channel_data, strip_channel_batch
-from iceagent.core.turn.server.allocation import Allocation, AllocationState, ClientPath, Relay
+from iceagent.core.turn.server.allocation import Allocation, AllocationState, ClientPath, RelayedAddress
 from iceagent.core.turn.server.state import ServerState, ToClient, ToPeer
 
 _HEADER: Final = struct.Struct("!HH")
@@ -19,7 +19,7 @@ _MAX_INDICATED: Final = 65400  # what fits into the DATA of an indication
 class PeerDatagrams(NamedTuple):
     """Datagrams for one peer, to be sent from `relay` in one go."""
 
-    relay: Relay
+    relay: RelayedAddress
     peer: TransportAddress
     datagrams: list[bytes]
 
@@ -118,7 +118,7 @@ def handle_send(state: ServerState, now: float, path: ClientPath, data: bytes) -
 
 
 def peer_data_to_client(
-    state: ServerState, now: float, relay: Relay, remote: TransportAddress, data: bytes, segment_size: int
+    state: ServerState, now: float, relay: RelayedAddress, remote: TransportAddress, data: bytes, segment_size: int
 ) -> list[bytes]:
     """Return what a buffer of datagrams from a peer becomes on the client's side; nothing without a permission.
 
@@ -187,7 +187,7 @@ def _data_indications(
 
 
 def report_icmp(
-    state: ServerState, now: float, relay: Relay, remote: TransportAddress, icmp_type: int, icmp_code: int
+    state: ServerState, now: float, relay: RelayedAddress, remote: TransportAddress, icmp_type: int, icmp_code: int
 ) -> None:
     """Tell a client of an ICMP error that its datagram met. RFC 8656 section 11.5."""
     allocation = relay.allocation

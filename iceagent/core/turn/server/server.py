@@ -14,7 +14,7 @@ from iceagent.core.stun.header import split_message_type
 from iceagent.core.turn.server import connections, relaying
 from iceagent.core.turn.server.addresses import set_own_addresses, set_relay_hosts
 from iceagent.core.turn.server.allocate import handle_allocate, relay_failed, relay_opened
-from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, Relay, Signing
+from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, RelayedAddress, Signing
 from iceagent.core.turn.server.auth import ALGORITHMS, Authenticated, Rejected, RequestAuthenticator
 from iceagent.core.turn.server.closing import close_allocation, close_connection
 from iceagent.core.turn.server.limits import FIRST_PORT, LAST_PORT, NONCE_LIFETIME_S, TurnLimits
@@ -236,12 +236,14 @@ class TurnServer:
         return relaying.channel_data_to_peer(self._state, now, allocation, data, segment_size)
 
     def forward_to_client(
-        self, now: float, relay: Relay, remote: TransportAddress, data: bytes, segment_size: int
+        self, now: float, relay: RelayedAddress, remote: TransportAddress, data: bytes, segment_size: int
     ) -> list[bytes]:
         """Return what datagrams from a peer become: messages for `relay.allocation.path`, in order."""
         return relaying.peer_data_to_client(self._state, now, relay, remote, data, segment_size)
 
-    def report_icmp(self, now: float, relay: Relay, remote: TransportAddress, icmp_type: int, icmp_code: int) -> None:
+    def report_icmp(
+        self, now: float, relay: RelayedAddress, remote: TransportAddress, icmp_type: int, icmp_code: int
+    ) -> None:
         """Tell the client of an ICMP error that a datagram from `relay` met."""
         relaying.report_icmp(self._state, now, relay, remote, icmp_type, icmp_code)
 
@@ -264,11 +266,11 @@ class TurnServer:
         """Bind relays to these addresses from now on; see `TurnServerConfig`. Those elsewhere end."""
         set_relay_hosts(self._state, now, hosts)
 
-    def relay_opened(self, now: float, relay: Relay) -> bool:
+    def relay_opened(self, now: float, relay: RelayedAddress) -> bool:
         """Note that a relay is bound. False: it is no longer wanted, close it."""
         return relay_opened(self._state, now, relay)
 
-    def relay_failed(self, now: float, relay: Relay) -> None:
+    def relay_failed(self, now: float, relay: RelayedAddress) -> None:
         """Note that a relay could not be bound."""
         relay_failed(self._state, now, relay)
 
@@ -280,7 +282,7 @@ class TurnServer:
         """Note that a peer did not take our connection."""
         connections.peer_failed(self._state, connection)
 
-    def peer_arrived(self, now: float, relay: Relay, peer: TransportAddress) -> PeerConnection | None:
+    def peer_arrived(self, now: float, relay: RelayedAddress, peer: TransportAddress) -> PeerConnection | None:
         """Note that a peer connected to a relayed address. None: it may not, close it."""
         return connections.peer_arrived(self._state, now, relay, peer)
 

@@ -12,7 +12,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.token_bucket import TokenBucket
-from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, Relay, Signing
+from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, RelayedAddress, Signing
 from iceagent.core.turn.server.limits import LAST_WORDS_S, MAX_DEPARTED, MAX_PENDING_OUTPUT, TurnLimits
 from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
@@ -30,7 +30,7 @@ class ToClient(NamedTuple):
 class ToPeer(NamedTuple):
     """Send a datagram from a relayed address; `dont_fragment` says whether DF is asked for."""
 
-    relay: Relay
+    relay: RelayedAddress
     peer: TransportAddress
     data: bytes
     dont_fragment: bool
@@ -43,14 +43,14 @@ Transmit = ToClient | ToPeer
 class OpenRelay:
     """Bind `relay.bind`, then call `relay_opened` or `relay_failed`."""
 
-    relay: Relay
+    relay: RelayedAddress
 
 
 @dataclass(frozen=True, slots=True)
 class CloseRelay:
     """Close what was bound; it may still be opening."""
 
-    relay: Relay
+    relay: RelayedAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class ServerState:
     draining: bool = False
     allocations: dict[ClientPath, Allocation] = field(default_factory=dict)
     flows: dict[tuple[str, int], dict[TransportAddress, Allocation]] = field(default_factory=dict)
-    relays: dict[TransportAddress, Relay] = field(default_factory=dict)
+    relays: dict[TransportAddress, RelayedAddress] = field(default_factory=dict)
     departed: dict[TransportAddress, float] = field(default_factory=dict)
     connections: dict[int, PeerConnection] = field(default_factory=dict)
     data_paths: dict[ClientPath, PeerConnection] = field(default_factory=dict)
