@@ -7,7 +7,7 @@ import pytest
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_ATTRIBUTES
-from iceagent.core.stun.codec import MAX_BODY
+from iceagent.core.stun.message import MAX_BODY
 
 ID = bytes(range(12))
 V4 = TransportAddress("192.0.2.1", 3478)

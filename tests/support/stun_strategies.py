@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from iceagent.core import stun
 from iceagent.core.address import make_address
-from iceagent.core.stun.attribute import Attribute
+from iceagent.core.stun.attributes import Attribute
 from iceagent.core.stun.registry import DECODERS
 
 DETERMINISTIC = examples(300, 60, derandomize=True, deadline=None, database=None)

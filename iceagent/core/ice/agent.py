@@ -20,11 +20,10 @@ from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
 from iceagent.core.ice.model.pair import CandidatePair, Path
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.reading import read_message
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
 from iceagent.core.ice.session import Session
-from iceagent.core.ice.sessions import Sessions
+from iceagent.core.ice.sessions import Sessions, read_message
 from iceagent.core.transmit import Transmit
 
 if TYPE_CHECKING:

@@ -13,14 +13,13 @@ from iceagent.core.ice.choice.decisions import Decisions
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.events import AgentState, DropReason, PairStateChanged, RoleChanged
 from iceagent.core.ice.health.path import PathHealth
-from iceagent.core.ice.held import HeldData
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import Added, CandidateTable
 from iceagent.core.ice.model.checklist import Checklist
 from iceagent.core.ice.model.credentials import Credentials, KeyRing
 from iceagent.core.ice.model.pair import CheckPair, PairState, Path
 from iceagent.core.ice.model.priority import CandidateType
-from iceagent.core.ice.outbox import Outbox
+from iceagent.core.ice.outbox import HeldData, Outbox
 from iceagent.core.ice.roles import RoleKeeper
 
 if TYPE_CHECKING:

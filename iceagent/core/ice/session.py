@@ -20,8 +20,7 @@ from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.context import Activity, Context, Slots
 from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded, RemoteCandidateAdded, Verdict
-from iceagent.core.ice.health.consent import ConsentKeeper
-from iceagent.core.ice.health.keepalive import Keepalive
+from iceagent.core.ice.health.consent import ConsentKeeper, Keepalive
 from iceagent.core.ice.health.lifecycle import Lifecycle
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import Added

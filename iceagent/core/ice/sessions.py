@@ -1,22 +1,119 @@
-"""The sessions of one agent, from one restart to the next, and which of them carries the data."""
+"""The sessions of one agent: the current one, the one that carries the data, retired ones; where all of it stands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from iceagent.core import constants, stun
 from iceagent.core.ice.context import Slots
-from iceagent.core.ice.events import AgentState, Failed, Restarted, RestartFailed
+from iceagent.core.ice.events import (
+    AGENT_TRANSITIONS,
+    AgentState,
+    DropReason,
+    Failed,
+    Restarted,
+    RestartFailed,
+    StateChanged,
+)
 from iceagent.core.ice.model.credentials import Credentials
 from iceagent.core.ice.model.pair import Path
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.retired import Retired
 from iceagent.core.ice.session import Session
-from iceagent.core.ice.standing import Standing
 
 if TYPE_CHECKING:
     from iceagent.core.ice.membership import Membership
+
+
+def read_message(data: bytes) -> stun.Message | DropReason | None:
+    """Return the check or the answer to one, why it is dropped, or None for a keepalive."""
+    try:
+        message = stun.decode(data)
+    except stun.StunError:
+        return DropReason.STUN_MALFORMED
+    fingerprint = message.verify_fingerprint()
+    kind = message.message_class
+    # RFC 8445 section 7.1: checks and their responses carry a FINGERPRINT; without that rule a bit flipped in its
+    # type would make it an unknown attribute and pass.
+    if fingerprint is False or (fingerprint is None and kind is not stun.MessageClass.INDICATION):
+        return DropReason.STUN_FINGERPRINT
+    if message.method != stun.Method.BINDING:
+        return DropReason.STUN_METHOD
+    return None if kind is stun.MessageClass.INDICATION else message  # a keepalive proves nothing (trap 14)
+
+
+# Two facts may come true at once, such as the first answer and the end of patience; then the state goes through these.
+_NEXT_STEP: Final = {AgentState.NEW: AgentState.CHECKING, AgentState.CHECKING: AgentState.CONNECTED}
+
+
+class Standing:
+    """Where the agent stands; FAILED and CLOSED are for good."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.state = AgentState.NEW
+        self.over = False
+        """Whether the agent has failed or was closed."""
+
+    def follow(self, wanted: AgentState) -> None:
+        """Go to a state by allowed steps, telling each."""
+        while self.state is not wanted:
+            allowed = AGENT_TRANSITIONS[self.state]
+            new = wanted if wanted in allowed else _NEXT_STEP.get(self.state)
+            assert new in allowed, f"{self.state} to {wanted}"
+            old, self.state = self.state, new
+            self.over = new in (AgentState.FAILED, AgentState.CLOSED)
+            self._outbox.emit(StateChanged(old, new))
+
+
+class Retired:
+    """Sessions that a restart has replaced, oldest first, at most `MAX_RETIRED_SESSIONS`.
+
+    Attributes:
+        checks_sent: by those that are forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.checks_sent = 0
+        self._sessions: list[tuple[float, Session]] = []
+
+    def __iter__(self) -> Iterator[Session]:
+        return (session for _, session in self._sessions)
+
+    def add(self, now: float, session: Session) -> None:
+        """Retire a session; one that has failed is forgotten at once."""
+        if session.context.over:
+            self.bury(session)
+            return
+        session.retire()
+        self._sessions.append((now + constants.RESTART_LINGER_S, session))
+        if len(self._sessions) > constants.MAX_RETIRED_SESSIONS:
+            self._forget()
+
+    def bury(self, session: Session) -> None:
+        """Keep of a session only its count."""
+        self.checks_sent += session.context.runner.checks_sent
+
+    def expire(self, now: float) -> bool:
+        """Forget those whose time is over; return whether there were any."""
+        before = len(self._sessions)
+        while self._sessions and now >= self._sessions[0][0]:
+            self._forget()
+        return len(self._sessions) < before
+
+    def clear(self) -> None:
+        """Forget all, for an agent that has ended."""
+        while self._sessions:
+            self._forget()
+
+    def next_timeout(self) -> float | None:
+        """Return when `expire` has something to do."""
+        return self._sessions[0][0] if self._sessions else None
+
+    def _forget(self) -> None:
+        _, session = self._sessions.pop(0)
+        self.bury(session)
+        session.wind_up()
 
 
 class Sessions:

@@ -32,7 +32,7 @@ from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.roles import Role, RoleKeeper
-from iceagent.core.ice.standing import Standing
+from iceagent.core.ice.sessions import Standing
 from iceagent.core.transmit import Transmit
 
 MAX_STREAMS: Final = 32  # ours: descriptions with more media than that are unheard of

@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from iceagent.core.lazy import names_on_demand
-from iceagent.core.stun.address_attributes import (
+from iceagent.core.stun.attributes import (
     FAMILY_IPV4,
     FAMILY_IPV6,
+    AlternateDomain,
     AlternateServer,
+    Attribute,
+    IceControlled,
+    IceControlling,
     MappedAddress,
+    Nomination,
+    Nonce,
+    Priority,
+    RawAttribute,
+    Realm,
+    Software,
+    UseCandidate,
+    Username,
     XorMappedAddress,
 )
-from iceagent.core.stun.attribute import Attribute, RawAttribute
 from iceagent.core.stun.auth_attributes import (
     MD5,
     SHA256,
@@ -30,19 +41,31 @@ from iceagent.core.stun.behaviour_attributes import (
     ResponsePort,
 )
 from iceagent.core.stun.client import Response, StunClient, TimedOut
-from iceagent.core.stun.codec import decode, encode
-from iceagent.core.stun.credentials import long_term_key, short_term_key, userhash
+from iceagent.core.stun.credentials import (
+    SecurityFeature,
+    long_term_key,
+    make_nonce,
+    opaque_string,
+    saslprep,
+    security_features,
+    short_term_key,
+    userhash,
+)
 from iceagent.core.stun.error_attributes import Code, ErrorCode, UnknownAttributes
 from iceagent.core.stun.errors import StunError, StunErrorReason
 from iceagent.core.stun.header import MAGIC_COOKIE, MessageClass, Method, attributes_of, looks_like_stun
-from iceagent.core.stun.ice_attributes import IceControlled, IceControlling, Nomination, Priority, UseCandidate
 from iceagent.core.stun.integrity import Integrity
-from iceagent.core.stun.message import Message, binding_indication, binding_request, error, success
-from iceagent.core.stun.preparation import opaque_string, saslprep
-from iceagent.core.stun.schedule import DEFAULT_SCHEDULE, RetransmissionSchedule
-from iceagent.core.stun.template import Template
-from iceagent.core.stun.text_attributes import AlternateDomain, Nonce, Realm, Software, Username
-from iceagent.core.stun.transaction import ClientTransaction, FailureReason
+from iceagent.core.stun.message import (
+    Message,
+    Template,
+    binding_indication,
+    binding_request,
+    decode,
+    encode,
+    error,
+    success,
+)
+from iceagent.core.stun.transaction import DEFAULT_SCHEDULE, ClientTransaction, FailureReason, RetransmissionSchedule
 from iceagent.core.stun.turn_attributes import (
     TRANSPORT_TCP,
     TRANSPORT_UDP,
@@ -65,7 +88,6 @@ from iceagent.core.stun.turn_attributes import (
 
 if TYPE_CHECKING:
     from iceagent.core.stun.behaviour_server import BehaviourServer, Reply
-    from iceagent.core.stun.nonce_cookie import SecurityFeature, make_nonce, security_features
     from iceagent.core.stun.rate_limit import RateLimiter
     from iceagent.core.stun.server import BindingLimits, BindingServer
 else:
@@ -73,7 +95,6 @@ else:
         __name__,
         {
             "behaviour_server": "BehaviourServer Reply",
-            "nonce_cookie": "SecurityFeature make_nonce security_features",
             "rate_limit": "RateLimiter",
             "server": "BindingLimits BindingServer",
         },

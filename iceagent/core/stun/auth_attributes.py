@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Self
 
-from iceagent.core.stun.attribute import Attribute, BytesAttribute
+from iceagent.core.stun.attributes import Attribute, BytesAttribute
 from iceagent.core.stun.errors import bad_attribute
 
 ALGORITHM_MD5: Final = 0x0001  # RFC 8489 section 18.5

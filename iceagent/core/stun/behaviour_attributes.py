@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
-from iceagent.core.stun.address_attributes import AddressAttribute
-from iceagent.core.stun.attribute import Attribute, BytesAttribute, UintAttribute, check_length
+from iceagent.core.stun.attributes import AddressAttribute, Attribute, BytesAttribute, UintAttribute, check_length
 from iceagent.core.stun.errors import bad_attribute
 
 _CHANGE_IP: Final = 0x04

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.stun.address_attributes import XorMappedAddress
-from iceagent.core.stun.attribute import Attribute
+from iceagent.core.stun.attributes import Attribute, XorMappedAddress
 from iceagent.core.stun.behaviour_attributes import ChangeRequest, OtherAddress, Padding, ResponseOrigin, ResponsePort
-from iceagent.core.stun.codec import decode, encode
 from iceagent.core.stun.error_attributes import Code, UnknownAttributes
 from iceagent.core.stun.errors import StunError
 from iceagent.core.stun.header import MessageClass, Method, looks_like_stun
-from iceagent.core.stun.message import Message, error, success
+from iceagent.core.stun.message import Message, decode, encode, error, success
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
 from iceagent.core.stun.server import BindingLimits, BindingServer
 

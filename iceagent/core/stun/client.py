@@ -8,11 +8,16 @@ from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_TRANSACTIONS
-from iceagent.core.stun.codec import encode
 from iceagent.core.stun.integrity import Integrity
-from iceagent.core.stun.message import Message
-from iceagent.core.stun.schedule import DEFAULT_SCHEDULE, RetransmissionSchedule
-from iceagent.core.stun.transaction import ClientTransaction, FailureReason, Judgement, ends_with
+from iceagent.core.stun.message import Message, encode
+from iceagent.core.stun.transaction import (
+    DEFAULT_SCHEDULE,
+    ClientTransaction,
+    FailureReason,
+    Judgement,
+    RetransmissionSchedule,
+    ends_with,
+)
 from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
 

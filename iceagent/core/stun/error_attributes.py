@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final, Self
 
-from iceagent.core.stun.attribute import Attribute, decode_text, encode_text
+from iceagent.core.stun.attributes import Attribute, decode_text, encode_text
 from iceagent.core.stun.errors import bad_attribute
 
 MAX_REASON_CHARACTERS: Final = 127  # RFC 8489 section 14.8: fewer than 128 characters

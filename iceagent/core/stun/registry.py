@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from iceagent.core.stun.address_attributes import AlternateServer, MappedAddress, XorMappedAddress
-from iceagent.core.stun.attribute import Attribute
+from iceagent.core.stun.attributes import (
+    AlternateDomain,
+    AlternateServer,
+    Attribute,
+    IceControlled,
+    IceControlling,
+    MappedAddress,
+    Nomination,
+    Nonce,
+    Priority,
+    Realm,
+    Software,
+    UseCandidate,
+    Username,
+    XorMappedAddress,
+)
 from iceagent.core.stun.auth_attributes import PasswordAlgorithm, PasswordAlgorithms, Userhash
 from iceagent.core.stun.behaviour_attributes import (
     CacheTimeout,
@@ -17,8 +31,6 @@ from iceagent.core.stun.behaviour_attributes import (
     ResponsePort,
 )
 from iceagent.core.stun.error_attributes import ErrorCode, UnknownAttributes
-from iceagent.core.stun.ice_attributes import IceControlled, IceControlling, Nomination, Priority, UseCandidate
-from iceagent.core.stun.text_attributes import AlternateDomain, Nonce, Realm, Software, Username
 from iceagent.core.stun.turn_attributes import (
     AdditionalAddressFamily,
     AddressErrorCode,

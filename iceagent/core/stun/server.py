@@ -11,16 +11,23 @@ from typing import Final
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_FREE_BYTES, STUN_MAX_SOURCES, STUN_SOURCE_BURST, STUN_SOURCE_RATE_PER_S
-from iceagent.core.stun.address_attributes import MappedAddress, XorMappedAddress
-from iceagent.core.stun.attribute import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
+from iceagent.core.stun.attributes import (
+    COMPREHENSION_OPTIONAL,
+    Attribute,
+    MappedAddress,
+    Nonce,
+    RawAttribute,
+    Realm,
+    Software,
+    Username,
+    XorMappedAddress,
+)
 from iceagent.core.stun.auth_attributes import PasswordAlgorithm, Userhash
-from iceagent.core.stun.codec import decode, encode
 from iceagent.core.stun.error_attributes import Code, UnknownAttributes
 from iceagent.core.stun.errors import StunError
 from iceagent.core.stun.header import COOKIE_BYTES, MessageClass, Method, looks_like_stun
-from iceagent.core.stun.message import Message, error, success
+from iceagent.core.stun.message import Message, decode, encode, error, success
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
-from iceagent.core.stun.text_attributes import Nonce, Realm, Software, Username
 
 _TOLERATED: Final = frozenset((Username, Userhash, Realm, Nonce, PasswordAlgorithm))
 """Comprehension-required attributes we know and have no use for: we answer whether or not a client has credentials."""

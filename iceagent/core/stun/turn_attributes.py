@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
-from iceagent.core.stun.address_attributes import XorAddressAttribute
-from iceagent.core.stun.attribute import (
+from iceagent.core.stun.attributes import (
     Attribute,
     BytesAttribute,
     FlagAttribute,
     UintAttribute,
+    XorAddressAttribute,
     check_length,
     decode_text,
     encode_text,

@@ -18,7 +18,7 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import IPAddress, TransportAddress
 from iceagent.core.embedded import inner_addresses
-from iceagent.core.ice.model.usable import is_usable
+from iceagent.core.ice.model.candidates import is_usable
 from iceagent.net.host_names import check_host
 
 logger = logging.getLogger("iceagent.turn")

@@ -11,12 +11,11 @@ from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, Effect, RemoteCandidateAdded
 from iceagent.core.ice.model.candidate import Candidate, remote_prflx_candidate, without_zone
-from iceagent.core.ice.model.candidates import Added
+from iceagent.core.ice.model.candidates import Added, can_reach, is_usable
 from iceagent.core.ice.model.checklist import path_of
 from iceagent.core.ice.model.pair import CheckPair, PairState, Path
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.model.tcp import COUNTERPART
-from iceagent.core.ice.model.usable import can_reach, is_usable
 from iceagent.core.ice.roles import Conflict
 
 

@@ -1,4 +1,4 @@
-"""Consent of the pair that carries data, and what happens while it falters: RFC 7675.
+"""Consent of the pair that carries data, and what happens while it falters: RFC 7675. Keepalives of the other pairs.
 
 Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of a path that dies:
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 
-from iceagent.core import constants
+from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.transactions import Check, CheckKind
 from iceagent.core.ice.choice.nomination import Nominator
@@ -290,3 +290,48 @@ class ConsentKeeper:
         at -= at % constants.CONSENT_GRID_S
         earliest = now + period_s * (1 - constants.CONSENT_JITTER)
         return at if at >= earliest else at + constants.CONSENT_GRID_S
+
+
+class Keepalive:
+    """Sends a Binding indication on each valid pair that has sent nothing for Tr; on the best two of them a check.
+
+    The answers keep consent to those two, and tell their round-trip times, so that data can move there at once.
+
+    The pair that carries data is left out: its consent checks keep it alive. Deviation from RFC 8445 section 11, by
+    which keepalives end on other pairs once one is selected: those are the backups, and their NAT bindings must live.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def advance(self, now: float) -> None:
+        """Send what is due."""
+        context = self._context
+        pairs = self._pairs()
+        if not pairs or now < min(pair.last_sent_at for pair in pairs) + context.config.keepalive_s:
+            return
+        warm = (
+            []
+            if context.config.lite
+            else sorted(pairs, key=lambda pair: pair.priority, reverse=True)[: constants.WARM_BACKUPS]
+        )
+        for pair in pairs:
+            if now >= pair.last_sent_at + context.config.keepalive_s:
+                pair.last_sent_at = now
+                if pair in warm:
+                    context.checklist.trigger(pair)
+                    continue
+                indication = stun.binding_indication(context.randbytes(12))
+                context.outbox.send(pair.base, pair.destination, stun.encode(indication))
+
+    def next_timeout(self) -> float | None:
+        """Return when the next one is due."""
+        return min((pair.last_sent_at + self._context.config.keepalive_s for pair in self._pairs()), default=None)
+
+    def _pairs(self) -> list[CheckPair]:
+        context = self._context
+        if not context.running:
+            return []
+        if len(context.checklist.pairs) == 1 and context.data_pair is not None:
+            return []
+        return [pair for pair in context.checklist if pair.is_valid and pair is not context.data_pair]

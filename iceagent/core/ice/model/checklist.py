@@ -11,11 +11,11 @@ from typing import Protocol
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.candidates import can_reach
 from iceagent.core.ice.model.likelihood import Likelihood, likelihood
 from iceagent.core.ice.model.pair import CheckPair, PairState, Path
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.model.tcp import checks_by_itself
-from iceagent.core.ice.model.usable import can_reach
 
 
 class OtherChecklists(Protocol):
