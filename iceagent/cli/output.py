@@ -77,7 +77,7 @@ def output_of(arguments: Sequence[str]) -> Output:
 
 
 def _shown(text: str) -> str:
-    """Return text without anything that a terminal obeys: words of a peer or a relay may be in it (trap 44)."""
+    """Return text without anything that a terminal obeys: words of a peer or a relay may be in it."""
     return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
 
 

@@ -68,7 +68,7 @@ def kept_timeline(path: str | None) -> Iterator[TimelineFile | None]:
 
 
 def _create(path: str) -> int:
-    """Return the descriptor of a new file in the place of an older one, which only its owner may read (trap 66).
+    """Return the descriptor of a new file in the place of an older one, which only its owner may read.
 
     A file that was there may be readable by others, open in another program, or a second name of something else; a link
     may lead anywhere, and a fifo to anybody. So nothing that exists is written to: a plain file is taken away, and the

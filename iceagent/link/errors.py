@@ -131,5 +131,5 @@ def _error_of_code(code: int, said: str) -> IceError:
 
 
 def words_untrusted(text: str) -> str:
-    """Return a text of the peer's without anything a terminal would obey (trap 44), cut to `MAX_WORDS`."""
+    """Return a text of the peer's without anything a terminal would obey, cut to `MAX_WORDS`."""
     return "".join(character if character.isprintable() else "?" for character in text[:MAX_WORDS])

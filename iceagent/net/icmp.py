@@ -1,4 +1,4 @@
-"""The error queue of a Linux UDP socket: which destination an ICMP error is about (trap: never the whole socket)."""
+"""The error queue of a Linux UDP socket: which destination an ICMP error is about, never the whole socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines that others can cause: so many a minute of each kind, and then how many were left out (trap 65).
+"""Log lines that others can cause: so many a minute of each kind, and then how many were left out.
 
 Whoever can make a program log can otherwise fill its disk: a peer that asks for something forbidden ten thousand times
 a second, a server that answers nonsense. A line's kind is its text before the values are put in, so the number of kinds

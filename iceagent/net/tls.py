@@ -1,4 +1,4 @@
-"""TLS as a client: always verified, chain and name both (trap 5)."""
+"""TLS as a client: chain and name are always verified, through a proxy, too."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ class StreamListener:
         self._context = context
 
     async def run(self) -> None:
-        """Serve until cancelled, whatever becomes of single connections (trap 71)."""
+        """Serve until cancelled, whatever the system says of a single connection."""
         await serve_connections(self._listener, self._serve, self._note_failed)
 
     def _note_failed(self, error: OSError) -> None:

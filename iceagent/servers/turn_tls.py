@@ -61,7 +61,7 @@ class _NeedsPassword(Exception):
 
 
 def _no_password() -> str:
-    """Refuse: OpenSSL's own way would ask the terminal, and everything would stop until somebody answers (trap 54)."""
+    """Refuse: OpenSSL's own way would ask the terminal, and everything would stop until somebody answers."""
     raise _NeedsPassword
 
 

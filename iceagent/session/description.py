@@ -45,7 +45,7 @@ class DescriptionMessage(msgspec.Struct, frozen=True, tag_field="type", tag="des
     lite: bool = False
 
     def __repr__(self) -> str:
-        # the password opens our checks (trap 67)
+        # without the password, which authenticates our checks: a `repr` may end up in a log
         return f"DescriptionMessage(version={self.version}, ufrag={self.ufrag!r})"
 
     def described(self, *candidates: object, end: bool = False) -> Description:

@@ -1,4 +1,4 @@
-"""What the listening side lets its peer reach: `--allow`, a list of rules, empty meaning nothing (trap 43).
+"""What the listening side lets its peer reach: `--allow`, a list of rules. An empty list allows nothing.
 
     tcp:HOST:PORT   udp:HOST:PORT    exactly this, as in tcp:localhost:22 or udp:[2001:db8::1]:53
     tcp:HOST:*      udp:*:53         any port of a host, a port of any host

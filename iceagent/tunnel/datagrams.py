@@ -38,7 +38,7 @@ class Origin(NamedTuple):
 
 
 class PlainUdpSocket:
-    """A bound UDP socket that answers from the address that was asked (trap 69)."""
+    """A bound UDP socket that answers from the address that was asked: a NAT lets no other answer through."""
 
     def __init__(self, sock: socket.socket) -> None:
         """Take a socket that is bound and does not block."""

@@ -3,7 +3,7 @@
 A resolver reads more spellings of an address than a rule does: `10.0.0.1.`, `10.1`, `0x0a000001`, `::ffff:10.0.0.1` and
 full-width digits all lead to 10.0.0.1. If only one side of a comparison, or only the connection, reads them so, a rule
 can be walked around. So each host is brought into its form once, where it comes in, and nothing else is used after
-that: an address is never looked up as a name, and a name never becomes an address by its spelling (trap 64).
+that: an address is never looked up as a name, and a name never becomes an address by its spelling.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Copies bytes both ways between two streams, each direction ending when it ends (trap 45).
+"""Copies bytes both ways between two streams, each direction for itself: the end of one leaves the other open.
 
-Nothing is buffered here: a slow reader stops the read on the other side, through the link, to the sender (trap 46).
+Nothing is buffered here: a slow reader stops the read on the other side, through the link, to the sender. So
+memory stays bounded.
 """
 
 from __future__ import annotations

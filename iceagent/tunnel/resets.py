@@ -3,7 +3,7 @@
 Over TCP the peer then sees a reset. The system sends an ordinary end for whatever a killed process leaves behind, so
 every connection is *armed* from its first moment: closing it resets it, whoever closes it, the system after a
 `kill -9` included (SO_LINGER with a time of zero; RFC 9293 section 3.10.4 calls it ABORT). It is disarmed for one
-thing only: the close after both directions have ended well (trap 63).
+thing only: the close after both directions have ended well.
 
 Unix sockets and pipes have no reset: what reads them sees an ordinary end, and can only be told in the log.
 """

@@ -1,4 +1,4 @@
-"""The side of the targets: answers what the other side asks for, within what this side allows (trap 43)."""
+"""The side of the targets: answers what the other side asks for, within what this side allows."""
 
 from __future__ import annotations
 

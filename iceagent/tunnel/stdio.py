@@ -2,7 +2,8 @@
 
 Either direction ends when its input ends. A side is done when both directions are; it says so to the other (a stream
 with `op: done`) and closes once it has heard the same, so that neither can cut off bytes the other has yet to read.
-Who is done and sees the link closed has succeeded too: the other closes only after our word has reached it (trap 45).
+A side that is done and sees the link closed has succeeded, too: the other side closes only after it has heard that we
+are done.
 """
 
 from __future__ import annotations

@@ -188,5 +188,5 @@ async def receive_exactly(stream: ByteStream, size: int) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Return a text of the other side's without anything a terminal would obey (trap 44), cut to `MAX_REASON`."""
+    """Return a text of the other side's without anything a terminal would obey, cut to `MAX_REASON`."""
     return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON])

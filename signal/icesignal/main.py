@@ -47,7 +47,7 @@ class _NeedsPassword(Exception):
 
 
 def _no_password() -> str:
-    """Refuse: OpenSSL's own way would ask the terminal, and wait for it (trap 54)."""
+    """Refuse: OpenSSL's own way would ask the terminal, and wait for it."""
     raise _NeedsPassword
 
 

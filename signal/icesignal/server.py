@@ -38,7 +38,7 @@ from icesignal.tasks import open_background
 from icesignal.transport import HandshakeFailed, PrefixedStream, accept_websocket
 
 logger = logging.getLogger("icesignal.server")
-errors = logging.getLogger("icesignal.server.errors")  # which a client may have found a way to cause (trap 65)
+errors = logging.getLogger("icesignal.server.errors")  # limited: a client may have found a way to cause them
 errors.addFilter(FewLines())
 RESPONSE_TIMEOUT_S = 5.0
 REFUSAL_S = 0.01  # ours: a client of this machine gets its answer; at 1,000 refusals a second 10 descriptors are busy

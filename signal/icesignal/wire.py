@@ -104,7 +104,7 @@ _UNSHOWN = frozenset({"session", "token", "opening", "payload", "name", "credent
 
 
 class _Discreet(msgspec.Struct, frozen=True, kw_only=True):
-    """A struct whose `repr()` keeps what opens a room, a conversation or a server; it ends up in logs (trap 67)."""
+    """A struct whose `repr()`, which may end up in a log, leaves out codes, tokens and passwords."""
 
     def __repr__(self) -> str:
         shown = (name for name in self.__struct_fields__ if name not in _UNSHOWN)

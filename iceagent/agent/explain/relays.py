@@ -32,7 +32,7 @@ def _has_no_login(facts: Facts, failed: RelayFailed) -> bool:
 
 
 def _forbidden_peer(facts: Facts) -> Verdict | None:
-    """The relay stands, and may not send where the peer is: 403 to CreatePermission (trap 31)."""
+    """The relay stands, and may not send where the peer is: 403 to CreatePermission."""
     relayed = {event.address for event in facts.latest(RelayAllocated)}
     forbidden = [one for one in facts.unreachable if one.base in relayed and one.errno == errno.EACCES]
     hosts = {event.remote.host for event in forbidden}

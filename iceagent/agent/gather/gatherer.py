@@ -133,7 +133,7 @@ class Gatherer:
         self.addresses_usable = len(usable)
         chosen = choose_addresses(usable, self._config)
         if self._config.transport_policy == "relay":
-            return  # trap 4: what has no socket sends nothing and shows nothing
+            return  # without host sockets nothing is sent from one, and no host address is shown
         for entry in chosen:
             sock = await self._open(entry.host)
             if sock is not None:

@@ -68,7 +68,7 @@ class Names:
 
     @property
     def resolves(self) -> bool:
-        """Whether the peer's names are looked up. Without sockets of our own nothing may be sent (trap 4)."""
+        """Whether the peer's names are looked up. A relay-only agent sends nothing from its own addresses."""
         return self._config.mdns != "off" and self._config.transport_policy != "relay"
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

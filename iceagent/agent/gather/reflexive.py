@@ -36,7 +36,7 @@ QUESTION_S: Final = STUN_TI_S
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A bound socket and the local preference of its candidates, unique per address (trap 23)."""
+    """A bound socket and the local preference of its candidates, unique per address."""
 
     address: TransportAddress
     local_preference: int
@@ -133,7 +133,7 @@ class Reflexive:
         return [path for path in self._mapped if path[0] in self._driver.sockets]
 
     async def ask(self, question: ServerQuery) -> None:
-        """Ask one server about all our sockets of one family (trap 21), for `QUESTION_S` at most."""
+        """Ask one server about all our sockets of one family, `QUESTION_S` at most: a dead server delays nothing."""
         with trio.move_on_after(QUESTION_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_budget, question)

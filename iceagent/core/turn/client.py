@@ -150,7 +150,7 @@ class TurnClient:
         """Take note of an ICMP error about the server.
 
         Before there is an allocation that is its answer, and another address may be tried at once (RFC 5928 section 3).
-        Of one that stands the server is asked at once whether it lives (trap 28: no more).
+        Of one that stands the server is asked at once whether it lives, and no more: ICMP is not authenticated.
         """
         if self.state is ClientState.ALLOCATING:
             self._end(Ended(EndReason.NO_ANSWER, None, "nobody is there, or nobody listens"))

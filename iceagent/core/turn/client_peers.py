@@ -54,7 +54,10 @@ class Permission:
 
 @dataclass(slots=True, eq=False)
 class ClientChannel:
-    """One peer's number. It is that peer's as long as the allocation lives, whatever comes of the binding (trap 30)."""
+    """A channel number, which stays that peer's as long as the allocation lives, even if the binding fails.
+
+    A binding may have failed only for us: with another peer on the same number, data of the two could cross.
+    """
 
     peer: TransportAddress
     number: int

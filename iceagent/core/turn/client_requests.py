@@ -49,7 +49,7 @@ class RequestOutcome:
 
     @property
     def is_ambiguous(self) -> bool:
-        """Whether the server may or may not have done what was asked: nobody said so either way (trap 30)."""
+        """Whether the server may or may not have done what was asked: there was no response."""
         return self.response is None and self.error is None
 
 

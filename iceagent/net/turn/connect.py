@@ -89,7 +89,7 @@ async def open_transport(
     """Connect to a server at one of the places `find_places` has returned.
 
     Raises:
-        OSError: it cannot be reached, or does not prove its name (trap 5).
+        OSError: it cannot be reached, or does not prove its name.
     """
     if place is None or server.transport in ("tcp", "tls"):
         return StreamTransport(*await open_stream(network, server, options, place))
@@ -123,7 +123,7 @@ async def open_stream(
     """Connect to a server over TCP or TLS, at one address or with None through the proxy; return the stream, its ends.
 
     Raises:
-        OSError: it cannot be reached, or does not prove its name (trap 5).
+        OSError: it cannot be reached, or does not prove its name.
     """
     stream: trio.abc.Stream
     if place is not None:

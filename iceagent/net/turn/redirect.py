@@ -119,7 +119,7 @@ class Redirections:
 
 
 def is_never_a_server(ip: IPAddress, own_hosts: Collection[str] = (), *, is_near: bool = False) -> bool:
-    """Return whether an address given by a stranger leads to where a stranger may not send us (traps 62 and 70).
+    """Return whether an address given by a stranger leads to where a stranger may not send us.
 
     That is into this machine, to its neighbours on the cable (where clouds have the service that gives away keys), or
     to what is no address of one host. An IPv6 address that stands for such an IPv4 one (6to4, NAT64 ...) does as much.

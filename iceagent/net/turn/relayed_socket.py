@@ -111,7 +111,7 @@ class TurnSocket:
     async def send(self, datagrams: Sequence[bytes], remote: TransportAddress, *, source: str | None = None) -> None:
         """Send all, in order: waits for the permission, and while the transport is full. A checkpoint in any case.
 
-        A permission that fails wakes whoever waits for it (trap 30).
+        A permission that fails wakes whoever waits for it: nobody waits for ever.
 
         Raises:
             trio.ClosedResourceError: the socket was closed, or the allocation has ended.
@@ -139,7 +139,7 @@ class TurnSocket:
                 return
 
     def permission_changed(self, host: str, *, code: int | None = None, failed: bool = False) -> None:
-        """Let senders look again: a permission stands, or failed, which concerns its peers alone (trap 31)."""
+        """Let senders look again: a permission stands, or failed, which concerns its peers alone."""
         for peer in [peer for peer in self._waiting if peer.host == host]:
             del self._waiting[peer]
             if failed:

@@ -1,7 +1,7 @@
 """What is read of a request before anybody vouches for it: where its credentials are, and nothing else.
 
 The attributes are walked by type and length; only what authentication itself needs is looked at, as bytes. All else is
-decoded when the integrity check has passed (trap: a server that decodes first works for strangers).
+decoded when the integrity check has passed: a server that decodes first works for strangers.
 """
 
 from __future__ import annotations
