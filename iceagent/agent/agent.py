@@ -54,7 +54,7 @@ class Agent(trio.abc.Channel[bytes]):
         self._driver, self._gatherer = self._first.driver, self._first.gatherer
         self._streams = tuple(Stream(self, index, self._components) for index in range(len(config.streams)))
         self._roaming = Roaming(self._network, config, self._components)
-        # Shielded: who cancels the body still has paths, relays among them, for its last words; then `_shut` ends all.
+        # Shielded: who cancels the body still has paths, relays among them, for final messages; then `_shut` ends all.
         self._tasks = trio.CancelScope(shield=True)
 
     # What to carry to the peer, and what came from it
@@ -369,7 +369,7 @@ class Agent(trio.abc.Channel[bytes]):
         await self._first.send_many(datagrams)
 
     async def send_everywhere(self, datagrams: Sequence[bytes]) -> None:
-        """Send datagrams on the path in use and, once more each, on up to three others that work: for last words.
+        """Send datagrams on the path in use and, once more each, on up to three others that work: for final messages.
 
         The peer may not have followed to the path in use yet, or have left it already. It may get them several times.
         Raises what `send_many` does.

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from iceagent.agent.report.statistics import AgentStatistics
 
 MAX_DATAGRAM_SIZE: Final = 1200
-MAX_OTHER_PATHS: Final = 3  # ours: that last words are sent on, beside the one in use
 """Bytes every path carries: IPv6's least MTU of 1280 less IP and UDP headers (48), and room for those of a relay."""
+MAX_OTHER_PATHS: Final = 3  # ours: paths for final messages, in addition to the one in use
 
 CONNECTED: Final = frozenset((ice.AgentState.CONNECTED, ice.AgentState.COMPLETED))
 
@@ -140,7 +140,7 @@ class Component(trio.abc.Channel[bytes]):
             self.driver.traffic.sent(trio.current_time(), path, datagrams, errors)
 
     async def send_everywhere(self, datagrams: Sequence[bytes]) -> None:
-        """Send last words; see `Agent.send_everywhere`."""
+        """Send final messages; see `Agent.send_everywhere`."""
         datagrams = check_datagrams(datagrams)
         await self.send_many(datagrams)
         for base, remote in self.driver.ice.other_paths(trio.current_time())[:MAX_OTHER_PATHS]:

@@ -1,4 +1,4 @@
-"""The engine room: one core, its sockets, its one timer. Nothing here waits for the user."""
+"""The task that drives one core: its sockets and its one timer. Nothing here waits for the user."""
 
 from __future__ import annotations
 

@@ -186,14 +186,14 @@ class _Driver:
             endpoint, authenticator, config, ledger, self.parked.unpark_all, self.wake, path_works
         )
         self._transport = transport
-        self.in_hand: list[bytes] = []  # what a cancelled send may not have sent: perhaps the link's last words
+        self.in_hand: list[bytes] = []  # what a cancelled send may not have sent: perhaps the link's final messages
         self._wake = trio.Event()
 
     def wake(self) -> None:
         self._wake.set()
 
     async def run(self) -> None:
-        """Run until the link has ended and its last words are sent."""
+        """Run until the link has ended and its final messages are sent."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive)
             await self._transmit()

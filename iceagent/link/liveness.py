@@ -1,10 +1,10 @@
 """Whether the peer's end of the link lives: a PING when it has been quiet, and a verdict from those alone.
 
-Silence is no fact about the peer. A link may carry nothing for a day, its path may be gone for as long as ICE looks for
-another, and the machine may have slept; QUIC's own idle timer takes each of these for the peer's death, so it is off.
-What is below the link knows the path: an agent ends the link when the peer's consent expires. What it cannot know is
-that the peer's *link* has ended while the agent under it goes on (its last words were lost). So a link that has heard
-nothing for a while asks, and several questions in a row that found the path working and brought no answer end it.
+Silence alone says nothing about the peer. A link may carry nothing for a day, its path may be gone until ICE has found
+another one, and the machine may have slept. QUIC's own idle timer would end the link in all these cases, so it is off.
+The agent below the link knows the path, and ends the link when the peer's consent expires. It cannot know that the
+peer's *link* has ended while the peer's agent goes on (the final messages were lost). So a link that has heard nothing
+for a while sends a PING. It ends when several in a row got no answer although the path worked.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from iceagent.net.staggered import first_of, interleave
 from iceagent.net.tls import client_context, wrap_tls
 
 PROXY_TIMEOUT_S: Final = 10.0  # ours: from the connection to the proxy to its yes
-ATTEMPT_DELAY_S: Final = 0.5  # ours: a proxy's address that has not said yes by then gets company from the next one
+ATTEMPT_DELAY_S: Final = 0.5  # ours: a proxy's address that has not said yes by then is joined by the next one
 MAX_RESPONSE: Final = 16384  # ours: bytes of the head of an HTTP proxy's answer
 _SOCKS_REFUSALS: Final = {
     1: "general failure",

@@ -95,7 +95,7 @@ async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = 
 
     When one side breaks, the other is broken off too, so that nobody takes half an answer for a whole one; the error
     is raised. The same when cancelled; a local stream that cannot show it, such as a Unix socket, is at least named in
-    the log, with how much it got. A far side that takes nothing more may still have a last word, such as why.
+    the log, with how much it got. A far side that takes nothing more may still say why.
 
     Args:
         near: the local socket.

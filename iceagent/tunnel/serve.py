@@ -118,7 +118,7 @@ async def _handle_stream(session: Session, stream: NamedStream, handler: Request
 
 
 async def answer_and_close(stream: NamedStream, answer: wire.Answer) -> None:
-    """Send the answer that is the stream's last word."""
+    """Send an answer after which nothing follows, and close the stream."""
     try:
         await wire.send_answer(stream, answer)
         await stream.aclose()

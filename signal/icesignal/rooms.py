@@ -422,7 +422,7 @@ class RoomTable:
         for member in room.members.values():
             self._sessions.pop(member.session, None)
             if member.connection is not None:
-                for entry in room.unsent(member):  # the last words, of which there are no more than the log holds
+                for entry in room.unsent(member):  # at most what the log holds
                     self._give(member.connection, member, entry)
                 self._connections.pop(member.connection, None)
                 self._outputs.append(

@@ -30,7 +30,7 @@ PING_TIMEOUT_S = 20.0
 PROBE_TIMEOUT_S = 3.0  # the same where something has happened that connections die of: TCP has repeated the ping twice
 MAILBOX_MESSAGES = 512
 MAILBOX_BYTES = 4 << 20
-OUTBOX_BYTES = 2 << 20  # a window of messages and the last words of a room, which are at most its whole log
+OUTBOX_BYTES = 2 << 20  # a window of messages and what a room still has to deliver when it ends: at most its whole log
 ABNORMAL = 1006  # RFC 6455 section 7.4.1: the connection just ended
 # Between two whole messages a peer needs at most one message, its fragments' headers and some pings. More is an attack
 # by endless empty fragments, which trio-websocket would collect.

@@ -238,14 +238,14 @@ async def test_a_path_that_dies_is_silent_then_broken(vnet: Any, answer_stun: An
     """Consent ends after 30 s without answer: the reader is told, what came before is still received."""
     async with internet(vnet, answer_stun) as world, agents(world, LIVE) as (alice, bob):
         await connect(alice, bob)
-        await bob.send(b"last words")
+        await bob.send(b"final messages")
         await trio.sleep(1)
         world.bob.partition()
         cut_at = trio.current_time()
         await trio.sleep(15)
         assert alice.state is AgentState.DISCONNECTED
         assert alice.explain().kind is VerdictKind.SILENT
-        assert await alice.receive() == b"last words"
+        assert await alice.receive() == b"final messages"
         with pytest.raises(trio.BrokenResourceError), trio.fail_after(30):
             await alice.receive()
         # The last answer came before the cut, and at most one consent check of 4 to 6 s before (RFC 7675 section 5.1).

@@ -114,7 +114,7 @@ async def test_trap_26_nothing_is_left_after_return_error_or_cancellation(config
     leftovers.check()
 
 
-async def test_a_cancelled_body_still_has_its_paths_for_last_words(connected: Any) -> None:
+async def test_a_cancelled_body_still_has_its_paths_for_final_messages(connected: Any) -> None:
     """A link says goodbye when it is cancelled; the path, a relay perhaps, must not be gone before it."""
     with trio.CancelScope() as scope:
         async with connected() as (a, b):

@@ -50,7 +50,7 @@ async def test_agents_connect_over_real_tcp(
         assert len(os.listdir("/proc/self/fd")) <= before
 
 
-async def test_an_agent_closed_over_tcp_loses_none_of_its_last_words(config: Callable[..., AgentConfig]) -> None:
+async def test_an_agent_closed_over_tcp_loses_none_of_its_final_messages(config: Callable[..., AgentConfig]) -> None:
     """A link says goodbye and closes; `send` returns once the system has the bytes, which then delivers them."""
     settings = config(tcp_candidates=True)
     with trio.fail_after(60):

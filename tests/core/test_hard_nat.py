@@ -108,15 +108,15 @@ EASY, HARD, PREDICTABLE, UNKNOWN = NatKind.EASY, NatKind.HARD, NatKind.PREDICTAB
     [
         (EASY, EASY, None),
         (EASY, HARD, Technique.SPRAY),
-        (HARD, EASY, Technique.CROWD),
+        (HARD, EASY, Technique.MANY_SOCKETS),
         (EASY, PREDICTABLE, Technique.SPRAY),
-        (PREDICTABLE, EASY, Technique.CROWD),
-        (PREDICTABLE, PREDICTABLE, Technique.CROWD),
+        (PREDICTABLE, EASY, Technique.MANY_SOCKETS),
+        (PREDICTABLE, PREDICTABLE, Technique.MANY_SOCKETS),
         (HARD, HARD, None),
         (HARD, PREDICTABLE, None),
         (PREDICTABLE, HARD, None),
         (UNKNOWN, HARD, Technique.SPRAY),
-        (UNKNOWN, EASY, Technique.CROWD),
+        (UNKNOWN, EASY, Technique.MANY_SOCKETS),
     ],
 )
 def test_parts_by_kind(ours, theirs, technique):
@@ -132,7 +132,7 @@ def test_the_two_parts_fit(ours, theirs, number):
     other = assign(announce(theirs, number=number), announce(ours, number=number))
     assert (one is None) == (other is None)
     if one is not None and other is not None:
-        assert {Technique.CROWD, Technique.BOTH} & {one.technique, other.technique}
+        assert {Technique.MANY_SOCKETS, Technique.BOTH} & {one.technique, other.technique}
         assert one.is_timed == other.is_timed
 
 
@@ -140,12 +140,12 @@ def test_the_two_parts_fit(ours, theirs, number):
     ("shown", "technique"),
     [
         (Shown(UNKNOWN, UNKNOWN), Technique.BOTH),
-        (Shown(HARD, UNKNOWN), Technique.CROWD),
+        (Shown(HARD, UNKNOWN), Technique.MANY_SOCKETS),
         (Shown(UNKNOWN, HARD), Technique.SPRAY),
         (Shown(EASY, UNKNOWN), Technique.SPRAY),
-        (Shown(UNKNOWN, EASY), Technique.CROWD),
+        (Shown(UNKNOWN, EASY), Technique.MANY_SOCKETS),
         (Shown(EASY, HARD), Technique.SPRAY),
-        (Shown(HARD, EASY), Technique.CROWD),
+        (Shown(HARD, EASY), Technique.MANY_SOCKETS),
         (Shown(HARD, HARD), Technique.BOTH),
         (Shown(EASY, EASY), None),
     ],
@@ -359,9 +359,9 @@ def test_a_spray_around_a_port_begins_there():
     assert len(ports) == len(set(ports))
 
 
-def test_a_crowd_opens_every_socket_first_and_then_probes_from_all():
+def test_a_pool_opens_every_socket_first_and_then_probes_from_all():
     """The openers make room; what follows says who is there, and again when it got lost."""
-    sent = run(make(Technique.CROWD, 200, sockets=32), lateness=lambda: 0.0, until=5)
+    sent = run(make(Technique.MANY_SOCKETS, 200, sockets=32), lateness=lambda: 0.0, until=5)
     shots = [shot for _, shot in sent]
     assert [shot.slot for shot in shots[:64]] == [*range(32), *range(32)]
     assert [shot.is_opener for shot in shots[:64]] == [True] * 32 + [False] * 32
@@ -387,24 +387,24 @@ def test_rounds_aim_near_and_far():
     assert min(AIM_AHEAD) >= 8
 
 
-@pytest.mark.parametrize("ours", [Technique.SPRAY, Technique.CROWD, Technique.BOTH])
+@pytest.mark.parametrize("ours", [Technique.SPRAY, Technique.MANY_SOCKETS, Technique.BOTH])
 def test_both_parts_fit_whatever_the_peer_was_shown(ours):
     """The two sides see different checks at different times: one may play a part while the other one still plays both.
 
-    Whichever side is the hard one, its crowd comes before the other's spray.
+    Whichever side is the hard one, its many sockets come before the other's spray.
     """
-    shown = {Technique.SPRAY: Shown(UNKNOWN, HARD), Technique.CROWD: Shown(HARD), Technique.BOTH: Shown()}[ours]
+    shown = {Technique.SPRAY: Shown(UNKNOWN, HARD), Technique.MANY_SOCKETS: Shown(HARD), Technique.BOTH: Shown()}[ours]
     one, other = assign(announce(UNKNOWN), announce(UNKNOWN), shown), assign(announce(UNKNOWN), announce(UNKNOWN))
     assert one is not None
     assert other is not None
     played = [run(make(task.technique, 200, end_at=8.0), lateness=lambda: 0.0) for task in (one, other)]
     sprays = [{shot.remote.port for _, shot in side if shot.slot == BASE} for side in played]
-    crowds = [{shot.slot for _, shot in side if shot.slot != BASE} for side in played]
+    pools = [{shot.slot for _, shot in side if shot.slot != BASE} for side in played]
     if ours is not Technique.SPRAY:
-        assert len(crowds[0]) == SPRAY_SOCKETS
+        assert len(pools[0]) == SPRAY_SOCKETS
         assert len(sprays[1]) > 500
-    if ours is not Technique.CROWD:
-        assert len(crowds[1]) == SPRAY_SOCKETS
+    if ours is not Technique.MANY_SOCKETS:
+        assert len(pools[1]) == SPRAY_SOCKETS
         assert len(sprays[0]) > 500
 
 

@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["iceagent", "icesignal", "dns"]):
     from iceagent.core.ice import Credentials, IceAgent, Role, host_candidate
     from iceagent.core.portmap import natpmp, pcp
     from iceagent.core.stun.server import BindingServer
-    from iceagent.core.turn.server.preauth import read_envelope
+    from iceagent.core.turn.server.preauth import read_unverified
     from iceagent.link.auth import LinkAuthenticator
     from iceagent.link.config import LinkRole
     from iceagent.link.control import ControlError, ControlFrameReader
@@ -124,7 +124,7 @@ def turn_stream(data: bytes) -> None:
 def turn_envelope(data: bytes) -> None:
     """What the TURN server reads before it knows who speaks (trap 37), of all that has the header of a message."""
     if stun.looks_like_stun(data):
-        read_envelope(data)
+        read_unverified(data)
 
 
 def nat_pmp(data: bytes) -> None:

@@ -82,7 +82,7 @@ async def test_an_outage_of_any_length_ends_nothing_while_the_path_is_known_to_b
     ],
 )
 async def test_a_peer_whose_link_is_gone_while_its_path_answers_is_found_out(ends, autojump_clock, knows, words):
-    """Its last words were lost, and whatever carries the link goes on: nobody but the link itself can notice.
+    """Its final messages were lost, and whatever carries the link goes on: nobody but the link itself can notice.
 
     That the path works is said where it is known, and there alone.
     """

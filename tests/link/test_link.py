@@ -180,7 +180,7 @@ async def test_what_was_written_before_close_still_arrives(ends, autojump_clock)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        async with pair.client() as client, await client.open_stream("last words") as stream:
+        async with pair.client() as client, await client.open_stream("final messages") as stream:
             await stream.send_all(b"x" * 100_000)
     assert len(got) == 100_000
 

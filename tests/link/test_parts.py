@@ -294,7 +294,7 @@ class _AnswersStopSending:
 
 
 @pytest.mark.parametrize("backend", ["qh3", "aioquic"])
-def test_last_words_that_ask_for_an_answer_do_no_harm(backend: str) -> None:
+def test_final_messages_that_ask_for_an_answer_do_no_harm(backend: str) -> None:
     """STOP_SENDING and CONNECTION_CLOSE in one batch: nobody is left to hear the answer to the first."""
     identities = {role: generate_identity() for role in LinkRole}
     client, server = (
@@ -320,10 +320,10 @@ def test_last_words_that_ask_for_an_answer_do_no_harm(backend: str) -> None:
         if step == 5:
             server.send_stream(stream_id, b"x" * 5000)
     client.stop_stream(stream_id, 20)
-    last_words = client.datagrams_to_send(1.0)
+    final_messages = client.datagrams_to_send(1.0)
     client.close(0, "done")
-    last_words += client.datagrams_to_send(1.0)
-    server.receive_untrusted([Batch(PEER, datagram, len(datagram)) for datagram in last_words], 1.0)
+    final_messages += client.datagrams_to_send(1.0)
+    server.receive_untrusted([Batch(PEER, datagram, len(datagram)) for datagram in final_messages], 1.0)
     handler = _AnswersStopSending(server)
     server.drain_events(handler)
     assert handler.asked == 1

@@ -137,7 +137,7 @@ async def test_an_invitation_is_good_for_one_peer(relay: Server) -> None:
 
 
 async def test_leaving_is_heard_by_the_other_side_after_what_was_said(relay: Server) -> None:
-    """The last words come first."""
+    """What was sent before comes first."""
     async with icesignal.open_invitation(relay.url) as invitation, trio.open_nursery() as nursery:
 
         async def stay() -> None:

@@ -12,7 +12,7 @@ import trio
 from iceagent import vnet as virtual
 from iceagent.agent import Agent, AgentConfig, Role, open_agent
 from iceagent.agent.gather.remote import MAX_WAITING
-from iceagent.agent.hard_nat.sockets import MAX_OPEN, Crowd
+from iceagent.agent.hard_nat.sockets import MAX_OPEN, SocketPool
 from iceagent.agent.hard_nat.view import NatView
 from iceagent.core import ice, sdp, stun
 from iceagent.core.address import TransportAddress
@@ -173,7 +173,7 @@ async def test_a_stun_server_that_names_a_denied_address_has_nothing_sent_there(
     assert not sent[1]
 
 
-async def test_crowds_that_open_at_once_share_the_process_s_bound(vnet: Any) -> None:
+async def test_pools_that_open_at_once_share_the_process_s_bound(vnet: Any) -> None:
     """Many agents meet hard NATs in the same second; the descriptors of the process are not theirs alone."""
     net = vnet()
     host = net.host(net.internet)
@@ -182,18 +182,18 @@ async def test_crowds_that_open_at_once_share_the_process_s_bound(vnet: Any) -> 
         await trio.sleep(0.001)
         return await host.open_udp(host.address)
 
-    crowds = [Crowd(open_slowly, lambda sock, batch: False) for _ in range(4)]
+    pools = [SocketPool(open_slowly, lambda sock, batch: False) for _ in range(4)]
     async with net:
         async with trio.open_nursery() as nursery:
-            for crowd in crowds:
-                nursery.start_soon(crowd.open, 256)
-        assert sum(map(len, crowds)) == MAX_OPEN
-        for crowd in crowds:
-            crowd.close()
-        again = Crowd(open_slowly, lambda sock, batch: False)
+            for pool in pools:
+                nursery.start_soon(pool.open, 256)
+        assert sum(map(len, pools)) == MAX_OPEN
+        for pool in pools:
+            pool.close()
+        again = SocketPool(open_slowly, lambda sock, batch: False)
         with trio.move_on_after(0.01):
             await again.open(256)
         again.close()
-        await crowds[0].open(256)
-        assert len(crowds[0]) == 256
-        crowds[0].close()
+        await pools[0].open(256)
+        assert len(pools[0]) == 256
+        pools[0].close()

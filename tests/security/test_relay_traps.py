@@ -249,7 +249,7 @@ async def test_trap_48_a_full_log_can_be_resumed(count: int, size: int) -> None:
 
 
 async def test_trap_48_what_waits_for_a_reader_waits_in_the_log() -> None:
-    """A reader that stands still costs a window, not a copy of the log; the last words come whole all the same."""
+    """A reader that stands still costs a window, not a copy of the log; the final messages come whole all the same."""
     limits = RoomLimits(window_bytes=8_192)
     table = RoomTable(randbytes=token_bytes, limits=limits)
     table.handle_frame(0.0, 1, wire.Allocate(session=b"a" * 16))

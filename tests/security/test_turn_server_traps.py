@@ -11,7 +11,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.turn.server import ConnectPeer, PeerPolicy, PolicyError, TurnLimits
 from iceagent.core.turn.server import server as server_module
-from iceagent.core.turn.server.limits import LAST_WORDS_S
+from iceagent.core.turn.server.limits import IN_FLIGHT_S
 from iceagent.errors import LocalError
 from iceagent.servers import TurnOptions
 
@@ -150,8 +150,8 @@ def test_trap_33_own_address_is_a_peer_only_as_a_relay() -> None:
     assert one.from_peer(TransportAddress(RELAY_4, 53), b"x") == []
     assert error_of(one.permit(TransportAddress(RELAY_4, 53))) == 403
     two.refresh(0)
-    assert one.from_peer(relay, b"x")  # sent before the end, read after it: last words are on their way for a moment
-    bench.now += LAST_WORDS_S
+    assert one.from_peer(relay, b"x")  # sent before the end, read after it: for a moment they are still on their way
+    bench.now += IN_FLIGHT_S
     assert one.from_peer(relay, b"x") == []
     assert not one.channel_data(b"\x40\x00\x00\x01x")
     assert one.indicate(relay, b"x") is None

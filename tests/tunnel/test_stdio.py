@@ -137,12 +137,12 @@ async def test_trap_45_a_slow_reader_gets_everything(autojump_clock):
     async with linked_sessions() as (joiner, inviter), trio.open_nursery() as nursery:
 
         async def writer() -> None:
-            await run_pipe(inviter, Given(b"the last words"), opener=False)
+            await run_pipe(inviter, Given(b"the final messages"), opener=False)
             inviter._link.close()
 
         nursery.start_soon(writer)
         await run_pipe(joiner, slow, opener=True)
-    assert slow.taken == b"the last words"
+    assert slow.taken == b"the final messages"
 
 
 async def test_trap_45_an_interrupted_reader_is_no_success_of_the_writer(autojump_clock):
@@ -161,7 +161,7 @@ async def test_trap_45_an_interrupted_reader_is_no_success_of_the_writer(autojum
         nursery.start_soon(reader)
         nursery.start_soon(interrupt)
         with pytest.raises(PeerLeft, match="before the end of the data"):
-            await run_pipe(inviter, Given(b"the last words"), opener=False)
+            await run_pipe(inviter, Given(b"the final messages"), opener=False)
 
 
 @pytest.mark.parametrize(("lost", "expected"), [(None, PeerLeft), (LinkLost("silent"), PeerLost)])

@@ -198,7 +198,7 @@ def test_hard_nats_are_passed_within_ten_seconds(left, right):
         assert story.busiest <= 200
         assert max(story.packets) <= 4096
         assert story.late == []
-        assert max(story.sockets) <= 1 + 4  # all of the crowd are closed but those that were struck
+        assert max(story.sockets) <= 1 + 4  # all of the pool are closed but those that were struck
         assert story.left_open == 0
 
 
@@ -374,7 +374,7 @@ def test_checks_through_the_relay_tell_who_does_what(left, right):
             began = {kind: home.events(HardNatBegun) for kind, home in zip((left, right), homes, strict=True)}
             assert [home.events(NatSeen)[0].nat for home in homes] == ["unknown", "unknown"]
             assert began["port-restricted"][0].technique == "spray"
-            assert began["symmetric"][0].technique == "crowd"
+            assert began["symmetric"][0].technique == "many-sockets"
             return all(is_direct(home.agent) for home in homes)
 
     assert all(vnet_package.run(lambda seed=seed: once(seed), seed=seed) for seed in SEEDS[:4])
@@ -416,7 +416,7 @@ async def test_events_and_explanations_tell_what_was_tried(vnet):
             await home.agent.wait_connected()
         await trio.sleep(0.1)
         assert [home.events(NatSeen)[0].nat for home in homes] == ["easy", "hard"]
-        assert [home.events(HardNatBegun)[0].technique for home in homes] == ["spray", "crowd"]
+        assert [home.events(HardNatBegun)[0].technique for home in homes] == ["spray", "many-sockets"]
         assert homes[1].events(HardNatBegun)[0].sockets == 256
         assert homes[1].events(HardNatBegun)[0].ttl == 2
         for home in homes:

@@ -282,7 +282,7 @@ async def test_a_relay_of_the_peers_that_its_checks_came_from_before_its_candida
         assert not [event for _, event in alice._driver.timeline.entries() if isinstance(event, ice.Restarted)]
 
 
-async def test_last_words_reach_a_peer_that_has_not_followed_to_the_path_in_use(vnet):
+async def test_final_messages_reach_a_peer_that_has_not_followed_to_the_path_in_use(vnet):
     """It answers checks there, and takes no data from there yet: its own check of that path is lost until too late."""
     net = vnet()
     homes = [net.router(net.internet, nat=PORT_RESTRICTED, delay_s=0.01) for _ in range(2)]

@@ -281,7 +281,7 @@ async def test_two_that_see_nothing_but_each_others_tcp_fail_with_a_reason(vnet)
                 lab.introduce(nursery)
                 with pytest.raises(NetworkError, match="no path"):
                     await lab.alice.wait_connected()
-    await trio.sleep(60)  # TCP's own last words
+    await trio.sleep(60)  # TCP's own final messages
     assert net.statistics().sockets_left_open == 0
 
 

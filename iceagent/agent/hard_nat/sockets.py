@@ -1,4 +1,4 @@
-"""Many sockets for a short while, one of which the peer is to strike."""
+"""Many sockets for a short while: a check of the peer is to arrive at one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iceagent.core.hard_nat import is_target
 from iceagent.net.api import Batch, LimitsHops, UdpSocket
 
 MAX_OPEN: Final = 512
-"""Ours: sockets of all crowds of a process; systems commonly grant a process 1,024 descriptors."""
+"""Ours: sockets of all pools of a process; systems commonly grant a process 1,024 descriptors."""
 MAX_HOPS: Final = 8  # ours: a home router, a carrier's NAT and what lies between are closer than that
 TRACE_PORT: Final = 33434  # where traceroute's probes go: nobody listens, and the port tells the TTL
 TRACE_S: Final = 0.5  # ours: for the answers
@@ -23,8 +23,8 @@ Strike = Callable[[UdpSocket, Batch], bool]
 """Told of what arrives at one of the sockets; returns whether the socket is taken over."""
 
 
-class Crowd:
-    """Sockets that are closed when the crowd is, but for those taken over.
+class SocketPool:
+    """Sockets that are closed with the pool, but for those taken over.
 
     Args:
         open_socket: binds one more; None when that fails.

@@ -20,7 +20,7 @@ from iceagent.agent.direct import is_direct, wait_direct
 from iceagent.agent.driver import Driver
 from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.agent.gather.reflexive import Base
-from iceagent.agent.hard_nat.sockets import Crowd, find_ttl
+from iceagent.agent.hard_nat.sockets import SocketPool, find_ttl
 from iceagent.agent.hard_nat.view import NatView
 from iceagent.agent.report.events import HardNatBegun, HardNatEnded, NatSeen
 from iceagent.core import ice, stun
@@ -52,7 +52,7 @@ logger = logging.getLogger("iceagent.agent")
 KIND_ATTRIBUTE: Final = "x-nat"
 ROUND_ATTRIBUTE: Final = "x-nat-round"
 HEAD_START_S: Final = 0.7  # ours: ordinary checks that lead to a path have done so by then, as a rule
-OPENING_S: Final = 0.4  # ours: a spray begins later than the crowd that it is to meet
+OPENING_S: Final = 0.4  # ours: a spray begins later than the sockets that it is to meet
 ROUND_S: Final = 3.0  # ours: with announced ports; then they are announced anew
 PAUSE_S: Final = 2.0  # ours: after a check of the peer came through, which four round trips of any path take
 MAX_ADOPTED: Final = 4  # ours: sockets that were struck; one suffices
@@ -155,7 +155,7 @@ class HardNatTraversal:
                     return
                 ours = await self._announce(nat, max(ours.round + 1, theirs.round)) or ours
         finally:
-            nat.crowd.close()
+            nat.pool.close()
 
     async def _look(self) -> _Nat | None:
         """See what our NAT is like, from the first address of ours where a server answers."""
@@ -166,7 +166,7 @@ class HardNatTraversal:
             habit = await view.look()
             if not habit.host:
                 continue
-            nat = _Nat(base, view, habit, Crowd(open_socket, self._strike), frozenset(one.host for one in servers))
+            nat = _Nat(base, view, habit, SocketPool(open_socket, self._strike), frozenset(one.host for one in servers))
             if habit.kind is not NatKind.EASY:
                 nat.ttl = await find_ttl(open_socket, servers[0].host, self._pace)
             return nat
@@ -219,9 +219,9 @@ class HardNatTraversal:
     async def _aim(self, nat: _Nat, number: int) -> int:
         """Return the external port that sockets opened soon will have; 0 where no server answers any more."""
         if nat.habit.step == 0:  # a fresh socket's own: then it has to be open already
-            nat.crowd.close()
-            await nat.crowd.open(_KEPT_SOCKETS)
-            return nat.crowd.first_port()
+            nat.pool.close()
+            await nat.pool.open(_KEPT_SOCKETS)
+            return nat.pool.first_port()
         last_port = await nat.view.last_port()
         return 0 if last_port is None else replace(nat.habit, last_port=last_port).port_after(aim_ahead(number))
 
@@ -236,28 +236,28 @@ class HardNatTraversal:
     async def _attempt(self, nat: _Nat, task: Task, end_at: float) -> bool:
         """Carry out our part; return whether it is over for good: there is a path, or time or packets ran out."""
         began_at = trio.current_time()
-        is_crowd = task.technique is not Technique.SPRAY
-        if is_crowd and not len(nat.crowd):
-            await nat.crowd.open(min(task.sockets, self._limits.sockets))
-        task = replace(task, sockets=len(nat.crowd) if is_crowd else 0)
+        opens_many = task.technique is not Technique.SPRAY
+        if opens_many and not len(nat.pool):
+            await nat.pool.open(min(task.sockets, self._limits.sockets))
+        task = replace(task, sockets=len(nat.pool) if opens_many else 0)
         traversal = Traversal(
             task,
-            start_at=began_at + (0.0 if is_crowd or task.is_timed else OPENING_S),
+            start_at=began_at + (0.0 if opens_many or task.is_timed else OPENING_S),
             end_at=min(end_at, began_at + (ROUND_S if task.is_timed else SHOWN_S if task.is_shown else math.inf)),
             packets=self._packets_left,
             caps=self._caps,
             randbytes=self._config.randbytes,
         )
-        self._driver.note(HardNatBegun(task.technique.value, task.target, task.sockets, nat.ttl if is_crowd else 0))
+        self._driver.note(HardNatBegun(task.technique.value, task.target, task.sockets, nat.ttl if opens_many else 0))
         is_direct = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(nat.crowd.receive)
+                nursery.start_soon(nat.pool.receive)
                 is_direct = await self._carry_out(nat, traversal, task)
                 nursery.cancel_scope.cancel()
         finally:
             self._packets_left -= traversal.packets_sent
-            nat.crowd.close()
+            nat.pool.close()
         is_spent = self._packets_left <= 0
         is_over = is_direct or is_spent or trio.current_time() >= end_at
         result = "direct" if is_direct else "no-packets-left" if is_spent else "no-path"
@@ -294,18 +294,18 @@ class HardNatTraversal:
             return
         if shot.is_opener:  # of no meaning to anybody: it is to die on the way
             indication = stun.encode(stun.binding_indication(self._config.randbytes(12)))
-            nat.crowd.send(shot.slot, indication, shot.remote, nat.ttl)
+            nat.pool.send(shot.slot, indication, shot.remote, nat.ttl)
             return
         probe = self._driver.ice.probing.build()
         if probe is None:
             return
         if shot.slot != BASE:
-            nat.crowd.send(shot.slot, probe, shot.remote)
+            nat.pool.send(shot.slot, probe, shot.remote)
         elif (sock := self._driver.sockets.get(nat.base)) is not None:
             sock.send_nowait((probe,), shot.remote)
 
     def _strike(self, sock: UdpSocket, batch: Batch) -> bool:
-        """Take over a socket of the crowd at which an authenticated check of the peer has arrived."""
+        """Take over a socket of the pool at which an authenticated check of the peer has arrived."""
         core, base = self._driver.ice, sock.local_address
         if self._struck >= MAX_ADOPTED or self._nursery is None or self._driver.closed:
             return False
@@ -376,7 +376,7 @@ class _Nat:
         base: the socket whose mapped address the peer knows.
         view: asks servers for the next port.
         habit: what the NAT does.
-        crowd: further sockets.
+        pool: further sockets.
         servers: hosts of the STUN servers.
         ttl: of openers; 0 for the usual.
         is_late: ordinary checks have had their head start.
@@ -385,7 +385,7 @@ class _Nat:
     base: TransportAddress
     view: NatView
     habit: PortHabit
-    crowd: Crowd
+    pool: SocketPool
     servers: frozenset[str]
     ttl: int = 0
     is_late: bool = False

@@ -168,7 +168,7 @@ class HardNatBegun(Struct, frozen=True):
     """Packets are being sent to get through a hard NAT.
 
     Attributes:
-        technique: `spray` (probes from one socket to many ports), `crowd` (many sockets, one destination) or `both`.
+        technique: `spray` (from one socket to many ports), `many-sockets` (from many sockets to one) or `both`.
         target: where they go; port 0 stands for many.
         sockets: that were opened.
         ttl: of the first packets of each; 0 for the usual.

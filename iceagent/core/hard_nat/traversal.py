@@ -106,12 +106,12 @@ def is_target(address: TransportAddress) -> bool:
 class Technique(Enum):
     """What one side does.
 
-    SPRAY: probes from one socket to many ports. CROWD: from many sockets to one port. BOTH: first the sockets of a
-    crowd, then the probes of a spray.
+    SPRAY: from one socket to many ports. MANY_SOCKETS: from many sockets to one port. BOTH: first from many sockets,
+    then to many ports.
     """
 
     SPRAY = "spray"
-    CROWD = "crowd"
+    MANY_SOCKETS = "many-sockets"
     BOTH = "both"
 
 
@@ -134,7 +134,7 @@ class Task:
     Attributes:
         technique: see there.
         target: where to send; of a SPRAY only the host, and the port around which it begins unless 0.
-        sockets: to be opened for a CROWD, or for BOTH.
+        sockets: to be opened for a MANY_SOCKETS, or for BOTH.
         is_timed: it rests on ports announced a moment ago, and is tried anew with others before long.
         is_urgent: ordinary checks have no hope, so that their head start would only make the ports stale.
         is_shown: it rests on what checks have shown, which may mislead: in the end both parts are played.
@@ -166,10 +166,10 @@ def assign(ours: Announcement, theirs: Announcement, shown: Shown = NOTHING_SHOW
         around = theirs.address.port if other is NatKind.PREDICTABLE else 0
         return Task(Technique.SPRAY, theirs.address._replace(port=around), is_timed=around > 0)
     if other is NatKind.EASY and mine is NatKind.HARD:
-        return Task(Technique.CROWD, theirs.address, SPRAY_SOCKETS)
+        return Task(Technique.MANY_SOCKETS, theirs.address, SPRAY_SOCKETS)
     if mine is NatKind.PREDICTABLE and other in (NatKind.EASY, NatKind.PREDICTABLE):
         sockets, is_urgent = AIM_SOCKETS * aim_ahead(ours.round), other is NatKind.PREDICTABLE
-        return Task(Technique.CROWD, theirs.address, sockets, is_timed=True, is_urgent=is_urgent)
+        return Task(Technique.MANY_SOCKETS, theirs.address, sockets, is_timed=True, is_urgent=is_urgent)
     return None
 
 
@@ -180,7 +180,7 @@ def _assign_by_checks(theirs: Announcement, shown: Shown) -> Task | None:
     if shown.ours is not shown.theirs and (shown.ours is easy or shown.theirs is hard):
         return Task(Technique.SPRAY, theirs.address._replace(port=0), is_shown=True)
     if shown.ours is not shown.theirs:
-        return Task(Technique.CROWD, theirs.address, SPRAY_SOCKETS, is_shown=True)
+        return Task(Technique.MANY_SOCKETS, theirs.address, SPRAY_SOCKETS, is_shown=True)
     return Task(Technique.BOTH, theirs.address, SPRAY_SOCKETS)
 
 
@@ -198,7 +198,7 @@ def aim_ahead(number: int) -> int:
 
 
 class Shot(NamedTuple):
-    """One packet to send: from the crowd's socket number `slot`, or from the agent's own (`BASE`)."""
+    """One packet to send: from the pool's socket number `slot`, or from the agent's own (`BASE`)."""
 
     slot: int
     remote: TransportAddress
@@ -248,7 +248,7 @@ class Traversal:
         if self.over or shot is None or now < self._due_at():
             return None
         if shot.slot == 0:
-            # The next time round of a crowd begins later: its sockets are open, and answers take a while.
+            # The next round over many sockets begins later: they are open, and answers take a while.
             spread_s = 2 * self._task.sockets * self._gap_s
             self._repeat_at = now + max(_REPEAT_MIN_S, spread_s)
         for cap in self._caps:
@@ -284,21 +284,21 @@ class Traversal:
 def _shots(task: Task, randbytes: Callable[[int], bytes]) -> Iterator[Shot]:
     if task.technique is Technique.SPRAY:
         return _spray(task.target, randbytes)
-    if task.technique is Technique.CROWD:
-        return _crowd(task.target, task.sockets)
+    if task.technique is Technique.MANY_SOCKETS:
+        return _many_sockets(task.target, task.sockets)
     return _both(task.target, task.sockets, randbytes)
 
 
 def _both(target: TransportAddress, sockets: int, randbytes: Callable[[int], bytes]) -> Iterator[Shot]:
-    """Give an opener from every socket, then a spray; once, in between, a probe from every socket, as of a crowd."""
-    crowd, spray = _crowd(target, sockets), _spray(target._replace(port=0), randbytes)
-    yield from islice(crowd, sockets)
+    """Give an opener from every socket, then a spray; once, in between, a probe from every socket."""
+    pool, spray = _many_sockets(target, sockets), _spray(target._replace(port=0), randbytes)
+    yield from islice(pool, sockets)
     yield from islice(spray, SPRAY_BETWEEN)
-    yield from islice(crowd, sockets)
+    yield from islice(pool, sockets)
     yield from spray
 
 
-def _crowd(target: TransportAddress, sockets: int) -> Iterator[Shot]:
+def _many_sockets(target: TransportAddress, sockets: int) -> Iterator[Shot]:
     """Give an opener from every socket, then probes from all of them, over and over.
 
     Probes have the usual TTL: they open the way also where the openers' TTL was too low, and where both sides' ports

@@ -177,5 +177,5 @@ class PortMapper:
 
     def _worst_news(self) -> MappingFailed:
         """Return the failure that says most: a refusal says more than silence or another version."""
-        dull = ("no answer", UNSUPPORTED_VERSION)
-        return max(self._failures.values(), key=lambda failure: failure.reason not in dull)
+        says_little = ("no answer", UNSUPPORTED_VERSION)
+        return max(self._failures.values(), key=lambda failure: failure.reason not in says_little)

@@ -33,7 +33,7 @@ logger = limited_logger("iceagent.turn")
 RELEASE_BUDGET_S: Final = 0.5  # ours: for giving the allocation back; the server forgets it by itself in time
 ROTATE_BEFORE_S: Final = 60.0  # ours: before credentials expire, new ones are asked for
 ROTATE_RETRY_S: Final = 10.0  # ours
-ADDRESS_DELAY_S: Final = 0.5  # ours: a server's address that has not allocated by then gets company from the next one
+ADDRESS_DELAY_S: Final = 0.5  # ours: a server's address that has not allocated by then is joined by the next one
 MAX_HOPS: Final = 4  # ours: alternate servers followed (RFC 8489 section 10 warns of loops)
 MAX_MISMATCHES: Final = 3  # ours: sockets tried whose 5-tuple the server takes for another allocation's
 

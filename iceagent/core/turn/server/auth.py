@@ -15,7 +15,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import preauth
 from iceagent.core.turn.server.nonces import NonceMaker, NonceState
-from iceagent.core.turn.server.preauth import Envelope
+from iceagent.core.turn.server.preauth import UnverifiedRequest
 from iceagent.core.turn.server.users import Account, UserStore
 
 ALGORITHMS: Final = (stun.SHA256, stun.MD5)
@@ -82,12 +82,12 @@ class RequestAuthenticator:
         return stun.Realm(self.realm), stun.Nonce(nonce), self._offer
 
     def check(
-        self, now: float, transport: str, remote: TransportAddress, envelope: Envelope
+        self, now: float, transport: str, remote: TransportAddress, request: UnverifiedRequest
     ) -> Authenticated | Rejected:
         """Return who vouches for a request, or why nobody does."""
-        if not envelope.has_integrity:
+        if not request.has_integrity:
             return Rejected(stun.Code.UNAUTHENTICATED)
-        fields = envelope.fields
+        fields = request.fields
         nonce = fields.get(preauth.NONCE)
         if nonce is None or preauth.REALM not in fields or not (fields.keys() & {preauth.USERNAME, preauth.USERHASH}):
             return Rejected(stun.Code.BAD_REQUEST)
@@ -100,8 +100,8 @@ class RequestAuthenticator:
         if fields[preauth.REALM] == self._realm:
             for account in self._accounts(fields):
                 key = self._key(account.username, self.realm, account.password, algorithm)
-                if envelope.verify(key):
-                    integrity = stun.Integrity.SHA256 if envelope.uses_sha256 else stun.Integrity.SHA1
+                if request.verify(key):
+                    integrity = stun.Integrity.SHA256 if request.uses_sha256 else stun.Integrity.SHA1
                     return Authenticated(account, key, integrity, preauth.PASSWORD_ALGORITHM not in fields)
         return Rejected(stun.Code.UNAUTHENTICATED, proven=True)
 

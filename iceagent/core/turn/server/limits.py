@@ -18,7 +18,7 @@ FIRST_PORT: Final = 49152  # RFC 8656 section 7.2: the dynamic range of RFC 6335
 LAST_PORT: Final = 65535
 
 PORT_REST_S: Final = 60.0  # ours: how long a released port stays unused, so that strangers' late packets find nobody
-LAST_WORDS_S: Final = 1.0  # ours: how long what a relay sent before its end may take to another relay of this server
+IN_FLIGHT_S: Final = 1.0  # ours: how long what a relay sent before its end may take to another relay of this server
 MAX_DEPARTED: Final = 4096  # ours: relays remembered for that
 OPEN_ATTEMPTS: Final = 8  # ours: ports tried when other programs hold them
 MAX_PENDING_OUTPUT: Final = 65536  # ours: transmits and events the shell has not drained

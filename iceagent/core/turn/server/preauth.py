@@ -36,8 +36,8 @@ _TEXT_MAX: Final = 763  # RFC 8489 sections 14.9 and 14.10
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
-    """A request as an unread letter: who signed it, and where the signature is."""
+class UnverifiedRequest:
+    """A request that is not yet authenticated: whose it claims to be, and where the proof is."""
 
     data: bytes
     fields: dict[int, bytes]
@@ -61,8 +61,8 @@ class Envelope:
         return verify_integrity_at(MESSAGE_INTEGRITY, self.data, self.integrity_at, SHA1_LENGTH, key)
 
 
-def read_envelope(data: bytes) -> Envelope | None:
-    """Return the envelope of a message with a STUN header; None where its attributes do not add up.
+def read_unverified(data: bytes) -> UnverifiedRequest | None:
+    """Return what authentication needs of a message with a STUN header; None where its attributes do not add up.
 
     A signature of a wrong length, an attribute that reaches past the end and a wrong fingerprint make it None.
     """
@@ -88,4 +88,4 @@ def read_envelope(data: bytes) -> Envelope | None:
             integrity_at = at
         elif kind in _WANTED and not (integrity_at or sha256_at) and kind not in fields and size <= _TEXT_MAX:
             fields[kind] = data[at + 4 : at + 4 + size]
-    return Envelope(data, fields, integrity_at, sha256_at)
+    return UnverifiedRequest(data, fields, integrity_at, sha256_at)

@@ -21,7 +21,7 @@ from iceagent.core.turn.server.limits import FIRST_PORT, LAST_PORT, NONCE_LIFETI
 from iceagent.core.turn.server.nonces import NonceMaker
 from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
-from iceagent.core.turn.server.preauth import read_envelope
+from iceagent.core.turn.server.preauth import read_unverified
 from iceagent.core.turn.server.refresh import handle_channel_bind, handle_create_permission, handle_refresh
 from iceagent.core.turn.server.relaying import PeerDatagrams
 from iceagent.core.turn.server.replies import ReplyBudget
@@ -178,11 +178,11 @@ class TurnServer:
             self._handle_request(now, path, data, _HANDLERS[method])
 
     def _handle_request(self, now: float, path: ClientPath, data: bytes, handler: _Handler) -> None:
-        envelope = read_envelope(data)
-        if envelope is None:
+        unverified = read_unverified(data)
+        if unverified is None:
             self.counters["malformed"] += 1
             return
-        who = self._authenticator.check(now, path.transport, path.remote, envelope)
+        who = self._authenticator.check(now, path.transport, path.remote, unverified)
         if isinstance(who, Rejected):
             self._reject(now, path, data, who)
             return
@@ -202,7 +202,7 @@ class TurnServer:
         handler(self._state, now, path, request, who)
 
     def _reject(self, now: float, path: ClientPath, data: bytes, why: Rejected) -> None:
-        """Answer a request nobody vouches for: small, unsigned, and never more than the budget allows."""
+        """Answer a request nobody has authenticated: small, unsigned, and never more than the budget allows."""
         self.counters[f"rejected_{int(why.code)}"] += 1
         if why.proven:
             self._note_proven(now, path)

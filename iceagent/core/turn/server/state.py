@@ -13,7 +13,7 @@ from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.stun.rate_limit import levels_of
 from iceagent.core.token_bucket import TokenBucket
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, RelayedAddress, Signing
-from iceagent.core.turn.server.limits import LAST_WORDS_S, MAX_DEPARTED, MAX_PENDING_OUTPUT, TurnLimits
+from iceagent.core.turn.server.limits import IN_FLIGHT_S, MAX_DEPARTED, MAX_PENDING_OUTPUT, TurnLimits
 from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
 
@@ -216,7 +216,7 @@ class ServerState:
         departed.pop(address, None)
         while departed and (len(departed) >= MAX_DEPARTED or next(iter(departed.values())) <= now):
             del departed[next(iter(departed))]  # oldest first
-        departed[address] = now + LAST_WORDS_S
+        departed[address] = now + IN_FLIGHT_S
 
     def was_relayed(self, now: float, address: TransportAddress) -> bool:
         """Tell whether an address is a relayed one of this server now, or was a moment ago."""
