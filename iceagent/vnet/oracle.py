@@ -133,6 +133,7 @@ class _Socket:
     is_relay: bool = False
     permitted: set[str] = field(default_factory=set[str])
     reflexive: set[_Endpoint] = field(default_factory=set[_Endpoint])
+    heard: set[_Endpoint] = field(default_factory=set[_Endpoint])  # where checks came from that nobody told of
 
 
 class _Arrival(NamedTuple):
@@ -269,7 +270,7 @@ class _Play:
     def __init__(self, sides: tuple[Side, Side]) -> None:
         self._world = _World()
         self._sides = sides
-        self._known: tuple[set[_Endpoint], set[_Endpoint]] = (set(), set())
+        self._told: tuple[set[_Endpoint], set[_Endpoint]] = (set(), set())
         self._sockets = (list(self._open(0, sides[0])), list(self._open(1, sides[1])))
         for number, side in enumerate(sides):
             self._gather(number, side)
@@ -279,19 +280,23 @@ class _Play:
             self._sockets[number][:] = [one for one in self._sockets[number] if self._candidates(one, side)]
             for one in self._sockets[number]:
                 told = self._candidates(one, side)
-                self._known[1 - number].update(at for at, kind in told if self._takes(1 - number, at, kind))
+                self._told[1 - number].update(at for at, kind in told if self._takes(1 - number, at, kind))
 
     def result(self) -> Reachability:
         paths: set[Path] = set()
         for _ in range(MAX_ROUNDS):
-            before = self._world.changes, len(self._known[0]), len(self._known[1]), len(paths)
+            before = self._progress(paths)
             for number in (0, 1):
                 for sender in self._sockets[number]:
-                    for target in sorted(self._known[number], key=repr):
+                    for target in sorted(self._told[number] | sender.heard, key=repr):
                         paths.update(self._check(number, sender, target))
-            if before == (self._world.changes, len(self._known[0]), len(self._known[1]), len(paths)):
+            if before == self._progress(paths):
                 break
         return Reachability(frozenset(paths))
+
+    def _progress(self, paths: set[Path]) -> tuple[int, ...]:
+        heard = sum(len(one.heard) for sockets in self._sockets for one in sockets)
+        return self._world.changes, heard, len(paths)
 
     @staticmethod
     def _candidates(one: _Socket, side: Side) -> set[tuple[_Endpoint, str]]:
@@ -312,10 +317,10 @@ class _Play:
             return
         if sender.is_relay and "relay" not in self._sides[1 - number].kinds:
             return  # it was told as such, and is not taken as peer-reflexive either
-        known = self._known[1 - number]
-        if arrival.source not in known and not self._takes(1 - number, arrival.source, "prflx"):
-            return
-        known.add(arrival.source)
+        if arrival.source not in self._told[1 - number]:
+            if not self._takes(1 - number, arrival.source, "prflx"):
+                return
+            arrival.socket.heard.add(arrival.source)  # and paired with this one alone: RFC 8445 section 7.3.1.3
         answer = self._world.send(arrival.socket, arrival.source)
         if answer is not None and answer.socket is sender and answer.source == target:
             ends = [(_kind(sender, arrival.source), sender.at.family), (_kind(arrival.socket, target), target.family)]

@@ -11,7 +11,17 @@ import pytest
 from amount import spread
 from nat_matrix import BEHAVIOURS, PLACES, meet_at, meet_behind
 
-from iceagent.vnet import FULL_CONE, STUN_BLOCKED, UDP_BLOCKED, Relay, Side, reachability
+from iceagent.vnet import (
+    FULL_CONE,
+    PORT_RESTRICTED,
+    STATEFUL,
+    STUN_BLOCKED,
+    UDP_BLOCKED,
+    Nat,
+    Relay,
+    Side,
+    reachability,
+)
 
 
 @pytest.mark.thorough
@@ -70,3 +80,17 @@ def test_policy_and_cut_links_are_part_of_the_topology(vnet):
     assert not reachability(Side(hosts[0], interfaces=("wlan0",)), sides[1]).is_possible
     hosts[0].link.cut()
     assert not reachability(*sides).is_possible
+
+
+def test_an_address_learned_from_checks_is_known_where_they_came_and_nowhere_else(vnet):
+    """RFC 8445 section 7.3.1.3 pairs a peer-reflexive candidate with the local one that the check came to alone."""
+    net = vnet()
+    server = net.host(net.internet)
+    open_one = Nat(mapping="address-and-port-dependent", filtering="endpoint-independent")
+    alice = net.host(net.router(net.internet, nat=PORT_RESTRICTED))
+    alice.attach(net.router(net.internet, nat=open_one))
+    bob = Side(net.host(net.router(net.internet, firewall=STATEFUL)), stun=(server,))
+    assert reachability(Side(alice, stun=(server,)), bob).is_direct
+    # Bob's host candidate is refused. His checks come in at the second line, whose answers his firewall drops; from the
+    # first line, where they would get through, nobody asks him.
+    assert not reachability(Side(alice, stun=(server,), kinds=("srflx", "prflx")), bob).is_direct
