@@ -33,11 +33,7 @@ from iceagent.link.streams import BadHeader, StreamState, encode_header
 from iceagent.net.api import Batch
 
 CONTROL_STREAM = 0
-_PROBE_GAPS_S = (
-    0.1,
-    0.3,
-    1.0,
-)  # a lost ping on a fresh path would leave a transfer to its probe back-off, a minute long
+_PROBE_GAPS_S = (0.1, 0.3, 1.0)  # a lost ping on a fresh path would leave a transfer to its probe back-off, a minute
 
 
 class LinkState(Enum):
@@ -170,7 +166,7 @@ class LinkProtocol:
     def undelivered(self) -> int:
         """Return how many bytes the peer's QUIC does not have yet; `wake_link` is called once it has all."""
         endpoint = self.endpoint
-        waits = self._output_due or self.datagrams.pending  # a bare end, or what was lost, counts as one byte
+        waits = self._output_due or self.datagrams.pending  # what was lost counts as one byte
         left = endpoint.bytes_in_flight + endpoint.send_buffer_size() + bool(waits)
         self._delivery_awaited = left > 0
         return left
@@ -222,7 +218,8 @@ class LinkProtocol:
         """Send the end of the stream."""
         if not stream.send_finished:
             stream.send_ended = True
-            self._send(stream.id, b"", True)
+            self.endpoint.end_stream(stream.id)
+            self._note_output()
         self._forget_if_finished(stream)
 
     def reset_sending(self, stream: StreamState, code: int) -> None:
@@ -460,8 +457,11 @@ class LinkProtocol:
 
     # --- bookkeeping
 
-    def _send(self, stream_id: int, data: bytes | memoryview, end_stream: bool = False) -> None:
-        self.endpoint.send_stream(stream_id, data, end_stream)
+    def _send(self, stream_id: int, data: bytes | memoryview) -> None:
+        self.endpoint.send_stream(stream_id, data)
+        self._note_output()
+
+    def _note_output(self) -> None:
         self._output_due = True
         self._wake_driver()
 

@@ -1,6 +1,6 @@
 """What the two sides tell each other inside the sealed channel: `agent.descriptions()`, part by part.
 
-    {"type": "description", "version": 1, "ufrag": str, "pwd": str, "fingerprint": 32 bytes,
+    {"type": "description", "version": 2, "ufrag": str, "pwd": str, "fingerprint": 32 bytes,
      "options": ["renomination", ...], "pacing": 20, "lite": false}
     {"type": "candidates", "candidates": ["candidate:...", ...], "end": bool}
 
@@ -26,7 +26,7 @@ from iceagent.agent import Agent, Credentials, Description, StreamDescription
 from iceagent.agent.description import readable
 from iceagent.session.errors import VersionMismatch, shown_version
 
-VERSION = 1
+VERSION = 2  # 1: links whose streams end without a byte of their own
 FINGERPRINT_SIZE = 32  # SHA-256 of the peer's certificate
 MAX_CANDIDATES = 64  # per message; more go into the next
 

@@ -26,6 +26,7 @@ class MemoryTransport:
         self.delay_s = delay_s
         self.loss = loss
         self.cut = False
+        self.lose_next = 0
         self.max_datagram_size = 1472
         self.largest_sent = 0
         self.sent = 0
@@ -45,7 +46,8 @@ class MemoryTransport:
             self.sent += 1
             self.bytes_sent += len(datagram)
             self.largest_sent = max(self.largest_sent, len(datagram))
-            if self.cut or self._rng.random() < self.loss:
+            self.lose_next -= 1
+            if self.cut or self.lose_next >= 0 or self._rng.random() < self.loss:
                 self.dropped += 1
             else:
                 self.peer.inject(datagram, trio.current_time() + self.delay_s)

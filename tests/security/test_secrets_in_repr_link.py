@@ -20,7 +20,7 @@ PASSWORD = "p" * 22 + "secret"
 def test_trap_67_a_description_hides_its_password():
     """With it anybody can answer our checks, and so become the path."""
     message = {
-        "type": "description", "version": 1, "ufrag": "abcd", "pwd": PASSWORD, "fingerprint": bytes(32),
+        "type": "description", "version": 2, "ufrag": "abcd", "pwd": PASSWORD, "fingerprint": bytes(32),
     }  # fmt: skip
     description = parse_untrusted(message)
     assert isinstance(description, DescriptionMessage)

@@ -87,7 +87,7 @@ async def test_each_session_is_described_once_and_each_candidate_follows_its_des
     assert channel.sent == [
         {
             "type": "description",
-            "version": 1,
+            "version": 2,
             "ufrag": "abcd",
             "pwd": FIRST.pwd,
             "fingerprint": PRINT,

@@ -319,7 +319,7 @@ async def test_a_peer_killed_before_there_is_a_path_is_missed_at_the_relay(monke
         parsed = icesignal.parse_code(invitation.code)
         async with icesignal.open_client(parsed.relay_url) as client, icesignal.open_join(client, parsed) as channel:
             if is_described:
-                description = {"type": "description", "version": 1, "ufrag": "abcd", "pwd": "p" * 24}
+                description = {"type": "description", "version": 2, "ufrag": "abcd", "pwd": "p" * 24}
                 await channel.send({**description, "fingerprint": bytes(32)})
                 candidate = "candidate:1 1 udp 2130706431 192.0.2.9 9 typ host"
                 await channel.send({"type": "candidates", "candidates": [candidate], "end": True})
