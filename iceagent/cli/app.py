@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from iceagent import __version__
 from iceagent.cli.exits import Exit
@@ -103,7 +104,10 @@ def run_app(arguments: Sequence[str]) -> int:
 
 
 def _complain(error: click.ClickException, arguments: Sequence[str]) -> None:
-    """Print a mistake on the command line."""
+    """Print a mistake on the command line; who typed no verb at all gets the help, as it is."""
+    if isinstance(error, NoArgsIsHelpError):
+        error.show()
+        return
     help_hint = "" if "--help" in error.format_message() else f" (see iceagent {_verb(error)}--help)"
     output_of(arguments).error(Exit.USAGE, error.format_message().rstrip(".") + help_hint)
 

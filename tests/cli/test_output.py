@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from iceagent.cli import main
+from iceagent.cli.exits import Exit
 from iceagent.cli.output import Output
 from iceagent.tunnel.spec import UnixTarget
 
@@ -66,3 +68,11 @@ def test_lines_of_ours_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """The code and the command for the other machine stand below each other."""
     Output().line("code", "code: 7-guitar-ozone\non the other machine, run:  iceagent connect 7-guitar-ozone")
     assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_no_verb_at_all_shows_the_help_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines are ours: they are no words of others, and not one sentence."""
+    assert main([]) == Exit.USAGE
+    shown = capsys.readouterr().err
+    assert "?" not in shown
+    assert [line for line in shown.splitlines() if line.startswith("  listen ")]

@@ -28,6 +28,7 @@ async def test_an_end_that_is_lost_with_the_bytes_before_it_arrives(ends: Any, a
                 await far.send_eof()
 
             nursery.start_soon(answer)
+            received = b""
             with trio.move_on_after(PATIENCE_S) as patience:
                 received = b"".join([data async for data in stream])
             assert not patience.cancelled_caught, f"no end with {lost} packets lost"
