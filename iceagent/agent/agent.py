@@ -128,11 +128,11 @@ class Agent(trio.abc.Channel[bytes]):
 
     def description(self) -> Description:
         """Return all that the peer must know, as of now; after `wait_gathered()` for signaling in one message."""
-        told = []
+        streams = []
         for stream in self._streams:
             components, credentials = stream.components, self._components.credentials(stream.index)
-            told.append(StreamDescription(credentials, tuple(signalled(components)), ends(components)))
-        return self._describe(told)
+            streams.append(StreamDescription(credentials, tuple(signalled(components)), ends(components)))
+        return self._describe(streams)
 
     def descriptions(self) -> AsyncIterator[Description]:
         """Iterate over what the peer must know as it comes, until the agent closes: carry each part, in order.
@@ -187,7 +187,7 @@ class Agent(trio.abc.Channel[bytes]):
         """Take the peer's ufrag and password; checks start as soon as there are candidates.
 
         New ones later mean that the peer has restarted, or answer a restart of ours. In the first case our own
-        `credentials` are new, too, and an event `Restarted` tells them: the peer needs them, and our candidates.
+        `credentials` are new, too, and an event `Restarted` carries them: the peer needs them, and our candidates.
 
         Args:
             credentials: the peer's.
@@ -231,7 +231,7 @@ class Agent(trio.abc.Channel[bytes]):
         Senders and receivers notice nothing. While the peer's answer is awaited, calling it again changes nothing.
 
         Returns:
-            The new credentials; `Restarted` among the `events()` tells them, too.
+            The new credentials; `Restarted` among the `events()` carries them, too.
 
         Raises:
             LocalError: the session has failed; open a new agent.
@@ -331,8 +331,8 @@ class Agent(trio.abc.Channel[bytes]):
     def timeline(self) -> dict[str, Any]:
         """Return what has happened so far, with times, as values that JSON has; schema in docs/explain.md.
 
-        A bounded log, as `events()` is: `events_forgotten` tells how many of the oldest are missing. It holds no
-        password, and no address that the peer has not told.
+        A bounded log, as `events()` is: `events_forgotten` is how many of the oldest are missing. It holds no
+        password, and no address that the peer has not signalled.
         """
         return report.timeline_document(self._driver, self)
 
@@ -400,8 +400,8 @@ class Agent(trio.abc.Channel[bytes]):
 
     # Inside
 
-    def _describe(self, told: Sequence[StreamDescription]) -> Description:
-        return Description(tuple(told), ICE_OPTIONS, self.pacing_s, self._config.ice_lite)
+    def _describe(self, streams: Sequence[StreamDescription]) -> Description:
+        return Description(tuple(streams), ICE_OPTIONS, self.pacing_s, self._config.ice_lite)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

@@ -13,7 +13,7 @@ from iceagent.agent.gather.mdns import Key, key_of
 from iceagent.core import ice
 
 GROUPING_S: Final = 0.002
-"""Ours: what is found together is told together; one message costs less than it waits."""
+"""Ours: what is found together is signalled together; one message costs less than it waits."""
 
 
 class LocalCandidates:
@@ -27,7 +27,7 @@ class LocalCandidates:
         self._components = components
         self._first = components[0].driver
         self._generation = self._first.ice.generation
-        self._told: set[Key] = set()
+        self._given: set[Key] = set()
 
     def __aiter__(self) -> LocalCandidates:
         return self
@@ -37,8 +37,8 @@ class LocalCandidates:
         while self._first.ice.generation == self._generation:
             for candidate in signalled(self._components):
                 key = key_of(candidate)
-                if key not in self._told:
-                    self._told.add(key)
+                if key not in self._given:
+                    self._given.add(key)
                     return candidate
             if ends(self._components):
                 break
@@ -56,7 +56,7 @@ class LateCandidates:
     def __init__(self, components: Sequence[Component]) -> None:
         self._components = components
         self._generations = [-1] * len(components)
-        self._told: set[Key] = set()
+        self._given: set[Key] = set()
 
     def __aiter__(self) -> LateCandidates:
         return self
@@ -77,28 +77,28 @@ class LateCandidates:
         generation = component.driver.ice.generation
         if self._generations[number] != generation:
             self._generations[number] = generation
-            self._told -= {key for key in self._told if key[3] in component.driver.sockets}
-            self._told |= component.gatherer.told_in_time
+            self._given -= {key for key in self._given if key[3] in component.driver.sockets}
+            self._given |= component.gatherer.signalled_in_time
         for candidate in component.gatherer.names.signalled():
             key = key_of(candidate)
-            if key not in self._told:
-                self._told.add(key)
+            if key not in self._given:
+                self._given.add(key)
                 return candidate
         return None
 
 
 class Descriptions:
-    """One reader's place among all that the peer is to be told: each part has what is new since the one before.
+    """One reader's position in all that is to be signalled: each part has what is new since the one before.
 
     Args:
         streams: the components of each data stream.
-        frame: makes a description of what is told for each stream.
+        frame: makes a description of what is signalled for each stream.
     """
 
     def __init__(
         self, streams: Sequence[Sequence[Component]], frame: Callable[[Sequence[StreamDescription]], Description]
     ) -> None:
-        self._streams = [_Told(components) for components in streams]
+        self._streams = [_Given(components) for components in streams]
         self._frame = frame
         self._first = streams[0][0].driver
         self._has_begun = False
@@ -118,8 +118,8 @@ class Descriptions:
         raise StopAsyncIteration
 
 
-class _Told:
-    """What has been told of one data stream."""
+class _Given:
+    """What has been signalled of one data stream."""
 
     def __init__(self, components: Sequence[Component]) -> None:
         self._components = components
@@ -139,7 +139,7 @@ class _Told:
         )
 
     def take(self) -> StreamDescription:
-        """Return what is new, and count it as told."""
+        """Return what is new, and count it as signalled."""
         core = self._components[0].driver.ice
         if self._generation != core.generation:
             self._generation, self._keys = core.generation, set()
@@ -150,7 +150,7 @@ class _Told:
 
 
 def signalled(components: Sequence[Component]) -> list[ice.Candidate]:
-    """Return the candidates of a stream's components that the peer is told."""
+    """Return the candidates of a stream's components that are signalled to the peer."""
     return [candidate for one in components for candidate in one.gatherer.names.signalled()]
 
 

@@ -220,7 +220,7 @@ class ComponentSet:
         self._core.set_remote_credentials(now, credentials, stream=stream, **given)
 
     def add_remote_candidate(self, candidate: ice.Candidate | None, stream: int | None) -> None:
-        """Hand a candidate to its component, or tell all components of the end; the core learns what the peer has."""
+        """Hand a candidate to its component, or report the end to all components; the core learns what the peer has."""
         if candidate is not None:
             component = self.all.get((stream or 0, candidate.component))
             self._core.note_signalled(candidate, stream or 0)
@@ -271,16 +271,16 @@ class ComponentSet:
                 for core in touched:
                     self._drivers[id(core)].follow(now)
                 self._core.settle(now)
-            self._tell(now)
+            self._report(now)
         finally:
             self._busy = False
 
-    def _tell(self, now: float) -> None:
+    def _report(self, now: float) -> None:
         happened = False
         while (event := self._core.poll_own_event()) is not None:
             happened = True
             if isinstance(event, ice.StateChanged):
-                continue  # `Agent.state` tells; the timeline has those of its first component
+                continue  # `Agent.state` shows it; the timeline has those of its first component
             self._first.timeline.record(now, event)
             if isinstance(event, ice.ComponentGivenUp):
                 self.all[event.stream, event.component].shut()

@@ -49,9 +49,9 @@ class AgentConfig:
         transport_policy: "all", or "relay": nothing is sent but to the TURN servers, and the peer learns no address of
             ours but theirs. It needs a TURN server, given here or by the relay of a session.
         candidate_types: of `host`, `srflx`, `prflx` and `relay`, those to use. Candidates of other types are neither
-            gathered nor told, nor taken from the peer: without `relay` no path is relayed, by either side; without
+            gathered nor signalled, nor taken from the peer: without `relay` no path is relayed, by either side; without
             `host` the peer learns no local address. Without `prflx` nothing is sent to, nor taken from, an address that
-            the peer has not told, whatever checks come from there.
+            the peer has not signalled, whatever checks come from there.
         families: IP versions to use, of 4 and 6.
         interfaces: names of the interfaces to use (`eth0`, or a pattern such as `wl*`); None for all.
         deny_interfaces: names or patterns of those not to use, such as `docker*`, even where `interfaces` has them.
@@ -81,7 +81,7 @@ class AgentConfig:
             Each component has sockets of its own, and asks the servers for itself. The peer's should be the same;
             components it does not have are closed.
         ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
-            public address; needs the role CONTROLLED, no servers, and a peer that is told (`lite=True`) and not lite.
+            public address; needs the role CONTROLLED, no servers, and a peer that is a full agent and knows (`lite=True`).
         full_trickle: each candidate is carried to the peer as it comes, and nobody waits for the last: then
             end-of-candidates waits for whatever may still come, 39.5 s at most. Else it waits for the budgets only.
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
@@ -100,7 +100,7 @@ class AgentConfig:
     tls_ca_file: str | None = None
     gather_budget_s: float = GATHER_BUDGET_S
 
-    # What is used, and what is told: what is forbidden here is never sent
+    # What is used, and what is signalled: what is forbidden here is never sent
 
     transport_policy: TransportPolicy = "all"
     candidate_types: Sequence[ice.CandidateType | CandidateTypeName] = CANDIDATE_TYPES

@@ -1,12 +1,12 @@
-"""What one side has to tell the other, as one value: to be carried as JSON or as SDP, whole or as it comes.
+"""Descriptions: what one side signals to the other, as JSON or as SDP, in one piece or as it is found (trickle).
 
-    text = agent.description().to_json()             # whole: after `await agent.wait_gathered()`
+    text = agent.description().to_json()             # in one piece: after `await agent.wait_gathered()`
     agent.accept(Description.from_json(text))
 
-    async for part in agent.descriptions():          # as it comes, restarts included: carry each part, in order
+    async for part in agent.descriptions():          # as it is found, restarts included: carry each part, in order
         await channel.send(part.to_json())
 
-A part has the form of a whole description and need only be accepted as well; what it has told before counts once.
+A part has the form of a whole description, and is accepted like one. Candidates that come twice count once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StreamDescription:
-    """What is told for one data stream.
+    """What is signalled for one data stream.
 
     Attributes:
         credentials: ufrag and password of the ICE session that the candidates belong to.
@@ -55,7 +55,7 @@ class StreamDescription:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What one agent tells the other. Made by `Agent.description()`, taken by `Agent.accept()`.
+    """What one agent signals to the other. Made by `Agent.description()`, taken by `Agent.accept()`.
 
     Attributes:
         streams: in the order of `AgentConfig.streams`, at least one.

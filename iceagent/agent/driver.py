@@ -17,7 +17,7 @@ from iceagent.agent.gather.queries import Queries
 from iceagent.agent.inbox import Inbox
 from iceagent.agent.report.events import AgentEvent, DestinationUnreachable, Stopped, matter_of
 from iceagent.agent.report.identifiers import Identifiers
-from iceagent.agent.report.tellings import Tellings
+from iceagent.agent.report.signalling_times import SignallingTimes
 from iceagent.agent.report.timeline import Timeline
 from iceagent.agent.report.traffic import Traffic
 from iceagent.agent.stops import STOPPED_S
@@ -26,7 +26,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
 from iceagent.net.api import Batch, UdpSocket
-from iceagent.net.contained import contained, tell_unforeseen
+from iceagent.net.contained import contained, log_unforeseen
 from iceagent.net.logs import limited_logger
 from iceagent.net.shared_port import SharedSocket
 
@@ -66,7 +66,7 @@ class Driver:
         self.sockets: dict[TransportAddress, UdpSocket] = {}
         self.inbox = Inbox(receive_queue)
         self.timeline: Timeline[AgentEvent] = Timeline(matter_of)
-        self.tellings = Tellings()
+        self.signalling_times = SignallingTimes()
         self.traffic = Traffic()
         self.names = Identifiers(core.credentials.pwd)
         self.selected_pair_changes = 0
@@ -79,9 +79,9 @@ class Driver:
         self.relay_transports: dict[TransportAddress, str] = {}
         """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
         self.on_remote_host: Callable[[str], None] = lambda host: None
-        """Told of each address of the peer's, so that relays let its checks pass before ours go there."""
+        """Called with each host of the peer's, so that relays let its checks pass before ours go there."""
         self.after_settle: Callable[[float], None] | None = None
-        """Told after each change, where other components share the core's checklist set."""
+        """Called after each change, where other components share the core's checklist set."""
         self._activity = core.activity
         self._unreachable: set[tuple[TransportAddress, TransportAddress, int]] = set()
         self._alarm = clock().alarm(self._on_timer)
@@ -193,7 +193,7 @@ class Driver:
         try:
             self._sort(base, batch)
         except Exception as error:
-            tell_unforeseen("a datagram", error)
+            log_unforeseen("a datagram", error)
 
     def _sort(self, base: TransportAddress, batch: Batch) -> None:
         """Hand a batch to the user whole if it is all data of a validated path, else look at each datagram."""
@@ -234,7 +234,7 @@ class Driver:
             self.queries.handle_refused(base, remote)
         known = (base, remote, errno)
         if known not in self._unreachable and len(self._unreachable) < _MAX_UNREACHABLE:
-            # Told once: a peer that died answers each datagram so, and the timeline has better things to keep.
+            # Reported once: a peer that died answers each datagram so, and would fill the timeline.
             self._unreachable.add(known)
             self.note(DestinationUnreachable(*known))
         self.mutate(lambda now: self.ice.handle_unreachable(now, base, remote))
@@ -242,7 +242,7 @@ class Driver:
     # After each change
 
     def _settle(self, now: float) -> None:
-        """Let what is due happen, send and tell what came of it, and see that the timer is early enough."""
+        """Run what is due, send the packets and report the events that result, and set the timer early enough."""
         if now >= self._alarm_at + STOPPED_S:
             self.note(Stopped(now - self._alarm_at))
         due = self.ice.next_timeout()
@@ -297,7 +297,7 @@ class Driver:
             self.timeline.record(now, event)
             self._react(event)
             if isinstance(event, ice.RemoteCandidateAdded):
-                self.tellings.note(now, event.candidate, self.ice)
+                self.signalling_times.note(now, event.candidate, self.ice)
                 if event.candidate.name is None:
                     self.on_remote_host(event.candidate.address.host)
         if happened:

@@ -1,7 +1,7 @@
 """The policy of one agent: what of this machine may be used, and whom it may send to. Compiled from `AgentConfig`.
 
-What is refused is counted by reason, for `explain()`. Addresses of peers are looked at where they are told, where their
-packets come in, and where ours go out, so that one missed place is not a hole.
+What is refused is counted by reason, for `explain()`. Addresses of peers are checked where they are
+signalled, where their packets come in, and where ours go out: a check that one place lacks is made at another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from iceagent.net.api import InterfaceAddress
 from iceagent.net.contained import contained
 
 _MAX_CACHED: Final = 1024  # ours: verdicts on remote addresses; strangers may fill it, so it is emptied then
-_MAX_SIGNALLED: Final = 1024  # ours: addresses the peer has told, those of earlier generations included
+_MAX_SIGNALLED: Final = 1024  # ours: addresses the peer has signalled, those of earlier generations included
 
 Prefixes = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
@@ -64,8 +64,8 @@ class Policy:
         )
         """Whether what the system's routes choose may be forbidden."""
         self.refused: Counter[str] = Counter()
-        self.told_families: set[int] = set()
-        """IP versions of all that the peer has told, refused or not."""
+        self.signalled_families: set[int] = set()
+        """IP versions of all candidates the peer has signalled, refused or not."""
         self.own_hosts: Callable[[], Collection[str]] = tuple
         """Returns the addresses of this machine, as they are now."""
 
@@ -128,7 +128,7 @@ class Policy:
 
     def accepts(self, candidate: ice.Candidate) -> bool:
         """Return whether a candidate of the peer may be used; if not, count it. Its address is an IP literal."""
-        self.told_families.add(candidate.address.family)
+        self.signalled_families.add(candidate.address.family)
         if candidate.type not in self._types:
             self.refused[f"remote {candidate.type.value} candidate (candidate_types)"] += 1
             if candidate.type is CandidateType.RELAY and len(self._refused_relays) < _MAX_SIGNALLED:
@@ -177,7 +177,7 @@ class Policy:
         if self._is_denied(ip):
             return "deny_remote_prefixes"
         if self._remote is not None and not _within(ip, self._remote):
-            # Its inner address counts where a standard says so, not under a prefix that some resolver has told.
+            # Its inner address counts where a standard says so, not under a prefix that some resolver reported.
             inner = inner_addresses(ip)
             if not inner or not all(_within(face, self._remote) for face in inner):
                 return "remote_prefixes"
@@ -200,7 +200,7 @@ class Policy:
         return faces
 
     def note_nat64(self, prefix: ipaddress.IPv6Network) -> None:
-        """Take note of the prefix under which this network translates to IPv4, as its resolver tells."""
+        """Take note of the prefix under which this network translates to IPv4, as its resolver reports it."""
         self._nat64 = prefix
         self._verdicts.clear()
 

@@ -35,10 +35,10 @@ def heard_at(agent: Agent) -> float:
 def is_hopeless(driver: Driver, gatherer: Gatherer) -> bool:
     """Return whether gathering is over and no candidate of ours fits, or could fit, one of the peer's.
 
-    Whoever has no candidate sends nothing and takes nothing, whatever the peer has yet to tell. Whoever has some that
-    lead nowhere but to this machine, or to its own cable, has to hear what the peer has first. RFC 8863 has us wait
-    beyond that, for checks that come from where no candidate has been told; none of them can come from another scope,
-    nor from where the configuration allows nothing.
+    An agent without candidates sends nothing and accepts nothing, whatever the peer signals later. An agent whose
+    candidates reach only this machine, or only its own link, waits for the peer's candidates first. RFC 8863 has it
+    wait longer, for checks from addresses that were not signalled; none of those can come from another scope, nor from
+    where the configuration allows nothing.
     """
     core = driver.ice
     if driver.closed or not gatherer.finished or core.pairs or core.selected_pair is not None:
@@ -58,15 +58,15 @@ def is_hopeless(driver: Driver, gatherer: Gatherer) -> bool:
 def _may_hear(driver: Driver, gatherer: Gatherer, family: int) -> bool:
     """Return whether a check of the peer may yet come to a candidate of ours of this IP version, and be taken.
 
-    Over IPv4 it may though the peer has told of IPv6 alone, by a NAT64 that it knows of. Over IPv6 it comes from a
-    machine with IPv6, which would have said so; there may be one behind a name that nobody could resolve, and behind a
-    NAT64 of our own the peer looks as if it were one.
+    Over IPv4 it may, even if the peer has signalled IPv6 alone: there may be a NAT64 that the peer knows of. Over IPv6
+    it comes from a machine with IPv6, which would have signalled such a candidate; but it may be behind a name that
+    could not be resolved, and behind a NAT64 of our own an IPv4 peer looks like one.
     """
     if driver.policy.refuses_unknown(family):
         return False
-    told = driver.policy.told_families
-    is_known = told and not driver.ice.counters[DropReason.CANDIDATE_UNRESOLVED] and gatherer.nat64.is_settled
-    return family == 4 or family in told or not is_known
+    signalled = driver.policy.signalled_families
+    is_known = signalled and not driver.ice.counters[DropReason.CANDIDATE_UNRESOLVED] and gatherer.nat64.is_settled
+    return family == 4 or family in signalled or not is_known
 
 
 def _scope(address: TransportAddress) -> tuple[bool, bool]:

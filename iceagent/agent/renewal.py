@@ -1,4 +1,4 @@
-"""Credentials that end before the agent does: when others are needed, and what is told where there are none."""
+"""Credentials that end before the agent does: when others are needed, and what is reported if there are none."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ async def wait_refused(agent: Agent, urls: Collection[str], since: float) -> Non
         await driver.changed.park()
 
 
-def tell_not_renewed(agent: Agent, reason: str) -> None:
+def report_not_renewed(agent: Agent, reason: str) -> None:
     """Put on the timeline that the present credentials are the last ones, and why."""
     agent.stream().component().driver.note(ServersNotRenewed(reason))

@@ -95,8 +95,8 @@ class Roaming:
         At most every `RESTART_INTERVAL_S`, lest a line that loses nearly everything be asked for more and more; but
         when the path is DISCONNECTED, in any case.
 
-        Also when data has fallen back from a direct path to a relay: it works, but what servers told of our addresses
-        may no longer hold (a NAT was rebooted, a router got another address), and nothing else would ask them again.
+        Also when data has fallen back from a direct path to a relay: it works, but what servers reported of our
+        addresses may no longer hold (a NAT was rebooted, a router got another address), and nothing else asks again.
         """
         direct: dict[ice.IceAgent, tuple[int, TransportAddress]] = {}
         stranded_again_at = trio.current_time()

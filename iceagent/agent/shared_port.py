@@ -78,7 +78,7 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
             for host in dict.fromkeys(hosts):
                 number = sockets[0].local_address.port if sockets else port
                 sockets.append(await network.open_udp(host, number))
-                _check_tells(sockets[-1])
+                _check_reports_local(sockets[-1])
         except (OSError, ValueError) as error:
             for sock in sockets:
                 sock.close()
@@ -93,7 +93,7 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
     raise AssertionError("unreachable")
 
 
-def _check_tells(sock: UdpSocket) -> None:
+def _check_reports_local(sock: UdpSocket) -> None:
     """Refuse a wildcard where the system does not tell which address was asked.
 
     Raises:

@@ -10,7 +10,7 @@ from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import kept_timeline, timeline_option
-from iceagent.cli.waiting import told_progress
+from iceagent.cli.waiting import shown_progress
 from iceagent.net.background import open_background
 from iceagent.tunnel.peer import join
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
@@ -45,7 +45,7 @@ async def _connect(
     with kept_timeline(timeline) as kept:
         config = connection.config()
         async with (
-            told_progress(output, kept) as progress,
+            shown_progress(output, kept) as progress,
             join(code, relay=relay, config=config, progress=progress) as link,
             open_background() as nursery,
         ):

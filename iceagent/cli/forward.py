@@ -14,7 +14,7 @@ from iceagent.cli.output import Output
 from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
-from iceagent.cli.waiting import told_progress
+from iceagent.cli.waiting import shown_progress
 from iceagent.net.background import open_background
 from iceagent.session.errors import PeerLeft
 from iceagent.session.relay import parse_code
@@ -78,7 +78,7 @@ async def _forward(
         # Open, and held, before the code is used: it is good for one try.
         held = [await sockets.enter_async_context(hold_forward(spec)) for spec in specs]
         async with (
-            told_progress(output, timeline) as progress,
+            shown_progress(output, timeline) as progress,
             join(code, relay=relay, config=config, progress=progress) as link,
             open_background() as nursery,
             AsyncExitStack() as forwards,

@@ -15,7 +15,7 @@ from iceagent.cli.output import Output
 from iceagent.cli.paths import closing_words, follow_paths
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
-from iceagent.cli.waiting import told_progress
+from iceagent.cli.waiting import shown_progress
 from iceagent.net.background import open_background
 from iceagent.tunnel.allow import AllowRule, parse_rules
 from iceagent.tunnel.doubts import doubt_about
@@ -76,10 +76,10 @@ async def _listen(
     rules = parse_rules(allow)
     async with (
         open_background() as watching,
-        told_progress(output, timeline) as progress,
+        shown_progress(output, timeline) as progress,
         invite(relay=relay, config=config, progress=progress) as invitation,
     ):
-        watching.start_soon(_tell_doubts, rules)
+        watching.start_soon(_warn_of_doubts, rules)
         _show_code(invitation, rules, output, hard_nat=config is not None and bool(config.hard_nat))
         async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
@@ -91,7 +91,7 @@ async def _listen(
                 await run_pipe(link, StandardStreams(), opener=False)
 
 
-async def _tell_doubts(rules: Sequence[AllowRule]) -> None:
+async def _warn_of_doubts(rules: Sequence[AllowRule]) -> None:
     """Say what a rule allows that is not there: the other side would only find out once it has used the code."""
     for rule in rules:
         doubt = await doubt_about(rule)

@@ -15,14 +15,14 @@ async def follow_paths(
 ) -> None:
     """Print the session's path now, each one it moves to, and outages; started once the first path is printed."""
     async with open_background() as nursery:
-        nursery.start_soon(_tell_outages, session, output)
+        nursery.start_soon(_show_outages, session, output)
         async for path in session.paths():
             show_path(path, output)
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
 
 
-async def _tell_outages(session: Session, output: Output) -> None:
+async def _show_outages(session: Session, output: Output) -> None:
     async for outage in session.outages():
         output.line(
             "outage",

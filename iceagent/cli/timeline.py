@@ -27,7 +27,7 @@ def timeline_option(function: F) -> F:
 
 
 class TimelineFile:
-    """What will be written: `told_progress` fills it."""
+    """What will be written: `shown_progress` fills it."""
 
     def __init__(self) -> None:
         self.text = ""

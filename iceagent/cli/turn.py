@@ -77,7 +77,7 @@ def own_host_urls(service: TurnService) -> list[str]:
 
     Where the server is seen under another address than the relay, its URLs name it.
     """
-    if any(bound != told for bound, told in service.core.relay_hosts.items()):
+    if any(bound != public for bound, public in service.core.relay_hosts.items()):
         return turn_urls(service)
     own = {service.address.host, *_WILDCARDS}
     urls = []
@@ -89,7 +89,8 @@ def own_host_urls(service: TurnService) -> list[str]:
 
 def shown(service: TurnService, address: TransportAddress) -> str:
     """Return the address under which others reach a server that listens at `address`."""
-    announced = [told for bound, told in service.core.relay_hosts.items() if (":" in bound) == (":" in address.host)]
+    of_family = ((":" in bound, public) for bound, public in service.core.relay_hosts.items())
+    announced = [public for is_six, public in of_family if is_six == (":" in address.host)]
     host = address.host
     if host in _WILDCARDS:
         host = announced[0] if announced else best_address()

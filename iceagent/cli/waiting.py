@@ -17,14 +17,14 @@ AGAIN_S = 10.0  # between two lines while the same thing is waited for
 
 
 @asynccontextmanager
-async def told_progress(output: Output, timeline: TimelineFile | None = None) -> AsyncIterator[Progress]:
+async def shown_progress(output: Output, timeline: TimelineFile | None = None) -> AsyncIterator[Progress]:
     """Yield what `invite` and `join` take as `progress`; until the session is open, its course is told.
 
     `timeline` gets what happened to the connection, once that has ended.
     """
     progress = Progress(keep_timeline=timeline is not None)
     async with open_background() as nursery:
-        nursery.start_soon(_tell, progress, output)
+        nursery.start_soon(_show_progress, progress, output)
         try:
             yield progress
         finally:
@@ -32,7 +32,7 @@ async def told_progress(output: Output, timeline: TimelineFile | None = None) ->
                 timeline.text = progress.timeline or ""
 
 
-async def _tell(progress: Progress, output: Output) -> None:
+async def _show_progress(progress: Progress, output: Output) -> None:
     due_at = progress.since + FIRST_S
     has_spoken = False
     while progress.stage is not Stage.OPEN:

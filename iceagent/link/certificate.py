@@ -38,13 +38,13 @@ def self_signed(
     """
     algorithm = _der(_SEQUENCE, _ECDSA_WITH_SHA256)
     common_name = _der(_SEQUENCE, _der(_SET, _der(_SEQUENCE, _COMMON_NAME, _der(_UTF8, name.encode()))))
-    told = _der(
+    to_sign = _der(
         _SEQUENCE,
         *(_der(_TAG_0, _integer(_VERSION_3)), _integer(serial), algorithm),
         *(common_name, _der(_SEQUENCE, _time(not_before), _time(not_after)), common_name),
         _der(_SEQUENCE, _der(_SEQUENCE, _EC_PUBLIC_KEY, _PRIME256V1), _bits(_point(key))),
     )
-    return _der(_SEQUENCE, told, algorithm, _bits(key.sign(told, ec.ECDSA(hashes.SHA256()))))
+    return _der(_SEQUENCE, to_sign, algorithm, _bits(key.sign(to_sign, ec.ECDSA(hashes.SHA256()))))
 
 
 def private_key(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -35,15 +35,15 @@ async def accept_next(listener: trio.abc.Listener[S], note: Callable[[OSError], 
     Raises:
         trio.ClosedResourceError: the listener is closed.
     """
-    is_told = False
+    is_logged = False
     while True:
         try:
             return await listener.accept()
         except OSError as error:
-            if not is_told:  # said once; it is tried ten times a second
+            if not is_logged:  # said once; it is tried ten times a second
                 why = str(error) if error.errno is None else os.strerror(error.errno).lower()
                 logger.error("connections have to wait: %s", why)
-            is_told = True
+            is_logged = True
             note(error)
             await trio.sleep(ACCEPT_PAUSE_S)
 

@@ -14,23 +14,23 @@ from typing import Final, TypeVarTuple
 
 logger = logging.getLogger("iceagent.unforeseen")
 
-_MAX_TOLD: Final = 256  # ours: kinds of errors counted
-_told: Counter[tuple[str, ...]] = Counter()
+_MAX_SEEN: Final = 256  # ours: kinds of errors counted
+_seen: Counter[tuple[str, ...]] = Counter()
 
 _Args = TypeVarTuple("_Args")
 
 
-def tell_unforeseen(what: str, error: BaseException) -> None:
+def log_unforeseen(what: str, error: BaseException) -> None:
     """Log an error nobody has foreseen; without its words, which may be a stranger's or hold a secret.
 
     Of the same error it is the first that is logged, the second, the fourth, and so on: a peer may cause it at will.
     """
     names = sorted({type(one).__name__ for one in _leaves(error)})
     key = (what, *names)
-    if len(_told) >= _MAX_TOLD:
-        _told.clear()
-    _told[key] += 1
-    if _told[key] & (_told[key] - 1):
+    if len(_seen) >= _MAX_SEEN:
+        _seen.clear()
+    _seen[key] += 1
+    if _seen[key] & (_seen[key] - 1):
         return
     logger.error("%s is given up: unforeseen %s; please report it with a log at debug", what, ", ".join(names))
     logger.debug("%s", what, exc_info=error)
@@ -47,7 +47,7 @@ def contained(what: str, on_failure: Callable[[Exception], object] | None = None
     try:
         yield
     except* Exception as group:
-        tell_unforeseen(what, group)
+        log_unforeseen(what, group)
         if on_failure is not None:
             on_failure(group)
 

@@ -107,7 +107,7 @@ class Mdns:
         self._links: dict[str, _Link] = {}
         self._on_link: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
         self._published: dict[str, packets.Record] = {}
-        self._told_at: dict[tuple[str, str], float] = {}
+        self._announced_at: dict[tuple[str, str], float] = {}
         self._lookups: dict[str, _Lookup] = {}
         self._cache: dict[str, tuple[float, str]] = {}
 
@@ -180,7 +180,7 @@ class Mdns:
         """Say goodbye to a name: who knows it forgets it. Source: RFC 6762 section 10.1."""
         record = self._published.pop(name, None)
         if record is not None:
-            self._told_at = {key: at for key, at in self._told_at.items() if key[0] != name}
+            self._announced_at = {key: at for key, at in self._announced_at.items() if key[0] != name}
             gone = packets.Record(record.name, record.host, 0)
             for link in self._links.values():
                 self._send(link.member, packets.encode_answer(gone), link.group)
@@ -193,13 +193,13 @@ class Mdns:
     def _announce(self, record: packets.Record, interface: str) -> None:
         for link in self._links.values():
             if link.interface == interface:
-                self._tell_group(link, record)
+                self._announce_to_group(link, record)
 
-    def _tell_group(self, link: _Link, record: packets.Record) -> None:
+    def _announce_to_group(self, link: _Link, record: packets.Record) -> None:
         now, key = trio.current_time(), (record.name, link.host)
-        if now < self._told_at.get(key, -MULTICAST_GAP_S) + MULTICAST_GAP_S:
+        if now < self._announced_at.get(key, -MULTICAST_GAP_S) + MULTICAST_GAP_S:
             return
-        self._told_at[key] = now
+        self._announced_at[key] = now
         self._send(link.member, packets.encode_answer(record), link.group)
 
     def _answer(self, link: _Link, remote: TransportAddress, message: packets.MdnsMessage) -> None:
@@ -217,7 +217,7 @@ class Mdns:
             elif question.by_unicast:
                 self._send(link.member, packets.encode_answer(record), remote)
             else:
-                self._tell_group(link, record)
+                self._announce_to_group(link, record)
 
     def _is_at(self, record: packets.Record, link: _Link) -> bool:
         return any(
@@ -310,9 +310,9 @@ class Mdns:
         """Deal with a datagram; what is not about a name of ours, or not from this link, costs next to nothing."""
         lowered = data.lower()
         is_ours = any(name[:-6].encode() in lowered for name in (*self._lookups, *self._published))
-        is_told = bool(data[2] & _RESPONSE) if len(data) > 2 else False
+        is_response = bool(data[2] & _RESPONSE) if len(data) > 2 else False
         if (
-            not (is_ours or (is_told and _ANNOUNCED.search(lowered)))
+            not (is_ours or (is_response and _ANNOUNCED.search(lowered)))
             or not self._is_near(remote)
             or not self._may_read.take(trio.current_time())
         ):

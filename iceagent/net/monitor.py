@@ -73,7 +73,7 @@ class ChangeMonitor:
 
 
 @runtime_checkable
-class TellsChanges(Protocol):
+class ReportsChanges(Protocol):
     """A network that can say when it has changed, as the virtual one."""
 
     async def wait_changed(self) -> None:
@@ -103,7 +103,7 @@ class _Watch:
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     async def _watch(self) -> None:
-        if isinstance(self._network, TellsChanges):
+        if isinstance(self._network, ReportsChanges):
             await self._ask(self._network)
         netlink = _open_netlink() if isinstance(self._network, RealHost) else None
         if netlink is None:
@@ -112,12 +112,12 @@ class _Watch:
             with netlink:
                 await self._listen(netlink)
 
-    async def _ask(self, network: TellsChanges) -> None:
+    async def _ask(self, network: ReportsChanges) -> None:
         while True:
             self._look()
             await network.wait_changed()
             if not self._look():
-                self._tell(Change.ROUTES)
+                self._notify(Change.ROUTES)
 
     async def _poll(self) -> None:
         is_real = isinstance(self._network, RealHost)
@@ -147,7 +147,7 @@ class _Watch:
             self._check_sleep()
             was_blind = self._is_blind
             if (changed or was_blind) and not self._look() and changed:
-                self._tell(Change.ROUTES)
+                self._notify(Change.ROUTES)
 
     def _interfaces(self) -> list[InterfaceAddress] | None:
         """Return the addresses there are; None while nothing can be said of them, as without descriptors left."""
@@ -165,7 +165,7 @@ class _Watch:
         if addresses == self._addresses:
             return False
         self._addresses = addresses
-        self._tell(Change.ADDRESSES)
+        self._notify(Change.ADDRESSES)
         return True
 
     def _check_sleep(self) -> None:
@@ -173,10 +173,10 @@ class _Watch:
         if slept_s - self._slept_s > JUMP_S:
             for monitor in self.monitors:
                 monitor.slept_s = slept_s - self._slept_s
-            self._tell(Change.WOKE)
+            self._notify(Change.WOKE)
         self._slept_s = slept_s
 
-    def _tell(self, change: Change) -> None:
+    def _notify(self, change: Change) -> None:
         for monitor in self.monitors:
             monitor.notify(change)
 

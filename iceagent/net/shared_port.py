@@ -16,7 +16,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics, UdpSocket
-from iceagent.net.contained import tell_unforeseen
+from iceagent.net.contained import log_unforeseen
 from iceagent.net.demultiplexer import Demultiplexer, PortMember
 from iceagent.net.packet_info import bound_to
 
@@ -318,7 +318,7 @@ class SharedPort:
                 try:
                     _sort(now, table, batch)
                 except Exception as error:  # what one stranger sent concerns no session of this port
-                    tell_unforeseen("a datagram", error)
+                    log_unforeseen("a datagram", error)
 
     async def _receive_at_all(self, sock: UdpSocket) -> None:
         """Receive at a wildcard: each address of this machine has a table of its own, as it has with a socket."""

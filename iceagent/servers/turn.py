@@ -261,17 +261,17 @@ class TurnService:
 
     def note_relay_hosts(self) -> None:
         """Take note that the core's relay hosts are others now."""
-        self._translated = {bound: told for bound, told in self.core.relay_hosts.items() if bound != told}
+        self._translated = {bound: public for bound, public in self.core.relay_hosts.items() if bound != public}
 
     def announced(self, remote: TransportAddress) -> TransportAddress:
         """Return what clients know a peer as: relays of ours that meet behind a one-to-one NAT are told apart so."""
-        told = self._translated.get(remote.host) if self._translated else None
-        return remote if told is None else TransportAddress(told, remote.port)
+        public = self._translated.get(remote.host) if self._translated else None
+        return remote if public is None else TransportAddress(public, remote.port)
 
     def bound(self, peer: TransportAddress) -> TransportAddress:
         """Return where a relay of ours is really bound, so that nothing needs to return through the NAT."""
-        for bound, told in self._translated.items():
-            if told == peer.host:
+        for bound, public in self._translated.items():
+            if public == peer.host:
                 return TransportAddress(bound, peer.port)
         return peer
 
@@ -333,7 +333,7 @@ class TurnService:
         )
 
     def _tcp_addresses(self) -> Sequence[TransportAddress]:
-        """Return where to listen for TCP: where UDP is unless told otherwise, with the same port numbers."""
+        """Return where to listen for TCP: where UDP is unless configured otherwise, with the same port numbers."""
         if self.options.tcp_listen is not None:
             return self.options.tcp_listen
         if not isinstance(self.network, RealHost):

@@ -32,7 +32,7 @@ def no_path(agent: Agent) -> NoPath:
     """Return why no path was found, with the agent's verdict and its remedy."""
     verdict = agent.explain()
     what = "the path to the other side was lost before the session was open" if verdict.kind in _LOST else _NO_PATH
-    found = NoPath(f"{what}: {told(verdict)}")
+    found = NoPath(f"{what}: {worded(verdict)}")
     found.verdict = verdict
     return found
 
@@ -40,7 +40,7 @@ def no_path(agent: Agent) -> NoPath:
 def no_link(agent: Agent, error: IceError) -> NoLink:
     """Return why the link did not open although there was a path; the path may have died meanwhile."""
     if not agent.is_answering:
-        found = NoLink(f"the path to the other side was lost before the link was open: {told(agent.explain())}")
+        found = NoLink(f"the path to the other side was lost before the link was open: {worded(agent.explain())}")
     else:
         found = NoLink(
             f"a path to the other side was found, but {error}: its program was stopped, or packets of 1200 bytes "
@@ -59,7 +59,7 @@ def left_early(agent: Agent, error: PeerLeft | RelayError) -> PeerLeft | RelayEr
     verdict = agent.explain()
     if verdict.kind in _NOT_TRIED:
         return error
-    seen = "no path had answered by then" if verdict.kind is VerdictKind.CHECKING else told(verdict)
+    seen = "no path had answered by then" if verdict.kind is VerdictKind.CHECKING else worded(verdict)
     found = type(error)(f"{error}; seen from here: {seen}")
     found.verdict = verdict
     return found
@@ -106,11 +106,11 @@ def peer_lost(reason: LinkLost, verdict: Verdict | None) -> PeerLost:
     elif verdict.summary == CATALOGUE[VerdictKind.CONSENT_LOST].meaning:
         found = PeerLost(f"{PEER_LOST}. {verdict.remedy}")
     else:
-        found = PeerLost(f"the connection to the other side is lost: {told(verdict)}")
+        found = PeerLost(f"the connection to the other side is lost: {worded(verdict)}")
     found.verdict = verdict
     return found
 
 
-def told(verdict: Verdict) -> str:
+def worded(verdict: Verdict) -> str:
     """Return a verdict's summary and remedy."""
     return f"{verdict.summary} {verdict.remedy}".rstrip()

@@ -86,7 +86,7 @@ async def establish(
             )
             nursery.start_soon(hurry_restarts, agent, channel.look_again)
             nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
-            nursery.start_soon(watch_outages, agent, _outage_teller(session, link))
+            nursery.start_soon(watch_outages, agent, _outage_reporter(session, link))
             progress.enter(Stage.OPEN)
             async with run_session(session):
                 yield session
@@ -109,7 +109,7 @@ class _Signaling:
     def __init__(self, channel: icesignal.SealedChannel, agent: Agent, fingerprint: bytes) -> None:
         self.has_ended = False
         self.is_open = False
-        self._all_told = trio.Event()
+        self._all_signalled = trio.Event()
         self._is_needed = True
         self._channel = channel
         self._agent = agent
@@ -140,7 +140,7 @@ class _Signaling:
         return peers.fingerprint
 
     async def _send_descriptions(self) -> None:
-        await send_descriptions(self._channel, self._agent, self._fingerprint, self._all_told.set)
+        await send_descriptions(self._channel, self._agent, self._fingerprint, self._all_signalled.set)
 
     async def watch_peer(self) -> None:
         """Until the session is open, raise once the relay says that the other side is gone, and nothing comes from it.
@@ -174,7 +174,7 @@ class _Signaling:
     async def _give_up(self) -> None:
         """Give up as soon as there can be no path; the other side is to know first that we have no more to tell."""
         await wait_hopeless(self._agent)
-        await self._all_told.wait()
+        await self._all_signalled.wait()
         raise no_path(self._agent)
 
     async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
@@ -216,15 +216,15 @@ async def _follow_path(agent: Agent, *notify: Callable[[], None]) -> None:
                 call()
 
 
-def _outage_teller(session: Session, link: Link) -> Callable[[Outage], None]:
+def _outage_reporter(session: Session, link: Link) -> Callable[[Outage], None]:
     """Return what tells a session of outages, and wakes its link, whose probes wait ever longer, as they end."""
 
-    def tell(outage: Outage) -> None:
+    def report(outage: Outage) -> None:
         session.notify_outage(outage)
         if outage.kind is OutageKind.BACK:
             link.notify_path_changed()
 
-    return tell
+    return report
 
 
 def _path_of(agent: Agent) -> Path | None:

@@ -12,17 +12,17 @@ from iceagent.agent.explain import VerdictKind
 from iceagent.agent.trying import gives_up_in, was_stopped, what_is_tried
 from iceagent.session.outages import Outage, OutageKind
 
-LOOK_S = 0.2  # between two looks at an agent whose path is silent; no event tells that the same path answers again
+LOOK_S = 0.2  # between two looks at an agent whose path is silent; no event says that the same path answers again
 AGAIN_S = (10.0, 30.0, 60.0)  # ours: so long after the beginning it is told what is being tried,
 THEN_EVERY_S = 300.0  # and from then on this often
 _OVER = frozenset((AgentState.FAILED, AgentState.CLOSED))
 
 
-async def watch_outages(agent: Agent, tell: Callable[[Outage], None]) -> None:
+async def watch_outages(agent: Agent, report: Callable[[Outage], None]) -> None:
     """Tell of every outage of a connected agent until it is closed or fails."""
     async for _ in agent.events():
         if not agent.is_answering and agent.state not in _OVER:
-            await _watch_one(agent, tell)
+            await _watch_one(agent, report)
 
 
 def _moments(begun_at: float) -> Iterator[float]:
@@ -33,26 +33,26 @@ def _moments(begun_at: float) -> Iterator[float]:
         yield at
 
 
-async def _watch_one(agent: Agent, tell: Callable[[Outage], None]) -> None:
+async def _watch_one(agent: Agent, report: Callable[[Outage], None]) -> None:
     begun_at = trio.current_time()
     last_answer_at = begun_at - (agent.silent_s or 0.0)
     stopped_s = was_stopped(agent)
     is_ours = bool(stopped_s) or agent.explain().kind is VerdictKind.NETWORK_CHANGED
-    tell(Outage(OutageKind.SILENT, begun_at - last_answer_at, is_ours, stopped_s))
-    is_restart_told = False
+    report(Outage(OutageKind.SILENT, begun_at - last_answer_at, is_ours, stopped_s))
+    is_restart_reported = False
     moments = _moments(begun_at)
     again_at = next(moments)
     while agent.state not in _OVER:
         now = trio.current_time()
         heard_at = now - (agent.silent_s or 0.0)
         if agent.is_answering and heard_at > begun_at:
-            tell(Outage(OutageKind.BACK, heard_at - last_answer_at))
+            report(Outage(OutageKind.BACK, heard_at - last_answer_at))
             return
-        if agent.is_restarting and not is_restart_told:
-            is_restart_told = True
-            tell(Outage(OutageKind.RESTARTING, now - last_answer_at))
+        if agent.is_restarting and not is_restart_reported:
+            is_restart_reported = True
+            report(Outage(OutageKind.RESTARTING, now - last_answer_at))
         if now >= again_at:
             again_at = next(at for at in moments if at > now)
             trying, gives_up_s = what_is_tried(agent), gives_up_in(agent)
-            tell(Outage(OutageKind.TRYING, now - last_answer_at, is_ours, trying=trying, gives_up_s=gives_up_s))
+            report(Outage(OutageKind.TRYING, now - last_answer_at, is_ours, trying=trying, gives_up_s=gives_up_s))
         await trio.sleep(LOOK_S)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import icesignal
 import trio
 
-from iceagent.agent.renewal import tell_not_renewed, wait_refused
+from iceagent.agent.renewal import report_not_renewed, wait_refused
 from iceagent.errors import LocalError
 from iceagent.net.background import open_background
 
@@ -55,7 +55,7 @@ class Renewal:
                     await self._take(await self._channel.renew_ice_servers())
             except icesignal.SignalError as error:
                 _log.info("no fresh credentials for TURN servers: %s", error)
-                tell_not_renewed(self._agent, str(error))
+                report_not_renewed(self._agent, str(error))
             except trio.ClosedResourceError:
                 pass  # the agent was closed meanwhile
 

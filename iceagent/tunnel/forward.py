@@ -187,8 +187,8 @@ class _Answered:
                 async with answer_within(self._session, ANSWER_PATIENCE_S):
                     answer = await wire.receive_answer(self._stream)
             except trio.TooSlowError:
-                told = f"the other side has not answered about {self._target} for {ANSWER_PATIENCE_S:g} s"
-                raise FailedError(told) from None
+                message = f"the other side has not answered about {self._target} for {ANSWER_PATIENCE_S:g} s"
+                raise FailedError(message) from None
             answer.raise_unless_ok(self._target)
             self._answered = True
         return await self._stream.receive_some(max_bytes)

@@ -270,7 +270,7 @@ class _Play:
     def __init__(self, sides: tuple[Side, Side]) -> None:
         self._world = _World()
         self._sides = sides
-        self._told: tuple[set[_Endpoint], set[_Endpoint]] = (set(), set())
+        self._signalled: tuple[set[_Endpoint], set[_Endpoint]] = (set(), set())
         self._sockets = (list(self._open(0, sides[0])), list(self._open(1, sides[1])))
         for number, side in enumerate(sides):
             self._gather(number, side)
@@ -279,8 +279,8 @@ class _Play:
                 self._sockets[number][:] = [one for one in self._sockets[number] if one.is_relay]
             self._sockets[number][:] = [one for one in self._sockets[number] if self._candidates(one, side)]
             for one in self._sockets[number]:
-                told = self._candidates(one, side)
-                self._told[1 - number].update(at for at, kind in told if self._takes(1 - number, at, kind))
+                signalled = self._candidates(one, side)
+                self._signalled[1 - number].update(at for at, kind in signalled if self._takes(1 - number, at, kind))
 
     def result(self) -> Reachability:
         paths: set[Path] = set()
@@ -288,7 +288,7 @@ class _Play:
             before = self._progress(paths)
             for number in (0, 1):
                 for sender in self._sockets[number]:
-                    for target in sorted(self._told[number] | sender.heard, key=repr):
+                    for target in sorted(self._signalled[number] | sender.heard, key=repr):
                         paths.update(self._check(number, sender, target))
             if before == self._progress(paths):
                 break
@@ -317,7 +317,7 @@ class _Play:
             return
         if sender.is_relay and "relay" not in self._sides[1 - number].kinds:
             return  # it was told as such, and is not taken as peer-reflexive either
-        if arrival.source not in self._told[1 - number]:
+        if arrival.source not in self._signalled[1 - number]:
             if not self._takes(1 - number, arrival.source, "prflx"):
                 return
             arrival.socket.heard.add(arrival.source)  # and paired with this one alone: RFC 8445 section 7.3.1.3

@@ -69,7 +69,7 @@ class TcpConnection:
         self._received = bytearray()
         self._expected = 0
         self._early: dict[int, tuple[bytes, bool]] = {}
-        self._told_window = RECEIVE_WINDOW
+        self._advertised_window = RECEIVE_WINDOW
         if is_client:
             self._send_syn(now)
 
@@ -108,7 +108,7 @@ class TcpConnection:
         """Return up to `limit` of the bytes received; tells the peer when there is room again."""
         data = bytes(self._received[:limit])
         del self._received[:limit]
-        if self._told_window < RECEIVE_WINDOW // 2 <= self._room_to_receive():
+        if self._advertised_window < RECEIVE_WINDOW // 2 <= self._room_to_receive():
             self._acknowledge()
         return data
 
@@ -287,8 +287,8 @@ class TcpConnection:
     def _emit(self, sequence: int, data: bytes, *, ends: bool) -> None:
         if ends:
             self._end_at = sequence + len(data)
-        self._told_window = self._room_to_receive()
-        self._out.append((Segment("AF" if ends else "A", sequence, self._expected, self._told_window), data))
+        self._advertised_window = self._room_to_receive()
+        self._out.append((Segment("AF" if ends else "A", sequence, self._expected, self._advertised_window), data))
 
     def _acknowledge(self) -> None:
         self._emit(self._next, b"", ends=False)

@@ -19,7 +19,7 @@ from icesignal.client_session import Action, ClientSession, Lost, RelayState
 from icesignal.dial import ADVICE, OpenStream, dial, with_own_host
 from icesignal.errors import MessagesLost, RelayRefused, RelayUnreachable, SignalError
 from icesignal.expect import expect, expect_function
-from icesignal.loss import LossTeller
+from icesignal.loss import LossLog
 from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
 from icesignal.tasks import open_background
 from icesignal.transport import ConnectionEnded, OutboxFull, WebsocketConnection
@@ -53,7 +53,7 @@ class Client:
         self._welcome: wire.Welcome | None = None
         self._session: ClientSession | None = None
         self._failure: SignalError | None = None
-        self._log = LossTeller(url.shown)
+        self._log = LossLog(url.shown)
         self._changed = trio.Event()
         self._begun = trio.Event()
         self._nudged = trio.Event()
@@ -347,7 +347,7 @@ class Client:
             try:
                 async with self._dial() as (connection, hello):
                     self._connection, self._welcome, since = connection, hello, trio.current_time()
-                    self._tell_state(RelayState.CONNECTED)
+                    self._report_state(RelayState.CONNECTED)
                     self._begun.set()
                     code = await self._serve(connection)
                     if self._session is None or self._session.joined is None or self._session.resumed_here:
@@ -369,7 +369,7 @@ class Client:
                 self._notify()
             self._give_up_after(lost_at, error)
             has_place = self._session is not None and self._session.over is None and self._session.joined is not None
-            self._tell_state(RelayState.LOST if has_place else RelayState.DIALLING)
+            self._report_state(RelayState.LOST if has_place else RelayState.DIALLING)
             while self._session is None or self._session.over is not None or not self._session.has_room:
                 await self.wait_change()
             is_too_fast = code == wire.CloseCode.TOO_FAST
@@ -399,7 +399,7 @@ class Client:
             await self._nudged.wait()
             await trio.sleep(self._jitter(FIRST_PAUSE_S))
 
-    def _tell_state(self, state: RelayState) -> None:
+    def _report_state(self, state: RelayState) -> None:
         if state is not self._state:
             self._state = state
             self._on_state(state)

@@ -9,22 +9,22 @@ import trio
 from icesignal.client_session import ClientSession
 
 logger = logging.getLogger("icesignal.client")
-TELL_AGAIN_S = 10.0  # between two lines on a relay that stays away
+LOG_AGAIN_S = 10.0  # between two lines on a relay that stays away
 
 
-class LossTeller:
+class LossLog:
     """What the log has been told of one client's relay; loud where somebody waits there for a peer who cannot come."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._lost_at: float | None = None  # that it is gone has been told; None while it is there
-        self._told_at = 0.0
-        self._told_left_out = False
+        self._logged_at = 0.0
+        self._logged_left_out = False
 
     def left_out(self, why: str) -> None:
         """Tell, once, that the relay names an ICE server that cannot be used."""
-        if not self._told_left_out:
-            self._told_left_out = True
+        if not self._logged_left_out:
+            self._logged_left_out = True
             logger.warning("an ICE server that the relay %s names is left out: %s", self._url, why)
 
     def lost(self, session: ClientSession | None) -> None:
@@ -34,10 +34,10 @@ class LossTeller:
         level = _level(session)
         now = trio.current_time()
         if self._lost_at is None:
-            self._lost_at = self._told_at = now
+            self._lost_at = self._logged_at = now
             logger.log(level, "the connection to the relay %s is lost; trying to get it back", self._url)
-        elif level == logging.WARNING and now - self._told_at >= TELL_AGAIN_S:
-            self._told_at = now
+        elif level == logging.WARNING and now - self._logged_at >= LOG_AGAIN_S:
+            self._logged_at = now
             logger.log(
                 level,
                 "the relay %s has been gone for %.0f s; after %.0f s the code is dead",

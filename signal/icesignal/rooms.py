@@ -139,7 +139,7 @@ class RoomTable:
         member.connection = None
         member.away_at = now
         member.hung_up = hung_up
-        self._tell_peer(member)
+        self._notify_peer(member)
 
     def handle_drained(self, now: float, connection: int) -> None:
         """Note that a connection has written all that it was given, so that it takes more."""
@@ -317,7 +317,7 @@ class RoomTable:
             ),
         )
         self._pump(now, member)  # an entry that is repeated, too, must hear what was said since the first
-        self._tell_peer(member)
+        self._notify_peer(member)
 
     def _pump(self, now: float, member: Member) -> None:
         """Give a member's connection what it has not been given yet, as far as its window goes.
@@ -344,7 +344,7 @@ class RoomTable:
         member.in_flight += len(entry.payload)
         self._output(connection, wire.Message(epoch=member.room.epoch, seq=entry.seq, payload=entry.payload))
 
-    def _tell_peer(self, member: Member) -> None:
+    def _notify_peer(self, member: Member) -> None:
         peer = member.peer
         if peer is not None and peer.connection is not None:
             state = member.room.state_of(member.role)

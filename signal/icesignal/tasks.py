@@ -34,8 +34,8 @@ async def open_background() -> AsyncGenerator[trio.Nursery, None]:
 
 def _says_only(group: BaseExceptionGroup[BaseException], error: BaseException) -> bool:
     """Return whether a group tells nothing but this error and cancellations."""
-    told = {id(leaf) for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)}
-    return told <= {id(leaf) for leaf in _leaves(error)}
+    leaves = {id(leaf) for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)}
+    return leaves <= {id(leaf) for leaf in _leaves(error)}
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -390,8 +390,8 @@ class WebsocketConnection:
 
 
 def _handshake_failure(group: BaseExceptionGroup[BaseException]) -> HandshakeFailed:
-    telling, _ = group.split((trio_websocket.ConnectionRejected, HandshakeFailed))
-    leaf: BaseException = group if telling is None else telling
+    refusals, _ = group.split((trio_websocket.ConnectionRejected, HandshakeFailed))
+    leaf: BaseException = group if refusals is None else refusals
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
     if isinstance(leaf, HandshakeFailed):

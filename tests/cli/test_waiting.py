@@ -15,7 +15,7 @@ from iceagent.cli.exits import Exit
 from iceagent.cli.output import Output
 from iceagent.cli.paths import follow_paths
 from iceagent.cli.run import run_verb
-from iceagent.cli.waiting import told_progress
+from iceagent.cli.waiting import shown_progress
 from iceagent.core.address import TransportAddress
 from iceagent.link import LinkClosedByPeer, WishRefused
 from iceagent.session.errors import NoPath
@@ -33,7 +33,7 @@ def lines(text: str) -> list[dict[str, object]]:
 
 async def test_nothing_is_said_of_what_is_quick(autojump_clock, capsys):
     """A connection takes a fraction of a second; lines that flash by help nobody."""
-    async with told_progress(Output(as_json=True)) as progress:
+    async with shown_progress(Output(as_json=True)) as progress:
         progress.enter(Stage.PEER)
         await trio.sleep(1)
         progress.enter(Stage.OPEN)
@@ -53,7 +53,7 @@ async def test_the_first_line_comes_within_three_seconds_and_none_is_far_from_th
 
     output.line = note
     begun = trio.current_time()
-    async with told_progress(output) as progress:
+    async with shown_progress(output) as progress:
         await trio.sleep(4)
         progress.enter(Stage.PEER)
         await trio.sleep(5)
@@ -74,7 +74,7 @@ async def test_the_first_line_comes_within_three_seconds_and_none_is_far_from_th
 async def test_a_person_reads_what_is_waited_for_and_quiet_is_quiet(autojump_clock, capsys):
     """On standard error; `-q` leaves the code and errors."""
     for quiet in (False, True):
-        async with told_progress(Output(quiet=quiet)) as progress:
+        async with shown_progress(Output(quiet=quiet)) as progress:
             progress.enter(Stage.PATH, lambda: VERDICT)
             await trio.sleep(13)
         captured = capsys.readouterr()
@@ -91,7 +91,7 @@ async def test_a_person_reads_what_is_waited_for_and_quiet_is_quiet(autojump_clo
 
 async def test_waiting_for_a_person_is_not_told_again_and_again(autojump_clock, capsys):
     """A listener waits for hours; what counts begins when somebody uses the code."""
-    async with told_progress(Output(as_json=True)) as progress:
+    async with shown_progress(Output(as_json=True)) as progress:
         progress.enter(Stage.CODE)
         await trio.sleep(3600)
         progress.enter(Stage.PEER)
@@ -102,7 +102,7 @@ async def test_waiting_for_a_person_is_not_told_again_and_again(autojump_clock, 
 async def test_an_error_leaves_as_it_was_raised(autojump_clock):
     """The exit code is made of its type."""
     with pytest.raises(NoPath):
-        async with told_progress(Output()):
+        async with shown_progress(Output()):
             raise NoPath("none")
 
 

@@ -72,7 +72,7 @@ async def carry_out(drawn: Drawn, turn: ServerSwitch, stun: ServerSwitch) -> Non
         await trio.sleep(away_s)
         host.heal()
         if fault == "sleep":
-            monitor._watches.get()[id(host)]._tell(monitor.Change.WOKE)
+            monitor._watches.get()[id(host)]._notify(monitor.Change.WOKE)
     elif fault == "turn crash":
         turn.crash()
     elif fault == "stun crash":

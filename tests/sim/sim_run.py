@@ -113,15 +113,15 @@ def run_seed(seed: int, *, with_digest: bool = False) -> Outcome:
     outcome = Outcome(seed)
     drawn = draw(seed)
     draw_lessons(drawn, seed)
-    contained._told.clear()
+    contained._seen.clear()
     try:
         vnet.run(partial(_simulate, outcome, drawn), seed=seed)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         outcome.failure = _innermost(error)
-    if contained._told and not outcome.failure:
-        outcome.failure = f"unforeseen: {', '.join(map(' '.join, contained._told))}"
+    if contained._seen and not outcome.failure:
+        outcome.failure = f"unforeseen: {', '.join(map(' '.join, contained._seen))}"
     if with_digest:
         outcome.digest = sha256(drawn.net.trace_bytes()).hexdigest()
     return outcome

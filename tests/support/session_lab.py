@@ -300,7 +300,7 @@ def sleeps(seconds: float) -> Change:
         lab.hosts[0].partition()
         await trio.sleep(seconds)
         lab.hosts[0].heal()
-        monitor._watches.get()[id(lab.hosts[0])]._tell(monitor.Change.WOKE)
+        monitor._watches.get()[id(lab.hosts[0])]._notify(monitor.Change.WOKE)
         return trio.current_time()
 
     return change

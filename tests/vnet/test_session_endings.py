@@ -207,7 +207,7 @@ def test_a_machine_that_slept_does_not_blame_the_peer():
             watch = monitor._watches.get()[id(lab.hosts[0])]
             for one in watch.monitors:
                 one.slept_s = 600.0
-            watch._tell(monitor.Change.WOKE)
+            watch._notify(monitor.Change.WOKE)
             with trio.fail_after(50), pytest.raises(PeerLost, match=r"for 600 s, and the peer has not answered since"):
                 await lab.sessions[0].wait_closed()
 

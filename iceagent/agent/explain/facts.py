@@ -41,7 +41,7 @@ class Facts:
         relay_failures: the ways to TURN servers that failed, if none of the server's stands.
         relays_lost: relayed addresses that are gone.
         ours, theirs: the candidates of both sides, those of pairs of a session before a restart included.
-        signalled: types of the candidates the peer has told.
+        signalled: types of the candidates the peer has signalled.
     """
 
     def __init__(self, driver: Driver, gatherer: Gatherer, config: AgentConfig) -> None:
@@ -77,7 +77,7 @@ class Facts:
             for at, event in timeline.latest(ServerFailed)
             if event.base in bases and at > answered.get((event.url, event.base or _NOWHERE), -1.0)
         ]
-        # What was told before the network changed may hold no longer.
+        # What was signalled before the network changed may no longer hold.
         changed = self.last(NetworkChanged)
         since = -1.0 if changed is None else changed[0]
         self.fresh_answers = [(at, event) for at, event in heard if event in self.answers and at >= since]

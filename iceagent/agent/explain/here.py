@@ -128,7 +128,7 @@ def _fit_cause(facts: Facts) -> Verdict | None:
         return None
     ours, theirs = facts.our_families, facts.their_families
     if not ours & theirs:
-        if facts.refused_by_policy and ours & facts.driver.policy.told_families:
+        if facts.refused_by_policy and ours & facts.driver.policy.signalled_families:
             return _filtered(facts)
         summary = f"We have {versions(ours)} addresses, the peer only {versions(theirs)}."
         return verdict(VerdictKind.NO_COMMON_FAMILY, summary, tuple(facts.general()))

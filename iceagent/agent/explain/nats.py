@@ -1,12 +1,11 @@
-"""What the NATs of both sides do, as far as it has shown: from servers' answers, told candidates and checks.
+"""What the NATs of both sides do, as far as servers' answers, signalled candidates and checks have shown it.
 
-A NAT maps per destination (is symmetric, as people say) if one socket is seen at different ports by two servers at one
-time. Of our own side their answers tell, of the peer's its candidates, if it first told them together: one that was
-restarted in between gives another port, and the peer goes on telling the old one with the new one, as one server's
-answer of before may stand beside another's of now. That a peer sees
-another port than a server did is a hint and no proof: a gateway that accepted a check of the peer's for itself, before
-ours left, holds the port; one that was restarted has given another one since. The words are those of
-`iceagent netcheck`.
+A NAT maps per destination (it is symmetric) if two servers see one socket at different ports at the same time. For our
+own side the servers' answers show it. For the peer's side its candidates do, if they were first signalled together: a
+NAT that was restarted in between gives another port, and the peer may signal the old port together with the new one.
+That a peer sees another port than a server did is a hint and no proof. A gateway that accepted a check of the peer for
+itself, before ours left, holds the port; one that was restarted has given another port since. The texts are those
+of `iceagent netcheck`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Final
 
 from iceagent.agent.explain.facts import Facts, listed
 from iceagent.agent.report.events import ServerAnswered
-from iceagent.agent.report.tellings import AT_ONCE_S
+from iceagent.agent.report.signalling_times import AT_ONCE_S
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.model.candidate import without_zone
@@ -37,19 +36,19 @@ class NatFinding:
 
 def our_nat(facts: Facts) -> NatFinding:
     """Return what is known of the NAT on our side."""
-    told: dict[TransportAddress, list[tuple[float, ServerAnswered]]] = defaultdict(list)
+    answers_of: dict[TransportAddress, list[tuple[float, ServerAnswered]]] = defaultdict(list)
     for at, answer in facts.fresh_answers:
-        told[answer.base].append((at, answer))
-    for base, answers in told.items():
+        answers_of[answer.base].append((at, answer))
+    for base, answers in answers_of.items():
         if _differ(answers):
             words = listed([f"{answer.mapped} to {answer.url}" for _, answer in answers])
             return NatFinding(
                 True, (f"our NAT takes another port for each destination (symmetric): {base} is {words}",)
             )
-    hosts = [{answer.server.host for _, answer in answers} for answers in told.values()]
+    hosts = [{answer.server.host for _, answer in answers} for answers in answers_of.values()]
     if any(len(several) > 1 for several in hosts):
         return NatFinding(False, ("our NAT keeps one port for all destinations",) if _is_mapped(facts) else ())
-    return NatFinding(None, _seen_elsewhere(facts, told))
+    return NatFinding(None, _seen_elsewhere(facts, answers_of))
 
 
 def _differ(answers: Sequence[tuple[float, ServerAnswered]]) -> bool:
@@ -67,9 +66,11 @@ def _differ(answers: Sequence[tuple[float, ServerAnswered]]) -> bool:
     )
 
 
-def _seen_elsewhere(facts: Facts, told: dict[TransportAddress, list[tuple[float, ServerAnswered]]]) -> tuple[str, ...]:
+def _seen_elsewhere(
+    facts: Facts, answers_of: dict[TransportAddress, list[tuple[float, ServerAnswered]]]
+) -> tuple[str, ...]:
     for candidate in facts.core.local_candidates:
-        mapped = [answer.mapped for _, answer in told.get(candidate.path_base, ())]
+        mapped = [answer.mapped for _, answer in answers_of.get(candidate.path_base, ())]
         if candidate.type is not ice.CandidateType.PRFLX or candidate.address in mapped:
             continue
         if any(one.host == candidate.address.host for one in mapped):
@@ -103,16 +104,16 @@ def their_nat(facts: Facts) -> NatFinding:
             return NatFinding(
                 True, (f"the peer's NAT takes another port for each destination (symmetric): {related} is {words}",)
             )
-    told: dict[tuple[str, int], set[int]] = defaultdict(set)
+    signalled: dict[tuple[str, int], set[int]] = defaultdict(set)
     for candidate in reflexive:
-        told[candidate.address.host, _preference(candidate)].add(candidate.address.port)
+        signalled[candidate.address.host, _preference(candidate)].add(candidate.address.port)
     for candidate in present:
         source = without_zone(candidate.address)
         key = (source.host, _preference(candidate))
-        if candidate.type is not ice.CandidateType.PRFLX or key not in told:
-            continue  # from another socket of the peer's, say that of its new address, which it has yet to tell
-        if source.port not in told[key]:
-            ports = listed([str(port) for port in sorted(told[key])])
+        if candidate.type is not ice.CandidateType.PRFLX or key not in signalled:
+            continue  # from another socket of the peer, such as one of a new address that is not signalled yet
+        if source.port not in signalled[key]:
+            ports = listed([str(port) for port in sorted(signalled[key])])
             hint = f"{source.host} told port {ports}, and its checks come from port {source.port}: {_OR_HELD}"
             return NatFinding(None, (hint,))
     return NatFinding(None)
@@ -124,7 +125,7 @@ def _differing(facts: Facts, candidates: Sequence[ice.Candidate]) -> set[Transpo
         candidate.address
         for one, other in combinations(candidates, 2)
         if one.address.host == other.address.host and one.address.port != other.address.port
-        if facts.driver.tellings.were_together(one, other)
+        if facts.driver.signalling_times.were_together(one, other)
         for candidate in (one, other)
     }
 

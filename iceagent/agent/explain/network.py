@@ -96,7 +96,7 @@ def _nat_verdict(facts: Facts, kind: VerdictKind, summary: str, evidence: tuple[
 
 
 def _address_cause(facts: Facts) -> Verdict | None:
-    """Two sides with private addresses alone, behind NATs: nobody has told either of them how others see it."""
+    """Two sides with private addresses alone, behind NATs: neither knows its address outside of the NAT."""
     if facts.knows_public_address or facts.checks_received or facts.checks_answered:
         return None
     if any(one.type is ice.CandidateType.RELAY for one in (*facts.ours, *facts.theirs)):

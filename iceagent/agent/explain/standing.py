@@ -67,7 +67,7 @@ def _restart_failed(facts: Facts) -> list[str]:
 
 
 def lost_cause(facts: Facts) -> Verdict | None:
-    """Return why an agent that was connected is not, as far as that can be told; None if nothing but silence shows."""
+    """Return why an agent that was connected is not, as far as that can be known; None if nothing but silence shows."""
     since = facts.restart_unanswered_since
     changed = facts.network_changed
     lost = facts.last(ice.ConsentLost)

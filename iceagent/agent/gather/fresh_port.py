@@ -6,10 +6,10 @@ the peer cannot have the same port then, gets another, and the peer's NAT drops 
 
 A socket that the peer has not heard of has no such entry. It sends first: to each address of the peer's an *opener*,
 whose TTL lets it pass our own gateways and no others, so that it leaves no entry at the peer's either. Only then the
-peer is told the new address; its checks find the way open, and the pair they make is one like any other. One side that
-does so is enough, whichever gateway is at fault; where both do, it makes two ways instead of one. Which of them is
-used the controlling side says when it nominates, so neither side closes a port it has told before that: the peer may
-have found its way there, and, if that way goes, has closed the port that ours leads to.
+new address is signalled. The peer's checks find the way open, and make a pair like any other. It is enough if one side
+does so, whichever gateway is at fault; if both do, there are two paths instead of one. The controlling side chooses
+one of them by nominating it. Until then neither side closes a port it has signalled: the peer may use that path, and
+may have closed the port that ours leads to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_PORTS: Final = 2  # ours: in each ICE session
 MAX_KEPT: Final = 2  # ours: fresh ports that led to a path, beside the usual one of each address
 MAX_OPENED: Final = 8  # ours: addresses of the peer's that openers go to
 ANSWER_S: Final = 3.0  # ours: for the STUN server, which has answered before: three requests
-USUAL_TTL: Final = 2  # where none can be told: our own gateway, and the first router behind it
+USUAL_TTL: Final = 2  # where none can be found out: our own gateway, and the first router behind it
 
 
 class FreshPorts:
@@ -81,7 +81,7 @@ class FreshPorts:
                 if await wait_direct(self._driver, AGAIN_S if number else STUCK_S):
                     break
                 await self._open_one(opened, receiving)
-            if opened:  # a path of ours says nothing of the peer's, which may have found its own to the port we told
+            if opened:  # the peer may have found another path, to the port we have signalled
                 await wait_agreed(self._driver)
         finally:
             for base, candidate in opened.items():
@@ -90,7 +90,7 @@ class FreshPorts:
     # One port
 
     async def _open_one(self, opened: dict[TransportAddress, ice.Candidate], receiving: trio.Nursery) -> None:
-        """Open a socket, learn how it is seen, open the way to it, and tell the peer."""
+        """Open a socket, learn its mapped address, open the way to it, and signal it to the peer."""
         way = self._way_out()
         if way is None or is_direct(self._driver.ice):
             return
@@ -102,7 +102,7 @@ class FreshPorts:
         if sock is None:
             return
         base = sock.local_address
-        is_told = False
+        is_signalled = False
         self._driver.sockets[base] = sock
         receiving.start_soon(self._driver.receive_from, base)
         try:
@@ -114,12 +114,12 @@ class FreshPorts:
             component = self._driver.ice.component
             candidate = ice.srflx_candidate(mapped, base, server.host, 0, component)
             opened[base] = candidate
-            is_told = True
+            is_signalled = True
             logger.info("no direct path: the local port %d is tried, too", base.port)
             self._gatherer.names.announced.append(candidate)
             self._driver.note(FreshPort(base, mapped, len(targets), self._ttl))
         finally:
-            if not is_told:
+            if not is_signalled:
                 self._close(base)
 
     async def _ask(self, base: TransportAddress, server: TransportAddress) -> TransportAddress | None:
@@ -172,7 +172,7 @@ class FreshPorts:
     # What there is
 
     def _way_out(self) -> tuple[TransportAddress, TransportAddress] | None:
-        """Return a socket of ours behind a NAT and the server that has told so; None before, or where there is none."""
+        """Return a socket of ours behind a NAT and the server that has shown it; None before, or if there is none."""
         mapped = {one.path_base for one in self._driver.ice.local_candidates if one.type is ice.CandidateType.SRFLX}
         ours = {base.address for base in self._gatherer.bases if base.address.family == 4} & mapped
         return next((path for path in self._gatherer.reflexive.paths() if path[0] in ours), None)

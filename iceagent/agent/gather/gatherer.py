@@ -1,4 +1,4 @@
-"""Gathering: host candidates at once, servers beside each other, and two moments that are told: enough, and the end.
+"""Gathering: host candidates at once, all servers in parallel. Reports when there is enough, and the end.
 
 Enough is for those who carry all candidates in one message: nothing that is likely to come is missing. The end is
 RFC 8838's end-of-candidates.
@@ -46,15 +46,15 @@ class OtherWays(Protocol):
 
     Attributes:
         name: what it is called in `GatheringEnough.missing`.
-        peer_takes_part: the peer has told something of the kind.
+        peer_takes_part: the peer has announced the same.
     """
 
     name: str
     peer_takes_part: bool
 
     @property
-    def has_told(self) -> bool:
-        """Whether the peer has been told what there is to tell in the present generation; true if that is nothing."""
+    def has_announced(self) -> bool:
+        """Whether all has been announced to the peer in the present generation; true if there is nothing."""
         ...
 
     def take(self, candidate: ice.Candidate | None) -> bool:
@@ -88,10 +88,10 @@ class Gatherer:
         self.addresses_usable = 0  # of these, what the policy leaves
         self.enough = False
         self.finished = False
-        self.told_in_time: frozenset[Key] = frozenset()
+        self.signalled_in_time: frozenset[Key] = frozenset()
         """The candidates that came before the end."""
         self.other_ways: OtherWays | None = None
-        """What tries beside candidates, and is worth waiting for until it has told the peer."""
+        """What tries beside candidates, and is worth waiting for until it has announced itself to the peer."""
         self._round = trio.CancelScope()
         self.names = Names(network, config, driver, lambda: list(dict.fromkeys(b.address.host for b in self.bases)))
         self.nat64 = Nat64(network, driver, self._usable)
@@ -175,7 +175,7 @@ class Gatherer:
         self.enough = self.finished = False
 
     async def run(self) -> None:
-        """Ask all servers; tell when there is enough, and when no candidate follows; keep mapped addresses alive.
+        """Ask all servers; report when there is enough, and when no candidate follows; keep mapped addresses alive.
 
         A run that begins while another one goes on takes its place. A restart that comes in between leaves the end to
         the run that follows it.
@@ -189,14 +189,14 @@ class Gatherer:
                 nursery.start_soon(run_contained, "looking for a NAT64", self.nat64.learn)
                 for question in self.reflexive.begin():
                     nursery.start_soon(self.reflexive.ask, question)
-                nursery.start_soon(self._tell_enough, generation)
+                nursery.start_soon(self._report_enough, generation)
                 await self._wait_end()
                 if self._driver.ice.generation == generation:
                     self._finish()
                     nursery.start_soon(self._keep_alive)
 
     def _finish_anyway(self, generation: int) -> None:
-        """Tell that this is all, so that nobody waits for more: something went wrong that nobody has foreseen."""
+        """Report the end, so that nobody waits for more: something unforeseen went wrong."""
         if self._driver.ice.generation == generation and not self._driver.closed:
             self.enough = True
             self._driver.note(GatheringEnough(len(self._driver.ice.local_candidates), ("unforeseen",)))
@@ -208,7 +208,7 @@ class Gatherer:
         while not self.enough and not self._driver.closed:
             await self._driver.changed.park()
 
-    async def _tell_enough(self, generation: int) -> None:
+    async def _report_enough(self, generation: int) -> None:
         """Take note of enough as soon as it is known.
 
         That is once some server of each family has answered about all our sockets of it, and a relay stands, if there
@@ -246,18 +246,18 @@ class Gatherer:
 
     @property
     def _others_pending(self) -> bool:
-        return self.other_ways is not None and not self.other_ways.has_told
+        return self.other_ways is not None and not self.other_ways.has_announced
 
     @property
     def _budget_s(self) -> float:
         return min(self._config.gather_budget_s, QUESTION_S)
 
     async def _wait_end(self) -> None:
-        """Wait until the end of candidates may be told.
+        """Wait until the end of candidates may be signalled.
 
         With full trickle that is when nothing can come any more, so that all candidates precede it, as RFC 8838
-        section 13 has it. Without, somebody may be waiting for the end before he tells anything; then what is silent
-        has its budget and no more, and what comes later is for `late_candidates`.
+        section 13 has it. Without, the application may wait for the end before it signals anything. Then a silent
+        server has its budget and no more, and what comes later is for `late_candidates`.
         """
         patient = self._config.full_trickle
         async with trio.open_nursery() as nursery:
@@ -274,7 +274,7 @@ class Gatherer:
     async def _wait_any(self) -> None:
         """Wait until there is a candidate, or none is to be expected.
 
-        Of several components one that has told none by the end is one that does not exist (RFC 8445 section 6.1.2.2),
+        Of several components one without a candidate at the end does not exist (RFC 8445 section 6.1.2.2),
         and the peer closes its own for good: a server that is slow to answer one of them must not come to that.
         """
         while not self.names.signalled() and not (
@@ -288,9 +288,9 @@ class Gatherer:
 
     def _finish(self) -> None:
         if self.finished:
-            return  # the network has changed since; the end has been told, once and for all of this generation
+            return  # the network has changed since; the end of this generation has been signalled, and is final
         self.finished = True
-        self.told_in_time = frozenset(map(key_of, self.names.signalled()))
+        self.signalled_in_time = frozenset(map(key_of, self.names.signalled()))
         self._driver.note(GatheringFinished(len(self._driver.ice.local_candidates)))
         self._driver.mutate(self._driver.ice.end_of_local_candidates)
 

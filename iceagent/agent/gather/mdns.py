@@ -30,7 +30,7 @@ Path = tuple[TransportAddress, TransportAddress]
 
 
 def key_of(candidate: ice.Candidate) -> Key:
-    """Return what tells a candidate of ours from the others: type, transport, address, base, and what else it says."""
+    """Return what distinguishes a candidate of ours from the others: type, transport, address, base, extensions."""
     return (candidate.type, candidate.transport, candidate.address, candidate.path_base, candidate.extensions)
 
 
@@ -40,8 +40,8 @@ class Names:
     Args:
         network: where groups are joined.
         config: says whether to look up, and whether to publish.
-        driver: told when names have come.
-        hosts: returns the addresses of our sockets: names are asked for and told there, and nowhere else.
+        driver: woken when names have come.
+        hosts: returns the addresses of our sockets: names are asked for and announced there, and nowhere else.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Names:
         self._seen: dict[Path, ice.Candidate] = {}
         self._asked = 0
         self.announced: list[ice.Candidate] = []
-        """What the peer is told beside the core's candidates, in the form of some."""
+        """What is signalled in addition to the core's candidates, in the form of candidates."""
 
     @property
     def publishes(self) -> bool:
@@ -143,19 +143,19 @@ class Names:
             self._driver.changed.unpark_all()
 
     def signalled(self) -> list[ice.Candidate]:
-        """Return the candidates found so far, as the peer is to be told them.
+        """Return the candidates found so far, as they are signalled to the peer.
 
         Peer-reflexive ones are not: the peer is who revealed them (RFC 8445 section 7.2.5.3.1). Where names are
-        published, hosts that have none stay untold, and foundations are numbered anew: ours are checksums of addresses,
-        and those can be guessed.
+        published, hosts that have none are not signalled. Foundations are numbered anew: ours are checksums of
+        addresses, which could be guessed from them.
         """
         candidates = [one for one in self._driver.ice.local_candidates if one.type is not ice.CandidateType.PRFLX]
         candidates += self.announced
         if not self.publishes:
             return candidates
         living = [one for one in self._seen.values() if one.path_base in self._driver.sockets]
-        told = (self._disguised(candidate) for candidate in (*candidates, *living))
-        return [candidate for candidate in told if candidate is not None]
+        shown = (self._disguised(candidate) for candidate in (*candidates, *living))
+        return [candidate for candidate in shown if candidate is not None]
 
     def _disguised(self, candidate: ice.Candidate) -> ice.Candidate | None:
         number = self._foundations.setdefault(candidate.foundation, str(len(self._foundations) + 1))

@@ -1,6 +1,6 @@
 """Hosts of IPv6 alone behind a NAT64: they learn its prefix, and reach IPv4 peers and servers under it.
 
-The address of a peer in IPv6 disguise is one more remote candidate beside the one that was told; what comes back from
+The address of a peer in IPv6 disguise is one more remote candidate beside the signalled one; what comes back from
 the peer through the NAT64 comes from there. Names of servers need none of this, for the network's DNS64 disguises them.
 
 Source: RFC 7050, RFC 6052; the idea of RFC 8305 section 7.2.
@@ -32,7 +32,7 @@ class Nat64:
 
     Args:
         network: whose resolver is asked.
-        driver: told when the prefix is known; holds the policy.
+        driver: woken when the prefix is known; holds the policy.
         usable: returns the addresses of this machine that may be used.
     """
 

@@ -89,15 +89,15 @@ class PortMappings:
         self._note_settled(is_settled)
 
     async def _map(self, base: TransportAddress, preference: int, is_settled: trio.Event) -> None:
-        told: set[TransportAddress] = set()
+        reported: set[TransportAddress] = set()
         async with late.open_port_mapping(self._network, base, randbytes=self._config.randbytes) as mapping:
             while not self._driver.closed:
                 for held in mapping.addresses:
-                    if held.external not in told:
-                        told.add(held.external)
+                    if held.external not in reported:
+                        reported.add(held.external)
                         self._add(held, preference)
                 if mapping.settled and not is_settled.is_set():
-                    self._tell_failures(mapping)
+                    self._report_failures(mapping)
                     self._note_settled(is_settled)
                 await mapping.wait_changed()
 
@@ -111,7 +111,7 @@ class PortMappings:
             candidate = replace(candidate, related_address=None)
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
 
-    def _tell_failures(self, mapping: PortMapping) -> None:
+    def _report_failures(self, mapping: PortMapping) -> None:
         if not mapping.addresses:
             for protocol, reason in mapping.failures.items():
                 self._driver.note(PortMappingFailed(protocol, mapping.local, reason))

@@ -137,7 +137,7 @@ class Queries:
 
 
 def read_binding_response(message: stun.Message) -> tuple[TransportAddress | None, str]:
-    """Return the mapped address a Binding response tells, or why it tells none.
+    """Return the mapped address of a Binding response, or why it has none.
 
     MAPPED-ADDRESS is read where XOR-MAPPED-ADDRESS is missing: servers of RFC 3489's time send only that
     (RFC 8489 section 11).

@@ -51,7 +51,7 @@ class ServerQuery:
         answered: those of them it has answered about, be it with a refusal.
         targets: its addresses, once they are known.
         asked_at: when its addresses became known.
-        helped: whether any answer told an address.
+        helped: whether any answer had a mapped address.
         late: its budget is spent.
         over: nothing will come of it any more.
     """
@@ -68,7 +68,7 @@ class ServerQuery:
 
     @property
     def is_answered(self) -> bool:
-        """Whether the server has told an address, and said something about each socket."""
+        """Whether the server has reported an address, and has answered for each socket."""
         return self.helped and all(base.address in self.answered for base in self.bases)
 
 
@@ -80,7 +80,7 @@ class Reflexive:
         config: servers and budget.
         driver: takes queries and candidates.
         bases: returns the sockets there are.
-        names: told of addresses that are hidden and seen by servers all the same.
+        names: informed of addresses that are hidden, but seen by servers.
         nat64: translates the addresses of servers that have IPv4 only.
     """
 
@@ -120,7 +120,7 @@ class Reflexive:
 
     @property
     def has_answer(self) -> bool:
-        """Whether any server has told an address."""
+        """Whether any server has reported an address."""
         return any(question.helped for question in self.questions)
 
     def all_asked_at(self) -> float:
@@ -198,7 +198,7 @@ class Reflexive:
             query = await first_of(targets, partial(self._query, base.address), discard=_forget)
         except OSError as error:
             question.answered.add(base.address)
-            if not question.late:  # else it has been told already
+            if not question.late:  # else it has been reported already
                 self._driver.note(ServerFailed(url, question.family, base.address, str(error)))
             self._driver.changed.unpark_all()
             return

@@ -115,7 +115,7 @@ class RemoteCandidates:
     def _end(self, generation: int) -> None:
         if self._ended_generation == generation and not self._running[generation]:
             self._driver.mutate(partial(_add, self._driver.ice, None))
-            self._driver.changed.unpark_all()  # no event tells of it
+            self._driver.changed.unpark_all()  # no event reports it
 
 
 def _has_address(candidate: ice.Candidate) -> bool:

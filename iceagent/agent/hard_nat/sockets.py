@@ -14,13 +14,13 @@ from iceagent.net.api import Batch, LimitsHops, UdpSocket
 MAX_OPEN: Final = 512
 """Ours: sockets of all pools of a process; systems commonly grant a process 1,024 descriptors."""
 MAX_HOPS: Final = 8  # ours: a home router, a carrier's NAT and what lies between are closer than that
-TRACE_PORT: Final = 33434  # where traceroute's probes go: nobody listens, and the port tells the TTL
+TRACE_PORT: Final = 33434  # where traceroute's probes go: nobody listens, and the port identifies the TTL
 TRACE_S: Final = 0.5  # ours: for the answers
 
 _open_sockets: trio.lowlevel.RunVar[int] = trio.lowlevel.RunVar("iceagent.agent.hard_nat.sockets")
 
 Strike = Callable[[UdpSocket, Batch], bool]
-"""Told of what arrives at one of the sockets; returns whether the socket is taken over."""
+"""Called with what arrives at one of the sockets; returns whether the socket is taken over."""
 
 
 class SocketPool:
@@ -28,7 +28,7 @@ class SocketPool:
 
     Args:
         open_socket: binds one more; None when that fails.
-        strike: told of what arrives.
+        strike: called with what arrives.
     """
 
     def __init__(self, open_socket: Callable[[], Awaitable[UdpSocket | None]], strike: Strike) -> None:
@@ -107,7 +107,7 @@ async def find_ttl(
 ) -> int:
     """Return the TTL with which packets pass our own NATs and end at the first public address behind them.
 
-    As traceroute does it: each of a few packets dies one router further on, and those routers tell their addresses.
+    As traceroute does it: each of a few packets dies one router further on, and those routers report their addresses.
     The way out is the same for all destinations as far as it matters here, so the packets need not go to the peer.
 
     Args:
@@ -116,7 +116,7 @@ async def find_ttl(
         pace: waits until one more packet may be sent, and counts it; False if none may.
 
     Returns:
-        The TTL, or 0 where nothing can be told: routers are silent, the system does not pass their word on, or no
+        The TTL, or 0 if it cannot be found: routers are silent, the system does not pass on what they report, or no
         public router lies on the way.
     """
     sock = await open_socket()

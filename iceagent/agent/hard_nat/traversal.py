@@ -1,6 +1,6 @@
-"""Through hard NATs: sees what ours is like, tells the peer, and carries out what `iceagent.core.hard_nat` plans.
+"""Through hard NATs: finds out what ours does, announces it, and carries out what `iceagent.core.hard_nat` plans.
 
-What the two sides tell each other travels as server-reflexive candidates with two extension attributes (RFC 8839
+What the two sides announce to each other travels as server-reflexive candidates with two extension attributes (RFC 8839
 section 5.1), which peers that do not know them ignore: `x-nat` (`easy`, `predictable`, `hard`, `unknown`) and
 `x-nat-round`. To take part is to send them, so nothing happens unless both sides have opted in.
 """
@@ -66,7 +66,7 @@ class HardNatTraversal:
     """One agent's part in getting through hard NATs, its own or the peer's.
 
     Args:
-        network: where names are looked up, and what tells how much others send.
+        network: where names are looked up, and what knows how much others send.
         config: whether and how much may be done.
         driver: the agent's.
         gatherer: opens sockets, within the ports that are allowed, and knows our addresses.
@@ -86,14 +86,14 @@ class HardNatTraversal:
         self._caps: list[RateCap | Share] = []
         self._theirs: Announcement | None = None
         self.peer_takes_part = False
-        self._has_told = False
+        self._has_announced = False
         self._struck = 0
         self._nursery: trio.Nursery | None = None
 
     @property
-    def has_told(self) -> bool:
+    def has_announced(self) -> bool:
         """Whether the peer knows what our NAT is like, or is never to."""
-        return self._has_told or not self.enabled
+        return self._has_announced or not self.enabled
 
     def take(self, candidate: ice.Candidate | None) -> bool:
         """Take note of what the peer says of its NAT; return whether `candidate` was that, and no other one."""
@@ -122,18 +122,18 @@ class HardNatTraversal:
                     while core.generation == generation:
                         await self._driver.changed.park()
                     nursery.cancel_scope.cancel()
-                self._theirs, self._has_told, self._struck = None, False, 0
+                self._theirs, self._has_announced, self._struck = None, False, 0
                 self._gatherer.names.announced.clear()
 
     # One generation
 
     async def _work(self) -> None:
-        """See what our NAT is like, tell the peer, hear of its own, and try until there is a path or no more hope."""
+        """Find out what our NAT does, announce it, learn of the peer's, and try until there is a path or no hope."""
         try:
             nat = await self._look()
             ours = None if nat is None else await self._announce(nat, 0)
         finally:
-            self._has_told = True
+            self._has_announced = True
             self._driver.changed.unpark_all()
         if nat is None or ours is None:
             return
@@ -186,7 +186,7 @@ class HardNatTraversal:
         return addresses
 
     async def _announce(self, nat: _Nat, number: int) -> Announcement | None:
-        """Tell the peer what our NAT is like and where to send; again in each round where that changes."""
+        """Announce what our NAT does and where to send; again in each round where that changes."""
         mapped = await self._mapped(nat)
         address = mapped.address
         if nat.habit.kind is NatKind.PREDICTABLE:
@@ -344,7 +344,7 @@ class HardNatTraversal:
         )
 
     def _strikes(self, task: Task) -> int:
-        """Return how many checks have come through, as far as they show: each from an address nobody had told."""
+        """Return how many checks are known to have come through, each from an address that was not signalled."""
         learnt = (one for one in self._driver.ice.remote_candidates if one.type is ice.CandidateType.PRFLX)
         return self._struck + sum(one.address.host == task.target.host for one in learnt)
 
@@ -392,7 +392,7 @@ class _Nat:
 
 
 def write_announcement(ours: Announcement, mapped: ice.Candidate) -> ice.Candidate:
-    """Return an announcement in the form of a candidate, made of the one that tells our mapped address."""
+    """Return an announcement in the form of a candidate, made of the one with our mapped address."""
     extensions = ((KIND_ATTRIBUTE, ours.kind.value), (ROUND_ATTRIBUTE, str(ours.round)))
     return replace(mapped, address=ours.address, extensions=extensions)
 

@@ -14,9 +14,9 @@ from iceagent.core.hard_nat import NatKind, PortHabit, Sighting, is_target, read
 from iceagent.net.api import UdpSocket
 from iceagent.net.machine import MachineDriver
 
-MAX_SERVERS: Final = 4  # two tell the mapping; each more is one more port used up
+MAX_SERVERS: Final = 4  # two show the mapping; each more uses up one more port
 SOCKETS: Final = 3  # at a time; with two servers that makes a series of five ports
-SERIES: Final = 5  # ports in a row that tell how they are chosen
+SERIES: Final = 5  # ports in a row that show how they are chosen
 MAX_SOCKETS: Final = 10  # where much gets lost
 SPACING_S: Final = 0.01  # between two requests, so that routers see them in our order
 PATIENCE_S: Final = 3.0  # for the first answer: three requests, 0, 0.5 and 1.5 s after the start

@@ -1,4 +1,4 @@
-"""What an agent tells of itself: events in order, statistics, traffic, and all of it as one document."""
+"""What an agent reports: events in order, statistics, traffic, and all of it as one document."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from iceagent.net.api import InterfaceAddress
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What one snapshot needs to know beside what it is about. `servers`: which server told (address, base)."""
+    """What one snapshot needs to know beside what it is about. `servers`: which server reported (address, base)."""
 
     driver: Driver
     transport_id: str
@@ -55,10 +55,10 @@ def collect_statistics(drivers: Sequence[Driver], interfaces: list[InterfaceAddr
 
 
 def _servers(driver: Driver) -> dict[tuple[TransportAddress, TransportAddress], str]:
-    told = {(event.mapped, event.base): event.url for _, event in driver.timeline.latest(ServerAnswered)}
+    urls = {(event.mapped, event.base): event.url for _, event in driver.timeline.latest(ServerAnswered)}
     for _, relay in driver.timeline.latest(RelayAllocated):
-        told[relay.address, relay.address] = relay.url
-    return told
+        urls[relay.address, relay.address] = relay.url
+    return urls
 
 
 def _candidates(reading: _Reading, reports: tuple[ice.PairReport, ...]) -> tuple[CandidateStatistics, ...]:

@@ -1,4 +1,4 @@
-"""What the agent tells beside the events of its core: gathering and the network's own words."""
+"""The agent's events other than those of its core: gathering, and what the network reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iceagent.core.address import TransportAddress
 
 
 class ServerAnswered(Struct, frozen=True):
-    """A STUN server told how it sees one of our sockets; `rtt_s` counts from the first request, seconds.
+    """A STUN server reported the mapped address of one of our sockets; `rtt_s` counts from the first request, seconds.
 
     `server` is the address that answered, `transport` what it was asked over: `udp` or `tcp`.
     """
@@ -133,7 +133,7 @@ class ServersNotRenewed(Struct, frozen=True):
 
 
 class FreshPort(Struct, frozen=True):
-    """No direct path was found from the usual port, so the peer was told another one.
+    """No direct path was found from the usual port, so another one was signalled to the peer.
 
     Attributes:
         base: the socket at it.
@@ -154,7 +154,7 @@ class NatSeen(Struct, frozen=True):
     Attributes:
         base: the socket in question.
         nat: `easy` (one port for all destinations), `predictable`, `hard`, or `unknown`.
-        external: what the peer is told of it.
+        external: the address signalled to the peer.
         step: from one external port to the next, where they are counted.
     """
 

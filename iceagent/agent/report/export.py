@@ -1,7 +1,7 @@
 """A timeline as JSON, to be kept, sent to somebody who helps, or drawn. The schema is in docs/explain.md.
 
 Nothing secret is in it: of credentials only the user name fragment, and of the peer's peer-reflexive candidates, whose
-addresses the peer has not told, only the port; so it is with statistics in the W3C's form.
+addresses the peer has not signalled, only the port; so it is with statistics in the W3C's form.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TIMELINE_SCHEMA: Final = 1
 """A key never changes its meaning within a version; new keys and kinds may come at any time."""
 
 
-class Teller(Protocol):
-    """Who has conclusions to tell: an `Agent`."""
+class Explaining(Protocol):
+    """Who explains its state: an `Agent`."""
 
     def explain(self) -> Verdict:
         """Return the verdict of the moment."""
@@ -39,7 +39,7 @@ class Teller(Protocol):
         ...
 
 
-def timeline_document(driver: Driver, agent: Teller) -> dict[str, Any]:
+def timeline_document(driver: Driver, agent: Explaining) -> dict[str, Any]:
     """Return what is known of an agent's past, and its conclusions, as values that JSON has."""
     timeline = driver.timeline
     entries = timeline.entries()
@@ -65,7 +65,7 @@ def timeline_document(driver: Driver, agent: Teller) -> dict[str, Any]:
     }
 
 
-def timeline_json(driver: Driver, agent: Teller) -> str:
+def timeline_json(driver: Driver, agent: Explaining) -> str:
     """Return `timeline_document` as text, one event a line, so that tools for lines work, too."""
     document = timeline_document(driver, agent)
     lines = ",\n".join(json.dumps(event) for event in document.pop("events"))
@@ -91,8 +91,8 @@ class _Writer:
         self._names = driver.names
         remote = [event.candidate for event in events if isinstance(event, ice.RemoteCandidateAdded)]
         remote += driver.ice.remote_candidates
-        told = {candidate.address for candidate in remote if candidate.type is not ice.CandidateType.PRFLX}
-        self._untold = {candidate.address for candidate in remote} - told
+        signalled = {candidate.address for candidate in remote if candidate.type is not ice.CandidateType.PRFLX}
+        self._unsignalled = {candidate.address for candidate in remote} - signalled
 
     def members(self, event: AgentEvent) -> dict[str, Any]:
         """Return the fields of an event."""
@@ -100,7 +100,7 @@ class _Writer:
             return {"candidate": self._candidate(event.candidate, is_remote=True)}
         if isinstance(event, ice.LocalCandidateAdded):
             return {"candidate": self._candidate(event.candidate, is_remote=False)}
-        if isinstance(event, DestinationUnreachable) and event.remote in self._untold:
+        if isinstance(event, DestinationUnreachable) and event.remote in self._unsignalled:
             event = structs.replace(event, remote=TransportAddress("", event.remote.port))
         return {name: self._value(getattr(event, name)) for name in event.__struct_fields__}
 
@@ -122,18 +122,18 @@ class _Writer:
         return type(value).__name__
 
     def _candidate(self, candidate: ice.Candidate, *, is_remote: bool) -> dict[str, Any]:
-        told = self._end(candidate, is_remote=is_remote) | {"priority": candidate.priority}
+        shown = self._end(candidate, is_remote=is_remote) | {"priority": candidate.priority}
         if not is_remote:
-            told["base"] = str(candidate.path_base)
-        return told
+            shown["base"] = str(candidate.path_base)
+        return shown
 
     def _end(self, candidate: ice.Candidate, *, is_remote: bool) -> dict[str, Any]:
-        is_untold = is_remote and candidate.type is ice.CandidateType.PRFLX
+        is_unsignalled = is_remote and candidate.type is ice.CandidateType.PRFLX
         return {
             "id": self._names.candidate(candidate, is_remote=is_remote),
             "type": candidate.type.value,
             "protocol": candidate.transport,
-            "address": None if is_untold else candidate.address.host,
+            "address": None if is_unsignalled else candidate.address.host,
             "port": candidate.address.port,
         }
 

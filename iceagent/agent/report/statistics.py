@@ -31,7 +31,7 @@ class CandidateStatistics:
         foundation: equal for those that probably live and die together.
         base: the socket of a local one as `HOST:PORT`; None for remote ones.
         network_interface: the interface that has its base's address; None for remote and relayed ones.
-        url: of the server that told it; None for host, peer-reflexive and remote ones, and for mapped ports.
+        url: of the server that reported it; None for host, peer-reflexive and remote ones, and for mapped ports.
         relay_protocol: how we reach our relay: `udp`, `tcp`, `tls` or `dtls`; None for all others.
         related_address, related_port: what a reflexive or relayed one says of its base; None where it says nothing.
         username_fragment: of the side it is of; None for a peer-reflexive one of a peer whose credentials are unknown.
@@ -77,8 +77,8 @@ class CandidateStatistics:
             "tcpType": self.tcp_type,
         }
         kind = "remote-candidate" if self.is_remote else "local-candidate"
-        told = _stats(kind, self.id, self.timestamp_s, found)
-        return {**told, "address": None if is_hidden else self.address}
+        stats = _stats(kind, self.id, self.timestamp_s, found)
+        return {**stats, "address": None if is_hidden else self.address}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class TransportStatistics:
         packets_sent, bytes_sent, packets_received, bytes_received: application data over all pairs there ever were.
         datagrams_sent, datagrams_received: everything at the sockets open now, checks included.
         socket_bytes_sent, socket_bytes_received: likewise.
-        send_errors, icmp_errors: refused by the sockets, and told by the network.
+        send_errors, icmp_errors: refused by the sockets, and reported by the network (ICMP).
         receive_queue_dropped: arrived, and dropped since nobody received.
         events_missed: by subscribers of `events()` that were too slow.
         dropped: what the core did not do, by reason.

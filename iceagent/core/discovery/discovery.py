@@ -106,7 +106,7 @@ class Discovery:
         self._fragments: bool | None = None
         self._lifetime = LifetimeTest(tuple(lifetimes_s))
         self._events: deque[ServerReport | NatBehaviour] = deque()
-        self._started = self._told = False
+        self._started = self._reported = False
 
     # What happens
 
@@ -160,7 +160,7 @@ class Discovery:
     @property
     def finished(self) -> bool:
         """Whether nothing will be sent any more."""
-        return self._told
+        return self._reported
 
     def next_timeout(self) -> float | None:
         """Return when to call `handle_timeout` next, seconds; None when nothing is due."""
@@ -218,8 +218,8 @@ class Discovery:
             response = event if isinstance(event, stun.Response) else None
             self._conclude(now, event.transaction_id, response)
         self._choose_second(now)
-        if self._started and not self._told and not self._probes and self._lifetime.next_timeout() is None:
-            self._told = True
+        if self._started and not self._reported and not self._probes and self._lifetime.next_timeout() is None:
+            self._reported = True
             self._events.append(self.behaviour())
 
     def _conclude(self, now: float, key: bytes, response: stun.Response | None, *, refused: bool = False) -> None:

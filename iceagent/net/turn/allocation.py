@@ -333,12 +333,12 @@ async def _allocate(wish: _AllocationPlan, server: TurnServerAddress) -> TurnAll
                 discard=partial(_give_back_later, wish.nursery),
                 delay_s=ADDRESS_DELAY_S,
                 moves_on=lambda error: isinstance(error, OSError | turn.TurnError),
-                combine=_most_telling,
+                combine=_most_informative,
             )
-        except _Redirected as told:
-            target = redirections.target(server, told.ended, told.place, wish.options.own_hosts)
+        except _Redirected as redirected:
+            target = redirections.target(server, redirected.ended, redirected.place, wish.options.own_hosts)
             if target is None:
-                raise told.error from None
+                raise redirected.error from None
             server = target
             continue
         redirections.forget(allocation.server, allocation.place)
@@ -392,7 +392,7 @@ async def _give_back_later(nursery: trio.Nursery, allocation: TurnAllocation) ->
     await trio.lowlevel.cancel_shielded_checkpoint()
 
 
-def _most_telling(errors: list[Exception]) -> Exception:
+def _most_informative(errors: list[Exception]) -> Exception:
     """Return the error of the address that has said most: a server's own code before silence."""
     said = [error for error in errors if isinstance(error, turn.TurnError)]
     coded = [error for error in said if error.code is not None]

@@ -78,7 +78,7 @@ class TurnServerConfig:
         """
         if not self.relay_hosts:
             raise ValueError("relays need at least one IPv4 address or one IPv6 address")
-        if any((":" in host) != (":" in told) for host, told in self.relay_hosts.items()):
+        if any((":" in host) != (":" in public) for host, public in self.relay_hosts.items()):
             raise ValueError("an address is announced as one of its own family")
         stun.Realm(self.realm).encode_value(bytes(12))
 
