@@ -81,7 +81,7 @@ class AgentConfig:
             Each component has sockets of its own, and asks the servers for itself. The peer's should be the same;
             components it does not have are closed.
         ice_lite: be a lite agent (RFC 8445 section 2.5): answer the peer's checks and send none. For machines with a
-            public address; needs the role CONTROLLED, no servers, and a peer that is a full agent and knows (`lite=True`).
+            public address; needs the role CONTROLLED, no servers, and a full agent as peer, informed by `lite=True`.
         full_trickle: each candidate is carried to the peer as it comes, and nobody waits for the last: then
             end-of-candidates waits for whatever may still come, 39.5 s at most. Else it waits for the budgets only.
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events

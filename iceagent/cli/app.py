@@ -25,7 +25,7 @@ VERBS = {
 
 
 class _Formatter(click.HelpFormatter):
-    """Tells headings and options from their text, where the terminal shows colours; click takes them out elsewhere."""
+    """Colours headings and options in their text, where the terminal shows colours; click takes them out elsewhere."""
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         super().write_usage(prog, args, click.style("Usage: ", bold=True) if prefix is None else prefix)

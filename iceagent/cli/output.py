@@ -43,8 +43,8 @@ class Output:
 
     def error(self, code: int, message: str, *, verdict: Mapping[str, object] | None = None) -> None:
         """Print why the command ends with a code other than 0, and the verdict of `Agent.explain()`."""
-        told = {} if verdict is None else {"verdict": verdict}
-        self.line("error", f"iceagent: {_one_line(message)}", essential=True, exit=int(code), message=message, **told)
+        extra = {} if verdict is None else {"verdict": verdict}
+        self.line("error", f"iceagent: {_one_line(message)}", essential=True, exit=int(code), message=message, **extra)
 
     def follow_log(self, verbose: int) -> None:
         """Print what the library logs: warnings, with `-v` the course of things, with `-vv` everything."""
@@ -62,8 +62,8 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = self.format(record)
-        name, told = record.levelname.lower(), record.getMessage()
-        text = f"{name}: {_one_line(told)}{message.removeprefix(told)}"  # those of a traceback are lines of ours
+        name, logged = record.levelname.lower(), record.getMessage()
+        text = f"{name}: {_one_line(logged)}{message.removeprefix(logged)}"  # those of a traceback are lines of ours
         self._output.line("log", text, level=name, logger=record.name, message=message)
 
 

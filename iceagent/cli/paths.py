@@ -1,4 +1,4 @@
-"""How the two sides reach each other, told again when it changes; outages, and how the session ended."""
+"""How the two sides reach each other, printed again when it changes; outages, and how the session ended."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def run_verb(body: Callable[[], Awaitable[None]], output: Output, *, has_peer: b
     Args:
         body: the verb.
         output: where to print.
-        has_peer: it leaves somebody behind when its terminal is closed (SIGHUP), who is to be told as after Ctrl-C.
+        has_peer: it leaves somebody behind when its terminal is closed (SIGHUP), who is to be informed as after Ctrl-C.
     """
     supervisor = _Supervisor(body, _signals(has_peer=has_peer))
     if not gc.isenabled():  # see `iceagent.cli.main`

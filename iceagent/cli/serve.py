@@ -198,7 +198,7 @@ async def _open_servers(
 
 
 def _ice_servers(port: int, turn: TurnService | None, host: str) -> list[dict[str, Any]]:
-    """Return what one member of a room is told: under the relay's own host, with credentials for its own address."""
+    """Return what one member of a room is given: under the relay's own host, with credentials for its own address."""
     servers: list[dict[str, Any]] = [{"urls": [f"stun::{port}"]}]
     if turn is not None:
         username, credential = turn.make_credentials_at(host, CREDENTIALS_S)

@@ -18,7 +18,7 @@ AGAIN_S = 10.0  # between two lines while the same thing is waited for
 
 @asynccontextmanager
 async def shown_progress(output: Output, timeline: TimelineFile | None = None) -> AsyncIterator[Progress]:
-    """Yield what `invite` and `join` take as `progress`; until the session is open, its course is told.
+    """Yield what `invite` and `join` take as `progress`; until the session is open, its progress is printed.
 
     `timeline` gets what happened to the connection, once that has ended.
     """

@@ -133,7 +133,7 @@ def _test_of(annotation: str, module: str) -> Callable[[Any], bool]:
 
 
 def _test(hint: Any) -> Callable[[Any], bool]:
-    """Return what tells whether a value is what an annotation says. Of iterators the elements are not looked at."""
+    """Return a function that checks a value against an annotation. Of iterators the elements are not looked at."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return lambda value: True

@@ -59,7 +59,7 @@ def proof(
 
 
 class LinkAuthenticator:
-    """The exchange of one end: frames in, frames out; `state` tells the outcome."""
+    """The exchange of one end: frames in, frames out; `state` is the outcome."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ def max_size(frame_size: int) -> int:
 
 
 def split(data: bytes, number: int, frame_size: int) -> list[bytes]:
-    """Return the frames that carry `data`; `number` tells its fragments from those of other datagrams."""
+    """Return the frames that carry `data`; `number` distinguishes its fragments from those of other datagrams."""
     if len(data) < frame_size:
         return [_WHOLE + data]
     size = frame_size - _FRAGMENT.size
@@ -151,7 +151,7 @@ class Datagrams:
     def hand_over(self) -> int:
         """Give QUIC what the congestion window has room for; return how many datagrams that was.
 
-        The rest waits where it is bounded: neither library tells how many frames it holds back.
+        The rest waits where it is bounded: neither library reports how many frames it holds back.
         """
         count = 0
         carrier = self._carrier

@@ -21,6 +21,6 @@ def gather_entropy(backend: str = "qh3") -> None:
     put_off("qh3")
     try:
         from qh3._hazmat import X25519KeyExchange
-    except ImportError:  # another version: what is missing is told when a link opens, and this is only about time
+    except ImportError:  # another version: what is missing is reported when a link opens, and this is only about time
         return
     threading.Thread(target=X25519KeyExchange, name="iceagent entropy").start()

@@ -54,7 +54,7 @@ class LinkClosedByPeer(LinkError):
 class PeerRefused(RemoteError):
     """The other side does not allow what was asked of it; `wish` names that.
 
-    A link whose body it leaves tells the other side so, which then knows why it was left.
+    A link whose body raises it sends that to the other side, which then knows the reason.
     """
 
     def __init__(self, message: str, *, wish: str = "") -> None:
@@ -71,7 +71,7 @@ class AuthenticationError(LinkError):
 
 
 class LinkLost(NetworkError):
-    """The path under the link is gone; `__cause__` tells what the transport said."""
+    """The path under the link is gone; `__cause__` is the error of the transport."""
 
 
 class LinkUnanswered(LinkLost):

@@ -63,7 +63,7 @@ class Link:
 
         Raises:
             LocalError: the name is longer than 1 KiB in UTF-8.
-            trio.BrokenResourceError: the link has ended; the cause tells why.
+            trio.BrokenResourceError: the link has ended; the cause says why.
             trio.ClosedResourceError: the link was closed here.
         """
         header = name.encode()
@@ -134,7 +134,7 @@ class Link:
         return queue.pop()
 
     def notify_path_changed(self) -> None:
-        """Tell that another path carries the datagrams now: transfers that stood still go on at once."""
+        """Take note that another path carries the datagrams now: transfers that stood still continue at once."""
         self._protocol.probe_path(trio.current_time())
 
     async def wait_closed(self) -> None:
@@ -256,7 +256,7 @@ async def open_link(
     """Open an authenticated link to the peer at the other end of `transport`.
 
     When the block ends, what was written is handed over for as long as the peer goes on taking it (`close_timeout_s`),
-    and the peer is told.
+    and the peer is informed.
 
     Args:
         transport: what carries the datagrams; it stays open.
@@ -330,7 +330,7 @@ async def _wait_open(driver: _Driver, config: LinkConfig) -> None:
 
 
 def _farewell(failure: BaseException | None) -> tuple[LinkCode, str]:
-    """Return what the peer is told of how the body ended. Never the text of an error, which is this side's own."""
+    """Return what is sent to the peer of how the body ended. Never the text of an error, which is this side's own."""
     match failure:
         case None:
             return LinkCode.CLOSED, "done"
@@ -344,7 +344,7 @@ def _farewell(failure: BaseException | None) -> tuple[LinkCode, str]:
 async def _close(
     driver: _Driver, transport: DatagramTransport, config: LinkConfig, failure: BaseException | None
 ) -> None:
-    """Tell the peer, bounded and shielded."""
+    """Inform the peer, bounded and shielded."""
     protocol = driver.protocol
     protocol.close(*_farewell(failure))
     datagrams = driver.in_hand + protocol.datagrams_to_send(trio.current_time())

@@ -1,7 +1,7 @@
 """The link without I/O: authentication, streams with credit, datagrams, over one QUIC connection.
 
-The shell feeds batches and time, then sends what `datagrams_to_send` returns. What happened is told by callbacks that
-do no more than wake a task: `wake_reader` and `wake_writer` of each stream, `wake_link` for whoever waits for anything
+The shell feeds batches and time, then sends what `datagrams_to_send` returns. Callbacks report what happened, and do no
+more than wake a task: `wake_reader` and `wake_writer` of each stream, `wake_link` for whoever waits for anything
 else, and `wake_driver` when there is something new to send.
 """
 
@@ -112,7 +112,7 @@ class LinkProtocol:
         self._end(error)
 
     def close(self, code: LinkCode, reason: str) -> None:
-        """End the link on purpose; the next `datagrams_to_send` tells the peer. Idempotent."""
+        """End the link on purpose; the next `datagrams_to_send` informs the peer. Idempotent."""
         if self.state is not LinkState.CLOSED:
             self.closed_here = True
             self.endpoint.close(code, reason)

@@ -51,7 +51,7 @@ logging.getLogger("quic").addHandler(logging.NullHandler())
 
 
 class QuicClose(Struct, frozen=True):
-    """Why a connection ended: `by_application` tells a code of the link from one of QUIC or TLS."""
+    """Why a connection ended: `by_application`: the code is one of the link's, not one of QUIC or TLS."""
 
     code: int
     reason: str
@@ -126,7 +126,7 @@ class QuicEndpoint(ABC):
         self._retry_at: float | None = None
         self._pause_until: float | None = None
         self._seen_clients: deque[bytes] = deque(maxlen=_MAX_ATTEMPTS)
-        self._asked_at = float("-inf")  # when the library was last told the time
+        self._asked_at = float("-inf")  # when the library last got the time
         self._stopped_s = 0.0  # by how much its time is behind ours
 
     # --- what differs between the libraries
@@ -216,7 +216,7 @@ class QuicEndpoint(ABC):
     def _accept_untrusted(self, batch: Batch, now: float) -> None:
         """Start the server's connection with the first datagram that proves to be an Initial packet.
 
-        A client that begins anew is told by its source connection id, which is another for each connection.
+        A client that begins anew is recognized by its source connection id, which is another for each connection.
         """
         for datagram in batch.datagrams():
             cids = initial_cids_untrusted(datagram)
@@ -326,7 +326,7 @@ class QuicEndpoint(ABC):
         return QuicClose(event.error_code, event.reason_phrase, event.frame_type is None)
 
     def close(self, code: int, reason: str) -> None:
-        """End the connection; the next `datagrams_to_send` tells the peer. Idempotent."""
+        """End the connection; the next `datagrams_to_send` informs the peer. Idempotent."""
         if self._local_close is None and self.close_reason is None:
             self._local_close = QuicClose(code, reason, True)
             if self._connection is not None:

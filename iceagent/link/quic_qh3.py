@@ -24,7 +24,7 @@ _PARAMETERS_SIZE = 4096
 
 
 class _Log(logging.LoggerAdapter[logging.Logger]):
-    """The library's words, as they are meant: it warns of each end of a connection, which the link itself tells of."""
+    """Filters the library's log: it warns of each end of a connection, which the link itself reports."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         super().log(min(level, logging.DEBUG), msg, *args, **kwargs)

@@ -30,7 +30,7 @@ async def accept_next(listener: trio.abc.Listener[S], note: Callable[[OSError], 
 
     Args:
         listener: listens.
-        note: told of each failure; must return at once and not raise.
+        note: called with each failure; must return at once and not raise.
 
     Raises:
         trio.ClosedResourceError: the listener is closed.

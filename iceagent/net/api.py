@@ -21,7 +21,7 @@ class Batch:
     `data` holds them back to back: each is `segment_size` bytes long, the last one may be shorter. That is what the
     kernel delivers with UDP_GRO, and it is kept whole so that a bulk flow costs one Python object per 50 packets.
 
-    `local` is the address of ours that they came to, where the socket is bound to a wildcard and the system tells; with
+    `local` is the address of ours that they came to, where the socket is bound to a wildcard and the system says; with
     its zone if link-local. An answer leaves from there: `send_nowait(..., source=batch.local)`.
     """
 
@@ -46,7 +46,7 @@ class Batch:
 class IcmpError:
     """The network's word that a datagram to `remote` did not arrive; `errno` as the system reports it.
 
-    `reporter` is the address of the router or host that says so, where the system tells.
+    `reporter` is the address of the router or host that says so, where the system reports it.
     """
 
     remote: TransportAddress
@@ -222,7 +222,7 @@ class RealHost(Protocol):
     """A network that is this machine's own, with its kernel, its other programs, and all agents of this one.
 
     `SystemNetwork` is one, and so is what stands before it and passes `shared` on; the virtual network's hosts, of
-    which a program has many, are not. What the system alone can do (tell of changes and of sleep, bind to try whose an
+    which a program has many, are not. What the system alone can do (report changes and sleep, bind to try whose an
     address is, DTLS, UPnP) is done where a network is one.
     """
 
@@ -237,7 +237,7 @@ class HasDescriptor(UdpSocket, Protocol):
 
     @property
     def tells_local(self) -> bool:
-        """Whether the system tells which address a datagram came to, at a socket bound to a wildcard."""
+        """Whether the system reports to which address a datagram came to, at a socket bound to a wildcard."""
         ...
 
     def fileno(self) -> int:

@@ -40,7 +40,7 @@ def _choose(group: BaseExceptionGroup[BaseException], body_error: BaseException 
     """Return what leaves in place of the nursery's group.
 
     A group that the body raised comes out of the nursery as another one, made anew without the cancellations that were
-    the nursery's: so what it holds tells it, not what it is.
+    the nursery's: so it is recognized by what it holds, not by its type.
     """
     of_body = [] if body_error is None else list(_leaves(body_error))
     errors = [leaf for leaf in of_body if not isinstance(leaf, trio.Cancelled)]

@@ -27,7 +27,7 @@ def read_error_queue(sock: socket.socket, book: AddressBook) -> list[IcmpError]:
     """Return what the error queue holds now, oldest first, at most `MAX_ERRORS_PER_DRAIN`.
 
     Errors of our own making (a datagram larger than the interface takes) are read and left out: the send call that
-    caused them has already been told.
+    caused them has already been informed.
     """
     errors: list[IcmpError] = []
     if not _HAS_ERROR_QUEUE:
@@ -54,7 +54,7 @@ def icmp_errno(ancillary: list[tuple[int, int, bytes]]) -> int | None:
 
 
 def icmp_reporter(ancillary: list[tuple[int, int, bytes]]) -> str | None:
-    """Return the address of who raised the error (SO_EE_OFFENDER, ip(7)), where the system tells it."""
+    """Return the address of who raised the error (SO_EE_OFFENDER, ip(7)), where the system reports it."""
     for level, kind, data in ancillary:
         offender = data[_EXTENDED_ERROR.size :]
         if (level, kind) not in _KINDS or len(offender) < 2:

@@ -41,7 +41,7 @@ class RateLimit(logging.Filter):
         self._kinds: dict[tuple[int, str], _Kind] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record passes; one that does may get a remark about those that did not."""
+        """Return whether the record passes; one that does may get a remark about those that did not."""
         if record.levelno < logging.INFO:
             return True
         kind, left_out = self._kind_of(record)

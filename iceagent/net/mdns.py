@@ -37,7 +37,7 @@ IPV6_PATIENCE_S: Final = 0.05  # RFC 8305 section 3: for so long an IPv4 address
 ANNOUNCE_AGAIN_S: Final = 1.0  # RFC 6762 section 8.3
 MULTICAST_GAP_S: Final = 1.0  # RFC 6762 section 6: one record on one link, at most so often
 MAX_LOOKUPS: Final = 32  # ours: names looked up at a time
-MAX_CACHED: Final = 64  # ours: what was told and what was announced; the oldest goes first
+MAX_CACHED: Final = 64  # ours: answers and announcements; the oldest goes first
 MAX_PUBLISHED: Final = 32  # ours
 MAX_SOCKETS: Final = 16  # ours: links of one agent
 MESSAGES_PER_S: Final = (
@@ -89,7 +89,7 @@ class _Link:
 
 @dataclass(slots=True, eq=False)
 class _Lookup:
-    """A name being looked up, and the first address of each family that was told."""
+    """A name being looked up, and the first address of each family that was answered."""
 
     found: dict[int, str] = field(default_factory=dict)
     any: trio.Event = field(default_factory=trio.Event)

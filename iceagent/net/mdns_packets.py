@@ -74,10 +74,10 @@ def encode_query(name: str, families: tuple[int, ...] = (6, 4), *, by_unicast: b
 
 
 def encode_answer(record: Record, *, legacy_id: int | None = None, legacy: MdnsQuestion | None = None) -> bytes:
-    """Return the response that tells one record, and that there is none of the other type.
+    """Return the response with one record, which says that there is none of the other type.
 
     Args:
-        record: what is told.
+        record: what is announced.
         legacy_id: of the query of one who is no full mDNS participant, which the answer repeats.
         legacy: his question, repeated, too.
     """

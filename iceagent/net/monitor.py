@@ -1,6 +1,7 @@
 """Changes of the network under a running program: addresses, routes, and waking up from sleep.
 
-On Linux the kernel tells (netlink), and so does the virtual network; elsewhere addresses are looked at every second.
+On Linux the kernel reports changes (netlink), and so does the virtual network; elsewhere addresses are read every
+second.
 All who watch one network share one task, which ends with the last of them.
 """
 
@@ -24,11 +25,11 @@ from iceagent.net.per_run import PerRun
 
 logger = logging.getLogger("iceagent.net")
 
-POLL_S: Final = 1.0  # ours: where nobody tells
+POLL_S: Final = 1.0  # ours: where the system reports no changes
 MAX_PAUSE_S: Final = 60.0  # ours: before the watch begins again when it has failed over and over
 JUMP_CHECK_S: Final = 2.0  # ours: how soon after waking up we notice
 JUMP_S: Final = 5.0  # ours: a shorter sleep outlives every NAT binding and all consent
-DEBOUNCE_S: Final = 0.05  # ours: an interface that comes up is told in several messages
+DEBOUNCE_S: Final = 0.05  # ours: an interface that comes up is reported in several messages
 
 # linux/rtnetlink.h: RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
@@ -82,7 +83,7 @@ class ReportsChanges(Protocol):
 
 
 class _Watch:
-    """The task that looks at one network, and whom it tells."""
+    """The task that looks at one network, and whom it notifies."""
 
     def __init__(self, network: Network) -> None:
         self.monitors: list[ChangeMonitor] = []
@@ -128,7 +129,7 @@ class _Watch:
                 self._check_sleep()
 
     async def _listen(self, netlink: trio.socket.SocketType) -> None:
-        self._look()  # what changed before the kernel was listened to, no message tells
+        self._look()  # no message reports what changed before we listened
         while True:
             changed = False
             try:
@@ -138,7 +139,7 @@ class _Watch:
                     with trio.move_on_after(DEBOUNCE_S):
                         while True:
                             await netlink.recv(_MAX_MESSAGE)
-            except OSError as error:  # ENOBUFS: messages were lost; looking tells all
+            except OSError as error:  # ENOBUFS: messages were lost; reading the addresses shows all
                 changed = True
                 if error.errno != errno.ENOBUFS:
                     logger.debug("the kernel tells no changes any more: %s", error)
@@ -158,7 +159,7 @@ class _Watch:
             return None
 
     def _look(self) -> bool:
-        """Look for changes of the addresses and tell them; return whether there were any, or may be."""
+        """Look for changes of the addresses and report them; return whether there were any, or may be."""
         entries = self._interfaces()
         self._is_blind = entries is None
         addresses = self._addresses if entries is None else frozenset(entries)
@@ -186,7 +187,7 @@ _watches: Final = PerRun[dict[int, _Watch]]("iceagent.net.monitor", dict)
 
 @asynccontextmanager
 async def open_monitor(network: Network) -> AsyncIterator[ChangeMonitor]:
-    """Watch a network; what changes while the body runs is told by `ChangeMonitor.wait`."""
+    """Watch a network; what changes while the body runs is reported by `ChangeMonitor.wait`."""
     watches = _watches.get()
     key = 0 if isinstance(network, RealHost) else id(network)
     watch = watches.get(key)
@@ -205,7 +206,7 @@ async def open_monitor(network: Network) -> AsyncIterator[ChangeMonitor]:
 
 
 def _open_netlink() -> trio.socket.SocketType | None:
-    """Return a socket that the kernel tells of changes, or None where there is none."""
+    """Return a socket to which the kernel reports changes, or None where there is none."""
     if sys.platform != "linux":
         return None
     try:

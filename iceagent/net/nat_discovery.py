@@ -27,8 +27,8 @@ async def discover_nat(
     Args:
         network: where the sockets come from.
         host: the local address.
-        servers: STUN servers of the same family, the best first. One with two addresses (RFC 5780) tells all; two with
-            one each tell the mapping.
+        servers: STUN servers of the same family, the best first. One with two addresses (RFC 5780) shows all; two with
+            one each show the mapping.
         randbytes: for transaction ids.
         fragments: whether to try fragmented datagrams.
         lifetimes_s: idle times after which to look whether a mapping lives.

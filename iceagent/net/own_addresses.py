@@ -24,7 +24,7 @@ def own_hosts(network: Network) -> frozenset[str]:
     """Return all addresses of a machine, without zones: those of interfaces that are down, too.
 
     Raises:
-        OSError: the system does not tell.
+        OSError: the system does not report them.
     """
     hosts = {one.host.partition("%")[0] for one in network.interfaces()}
     if isinstance(network, RealHost):
@@ -37,9 +37,9 @@ def own_hosts(network: Network) -> frozenset[str]:
 
 
 def ownership(network: Network) -> Callable[[str], bool]:
-    """Return what tells whether an IP literal is an address of the machine at this moment.
+    """Return a function that says whether an IP literal is an address of the machine at this moment.
 
-    The system is asked by binding a socket, some microseconds; it knows at once, also where it tells nobody of changes,
+    The system is asked by binding a socket, some microseconds; it knows at once, also where it reports no changes,
     and also of whole prefixes that are routed to itself (`ip route add local`). A system that binds to what is not its
     own (`ip_nonlocal_bind`) cannot be asked so; then this says no, and the list of addresses decides.
     """

@@ -30,7 +30,7 @@ Ancillary = tuple[int, int, bytes]
 def read_ancillary(ancillary: Sequence[Ancillary], length: int) -> tuple[int, str | None]:
     """Return the segment size and the local address that came with a buffer of `length` bytes.
 
-    Without the one it is a single datagram; the other is None where the system does not tell.
+    Without the one it is a single datagram; the other is None where the system does not report it.
     """
     size, local = length or 1, None
     for level, kind, data in ancillary:

@@ -117,7 +117,7 @@ async def _connect_through(stream: trio.abc.Stream, proxy: Proxy, host: str, por
 
 
 def _checked(host: str) -> str:
-    """Return a host as proxies are told it, be it whose word it may: nothing that would end a line of the request."""
+    """Return a host as it is written to a proxy, whoever named it: without anything that would end a line."""
     try:
         return check_host(host, bracketed=":" in host)
     except ValueError as error:

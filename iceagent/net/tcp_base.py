@@ -1,7 +1,7 @@
 """A TCP candidate's end as a UDP socket: datagrams to and from many peers, each over a connection of its own.
 
 RFC 6544: frames of RFC 4571 inside; connections are opened when something is to be sent (active, simultaneous open) or
-come in (passive, simultaneous open). A connection that cannot be opened, or breaks, is told as an ICMP error is.
+come in (passive, simultaneous open). A connection that cannot be opened, or breaks, is reported as an ICMP error is.
 
 Whoever finds the port may connect: strangers are few per source, say little, and are gone within seconds.
 """
@@ -46,7 +46,7 @@ class TcpBase:
         address: names the base: that of the listener, or of an active candidate (host, 9).
         listener: accepts connections; None for an active candidate. Closed with the base.
         connects: whether connections are opened, too.
-        is_known: tells whether an authenticated check came from an address, or one of ours is under way to it.
+        is_known: returns whether an authenticated check came from an address, or one of ours is under way to it.
         permits: whose connections are accepted at all.
         max_buffer: bytes kept for a slow reader.
 

@@ -53,7 +53,7 @@ def own_addresses(options: TurnOptions, network: Network, hosts: dict[str, str])
     """Return what is never a peer but as a relay: the machine's addresses, and what others know it as.
 
     Raises:
-        OSError: the system does not tell.
+        OSError: the system does not report them.
     """
     listed = {address.host.partition("%")[0] for address in options.listen}
     return own_hosts(network) | listed | {*hosts, *hosts.values()}
@@ -127,7 +127,7 @@ class AddressWatch:
                 await monitor.wait()
 
     def look(self) -> None:
-        """Tell the core what addresses there are now; where the system does not say, what it said before stays."""
+        """Give the core the present addresses; where the system reports none, those reported before stay."""
         service = self._service
         options, network, core = service.options, service.network, service.core
         try:

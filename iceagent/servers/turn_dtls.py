@@ -140,7 +140,7 @@ class DtlsClient:
 class DtlsSocket(trio.socket.SocketType):
     """Our UDP socket as `trio.DTLSEndpoint` wants one.
 
-    That tells connections apart by what `recvfrom` calls an address: here both ends of a connection, so that each is
+    That distinguishes connections by what `recvfrom` calls an address: here both ends of a connection, so that each is
     answered from the address that was asked, and one client may have connections to several addresses of this machine.
 
     Args:

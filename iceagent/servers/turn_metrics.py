@@ -1,4 +1,4 @@
-"""What a TURN server tells Prometheus."""
+"""The metrics of a TURN server, for Prometheus."""
 
 from __future__ import annotations
 

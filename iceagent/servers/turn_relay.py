@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService
 
 ROUNDS: Final = 8  # of the poll before others get their turn
-READS: Final = 1  # of a ready socket; one call brings a whole buffer, and the poll tells of more for less than a try
+READS: Final = 1  # of a ready socket; one call brings a whole buffer, and the poll reports more for less than a try
 
 _ICMP_OF: Final = {
     4: {
@@ -34,7 +34,7 @@ _ICMP_OF: Final = {
         errno.EACCES: (1, 1),
     },
 }
-"""Type and code of what the system tells as an errno, by family."""
+"""Type and code of what the system reports as an errno, by family."""
 
 
 class RelaySockets:
@@ -69,7 +69,7 @@ class RelaySockets:
             self._service.forward([PeerDatagrams(transmit.relay, transmit.peer, [transmit.data])])
 
     async def run(self, relay: RelayedAddress) -> None:
-        """Bind a relay, tell the core, and have it read until it is closed."""
+        """Bind a relayed address, report it to the core, and have it read until it is closed."""
         service = self._service
         try:
             sock = await service.network.open_udp(relay.bind.host, relay.bind.port)

@@ -284,7 +284,7 @@ class StreamListener:
 async def admitted(
     service: TurnService, remote: TransportAddress, stream: trio.abc.AsyncResource
 ) -> AsyncGenerator[bool, None]:
-    """Tell whether a connection may come in; close it at the end of the block, whatever happens."""
+    """Yield whether a connection may come in; close it at the end of the block, whatever happens."""
     may_enter = service.doorkeeper.enter(remote.host)
     try:
         yield may_enter

@@ -79,7 +79,7 @@ class TcpRelays:
     # -- connections
 
     async def connect(self, connection: PeerConnection) -> None:
-        """Connect from a relayed address to a peer and tell the core how it went."""
+        """Connect from a relayed address to a peer and report the result to the core."""
         core = self._service.core
         stream: trio.SocketStream | None = None
         with trio.move_on_after(CONNECT_TIMEOUT_S):

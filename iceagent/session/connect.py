@@ -72,7 +72,7 @@ class Invitation(Generic[S]):
 
     @property
     def code(self) -> str:
-        """What the other side has to be told, such as `7-guitar-ozone`."""
+        """What the other side has to be given, such as `7-guitar-ozone`."""
         return self._signaling.code
 
     @checked

@@ -1,4 +1,4 @@
-"""What the two sides tell each other inside the sealed channel: `agent.descriptions()`, part by part.
+"""What the two sides signal inside the sealed channel: `agent.descriptions()`, part by part.
 
     {"type": "description", "version": 2, "ufrag": str, "pwd": str, "fingerprint": 32 bytes,
      "options": ["renomination", ...], "pacing": 20, "lite": false}
@@ -87,10 +87,10 @@ def parse_untrusted(message: Mapping[str, Any]) -> DescriptionMessage | Candidat
     return found
 
 
-def messages_of(part: Description, fingerprint: bytes, told: Credentials | None) -> Iterator[dict[str, Any]]:
-    """Return the messages that carry a part to a peer which knows the credentials `told`."""
+def messages_of(part: Description, fingerprint: bytes, known: Credentials | None) -> Iterator[dict[str, Any]]:
+    """Return the messages that carry a part to a peer which has the credentials `known`."""
     (stream,) = part.streams
-    if stream.credentials != told:
+    if stream.credentials != known:
         yield {
             "type": "description",
             "version": VERSION,
@@ -110,23 +110,23 @@ def messages_of(part: Description, fingerprint: bytes, told: Credentials | None)
 async def send_descriptions(
     channel: SealedChannel, agent: Agent, fingerprint: bytes, on_end: Callable[[], None]
 ) -> None:
-    """Tell the peer who we are, every candidate as it is found (RFC 8838), and every restart; until the agent closes.
+    """Signal our credentials, each candidate as it is found (RFC 8838), and each restart; until the agent closes.
 
     Args:
         channel: to the peer.
         agent: its first data stream is described.
         fingerprint: that of our certificate.
-        on_end: called each time that all candidates known have been told.
+        on_end: called each time that all candidates known have been signalled.
 
     Raises:
         SignalError: the relay or the peer is gone.
     """
-    told: Credentials | None = None
+    known: Credentials | None = None
     async for part in agent.descriptions():
         first = replace(part, streams=part.streams[:1])
-        for message in messages_of(first, fingerprint, told):
+        for message in messages_of(first, fingerprint, known):
             await channel.send(message)
-        told = first.streams[0].credentials
+        known = first.streams[0].credentials
         if first.streams[0].end:
             on_end()
 

@@ -151,7 +151,7 @@ class _Signaling:
         Raises:
             PeerLeft: so it is.
         """
-        with suppress(icesignal.SignalError):  # whoever waits for the next message is told
+        with suppress(icesignal.SignalError):  # whoever waits for the next message gets it
             while True:
                 await self._channel.wait_peer_gone(GONE_S)
                 while self._channel.has_peer_hung_up:
@@ -172,13 +172,13 @@ class _Signaling:
                 raise no_path(self._agent) from error
 
     async def _give_up(self) -> None:
-        """Give up as soon as there can be no path; the other side is to know first that we have no more to tell."""
+        """Give up as soon as there can be no path; the other side is to know first that we have no more candidates."""
         await wait_hopeless(self._agent)
         await self._all_signalled.wait()
         raise no_path(self._agent)
 
     async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
-        """Talk at the relay; what ends that while a path is looked for is raised, and told in the log afterwards."""
+        """Talk at the relay; what ends that while a path is looked for is raised; afterwards it is logged."""
         try:
             with signal_errors(), _peer_left():
                 await talk()
@@ -193,7 +193,7 @@ class _Signaling:
             pass  # the agent was closed meanwhile
 
     def _note_end(self, reason: BaseException) -> None:
-        """Tell, once, that nothing more can be said at the relay; `reason` in the relay's own words."""
+        """Report, once, that the relay carries no more messages; `reason` is the relay's text."""
         if not self.has_ended:
             self.has_ended = True
             when = "and the session goes on" if self.is_open else "though a path is found and the link being opened"
@@ -217,7 +217,9 @@ async def _follow_path(agent: Agent, *notify: Callable[[], None]) -> None:
 
 
 def _outage_reporter(session: Session, link: Link) -> Callable[[Outage], None]:
-    """Return what tells a session of outages, and wakes its link, whose probes wait ever longer, as they end."""
+    """Return a function that reports outages to a session, and at their end wakes its link, whose probes wait longer
+    and longer.
+    """
 
     def report(outage: Outage) -> None:
         session.notify_outage(outage)

@@ -25,7 +25,7 @@ async def keeping_up(look_again: LookAgain, network: Network | None = None) -> A
     """While the body runs, have signaling look at its connection after each change of the network.
 
     Args:
-        look_again: told the addresses that this machine has now.
+        look_again: called with the addresses that this machine has now.
         network: this machine's, unless another one is given.
     """
     watched = network or SystemNetwork()

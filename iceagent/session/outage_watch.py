@@ -1,4 +1,4 @@
-"""Tells of an agent's outages as they happen."""
+"""Reports an agent's outages as they happen."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from iceagent.agent.trying import gives_up_in, was_stopped, what_is_tried
 from iceagent.session.outages import Outage, OutageKind
 
 LOOK_S = 0.2  # between two looks at an agent whose path is silent; no event says that the same path answers again
-AGAIN_S = (10.0, 30.0, 60.0)  # ours: so long after the beginning it is told what is being tried,
+AGAIN_S = (10.0, 30.0, 60.0)  # ours: so long after the beginning it is reported what is being tried,
 THEN_EVERY_S = 300.0  # and from then on this often
 _OVER = frozenset((AgentState.FAILED, AgentState.CLOSED))
 
 
 async def watch_outages(agent: Agent, report: Callable[[Outage], None]) -> None:
-    """Tell of every outage of a connected agent until it is closed or fails."""
+    """Report every outage of a connected agent until it is closed or fails."""
     async for _ in agent.events():
         if not agent.is_answering and agent.state not in _OVER:
             await _watch_one(agent, report)
 
 
 def _moments(begun_at: float) -> Iterator[float]:
-    """Return when it is told what is being tried: ever more seldom."""
+    """Return when it is reported what is being tried: less and less often."""
     at = begun_at
     for seconds in chain(AGAIN_S, repeat(THEN_EVERY_S)):
         at = begun_at + seconds if seconds in AGAIN_S else at + seconds

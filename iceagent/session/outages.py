@@ -1,4 +1,4 @@
-"""Outages of a session's path, told as they happen: silent, what is being tried, back after so many seconds."""
+"""Outages of a session's path, as they happen: silent, what is being tried, back after so many seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class OutageKind(Enum):
-    """What is told of an outage.
+    """What is reported of an outage.
 
     SILENT: nothing is answered. RESTARTING: ICE looks for another way. TRYING: it lasts, and so much is being done.
     BACK: the other side answers again.

@@ -23,7 +23,7 @@ class Path(Struct, frozen=True):
     because: str | None = None
 
     def same_route(self, other: Path | None) -> bool:
-        """Tell whether only the round trip time differs."""
+        """Return whether only the round trip time differs."""
         return other is not None and (self.direct, self.transport, self.local, self.remote) == (
             other.direct,
             other.transport,

@@ -43,7 +43,7 @@ class RelayPlace:
 
     @property
     def shown(self) -> str:
-        """The URL as it may be printed and told to the other side."""
+        """The URL as it may be printed and given to the other side."""
         return f"ws://{self.address}" if self.address else icesignal.parse_relay_url(self.url).shown
 
 
@@ -224,7 +224,7 @@ def host_of(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine by name or address."""
+    """Return whether a host is this machine by name or address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -46,7 +46,7 @@ class Renewal:
         self._given_at = trio.current_time()
 
     async def run(self) -> None:
-        """Renew until the conversation at the relay is over; that is told, once, when others would be needed."""
+        """Renew until the conversation at the relay is over; that is reported once, when others would be needed."""
         async with open_background() as nursery:
             nursery.start_soon(self._follow)
             try:
@@ -60,7 +60,7 @@ class Renewal:
                 pass  # the agent was closed meanwhile
 
     async def _follow(self) -> None:
-        """Take what the relay tells unasked, as it does whenever its connection has been lost and is back."""
+        """Take what the relay sends unasked, as it does each time its connection has been lost and is back."""
         while True:
             try:
                 await self._take(await self._channel.wait_ice_servers(self._known))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict
     from iceagent.link import LinkStream
 
-MAX_OUTAGES = 32  # told and not yet read; then the newest are left out
+MAX_OUTAGES = 32  # reported and not yet read; then the newest are left out
 
 
 class Session:
@@ -40,7 +40,7 @@ class Session:
         read_path: Callable[[], Path | None] = lambda: None,
         read_failure: Callable[[], Verdict | None] = lambda: None,
     ) -> None:
-        """`inviter` tells the two sides apart; `read_path` returns the path of this moment.
+        """`inviter` distinguishes the two sides; `read_path` returns the path of this moment.
 
         `read_failure` returns the verdict on an agent that has failed, None while it lives.
         """
@@ -118,7 +118,7 @@ class Session:
         return self._outages[1]
 
     def notify_outage(self, outage: Outage) -> None:
-        """Tell whoever follows `outages()`, and remember."""
+        """Report to whoever follows `outages()`, and remember."""
         self._outage = None if outage.kind is OutageKind.BACK else outage
         self._outage_changed.set()
         self._outage_changed = trio.Event()

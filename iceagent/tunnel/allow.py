@@ -49,7 +49,7 @@ class AllowRule:
             object.__setattr__(self, "host", canonical_host(self.host))
 
     def matches(self, target: Target) -> bool:
-        """Tell whether the rule covers the target. A pipe is never covered: it has no address."""
+        """Return whether the rule covers the target. A pipe is never covered: it has no address."""
         match target:
             case TcpTarget(host, port) | UdpTarget(host, port):
                 kind = "tcp" if isinstance(target, TcpTarget) else "udp"
@@ -112,5 +112,5 @@ def parse_rules(rules: Iterable[str | AllowRule]) -> tuple[AllowRule, ...]:
 
 
 def is_allowed(rules: Sequence[AllowRule], target: Target) -> bool:
-    """Tell whether any rule covers the target."""
+    """Return whether any rule covers the target."""
     return any(rule.matches(target) for rule in rules)

@@ -95,7 +95,7 @@ def bound_text(sock: socket.socket) -> str:
 
 
 def bind_error(what: str, error: OSError) -> BindError:
-    """Return the error that tells why a local socket cannot be opened and what to do."""
+    """Return the error that says why a local socket cannot be opened and what to do."""
     if isinstance(error, socket.gaierror):
         return BindError(f"cannot open {what}: the name does not resolve")
     if error.errno == errno.EADDRINUSE:
@@ -108,7 +108,7 @@ def bind_error(what: str, error: OSError) -> BindError:
 
 
 def unix_bind_error(what: str, error: OSError) -> BindError:
-    """Return the error that tells why a Unix socket cannot be made."""
+    """Return the error that says why a Unix socket cannot be made."""
     if error.errno == errno.ENOENT:
         return BindError(f"cannot open {what}: the folder does not exist")
     if error.errno in {errno.EACCES, errno.EPERM}:

@@ -92,7 +92,7 @@ class PlainUdpSocket:
 class TargetSocket:
     """A UDP socket to a target, whose name may have several addresses.
 
-    When an address refuses, the next one is used, and what nobody has answered yet is sent again: nothing else tells
+    When an address refuses, the next one is used, and what nobody has answered yet is sent again: nothing else shows
     which of them is served (`localhost` is often `::1` first). The address that answers stays until it refuses.
     """
 

@@ -75,7 +75,7 @@ def _address(name: str, text: str) -> str:
 
 
 def same_host(one: str, other: str) -> bool:
-    """Tell whether two hosts in their form are the same here: a zone may be an interface's name or its number."""
+    """Return whether two hosts in their form are the same here: a zone may be an interface's name or its number."""
     return one == other or ("%" in one and "%" in other and _numbered(one) == _numbered(other))
 
 

@@ -91,9 +91,9 @@ def _remove_stale_socket(bind: UnixBind) -> None:
 async def accept_connections(
     listener: trio.SocketListener, handler: Callable[[trio.SocketStream], Awaitable[None]], *, limit: int
 ) -> None:
-    """Accept for ever and run `handler` for each connection, at most `limit` at once; a further one is reset, and told.
+    """Accept for ever and run `handler` for each connection, at most `limit` at once; others are reset and logged.
 
-    To leave it in the backlog would leave its program waiting for nobody knows what.
+    If they were left in the backlog, their programs would wait without knowing for what.
     """
     slots = trio.Semaphore(limit)
 

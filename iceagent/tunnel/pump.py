@@ -74,7 +74,7 @@ class _Outgoing:
 
 
 class _Delivered:
-    """The local stream as a sink that remembers how much it took, and whether it was told the end."""
+    """The local stream as a sink that remembers how much it took, and whether it got the end."""
 
     def __init__(self, near: ByteStream) -> None:
         self.count = 0

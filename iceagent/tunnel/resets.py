@@ -5,7 +5,7 @@ every connection is *armed* from its first moment: closing it resets it, whoever
 `kill -9` included (SO_LINGER with a time of zero; RFC 9293 section 3.10.4 calls it ABORT). It is disarmed for one
 thing only: the close after both directions have ended well.
 
-Unix sockets and pipes have no reset: what reads them sees an ordinary end, and can only be told in the log.
+Unix sockets and pipes have no reset: their reader sees an ordinary end, and only the log can show the difference.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def break_off(stream: ByteStream) -> None:
 
 
 def has_reset(stream: ByteStream) -> bool:
-    """Tell whether who reads a local stream can see that it broke."""
+    """Return whether the reader of a local stream can see that it broke."""
     return not isinstance(stream, trio.SocketStream) or stream.socket.family in _INTERNET
 
 

@@ -127,7 +127,7 @@ async def answer_and_close(stream: NamedStream, answer: wire.Answer) -> None:
 
 
 def refusal(rules: Sequence[AllowRule], target: Target) -> str | None:
-    """Return why a target is refused, None if it is allowed. The text tells the other side's user what is allowed."""
+    """Return why a target is refused, None if it is allowed. The text is for the other side's user: what is allowed."""
     if isinstance(target, PipeTarget):
         return "it offers forwards, not a pipe; use: iceagent forward -L ..."
     if is_allowed(rules, target):

@@ -160,7 +160,7 @@ async def _copy_both(local: ByteStream, stream: NamedStream) -> None:
 
 
 async def _watch_closed(session: Session, service: _PipeService) -> None:
-    """Wait for the end of the session, and tell what it means for the pipe: nothing more, or that data was cut off.
+    """Wait for the end of the session, and report what it means for the pipe: nothing more, or that data was cut off.
 
     Who was interrupted had perhaps not read everything, unless it had said so before.
     """

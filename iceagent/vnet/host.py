@@ -363,7 +363,7 @@ class Host:
                 self._net.transmit(now, own[1], packet=reply, up=own[1] is not self._loopback)
 
     def handle_too_big(self, now: float, packet: Packet, via: Interface, mtu: int) -> None:
-        """Tell the socket that its packet does not even fit into this host's own link."""
+        """Report to the socket that its packet does not even fit into this host's own link."""
         sender = self._socket_at(packet.source)
         if packet.segment is not None:
             self._tcp.handle_error(Quote(packet.source, packet.destination, errno.EMSGSIZE, is_tcp=True, mtu=mtu))

@@ -48,7 +48,7 @@ class Nat:
         max_mappings: size of the table; when it is full, packets that need a new mapping are dropped.
         ports: first and last external port.
         accepts_input: the box takes packets that nobody inside asked for as meant for itself, as a Linux router does
-            whose input chain has no rule against it. Nothing listens there, so the sender is told by ICMP; but the
+            whose input chain has no rule against it. Nothing listens there, so the sender gets an ICMP error; but the
             packet leaves an entry in the connection table, and while that lives (`INPUT_TIMEOUT_S` after the last such
             packet) what goes out to that very endpoint cannot leave by that port, and gets another. UDP only.
     Raises:

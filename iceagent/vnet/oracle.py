@@ -1,7 +1,7 @@
-"""What connections a topology allows at all, told without sending a packet: what agents are measured against.
+"""What connections a topology allows, computed without sending a packet: agents are tested against it.
 
 The oracle plays ICE through with symbols. It knows no time, no loss and no port numbers: a port that a NAT chooses is
-a fresh token, so nobody meets by luck. Each side learns how servers see it, tells the other, sends to all it knows of,
+a fresh token, so nobody meets by luck. Each side learns how servers see it, signals that, sends to all it knows of,
 and learns from what arrives, until nothing new is learnt. A path exists where an answer comes back from the very place
 that the check was sent to (RFC 8445 section 7.2.5.2.1).
 
@@ -48,8 +48,8 @@ class Side:
         stun: STUN servers that it asks.
         relays: TURN servers that it has credentials for; they serve as STUN servers, too.
         relay_only: no direct path is to be used.
-        kinds: types of candidates that are gathered, told, and taken from the other side; without `relay` nothing is
-            taken from the other side's relays at all.
+        kinds: types of candidates that are gathered, signalled, and taken from the other side; without `relay` nothing
+            is taken from the other side's relays.
         deny_remote: networks that nothing of the other side is sent to or taken from.
     """
 
@@ -133,7 +133,7 @@ class _Socket:
     is_relay: bool = False
     permitted: set[str] = field(default_factory=set[str])
     reflexive: set[_Endpoint] = field(default_factory=set[_Endpoint])
-    heard: set[_Endpoint] = field(default_factory=set[_Endpoint])  # where checks came from that nobody told of
+    heard: set[_Endpoint] = field(default_factory=set[_Endpoint])  # where checks came from that was not signalled
 
 
 class _Arrival(NamedTuple):
@@ -316,7 +316,7 @@ class _Play:
         if arrival is None or arrival.socket.owner != 1 - number or arrival.socket not in self._sockets[1 - number]:
             return
         if sender.is_relay and "relay" not in self._sides[1 - number].kinds:
-            return  # it was told as such, and is not taken as peer-reflexive either
+            return  # it was signalled as such, and is not taken as peer-reflexive either
         if arrival.source not in self._signalled[1 - number]:
             if not self._takes(1 - number, arrival.source, "prflx"):
                 return
@@ -380,7 +380,7 @@ class _Play:
 
 
 def _servers_addresses(own: _Socket, server: Host, port: int) -> Iterator[tuple[Interface, _Endpoint]]:
-    """Give a server's addresses as the resolver of a socket's host tells them, of the socket's family."""
+    """Give a server's addresses as the resolver of a socket's host returns them, of the socket's family."""
     for interface in server.attachments():
         host = interface.address(own.at.family)
         if host is not None:

@@ -188,7 +188,7 @@ class Router:
         return self._translator is not None and packet.destination.host == self._translator.external_host
 
     def _end_of_life(self, now: float, packet: Packet, via: Interface | None) -> None:
-        """Drop a packet that has passed as many routers as it may, and tell its sender who did. RFC 792, RFC 4443.
+        """Drop a packet that has passed as many routers as it may; its sender gets an ICMP error. RFC 792, RFC 4443.
 
         As in Linux that comes before a NAT would translate it, so that it leaves no mapping behind.
         """

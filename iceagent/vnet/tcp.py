@@ -194,7 +194,7 @@ class VirtualTcpStream(trio.abc.HalfCloseableStream):
 
 
 class _Guard:
-    """Lets one task in at a time and tells a second one so."""
+    """Lets one task in at a time; a second one gets an error."""
 
     def __init__(self, complaint: str) -> None:
         self._complaint = complaint

@@ -25,7 +25,7 @@ FIRST_WINDOW = 10 * MSS  # RFC 6928
 
 
 class TcpState(Enum):
-    """Where a connection stands; which halves are closed is told by the machine's flags."""
+    """The state of a connection; the machine's flags say which halves are closed."""
 
     CONNECTING = "connecting"
     ACCEPTING = "accepting"
@@ -105,7 +105,7 @@ class TcpConnection:
             self._fill(now)
 
     def read(self, limit: int) -> bytes:
-        """Return up to `limit` of the bytes received; tells the peer when there is room again."""
+        """Return up to `limit` of the bytes received; informs the peer when there is room again."""
         data = bytes(self._received[:limit])
         del self._received[:limit]
         if self._advertised_window < RECEIVE_WINDOW // 2 <= self._room_to_receive():
@@ -234,7 +234,7 @@ class TcpConnection:
             self._rto_s = max(RTO_MIN_S, 2 * (now - self._timed[1]))
             self._timed = None
         if acknowledged < self._recover_at:
-            self._send_again()  # RFC 6582: a partial acknowledgement tells of the next hole
+            self._send_again()  # RFC 6582: a partial acknowledgement shows the next hole
         else:
             slow = self._window < self._threshold
             self._window += gained if slow else MSS * gained / self._window

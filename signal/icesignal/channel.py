@@ -259,7 +259,7 @@ class Invitation:
 
     @property
     def code(self) -> str:
-        """What the other side has to be told."""
+        """What the other side has to be given."""
         return str(self._code)
 
     @property

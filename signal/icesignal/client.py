@@ -102,10 +102,10 @@ class Client:
     async def renew_ice_servers(self) -> list[dict[str, Any]]:
         """Ask the relay for its ICE servers anew, with fresh credentials; return them.
 
-        While the connection is gone this waits for it: whoever resumes is told without asking.
+        While the connection is gone this waits for it: whoever resumes gets them without asking.
 
         Raises:
-            RelayRefused: this relay tells them only to who enters a room or resumes.
+            RelayRefused: this relay names them only to who enters a room or resumes.
             SignalError: the conversation is over.
         """
         session = self._require_session()
@@ -469,7 +469,7 @@ async def open_client(
         timeout_s: how long the relay may take to answer.
         randbytes: a cryptographic source.
         open_stream: opens the connections in another way than directly, as through a proxy; it resolves the name, too.
-        on_state: told of each change between dialling, connected and lost; must return at once and not raise.
+        on_state: called with each change between dialling, connected and lost; must return at once and not raise.
     Raises:
         ValueError: the URL is malformed.
         RelayUnreachable: nobody answered in time; the sentence says why.

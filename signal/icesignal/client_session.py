@@ -65,7 +65,7 @@ class ClientSession:
         self.inbox: deque[bytes | Lost] = deque()
         self.is_live = False
         self.resumed_here = False
-        self.servers_given = 0  # how often the relay has told its ICE servers
+        self.servers_given = 0  # how often the relay has named its ICE servers
         self.counters: Counter[str] = Counter()
         self._token = b""
         self._position = (0, 0)

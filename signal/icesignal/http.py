@@ -1,4 +1,4 @@
-"""The relay's plain HTTP: reading one request with h11, telling websockets from pages, writing small answers."""
+"""The relay's plain HTTP: reads one request with h11, distinguishes websockets from pages, writes small answers."""
 
 from __future__ import annotations
 

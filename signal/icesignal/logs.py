@@ -29,7 +29,7 @@ class FewLines(logging.Filter):
         self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record passes."""
+        """Return whether the record passes."""
         if self._clock() >= self._began_at + self._period_s:
             if self._left_out:
                 record.msg = f"{record.getMessage()} ({self._left_out} more were left out before)"

@@ -1,4 +1,4 @@
-"""Tells, in the log, of a relay that is gone and of its return."""
+"""Logs that a relay is gone, and its return."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ LOG_AGAIN_S = 10.0  # between two lines on a relay that stays away
 
 
 class LossLog:
-    """What the log has been told of one client's relay; loud where somebody waits there for a peer who cannot come."""
+    """What has been logged of one client's relay; a warning if somebody waits there for a peer who cannot come."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._lost_at: float | None = None  # that it is gone has been told; None while it is there
+        self._lost_at: float | None = None  # that it is gone has been logged; None while it is there
         self._logged_at = 0.0
         self._logged_left_out = False
 
     def left_out(self, why: str) -> None:
-        """Tell, once, that the relay names an ICE server that cannot be used."""
+        """Log, once, that the relay names an ICE server that cannot be used."""
         if not self._logged_left_out:
             self._logged_left_out = True
             logger.warning("an ICE server that the relay %s names is left out: %s", self._url, why)
 
     def lost(self, session: ClientSession | None) -> None:
-        """Tell that the relay is gone, and again while it stays away."""
+        """Log that the relay is gone, and again while it stays away."""
         if session is None or session.joined is None or session.over is not None:
             return
         level = _level(session)
@@ -47,7 +47,7 @@ class LossLog:
             )
 
     def found(self, session: ClientSession | None) -> None:
-        """Tell that it is back, once the session has been resumed there."""
+        """Log that it is back, once the session has been resumed there."""
         if self._lost_at is not None and session is not None and session.resumed_here:
             self._lost_at = None
             logger.log(_level(session), "the connection to the relay %s is back", self._url)

@@ -279,7 +279,7 @@ class RoomTable:
 
     @staticmethod
     def _token_fits(member: Member, token: bytes) -> bool:
-        # Both are compared, so that time tells nothing about which one it was.
+        # Both are compared, so that the time reveals nothing about which one it was.
         current = hmac.compare_digest(member.token, token)
         previous = hmac.compare_digest(member.previous_token or b"", token)
         return current or previous
@@ -298,7 +298,7 @@ class RoomTable:
     def _welcome(
         self, now: float, connection: int, member: Member, kind: type[wire.Joined], seq: int | None = None
     ) -> None:
-        """Tell a member its place; what was said after `seq` (None: all that is kept) follows."""
+        """Send a member its place; what was said after `seq` (None: all that is kept) follows."""
         room, peer = member.room, member.peer
         member.sent_seq = room.lost_seq[member.role] if seq is None else seq
         self._output(

@@ -123,7 +123,7 @@ class Server:
         return not self._draining and self._engine.is_ready() and self._open < self._max_connections
 
     def drain(self) -> None:
-        """Tell every client that the relay goes away, and take no new one."""
+        """Inform every client that the relay goes away, and take no new one."""
         self._draining = True
         for peer in list(self._peers):
             peer.close(wire.CloseCode.GOING_AWAY)
@@ -251,7 +251,7 @@ class Server:
 
     @staticmethod
     async def _read_proxy_header(stream: trio.SocketStream) -> tuple[str | None, bytes]:
-        """Return the client's address if a PROXY header tells it, and the bytes that were read too far."""
+        """Return the client's address if a PROXY header has it, and the bytes that were read too far."""
         data = b""
         while begins_like_proxy_header(data):
             try:
@@ -356,7 +356,7 @@ async def serve(
         host: address or name to bind, or several; None for all addresses of both families.
         port: TCP port; 0 for any free one.
         limits: what a source may ask for.
-        ice_servers: what members of a room are told: maps with `urls` and perhaps `username` and `credential`. A URL
+        ice_servers: what members of a room get: maps with `urls` and perhaps `username` and `credential`. A URL
             with an empty host, as in `stun::3478`, means the host under which the client reached this relay. A function
             is called for each member that joins or resumes, so that credentials can be of its own and short-lived.
         ssl_context: with a certificate, for `wss`.

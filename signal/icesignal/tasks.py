@@ -33,7 +33,7 @@ async def open_background() -> AsyncGenerator[trio.Nursery, None]:
 
 
 def _says_only(group: BaseExceptionGroup[BaseException], error: BaseException) -> bool:
-    """Return whether a group tells nothing but this error and cancellations."""
+    """Return whether a group holds nothing but this error and cancellations."""
     leaves = {id(leaf) for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)}
     return leaves <= {id(leaf) for leaf in _leaves(error)}
 

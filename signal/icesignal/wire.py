@@ -310,7 +310,7 @@ def decode_relay_untrusted(data: bytes | str, left_out: Callable[[str], object] 
 
     Args:
         data: the message.
-        left_out: told, for each such server, what is wrong with it, without any value of it.
+        left_out: called for each such server with what is wrong with it, without any value of it.
     Raises:
         BadFrame: it is none.
     """

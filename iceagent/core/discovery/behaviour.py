@@ -1,4 +1,4 @@
-"""What a NAT does, as values, and how observations tell it. RFC 4787 sections 4 to 6, RFC 5780 section 4."""
+"""What a NAT does, as values, and how observations show it. RFC 4787 sections 4 to 6, RFC 5780 section 4."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MappingBehaviour(Enum):
     ENDPOINT_INDEPENDENT = "endpoint-independent"
     ADDRESS_DEPENDENT = "address-dependent"
     ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
-    DESTINATION_DEPENDENT = "destination-dependent"  # on the address or on both: the servers could not tell which
+    DESTINATION_DEPENDENT = "destination-dependent"  # on the address or on both: the servers could not show which
     UNKNOWN = "unknown"
 
     @property
@@ -49,10 +49,10 @@ class ServerReport:
 
     Attributes:
         server: whom was asked.
-        mapped: how it sees the socket; None where it did not tell.
+        mapped: how it sees the socket; None where it did not report it.
         rtt_s: round trip; None where there was no answer, or only to a repeated request.
         other: its alternate address, if it has one.
-        failure: why it told nothing; empty where it did.
+        failure: why it reported nothing; empty where it did.
     """
 
     server: TransportAddress

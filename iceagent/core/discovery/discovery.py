@@ -367,7 +367,7 @@ class Discovery:
 
 
 def mapped_address(message: stun.Message | None) -> TransportAddress | None:
-    """Return the address a Binding response tells, also in the attribute of RFC 3489's servers; None where none."""
+    """Return the mapped address of a Binding response, also from the attribute of RFC 3489's servers; or None."""
     if message is None or message.message_class is not stun.MessageClass.SUCCESS:
         return None
     found = message.get(stun.XorMappedAddress) or message.get(stun.MappedAddress)

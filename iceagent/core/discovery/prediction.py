@@ -1,4 +1,4 @@
-"""Will two sides meet? Told from what each one's network does, before anything is tried. A pure function.
+"""Predicts whether two sides will connect, from what the network of each does. A pure function.
 
 The rule is not a table: what ICE would do is played through with two NATs made of nothing but their behaviour.
 `docs/netcheck.md` has the table that comes out, and the virtual network is asked whether it is true.
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from iceagent.core.discovery.behaviour import Filtering, MappingBehaviour
 
-_ROUNDS: Final = 6  # of telling each other what has been learnt; nothing new comes after three
+_ROUNDS: Final = 6  # of signalling what has been learned; nothing new comes after three
 
 
 class PredictedPath(Enum):

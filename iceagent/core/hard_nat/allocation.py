@@ -1,4 +1,4 @@
-"""What kind of ports a NAT gives out, told from how servers saw a few fresh sockets. Pure functions.
+"""What kind of ports a NAT gives out, concluded from how servers saw a few fresh sockets. Pure functions.
 
 RFC 4787 sections 4.1 and 4.2 name the behaviours; how they are told apart from outside is RFC 5780 section 4.3 and, for
 the ports, what section 4.2 of RFC 4787 says of port assignment.
@@ -22,10 +22,10 @@ _PORTS: Final = 65536 - _FIRST_PORT
 
 
 class NatKind(Enum):
-    """How hard it is to tell a peer where to send.
+    """How hard it is for a peer to know where to send.
 
     EASY: one external port for all destinations, or no NAT at all. PREDICTABLE: a port per destination, which can be
-    told beforehand. HARD: a port per destination, at random. UNKNOWN: too few servers answered.
+    known beforehand. HARD: a port per destination, at random. UNKNOWN: too few servers answered.
     """
 
     UNKNOWN = "unknown"
@@ -68,7 +68,7 @@ class PortHabit:
 
 
 def read_habit(sightings: Sequence[Sighting]) -> PortHabit:
-    """Return what sightings tell, given in the order in which the mappings were made: oldest first."""
+    """Return what sightings show, given in the order in which the mappings were made: oldest first."""
     if not sightings:
         return PortHabit(NatKind.UNKNOWN)
     host = sightings[-1].mapped.host

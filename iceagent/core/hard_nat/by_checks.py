@@ -1,7 +1,7 @@
-"""What kind a NAT is, told from connectivity checks where too few STUN servers could tell. Pure functions.
+"""What kind a NAT is, concluded from connectivity checks where too few STUN servers could show it. Pure functions.
 
 A check that goes to a relay leaves by the same NAT as the question to the server did, for another destination. Its
-answer tells under which address it came there (RFC 8445 section 7.2.5.3.1); and the relay's owner sees that address as
+answer shows from which address it came there (RFC 8445 section 7.2.5.3.1); and the relay's owner sees that address as
 the check's source (section 7.3.1.3). So both sides learn of the one that sent it.
 """
 

@@ -6,7 +6,7 @@ A NAT that maps per destination hides where a peer has to send. Two ways lead th
   peer's mapped address: so many external ports let the peer in. The other side *sprays* probes from its one socket to
   ports of the hard side's address, none twice. With 256 open of 64,512 a probe meets one with a chance of 0.4 %, and
   98 % of 1,000 do (docs/hard-nats.md has the arithmetic).
-- A NAT that counts its ports up tells where the next sockets will be. Both sides open some, the announced port in their
+- A NAT that counts its ports up shows where the next sockets will be. Both sides open some, the announced port in their
   midst, and all of each send to the one port that the other has announced.
 
 With one STUN server no side can tell which kind its own NAT is. Checks that came through a relay may have shown it, see
@@ -116,7 +116,7 @@ class Technique(Enum):
 
 
 class Announcement(NamedTuple):
-    """What one side tells the other: what its NAT is like, and where to send.
+    """What one side announces to the other: what its NAT does, and where to send.
 
     Of an EASY one `address` is its mapped address; of a HARD one only the host counts; of a PREDICTABLE one it is where
     sockets will be that are opened now. `round` counts the attempts: sides in the same round act together.

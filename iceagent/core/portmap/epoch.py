@@ -1,4 +1,4 @@
-"""Whether a gateway has lost its mapping table: its claimed age tells. RFC 6886 section 3.6, RFC 6887 section 8.5."""
+"""Whether a gateway has lost its mapping table, by the age it claims. RFC 6886 section 3.6, RFC 6887 section 8.5."""
 
 from __future__ import annotations
 

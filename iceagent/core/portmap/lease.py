@@ -57,7 +57,7 @@ TRANSITIONS: Final[dict[LeaseState, frozenset[LeaseState]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """The gateway lends us `external`; told again when the address has changed, not at every renewal."""
+    """The gateway lends us `external`; reported again when the address has changed, not at every renewal."""
 
     protocol: str
     external: TransportAddress
@@ -84,7 +84,7 @@ class MappingFailed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The mapping was given back: confirmed by the gateway, or at least told it as often as we do."""
+    """The mapping was given back: confirmed by the gateway, or at least sent to it as often as we try."""
 
     protocol: str
     confirmed: bool
@@ -221,7 +221,7 @@ class LeaseClient:
         if self.state in (LeaseState.IDLE, LeaseState.WAITING, LeaseState.FAILED):
             self._close(confirmed=True)
             return
-        # While REQUESTING too: the gateway may have made what its lost answer would have told.
+        # While REQUESTING too: the gateway may have made what its lost answer would have reported.
         self._become(LeaseState.RELEASING)
         self._begin()
         self._send(now)

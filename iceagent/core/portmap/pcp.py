@@ -1,7 +1,7 @@
 """PCP's packets as values: ANNOUNCE, MAP and options. RFC 6887 sections 7, 11, 13 and 14.
 
 Addresses are 16 bytes on the wire, an IPv4 address as an IPv4-mapped one. PEER (section 12) is not written: it
-tells of a mapping that exists, which STUN does without the gateway's help.
+reports a mapping that exists, which STUN does without the gateway's help.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class PortMapper:
         return next((transmit for lease in self._leases if (transmit := lease.poll_transmit()) is not None), None)
 
     def poll_event(self) -> LeaseEvent | None:
-        """Return the next event, or None. `MappingFailed` is told when no protocol is left."""
+        """Return the next event, or None. `MappingFailed` comes when no protocol is left."""
         return self._events.popleft() if self._events else None
 
     # Inside

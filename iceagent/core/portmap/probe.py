@@ -26,7 +26,7 @@ class ProbeAnswer:
         protocol: `pcp` or `nat-pmp`.
         available: whether a mapping may be had.
         detail: for people.
-        external_host: the gateway's external address, where the protocol tells it.
+        external_host: the gateway's external address, where the protocol reports it.
         rtt_s: from the first request to the answer, seconds; None where there was none.
     """
 
@@ -73,7 +73,7 @@ class GatewayProbe:
         self._give_up("nobody listens there")
 
     def handle_datagram(self, now: float, remote: TransportAddress, data: bytes) -> bool:
-        """Return whether the datagram told something; never raises."""
+        """Return whether the datagram was of use; never raises."""
         if not same_host(remote, self._server) or remote.port != self._server.port:
             self.counters["wrong_source"] += 1
             return False

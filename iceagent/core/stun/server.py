@@ -1,4 +1,4 @@
-"""A Binding server without I/O: tells everybody which address they come from, and nobody more than that.
+"""A Binding server without I/O: it reports to each client the address it comes from, and nothing else.
 
 Source: RFC 8489 sections 6.3.1 and 12 (basic server behavior); for clients of RFC 3489, RFC 5389 section 12.2.
 """
@@ -57,7 +57,7 @@ class BindingLimits:
 class BindingServer:
     """Answers Binding requests.
 
-    `counters` tells what became of all datagrams: `answered`, `unknown_attributes`, `indication`, `rate_limited`,
+    `counters` shows what became of all datagrams: `answered`, `unknown_attributes`, `indication`, `rate_limited`,
     `unpaid`, `no_port`, `response`, `method`, `bad_fingerprint`, and the values of `StunErrorReason`.
 
     Args:

@@ -133,7 +133,7 @@ class TurnClient:
 
         The allocation is refreshed with them at once. RFC 8656 section 5 binds an allocation to its user name, so a
         server may refuse another one (441): then the old credentials serve this allocation on, and the new ones the
-        next. `CredentialsChanged` tells which.
+        next. `CredentialsChanged` says which.
         """
         if self.state is not ClientState.ALLOCATED:
             self._auth.credentials = credentials

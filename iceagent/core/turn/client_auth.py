@@ -14,14 +14,14 @@ _MAX_TEXT: Final = 127  # RFC 8489 sections 14.9 and 14.10: characters of REALM 
 class Challenge(Enum):
     """What a 401 or 438 means for the request it answers."""
 
-    RETRY = "retry"  # with what the server has just told
+    RETRY = "retry"  # with what the server has just sent
     NO_CREDENTIALS = "no credentials"
     REFUSED = "refused"
     BID_DOWN = "bid down"
 
 
 class ClientAuthenticator:
-    """What the server has told (realm, nonce, algorithms), and the keys made of it and the credentials.
+    """What the server has sent (realm, nonce, algorithms), and the keys derived from it and the credentials.
 
     Args:
         credentials: None where the server is expected to ask for none.

@@ -74,7 +74,7 @@ class Peers:
         requests: sends CreatePermission and ChannelBind.
         emit: takes events.
         release: takes (peer, datagrams) that may go now.
-        mismatch: is told when the server knows no allocation.
+        mismatch: is called when the server knows no allocation.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a TURN client is asked for, what it tells, and its timers: values only. RFC 8656, RFC 6062."""
+"""What a TURN client is asked for, its events, and its timers: values only. RFC 8656, RFC 6062."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class TurnCredentials:
     expires_at: float | None = None
 
     def check(self) -> None:
-        """Refuse what no server can be told.
+        """Refuse what cannot be sent to a server.
 
         Raises:
             ValueError: the user name is too long, or either is empty, no text, or holds a character that OpaqueString

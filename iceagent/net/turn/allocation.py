@@ -150,7 +150,7 @@ class TurnAllocation:
     # Inside
 
     def settle(self) -> None:
-        """Send what the client has to say, tell what has happened, and see that the timer is early enough."""
+        """Send the client's packets, report its events, and set the timer early enough."""
         while (transmit := self.client.poll_transmit()) is not None:
             try:
                 # A full buffer loses the request, as the network may: it is sent again.

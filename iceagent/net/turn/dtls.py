@@ -68,7 +68,7 @@ class DtlsTransport:
                             await self._channel.send(message)
                         self._queue.written((message,))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the reader meets the same, and tells
+            pass  # the reader meets the same, and reports it
         finally:
             self.close()
 

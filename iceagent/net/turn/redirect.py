@@ -25,7 +25,7 @@ logger = logging.getLogger("iceagent.turn")
 
 DEFAULT_PORT: Final = 3478  # RFC 8656 section 21
 DEFAULT_TLS_PORT: Final = 5349
-ASKED_S: Final = 300.0  # RFC 8489 section 10: whom we have asked within five minutes is not asked again when told to
+ASKED_S: Final = 300.0  # RFC 8489 section 10: whom we have asked within five minutes is not asked again on a 300
 MAX_ASKED: Final = 256  # ours: servers remembered
 
 

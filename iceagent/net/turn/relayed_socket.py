@@ -26,7 +26,7 @@ class Carrier(Protocol):
     transport: TurnTransport
 
     def settle(self) -> None:
-        """Send and tell what has come of a change of the client."""
+        """Send the packets and report the events that a change of the client has caused."""
         ...
 
 
@@ -63,7 +63,7 @@ class TurnSocket:
         return await self._received.receive()
 
     def take_errors(self) -> list[IcmpError]:
-        """Return and forget what the server told of peers it cannot reach or may not."""
+        """Return and forget what the server reported of peers that it cannot or may not reach."""
         return self._received.take_errors()
 
     def put(self, batch: Batch) -> bool:

@@ -87,7 +87,7 @@ class TurnTcpAllocation:
                 continue  # the peer went away meanwhile
 
     async def run(self) -> None:
-        """Hand out what the server tells, until the allocation ends."""
+        """Hand out what the server reports, until the allocation ends."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hand_out)
             await self.allocation.lost.wait()

@@ -153,7 +153,7 @@ class StreamTransport:
                     await self._stream.send_all(b"".join(messages))
                     self._queue.written(messages)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-            pass  # the reader meets the same, and tells
+            pass  # the reader meets the same, and reports it
         finally:
             self.close()
             await trio.aclose_forcefully(self._stream)

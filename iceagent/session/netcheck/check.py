@@ -123,7 +123,7 @@ class _Check:
                 shown = icesignal.parse_relay_url(url).shown
                 async with open_client(url, timeout_s=RELAY_S) as client:
                     latency_s = trio.current_time() - started_at
-                    # It tells its servers to the members of a room; so make one, which ends at once.
+                    # It names its servers to the members of a room; so make one, which ends at once.
                     async with icesignal.open_invitation(client) as room:
                         servers = list(agent_config(None, host_of(url), room.ice_servers).ice_servers)
             except (icesignal.SignalError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Two sides tell each other what their networks do, inside the sealed channel:
+"""Two sides exchange what they found about their networks, inside the sealed channel:
 
     {"type": "netcheck", "version": 1, "families": [{"family": 4, "mapping": str, "filtering": str,
      "external_hosts": [str], "maps_ports": bool, "hairpin": bool or nil}], "relays": ["udp", "tcp", "tls"]}
@@ -35,7 +35,7 @@ E = TypeVar("E", bound=Enum)
 
 
 class FamilyMessage(msgspec.Struct, frozen=True):
-    """One IP version, as it is told."""
+    """One IP version, as it is sent."""
 
     family: int
     mapping: Annotated[str, msgspec.Meta(max_length=64)] = "unknown"
@@ -48,7 +48,7 @@ class FamilyMessage(msgspec.Struct, frozen=True):
 
 
 class NetcheckMessage(msgspec.Struct, frozen=True):
-    """What one side tells."""
+    """What one side sends."""
 
     families: Annotated[list[FamilyMessage], msgspec.Meta(max_length=8)] = msgspec.field(default_factory=list)
     relays: Annotated[list[Annotated[str, msgspec.Meta(max_length=16)]], msgspec.Meta(max_length=8)] = msgspec.field(
@@ -66,7 +66,7 @@ class Waiting:
 
     @property
     def code(self) -> str:
-        """What the other side has to be told."""
+        """What the other side has to be given."""
         return self._signaling.code
 
     async def wait_peer(self, timeout_s: float | None = None) -> icesignal.SealedChannel:
@@ -116,7 +116,7 @@ async def netcheck_join(code: str, *, relay: str | None = None) -> AsyncIterator
 
 
 async def compare(channel: icesignal.SealedChannel, ours: SideView) -> SideView:
-    """Tell the other side what this one found, and return what that one found.
+    """Send the other side what this one found, and return what that one found.
 
     Raises:
         PeerLeft: it is gone, or says nothing for a minute.
@@ -147,7 +147,7 @@ async def _say_goodbye(channel: icesignal.SealedChannel) -> None:
 
 
 def to_message(view: SideView) -> dict[str, Any]:
-    """Return what is told of a side."""
+    """Return what is sent of a side."""
     families = [
         FamilyMessage(
             family,
@@ -164,7 +164,7 @@ def to_message(view: SideView) -> dict[str, Any]:
 
 
 def parse_untrusted(message: Mapping[str, Any]) -> SideView | None:
-    """Return what the other side tells; None for what this version does not know, or what cannot be.
+    """Return what the other side sends; None for what this version does not know, or what cannot be.
 
     Raises:
         RemoteError: the other side runs another command.
@@ -180,21 +180,21 @@ def parse_untrusted(message: Mapping[str, Any]) -> SideView | None:
             "install the same version of iceagent on both machines"
         )
     try:
-        told = msgspec.convert(dict(message), NetcheckMessage)
+        parsed = msgspec.convert(dict(message), NetcheckMessage)
     except msgspec.ValidationError:
         return None
-    views = {one.family: _view(one) for one in told.families if one.family in (4, 6)}
-    return SideView(views, frozenset(told.relays) & set(_TRANSPORTS))
+    views = {one.family: _view(one) for one in parsed.families if one.family in (4, 6)}
+    return SideView(views, frozenset(parsed.relays) & set(_TRANSPORTS))
 
 
-def _view(told: FamilyMessage) -> FamilyView:
+def _view(message: FamilyMessage) -> FamilyView:
     hosts = []
-    for text in told.external_hosts:
+    for text in message.external_hosts:
         with suppress(ValueError):
             hosts.append(str(ipaddress.ip_address(text)))
-    mapping = _value(MappingBehaviour, told.mapping, MappingBehaviour.UNKNOWN)
-    filtering = _value(Filtering, told.filtering, Filtering.UNKNOWN)
-    return FamilyView(mapping, filtering, tuple(hosts), told.maps_ports, told.hairpin)
+    mapping = _value(MappingBehaviour, message.mapping, MappingBehaviour.UNKNOWN)
+    filtering = _value(Filtering, message.filtering, Filtering.UNKNOWN)
+    return FamilyView(mapping, filtering, tuple(hosts), message.maps_ports, message.hairpin)
 
 
 def _value(kind: type[E], text: str, otherwise: E) -> E:

@@ -44,7 +44,7 @@ class KnownPage:
 
 
 def relay_question(relay_url: str) -> KnownPage | None:
-    """Return the page by which a relay tells that it lives; None where it is no relay's URL, which others tell."""
+    """Return the page that shows that a relay lives; None for the URL of something else."""
     try:
         place = icesignal.parse_relay_url(relay_url)
     except ValueError:
@@ -64,7 +64,7 @@ def environment_proxy(scheme: str) -> str | None:
 
 
 async def look_at_web(network: Network, question: KnownPage | None) -> WebReport:
-    """Ask the question and compare; without one, tell what the environment says. Never raises but for cancellation."""
+    """Ask the question and compare; without one, return what the environment says. Raises only cancellation."""
     if question is None:
         return WebReport(proxy=environment_proxy("https"))
     report = WebReport(proxy=environment_proxy(urlsplit(question.url).scheme))

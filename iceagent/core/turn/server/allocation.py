@@ -14,7 +14,7 @@ from iceagent.core.token_bucket import TokenBucket
 
 
 class ClientPath(NamedTuple):
-    """The 5-tuple: what tells one client from another. RFC 8656 section 3.1.
+    """The 5-tuple, which identifies a client. RFC 8656 section 3.1.
 
     Attributes:
         transport: `udp`, `tcp`, `tls` or `dtls`.
@@ -56,7 +56,7 @@ class RelayedAddress:
     Attributes:
         transport: `udp`, or `tcp` for RFC 6062.
         bind: where the shell binds; `port` is final once it is open.
-        address: what clients and peers are told, which differs behind a one-to-one NAT.
+        address: what clients and peers see, which differs from `bind` behind a one-to-one NAT.
         allocation: whose it is.
         is_open: whether the shell has bound it.
     """

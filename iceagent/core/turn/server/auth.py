@@ -77,7 +77,7 @@ class RequestAuthenticator:
         self._key = lru_cache(maxsize=1024)(stun.long_term_key)
 
     def challenge(self, now: float, transport: str, remote: TransportAddress) -> tuple[stun.Attribute, ...]:
-        """Return what a 401 or 438 tells the client so that it can try again."""
+        """Return the attributes of a 401 or 438 with which the client can try again."""
         nonce = self._nonces.make(now, transport, remote)
         return stun.Realm(self.realm), stun.Nonce(nonce), self._offer
 

@@ -121,7 +121,7 @@ def peer_failed(state: ServerState, connection: PeerConnection) -> None:
 def peer_arrived(
     state: ServerState, now: float, relay: RelayedAddress, peer: TransportAddress
 ) -> PeerConnection | None:
-    """Take a peer's connection to a relayed address and tell the client; None: it may not, close it."""
+    """Take a peer's connection to a relayed address and inform the client; None: it may not, close it."""
     allocation = relay.allocation
     if (
         allocation.state is not AllocationState.ACTIVE

@@ -72,8 +72,8 @@ class PeerPolicy:
         allow: networks that the defaults deny and that peers may live in all the same.
         deny: networks denied whatever `allow` says.
         own: IP literals of this server, the announced ones included, until `set_own` names others.
-        is_here: tells whether an IP literal is an address of this machine at this moment, for those that `own` does not
-            name: between two calls of `set_own` addresses come, too.
+        is_here: returns whether an IP literal is an address of this machine now, for those that `own` does not name:
+            between two calls of `set_own` addresses come, too.
         loopback: whether loopback addresses are peers; only for a server that listens at loopback.
         relay_only: whether peers are only relayed addresses of this server.
         nat64: prefixes (/96) that this network translates to IPv4.
@@ -116,7 +116,7 @@ class PeerPolicy:
         return self._own - before
 
     def is_own(self, host: str) -> bool:
-        """Tell whether an address is one of this server's."""
+        """Return whether an address is one of this server's."""
         return host in self._own
 
     def allows(self, peer: TransportAddress, is_relayed: Callable[[TransportAddress], bool]) -> bool:
@@ -124,7 +124,7 @@ class PeerPolicy:
 
         Args:
             peer: where the client wants to send to.
-            is_relayed: tells whether an address is a relayed one of this server at this moment.
+            is_relayed: returns whether an address is a relayed one of this server at this moment.
         """
         return self.still_allows(peer, is_relayed) and (peer.host in self._own or not self._has_come(peer.host))
 
@@ -138,7 +138,7 @@ class PeerPolicy:
         return self._is_host_allowed(host)
 
     def _has_come(self, host: str) -> bool:
-        """Tell whether an address is this machine's although nobody has said so yet."""
+        """Return whether an address is this machine's, although it was not reported yet."""
         if self._loopback and ipaddress.ip_address(host).is_loopback:
             return False
         inner = inner_addresses(ipaddress.ip_address(host), self._nat64)
@@ -149,7 +149,7 @@ class PeerPolicy:
             return False
         ip = ipaddress.ip_address(host)
         if _is_within(ip, (_LOCAL_NAT64,)) and not _is_within(ip, self._nat64):
-            return False  # where the IPv4 address is in there depends on the network; `nat64` tells
+            return False  # where the IPv4 address is in there depends on the network; see `nat64`
         inner = inner_addresses(ip, self._nat64)
         if any(str(one) in self._own or not self._is_plain_allowed(one) for one in inner):
             return False

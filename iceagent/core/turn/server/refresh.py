@@ -114,7 +114,7 @@ def handle_channel_bind(
 
 
 def _may_be_relayed(state: ServerState, peer: TransportAddress) -> bool:
-    """Tell whether a permission for a host of this server may mean another client's relay.
+    """Return whether a permission for a host of this server may mean another client's relay.
 
     The port of a permission means nothing (RFC 8656 section 10.1) and often is 0: then it is one for relays, those that
     are there and those that come, as after a restart that both sides recover from. A port that is named must be a

@@ -189,7 +189,7 @@ def _data_indications(
 def report_icmp(
     state: ServerState, now: float, relay: RelayedAddress, remote: TransportAddress, icmp_type: int, icmp_code: int
 ) -> None:
-    """Tell a client of an ICMP error that its datagram met. RFC 8656 section 11.5."""
+    """Report to a client the ICMP error that its datagram caused. RFC 8656 section 11.5."""
     allocation = relay.allocation
     if allocation.state is not AllocationState.ACTIVE or allocation.permissions.get(remote.host, 0.0) <= now:
         return

@@ -50,7 +50,7 @@ class TurnServerConfig:
     Attributes:
         realm: of its users.
         users: who they are.
-        relay_hosts: IP literal to bind for relays: IP literal to tell others, of each family the preferred one first. A
+        relay_hosts: IP literal to bind for relays: IP literal to announce, of each family the preferred one first. A
             client gets the address that it asked at if that is among them.
         policy: whom relays may talk to.
         limits: how much of everything.
@@ -153,7 +153,7 @@ class TurnServer:
         """Return the live table of one listening port, by client; for `forward_to_peer`. Do not change it.
 
         A client that has allocations at several addresses of this machine has the newest here, the others in
-        `allocations`: `path.local` tells.
+        `allocations`, by `path.local`.
         """
         return self._state.flows.setdefault((transport, port), {})
 
@@ -244,7 +244,7 @@ class TurnServer:
     def report_icmp(
         self, now: float, relay: RelayedAddress, remote: TransportAddress, icmp_type: int, icmp_code: int
     ) -> None:
-        """Tell the client of an ICMP error that a datagram from `relay` met."""
+        """Report to the client the ICMP error that a datagram from `relay` caused."""
         relaying.report_icmp(self._state, now, relay, remote, icmp_type, icmp_code)
 
     def handle_client_gone(self, now: float, path: ClientPath) -> None:

@@ -219,11 +219,11 @@ class ServerState:
         departed[address] = now + IN_FLIGHT_S
 
     def was_relayed(self, now: float, address: TransportAddress) -> bool:
-        """Tell whether an address is a relayed one of this server now, or was a moment ago."""
+        """Return whether an address is a relayed one of this server now, or was a moment ago."""
         return address in self.relays or self.departed.get(address, 0.0) > now
 
     def is_relayed(self, address: TransportAddress) -> bool:
-        """Tell whether an address is a relayed one of this server now."""
+        """Return whether an address is a relayed one of this server now."""
         return address in self.relays
 
 

@@ -78,7 +78,7 @@ class SharedSecretUsers:
 
     Args:
         secrets: any of which is good; the first is the one that new credentials are made with.
-        unix_time: returns the seconds since 1970, in which expiries are told.
+        unix_time: returns the seconds since 1970, in which expiries are given.
 
     Raises:
         ValueError: there is no secret, or an empty one.
@@ -109,7 +109,7 @@ class SharedSecretUsers:
         return ()
 
     def person(self, source: str) -> str:
-        """Return a name for whoever is at a source of requests: always the same, and it does not tell the source."""
+        """Return a name for whoever is at a source of requests: always the same, and it does not reveal the source."""
         return hmac.digest(self._secrets[0], b"person " + source.encode(), "sha256")[:8].hex()
 
     def make(self, name: str, lifetime_s: float) -> tuple[str, str]:
