@@ -1,4 +1,4 @@
-"""The errors a user of iceagent can meet. Each message says what happened and what to do next."""
+"""The errors that a user of iceagent can get. Each message says what happened and what to do next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ICE agent on Trio: `open_agent()` and what goes in and comes out of it."""
+"""The ICE agent on Trio: `open_agent()`, and the types of its arguments and results."""
 
 from __future__ import annotations
 

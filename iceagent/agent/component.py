@@ -1,4 +1,4 @@
-"""One component: a core, its sockets, what finds its candidates, and the datagrams that go over its path."""
+"""One component: a core, its sockets, its gatherer, and the datagrams that go over its path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The components of an agent, as far as they act together: one alone here, several in `component_set`."""
+"""What the components of an agent do together: the case of one component here, several in `component_set`."""
 
 from __future__ import annotations
 

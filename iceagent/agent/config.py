@@ -1,4 +1,4 @@
-"""What a user may ask of an agent. Whatever cannot be had is refused with a sentence, never ignored."""
+"""What a user may ask of an agent. What is impossible is refused with an error that says why, never ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The components that go with an agent's configuration."""
+"""Makes the components that an agent's configuration asks for."""
 
 from __future__ import annotations
 

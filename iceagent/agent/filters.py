@@ -1,7 +1,7 @@
 """The policy of one agent: what of this machine may be used, and whom it may send to. Compiled from `AgentConfig`.
 
-What is refused is counted by reason, for `explain()`. Addresses of peers are checked where they are
-signalled, where their packets come in, and where ours go out: a check that one place lacks is made at another.
+What is refused is counted by reason, for `explain()`. Addresses of peers are checked in three places: where
+they are signalled, where their packets arrive, and where our packets leave.
 """
 
 from __future__ import annotations

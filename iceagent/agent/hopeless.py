@@ -1,4 +1,4 @@
-"""What speaks against an agent that has no path yet getting one: nobody need wait for what cannot come any more."""
+"""Whether an agent without a path can still get one: if not, nobody has to wait for it."""
 
 from __future__ import annotations
 

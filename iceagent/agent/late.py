@@ -1,7 +1,7 @@
-"""What of the rooms below an ordinary agent never needs: each name is imported when it is first used.
+"""Imports on first use, of what most agents never need.
 
-Where that is: as the agent opens, for what its configuration asks for (several components, relays), or once ordinary
-checks have led nowhere. The agent's own rooms, `explain`, `report` and `hard_nat`, hand out their names in that way.
+First use is when the agent opens, for what its configuration asks for (several components, relays), or when ordinary
+checks have failed. The packages `explain`, `report` and `hard_nat` hand out their names in the same way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Credentials that end before the agent does: when others are needed, and what is reported if there are none."""
+"""Credentials that expire before the agent ends: when others are needed, and what is reported if there are none."""
 
 from __future__ import annotations
 

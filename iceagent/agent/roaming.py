@@ -1,4 +1,4 @@
-"""Restarts, and a network that changes underneath: the same agent goes on over whatever there is now.
+"""Restarts, and changes of the network: the same agent continues over the network that there is now.
 
 Source: RFC 8445 section 9.
 """

@@ -1,7 +1,7 @@
 """Times in which this program did not run: the machine slept, or the program was stopped (Ctrl-Z, SIGSTOP, a debugger).
 
-A machine that sleeps shows in the clocks (`iceagent.net.monitor`), a program that was stopped in a timer that comes far
-too late. Neither can be answered for by the peer, which gives up after 30 s without an answer of ours (RFC 7675).
+Sleep of the machine is seen in its clocks (`iceagent.net.monitor`); a stop of the program in a timer that fires far too
+late. The peer cannot know of either: it gives up after 30 s without an answer of ours (RFC 7675).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an agent does while its path is silent, until when, and why it may be: for those who wait."""
+"""What an agent does while its path is silent, for how long, and the likely reason: for those who wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--timeline FILE`: the story of the connection as JSON, written when the command ends, well or not."""
+"""`--timeline FILE`: the events of the connection as JSON, written when the command ends, also with an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line says while it waits for the other side: nobody looks at a still cursor for long."""
+"""What the command line prints while it waits for the other side, so that nobody has to guess what it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments against their annotations: a wrong type is refused at the call, in a sentence, and not later or never.
+"""Checks arguments against their annotations: a wrong type is refused at the call, with a clear message.
 
     @checked
     def forward_local(self, spec: str | ForwardSpec) -> …      # WrongType: spec must be str or ForwardSpec, not int
@@ -6,9 +6,8 @@
     def __post_init__(self) -> None:
         check_fields(self)                                     # each field that is not its default
 
-Annotations are read when somebody passes something for the first time, so that a module costs no more to import. A name
-that is imported for type checkers alone is looked for among the names of the value's classes. No message shows a value:
-it may be a password.
+Annotations are read at the first call, so that they cost no time at import. A name that is imported for type checkers
+alone is looked for among the names of the value's classes. No message shows a value: it may be a password.
 """
 
 from __future__ import annotations

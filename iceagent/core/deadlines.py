@@ -1,4 +1,4 @@
-"""When what is due: a heap of deadlines that can be taken back, and then are gone."""
+"""A heap of deadlines that can be cancelled, and then leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The IPv4 address inside an IPv6 one, however it is wrapped: what a packet sent there may end up at."""
+"""The IPv4 address that is embedded in an IPv6 one, in any known form: a packet sent there may end up at it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Packages that import what they hand out when somebody asks for it: who needs one name pays for its module alone.
+"""Packages that import a module when one of its names is first used: who needs one name loads only that module.
 
-A package's `__init__` shows its names to type checkers as plain imports, under TYPE_CHECKING; what runs is this, as its
-module-level `__getattr__` and `__dir__` (PEP 562). A name that has been asked for once is an attribute like any other.
+A package's `__init__` shows its names to type checkers as plain imports, under TYPE_CHECKING; at run time its
+module-level `__getattr__` and `__dir__` (PEP 562) come from here. After its first use a name is an ordinary attribute.
 """
 
 from __future__ import annotations

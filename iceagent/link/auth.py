@@ -1,6 +1,6 @@
 """Both ends prove that they hold the session key, before any other byte is accepted.
 
-After the TLS handshake the client knows the server's certificate, the server knows nothing of the client. On stream 0:
+After the TLS handshake the client knows the server's certificate; the server knows nothing of the client. On stream 0:
 
     client                                        server
     HELLO(client nonce)             ------------>

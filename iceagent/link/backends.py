@@ -1,4 +1,4 @@
-"""Which QUIC library a link uses: imported when it is asked for, and refused in a sentence where it is not there."""
+"""Which QUIC library a link uses: imported at its first use; if it is missing, the error says what to install."""
 
 from __future__ import annotations
 

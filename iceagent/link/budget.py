@@ -1,4 +1,4 @@
-"""How much a link hands to QUIC ahead of the network: per stream, and for the link as a whole."""
+"""How many bytes a link gives to QUIC before the network has taken them: per stream, and for the whole link."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A self-signed certificate and its key, written out as DER: two small structures, always of the same shape.
 
-The library that writes any certificate (`cryptography.x509`, with `serialization`) takes as long to import as all of
-the agent; a peer is identified by the hash of the whole, and nobody reads a field of it. Source: RFC 5280
+The general library (`cryptography.x509`, with `serialization`) takes as long to import as the whole agent. A peer is
+identified by the hash of its certificate, and nobody reads a field of it. Source: RFC 5280
 section 4.1, RFC 5480 section 2, RFC 5758 section 3.2, RFC 5915, RFC 5958 section 2.
 """
 

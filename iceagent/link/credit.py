@@ -1,7 +1,7 @@
-"""Credit: how much of each stream may be under way, so that a reader that stops also stops the writer.
+"""Credit: how many bytes of each stream may be in flight, so that a reader that stops also stops the writer.
 
-QUIC's own windows do not do that here: both libraries raise them as data arrives, not as the application reads. So the
-receiver promises bytes on the control stream and keeps a ledger of its promises, per link and per process.
+QUIC's own windows do not do that here: both libraries raise them when data arrives, not when the application reads. So
+the receiver grants credit on the control stream, and keeps account of what it has granted, per link and per process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Application datagrams over QUIC DATAGRAM frames: cut into fragments where they do not fit, queued with a bound.
+"""Application datagrams over QUIC DATAGRAM frames: fragmented if they do not fit, in a bounded queue.
 
 A whole datagram is a frame of type 0 and its bytes. A larger one is cut: type 1, id (4 bytes), index and count (1 byte
 each). Fragments are lost like packets; a datagram with a lost fragment is dropped, as with IP fragmentation.

@@ -1,4 +1,4 @@
-"""The QUIC library's first random number, which takes longer than all of the handshake that needs it."""
+"""The QUIC library's first random number, ahead of time: it takes longer than the whole handshake that needs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a link, and the codes that say so on the wire. Each way to end has its own sentence."""
+"""The errors of a link, and their codes on the wire. Each way to end has its own message."""
 
 from __future__ import annotations
 

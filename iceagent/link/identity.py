@@ -1,4 +1,4 @@
-"""The certificate with which a peer proves, inside TLS, that it is the one signaling introduced."""
+"""The certificate with which a peer proves, inside TLS, that it is the one that signaling named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the peer's end of the link lives: a PING when it has been quiet, and a verdict from those alone.
+"""Whether the peer's end of the link lives: a PING after silence, and a decision from the answers to those alone.
 
 Silence alone says nothing about the peer. A link may carry nothing for a day, its path may be gone until ICE has found
 another one, and the machine may have slept. QUIC's own idle timer would end the link in all these cases, so it is off.

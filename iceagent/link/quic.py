@@ -1,9 +1,9 @@
 """The adapter to the QUIC libraries: `qh3` by default, `aioquic` as the second backend.
 
 Both are sans-IO with nearly the same interface; `quic_qh3` and `quic_aioquic` hold what differs, and only `backends`
-knows them. What they lack is made good here or above:
+knows them. What they lack is done here or in the modules above:
 
-- Each sees one constant pair of made-up addresses. ICE alone chooses the path; QUIC must not think of migration.
+- Each sees one constant pair of invented addresses. ICE alone chooses the path; QUIC must not try to migrate.
 - The server's connection starts with the first Initial packet, whose destination connection id it needs.
 - The client pins the server's certificate. `qh3` compares inside TLS, `aioquic` right after the handshake.
 - Path MTU discovery stays off: neither library notices when a path stops carrying what it once carried.

@@ -1,4 +1,4 @@
-"""The stream that the application sees."""
+"""The stream that the application reads and writes."""
 
 from __future__ import annotations
 

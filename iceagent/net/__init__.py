@@ -1,4 +1,7 @@
-"""Sockets, interfaces and names, on Trio. `SystemNetwork` is this machine; the protocols are what else may stand in."""
+"""Sockets, interfaces and names, on Trio.
+
+`SystemNetwork` is this machine; the protocols are what another network, such as a virtual one, implements.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Accepting connections for as long as there is a listener: no error of a single connection ends it.
+"""Accepts connections for as long as there is a listener: no error of a single connection ends that.
 
-Which errors an accept may raise differs between systems and kernels: a connection that was reset in the backlog, a
-firewall's word, no descriptors or memory left. None of them says anything of the next one.
+Which errors an accept may raise differs between systems and kernels: a connection was reset in the backlog, a
+firewall refused it, there are no descriptors or no memory left. None of them concerns the next connection.
 """
 
 from __future__ import annotations

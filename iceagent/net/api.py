@@ -1,4 +1,4 @@
-"""What the agent needs of a network: the seam between real sockets (`net.system`) and the virtual network (`vnet`)."""
+"""What the agent needs of a network: the interface of real sockets (`net.system`) and virtual ones (`vnet`)."""
 
 from __future__ import annotations
 

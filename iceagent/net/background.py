@@ -1,4 +1,4 @@
-"""Tasks that serve the body of an `async with`, and an error that leaves it as it was raised."""
+"""Background tasks for the body of an `async with`, whose errors leave it as they were raised, without a group."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What nobody has foreseen costs the one it happened to: that server, that rung, that peer, and not its neighbours.
+"""Contains unforeseen errors: one ends the work for its own server, transport or peer, and not that for the others.
 
-Errors that are foreseen are named where they occur. This is for the rest: a background task that would otherwise end
-all that share its nursery. The traceback is logged at debug, the fact at error.
+Expected errors are handled where they occur. This is for all others: they would otherwise end every task of the same
+nursery. The error is logged at level error, its traceback at debug.
 """
 
 from __future__ import annotations

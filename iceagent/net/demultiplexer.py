@@ -1,4 +1,4 @@
-"""Whose datagram is it? One UDP port, many ICE sessions, told apart by username fragment, transaction and address.
+"""Whose datagram is it? One UDP port and many ICE sessions, identified by ufrag, transaction and address.
 
 Sans-IO: bytes and explicit time in, a session or the reason why there is none out. Per datagram it costs a few lookups,
 whatever the number of sessions:
@@ -8,14 +8,13 @@ whatever the number of sessions:
 - A STUN response goes to the session that sent a request with its transaction id.
 - All else, application data and Binding indications, goes to the session that holds a *claim* to the remote address.
 
-A claim begins when a session has authenticated a message from the address, never before: who only knows or guesses a
-username fragment gets nothing registered. It is *proven* once the session got an answer to a request of its own from
-there, which nobody can bring about who does not hear what is sent to that address; a request alone could be somebody
-else's, recorded and sent again with a forged source. So a proven claim is not given up to another session while
-messages of its own keep coming, and takes the place of one that is not proven.
+A claim begins when a session has authenticated a message from the address, never before: to know or guess a ufrag is
+not enough. It is *proven* once the session got an answer to a request of its own from there: only who receives what is
+sent to that address can give one. A request alone could be a replay with a forged source. So a proven claim is not
+given to another session while its own messages keep coming, and it replaces one that is not proven.
 
-Two sessions whose peers sit behind one address and port (they share a port, too) cannot be told apart by their data.
-The second one is therefore kept from using that path: its checks from there are dropped while the first claim is fresh.
+The data of two sessions whose peers have the same address and port (they share a port, too) cannot be distinguished.
+Therefore the second one must not use that path: its checks from there are dropped while the first claim is fresh.
 """
 
 from __future__ import annotations

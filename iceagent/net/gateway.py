@@ -1,4 +1,4 @@
-"""The default gateways of this host: whom to ask for a port mapping."""
+"""The default gateways of this host, which are asked for port mappings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Host names and IP literals as users and URLs write them: checked, and turned into what resolvers and TLS take."""
+"""Host names and IP literals from users and URLs: checked, and converted to what resolvers and TLS accept."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Log lines that others can cause: so many a minute of each kind, and then how many were left out.
+"""Log lines that others can cause: a limited number a minute of each kind, then how many were left out.
 
-Whoever can make a program log can otherwise fill its disk: a peer that asks for something forbidden ten thousand times
-a second, a server that answers nonsense. A line's kind is its text before the values are put in, so the number of kinds
-is that of the calls in the code. Lines at debug are left alone: who asks for them wants all.
+Otherwise whoever can cause log lines could fill the disk: a peer that asks for something forbidden ten thousand times a
+second, a server that answers nonsense. A line's kind is its format string, so there are as many kinds as calls in the
+code. Lines at debug are not limited: who turns them on wants all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Drives machines of the core: `MachineTimer` keeps the time of any, `MachineDriver` runs a small one on sockets."""
+"""Drives machines of the core: `MachineTimer` is a timer for any, `MachineDriver` runs a small one on sockets."""
 
 from __future__ import annotations
 

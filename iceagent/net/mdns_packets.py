@@ -1,6 +1,6 @@
-"""Multicast DNS on the wire: the few kinds of message that names of hosts need, by way of dnspython.
+"""Multicast DNS on the wire: the few kinds of message that host names need, with dnspython.
 
-Source: RFC 6762, above all sections 5.4 (unicast responses), 6.7 (legacy queriers), 10 (TTLs) and 18 (format).
+Source: RFC 6762, mainly sections 5.4 (unicast responses), 6.7 (legacy queriers), 10 (TTLs) and 18 (format).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Changes of the network under a running program: addresses, routes, and waking up from sleep.
+"""Changes of the network while the program runs: addresses, routes, and waking up from sleep.
 
 On Linux the kernel reports changes (netlink), and so does the virtual network; elsewhere addresses are read every
-second.
-All who watch one network share one task, which ends with the last of them.
+second. All watchers of one network share one task, which ends with the last of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Socket options of a UDP socket: each is asked for, none is required."""
+"""Socket options of a UDP socket: each is tried, none is required."""
 
 from __future__ import annotations
 

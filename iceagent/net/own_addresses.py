@@ -1,7 +1,7 @@
 """Which addresses are this machine's own, at this moment: for decisions about whom a server may talk to.
 
-That is more than `Network.interfaces()` shows, which is for candidates: the system takes packets for an address also
-while its interface has no carrier.
+These are more than `Network.interfaces()` returns, which is for candidates: the system accepts packets for an address
+also while its interface has no carrier.
 """
 
 from __future__ import annotations

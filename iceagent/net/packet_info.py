@@ -1,6 +1,7 @@
-"""Which of our addresses a datagram came to, and the way to answer from it: sockets that are bound to a wildcard.
+"""For sockets bound to a wildcard: to which of our addresses a datagram came, and how to answer from it.
 
-Without it the system answers from the address it prefers, and a NAT lets only the one through that was asked. Source:
+Without it the system answers from the address it prefers, but a NAT lets only answers of the address through that was
+asked. Source:
 ip(7) IP_PKTINFO, RFC 3542 section 6 (IPV6_PKTINFO); RFC 8085 section 3.1.5 asks for it.
 """
 

@@ -1,4 +1,4 @@
-"""One value for a Trio run: what all agents of a process share without knowing of each other, and no longer than it."""
+"""One value per Trio run, shared by all agents of a process; it ends with the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UPnP IGD through miniupnpc, whose calls block: each runs in a thread that the caller may leave behind.
+"""UPnP IGD through miniupnpc, whose calls block: each runs in a thread that the caller may abandon.
 
 The extra `upnp` installs it (`pip install iceagent[upnp]`); without it there is no UPnP, and nothing else is missing.
 """

@@ -1,8 +1,8 @@
-"""Which proxy a connection goes through: one that was configured, or what the environment says, for all who connect.
+"""Which proxy a connection goes through: the configured one, or that of the environment variables.
 
-`HTTPS_PROXY`, else `ALL_PROXY` (either case) names it, and `NO_PROXY` whom to reach without; this is for connections
-that are opaque to the proxy, as TURN's and the relay's are, so `HTTP_PROXY` does not concern them. What names this
-machine itself is never asked for through a proxy of the environment.
+`HTTPS_PROXY`, else `ALL_PROXY` (in upper or lower case) names it, and `NO_PROXY` the hosts that are reached without it.
+The connections are opaque to the proxy, such as those to TURN servers and relays, so `HTTP_PROXY` does not apply. This
+machine itself is never reached through a proxy of the environment.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What has arrived for a socket that is none of the system's, and waits for its reader: datagrams and errors."""
+"""The receive queue of a socket that is not the system's own: datagrams and errors that wait for a reader."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Many datagrams as one buffer: which of them one GSO call can carry, and which arrivals make one batch.
 
 Linux sends a list of datagrams in one system call if all have one length and only the last may be shorter
-(UDP_SEGMENT), and delivers what arrived together the same way (UDP_GRO). Source: Linux
+(UDP_SEGMENT), and delivers datagrams that arrived together in the same form (UDP_GRO). Source: Linux
 `Documentation/networking/segmentation-offloads.rst`.
 """
 

@@ -1,7 +1,8 @@
 """One UDP port that many ICE sessions use at once: for servers that hold thousands of them.
 
 `SharedPort` has one socket per local address and one receive loop per socket; `attach` gives each session a
-`SharedSocket`, which is an `iceagent.net.api.UdpSocket` like any other. Whose a datagram is, `net.demultiplexer` says.
+`SharedSocket`, which is an `iceagent.net.api.UdpSocket` like any other. `net.demultiplexer` decides whose a datagram
+is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Between the system's socket addresses and `TransportAddress`, remembered because every packet needs it."""
+"""Converts between the system's socket addresses and `TransportAddress`, with a cache because every packet needs it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Trying several addresses of one name: each a little after the one before it, or at once when that one has failed.
+"""Tries several addresses of one name: each a little after the one before it, or at once when that one has failed.
 
-The first that works is taken. So a dead first address costs a quarter of a second, and a refused one nothing.
+The first that works is used. So a dead first address costs a quarter of a second, and one that refuses no time.
 
 Source: RFC 8305 sections 4 and 5; that servers are tried beyond the first address, RFC 5928 section 3.
 """

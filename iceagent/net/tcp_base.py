@@ -3,7 +3,8 @@
 RFC 6544: frames of RFC 4571 inside; connections are opened when something is to be sent (active, simultaneous open) or
 come in (passive, simultaneous open). A connection that cannot be opened, or breaks, is reported as an ICMP error is.
 
-Whoever finds the port may connect: strangers are few per source, say little, and are gone within seconds.
+Anybody may connect to the port: connections that are not authenticated are few per source, may send little, and are
+closed within seconds.
 """
 
 from __future__ import annotations

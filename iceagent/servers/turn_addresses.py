@@ -1,4 +1,4 @@
-"""The addresses of a TURN server's machine: which relays are bound to, which are never peers, and when they change."""
+"""The addresses of a TURN server's machine: those that relays bind to, those that are never peers, their changes."""
 
 from __future__ import annotations
 

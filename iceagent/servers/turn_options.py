@@ -1,4 +1,4 @@
-"""What an operator says about a TURN server, checked before anything is bound."""
+"""The configuration of a TURN server, checked before anything is bound."""
 
 from __future__ import annotations
 

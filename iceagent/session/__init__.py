@@ -1,1 +1,1 @@
-"""From a code to a link: signaling, agent and link in one step, and what keeps them together."""
+"""From a code to a link: signaling, agent and link in one step, and the session that keeps them together."""

@@ -4,10 +4,10 @@
      "options": ["renomination", ...], "pacing": 20, "lite": false}
     {"type": "candidates", "candidates": ["candidate:...", ...], "end": bool}
 
-The first message says what holds for a session of ICE, those after it what is new, of the session that was described
-last. A description with other credentials, later, is an ICE restart: it is answered with one of our own and new
-candidates, unless it answers one. The fingerprint must stay the same. Candidates may follow the end, such as that of a
-TURN server that was restarted: RFC 8838 section 13 has none, but two peers that are both relayed could not meet again.
+The first message describes an ICE session; the messages after it add candidates to the session described last. A later
+description with other credentials is an ICE restart: it is answered with our own new description and candidates, unless
+it is itself such an answer. The fingerprint must stay the same. Candidates may follow the end, such as one of a TURN
+server that was restarted: RFC 8838 section 13 forbids that, but otherwise two relayed peers could not reconnect.
 
 Unknown keys and unknown types are ignored, so that later versions may say more.
 """

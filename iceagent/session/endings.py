@@ -1,4 +1,4 @@
-"""The sentence of each end that the agent knows more about than the link: what happened, then what to do."""
+"""The message for each end of which the agent knows more than the link: what happened, then what to do."""
 
 from __future__ import annotations
 

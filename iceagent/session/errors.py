@@ -1,4 +1,4 @@
-"""Why two sides did not come together, or came apart. The command line has an exit code for each (`cli.exits`)."""
+"""Why two sides could not connect, or were disconnected. The command line has an exit code for each (`cli.exits`)."""
 
 from __future__ import annotations
 

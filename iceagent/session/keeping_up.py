@@ -1,7 +1,7 @@
-"""Signaling keeps up with the network: who changes address needs it at once, and its connection dies with the address.
+"""Reconnects signaling when the network changes: after a change of address it is needed at once for a restart.
 
-TCP does not say that the address of a connection is gone, nor that a router has forgotten it: that takes the relay's
-pings most of a minute, in which a restart cannot reach the peer and data stays on a relay.
+TCP does not report that the address of a connection is gone, or that a router has lost its state. The relay's pings
+need most of a minute to notice. During that time a restart cannot reach the peer, and data stays on a TURN relay.
 """
 
 from __future__ import annotations

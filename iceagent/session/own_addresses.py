@@ -1,4 +1,4 @@
-"""Restrictions that leave nothing of this machine to connect from: said before a code is used for it."""
+"""Reports restrictions that leave no address of this machine to connect from, before a code is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the other side may take to answer: time in which no path leads to it says nothing about it."""
+"""How long the other side may take to answer. Time without a working path to it does not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two sides have come on their way to each other, and what is being waited for: nobody has to guess."""
+"""How far the connection of two sides has come, and what is being waited for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session needs of a link: the seam that lets tunnels be tested on an in-memory link."""
+"""What a session needs of a link: an interface, so that tunnels can be tested on an in-memory link."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which relay a session uses: the one that was named, the one in the code, the one of the environment, or its own.
 
-A code with an address names the very relay where its maker waits, so it goes before `ICEAGENT_RELAY`, which is only a
-habit; a relay given as an argument goes before both.
+A code with an address names the relay where its maker waits, so it has precedence over `ICEAGENT_RELAY`, which is only
+a default. A relay given as an argument has precedence over both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A session that lasts longer than the credentials it was given: its relay is asked for others while it is there.
+"""Renews the credentials of a session that lasts longer than they do, while its relay can be reached.
 
-How long they are good is counted from when they came (`ttl`), since the clocks of two machines may differ. Who has
-slept may be late, and a server may forget them sooner: then its refusal says so.
+Their time to live (`ttl`) is counted from their arrival, since the clocks of two machines may differ. A machine that
+has slept may be late, and a server may expire them sooner: then it refuses them, which is noticed.
 """
 
 from __future__ import annotations

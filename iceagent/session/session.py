@@ -1,4 +1,4 @@
-"""A session: a link to one authenticated peer, with its streams and datagrams sorted and its path in view."""
+"""A session: a link to one authenticated peer, its streams and datagrams sorted by use, and its present path."""
 
 from __future__ import annotations
 

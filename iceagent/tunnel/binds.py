@@ -1,4 +1,4 @@
-"""Local addresses of a forward: `*` and a name mean all that they stand for, on one and the same port."""
+"""Local addresses of a forward: `*` and a name stand for all their addresses, on the same port."""
 
 from __future__ import annotations
 

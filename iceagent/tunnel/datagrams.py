@@ -1,4 +1,4 @@
-"""UDP sockets without ceremony: everything at hand per wake-up, and no error of one datagram stops the rest.
+"""Simple UDP sockets: each wake-up reads all that has arrived, and an error of one datagram does not stop the rest.
 
 Not the agent's `UdpSocket`: that one sets DF and never fragments, while a forward must carry whatever the
 application's own socket would have carried.

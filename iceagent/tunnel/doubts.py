@@ -1,4 +1,4 @@
-"""What a rule allows that is not there: found without touching it, since a service may take one connection only."""
+"""Finds rules that allow a target that does not exist, without connecting: a service may accept one connection only."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Hosts in one form: what a rule names, what the other side asks for and what is connected to are the same text.
+"""Hosts in one canonical form, for rules, for requests of the other side, and for connections.
 
 A resolver reads more spellings of an address than a rule does: `10.0.0.1.`, `10.1`, `0x0a000001`, `::ffff:10.0.0.1` and
 full-width digits all lead to 10.0.0.1. If only one side of a comparison, or only the connection, reads them so, a rule
-can be walked around. So each host is brought into its form once, where it comes in, and nothing else is used after
-that: an address is never looked up as a name, and a name never becomes an address by its spelling.
+can be bypassed. So each host is converted once, where it comes in, and only that form is used from then on. An address
+is never resolved as a name, and a name never becomes an address by its spelling.
 """
 
 from __future__ import annotations

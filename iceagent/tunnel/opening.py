@@ -1,4 +1,4 @@
-"""Streams for connections and flows: a session has so many, and whoever has to wait for one is not left in silence."""
+"""Streams for connections and flows: a session has a limited number; that one has to wait for a free one is logged."""
 
 from __future__ import annotations
 

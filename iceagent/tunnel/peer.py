@@ -1,8 +1,8 @@
 """`iceagent.invite`, `iceagent.join` and the `Link` they yield: a session, with forwards as methods.
 
 They live here, and not in `iceagent.session`, because imports point downwards only: a forward is made of a session,
-so a session cannot know of forwards. `Link` adds to `Session` what the tunnel offers, and the session layer makes
-whatever kind of session it is asked for.
+so a session cannot know of forwards. `Link` adds forwards to `Session`; the session layer makes
+sessions of the class that it is given.
 """
 
 from __future__ import annotations

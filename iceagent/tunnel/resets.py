@@ -1,9 +1,9 @@
-"""A connection that broke must not look like one that ended: half an answer would be taken for a whole one.
+"""A broken connection must not look like one that has ended: half an answer would be taken for a whole one.
 
-Over TCP the peer then sees a reset. The system sends an ordinary end for whatever a killed process leaves behind, so
-every connection is *armed* from its first moment: closing it resets it, whoever closes it, the system after a
-`kill -9` included (SO_LINGER with a time of zero; RFC 9293 section 3.10.4 calls it ABORT). It is disarmed for one
-thing only: the close after both directions have ended well.
+Over TCP the peer of a broken connection gets a reset. The system sends an ordinary end for the connections of a killed
+process. So every connection is *armed* from its first moment: whoever closes it resets it, also the system after a
+`kill -9` (SO_LINGER with a time of zero; RFC 9293 section 3.10.4 calls it ABORT). It is disarmed only for the close
+after both directions have ended well.
 
 Unix sockets and pipes have no reset: their reader sees an ordinary end, and only the log can show the difference.
 """

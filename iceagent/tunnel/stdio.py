@@ -1,7 +1,8 @@
 """Standard input and output as one stream, and the pipe between two commands that is made of two of them.
 
-Either direction ends when its input ends. A side is done when both directions are; it says so to the other (a stream
-with `op: done`) and closes once it has heard the same, so that neither can cut off bytes the other has yet to read.
+Each direction ends when its input ends. A side is done when both directions have ended; it reports that to the other (a
+stream with `op: done`) and closes once it has received the same. So neither can cut off bytes that the other has still
+to read.
 A side that is done and sees the link closed has succeeded, too: the other side closes only after it has heard that we
 are done.
 """

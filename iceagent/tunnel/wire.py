@@ -1,4 +1,4 @@
-"""What stands at the beginning of a tunnel stream: one request, one answer, then the payload.
+"""The beginning of a tunnel stream: one request, one answer, then the payload.
 
 Each is a frame: its length (2 bytes, big-endian), then a msgpack map. The request says what is wanted:
 

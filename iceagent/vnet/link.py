@@ -1,4 +1,4 @@
-"""Links: what the wire between a node and its router does to packets, changeable while the network runs."""
+"""Links: what the cable between a node and its router does to packets; it can be changed while the network runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The virtual network: its topology, its clockwork and its memory of what happened."""
+"""The virtual network: its topology, its clock and its trace."""
 
 from __future__ import annotations
 

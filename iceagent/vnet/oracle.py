@@ -1,13 +1,13 @@
 """What connections a topology allows, computed without sending a packet: agents are tested against it.
 
-The oracle plays ICE through with symbols. It knows no time, no loss and no port numbers: a port that a NAT chooses is
-a fresh token, so nobody meets by luck. Each side learns how servers see it, signals that, sends to all it knows of,
+The oracle simulates ICE symbolically. It knows no time, no loss and no port numbers: a port that a NAT chooses is a
+fresh symbol, so no path exists by luck. Each side learns how servers see it, signals that, sends to all it knows of,
 and learns from what arrives, until nothing new is learnt. A path exists where an answer comes back from the very place
 that the check was sent to (RFC 8445 section 7.2.5.2.1).
 
 It reads the topology and the descriptions of NATs and firewalls, and shares with the code that moves packets nothing
-but the arithmetic of NAT64 addresses. Where it matters who sends first (`Nat.accepts_input`), it takes the luckier
-order.
+but the arithmetic of NAT64 addresses. Where it matters who sends first (`Nat.accepts_input`), it assumes the
+better order.
 """
 
 from __future__ import annotations

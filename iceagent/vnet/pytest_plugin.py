@@ -11,7 +11,7 @@ def test_echo_without_pytest_trio(vnet):
 
 An async test that asks for `vnet` is run by `iceagent.vnet.run`, with the seed given by `--vnet-seed`: through the
 `run` argument of pytest-trio's marker, so that nothing else needs to be asked for.
-A clock fixture of the test's own wins.
+A clock fixture of the test itself has precedence.
 """
 
 from __future__ import annotations

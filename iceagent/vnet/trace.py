@@ -1,4 +1,4 @@
-"""The trace: what happened to every packet, in a form that two runs can be compared by."""
+"""The trace: what happened to every packet, in a form in which two runs can be compared."""
 
 from __future__ import annotations
 

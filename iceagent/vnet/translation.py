@@ -1,7 +1,7 @@
-"""Packets through a NAT: what `NatTable` says of endpoints, done to UDP, TCP and the ICMP errors about both.
+"""Packets through a NAT: applies what `NatTable` decides to UDP, TCP and the ICMP errors about both.
 
-NAT64 (RFC 6146) is the same with another family inside: destinations within its prefix are IPv4 addresses in disguise
-(RFC 6052), and the outside appears to the inside under that prefix.
+NAT64 (RFC 6146) is the same with IPv6 inside: destinations within its prefix are IPv4-embedded addresses (RFC 6052),
+and the IPv4 addresses outside appear to the inside within that prefix.
 """
 
 from __future__ import annotations

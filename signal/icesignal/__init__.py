@@ -1,4 +1,4 @@
-"""The signaling relay of iceagent and its client: two peers that share a code find each other and talk, sealed.
+"""The signaling relay of iceagent and its client: two peers that share a code meet, and exchange sealed messages.
 
 `serve` runs a relay, `open_client` connects to one, `open_invitation` and `open_join` turn a code into a
 `SealedChannel`. Names are imported when they are first used: a client needs nothing of a relay.

@@ -1,7 +1,7 @@
-"""The addresses of a name, and a connection to the first of them that takes one.
+"""The addresses of a name, and a connection to the first of them that accepts one.
 
 Each is tried a quarter of a second after the one before it, or at once when that one has failed; so a dead first
-address costs a quarter of a second, and one that refuses costs nothing. Source: RFC 8305 sections 4 and 5.
+address costs a quarter of a second, and one that refuses no time. Source: RFC 8305 sections 4 and 5.
 """
 
 from __future__ import annotations

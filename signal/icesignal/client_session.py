@@ -1,4 +1,4 @@
-"""The client's memory of its session: where it is, what it has sent and not yet seen accepted. Sans-IO.
+"""The client's state of its session: its room, and what it has sent that is not yet acknowledged. Sans-IO.
 
 Source: docs/relay-protocol.md section 4.
 """

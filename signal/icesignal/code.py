@@ -1,4 +1,4 @@
-"""Codes: `7-guitar-ozone`, what one person reads out to another. Making them, and reading them tolerantly.
+"""Codes such as `7-guitar-ozone`, which one person reads out to another: made here, and parsed tolerantly.
 
 Two words of a list of 512 are 18 bits; one guess per code makes that one chance in 262,144.
 Source: docs/relay-protocol.md section 6.

@@ -1,7 +1,7 @@
 """Reaching a relay: TCP to one of its addresses, TLS, the websocket handshake and the welcome, within one time limit.
 
-Every address of a name is tried, and an address counts as reached when the relay has said its welcome there: one that
-is dead, refuses, shows a wrong certificate or says nothing leads to the next.
+Every address of a name is tried, and an address counts as reached when the relay's welcome has come from it. After one
+that is dead, refuses, has a wrong certificate or sends nothing, the next one is tried.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arguments of a wrong type are refused at the call, in a sentence that shows no value: it may be a secret."""
+"""Refuses arguments of a wrong type at the call, with a message that shows no value: it may be a secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listening: one port for all addresses of a host, and a loop of accepting that nothing ends."""
+"""Listening: one port for all addresses of a host, and an accept loop that no error ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines that others can cause: a few in a minute, and then how many were left out."""
+"""Log lines that others can cause: a few a minute, then how many were left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nameplates: short random numbers, each resting a while before it comes again. Sans-IO.
+"""Nameplates: short random numbers, none of which is used again at once. Sans-IO.
 
 Source: docs/relay-protocol.md section 5.
 """

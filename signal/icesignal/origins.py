@@ -1,6 +1,6 @@
 """Which web pages may use a relay. A browser says where a page comes from, which distinguishes it from a program.
 
-Without this, any page on the web could have its visitors join codes, each of them from an address of his own.
+Without this, any web page could make its visitors try codes, each from an address of its own.
 Source: RFC 6454 section 7, RFC 6455 section 10.2.
 """
 

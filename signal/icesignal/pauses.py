@@ -1,4 +1,4 @@
-"""When a client dials its relay again after a connection has ended, and so by when one that lives is back."""
+"""When a client connects to its relay again after a connection has ended, and how long that takes at most."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The true source behind a configured proxy. Sans-IO.
+"""The client's own address behind a configured proxy. Sans-IO.
 
 `X-Forwarded-For`, `Forwarded` (RFC 7239) and the PROXY protocol, versions 1 and 2.
 
-Nothing here is to be called for a connection that does not come from a configured proxy.
+Call nothing of this for a connection that does not come from a configured proxy: its headers may be forged.
 Source: haproxy's proxy-protocol.txt sections 2.1 and 2.2.
 """
 

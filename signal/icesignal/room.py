@@ -1,4 +1,4 @@
-"""One room: its two places, its log and its order. Sans-IO; see `rooms` for what happens when."""
+"""One room: its two places, its log and the order of messages. Sans-IO; `rooms` has the protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rooms of a relay: who is in them, what was said, and who still has to hear it. Sans-IO.
+"""The rooms of a relay: their members, their messages, and who has not received them yet. Sans-IO.
 
 `RoomTable` takes frames and disconnects with the time, and yields outputs; it neither waits nor raises for anything
 that a client sends. Source: docs/relay-protocol.md sections 1, 4 and 5.

@@ -1,4 +1,4 @@
-"""What each source has of the relay's rooms and of the memory of their logs, so that nobody has all. Sans-IO.
+"""How many rooms, and how much of the memory for logs, each source uses: a limit for each. Sans-IO.
 
 Source: docs/relay-protocol.md section 10.
 """

@@ -1,7 +1,7 @@
 """Who is asking, and how much: sources, the networks they are in, and their budgets. Sans-IO.
 
-A source is an IPv4 address or an IPv6 /64. Whoever has one IPv6 /64 has, as a rule, a /56 or a /48 of them, so these
-count, too, and the /24 of an IPv4 address; with larger budgets, as others may live there.
+A source is an IPv4 address or an IPv6 /64. Who has one IPv6 /64 mostly has a whole /56 or /48, so these count, too,
+and the /24 of an IPv4 address; with larger budgets, since they may hold other users as well.
 Source: docs/relay-protocol.md section 10.
 """
 

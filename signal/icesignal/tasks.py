@@ -1,4 +1,4 @@
-"""Nurseries for `async with` entries: tasks end with the block, and the block's own error leaves unwrapped."""
+"""Nurseries for `async with` entries: tasks end with the block, and the block's own error is raised unwrapped."""
 
 from __future__ import annotations
 

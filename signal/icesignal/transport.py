@@ -1,4 +1,4 @@
-"""The one module that touches trio-websocket: connections that always drain, bound what they keep, and always end.
+"""The one module that touches trio-websocket: connections that are always read, limit what they keep, and always end.
 
 trio-websocket stops answering pings when its messages are not read, waits without end in `aclose`, and lets errors of
 its reader escape into a nursery. `WebsocketConnection` always reads, into a bounded mailbox; writes from an outbox

@@ -1,4 +1,4 @@
-"""The URL of a relay: every part of it is used, or refused in a sentence that repeats none of it.
+"""The URL of a relay: each part of it is used or refused; no error message repeats a part of it.
 
 User and password become `Authorization: Basic`, path and query the request's target, a zone stays in this machine, and
 the final dot of an absolute name goes to the resolver only.

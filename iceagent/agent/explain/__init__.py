@@ -1,7 +1,7 @@
-"""Why an agent is where it is: one typed verdict, its evidence, and what to do about it.
+"""Why an agent is in its state: one typed verdict, its evidence, and what to do about it.
 
-`verdict` has the kinds of verdicts and what each means; `facts` reads an agent; `nats` draws conclusions on NATs; the
-causes are asked in the order of `judge`: what is here, what signaling brought, what the network does, what was lost.
+`verdict` has the kinds of verdicts and what each means; `facts` reads an agent; `nats` draws conclusions about NATs.
+`judge` looks for causes in this order: this machine, signaling, the network, a connection that was lost.
 """
 
 from __future__ import annotations

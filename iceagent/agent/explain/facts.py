@@ -1,4 +1,4 @@
-"""What is known of an agent, read once for a verdict: the latest word of each server, what was tried, what came."""
+"""What is known of an agent, read once for a verdict: each server's latest answer, what was sent and what came."""
 
 from __future__ import annotations
 

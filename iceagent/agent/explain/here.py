@@ -1,4 +1,4 @@
-"""Causes on this machine, and those in what signaling brought or did not bring."""
+"""Causes on this machine, and causes in signaling: what came from the peer, and what did not."""
 
 from __future__ import annotations
 

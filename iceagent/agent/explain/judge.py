@@ -1,4 +1,4 @@
-"""The verdict on an agent: the first cause that fits, asked from the nearest to the farthest."""
+"""The verdict on an agent: the first cause that fits, from the nearest to the farthest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Causes between the two machines: what no candidate pair got through."""
+"""Causes in the network between the two machines, where no candidate pair works."""
 
 from __future__ import annotations
 

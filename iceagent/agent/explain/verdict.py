@@ -1,4 +1,4 @@
-"""The kinds of verdicts, with what each means and what helps: the table of docs/explain.md is made of this."""
+"""The kinds of verdicts: what each means and what helps. The table in docs/explain.md is made from this."""
 
 from __future__ import annotations
 

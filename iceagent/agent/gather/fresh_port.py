@@ -1,15 +1,16 @@
-"""Another local port where the first one leads nowhere: through gateways that take unasked packets for their own.
+"""Another local port, if the first one does not work: for gateways that accept unsolicited packets for themselves.
 
-A Linux gateway with nothing but its masquerading rule lets a check of the peer's that comes before ours in: to itself.
-Nobody listens there, but its connection table holds the entry, renewed by each further check; what our socket sends to
-the peer cannot have the same port then, gets another, and the peer's NAT drops it. So both sides fail for ever.
+A Linux gateway with only a masquerading rule accepts a check of the peer that arrives before ours was sent: it takes it
+for its own. Nobody listens there, but its connection table gets an entry, which each further check renews. Then packets
+from our socket to the peer cannot have the same port. They get another one, and the peer's NAT drops them. So both
+sides fail for ever.
 
-A socket that the peer has not heard of has no such entry. It sends first: to each address of the peer's an *opener*,
-whose TTL lets it pass our own gateways and no others, so that it leaves no entry at the peer's either. Only then the
-new address is signalled. The peer's checks find the way open, and make a pair like any other. It is enough if one side
-does so, whichever gateway is at fault; if both do, there are two paths instead of one. The controlling side chooses
-one of them by nominating it. Until then neither side closes a port it has signalled: the peer may use that path, and
-may have closed the port that ours leads to.
+A socket that the peer does not know has no such entry. It sends first: an *opener* to each address of the peer. The TTL
+of an opener lets it pass our own gateways and no others, so that it makes no entry at the peer's gateway either. Only
+then the new address is signalled. The peer's checks find the way open, and make a pair like any other. It is enough if
+one side does so, whichever gateway is at fault; if both do, there are two paths instead of one. The controlling side
+chooses one of them by nominating it. Until then neither side closes a port it has signalled: the peer may use that
+path, and may have closed the port that ours leads to.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gathering: host candidates at once, all servers in parallel. Reports when there is enough, and the end.
 
-Enough is for those who carry all candidates in one message: nothing that is likely to come is missing. The end is
-RFC 8838's end-of-candidates.
+*Enough* is for applications that carry all candidates in one message: whatever is likely to come has come. The *end* is
+the end-of-candidates of RFC 8838.
 
 Source: RFC 8445 section 5.1, RFC 8838 section 9.
 """

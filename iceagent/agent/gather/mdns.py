@@ -1,4 +1,4 @@
-"""Names in place of addresses: the peer's are looked up, and with `mdns="publish"` our addresses hide behind such.
+"""mDNS names in place of addresses: the peer's are resolved, and with `mdns="publish"` ours are signalled as names.
 
 Source: draft-ietf-mmusic-mdns-ice-candidates sections 3.1 (gathering) and 3.2 (processing).
 """

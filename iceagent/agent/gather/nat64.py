@@ -1,7 +1,7 @@
-"""Hosts of IPv6 alone behind a NAT64: they learn its prefix, and reach IPv4 peers and servers under it.
+"""IPv6-only hosts behind a NAT64: they learn its prefix, and reach IPv4 peers and servers under it.
 
-The address of a peer in IPv6 disguise is one more remote candidate beside the signalled one; what comes back from
-the peer through the NAT64 comes from there. Names of servers need none of this, for the network's DNS64 disguises them.
+The peer's IPv4 address, translated into the prefix, is one more remote candidate beside the signalled one; the peer's
+packets arrive from there through the NAT64. Names of servers need none of this: the network's DNS64 translates them.
 
 Source: RFC 7050, RFC 6052; the idea of RFC 8305 section 7.2.
 """

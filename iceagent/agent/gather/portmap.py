@@ -1,7 +1,7 @@
-"""Ports that the gateway maps for us, as server-reflexive candidates. They come beside everything else and delay none.
+"""Ports that the gateway maps for us, as server-reflexive candidates, in parallel to all else: they delay nothing.
 
-By default the gateway is asked where that can help: the agent has servers to be seen by, so it means to meet somebody
-beyond its own network, and its address is private (or IPv6, where a firewall may be opened). An agent on loopback
+By default the gateway is asked where that can help: the agent has servers, so its peer may be in another network, and
+its own address is private (or IPv6, where a firewall may be opened). An agent on loopback
 alone, or with a public IPv4 address, asks nobody.
 """
 

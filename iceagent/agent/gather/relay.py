@@ -1,8 +1,8 @@
 """Relayed candidates: the ladder of transports to TURN servers, and what keeps a relayed address alive.
 
-The rungs, best first: UDP, DTLS, TCP, TLS, and TCP or TLS through a proxy. Each starts a little after the one above it,
-or at once when all above have failed, and not at all while one above works. So the best that works wins, a blocked one
-costs nothing but the stagger, and nothing of it delays the direct paths. Source: the idea of RFC 8305.
+The transports, best first: UDP, DTLS, TCP, TLS, and TCP or TLS through a proxy. Each starts a little after the better
+one, or at once when all better ones have failed, and not at all if a better one works. So the best that works is used,
+a blocked one costs only that short delay, and direct paths are not delayed. Source: the idea of RFC 8305.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The peer's candidates on their way to the core: names are looked up, and what the policy refuses stays here.
+"""The peer's candidates on their way to the core: names are resolved, and the policy filters addresses.
 
-Candidates with an address go on at once. A name is looked up beside everything else and delays none of them; the peer's
-end of candidates waits for it, since what comes of it is one of the candidates before the end.
+Candidates with an address are passed on at once. Names are resolved in parallel and delay none of them. Only the peer's
+end of candidates waits for the names, since their candidates come before the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""STUN and TURN servers as they are configured, or named by a relay: whatever cannot work is refused at the door."""
+"""STUN and TURN servers as they are configured, or named by a relay. What cannot work is refused at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates over TCP: three for each of the best addresses, and what STUN servers over TCP see of them. RFC 6544.
+"""TCP candidates: three for each of the best addresses, and server-reflexive ones from STUN over TCP. RFC 6544.
 
 Each candidate has a base of its own among the driver's sockets (`iceagent.net.tcp_base`): to the rest of the agent it
 is one more socket. Paths are named by bases, so no TCP base has the number of a UDP one.

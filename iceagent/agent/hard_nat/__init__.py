@@ -1,4 +1,4 @@
-"""Through NATs that hide where a peer has to send: nothing of it runs unless `AgentConfig.hard_nat` asks for it."""
+"""Traversal of NATs behind which a peer's port is not known. Runs only if `AgentConfig.hard_nat` asks for it."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 What the two sides announce to each other travels as server-reflexive candidates with two extension attributes (RFC 8839
 section 5.1), which peers that do not know them ignore: `x-nat` (`easy`, `predictable`, `hard`, `unknown`) and
-`x-nat-round`. To take part is to send them, so nothing happens unless both sides have opted in.
+`x-nat-round`. A side that sends them takes part, so nothing happens unless both sides have opted in.
 """
 
 from __future__ import annotations

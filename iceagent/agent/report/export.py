@@ -1,7 +1,7 @@
 """A timeline as JSON, to be kept, sent to somebody who helps, or drawn. The schema is in docs/explain.md.
 
-Nothing secret is in it: of credentials only the user name fragment, and of the peer's peer-reflexive candidates, whose
-addresses the peer has not signalled, only the port; so it is with statistics in the W3C's form.
+Nothing secret is in it: of credentials only the ufrag, and only the port of the peer's peer-reflexive candidates, whose
+addresses the peer has not signalled. The same holds for statistics in the W3C's form.
 """
 
 from __future__ import annotations

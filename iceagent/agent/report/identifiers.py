@@ -1,4 +1,4 @@
-"""Names for candidates and pairs in statistics and timelines: the same thing has the same name in both, and for good.
+"""Names for candidates and pairs in statistics and timelines: the same thing always has the same name in both.
 
 The names are keyed hashes, so that they tell nobody the addresses they were made of. Source: RTCStats.id of
 https://www.w3.org/TR/webrtc-stats/, which asks for ids that mean nothing and last as long as what they name.

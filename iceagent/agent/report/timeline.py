@@ -1,7 +1,7 @@
 """What happened to an agent, in order: kept bounded, read by any number of late or slow subscribers.
 
-Beside the log the latest word on each matter is kept (what each server last said, say): verdicts rest on that, and a
-long session's log has forgotten its beginning.
+The latest event on each subject is kept, too (such as the last answer of each server): verdicts need them, and the log
+of a long session no longer holds its beginning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What NATs do, found out (RFC 5780, RFC 7050), and what two of them let through (RFC 4787)."""
+"""Finds out what NATs do (RFC 5780, RFC 7050), and predicts what two of them let through (RFC 4787)."""
 
 from __future__ import annotations
 

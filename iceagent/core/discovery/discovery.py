@@ -1,9 +1,9 @@
 """NAT behaviour discovery, without I/O. RFC 5780 section 4.
 
-All tests that need not wait for each other run at once, so the whole takes a round trip or two and the patience of one
-silent request (2.75 s), not the sum of them. Three kinds of sockets take part, since a test must not open the way for
-another: one that talks to every address of every server (mapping), one that never talks to an alternate address
-(filtering, and the other end of hairpinning), and further ones for fragments and for each lifetime tried.
+Tests that do not depend on each other run at once. So the whole takes one or two round trips and the time limit of one
+unanswered request (2.75 s), not the sum of all. There are three kinds of sockets, since one test must not open the NAT
+for another: one that sends to every address of every server (mapping), one that never sends to an alternate address
+(filtering, and the other end of hairpinning), and more for fragments and for each lifetime that is tried.
 """
 
 from __future__ import annotations

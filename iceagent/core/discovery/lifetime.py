@@ -1,6 +1,6 @@
-"""How long an idle mapping lives: idle sockets, each asked for after another time. RFC 5780 section 4.6.
+"""How long an idle mapping lives: several idle sockets, each tested after a different time. RFC 5780 section 4.6.
 
-A binary search, as the RFC has it, would take the sum of all times tried; this takes the longest.
+A binary search, as in the RFC, would take the sum of all times tried; this takes only the longest.
 """
 
 from __future__ import annotations

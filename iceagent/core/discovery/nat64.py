@@ -1,4 +1,4 @@
-"""IPv4 addresses in IPv6 disguise: RFC 6052, and how a network's prefix is learned, RFC 7050."""
+"""IPv4-embedded IPv6 addresses (RFC 6052), and how a network's prefix is learned (RFC 7050)."""
 
 from __future__ import annotations
 

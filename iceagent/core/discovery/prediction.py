@@ -1,7 +1,7 @@
 """Predicts whether two sides will connect, from what the network of each does. A pure function.
 
-The rule is not a table: what ICE would do is played through with two NATs made of nothing but their behaviour.
-`docs/netcheck.md` has the table that comes out, and the virtual network is asked whether it is true.
+There is no table of rules: ICE is simulated with two NATs that have nothing but their behaviour. `docs/netcheck.md` has
+the resulting table, and a test compares it with the virtual network.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Getting through NATs that hide where a peer has to send: what kind they are, and who sends what when."""
+"""Traversal of NATs behind which a peer's port is not known: what kind they are, and who sends what and when."""
 
 from __future__ import annotations
 

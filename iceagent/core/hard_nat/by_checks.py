@@ -1,8 +1,8 @@
 """What kind a NAT is, concluded from connectivity checks where too few STUN servers could show it. Pure functions.
 
-A check that goes to a relay leaves by the same NAT as the question to the server did, for another destination. Its
-answer shows from which address it came there (RFC 8445 section 7.2.5.3.1); and the relay's owner sees that address as
-the check's source (section 7.3.1.3). So both sides learn of the one that sent it.
+A check to a relayed address passes the same NAT as the request to the STUN server, with another destination. Its answer
+shows from which address it arrived (RFC 8445 section 7.2.5.3.1), and the owner of the relayed address sees that address
+as the source of the check (section 7.3.1.3). So both sides learn what the NAT of the sender does.
 """
 
 from __future__ import annotations

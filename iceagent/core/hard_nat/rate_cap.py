@@ -1,4 +1,4 @@
-"""A bound on packets per second that holds in every second, however late the timer was."""
+"""A limit on packets per second that holds in each second, even if a timer was late."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Getting through hard NATs: who does what, and what is sent when. Sans-IO.
+"""Traversal of hard NATs: who does what, and what is sent when. Sans-IO.
 
-A NAT that maps per destination hides where a peer has to send. Two ways lead through:
+With a NAT that maps per destination, the peer does not know to which port it has to send. Two ways lead through:
 
 - Against a NAT that keeps one port per socket, the hard side opens many sockets and sends an *opener* from each to the
   peer's mapped address: so many external ports let the peer in. The other side *sprays* probes from its one socket to

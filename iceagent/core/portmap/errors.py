@@ -1,4 +1,4 @@
-"""Why the bytes of a port mapping protocol are not what they claim to be."""
+"""Why the bytes of a port mapping protocol are malformed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One port of one host, mapped by PCP or, where the gateway is older, by NAT-PMP. RFC 6887 section 9 and appendix A.
 
-PCP goes first. A gateway that answers in NAT-PMP is asked in NAT-PMP at once; one that is silent, after a moment, too,
-because some drop what they do not know. Whichever grants first is used; the other is given up.
+PCP is tried first. A gateway that answers in NAT-PMP is asked in NAT-PMP at once. A silent one is asked in NAT-PMP
+after a moment, because some drop what they do not know. The first that grants a mapping is used; the other is given up.
 """
 
 from __future__ import annotations

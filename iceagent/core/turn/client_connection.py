@@ -1,4 +1,4 @@
-"""The client's data connections to peers: a ConnectionBind, and what follows is the peer's. RFC 6062 section 4.3."""
+"""The client's data connections: after a ConnectionBind all bytes are the peer's. RFC 6062 section 4.3."""
 
 from __future__ import annotations
 

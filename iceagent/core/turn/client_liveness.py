@@ -1,7 +1,7 @@
 """Does the server still know us? Asked when it falls silent, so that a restart is noticed within a second.
 
-A restarted server answers nothing that an old client sends it but requests: ChannelData and indications of allocations
-it does not know are dropped in silence. So silence while we send is met with a Refresh: an answer, also 437, decides.
+A restarted server answers only requests of an old client: it drops ChannelData and indications of allocations that it
+does not know. So if nothing comes back while we send, we send a Refresh: any answer, also 437, decides.
 """
 
 from __future__ import annotations

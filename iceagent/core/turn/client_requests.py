@@ -1,4 +1,4 @@
-"""A TURN client's requests: sent, authenticated, challenged anew and again, answered. RFC 8489 sections 6.2 and 9.2."""
+"""A TURN client's requests, repeated with credentials after each challenge. RFC 8489 sections 6.2 and 9.2."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""TURN servers, and those they name in their place with 300 (Try Alternate): whom to follow, and whom never.
+"""TURN servers, and the alternates they name with 300 (Try Alternate): which to follow, and which never.
 
-A server's word decides where we send next, so it is looked at like a stranger's: never into this machine or to its
-neighbours on the cable, never to what is no address of one host, and never in circles.
+A server decides here where we send next, so its alternate is not trusted: never into this machine, never to its
+neighbours on the link, never to what is not the address of one host, and never in circles.
 
 Source: RFC 8489 section 10, RFC 8656 section 21.
 """

@@ -1,4 +1,4 @@
-"""The servers to be asked: where they are, how the STUN ones did, and whether the TURN ones really relay."""
+"""The servers to be asked: their addresses, the results of STUN servers, and whether TURN servers really relay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One HTTP question, and what its answer betrays: a captive portal, a proxy, a wrong clock."""
+"""One HTTP request, and what its response shows: a captive portal, a proxy, a wrong clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is, and what it sees of connections."""
+"""The interface of an engine, and that of a connection as an engine sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allocations and what hangs on them. RFC 8656 sections 3 to 6, RFC 6062."""
+"""Allocations and what belongs to them. RFC 8656 sections 3 to 6, RFC 6062."""
 
 from __future__ import annotations
 

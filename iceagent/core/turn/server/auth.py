@@ -1,7 +1,6 @@
 """The long-term credential mechanism, server side. RFC 8489 section 9.2.4.
 
-Order matters: what a nonce is worth is known before any password is looked at, and a password before any attribute is
-decoded.
+The order matters: the nonce is checked before any password, and the password before any attribute is decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The end of allocations: every table, port and socket gives back what they had."""
+"""The end of allocations: their entries leave all tables, their ports and sockets are freed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a TURN server grants and how much of it: every timer and bound, each with its source."""
+"""The timers and limits of a TURN server, each with its source."""
 
 from __future__ import annotations
 

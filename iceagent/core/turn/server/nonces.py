@@ -1,4 +1,4 @@
-"""Nonces that need no memory: a time and an HMAC over it and the client's address. RFC 8489 section 9.2."""
+"""Stateless nonces: a time and an HMAC over it and the client's address. RFC 8489 section 9.2."""
 
 from __future__ import annotations
 

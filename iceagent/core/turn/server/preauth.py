@@ -1,7 +1,7 @@
-"""What is read of a request before anybody vouches for it: where its credentials are, and nothing else.
+"""What is read of a request before it is authenticated: where its credentials are, and nothing else.
 
-The attributes are walked by type and length; only what authentication itself needs is looked at, as bytes. All else is
-decoded when the integrity check has passed: a server that decodes first works for strangers.
+The attributes are traversed by type and length; only those that authentication needs are read, as bytes. All others are
+decoded after the integrity check: a server that decodes first does work for anybody.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much is said to strangers. An answer to a forged source hits somebody who asked for nothing."""
+"""How much is sent to unauthenticated clients: an answer to a forged source reaches somebody who asked for nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may use the relay: a list of users, or everybody who was given a credential made from a shared secret."""
+"""Who may use the relay: a list of users, or everybody with a credential that was derived from a shared secret."""
 
 from __future__ import annotations
 
