@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-from session_lab import SCENARIOS, Figures, Scenario, measure
+from virtual_sessions import SCENARIOS, Figures, Scenario, measure
 
 
 def main() -> int:

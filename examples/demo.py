@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-from lab import INTERNET_HOST, Lab, command_in, open_lab, why_not
+from natlab import INTERNET_HOST, Natlab, command_in, open_natlab, why_not
 from processes import Processes, processes
 
 CHUNK = 1 << 20
@@ -52,7 +52,7 @@ def download(target: Path) -> None:
         print(json.dumps({"kind": "downloaded", "first_at": first_at, "last_at": time.monotonic()}))
 
 
-def start_web_server(run: Processes, lab: Lab | None, folder: Path) -> int:
+def start_web_server(run: Processes, lab: Natlab | None, folder: Path) -> int:
     """Serve `folder` over HTTP on the listening peer's machine; return the port."""
     command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
     text = run.start(*command_in(lab, "host-b", command)).wait_for("text")["text"]
@@ -62,7 +62,7 @@ def start_web_server(run: Processes, lab: Lab | None, folder: Path) -> int:
     return int(match[1])
 
 
-def demonstrate(run: Processes, lab: Lab | None, size: int, folder: Path) -> bool:
+def demonstrate(run: Processes, lab: Natlab | None, size: int, folder: Path) -> bool:
     """Tunnel the file; print the figures; return whether it arrived whole."""
     expected = make_file(folder / "data.bin", size)
     relay_host = INTERNET_HOST if lab else "127.0.0.1"
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"network     loopback ({reason})" if reason else "network     two namespaces behind two NATs")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iceagent-demo-")))
-        lab = None if reason else stack.enter_context(open_lab())
+        lab = None if reason else stack.enter_context(open_natlab())
         run = stack.enter_context(processes())
         whole = demonstrate(run, lab, options.megabytes * 1_000_000, folder)
     return 0 if whole else 1

@@ -10,7 +10,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from nat_lab import two_agents
+from virtual_pair import two_agents
 
 from iceagent.agent import Agent, AgentState, Candidate, Credentials, Description, StreamDescription
 from iceagent.agent.description import MAX_CANDIDATES

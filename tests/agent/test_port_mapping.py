@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from gateway import Gateway as GatewayMachine
-from nat_lab import STUN_SERVER, trickle
+from virtual_pair import STUN_SERVER, trickle
 
 from iceagent.agent import AgentConfig, CandidateType, IceServer, PortMapped, PortMappingFailed, Role, open_agent
 from iceagent.core.address import TransportAddress

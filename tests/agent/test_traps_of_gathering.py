@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from nat_lab import trickle, two_agents
+from virtual_pair import trickle, two_agents
 
 from iceagent import vnet as virtual
 from iceagent.agent import AgentConfig, CandidateType, IceServer, Role, open_agent

@@ -11,8 +11,8 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from nat_lab import NATS
 from stun_5780 import open_behaviour_server, two_addressed_host
+from virtual_pair import NATS
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, NatBehaviour, ServerReport, SideView

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from interop import IMPLEMENTATIONS, Implementation
-from lab import Home, Internet, Lab, open_lab, why_not
+from natlab import Home, Internet, Natlab, open_natlab, why_not
 from processes import processes
 
 USERNAME, PASSWORD = "alice", "correct horse"
@@ -42,15 +42,15 @@ def laboratory() -> Iterator[ExitStack]:
 
 
 @pytest.fixture(scope="session")
-def lan(laboratory: ExitStack) -> Lab:
+def lan(laboratory: ExitStack) -> Natlab:
     """Two hosts of one home, with both IP versions: `host-a` and `host-a2`."""
-    return laboratory.enter_context(open_lab(Home(hosts=2), Home(), Internet(families=(4, 6))))
+    return laboratory.enter_context(open_natlab(Home(hosts=2), Home(), Internet(families=(4, 6))))
 
 
 @pytest.fixture(scope="session")
-def homes(laboratory: ExitStack) -> Lab:
+def homes(laboratory: ExitStack) -> Natlab:
     """Two homes behind port-restricted NATs; our server listens at port 3478 of the internet's host."""
-    lab = laboratory.enter_context(open_lab())
+    lab = laboratory.enter_context(open_natlab())
     run = laboratory.enter_context(processes())
     folder = Path(laboratory.enter_context(tempfile.TemporaryDirectory(prefix="iceagent-interop-")))
     (folder / "users").write_text(f"{USERNAME}:{PASSWORD}\n")
@@ -62,7 +62,7 @@ def homes(laboratory: ExitStack) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def coturn(laboratory: ExitStack, homes: Lab) -> int:
+def coturn(laboratory: ExitStack, homes: Natlab) -> int:
     """coturn on the internet's host of the two homes; its port."""
     if shutil.which("turnserver") is None:
         pytest.skip("coturn is not installed; `make interop` does it")
@@ -77,7 +77,7 @@ def coturn(laboratory: ExitStack, homes: Lab) -> int:
 
 
 @pytest.fixture(params=["our server", "coturn"])
-def relay(request: pytest.FixtureRequest, homes: Lab) -> dict[str, Any]:
+def relay(request: pytest.FixtureRequest, homes: Natlab) -> dict[str, Any]:
     """The options of a peer that may use a relay."""
     port = OUR_PORT if request.param == "our server" else request.getfixturevalue("coturn")
     return {"turn": [homes.internet.host, port], "username": USERNAME, "password": PASSWORD}

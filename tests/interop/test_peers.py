@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from interop import DATAGRAMS, Implementation, Meeting, open_meeting
-from lab import INTERNET_HOST, Lab
+from natlab import INTERNET_HOST, Natlab
 
 pytestmark = [pytest.mark.root, pytest.mark.processes]
 
@@ -37,7 +37,7 @@ def meet(meeting: Meeting, kinds: set[str]) -> tuple[dict[str, Any], dict[str, A
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("trickle", TRICKLE)
 @pytest.mark.parametrize("roles", ROLES)
-def test_on_one_lan(lan: Lab, other: Implementation, roles: tuple[str, str], trickle: bool, family: int) -> None:
+def test_on_one_lan(lan: Natlab, other: Implementation, roles: tuple[str, str], trickle: bool, family: int) -> None:
     """Host candidates alone: checks, nomination, data."""
     given = options(roles, trickle, family=family)
     with open_meeting(lan, ("host-a", "host-a2"), other, given) as meeting:
@@ -46,7 +46,7 @@ def test_on_one_lan(lan: Lab, other: Implementation, roles: tuple[str, str], tri
 
 @pytest.mark.parametrize("trickle", TRICKLE)
 @pytest.mark.parametrize("roles", ROLES)
-def test_over_tcp_on_one_lan(lan: Lab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
+def test_over_tcp_on_one_lan(lan: Natlab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
     """RFC 6544 with the one peer that has it, UDP switched off there: types, frames, checks sent once."""
     if other.name != "libnice":
         pytest.skip(f"{other.name} has no candidates over TCP")
@@ -57,7 +57,7 @@ def test_over_tcp_on_one_lan(lan: Lab, other: Implementation, roles: tuple[str, 
 
 @pytest.mark.parametrize("trickle", TRICKLE)
 @pytest.mark.parametrize("roles", ROLES)
-def test_through_two_nats(homes: Lab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
+def test_through_two_nats(homes: Natlab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
     """Both learn their outside address of our STUN server, and open their NATs with checks."""
     given = options(roles, trickle, stun=[INTERNET_HOST, 3478])
     with open_meeting(homes, ("host-a", "host-b"), other, given) as meeting:
@@ -65,7 +65,7 @@ def test_through_two_nats(homes: Lab, other: Implementation, roles: tuple[str, s
 
 
 @pytest.mark.parametrize("role", ["controlling", "controlled"])
-def test_a_role_conflict_is_sorted_out(lan: Lab, other: Implementation, role: str) -> None:
+def test_a_role_conflict_is_sorted_out(lan: Natlab, other: Implementation, role: str) -> None:
     """Both say the same; RFC 8445 section 7.3.1.1 must leave one in each role."""
     if other.name == "libdatachannel":
         pytest.skip("libdatachannel's role follows from who offers")
@@ -75,7 +75,9 @@ def test_a_role_conflict_is_sorted_out(lan: Lab, other: Implementation, role: st
 
 @pytest.mark.parametrize("trickle", TRICKLE)
 @pytest.mark.parametrize("roles", ROLES)
-def test_two_components_of_one_stream(homes: Lab, other: Implementation, roles: tuple[str, str], trickle: bool) -> None:
+def test_two_components_of_one_stream(
+    homes: Natlab, other: Implementation, roles: tuple[str, str], trickle: bool
+) -> None:
     """Each has sockets and a pair of its own, as RTP and RTCP had; nothing that one sends comes out of the other."""
     if other.name == "libdatachannel":
         pytest.skip("libdatachannel has one component")
@@ -84,7 +86,7 @@ def test_two_components_of_one_stream(homes: Lab, other: Implementation, roles: 
         meet(meeting, {"host", "srflx", "prflx"})
 
 
-def test_a_peer_with_fewer_components(lan: Lab, other: Implementation) -> None:
+def test_a_peer_with_fewer_components(lan: Natlab, other: Implementation) -> None:
     """It has one, we have two: ours connects with that one alone (RFC 8445 section 6.1.2.2)."""
     mine, its = options(("controlling", "controlled"), trickle=False)
     with open_meeting(lan, ("host-a", "host-a2"), other, [{**mine, "components": 2}, its]) as meeting:
@@ -94,7 +96,7 @@ def test_a_peer_with_fewer_components(lan: Lab, other: Implementation) -> None:
 @pytest.mark.parametrize("relayed", ["theirs", "ours", "both"])
 @pytest.mark.parametrize("roles", ROLES)
 def test_behind_a_relay(
-    homes: Lab, other: Implementation, relay: dict[str, Any], roles: tuple[str, str], relayed: str
+    homes: Natlab, other: Implementation, relay: dict[str, Any], roles: tuple[str, str], relayed: str
 ) -> None:
     """One side, or each, has nothing but a relayed candidate: checks and data go there and come from there."""
     mine, its = options(roles, relayed != "theirs", stun=[INTERNET_HOST, 3478])

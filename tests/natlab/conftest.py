@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from lab import NatKind, why_not
-from natlab import WORKERS, Outcome, Scenario, carry_out
+from natlab import NatKind, why_not
+from natlab_experiments import WORKERS, Outcome, Scenario, carry_out
 
 RESULT = Path(__file__).resolve().parents[2] / "build" / "natlab.json"
 OUTCOMES = pytest.StashKey[dict[Scenario, "Future[Outcome]"]]()

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
-from lab import Home, Lab
-from natlab import Scenario, open_tunnel
+from natlab import Home, Natlab
+from natlab_experiments import Scenario, open_tunnel
 
 WORKERS = 3  # at once: what is measured here is seconds
 DATA = b"x" * 10_000
@@ -37,7 +37,7 @@ class Changed:
     story: list[object] = field(default_factory=list)
 
 
-CHANGES: dict[str, Callable[[Lab], None]] = {
+CHANGES: dict[str, Callable[[Natlab], None]] = {
     "the forwarder's host has another address": lambda lab: lab.move_host("a"),
     "the listener's host has another address": lambda lab: lab.move_host("b"),
     "the forwarder's host has another address after 3 s without": lambda lab: lab.move_host("a", 3.0),
@@ -49,7 +49,7 @@ CHANGES: dict[str, Callable[[Lab], None]] = {
 }
 
 
-def carry_out(change: Callable[[Lab], None]) -> Changed:
+def carry_out(change: Callable[[Natlab], None]) -> Changed:
     with open_tunnel(Scenario("a change"), DATA) as tunnel:
         assert tunnel.fetch() == DATA
         tunnel.wait_direct()

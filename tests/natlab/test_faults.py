@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
-from natlab import Scenario, Tunnel, fetch, open_commands, open_tunnel
+from natlab_experiments import Scenario, Tunnel, fetch, open_commands, open_tunnel
 from processes import Ended
 
 SEED = int(os.environ.get("ICEAGENT_SEED", "8"))

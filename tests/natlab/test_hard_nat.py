@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-from lab import Home, NatKind
-from natlab import Scenario, open_tunnel
+from natlab import Home, NatKind
+from natlab_experiments import Scenario, open_tunnel
 from processes import Ended
 
 RUNS = int(os.environ.get("ICEAGENT_HARD_RUNS", "3"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from natlab import Outcome, Scenario, judge, matrix_scenarios
+from natlab_experiments import Outcome, Scenario, judge, matrix_scenarios
 
 
 @pytest.mark.parametrize("scenario", matrix_scenarios(), ids=str)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import NatKind, open_lab
+from natlab import NatKind, open_natlab
 from processes import Processes, processes
 
 INDEPENDENT, BY_ADDRESS, BY_PORT = "endpoint-independent", "address-dependent", "address-and-port-dependent"
@@ -33,7 +33,7 @@ def test_netcheck_recognises_what_the_kernel_does(
     """`masquerade` and its options, seen from inside, by the words the command prints."""
     secret = tmp_path / "secret"
     secret.write_text("a secret of the laboratory alone\n")
-    with open_lab(kind, NatKind.NONE) as lab:
+    with open_natlab(kind, NatKind.NONE) as lab:
         options = ("--listen", "192.0.2.1:3478", "--alternate", "192.0.2.2:3479", "--secret-file", str(secret))
         server = run.iceagent("turn", "--json", *options, inside=lab.inside("inet"))
         server.wait_for("listening")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lab import Firewall, Home, Internet, NatKind
-from natlab import Outcome, Scenario, judge
+from natlab import Firewall, Home, Internet, NatKind
+from natlab_experiments import Outcome, Scenario, judge
 
 NO_UDP = Home(firewall=Firewall.NO_UDP)
 HARD_NO_UDP = Home(nat=NatKind.SYMMETRIC, firewall=Firewall.NO_UDP)  # no simultaneous open of TCP either

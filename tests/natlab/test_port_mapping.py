@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab, NatKind
 from miniupnpd import HOST, mapped_ports, open_mapping_lab, why_not
-from natlab import fetch, serving
+from natlab import NatKind, Natlab
+from natlab_experiments import fetch, serving
 from processes import Processes, processes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "map_port.py"
@@ -24,7 +24,7 @@ socket.socket(type=socket.SOCK_DGRAM).sendto(text.encode(), (host, int(port)))
 
 
 @pytest.fixture
-def home(tmp_path: Path, laboratory: None) -> Iterator[Lab]:
+def home(tmp_path: Path, laboratory: None) -> Iterator[Natlab]:
     """A laboratory with two symmetric NATs, of which the one of home a maps ports when asked."""
     if reason := why_not():
         pytest.skip(reason)
@@ -39,14 +39,14 @@ def run() -> Iterator[Processes]:
         yield started
 
 
-def send_from_the_internet(lab: Lab, external: str, text: str) -> None:
+def send_from_the_internet(lab: Natlab, external: str, text: str) -> None:
     host, _, port = external.rpartition(":")
     command = lab.inside("inet", sys.executable, "-c", SEND, host, port, text)
     subprocess.run(command, check=True, timeout=20)
 
 
 @pytest.mark.parametrize("protocol", ["pcp", "nat-pmp", "upnp"])
-def test_strangers_reach_a_mapped_port_until_it_is_given_back(home: Lab, run: Processes, protocol: str) -> None:
+def test_strangers_reach_a_mapped_port_until_it_is_given_back(home: Natlab, run: Processes, protocol: str) -> None:
     """Through a symmetric NAT that would let in nobody; and nothing stays open in somebody's router."""
     if protocol == "upnp":
         pytest.importorskip("miniupnpc", reason="the extra upnp is not installed")
@@ -64,7 +64,7 @@ def test_strangers_reach_a_mapped_port_until_it_is_given_back(home: Lab, run: Pr
     assert mapper.wait() == 0
 
 
-def test_netcheck_finds_what_the_router_speaks(home: Lab, run: Processes) -> None:
+def test_netcheck_finds_what_the_router_speaks(home: Natlab, run: Processes) -> None:
     """And maps nothing by looking."""
     serving_line = run.iceagent("serve", "--json", "--listen", "192.0.2.1:0", inside=home.inside("inet"))
     url = serving_line.wait_for("listening")["url"]
@@ -79,7 +79,7 @@ def test_netcheck_finds_what_the_router_speaks(home: Lab, run: Processes) -> Non
     assert HOST not in mapped_ports(home)
 
 
-def test_tunnel_between_symmetric_nats_is_direct_when_a_router_maps_ports(home: Lab, run: Processes) -> None:
+def test_tunnel_between_symmetric_nats_is_direct_when_a_router_maps_ports(home: Natlab, run: Processes) -> None:
     """The command line as users type it, no option given; without the mapping this pair is relayed."""
     data = random.Random(1).randbytes(300_000)
     with serving(home.name("host-b"), data) as port:

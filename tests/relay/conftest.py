@@ -15,7 +15,7 @@ from icesignal.engines import Engine, MemoryEngine
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.sources import Levels
-from relay_lab import RawClient, connect_raw
+from relay_client import RawClient, connect_raw
 
 
 def seeded(seed: int) -> Callable[[int], bytes]:

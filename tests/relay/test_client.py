@@ -17,7 +17,7 @@ from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.url import parse_relay_url
 from icesignal.wire import CloseCode
-from relay_lab import connect_raw
+from relay_client import connect_raw
 
 
 @asynccontextmanager

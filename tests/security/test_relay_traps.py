@@ -26,7 +26,7 @@ from icesignal.server import Server, serve
 from icesignal.shares import Shares
 from icesignal.sources import Limits, Rate, SourceTable, levels_of, parse_networks
 from icesignal.wire import CloseCode, RelayErrorCode
-from relay_lab import RawClient, connect_raw, speaking_for
+from relay_client import RawClient, connect_raw, speaking_for
 
 from iceagent.session.relay import open_relay
 

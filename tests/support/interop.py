@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import Lab
+from natlab import Natlab
 from processes import Ended, Process, processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +159,7 @@ class Meeting:
 
 @contextmanager
 def open_meeting(
-    lab: Lab, nodes: tuple[str, str], other: Implementation, options: Sequence[dict[str, Any]]
+    lab: Natlab, nodes: tuple[str, str], other: Implementation, options: Sequence[dict[str, Any]]
 ) -> Iterator[Meeting]:
     """Start our peer in the first node and the other in the second.
 

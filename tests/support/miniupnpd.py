@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import Home, Lab, NatKind, open_lab
+from natlab import Home, NatKind, Natlab, open_natlab
 
 HOST = "10.1.0.2"
 _RULES = """
@@ -49,9 +49,9 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def open_mapping_lab(kind: NatKind, folder: Path, other: NatKind = NatKind.SYMMETRIC) -> Iterator[Lab]:
+def open_mapping_lab(kind: NatKind, folder: Path, other: NatKind = NatKind.SYMMETRIC) -> Iterator[Natlab]:
     """Build a laboratory whose home a has a router that maps ports when asked; home b is an ordinary one."""
-    with open_lab(Home(nat=kind), Home(nat=other)) as lab:
+    with open_natlab(Home(nat=kind), Home(nat=other)) as lab:
         # miniupnpd refuses an outside address out of the prefixes for documentation, which laboratories use.
         outside = "9.9.9."
         lab.ip("inet", f"addr add {outside}1/30 dev to-nat-a")
@@ -71,7 +71,7 @@ def open_mapping_lab(kind: NatKind, folder: Path, other: NatKind = NatKind.SYMME
                 daemon.wait(10)
 
 
-def wait_until_it_listens(lab: Lab, daemon: subprocess.Popen[bytes], folder: Path) -> None:
+def wait_until_it_listens(lab: Natlab, daemon: subprocess.Popen[bytes], folder: Path) -> None:
     """Wait for the daemon's port of NAT-PMP and PCP; raises RuntimeError with its log if it ends before."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and daemon.poll() is None:
@@ -82,7 +82,7 @@ def wait_until_it_listens(lab: Lab, daemon: subprocess.Popen[bytes], folder: Pat
     raise RuntimeError((folder / "miniupnpd.log").read_text(errors="replace"))
 
 
-def mapped_ports(lab: Lab) -> str:
+def mapped_ports(lab: Natlab) -> str:
     """Return the router's rules that lead inwards, as nft prints them."""
     command = lab.inside("nat-a", "nft", "list", "chain", "inet", "upnp", "inward")
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,332 +1,332 @@
-"""Experiments in laboratories: the real command line tunnels a file between two homes, and tells how it got through.
+"""Networks of real kernels: Linux network namespaces, veth pairs and nftables, built and taken down as root.
 
-Each experiment has a laboratory of its own, with a relay on the internet, a listener and a forwarder. What they
-tunnel comes from a socket in the listener's namespace and goes to one in the forwarder's, both held by this process.
+```text
+   host-a --- nat-a ---+             +--- nat-b --- host-b
+  10.1.0.2    203.0.113.2   inet   198.51.100.2     10.2.0.2
+                       +--- 192.0.2.1 (relay, STUN)
+```
+
+Every link is a routed /30 (and /64), so that a kernel without bridges will do. The namespaces carry the process id and
+a number in their name, so that laboratories never meet, neither of one process nor of several.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
+import itertools
 import os
-import random
-import socket
-import tempfile
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from coturn import make_certificate
-from lab import DEAD_HOST, OTHER_INTERNET_HOST, Home, Internet, Lab, NatKind, open_lab
-from processes import Ended, Process, Processes, processes
+from natlab_rules import (
+    Firewall,
+    NatKind,
+    firewall_rules,
+    isolation_rules,
+    loss_rules,
+    nat_rules,
+    no_forwarding_rules,
+    no_fragment_rules,
+)
 
-FILE_BYTES = 1_000_000
-WORKERS = 5  # experiments at once: two keep two cores busy, those that wait for a failure cost nothing
-PATIENCE_S = 60.0  # more than the 39.5 s after which the agent gives up (RFC 8863)
-SWITCH_S = 25.0  # from a relayed path to a direct one: agents leave 10 s between two nominations
-_CLONE_NEWNET = 0x40000000
+__all__ = [
+    "DEAD_HOST",
+    "INTERNET_HOST",
+    "INTERNET_HOST_6",
+    "OTHER_INTERNET_HOST",
+    "Firewall",
+    "Home",
+    "Internet",
+    "NatKind",
+    "Natlab",
+    "command_in",
+]
+__all__ += ["open_natlab", "why_not"]
+
+INTERNET_HOST = "192.0.2.1"
+OTHER_INTERNET_HOST = "192.0.2.2"  # the same machine's
+INTERNET_HOST_6 = "2001:db8::1"
+DEAD_HOST = "192.0.2.66"  # nobody's: the internet swallows what is sent there
+NETNS_FILES = Path("/etc/netns")
+
+_numbers = itertools.count()
+_lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """Two machines somewhere, and what is between them.
-
-    Attributes:
-        name: what it is called in test ids.
-        a: the home of the forwarder.
-        b: the home of the listener.
-        internet: what is between them.
-        carrier: a provider's router that both homes have in common.
-        nodes: where the forwarder and the listener run.
-        direct: whether a direct path is expected; if not, a relayed one; None for either.
-        port: of the relay; 0 for any.
-        size: of the file, bytes.
-        transport: the forwarder's own, as its path line names it; empty where it does not matter.
-        hard_nat: both commands are given `--hard-nat`.
-        stun_servers: how many the relay hands out: 1 is what it does by itself; with 2 it answers at another address of
-            its machine, too.
-        turn: whether the relay is given `--turn`; without it there is no relayed path.
-        wildcard: the relay listens at 0.0.0.0, as it does by default, and is met at its machine's second address.
-        named: the relay is met by a name whose first address is dead.
-        refuses: letter of the home whose command is not.
-        moves: letter of the home whose line gets another address; then the file is fetched once more.
-    """
-
-    name: str
-    a: Home = field(default_factory=Home)
-    b: Home = field(default_factory=Home)
-    internet: Internet = field(default_factory=Internet)
-    carrier: Home | None = None
-    nodes: tuple[str, str] = ("host-a", "host-b")
-    direct: bool | None = True
-    port: int = 0
-    size: int = FILE_BYTES
-    moves: str = ""
-    transport: str = ""
-    hard_nat: bool = False
-    stun_servers: int = 1
-    wildcard: bool = False
-    named: bool = False
-    turn: bool = True
-    refuses: str = ""
-
-    def __str__(self) -> str:
-        return self.name
+def why_not() -> str | None:
+    """Return why no laboratory can be built here, or None if one can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    for tool in ("ip", "nft"):
+        if shutil.which(tool) is None:
+            return f"the command {tool} is not installed"
+    probe = f"ia{os.getpid()}-probe"
+    if subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode != 0:
+        return "this kernel or container does not allow network namespaces"
+    subprocess.run(["ip", "netns", "del", probe], check=False)
+    return None
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of an experiment.
+class Home:
+    """What is behind one line to the internet: a router and its hosts.
 
     Attributes:
-        path: the last `path` line of the forwarder, None if there was none.
-        error: the forwarder's `error` line; None if the file came.
-        exits: exit codes of forwarder and listener; when the file has come the forwarder is interrupted, hence 130.
-        whole: whether the file that arrived was the file that was sent.
-        seconds: from typing `forward` until the file had arrived, or the command had given up.
-        story: all lines of forwarder and listener.
+        nat: the router's.
+        carrier: of the provider's own NAT above the router (CGNAT); None for none.
+        firewall: of the router.
+        hosts: how many hosts; the first is `host-LETTER`, the others `host-LETTER2` and so on.
+        hairpin: whether the hosts reach each other at the router's outside address.
+        isolated: whether the router keeps its hosts apart otherwise.
+        mtu: of the line to the internet.
+        no_fragments: the router drops fragments.
+        accepts_input: the router takes what nobody asked for as meant for itself: `masquerade` and no other rule.
     """
 
-    path: dict[str, Any] | None
-    error: dict[str, Any] | None
-    exits: tuple[int, int]
-    whole: bool
-    seconds: float
-    story: Sequence[str]
+    nat: NatKind = NatKind.PORT_RESTRICTED
+    carrier: NatKind | None = None
+    firewall: Firewall = Firewall.OPEN
+    hosts: int = 1
+    hairpin: bool = False
+    isolated: bool = False
+    mtu: int = 1500
+    no_fragments: bool = False
+    accepts_input: bool = False
+
+
+@dataclass(frozen=True)
+class Internet:
+    """What is between the homes.
+
+    Attributes:
+        families: IP versions that exist, of 4 and 6. Nothing translates IPv6.
+        loss_percent: of the UDP packets that pass, in each direction.
+    """
+
+    families: tuple[int, ...] = (4,)
+    loss_percent: int = 0
 
     @property
-    def kind(self) -> str:
-        """`direct`, `relayed` or `none`."""
-        if self.path is None or not self.whole:
-            return "none"
-        return "direct" if self.path["direct"] else "relayed"
+    def host(self) -> str:
+        """The address of the server on the internet, as text."""
+        return INTERNET_HOST if 4 in self.families else INTERNET_HOST_6
 
 
-def socket_in(namespace: str) -> socket.socket:
-    """Return a TCP socket of another network namespace: a socket stays where it was made, whoever uses it.
-
-    Raises:
-        OSError: there is no such namespace, or this is not root.
-    """
-    made: list[socket.socket] = []
-    failed: list[OSError] = []
-
-    def make() -> None:
-        try:
-            handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(handle, _CLONE_NEWNET) != 0:  # of this thread alone, which ends at once
-                    raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
-                made.append(socket.socket())
-            finally:
-                os.close(handle)
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
-
-
-@contextmanager
-def serving(namespace: str, data: bytes) -> Iterator[int]:
-    """Serve `data` to whoever connects, at a port of 127.0.0.1 inside a namespace; yield the port."""
-    with socket_in(namespace) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                    with connection:
-                        connection.sendall(data)
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)  # wakes accept
-            thread.join(5)
-
-
-def fetch(namespace: str, bind: str, timeout_s: float = 60.0) -> bytes:
-    """Return all that a forward bound inside a namespace gives."""
-    host, _, port = bind.rpartition(":")
-    chunks = []
-    with socket_in(namespace) as client:
-        client.settimeout(timeout_s)
-        client.connect((host, int(port)))
-        while chunk := client.recv(1 << 16):
-            chunks.append(chunk)
-    return b"".join(chunks)
+def _run(*command: str, stdin: str | None = None) -> None:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()} {stdin or ''}")
 
 
 @dataclass
-class Tunnel:
-    """A relay, a listener and a forwarder in a laboratory.
+class Natlab:
+    """Homes and an internet. Use `open_natlab`; run commands with `inside`."""
 
-    Attributes:
-        line: the forwarder's first path or error; empty until somebody has waited for one.
-    """
+    prefix: str
+    internet: Internet = field(default_factory=Internet)
+    namespaces: list[str] = field(default_factory=list)
+    links: int = 0
 
-    lab: Lab
-    run: Processes
-    relay: Process
-    listener: Process
-    forwarder: Process
-    line: dict[str, Any]
-    namespace: str
-    bind: str = ""
+    def name(self, node: str) -> str:
+        """Return the full name of a namespace: `host-a`, `nat-a`, `inet`, `nat-b`, `host-b`, `cgn-a` and so on."""
+        return f"{self.prefix}-{node}"
 
-    def clock(self) -> float:
-        """Return the seconds since the forwarder was started."""
-        return time.monotonic() - self.forwarder.started_at
+    def inside(self, node: str, *command: str) -> list[str]:
+        """Return the command line that runs `command` inside a node."""
+        return ["ip", "netns", "exec", self.name(node), *command]
 
-    def fetch(self) -> bytes:
-        """Return what came through the forward; an empty string if it broke."""
-        self.bind = self.bind or self.forwarder.wait_for("forwarding")["bind"]
-        with suppress(ConnectionError):
-            return fetch(self.namespace, self.bind)
-        return b""
+    def add_node(self, node: str, *, forwards: bool = False) -> None:
+        """Make a namespace with its loopback up."""
+        _run("ip", "netns", "add", self.name(node))
+        self.namespaces.append(self.name(node))
+        _run("ip", "-n", self.name(node), "link", "set", "lo", "up")
+        settings = ["net.ipv6.conf.default.dad_transmits=0"]  # new addresses are usable at once
+        if forwards:
+            settings += ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
+        _run(*self.inside(node, "sysctl", "-qw", *settings))
 
-    def wait_direct(self) -> None:
-        """Wait for a direct path: on a busy machine a relayed one may be found first, and left for it."""
-        path = [line for line in self.forwarder.lines if line["kind"] == "path"][-1]
-        with suppress(Ended):
-            while not path["direct"]:
-                path = self.forwarder.wait_for("path", timeout_s=SWITCH_S)
+    def add_link(self, upper: str, lower: str, net: str, *, mtu: int = 1500, metric: int = 0) -> str:
+        """Join two nodes by the /30 that begins at `net` and a /64 of its own; the lower's default routes go up.
 
-    def wait_direct_since(self, number: int, timeout_s: float) -> bool:
-        """Wait for a path line beyond the first `number` lines of the forwarder that is direct; return whether it came.
-
-        Where all is as it was, say since a lost path came back, none comes and none is needed.
+        Returns:
+            The first part of the /64, to which `1` (upper) and `2` (lower) are appended.
         """
-        deadline = time.monotonic() + timeout_s
-        with suppress(Ended):
-            while not any(line["kind"] == "path" and line["direct"] for line in self.forwarder.lines[number:]):
-                self.forwarder.wait_for("path", timeout_s=max(0.1, deadline - time.monotonic()))
-        return bool([line for line in self.forwarder.lines if line["kind"] == "path"][-1]["direct"])
+        self.links += 1
+        net_6 = f"2001:db8:{self.links:x}::"
+        up, down = f"to-{lower}", f"to-{upper}"
+        _run(
+            *["ip", "-n", self.name(upper), "link", "add", up, "mtu", str(mtu), "type", "veth"],
+            *["peer", "name", down, "mtu", str(mtu), "netns", self.name(lower)],
+        )
+        for number, (node, interface) in enumerate(((upper, up), (lower, down)), 1):
+            commands = [f"link set {interface} up"]
+            commands += [f"addr add {nth(net, number)}/30 dev {interface}"] * (4 in self.internet.families)
+            commands += [f"addr add {net_6}{number}/64 dev {interface} nodad"] * (6 in self.internet.families)
+            self.ip(node, *commands)
+        gateways = [nth(net, 1)] * (4 in self.internet.families) + [f"{net_6}1"] * (6 in self.internet.families)
+        self.ip(lower, *(f"route add default via {gateway} metric {metric}" for gateway in gateways))
+        return net_6
 
+    def ip(self, node: str, *commands: str) -> None:
+        """Run commands of the tool `ip` in a node."""
+        _run("ip", "-n", self.name(node), "-batch", "-", stdin="\n".join(commands) + "\n")
 
-@contextmanager
-def open_tunnel(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
-    """Build a scenario's laboratory and start everybody; yield when the forwarder knows whether there is a path."""
-    with open_commands(scenario, data) as tunnel:
-        tunnel.line = tunnel.forwarder.wait_for("path", "error", timeout_s=PATIENCE_S)
-        yield tunnel
+    def nft(self, node: str, *rule_sets: str) -> None:
+        """Load rules of nftables in a node."""
+        rules = "\n".join(filter(None, rule_sets))
+        if rules:
+            _run(*self.inside(node, "nft", "-f", "-"), stdin=rules)
 
+    def add_router(self, node: str, upper: str, net: str, home: Home) -> str:
+        """Add a router below another node; returns what `add_link` does."""
+        self.add_node(node, forwards=True)
+        net_6 = self.add_link(upper, node, net, mtu=home.mtu)
+        wan = f"to-{upper}"
+        nat = nat_rules(home.nat, wan, nth(net, 2), hairpin=home.hairpin, accepts_input=home.accepts_input)
+        rules = [nat, firewall_rules(home.firewall, wan)]
+        rules += [isolation_rules(wan)] * home.isolated + [no_fragment_rules()] * home.no_fragments
+        self.nft(node, *rules)
+        return net_6
 
-@contextmanager
-def open_commands(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
-    """Build a scenario's laboratory and start everybody; yield as soon as `forward` has been typed."""
-    with ExitStack() as stack:
-        lab = stack.enter_context(open_lab(scenario.a, scenario.b, scenario.internet, carrier=scenario.carrier))
-        run = stack.enter_context(processes())
-        here, there = scenario.nodes
-        port = stack.enter_context(serving(lab.name(there), data))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iceagent-natlab-")))
-        relay = run.iceagent("serve", *relay_options(lab, scenario, folder), inside=lab.inside("inet"))
-        url = relay.wait_for("listening", timeout_s=PATIENCE_S)["url"]
-        if scenario.wildcard:
-            url = f"ws://{OTHER_INTERNET_HOST}:{url.rpartition(':')[2]}"
-        if scenario.named:
-            url = f"ws://relay.example:{url.rpartition(':')[2]}"
-            for node in scenario.nodes:
-                lab.set_names(node, {"relay.example": (DEAD_HOST, lab.internet.host)})
-        rule = f"tcp:127.0.0.1:{port}"
-        trusting = ["env", f"SSL_CERT_FILE={folder / 'cert.pem'}"]
-        wishes = {letter: ["--hard-nat"] * (scenario.hard_nat and scenario.refuses != letter) for letter in "ab"}
-        listening = ("listen", "--json", *wishes["b"], "--relay", url, "--allow", rule)
-        listener = run.iceagent(*listening, inside=[*lab.inside(there), *trusting])
-        code = listener.wait_for("code", timeout_s=PATIENCE_S)["code"]
-        forwarding = ("forward", "--json", *wishes["a"], "--relay", url, "-L", f"0:127.0.0.1:{port}", code)
-        forwarder = run.iceagent(*forwarding, inside=[*lab.inside(here), *trusting])
-        yield Tunnel(lab, run, relay, listener, forwarder, {}, lab.name(here))
+    def add_home(self, letter: str, wan: str, lan: str, home: Home, *, upper: str = "inet") -> None:
+        """Add `nat-LETTER` below `upper` (or `cgn-LETTER` between the two) and its hosts below it.
 
+        Args:
+            letter: the home's.
+            wan: where the /30 of the line begins.
+            lan: the first two bytes of the hosts' addresses.
+            home: what it is like.
+            upper: the node above.
+        """
+        nat = f"nat-{letter}"
+        if home.carrier is not None:
+            self.add_router(f"cgn-{letter}", upper, wan, Home(nat=home.carrier))
+            upper, wan = f"cgn-{letter}", "100.64.0.0"
+        wan_6 = self.add_router(nat, upper, wan, home)
+        for number in range(home.hosts):
+            host = f"host-{letter}{number + 1 if number else ''}"
+            self.add_node(host)
+            net = f"{lan}.{number}.0"
+            net_6 = self.add_link(nat, host, net)
+            if home.nat is NatKind.NONE and 4 in self.internet.families:
+                self.ip(upper, f"route add {net}/30 via {nth(wan, 2)}")
+            if 6 in self.internet.families:  # IPv6 is not translated; homes below a carrier's NAT have none
+                self.ip(upper, f"route add {net_6}/64 via {wan_6}2")
 
-def relay_options(lab: Lab, scenario: Scenario, folder: Path) -> list[str]:
-    """Return the options of a relay that hands out TURN over UDP, TCP and, at port 443 of its other address, TLS."""
-    host = lab.internet.host
-    shown = f"[{host}]" if ":" in host else host
-    # These networks are for documentation, so that a relay on the real internet has no business there.
-    allowed = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32")
-    shown = "0.0.0.0" if scenario.wildcard else shown
-    options = ["--json", "--listen", f"{shown}:{scenario.port}"]
-    if not scenario.turn:
-        return options
-    options += ["--turn"]
-    options += [word for net in allowed for word in ("--allow-peer", net)]
-    options += ["--turn-listen", f"{OTHER_INTERNET_HOST}:3478"] if scenario.stun_servers > 1 else []
-    if 4 in lab.internet.families:
-        certificate, key = make_certificate(folder, OTHER_INTERNET_HOST)
-        options += ["--tls-listen", f"{OTHER_INTERNET_HOST}:443", "--tls-cert", str(certificate), "--tls-key", str(key)]
-    return options
+    def move_home(self, letter: str) -> None:
+        """Give the line of a home another IPv4 address; its router's connections are forgotten with the old one."""
+        old = {"a": "203.0.113.0", "b": "198.51.100.0"}[letter]
+        new = nth(old, 4)
+        self.ip("inet", f"addr add {nth(new, 1)}/30 dev to-nat-{letter}")
+        commands = [f"addr del {nth(old, 2)}/30 dev to-inet", f"addr add {nth(new, 2)}/30 dev to-inet"]
+        self.ip(f"nat-{letter}", *commands, f"route add default via {nth(new, 1)}")
 
+    def move_host(self, letter: str, gap_s: float = 0.0) -> None:
+        """Give a host another IPv4 address in its own home, as a lease does that was not renewed.
 
-def carry_out(scenario: Scenario) -> Outcome:
-    """Tunnel a file of random bytes from b to a."""
-    data = random.Random(scenario.name).randbytes(scenario.size)
-    with open_tunnel(scenario, data) as tunnel:
-        whole, error = False, None
-        if tunnel.line["kind"] == "path":
-            expected = hashlib.sha256(data).digest()
-            whole = hashlib.sha256(tunnel.fetch()).digest() == expected
-            if whole and scenario.moves:
-                tunnel.lab.move_home(scenario.moves)
-                whole = hashlib.sha256(tunnel.fetch()).digest() == expected
-            seconds = time.monotonic() - tunnel.forwarder.started_at
-            if scenario.direct:
-                tunnel.wait_direct()
-            # The goodbye is one packet: where packets get lost, the listener might wait 30 s for it.
-            end_listener = tunnel.listener.stop if scenario.internet.loss_percent else tunnel.listener.wait
-            exits = (tunnel.forwarder.stop(), end_listener())
+        Args:
+            letter: the home's.
+            gap_s: for how long it has none.
+        """
+        lan, nat, host = f"10.{'ab'.index(letter) + 1}", f"nat-{letter}", f"host-{letter}"
+        self.ip(nat, f"addr add {lan}.7.1/30 dev to-{host}")
+        self.ip(host, f"addr del {lan}.0.2/30 dev to-{nat}")
+        time.sleep(gap_s)
+        self.ip(host, f"addr add {lan}.7.2/30 dev to-{nat}", f"route add default via {lan}.7.1")
+
+    def switch_interface(self, letter: str, home: Home, *, says_so: bool) -> None:
+        """Have a host leave its line for another one, in another home: from the cable to the Wi-Fi of a neighbour.
+
+        Args:
+            letter: the home's.
+            home: the other one.
+            says_so: whether the old interface goes down; else it stays, with its address, and carries nothing.
+        """
+        net = {"a": "203.0.113.128", "b": "198.51.100.128"}[letter]
+        other, host = f"nat-{letter}-two", f"host-{letter}"
+        self.add_router(other, "inet", net, home)
+        self.add_link(other, host, f"10.{'ab'.index(letter) + 1}.9.0", metric=7)
+        if says_so:
+            self.ip(host, f"link set to-nat-{letter} down")
         else:
-            seconds, error = time.monotonic() - tunnel.forwarder.started_at, tunnel.line
-            exits = (tunnel.forwarder.wait(), tunnel.listener.wait(PATIENCE_S))
-        for side in (tunnel.forwarder, tunnel.listener):
-            _read_rest(side)
-        lines = [line for line in tunnel.forwarder.lines if line["kind"] == "path"]
-        story = [f"{name}: {line}" for name in ("forwarder", "listener") for line in getattr(tunnel, name).lines]
-        return Outcome(lines[-1] if lines else None, error, exits, whole, seconds, story)
+            self.nft(f"nat-{letter}", no_forwarding_rules())
+            self.ip(host, "route del default metric 0", f"route add default via 10.{'ab'.index(letter) + 1}.9.1")
+
+    def set_names(self, node: str, names: dict[str, Sequence[str]]) -> None:
+        """Give a node a hosts file of its own (`ip netns exec` mounts it): names, each with its addresses in order."""
+        folder = NETNS_FILES / self.name(node)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{address} {name}" for name, addresses in names.items() for address in addresses]
+        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "\n".join(lines) + "\n")
+
+    def forget_after(self, node: str, seconds: int) -> None:
+        """Have a router forget a mapping of UDP that nothing has used for so long."""
+        keys = ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream")
+        _run(*self.inside(node, "sysctl", "-qw", *(f"net.netfilter.{key}={seconds}" for key in keys)))
+
+    def close(self) -> None:
+        """Delete every namespace; the links and rules go with them."""
+        for name in reversed(self.namespaces):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            shutil.rmtree(NETNS_FILES / name, ignore_errors=True)
+        self.namespaces.clear()
 
 
-def judge(scenario: Scenario, outcome: Outcome) -> None:
-    """Fail unless the file came whole, over a path of the kind expected, and both commands ended well."""
-    story = "\n".join(outcome.story)
-    expected = {True: ("direct",), False: ("relayed",), None: ("direct", "relayed")}
-    assert outcome.kind in expected[scenario.direct], story
-    assert outcome.exits == (130, 0) or (scenario.internet.loss_percent and outcome.exits == (130, 130)), story
-    if outcome.kind == "relayed":
-        assert outcome.path is not None
-        assert outcome.path["because"], story
-    if scenario.transport:
-        assert outcome.path is not None
-        assert outcome.path["transport"] == scenario.transport, story
+def nth(net: str, number: int) -> str:
+    """Return the address `number` steps after `net`."""
+    stem, _, last = net.rpartition(".")
+    return f"{stem}.{int(last) + number}"
 
 
-def _read_rest(process: Process) -> None:
-    """Read what an ended process printed last."""
-    with suppress(Ended):
-        process.wait_for("nothing that exists", timeout_s=1)
+@contextmanager
+def open_natlab(
+    a: Home | NatKind = NatKind.PORT_RESTRICTED,
+    b: Home | NatKind = NatKind.PORT_RESTRICTED,
+    internet: Internet | None = None,
+    *,
+    carrier: Home | None = None,
+) -> Iterator[Natlab]:
+    """Build two homes and an internet, and take them down at the end, whatever happened.
+
+    Args:
+        a: the home of `host-a`; a NAT kind alone makes an ordinary one.
+        b: the home of `host-b`.
+        internet: what is between them.
+        carrier: the router `cgn` of a provider that both homes have in common; None for none.
+
+    Raises:
+        RuntimeError: a command of the construction failed; its message is the tool's.
+    """
+    homes = [Home(nat=home) if isinstance(home, NatKind) else home for home in (a, b)]
+    with _lock:
+        lab = Natlab(f"ia{os.getpid()}-{next(_numbers)}", internet or Internet())
+    try:
+        lab.add_node("inet", forwards=True)
+        servers = [f"addr add {host}/32 dev lo" for host in (INTERNET_HOST, OTHER_INTERNET_HOST)]
+        servers *= 4 in lab.internet.families
+        servers += [f"addr add {INTERNET_HOST_6}/128 dev lo nodad"] * (6 in lab.internet.families)
+        # The internet swallows what is addressed to nobody; it does not complain, as a kernel without a route would.
+        sink = ["link add sink type veth peer name drain", "link set sink arp off up", "link set drain up"]
+        sink += [f"route add {net} dev sink" for net in ("0.0.0.0/0", "::/0")]
+        lab.ip("inet", *servers, *sink)
+        if lab.internet.loss_percent:
+            lab.nft("inet", loss_rules(lab.internet.loss_percent))
+        upper, wans = "inet", ("203.0.113.0", "198.51.100.0")
+        if carrier is not None:
+            lab.add_router("cgn", "inet", wans[0], carrier)
+            upper, wans = "cgn", ("100.64.0.0", "100.64.1.0")
+        for letter, wan, home in zip("ab", wans, homes, strict=True):
+            lab.add_home(letter, wan, f"10.{'ab'.index(letter) + 1}", home, upper=upper)
+        yield lab
+    finally:
+        lab.close()
 
 
-def matrix_scenarios() -> list[Scenario]:
-    """Return each kind of NAT against each; two that filter and map by port are the ones that need a relay."""
-    hard = ({NatKind.SYMMETRIC}, {NatKind.SYMMETRIC, NatKind.PORT_RESTRICTED})
-    return [
-        Scenario(f"{a.value} to {b.value}", Home(nat=a), Home(nat=b), direct={a, b} not in hard)
-        for a in NatKind
-        for b in NatKind
-    ]
+def command_in(lab: Natlab | None, node: str, command: Sequence[str]) -> list[str]:
+    """Return `command` as it runs inside a node of the laboratory, or as it is without one."""
+    return list(command) if lab is None else lab.inside(node, *command)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from nat_matrix import BEHAVIOURS, PLACES, Meeting, meet_at, meet_behind
+from vnet_matrix import BEHAVIOURS, PLACES, Meeting, meet_at, meet_behind
 
 from iceagent import vnet
 

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import trio
 from amount import amount
-from nat_lab import NATS, STUN_SERVER, two_agents
+from virtual_pair import NATS, STUN_SERVER, two_agents
 
 from iceagent import vnet as vnet_package
 from iceagent.agent import AgentConfig, IceServer, open_agent

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from explain_lab import STUN, TURN, Site, assert_verdict, site
+from virtual_sites import STUN, TURN, Site, assert_verdict, site
 
 from iceagent.agent import Candidate, Credentials, IceServer, VerdictKind
 from iceagent.core import stun

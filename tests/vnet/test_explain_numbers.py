@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import trio
-from explain_lab import STUN, TURN, site
+from virtual_sites import STUN, TURN, site
 
 from iceagent.agent.report.timeline import MAX_EVENTS, Timeline
 from iceagent.agent.report.traffic import MAX_PATHS, Traffic

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from explain_lab import STUN, TURN, TURN_TCP, Site, assert_verdict, site
+from virtual_sites import STUN, TURN, TURN_TCP, Site, assert_verdict, site
 
 from iceagent.agent import AgentState, CandidateType, IceServer, RelayReason, VerdictKind
 from iceagent.core import stun

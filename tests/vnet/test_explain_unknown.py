@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from explain_lab import STUN, TURN, TURN_TCP, USER, Site, assert_verdict, site
+from virtual_sites import STUN, TURN, TURN_TCP, USER, Site, assert_verdict, site
 
 from iceagent.agent import AgentState, IceServer, RelayReason, Verdict, VerdictKind
 from iceagent.agent.report.events import ServerAnswered

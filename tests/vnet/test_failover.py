@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from nat_lab import trickle
+from virtual_pair import trickle
 
 from iceagent.agent import AgentConfig, open_agent
 from iceagent.core import ice

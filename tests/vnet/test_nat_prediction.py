@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 from amount import spread
-from nat_lab import NATS, two_agents
+from virtual_pair import NATS, two_agents
 
 from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, PredictedPath, SideView, meets, predict
 from iceagent.errors import NetworkError

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 from amount import spread
-from nat_matrix import BEHAVIOURS, PLACES, meet_at, meet_behind
+from vnet_matrix import BEHAVIOURS, PLACES, meet_at, meet_behind
 
 from iceagent.vnet import (
     FULL_CONE,

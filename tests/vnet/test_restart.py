@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from nat_lab import trickle, two_agents
+from virtual_pair import trickle, two_agents
 
 from iceagent.agent import AgentConfig, IceServer, open_agent
 from iceagent.core import ice

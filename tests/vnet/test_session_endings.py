@@ -12,7 +12,7 @@ import msgpack
 import pytest
 import trio
 from amount import amount
-from session_lab import Channel, connected
+from virtual_sessions import Channel, connected
 
 from iceagent import vnet
 from iceagent.agent import AgentConfig, IceServer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from session_lab import SCENARIOS, SIZE, carry, connected, measure
+from virtual_sessions import SCENARIOS, SIZE, carry, connected, measure
 
 from iceagent import vnet
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
-from nat_lab import STUN_SERVER, trickle
+from virtual_pair import STUN_SERVER, trickle
 
 from iceagent.agent import AgentConfig, IceServer, open_agent, open_shared_port
 from iceagent.core import stun

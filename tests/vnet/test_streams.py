@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from nat_lab import two_agents
+from virtual_pair import two_agents
 
 from iceagent.agent import AgentConfig, AgentState, CandidateType, IceServer, RelayAllocated, Role, open_agent
 from iceagent.core.address import TransportAddress

@@ -24,7 +24,7 @@ NATS: dict[str, Nat | None] = {
 
 
 @dataclass
-class Lab:
+class VirtualPair:
     """A running network with two agents in it that know nothing of each other yet."""
 
     net: Network
@@ -64,7 +64,7 @@ async def two_agents(
     delay_s: float = 0.020,
     loss: float = 0.0,
     **options: object,
-) -> AsyncIterator[Lab]:
+) -> AsyncIterator[VirtualPair]:
     """Build the network, start the STUN server and two agents, alice controlling; all of it seeded by the network.
 
     `loss` is that of the path between the two in one direction; each one's line to the internet has half a share in it.
@@ -84,4 +84,4 @@ async def two_agents(
         open_agent(configs[0], role=Role.CONTROLLING) as alice,
         open_agent(configs[1], role=Role.CONTROLLED) as bob,
     ):
-        yield Lab(net, (homes[0], homes[1]), (hosts[0], hosts[1]), (alice, bob))
+        yield VirtualPair(net, (homes[0], homes[1]), (hosts[0], hosts[1]), (alice, bob))

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 import trio
-from nat_lab import trickle
+from virtual_pair import trickle
 
 from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
 from iceagent.core.address import TransportAddress

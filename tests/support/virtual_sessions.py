@@ -86,7 +86,7 @@ class Channel:
 
 
 @dataclass
-class Lab:
+class VirtualSessions:
     """A network with two hosts whose sessions are connected."""
 
     net: Network
@@ -115,11 +115,15 @@ class Lab:
 
 
 @asynccontextmanager
-async def connected(seed: int, *, nat: Nat = HOME, backup: bool = False, loss: float = 0.0) -> AsyncIterator[Lab]:
+async def connected(
+    seed: int, *, nat: Nat = HOME, backup: bool = False, loss: float = 0.0
+) -> AsyncIterator[VirtualSessions]:
     """Yield two connected sessions, each behind a home; with a backup, alice has a second line in another home."""
     net = Network(seed)
     homes = [net.router(net.internet, nat=nat) for _ in range(2)]
-    lab = Lab(net, [net.host(home, name=name) for home, name in zip(homes, ("alice", "bob"), strict=True)], homes)
+    lab = VirtualSessions(
+        net, [net.host(home, name=name) for home, name in zip(homes, ("alice", "bob"), strict=True)], homes
+    )
     for host in lab.hosts:
         host.link.change(delay_s=DELAY_S, rate_bps=RATE_BPS, queue_bytes=QUEUE_BYTES, loss=loss)
     if backup:
@@ -175,11 +179,11 @@ class Figures:
     seconds: float = 0.0
 
 
-Change = Callable[[Lab], Awaitable[float | None]]
+Change = Callable[[VirtualSessions], Awaitable[float | None]]
 """Changes the network, and returns when it worked again; None where something worked all the time."""
 
 
-async def carry(lab: Lab, change: Change, *, size: int = SIZE) -> Figures:
+async def carry(lab: VirtualSessions, change: Change, *, size: int = SIZE) -> Figures:
     """Send `size` bytes each way; when a third has arrived, change the network. Every byte must come, in order."""
     figures = Figures()
     arrivals: list[list[float]] = [[], []]
@@ -238,17 +242,17 @@ def measure(seed: int, change: Change, *, size: int = SIZE, **options: Any) -> F
 # What may happen to a network. Alice's it is, but where it says otherwise.
 
 
-async def path_dies(lab: Lab) -> None:
+async def path_dies(lab: VirtualSessions) -> None:
     """The line in use carries nothing any more, and nobody says so."""
     lab.wire_in_use().link.cut()
 
 
-async def interface_goes(lab: Lab) -> None:
+async def interface_goes(lab: VirtualSessions) -> None:
     """The interface in use is switched off."""
     lab.hosts[0].set_up(lab.wire_in_use(), up=False)
 
 
-async def default_route_moves(lab: Lab) -> None:
+async def default_route_moves(lab: VirtualSessions) -> None:
     """The line in use dies, and the system's routes change with it."""
     wire = lab.wire_in_use()
     wire.link.cut()
@@ -258,7 +262,7 @@ async def default_route_moves(lab: Lab) -> None:
 def cable_out(seconds: float) -> Change:
     """The line carries nothing for a while."""
 
-    async def change(lab: Lab) -> float:
+    async def change(lab: VirtualSessions) -> float:
         lab.hosts[0].partition()
         await trio.sleep(seconds)
         lab.hosts[0].heal()
@@ -270,7 +274,7 @@ def cable_out(seconds: float) -> Change:
 def interface_off(seconds: float, *, new_address: bool) -> Change:
     """The interface is away for a while, and comes back with the same address or with another."""
 
-    async def change(lab: Lab) -> float:
+    async def change(lab: VirtualSessions) -> float:
         lab.hosts[0].set_up(up=False)
         await trio.sleep(seconds)
         lab.hosts[0].set_up(up=True)
@@ -281,13 +285,13 @@ def interface_off(seconds: float, *, new_address: bool) -> Change:
     return change
 
 
-async def address_changes(lab: Lab) -> float:
+async def address_changes(lab: VirtualSessions) -> float:
     """The interface gets another address."""
     lab.hosts[0].renew()
     return trio.current_time()
 
 
-async def moves(lab: Lab) -> float:
+async def moves(lab: VirtualSessions) -> float:
     """From one Wi-Fi to another."""
     lab.hosts[0].move(lab.another_home(), lab.line())
     return trio.current_time()
@@ -296,7 +300,7 @@ async def moves(lab: Lab) -> float:
 def sleeps(seconds: float) -> Change:
     """The lid is closed, and opened again: nothing came or left, and the clocks have jumped."""
 
-    async def change(lab: Lab) -> float:
+    async def change(lab: VirtualSessions) -> float:
         lab.hosts[0].partition()
         await trio.sleep(seconds)
         lab.hosts[0].heal()
@@ -306,20 +310,20 @@ def sleeps(seconds: float) -> Change:
     return change
 
 
-async def nat_reboots(lab: Lab) -> float:
+async def nat_reboots(lab: VirtualSessions) -> float:
     """Alice's router forgets all mappings; its new ones have other ports where they are random."""
     lab.homes[0].reboot()
     return trio.current_time()
 
 
-async def both_nats_reboot(lab: Lab) -> float:
+async def both_nats_reboot(lab: VirtualSessions) -> float:
     """A power cut in the quarter."""
     for home in lab.homes:
         home.reboot()
     return trio.current_time()
 
 
-async def public_address_changes(lab: Lab) -> float:
+async def public_address_changes(lab: VirtualSessions) -> float:
     """The provider renews the router's address; nobody in the house is told."""
     lab.homes[0].renew()
     return trio.current_time()
