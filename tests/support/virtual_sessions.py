@@ -19,9 +19,12 @@ import msgpack
 import trio
 
 from iceagent.agent import AgentConfig, IceServer
+from iceagent.core.address import TransportAddress
 from iceagent.link import generate_identity
 from iceagent.net import monitor
 from iceagent.servers.stun import open_stun_server
+from iceagent.servers.turn import open_turn_server
+from iceagent.servers.turn_options import TurnOptions
 from iceagent.session.establish import establish
 from iceagent.session.session import Session
 from iceagent.vnet import Host, Link, Nat, Network, Router, run
@@ -29,6 +32,7 @@ from iceagent.vnet import Host, Link, Nat, Network, Router, run
 DELAY_S = 0.020  # of each line, one way
 RTT_S = 0.084  # from one host to the other and back: two lines, and 1 ms for each of the two networks, twice
 SIGNALING_S = 0.030
+TURN_URL = "turn:stun.example?transport=udp"
 RATE_BPS = 4_000_000
 QUEUE_BYTES = 16 * 1024
 SIZE = 512 * 1024
@@ -116,9 +120,17 @@ class VirtualSessions:
 
 @asynccontextmanager
 async def connected(
-    seed: int, *, nat: Nat = HOME, backup: bool = False, loss: float = 0.0
+    seed: int, *, nat: Nat = HOME, backup: bool = False, loss: float = 0.0, turn: bool = False
 ) -> AsyncIterator[VirtualSessions]:
-    """Yield two connected sessions, each behind a home; with a backup, alice has a second line in another home."""
+    """Yield two connected sessions, each behind a home.
+
+    Args:
+        seed: of the network.
+        nat: of both homes.
+        backup: alice has a second line in another home.
+        loss: of the lines of both.
+        turn: the server on the internet relays, too.
+    """
     net = Network(seed)
     homes = [net.router(net.internet, nat=nat) for _ in range(2)]
     lab = VirtualSessions(
@@ -139,13 +151,14 @@ async def connected(
 
     async def open_session(number: int, *, task_status: Any) -> None:
         host = lab.hosts[number]
-        config = AgentConfig(servers=[IceServer("stun:stun.example")], network=host, randbytes=host.randbytes)
+        servers = [IceServer("stun:stun.example"), *[IceServer(TURN_URL, username="u", credential="p")] * turn]
+        config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes)
         end: Any = ends[number]
         async with establish(Session, end, generate_identity(), config) as session:
             task_status.started(session)
             await trio.sleep_forever()
 
-    async with net, open_stun_server("0.0.0.0", network=stun), trio.open_nursery() as nursery:
+    async with net, _server(stun, turn=turn), trio.open_nursery() as nursery:
         found: list[Session | None] = [None, None]
 
         async def start(number: int) -> None:
@@ -158,6 +171,19 @@ async def connected(
         yield lab
         nursery.cancel_scope.cancel()
     assert net.statistics().sockets_left_open == 0
+
+
+@asynccontextmanager
+async def _server(host: Host, *, turn: bool) -> AsyncIterator[None]:
+    if not turn:
+        async with open_stun_server("0.0.0.0", network=host):
+            yield
+        return
+    options = TurnOptions(
+        listen=[TransportAddress(host.address, 3478)], users={"u": "p"}, allow_peers=["0.0.0.0/0"], realm="example"
+    )
+    async with open_turn_server(options, network=host, randbytes=host.randbytes):
+        yield
 
 
 def _works(wire: Any) -> bool:

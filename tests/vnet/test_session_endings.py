@@ -222,11 +222,12 @@ def test_a_network_of_our_own_that_is_gone_is_not_the_peers_fault():
     assert error.verdict.kind is VerdictKind.NETWORK_CHANGED
 
 
-def test_a_network_of_our_own_that_goes_is_told_as_ours():
-    """The line on the screen must not send the user to the other machine."""
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_network_of_our_own_that_goes_is_told_as_ours(turn):
+    """The line on the screen must not send the user to the other machine, relayed pairs that seem to live or not."""
 
     async def main():
-        async with connected(1) as lab, trio.open_nursery() as nursery:
+        async with connected(1, turn=turn) as lab, trio.open_nursery() as nursery:
             told: list[Outage] = []
             nursery.start_soon(follow_outages, lab.sessions[0], told)
             await trio.sleep(30)

@@ -26,6 +26,9 @@ def standing_verdict(facts: Facts) -> Verdict:
     pair = facts.core.selected_pair
     general = tuple(facts.general())
     if pair is None:
+        cause = lost_cause(facts) if facts.core.stranded else None
+        if cause is not None:  # other pairs still have consent, and none of them answers
+            return cause
         return verdict(VerdictKind.CONNECTED, "A path to the peer works; the best is being chosen.", general)
     if pair.is_relayed:
         return _relayed(facts, pair)
