@@ -13,7 +13,7 @@ from iceagent.errors import LocalError
 
 
 class Components(Protocol):
-    """What the agent and its roaming ask of its components, be there one or several.
+    """What the agent and its roaming ask of its components, one or several.
 
     Attributes:
         all: by data stream and component id, the first one first.

@@ -107,7 +107,7 @@ class Policy:
     def permits_server(self, address: TransportAddress, server: IceServer | None = None) -> bool:
         """Return whether a server or gateway may be sent to: unless its address is denied.
 
-        What somebody else names is never in this machine or on its cable, whatever its name resolves to.
+        A server that somebody else names is never in this machine or on its link, whatever its name resolves to.
 
         Args:
             address: one of its addresses, or of those it names in its place.

@@ -197,7 +197,7 @@ def ice_sections(text: str) -> list[str]:
     groups = [group.split() for group in _values(session, "group")]
     later = {mid for group in groups if group[:1] == ["BUNDLE"] for mid in group[2:]}
     own = [section for section in sections if later.isdisjoint(_values(section, "mid"))] or sections
-    # The session's are copied into each section, so only what may matter there: a stranger chooses how much there is.
+    # The session's are copied into each section, so only what may matter there: the sender chooses how much there is.
     common = [f"{name}:{values[0][:MAX_VALUE]}" for name in _OF_SESSION if (values := _values(session, name))]
     common += [line for line in ("a=ice-lite",) if line in map(str.strip, session)]
     whole = ["\n".join([*section, *common]) for section in own]

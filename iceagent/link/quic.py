@@ -210,7 +210,7 @@ class QuicEndpoint(ABC):
                     self._accept_untrusted(batch, time)
                 else:
                     self._receive_batch(batch, time)
-            except Exception:  # a library's bug must not end the process because of a stranger's bytes
+            except Exception:  # a library's bug must not end the process because of bytes from outside
                 self.invalid_datagrams += 1
 
     def _accept_untrusted(self, batch: Batch, now: float) -> None:

@@ -21,7 +21,7 @@ _Args = TypeVarTuple("_Args")
 
 
 def log_unforeseen(what: str, error: BaseException) -> None:
-    """Log an error nobody has foreseen; without its words, which may be a stranger's or hold a secret.
+    """Log an unforeseen error without its message, which may come from outside or hold a secret.
 
     Of the same error it is the first that is logged, the second, the fourth, and so on: a peer may cause it at will.
     """

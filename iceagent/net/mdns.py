@@ -230,7 +230,7 @@ class Mdns:
     async def resolve(self, name: str) -> str | None:
         """Return the address of a name; None if nobody on our links says. Takes `LOOKUP_S` at most.
 
-        Exactly one address is taken, be there more: the first IPv6 one, or the first IPv4 one if there is none.
+        Exactly one address is taken, of all that there are: the first IPv6 one, or the first IPv4 one if there is none.
         Source: the draft, section 3.2.1.
         """
         name = name.lower()

@@ -225,7 +225,7 @@ class TurnService:
             self._send_from(local, [answer], remote)
 
     def _send_from(self, local: TransportAddress, datagrams: list[bytes], remote: TransportAddress) -> int:
-        """Send from an address that we listen at, be it by name or within a wildcard; return how many were taken."""
+        """Send from an address that we listen at, by name or within a wildcard; return how many were taken."""
         sock, source = self._udp_at(local)
         return 0 if sock is None else sock.send_nowait(datagrams, remote, source=source)
 

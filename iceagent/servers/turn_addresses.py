@@ -142,5 +142,5 @@ class AddressWatch:
 
 
 def _kept(before: Mapping[str, str], now: dict[str, str], mine: frozenset[str]) -> dict[str, str]:
-    """Return the relay hosts of now, and after them those of before that are still ours: a cable may be out."""
+    """Return the present relay hosts, then earlier ones that are still ours: an interface may have no carrier."""
     return now | {host: public for host, public in before.items() if host in mine and host not in now}

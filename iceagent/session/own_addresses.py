@@ -18,7 +18,7 @@ def check_addresses(config: AgentConfig | None, *, peer_may_be_here: bool) -> No
     """Refuse a configuration whose restrictions leave none of the addresses that this machine has.
 
     A machine that has no network at all is not concerned: it may get one, and no restriction is to blame. Link-local
-    addresses are let pass, since the other side may be on the same cable.
+    addresses are let pass, since the other side may be on the same link.
 
     Args:
         config: None for the defaults.

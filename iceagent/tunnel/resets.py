@@ -36,7 +36,7 @@ class Closable(Protocol):
 
 
 def arm(sock: socket.socket | trio.socket.SocketType) -> None:
-    """Let closing this socket reset its connection, be it by us or by the end of this process.
+    """Let closing this socket reset its connection, whether we close it or the end of this process does.
 
     A listener hands it on to what it accepts where the system does so (Linux, the BSDs); what was accepted is armed
     again. Nothing for a Unix socket, which has no reset.

@@ -261,7 +261,7 @@ class Host:
     async def listen_tcp(self, host: str, port: int = 0, *, share_port: bool = False) -> VirtualTcpListener:
         """Listen at one of the host's addresses or at a wildcard; port 0 picks a free one.
 
-        Here every port may be connected from, be it shared or not.
+        Here every port may be connected from, whether it is shared or not.
 
         Raises:
             OSError: the address is not ours (EADDRNOTAVAIL) or the port is taken (EADDRINUSE).

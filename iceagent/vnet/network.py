@@ -55,7 +55,7 @@ class Network:
     """A network of hosts and routers in memory, under Trio's clock, real or mocked.
 
     Build the topology, then `async with` the network to let packets flow. All chance comes from `seed`: each link, NAT
-    and host has its own stream of it, named after it, so adding a host does not change the luck of another.
+    and host has its own stream of it, named after it, so adding a host does not change what another one draws.
 
     Args:
         seed: of all randomness.

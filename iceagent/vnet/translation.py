@@ -18,7 +18,7 @@ from iceagent.vnet.nat import Nat, NatTable
 from iceagent.vnet.packet import Packet, Quote
 
 NAT64_PREFIX = "64:ff9b::/96"  # RFC 6052 section 2.1: the well-known one
-IPV4ONLY_ARPA = ("192.0.0.170", "192.0.0.171")  # RFC 7050: by whose disguise a host learns the prefix
+IPV4ONLY_ARPA = ("192.0.0.170", "192.0.0.171")  # RFC 7050: by whose translation a host learns the prefix
 
 
 def synthesize(prefix: str, host: str) -> str:

@@ -50,7 +50,7 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with,
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may do what: whose word about others is believed, which pages may come, who may make rooms."""
+    """Who may do what: which proxies are trusted, which web pages may connect, who may make rooms."""
 
     proxies: tuple[IPNetwork, ...] = ()
     origins: frozenset[str] = frozenset()

@@ -25,7 +25,7 @@ from iceagent.agent import (
     VerdictKind,
     open_agent,
 )
-from iceagent.agent.gather.relay import rungs_of
+from iceagent.agent.gather.relay import routes_of
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.servers.turn import open_turn_server
@@ -279,7 +279,7 @@ async def test_closing_beside_a_dead_server_is_bounded(vnet: Any) -> None:
 
 
 async def test_the_ladder_starts_worse_rungs_late_and_only_where_better_ones_fail(vnet: Any) -> None:
-    """A blocked rung costs a stagger, not a timeout; one that works spares all below."""
+    """A blocked route costs a stagger, not a timeout; one that works spares all below."""
     both = IceServer("turn:turn.example", username=USER, credential=PASSWORD)
     with trio.fail_after(60):
         async with relayed(vnet(), None, None) as lab:
@@ -298,7 +298,7 @@ async def test_the_ladder_starts_worse_rungs_late_and_only_where_better_ones_fai
 
 
 async def test_a_rung_that_is_refused_costs_no_stagger(vnet: Any) -> None:
-    """A closed port is an answer: the next rung begins at once."""
+    """A closed port is an answer: the next route begins at once."""
     both = IceServer("turn:turn.example", username=USER, credential=PASSWORD)
     with trio.fail_after(60):
         async with relayed(vnet(), None, None) as lab:
@@ -314,7 +314,7 @@ async def test_a_rung_that_is_refused_costs_no_stagger(vnet: Any) -> None:
 
 
 async def _first_failure(agent: Agent) -> str:
-    """Wait until a rung has failed; return its transport."""
+    """Wait until a route has failed; return its transport."""
     while True:
         for _, event in _events(agent):
             if isinstance(event, RelayFailed):
@@ -329,8 +329,8 @@ def test_rungs_are_ordered_and_carry_the_proxy() -> None:
         IceServer("turn:192.0.2.1"),
         IceServer("turns:192.0.2.1?transport=udp"),
     ]
-    rungs = rungs_of(servers, AgentConfig(proxy="http://proxy:3128"), {4, 6})
-    assert [(rung.target.transport, rung.target.port, rung.proxy is not None) for rung in rungs] == [
+    routes = routes_of(servers, AgentConfig(proxy="http://proxy:3128"), {4, 6})
+    assert [(route.target.transport, route.target.port, route.proxy is not None) for route in routes] == [
         ("udp", 3478, False),
         ("dtls", 5349, False),
         ("tcp", 3478, False),
@@ -338,8 +338,8 @@ def test_rungs_are_ordered_and_carry_the_proxy() -> None:
         ("tls", 443, True),
         ("tcp", 3478, True),
     ]
-    named = rungs_of([IceServer("turn:turn.example?transport=udp")], AgentConfig(proxy=""), {4, 6})
-    assert [rung.family for rung in named] == [4, 6]
+    named = routes_of([IceServer("turn:turn.example?transport=udp")], AgentConfig(proxy=""), {4, 6})
+    assert [route.family for route in named] == [4, 6]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ async def test_servers_can_be_changed_while_an_agent_runs(vnet: Any) -> None:
                 agent.set_servers([TURN])
                 while not _stands(agent):
                     await trio.sleep(0.01)
-                assert trio.current_time() - asked_at < 1.0  # a refused rung waits for a minute otherwise
+                assert trio.current_time() - asked_at < 1.0  # a refused route waits for a minute otherwise
             async with connected(lab.config(0, servers=[]), lab.config(1, servers=[])) as (agent, _):
                 agent.set_servers([TURN])
                 await trio.sleep(10)

@@ -63,7 +63,7 @@ def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
     transport = facts.driver.relay_transports.get(pair.local.path_base)
     if facts.udp_answers or transport not in ("tcp", "tls"):
         return None
-    # Each rung of the ladder starts after the better one has had its head start, so UDP was asked before this.
+    # Each transport starts after the better one has had its head start, so UDP was tried before this.
     servers = facts.driver.servers
     tried = [one for one in servers if not one.is_turn or any(way in _UDP for way in one.transports())]
     alive = facts.hosts_reached("tcp", "tls")

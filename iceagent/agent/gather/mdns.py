@@ -72,7 +72,7 @@ class Names:
         return self._config.mdns != "off" and self._config.transport_policy != "relay"
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Publish from the start, or wait until a name is to be looked up; then be there until cancelled."""
+        """Publish from the start, or wait until a name is to be looked up; then stay until cancelled."""
         started = trio.Event()
         if not self.publishes:
             started.set()

@@ -79,7 +79,7 @@ class Nat64:
         await self._settled.wait()
         return None if self.prefix is None else synthesize(self.prefix, host)
 
-    def disguise(self, candidate: ice.Candidate) -> ice.Candidate | None:
+    def translated(self, candidate: ice.Candidate) -> ice.Candidate | None:
         """Return a candidate of the peer as this machine reaches it through the NAT64; None if it does not."""
         if self.prefix is None or candidate.address.family == 6:
             return None

@@ -48,7 +48,7 @@ class ServerQuery:
 
     Attributes:
         bases: the sockets it is asked about; those that cannot reach it are taken out once its address is known.
-        answered: those of them it has answered about, be it with a refusal.
+        answered: those of them it has answered about, also with a refusal.
         targets: its addresses, once they are known.
         asked_at: when its addresses became known.
         helped: whether any answer had a mapped address.

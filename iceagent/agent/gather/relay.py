@@ -1,4 +1,4 @@
-"""Relayed candidates: the ladder of transports to TURN servers, and what keeps a relayed address alive.
+"""Relayed candidates: the routes to TURN servers, the best first, and what keeps a relayed address alive.
 
 The transports, best first: UDP, DTLS, TCP, TLS, and TCP or TLS through a proxy. Each starts a little after the better
 one, or at once when all better ones have failed, and not at all if a better one works. So the best that works is used,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("iceagent.agent")
 
 STAGGER_S: Final = 0.3  # ours: a round trip to the other side of the world
-ATTEMPT_TIMEOUT_S: Final = 10.0  # ours: for one rung, from name lookup to allocation
+ATTEMPT_TIMEOUT_S: Final = 10.0  # ours: for one route, from name lookup to allocation
 HURRY_S: Final = 60.0  # ours: for so long after a loss the server is asked again and again, in short attempts
 HURRIED_ATTEMPT_S: Final = 2.0  # ours: so that a restarted server is asked within a second; or twice as long as once
 RETRY_MIN_S: Final = 0.25  # ours: the first pause after a failed attempt; doubled each time
@@ -53,8 +53,8 @@ _UNDECIDED: Final = frozenset(
 
 
 @dataclass(slots=True, eq=False)
-class Rung:
-    """One way to one server; `rank` is 0 for the best kind of way, `family` the IP version it goes over.
+class TurnRoute:
+    """One transport to one server; `rank` is 0 for the best transport, `family` the IP version.
 
     The server is the one of now: it may get other credentials.
     """
@@ -73,7 +73,7 @@ class Rung:
 
 @dataclass(slots=True, eq=False)
 class _Progress:
-    """How a rung fares. `tried` is set by its first result; `standing` while an allocation lives, since `stood_at`.
+    """The state of a route. `tried` is set by its first result; `standing` while an allocation lives, since `stood_at`.
 
     `left_out`: its server is no longer wanted. `renewed` is set once there are other credentials.
     """
@@ -119,7 +119,7 @@ class Relays:
         self._families_here = families
         self._nat64 = nat64
         self._redirections = Redirections()
-        self._progress: dict[Rung, _Progress] = {}
+        self._progress: dict[TurnRoute, _Progress] = {}
         self._allocations: list[TurnAllocation] = []
         self._changed = trio.lowlevel.ParkingLot()
         self._race_started_at = 0.0
@@ -140,7 +140,7 @@ class Relays:
         return tuple(self._allocations)
 
     def begin(self, nursery: trio.Nursery) -> None:
-        """Climb the ladder, and climb again whenever an allocation is lost, until the nursery is cancelled.
+        """Try all routes, and again whenever an allocation is lost, until the nursery is cancelled.
 
         Each way to a server is a task there; an agent without TURN servers has none.
         """
@@ -149,14 +149,14 @@ class Relays:
         self.ask()
 
     def ask(self) -> None:
-        """Climb the ways to servers that have come since, as each gathering does."""
-        known = {rung.way for rung in self._progress}
+        """Try the routes to servers that were added since, as each gathering does."""
+        known = {route.way for route in self._progress}
         if self._nursery is None or self._driver.closed:
             return
-        for rung in self._rungs():
-            if rung.way not in known:
-                self._progress[rung] = _Progress()
-                self._nursery.start_soon(self._climb_alone, rung)
+        for route in self._routes():
+            if route.way not in known:
+                self._progress[route] = _Progress()
+                self._nursery.start_soon(self._try_contained, route)
 
     def take_servers(self) -> None:
         """Go by the servers of now: whoever is still among them is asked with its new credentials, and at once.
@@ -164,21 +164,21 @@ class Relays:
         Relays that stand go on: with the new credentials, where the server takes them.
         """
         ways: dict[Any, list[IceServer]] = {}
-        for rung in self._rungs():
-            ways.setdefault(rung.way, []).append(rung.server)
-        for rung, progress in self._progress.items():
-            servers = ways.get(rung.way, [])
+        for route in self._routes():
+            ways.setdefault(route.way, []).append(route.server)
+        for route, progress in self._progress.items():
+            servers = ways.get(route.way, [])
             progress.left_out = not servers
-            server = servers.pop(0) if servers else rung.server
-            if progress.left_out or server != rung.server:
-                rung.server = server
+            server = servers.pop(0) if servers else route.server
+            if progress.left_out or server != route.server:
+                route.server = server
                 progress.renewed.set()
             if progress.allocation is not None and progress.renewed.is_set():
                 _log_in(progress.allocation, server)
         self._changed.unpark_all()
 
-    def _rungs(self) -> list[Rung]:
-        return rungs_of(self._driver.servers, self._config, self._families_here()) if self.is_wanted else []
+    def _routes(self) -> list[TurnRoute]:
+        return routes_of(self._driver.servers, self._config, self._families_here()) if self.is_wanted else []
 
     async def wait_settled(self) -> None:
         """Wait until no relayed candidate is to be expected soon: the best ways have been tried, and what could, works.
@@ -196,35 +196,35 @@ class Relays:
             return True
         if not self._progress:
             return False
-        standing = [rung.rank for rung, progress in self._progress.items() if progress.standing]
+        standing = [route.rank for route, progress in self._progress.items() if progress.standing]
         best = min(standing, default=inf)
-        return all(progress.tried for rung, progress in self._progress.items() if rung.rank <= best)
+        return all(progress.tried for route, progress in self._progress.items() if route.rank <= best)
 
-    # One rung
+    # One route
 
-    async def _climb_alone(self, rung: Rung) -> None:
-        """Climb; whatever goes wrong, the other rungs are there, and nobody waits for this one."""
-        await run_contained(_words(rung), self._climb, rung)
-        progress = self._progress[rung]
+    async def _try_contained(self, route: TurnRoute) -> None:
+        """Try one route; if an unforeseen error ends it, the others go on, and nobody waits for this one."""
+        await run_contained(_words(route), self._try, route)
+        progress = self._progress[route]
         progress.tried, progress.failed, progress.standing = True, not progress.standing, False
         self._changed.unpark_all()
         if progress.left_out:
-            del self._progress[rung]
+            del self._progress[route]
 
-    async def _climb(self, rung: Rung) -> None:
-        progress = self._progress[rung]
+    async def _try(self, route: TurnRoute) -> None:
+        progress = self._progress[route]
         pause_s = RETRY_MIN_S
         stood_before = False
         needed_s = 0.0
         while not progress.left_out:
-            await self._wait_turn(rung)
+            await self._wait_turn(route)
             if progress.left_out:
                 return
             progress.renewed = trio.Event()
             asked_at = trio.current_time()
             hurry = stood_before and asked_at < self._race_started_at + HURRY_S
             hurried_s = min(max(HURRIED_ATTEMPT_S, 2 * needed_s), ATTEMPT_TIMEOUT_S)
-            stood, reason = await self._hold(rung, hurried_s if hurry else ATTEMPT_TIMEOUT_S)
+            stood, reason = await self._hold(route, hurried_s if hurry else ATTEMPT_TIMEOUT_S)
             progress.attempt, progress.tried, progress.failed = None, True, not stood
             progress.standing = False
             self._changed.unpark_all()
@@ -234,7 +234,7 @@ class Relays:
                 self._race_started_at = trio.current_time()
                 continue
             if reason is None:
-                continue  # a better rung won meanwhile
+                continue  # a better route won meanwhile
             if not stood_before and self._driver.ice.state not in _UNDECIDED:
                 return  # a direct path was found: nobody needs this one
             pause_s = min(pause_s, RETRY_MIN_S if hurry else RETRY_MAX_S)
@@ -244,18 +244,18 @@ class Relays:
                 await progress.renewed.wait()
             pause_s = RETRY_MIN_S if progress.renewed.is_set() else 2 * pause_s
 
-    async def _wait_turn(self, rung: Rung) -> None:
-        """Wait until no better rung stands, and those that are being tried have had their head start."""
+    async def _wait_turn(self, route: TurnRoute) -> None:
+        """Wait until no better route stands, and those that are being tried have had their head start."""
         await trio.lowlevel.checkpoint()
         while True:
-            better = [progress for other, progress in self._progress.items() if other.rank < rung.rank]
+            better = [progress for other, progress in self._progress.items() if other.rank < route.rank]
             if any(progress.standing for progress in better):
                 await self._changed.park()
                 continue
             levels = {
                 other.rank
                 for other, progress in self._progress.items()
-                if other.rank < rung.rank and not progress.failed
+                if other.rank < route.rank and not progress.failed
             }
             starts_at = self._race_started_at + STAGGER_S * len(levels)
             if trio.current_time() >= starts_at:
@@ -263,69 +263,69 @@ class Relays:
             with trio.move_on_at(starts_at):
                 await self._changed.park()
 
-    async def _hold(self, rung: Rung, timeout_s: float) -> tuple[bool, turn.EndReason | None]:
+    async def _hold(self, route: TurnRoute, timeout_s: float) -> tuple[bool, turn.EndReason | None]:
         """Get an allocation and keep it until it is lost; return whether there was one, or why there was none."""
-        progress = self._progress[rung]
+        progress = self._progress[route]
         stood = False
         unforeseen: list[Exception] = []
         with (
             trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope,
-            contained(_words(rung), unforeseen.append),
+            contained(_words(route), unforeseen.append),
         ):
             progress.attempt = scope
             try:
                 async with late.open_turn_socket(
                     self._network,
-                    await self._target(rung),
-                    login=rung.server.login(),
+                    await self._target(route),
+                    login=route.server.login(),
                     request=turn.AllocationRequest(families=self._families()),
-                    options=self._options(rung),
+                    options=self._options(route),
                     randbytes=self._config.randbytes,
                 ) as allocation:
                     scope.deadline = inf
                     progress.attempt = None
                     progress.stood_at = trio.current_time()
                     stood = True
-                    await self._use(rung, allocation)
+                    await self._use(route, allocation)
             except turn.TurnError as error:
-                self._failed(rung, str(error), error.code)
+                self._failed(route, str(error), error.code)
                 return False, error.reason
             except (OSError, LocalError) as error:
-                self._failed(rung, str(error) or type(error).__name__)
+                self._failed(route, str(error) or type(error).__name__)
                 return False, turn.EndReason.NO_ANSWER
         if unforeseen:
-            self._failed(rung, "something nobody has foreseen")
+            self._failed(route, "something nobody has foreseen")
             return False, turn.EndReason.NO_ANSWER
         if stood:
             return True, None
         if trio.current_time() >= scope.deadline:
-            self._failed(rung, f"no answer within {timeout_s:g} s")
+            self._failed(route, f"no answer within {timeout_s:g} s")
             return False, turn.EndReason.NO_ANSWER
         return False, None
 
-    async def _target(self, rung: Rung) -> TurnServerAddress:
-        """Return the server of a rung, as a host of IPv6 alone behind a NAT64 reaches it."""
-        target = rung.target
-        if rung.family == 4 or rung.proxy is not None or not is_ipv4(target.host):
+    async def _target(self, route: TurnRoute) -> TurnServerAddress:
+        """Return the server of a route, as an IPv6-only host behind a NAT64 reaches it."""
+        target = route.target
+        if route.family == 4 or route.proxy is not None or not is_ipv4(target.host):
             return target
         host = await self._nat64.translate(target.host)
         if host is None:
             raise OSError("the server has IPv4 alone, this machine IPv6, and there is no NAT64")
         return replace(target, host=host, tls_name=target.tls_name or target.host)
 
-    async def _use(self, rung: Rung, allocation: TurnAllocation) -> None:
-        progress = self._progress[rung]
+    async def _use(self, route: TurnRoute, allocation: TurnAllocation) -> None:
+        progress = self._progress[route]
         progress.tried = progress.standing = True
         progress.failed = False
         for other, theirs in self._progress.items():
-            if other.rank > rung.rank and theirs.attempt is not None:
+            if other.rank > route.rank and theirs.attempt is not None:
                 theirs.attempt.cancel()
         self._allocations.append(allocation)
         progress.allocation = allocation
         try:
             async with trio.open_nursery() as nursery:
                 for sock in allocation.sockets:
-                    self._add(rung, allocation, sock.local_address)
+                    self._add(route, allocation, sock.local_address)
                     nursery.start_soon(self._driver.receive_from, sock.local_address)
                 self._changed.unpark_all()
                 await allocation.lost.wait()
@@ -335,11 +335,11 @@ class Relays:
             progress.allocation = None
             reason = "closed" if allocation.ended is None else allocation.ended.reason.value
             for address in allocation.relayed_addresses:
-                self._remove(rung, address, reason)
+                self._remove(route, address, reason)
 
     # Candidates
 
-    def _add(self, rung: Rung, allocation: TurnAllocation, address: TransportAddress) -> None:
+    def _add(self, route: TurnRoute, allocation: TurnAllocation, address: TransportAddress) -> None:
         sock = next(sock for sock in allocation.sockets if sock.local_address == address)
         self._driver.sockets[address] = sock
         self._driver.relay_transports[address] = allocation.transport_name
@@ -347,21 +347,21 @@ class Relays:
             ice.CandidateType.SRFLX
         )
         related = allocation.mapped_address if shows_mapped else None
-        preference = max(0, 65535 - rung.rank * _RANK_STEP - self._made % _RANK_STEP)
+        preference = max(0, 65535 - route.rank * _RANK_STEP - self._made % _RANK_STEP)
         self._made += 1
-        candidate = ice.relay_candidate(address, rung.target.host, preference, related, self._driver.ice.component)
-        url, mapped = rung.server.url, allocation.mapped_address
-        self._driver.note(RelayAllocated(url, address, mapped, allocation.transport_name, rung.proxy is not None))
+        candidate = ice.relay_candidate(address, route.target.host, preference, related, self._driver.ice.component)
+        url, mapped = route.server.url, allocation.mapped_address
+        self._driver.note(RelayAllocated(url, address, mapped, allocation.transport_name, route.proxy is not None))
         self._driver.mutate(lambda now: self._driver.ice.add_local_candidate(now, candidate))
         allocation.permit(
             dict.fromkeys(one.address.host for one in self._driver.ice.remote_candidates if one.name is None)
         )
 
-    def _remove(self, rung: Rung, address: TransportAddress, reason: str) -> None:
+    def _remove(self, route: TurnRoute, address: TransportAddress, reason: str) -> None:
         self._driver.sockets.pop(address, None)
         if self._driver.closed:
             return
-        self._driver.note(RelayLost(rung.server.url, address, reason))
+        self._driver.note(RelayLost(route.server.url, address, reason))
         self._driver.mutate(lambda now: self._driver.ice.handle_base_lost(now, address))
         self._driver.changed.unpark_all()
 
@@ -369,9 +369,9 @@ class Relays:
         for allocation in self._allocations:
             allocation.permit((host,))
 
-    def _failed(self, rung: Rung, reason: str, code: int | None = None) -> None:
-        logger.info("%s over %s: %s", rung.server.url, rung.target.transport, reason)
-        self._driver.note(RelayFailed(rung.server.url, rung.target.transport, reason, code, rung.proxy is not None))
+    def _failed(self, route: TurnRoute, reason: str, code: int | None = None) -> None:
+        logger.info("%s over %s: %s", route.server.url, route.target.transport, reason)
+        self._driver.note(RelayFailed(route.server.url, route.target.transport, reason, code, route.proxy is not None))
 
     # What to ask for
 
@@ -379,21 +379,21 @@ class Relays:
         wanted = set(self._config.families)
         return (4, 6) if wanted == {4, 6} else (4,) if 4 in wanted else (6,)
 
-    def _options(self, rung: Rung) -> TurnConnectOptions:
+    def _options(self, route: TurnRoute) -> TurnConnectOptions:
         return late.TurnConnectOptions(
-            families=(rung.family,),
-            local_host=self._local_host(rung.family),
+            families=(route.family,),
+            local_host=self._local_host(route.family),
             ports=self._ports(),
-            proxy=rung.proxy,
+            proxy=route.proxy,
             ca_file=self._config.tls_ca_file,
-            permits=lambda address: self._driver.policy.permits_server(address, rung.server),
+            permits=lambda address: self._driver.policy.permits_server(address, route.server),
             permits_proxy=self._driver.policy.permits_server,
             redirections=self._redirections,
             own_hosts=self._driver.policy.own_hosts,
         )
 
 
-def rungs_of(servers: Sequence[IceServer], config: AgentConfig, families: set[int]) -> list[Rung]:
+def routes_of(servers: Sequence[IceServer], config: AgentConfig, families: set[int]) -> list[TurnRoute]:
     """Return the ways to all TURN servers, best first.
 
     Args:
@@ -402,7 +402,7 @@ def rungs_of(servers: Sequence[IceServer], config: AgentConfig, families: set[in
         families: the IP versions this machine has addresses of. Of a name IPv4 is tried first: what a relay forwards
             is mostly that.
     """
-    rungs: list[Rung] = []
+    routes: list[TurnRoute] = []
     for server in servers:
         for transport in server.transports() if server.is_turn else ():
             host, port = server.endpoint()
@@ -411,10 +411,10 @@ def rungs_of(servers: Sequence[IceServer], config: AgentConfig, families: set[in
             allowed = families & set(config.families)
             usable = sorted(allowed & _families_of(host)) or sorted(allowed & {6})  # which a NAT64 may translate
             for number, family in enumerate(usable):
-                rungs.append(Rung(server, target, 2 * TRANSPORT_RANK[transport] + number, family))
+                routes.append(TurnRoute(server, target, 2 * TRANSPORT_RANK[transport] + number, family))
             if proxy is not None and transport in ("tcp", "tls"):
-                rungs.append(Rung(server, target, 2 * PROXY_RANK, 4, proxy))
-    return sorted(rungs, key=lambda rung: rung.rank)
+                routes.append(TurnRoute(server, target, 2 * PROXY_RANK, 4, proxy))
+    return sorted(routes, key=lambda route: route.rank)
 
 
 def _families_of(host: str) -> set[int]:
@@ -452,5 +452,5 @@ def _log_in(allocation: TurnAllocation, server: IceServer) -> None:
             allocation.set_credentials(late.TurnCredentials(server.username, server.credential))
 
 
-def _words(rung: Rung) -> str:
-    return f"{rung.server.url} over {rung.target.transport}, IPv{rung.family}"
+def _words(route: TurnRoute) -> str:
+    return f"{route.server.url} over {route.target.transport}, IPv{route.family}"

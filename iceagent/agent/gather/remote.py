@@ -101,16 +101,16 @@ class RemoteCandidates:
     def _accept(self, candidate: ice.Candidate) -> None:
         if self._driver.policy.accepts(candidate):
             self._driver.mutate(partial(_add, self._driver.ice, candidate))
-            disguised = self._nat64.disguise(candidate)
-            if disguised is not None:
-                self._accept(disguised)
+            translated = self._nat64.translated(candidate)
+            if translated is not None:
+                self._accept(translated)
 
     def _translate(self) -> None:
         """Add what the candidates that came before the prefix of the NAT64 look like behind it."""
         for candidate in self._driver.ice.remote_candidates:
-            disguised = self._nat64.disguise(candidate)
-            if disguised is not None and candidate.type is not ice.CandidateType.PRFLX:
-                self._accept(disguised)
+            translated = self._nat64.translated(candidate)
+            if translated is not None and candidate.type is not ice.CandidateType.PRFLX:
+                self._accept(translated)
 
     def _end(self, generation: int) -> None:
         if self._ended_generation == generation and not self._running[generation]:

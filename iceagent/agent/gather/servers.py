@@ -102,7 +102,7 @@ class IceServer:
         return "tcp" in self.transports() and (self.is_turn or "transport=" in self.url.lower())
 
     def may_ask(self, address: TransportAddress, own_hosts: Collection[str]) -> bool:
-        """Return whether an address of this server is one that may be sent to; what a stranger names is looked at.
+        """Return whether an address of this server may be sent to; only servers named by a relay are checked.
 
         Args:
             address: what its name resolves to, or it names in its place.

@@ -11,7 +11,7 @@ from iceagent.core.token_bucket import TokenBucket
 
 WIDER_SHARES: Final = ((56, 2), (48, 4))  # ours: bits of an IPv6 prefix, and how many /64s' share it has together
 WINDOW_S: Final = 1.0  # ours: over which bytes out are held against bytes in
-RESERVE: Final = 0.25  # ours: part of what came in that is kept for strangers who have asked in vain before
+RESERVE: Final = 0.25  # ours: part of what came in that is kept for sources whose request was not answered before
 ASKS_AGAIN_S: Final = 0.25  # ours: half of what RFC 8489 section 6.2.1 waits before a request is sent again
 
 
@@ -81,7 +81,7 @@ class Asker(ByteWindow):
     """The window of one source.
 
     Attributes:
-        waits_since: when it first asked in vain; None once it was answered.
+        waits_since: when a request of it was first not answered; None once one was.
     """
 
     __slots__ = ("waits_since",)
@@ -117,7 +117,7 @@ class Purse:
         return self._all.bytes_out + size_out <= part * max(self._all.bytes_in, self._floor_bytes)
 
     def refuse(self, now: float, asker: Asker) -> None:
-        """Take note that somebody asked in vain."""
+        """Take note of a request that was not answered."""
         asker.waits_since = now if asker.waits_since is None else asker.waits_since
 
     def spend(self, asker: Asker, size_out: int) -> None:

@@ -60,7 +60,7 @@ class ServerLiveness:
         return True
 
     def is_dead(self, now: float) -> bool:
-        """Return whether it has been asked in vain for long enough."""
+        """Return whether it has not answered for long enough."""
         return self._probing_since is not None and now >= self._probing_since + DEAD_AFTER_S
 
     def next_timeout(self) -> float | None:

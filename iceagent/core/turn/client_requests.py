@@ -223,7 +223,7 @@ class Requester:
 
 
 def _padded(attributes: tuple[stun.Attribute, ...]) -> tuple[stun.Attribute, ...]:
-    """Lengthen what a stranger asks, by blanks in SOFTWARE, which each server knows and none needs.
+    """Lengthen an unauthenticated request, by blanks in SOFTWARE, which each server knows and none needs.
 
     A server that is flooded by forged sources answers strangers with no more bytes than they have sent, or it would hit
     somebody with more than the flood itself: a question that is longer than its 401 is answered in any case.

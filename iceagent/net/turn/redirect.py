@@ -119,15 +119,15 @@ class Redirections:
 
 
 def is_never_a_server(ip: IPAddress, own_hosts: Collection[str] = (), *, is_near: bool = False) -> bool:
-    """Return whether an address given by a stranger leads to where a stranger may not send us.
+    """Return whether an address that a relay or another server named must not be used.
 
-    That is into this machine, to its neighbours on the cable (where clouds have the service that gives away keys), or
+    Such lead into this machine, to its neighbours on the link (where clouds have the service that gives away keys), or
     to what is no address of one host. An IPv6 address that stands for such an IPv4 one (6to4, NAT64 ...) does as much.
 
     Args:
         ip: the address.
         own_hosts: the addresses of this machine.
-        is_near: the stranger is link-local itself, so that its neighbours are ours.
+        is_near: who named it is link-local itself, so that its neighbours are ours.
     """
     return any(_is_never(face, own_hosts, is_near=is_near) for face in (ip, *inner_addresses(ip)))
 

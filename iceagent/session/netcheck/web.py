@@ -100,7 +100,7 @@ def clock_offset_s(answer: HttpAnswer, now: float) -> float | None:
 
 
 def printable(text: str) -> str:
-    """Return text of a stranger as it may be shown: one line, no control characters, not long."""
+    """Return untrusted text as it may be shown: one line, no control characters, not long."""
     return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 

@@ -28,7 +28,7 @@ class ReplyBudget:
 
     - who asks with at least as many bytes as the answer has, as our own client does: nobody gains by that;
     - who asks again, as all clients do within half a second: a forged source seldom does, so a part of what came in is
-      kept for those that have asked in vain before.
+      kept for those whose requests were not answered before.
 
     Who returns a nonce of ours has proven its address and is limited by number only.
     """
@@ -56,21 +56,21 @@ class ReplyBudget:
         source = source_of(host)
         if self._proven_until.get(source, _NEVER) > now:
             return self._limiter.allow(now, host)
-        stranger = self._sources.pop(source, None) or Asker(WINDOW_S, MAX_REPLY_CREDIT)
+        asker = self._sources.pop(source, None) or Asker(WINDOW_S, MAX_REPLY_CREDIT)
         if len(self._sources) >= MAX_REPLY_SOURCES:
             del self._sources[next(iter(self._sources))]
-        self._sources[source] = stranger
-        stranger.note(now, size_in)
+        self._sources[source] = asker
+        asker.note(now, size_in)
         self._purse.note(now, size_in)
-        if size_out > size_in and not self._can_pay(now, stranger, size_out):
-            self._purse.refuse(now, stranger)
+        if size_out > size_in and not self._can_pay(now, asker, size_out):
+            self._purse.refuse(now, asker)
             return False
-        stranger.spend(size_out)
-        self._purse.spend(stranger, size_out)
+        asker.spend(size_out)
+        self._purse.spend(asker, size_out)
         return True
 
-    def _can_pay(self, now: float, stranger: Asker, size_out: int) -> bool:
+    def _can_pay(self, now: float, asker: Asker, size_out: int) -> bool:
         """Return whether bytes that came before pay for an answer that is longer than its question."""
-        if stranger.answers >= FREE_REPLIES and stranger.bytes_out + size_out > stranger.bytes_in:
+        if asker.answers >= FREE_REPLIES and asker.bytes_out + size_out > asker.bytes_in:
             return False
-        return self._purse.has(now, stranger, size_out)
+        return self._purse.has(now, asker, size_out)
