@@ -59,7 +59,7 @@ class AgentConfig:
         deny_prefixes: our addresses not to use.
         include_loopback: whether loopback addresses are candidates; None: only if there is no other address.
         remote_prefixes: the peer's addresses to use; None for all. Servers that are configured are not concerned.
-        deny_remote_prefixes: addresses nothing is ever sent to, be they the peer's, a server's or a gateway's. An IPv6
+        deny_remote_prefixes: addresses nothing is ever sent to, whether the peer's, a server's or a gateway's. An IPv6
             address that stands for an IPv4 one (NAT64, 6to4, Teredo ...) is denied with it.
         remote_filter: a function that says of an address of the peer whether it may be used.
         port_range: lowest and highest local port, both included; None lets the system choose.

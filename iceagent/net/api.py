@@ -44,7 +44,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class IcmpError:
-    """The network's word that a datagram to `remote` did not arrive; `errno` as the system reports it.
+    """An ICMP error: a datagram to `remote` did not arrive; `errno` as the system reports it.
 
     `reporter` is the address of the router or host that says so, where the system reports it.
     """

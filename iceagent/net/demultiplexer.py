@@ -57,7 +57,7 @@ class Unclaimed(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class PortMember(Generic[S]):
-    """One session at the port, with all that is known of it: when it leaves, this is what there is to forget.
+    """One session at the port, with all that is known of it, which is removed when it leaves.
 
     Attributes:
         session: who it is.

@@ -75,7 +75,7 @@ class Renewal:
         self._known = entries
         try:
             self._agent.set_servers(self._servers_of(entries))
-        except LocalError as error:  # such as a relay that has no TURN server any more; what there was serves on
+        except LocalError as error:  # such as a relay that has no TURN server any more; the present ones stay in use
             _log.warning("what the relay names now cannot be used: %s", error)
 
     async def _wait_needed(self) -> None:

@@ -27,7 +27,7 @@ from iceagent.tunnel.spec import ForwardSpec, PortBind, Target, TcpTarget, UdpTa
 from iceagent.tunnel.udp import UdpForward, open_udp_sockets
 
 MAX_CONNECTIONS = 1024  # per local address; a further one is reset
-ANSWER_PATIENCE_S = 60.0  # for the far side's word; it has its own, shorter time limits, but may be cut off meanwhile
+ANSWER_PATIENCE_S = 60.0  # for the answer; the other side has shorter limits of its own, but may be cut off
 
 _log = limited_logger(__name__)
 

@@ -212,7 +212,7 @@ class Host:
 
         Args:
             name: ends in `.local`.
-            addresses: what it stands for, by default all of this host's; of none, it stands for nothing any more.
+            addresses: what it stands for, by default all of this host's; with none, the name is removed.
         """
         self._published[name.lower().rstrip(".")] = addresses or tuple(self.addresses())
 

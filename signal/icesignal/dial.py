@@ -227,7 +227,7 @@ async def _read_welcome(url: RelayUrl, connection: WebsocketConnection) -> wire.
 
 
 def _why(error: BaseException) -> str:
-    """Return the system's own words, which trio keeps as the cause of a stream that broke."""
+    """Return the system's own message, which trio keeps as the cause of a stream that broke."""
     broke = isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, OSError)
     inner = error.__cause__ if broke else error
     if isinstance(inner, ssl.SSLCertVerificationError):

@@ -103,7 +103,7 @@ class RelayErrorCode(enum.StrEnum):
 _UNSHOWN = frozenset({"session", "token", "opening", "payload", "name", "credential"})
 
 
-class _Discreet(msgspec.Struct, frozen=True, kw_only=True):
+class _SecretsHidden(msgspec.Struct, frozen=True, kw_only=True):
     """A struct whose `repr()`, which may end up in a log, leaves out codes, tokens and passwords."""
 
     def __repr__(self) -> str:
@@ -111,7 +111,7 @@ class _Discreet(msgspec.Struct, frozen=True, kw_only=True):
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
-class Frame(_Discreet, frozen=True, kw_only=True):
+class Frame(_SecretsHidden, frozen=True, kw_only=True):
     """The base of all frames; `type` is what stands on the wire."""
 
     type: ClassVar[str]
@@ -175,7 +175,7 @@ class AskServers(Frame, frozen=True, kw_only=True):
     type: ClassVar[str] = "servers"
 
 
-class RTCIceServer(_Discreet, frozen=True, kw_only=True, omit_defaults=True):
+class RTCIceServer(_SecretsHidden, frozen=True, kw_only=True, omit_defaults=True):
     """A STUN or TURN server as browsers write it; a URL with an empty host means the relay's own host.
 
     `ttl` is for how many seconds the credentials are good, from now on.

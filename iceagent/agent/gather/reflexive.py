@@ -53,7 +53,7 @@ class ServerQuery:
         asked_at: when its addresses became known.
         helped: whether any answer had a mapped address.
         late: its budget is spent.
-        over: nothing will come of it any more.
+        over: no result can come any more.
     """
 
     server: IceServer

@@ -109,7 +109,7 @@ class HardNatTraversal:
         return True
 
     async def run(self) -> None:
-        """Do what there is to do in each generation, until cancelled."""
+        """Act in each generation, until cancelled."""
         if not self.enabled:
             return
         self._caps = [RateCap(self._limits.packets_per_second), *_shared_cap(self._network)]

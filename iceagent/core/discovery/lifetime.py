@@ -11,7 +11,7 @@ from iceagent.core.discovery.behaviour import MappingLifetime
 
 
 class LifetimeTest:
-    """Remembers when which idle socket is to be asked for, and what came of it.
+    """Remembers when which idle socket is to be tested, and the results.
 
     Args:
         lifetimes_s: idle times, one per socket.

@@ -234,7 +234,7 @@ class LeaseClient:
         self._transmits.clear()
 
     def handle_unreachable(self, now: float) -> None:
-        """Take the network's word that nobody listens at the gateway's port."""
+        """Take note of an ICMP error: nobody listens at the gateway's port."""
         if self.state is LeaseState.REQUESTING:
             self.counters["unreachable"] += 1
             self._fail("nobody listens there")

@@ -30,7 +30,7 @@ class Opcode(IntEnum):
 
 
 class ResultCode(IntEnum):
-    """What came of it. RFC 6886 section 3.5."""
+    """The result of a request. RFC 6886 section 3.5."""
 
     SUCCESS = 0
     UNSUPPORTED_VERSION = 1

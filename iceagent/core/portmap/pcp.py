@@ -38,7 +38,7 @@ class Opcode(IntEnum):
 
 
 class ResultCode(IntEnum):
-    """What came of it. RFC 6887 section 7.4."""
+    """The result of a request. RFC 6887 section 7.4."""
 
     SUCCESS = 0
     UNSUPP_VERSION = 1

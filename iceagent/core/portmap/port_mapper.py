@@ -81,14 +81,14 @@ class PortMapper:
         self._fallback_at = now + PORT_MAPPING_FALLBACK_S
 
     def release(self, now: float) -> None:
-        """Give back what there is; `Released` follows, once."""
+        """Give back the mapping, if there is one; `Released` follows, once."""
         self._fallback_at = None
         for lease in self._leases:
             lease.release(now)
         self._settle(now)
 
     def handle_unreachable(self, now: float) -> None:
-        """Take the network's word that nobody listens at the gateway's port."""
+        """Take note of an ICMP error: nobody listens at the gateway's port."""
         self._fallback_at = None
         for lease in self._leases:
             lease.handle_unreachable(now)

@@ -69,7 +69,7 @@ class GatewayProbe:
         self._send(now)
 
     def handle_unreachable(self, now: float) -> None:
-        """Take the network's word that nobody listens there."""
+        """Take note of an ICMP error: nobody listens there."""
         self._give_up("nobody listens there")
 
     def handle_datagram(self, now: float, remote: TransportAddress, data: bytes) -> bool:

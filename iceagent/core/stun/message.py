@@ -63,7 +63,7 @@ class Message:
     """A message: what it says in `attributes`, how it is secured in `raw` and `layout`.
 
     `attributes` never holds MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 or FINGERPRINT: `encode` appends them, `decode`
-    notes where they are. Nor does it hold attributes that follow MESSAGE-INTEGRITY: nobody vouches for them.
+    notes where they are. Nor does it hold attributes that follow MESSAGE-INTEGRITY: they are not authenticated.
     Messages are equal when class, method, transaction id and attributes are.
 
     Attributes:
@@ -117,7 +117,7 @@ class Message:
         return self.layout.fingerprint_at != 0
 
     def verify_integrity(self, key: bytes, *, allow_truncated: bool = False) -> bool:
-        """Return whether `key` vouches for the message: all of `attributes`, class, method and transaction id.
+        """Return whether the message is authenticated by `key`: all of `attributes`, class, method and transaction id.
 
         Of two integrity attributes the stronger decides. Constant time; False where there is none, and for messages
         that were not decoded.

@@ -91,8 +91,8 @@ class Asker(ByteWindow):
         self.waits_since: float | None = None
 
 
-class Purse:
-    """What all sources together pay for: in a second no more bytes go out than came in, or than a floor.
+class SharedBudget:
+    """The byte budget of all sources together: in a second no more bytes go out than came in, or than a floor.
 
     A part of it is kept for those who ask again: every client does within half a second, a forged source seldom. So new
     clients get in though forged sources use up the rest.
@@ -175,7 +175,7 @@ class AnswerBudget:
     """Lets no source be sent more bytes in a second than came from it, but for a few: its address may be forged.
 
     Nor are all sources together, but for a floor: a question that is shorter than its answer is worth nothing to who
-    forges many sources. See `Purse`; a question at least as long as its answer needs none.
+    forges many sources. See `SharedBudget`; a question at least as long as its answer needs none.
 
     Args:
         free_bytes: what one source is sent in a second beyond what came from it.
@@ -187,7 +187,7 @@ class AnswerBudget:
         self._free_bytes = free_bytes
         self._max_sources = max_sources
         self._windows: dict[str, Asker] = {}
-        self._purse = Purse(total_bytes, total_bytes)
+        self._shared = SharedBudget(total_bytes, total_bytes)
 
     def __len__(self) -> int:
         """Return how many sources are remembered."""
@@ -197,14 +197,14 @@ class AnswerBudget:
         """Return whether a question of `size_in` bytes is answered with `size_out`, and count both. `now`: seconds."""
         levels = [(self._window(now, source, size_in), scale) for source, scale in levels_of(host)]
         asker = levels[0][0]
-        self._purse.note(now, size_in)
+        self._shared.note(now, size_in)
         is_paid = all(it.bytes_out + size_out <= it.bytes_in + scale * self._free_bytes for it, scale in levels)
-        if not (is_paid and (size_out <= size_in or self._purse.has(now, asker, size_out))):
-            self._purse.refuse(now, asker)
+        if not (is_paid and (size_out <= size_in or self._shared.has(now, asker, size_out))):
+            self._shared.refuse(now, asker)
             return False
         for window, _ in levels:
             window.spend(size_out)
-        self._purse.spend(asker, size_out)
+        self._shared.spend(asker, size_out)
         return True
 
     def _window(self, now: float, source: str, size_in: int) -> Asker:

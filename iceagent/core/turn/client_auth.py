@@ -113,7 +113,7 @@ class ClientAuthenticator:
             self._nonce = nonce.value
 
     def _makes_keys(self, realm: str) -> bool:
-        """Return whether keys can be made: OpaqueString forbids much, in the network's word as in the user's."""
+        """Return whether keys can be made: OpaqueString forbids much, in a realm as in a password."""
         try:
             stun.opaque_string(realm)
             if self.credentials is not None:

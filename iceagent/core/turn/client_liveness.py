@@ -46,7 +46,7 @@ class ServerLiveness:
         self._next_probe_at = inf
 
     def doubt(self, now: float) -> None:
-        """Ask at once: ICMP says that the server cannot be reached, and nobody vouches for that."""
+        """Ask at once: ICMP says that the server cannot be reached, but is not authenticated."""
         if self._probing_since is None:
             self._probing_since = self._next_probe_at = now
 

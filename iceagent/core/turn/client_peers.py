@@ -167,7 +167,7 @@ class Peers:
     # Channels
 
     def want_channel(self, now: float, peer: TransportAddress) -> None:
-        """Bind a channel for a peer, once; whatever comes of it, it is not tried with another number."""
+        """Bind a channel for a peer, once; whatever the result, it is not tried with another number."""
         if peer in self._channels or len(self._channels) >= MAX_CHANNELS or self._requests.is_full:
             return
         channel = self._channels[peer] = ClientChannel(peer, self._next_number)

@@ -143,7 +143,7 @@ class TurnAllocation:
         self.settle()
 
     def connect(self, peer: TransportAddress) -> None:
-        """Ask for a TCP connection to a peer (RFC 6062); what comes of it is found in `connections`."""
+        """Ask for a TCP connection to a peer (RFC 6062); the result is found in `connections`."""
         self.client.connect(trio.current_time(), peer)
         self.settle()
 

@@ -79,7 +79,7 @@ class Redirections:
         place: TransportAddress | None,
         own_hosts: Callable[[], Collection[str]] = tuple,
     ) -> TurnServerAddress | None:
-        """Return the server to ask in another's place, or None where its word is not followed.
+        """Return the server to ask in another's place, or None if its redirection is not followed.
 
         Args:
             server: who has answered with 300.

@@ -22,7 +22,7 @@ ALGORITHMS: Final = (stun.SHA256, stun.MD5)
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """A request somebody vouches for.
+    """A request that is authenticated.
 
     Attributes:
         account: who.
@@ -39,7 +39,7 @@ class Authenticated:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A request nobody vouches for.
+    """A request that is not authenticated.
 
     Attributes:
         code: 400, 401 or 438.
@@ -83,7 +83,7 @@ class RequestAuthenticator:
     def check(
         self, now: float, transport: str, remote: TransportAddress, request: UnverifiedRequest
     ) -> Authenticated | Rejected:
-        """Return who vouches for a request, or why nobody does."""
+        """Return whose request it is, or why it is not authenticated."""
         if not request.has_integrity:
             return Rejected(stun.Code.UNAUTHENTICATED)
         fields = request.fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from iceagent.core.stun import RateLimiter
-from iceagent.core.stun.rate_limit import WINDOW_S, Asker, Purse, source_of
+from iceagent.core.stun.rate_limit import WINDOW_S, Asker, SharedBudget, source_of
 from iceagent.core.turn.server.limits import (
     FREE_REPLIES,
     MAX_REPLY_CREDIT,
@@ -35,7 +35,7 @@ class ReplyBudget:
 
     def __init__(self) -> None:
         self._sources: dict[str, Asker] = {}  # strangers
-        self._purse = Purse(REPLY_FLOOR_BYTES, MAX_REPLY_CREDIT)
+        self._shared = SharedBudget(REPLY_FLOOR_BYTES, MAX_REPLY_CREDIT)
         self._proven_until: dict[str, float] = {}
         self._limiter = RateLimiter(rate_per_s=PROVEN_RATE_PER_S, burst=PROVEN_BURST, max_sources=MAX_REPLY_SOURCES)
 
@@ -61,16 +61,16 @@ class ReplyBudget:
             del self._sources[next(iter(self._sources))]
         self._sources[source] = asker
         asker.note(now, size_in)
-        self._purse.note(now, size_in)
+        self._shared.note(now, size_in)
         if size_out > size_in and not self._can_pay(now, asker, size_out):
-            self._purse.refuse(now, asker)
+            self._shared.refuse(now, asker)
             return False
         asker.spend(size_out)
-        self._purse.spend(asker, size_out)
+        self._shared.spend(asker, size_out)
         return True
 
     def _can_pay(self, now: float, asker: Asker, size_out: int) -> bool:
         """Return whether bytes that came before pay for an answer that is longer than its question."""
         if asker.answers >= FREE_REPLIES and asker.bytes_out + size_out > asker.bytes_in:
             return False
-        return self._purse.has(now, asker, size_out)
+        return self._shared.has(now, asker, size_out)
