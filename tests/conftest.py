@@ -109,7 +109,7 @@ def expects_unforeseen() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_unforeseen(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail where an error was contained (`iceagent.net.contained`): a fault stays one, though it ends nothing."""
+    """Fail where an error was contained (`iceagent.net.tasks`): a fault stays one, though it ends nothing."""
     handler = _Unforeseen()
     logger = logging.getLogger("iceagent.unforeseen")
     logger.addHandler(handler)

@@ -12,9 +12,8 @@ import trio
 from iceagent.agent import report
 from iceagent.agent.candidates import Descriptions, LateCandidates, LocalCandidates, ends, signalled
 from iceagent.agent.component import CONNECTED, MAX_DATAGRAM_SIZE, Component
-from iceagent.agent.components import Components, of_stream
+from iceagent.agent.components import Components, components_for, of_stream
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.cores import components_for
 from iceagent.agent.description import Description, StreamDescription
 from iceagent.agent.report.events import AgentEvent, ServersChanged
 from iceagent.agent.roaming import Roaming
@@ -24,9 +23,8 @@ from iceagent.core.checked import checked
 from iceagent.core.constants import TA_OFFERED_S, TA_S
 from iceagent.errors import LocalError, RemoteError, WrongType
 from iceagent.net.api import Batch
-from iceagent.net.background import open_background
-from iceagent.net.contained import run_contained
 from iceagent.net.system import SystemNetwork
+from iceagent.net.tasks import open_background, run_contained
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict

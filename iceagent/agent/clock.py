@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 
 import trio
 
-from iceagent.net.per_run import PerRun
+from iceagent.net.tasks import PerRun
 
 _MAX_RINGS: Final = 64  # ours: agents served in one go; then other tasks get their turn
 _MAX_DEAD: Final = 256  # ours: entries nobody waits for any more, beyond as many as there are live ones

@@ -20,7 +20,7 @@ from iceagent.agent.report.traffic import Path
 from iceagent.core import ice
 from iceagent.core.checked import check_datagrams
 from iceagent.net.api import Batch, Network, UdpSocket
-from iceagent.net.contained import contained, run_contained
+from iceagent.net.tasks import contained, run_contained
 
 if TYPE_CHECKING:
     from iceagent.agent.explain import Verdict

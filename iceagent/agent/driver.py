@@ -26,9 +26,9 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
 from iceagent.net.api import Batch, UdpSocket
-from iceagent.net.contained import contained, log_unforeseen
 from iceagent.net.logs import limited_logger
 from iceagent.net.shared_port import SharedSocket
+from iceagent.net.tasks import contained, log_unforeseen
 
 if TYPE_CHECKING:
     from iceagent.agent.gather.servers import IceServer

@@ -15,13 +15,12 @@ from typing import Final
 from iceagent.agent.config import AgentConfig, parse_prefixes
 from iceagent.agent.gather.servers import IceServer
 from iceagent.core import ice
-from iceagent.core.address import IPAddress, TransportAddress
+from iceagent.core.address import IPAddress, TransportAddress, inner_addresses
 from iceagent.core.discovery.nat64 import extract
-from iceagent.core.embedded import inner_addresses
 from iceagent.core.ice import CandidateType
 from iceagent.core.ice.model.candidate import without_zone
 from iceagent.net.api import InterfaceAddress
-from iceagent.net.contained import contained
+from iceagent.net.tasks import contained
 
 _MAX_CACHED: Final = 1024  # ours: verdicts on remote addresses; strangers may fill it, so it is emptied then
 _MAX_SIGNALLED: Final = 1024  # ours: addresses the peer has signalled, those of earlier generations included

@@ -18,8 +18,8 @@ from iceagent.agent.report.events import NetworkChanged, Stopped
 from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
-from iceagent.net.contained import contained, run_contained
 from iceagent.net.monitor import Change, open_monitor
+from iceagent.net.tasks import contained, run_contained
 
 logger = logging.getLogger("iceagent.agent")
 

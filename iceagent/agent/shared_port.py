@@ -11,9 +11,9 @@ from iceagent.agent.gather.addresses import choose_addresses
 from iceagent.core.checked import checked
 from iceagent.errors import LocalError
 from iceagent.net.api import HasDescriptor, Network, UdpSocket
-from iceagent.net.background import open_background
 from iceagent.net.shared_port import SharedPort
 from iceagent.net.system import SystemNetwork
+from iceagent.net.tasks import open_background
 
 _PORT_TRIES: Final = 16  # ours: a port the system chose for one address may be taken at another
 

@@ -7,11 +7,10 @@ import click
 from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, code_argument, output_options, relay_option
 from iceagent.cli.output import Output
-from iceagent.cli.paths import follow_paths
+from iceagent.cli.progress import follow_paths, shown_progress
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import kept_timeline, timeline_option
-from iceagent.cli.waiting import shown_progress
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 from iceagent.tunnel.peer import join
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
 

@@ -12,13 +12,11 @@ import click
 from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
-from iceagent.cli.paths import closing_words, follow_paths
+from iceagent.cli.progress import closing_words, follow_paths, shown_progress
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
-from iceagent.cli.waiting import shown_progress
-from iceagent.net.background import open_background
-from iceagent.tunnel.allow import AllowRule, parse_rules
-from iceagent.tunnel.doubts import doubt_about
+from iceagent.net.tasks import open_background
+from iceagent.tunnel.allow import AllowRule, doubt_about, parse_rules
 from iceagent.tunnel.peer import Invitation, Link, invite
 from iceagent.tunnel.spec import join_host_port
 from iceagent.tunnel.stdio import StandardStreams, run_pipe

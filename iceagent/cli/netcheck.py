@@ -15,7 +15,7 @@ from iceagent.cli.options import Common, output_options, relay_option, timeout_o
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
 from iceagent.core.discovery import PredictedPath, SideView, predict
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 from iceagent.session.errors import NoPath, RelayError
 from iceagent.session.netcheck import CheckOptions, Report, check_network, compare, netcheck_invite, netcheck_join
 from iceagent.session.relay import named_relay

@@ -20,15 +20,14 @@ from iceagent.cli.turn import own_host_urls, run_turn, turn_urls
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
-from iceagent.net.descriptors import raise_descriptor_limit
-from iceagent.net.resolver import resolve
+from iceagent.net.accepting import raise_descriptor_limit
+from iceagent.net.host_names import resolve
 from iceagent.net.sockaddr import bind_sockaddr
 from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.session.relay import best_address
 from iceagent.tunnel.binds import bind_error
-from iceagent.tunnel.hosts import canonical_host
-from iceagent.tunnel.spec import parse_port, split_fields
+from iceagent.tunnel.spec import canonical_host, parse_port, split_fields
 
 DEFAULT_LISTEN = "0.0.0.0:8080"
 CREDENTIALS_S = 12 * 3600  # how long a member's credentials are good for new allocations

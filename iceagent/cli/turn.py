@@ -16,7 +16,7 @@ from iceagent.cli.run import run_verb
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.errors import LocalError
-from iceagent.net.descriptors import raise_descriptor_limit
+from iceagent.net.accepting import raise_descriptor_limit
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.servers.turn_metrics import serve_metrics
 from iceagent.session.relay import best_address

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from iceagent.core.lazy import names_on_demand
 
 if TYPE_CHECKING:
-    from iceagent.link.backends import preload
+    from iceagent.link.backends import gather_entropy, preload
     from iceagent.link.config import LinkConfig, LinkRole
     from iceagent.link.credit import Ledger
-    from iceagent.link.entropy import gather_entropy
     from iceagent.link.errors import (
         AuthenticationError,
         LinkClosedByPeer,
@@ -33,14 +32,13 @@ else:
         {
             "config": "LinkConfig LinkRole",
             "credit": "Ledger",
-            "entropy": "gather_entropy",
             "errors": (
                 "AuthenticationError LinkClosedByPeer LinkCode LinkError LinkLost LinkUnanswered PeerRefused "
                 "StreamCode StreamReset WishRefused"
             ),
             "identity": "LinkIdentity generate_identity",
             "link": "Link LinkStatistics open_link",
-            "backends": "preload",
+            "backends": "gather_entropy preload",
             "stream": "LinkStream",
             "transport": "DatagramTransport",
         },

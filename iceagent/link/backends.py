@@ -1,13 +1,59 @@
-"""Which QUIC library a link uses: imported at its first use; if it is missing, the error says what to install."""
+"""Which QUIC library a link uses: imported at its first use, in part only, or an error says what to install."""
 
 from __future__ import annotations
 
+import sys
+import threading
+from importlib.util import find_spec, module_from_spec
+
 from iceagent.errors import LocalError
 from iceagent.link.config import LinkConfig, LinkRole
-from iceagent.link.entropy import gather_entropy
 from iceagent.link.identity import LinkIdentity
-from iceagent.link.partial import put_off
 from iceagent.link.quic import QuicEndpoint
+
+
+def put_off(package: str) -> None:
+    """Let modules of a package be imported without its `__init__`, which runs when somebody asks for a name in it.
+
+    For a package whose `__init__` imports far more than is used here. If it is imported already, or not installed,
+    nothing happens.
+    """
+    if package in sys.modules:
+        return
+    spec = find_spec(package)
+    if spec is None or spec.loader is None:
+        return
+    loader, module = spec.loader, module_from_spec(spec)
+
+    def run(name: str) -> object:
+        if find_spec(f"{package}.{name}") is not None:
+            raise AttributeError(name)  # `from package import name` takes it for a module then, and imports that
+        vars(module).pop("__getattr__", None)
+        loader.exec_module(module)
+        return getattr(module, name)
+
+    vars(module)["__getattr__"] = run
+    sys.modules[package] = module
+
+
+_begun = threading.Event()
+
+
+def gather_entropy(backend: str = "qh3") -> None:
+    """Have the library seed its generator now, in a thread of its own: once per process, and nobody need wait for it.
+
+    `qh3` (aws-lc) measures the jitter of the processor for some 60 ms as it makes its first key. Left to the handshake,
+    both sides would do so one after the other, with everybody waiting. It lets other threads run meanwhile.
+    """
+    if backend != "qh3" or _begun.is_set():
+        return
+    _begun.set()
+    put_off("qh3")
+    try:
+        from qh3._hazmat import X25519KeyExchange
+    except ImportError:  # another version: what is missing is reported when a link opens, and this is only about time
+        return
+    threading.Thread(target=X25519KeyExchange, name="iceagent entropy").start()
 
 
 def preload(backend: str = "qh3") -> None:

@@ -22,7 +22,7 @@ from iceagent.link.protocol import LinkProtocol, LinkState
 from iceagent.link.quic import QuicEndpoint
 from iceagent.link.stream import LinkStream
 from iceagent.link.transport import DatagramTransport, KnowsPath, SendsEverywhere
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 
 _KEY_SIZE = 32
 _TIMER_STEP_S = 0.001  # a timer that stays due after it was handled must not turn the driver into a busy loop

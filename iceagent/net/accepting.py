@@ -6,6 +6,7 @@ firewall refused it, there are no descriptors or no memory left. None of them co
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -68,3 +69,20 @@ async def serve_connections(
     async with listener, trio.open_nursery() as nursery:
         while True:
             nursery.start_soon(serve, await accept_next(listener, note))
+
+
+def raise_descriptor_limit() -> int | None:
+    """Raise the soft limit of open descriptors to the hard one; return it, or None where the system has no such thing.
+
+    Servers hold a descriptor for each client. The soft limit is 1,024 by habit, for the sake of programs that use
+    `select`; we do not.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS says "unlimited" and means less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.per_run import PerRun
+from iceagent.net.tasks import PerRun
 
 T = TypeVar("T")
 

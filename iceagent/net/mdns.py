@@ -26,8 +26,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.token_bucket import TokenBucket
 from iceagent.net import mdns_packets as packets
 from iceagent.net.api import Network, OpensMulticast, RealHost, UdpSocket
-from iceagent.net.contained import contained
-from iceagent.net.per_run import PerRun
+from iceagent.net.tasks import PerRun, contained
 
 logger = logging.getLogger("iceagent.net")
 

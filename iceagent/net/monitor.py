@@ -19,8 +19,7 @@ from typing import Final, Protocol, runtime_checkable
 import trio
 
 from iceagent.net.api import InterfaceAddress, Network, RealHost
-from iceagent.net.contained import contained
-from iceagent.net.per_run import PerRun
+from iceagent.net.tasks import PerRun, contained
 
 logger = logging.getLogger("iceagent.net")
 

@@ -1,4 +1,8 @@
-"""Socket options of a UDP socket: each is tried, none is required."""
+"""Options of a UDP socket: each is tried, none is required. What they bring: ICMP errors, the address that was asked.
+
+Without IP_PKTINFO (ip(7); RFC 3542 section 6 for IPv6) the system answers from the address it prefers, but a NAT lets
+only answers of the address through that was asked. RFC 8085 section 3.1.5 asks for it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,13 @@ import contextlib
 import socket
 import struct
 import sys
+from collections.abc import Sequence
+from functools import lru_cache
 
+from iceagent.core.address import TransportAddress
+from iceagent.net.api import IcmpError
 from iceagent.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT
+from iceagent.net.sockaddr import AddressBook, zone_index, zone_name
 
 RECEIVE_BUFFER = 4 * 1024 * 1024
 """Bytes; what a sender at 1 Gbit/s delivers while this process does something else for 30 ms."""
@@ -126,3 +135,127 @@ def _try(sock: socket.socket, level: int, option: int, value: int) -> bool:
         sock.setsockopt(level, option, value)
         return True
     return False
+
+
+MAX_ERRORS_PER_DRAIN = 64
+
+_HAS_ERROR_QUEUE = sys.platform == "linux"
+_MSG_ERRQUEUE = 0x2000  # linux/socket.h
+_ORIGIN_ICMP = 2  # linux/errqueue.h
+_ORIGIN_ICMP6 = 3
+_EXTENDED_ERROR = struct.Struct("=IBBBBII")  # sock_extended_err: errno, origin, type, code, pad, info, data
+_KINDS = {(socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)}
+_ANCILLARY_SPACE = 256
+
+
+def read_error_queue(sock: socket.socket, book: AddressBook) -> list[IcmpError]:
+    """Return what the error queue holds now, oldest first, at most `MAX_ERRORS_PER_DRAIN`.
+
+    Errors of our own making (a datagram larger than the interface takes) are read and left out: the send call that
+    caused them has already been informed.
+    """
+    errors: list[IcmpError] = []
+    if not _HAS_ERROR_QUEUE:
+        return errors
+    for _ in range(MAX_ERRORS_PER_DRAIN):
+        try:
+            _data, ancillary, _flags, destination = sock.recvmsg(0, _ANCILLARY_SPACE, _MSG_ERRQUEUE)
+        except OSError:
+            break
+        errno = icmp_errno(ancillary)
+        if errno is not None and destination:
+            errors.append(IcmpError(_destination(book, destination), errno, icmp_reporter(ancillary)))
+    return errors
+
+
+def icmp_errno(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    """Return the errno of an error that came from the network; None for one of our own host."""
+    for level, kind, data in ancillary:
+        if (level, kind) in _KINDS and len(data) >= _EXTENDED_ERROR.size:
+            errno, origin, *_rest = _EXTENDED_ERROR.unpack_from(data)
+            if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
+                return int(errno)
+    return None
+
+
+def icmp_reporter(ancillary: list[tuple[int, int, bytes]]) -> str | None:
+    """Return the address of who raised the error (SO_EE_OFFENDER, ip(7)), where the system reports it."""
+    for level, kind, data in ancillary:
+        offender = data[_EXTENDED_ERROR.size :]
+        if (level, kind) not in _KINDS or len(offender) < 2:
+            continue
+        family = struct.unpack_from("=H", offender)[0]
+        if family == socket.AF_INET and len(offender) >= 8:
+            return socket.inet_ntop(socket.AF_INET, offender[4:8])  # after family and port
+        if family == socket.AF_INET6 and len(offender) >= 24:
+            return socket.inet_ntop(socket.AF_INET6, offender[8:24])  # after family, port and flow label
+    return None
+
+
+def _destination(book: AddressBook, destination: tuple[str, int] | tuple[str, int, int, int]) -> TransportAddress:
+    return book.address(destination)
+
+
+IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)
+MAX_REMEMBERED = 1024
+"""Own addresses remembered; a machine may stand for a whole prefix, so that strangers choose among 2^64."""
+
+_IPV4 = struct.Struct("=i4s4s")  # in_pktinfo: interface, local address, address in the header
+_IPV6 = struct.Struct("=16sI")  # in6_pktinfo: address, interface
+_SIZE = struct.Struct("=i")
+
+Ancillary = tuple[int, int, bytes]
+
+
+def read_ancillary(ancillary: Sequence[Ancillary], length: int) -> tuple[int, str | None]:
+    """Return the segment size and the local address that came with a buffer of `length` bytes.
+
+    Without the one it is a single datagram; the other is None where the system does not report it.
+    """
+    size, local = length or 1, None
+    for level, kind, data in ancillary:
+        if level == SOL_UDP and kind == UDP_GRO and len(data) >= _SIZE.size:
+            size = _SIZE.unpack_from(data)[0] or size
+        elif level == socket.IPPROTO_IP and kind == IP_PKTINFO and len(data) >= _IPV4.size:
+            local = _ipv4_host(data)
+        elif level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO and len(data) >= _IPV6.size:
+            local = _ipv6_host(data)
+    return size, local
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _ipv4_host(data: bytes) -> str | None:
+    """Return the address of ours; for a broadcast or a group the one that the system answers it from."""
+    _, local, _ = _IPV4.unpack_from(data)
+    return socket.inet_ntop(socket.AF_INET, local) if any(local) else None
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _ipv6_host(data: bytes) -> str | None:
+    """Return the address of ours, with its zone if link-local; None for a group, which nobody can answer from."""
+    packed, interface = _IPV6.unpack_from(data)
+    if packed[0] == 0xFF or not any(packed):
+        return None
+    host = socket.inet_ntop(socket.AF_INET6, packed)
+    return f"{host}%{zone_name(interface)}" if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 else host
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def source_cmsg(source: str) -> list[Ancillary]:
+    """Return the ancillary data that sends a datagram from an address of ours, an IP literal.
+
+    Raises:
+        OSError: it is no IP literal, or its zone does not exist.
+    """
+    bare, _, zone = source.partition("%")
+    if ":" in bare:
+        assert IPV6_PKTINFO is not None, "only where the system tells, too"
+        packed = socket.inet_pton(socket.AF_INET6, bare)
+        return [(socket.IPPROTO_IPV6, IPV6_PKTINFO, _IPV6.pack(packed, zone_index(zone) if zone else 0))]
+    assert IP_PKTINFO is not None, "only where the system tells, too"
+    return [(socket.IPPROTO_IP, IP_PKTINFO, _IPV4.pack(0, socket.inet_pton(socket.AF_INET, bare), bytes(4)))]
+
+
+def bound_to(local: TransportAddress, host: str | None) -> TransportAddress:
+    """Return the address that was asked: `host` where a batch says so, else what the socket is bound to."""
+    return local if host is None or host == local.host else TransportAddress(host, local.port)

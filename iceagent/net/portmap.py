@@ -16,11 +16,10 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import PORT_MAPPING_LIFETIME_S, PORT_MAPPING_SERVER_PORT
 from iceagent.core.portmap import GatewayProbe, Mapped, MappingFailed, MappingLost, PortMapper, ProbeAnswer
 from iceagent.net.api import Network, RealHost
-from iceagent.net.background import open_background
-from iceagent.net.contained import contained, run_contained
 from iceagent.net.gateway import Gateway, find_gateways
 from iceagent.net.machine import MachineDriver
 from iceagent.net.portmap_upnp import UPNP, UpnpError, UpnpGateway, find_upnp_gateway, is_installed
+from iceagent.net.tasks import contained, open_background, run_contained
 
 logger = logging.getLogger("iceagent.net")
 

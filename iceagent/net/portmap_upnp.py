@@ -17,7 +17,7 @@ import trio
 
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import NetworkError
-from iceagent.net.per_run import PerRun
+from iceagent.net.tasks import PerRun
 
 UPNP: Final = "upnp"
 DESCRIPTION: Final = "iceagent"

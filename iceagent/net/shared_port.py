@@ -17,9 +17,9 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics, UdpSocket
-from iceagent.net.contained import log_unforeseen
 from iceagent.net.demultiplexer import Demultiplexer, PortMember
-from iceagent.net.packet_info import bound_to
+from iceagent.net.options import bound_to
+from iceagent.net.tasks import log_unforeseen
 
 QUEUE_LIMIT: Final = 256 * 1024  # ours: bytes of one session that may wait for its receive loop
 MAX_ERRORS: Final = 64

@@ -9,10 +9,10 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import InterfaceAddress
 from iceagent.net.gateway import Gateway, system_gateways
+from iceagent.net.host_names import resolve
 from iceagent.net.interfaces import list_interfaces
 from iceagent.net.multicast import open_multicast_socket
-from iceagent.net.per_run import PerRun
-from iceagent.net.resolver import resolve
+from iceagent.net.tasks import PerRun
 from iceagent.net.tcp import connect_tcp, listen_tcp
 from iceagent.net.udp import SystemUdpSocket, open_udp_socket
 

@@ -21,10 +21,10 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.net.accepting import accept_next
 from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics
-from iceagent.net.contained import run_contained
 from iceagent.net.framing import MAX_FRAME, frame
-from iceagent.net.receive_queue import ReceiveQueue
+from iceagent.net.queues import ReceiveQueue
 from iceagent.net.segmentation import run_end
+from iceagent.net.tasks import run_contained
 from iceagent.net.tcp import peer_address
 from iceagent.net.tcp_peer import TcpPeer
 

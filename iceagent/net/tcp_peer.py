@@ -14,7 +14,7 @@ import trio
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.net.framing import MAX_FRAME, FrameError, FrameReader
-from iceagent.net.send_queue import SendQueue
+from iceagent.net.queues import SendQueue
 
 SEND_BUFFER: Final = 128 * 1024
 """Bytes that may wait for one connection before senders do, and as many in the system: more would only add delay."""

@@ -16,8 +16,7 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.net import options
 from iceagent.net.api import Batch, IcmpError, SocketStatistics
-from iceagent.net.icmp import read_error_queue
-from iceagent.net.packet_info import Ancillary, read_ancillary, source_cmsg
+from iceagent.net.options import Ancillary, read_ancillary, read_error_queue, source_cmsg
 from iceagent.net.segmentation import MAX_PAYLOAD, Arrival, join_arrivals, run_end, segment_cmsg
 from iceagent.net.sockaddr import AddressBook, SockAddr, bind_sockaddr, local_address
 

@@ -12,8 +12,8 @@ import trio
 from iceagent.core.address import TransportAddress
 from iceagent.core.stun import BindingLimits, BindingServer
 from iceagent.net.api import Batch, Network, UdpSocket
-from iceagent.net.background import open_background
-from iceagent.net.packet_info import bound_to
+from iceagent.net.options import bound_to
+from iceagent.net.tasks import open_background
 
 DEFAULT_PORT: Final = 3478  # RFC 8489 section 18.6
 

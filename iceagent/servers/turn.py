@@ -31,8 +31,8 @@ from iceagent.core.turn.server import (
 )
 from iceagent.net import SystemNetwork
 from iceagent.net.api import Network, RealHost, SetsFragments, UdpSocket
-from iceagent.net.background import open_background
 from iceagent.net.machine import MachineTimer
+from iceagent.net.tasks import open_background
 from iceagent.net.tcp import bound_address
 from iceagent.servers.turn_addresses import AddressWatch, make_config
 from iceagent.servers.turn_dtls import DtlsClient, DtlsListener

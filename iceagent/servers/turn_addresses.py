@@ -12,8 +12,8 @@ import trio
 from iceagent.core.address import is_private
 from iceagent.core.turn.server import PeerPolicy, TurnServerConfig, UserStore
 from iceagent.net.api import Network
+from iceagent.net.interfaces import own_hosts, ownership
 from iceagent.net.monitor import open_monitor
-from iceagent.net.own_addresses import own_hosts, ownership
 from iceagent.servers.turn_options import TurnOptions, TurnOptionsError
 
 if TYPE_CHECKING:

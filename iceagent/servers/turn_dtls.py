@@ -12,7 +12,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import ClientPath
 from iceagent.net.api import SetsFragments, UdpSocket
 from iceagent.net.logs import limited_logger
-from iceagent.net.packet_info import bound_to
+from iceagent.net.options import bound_to
 from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, ClientOutbox, admitted
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import trio
 from iceagent.core.stun import Method
 from iceagent.core.turn.server import Allocation, ClientPath
 from iceagent.net.api import Batch, UdpSocket
-from iceagent.net.packet_info import bound_to
+from iceagent.net.options import bound_to
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService

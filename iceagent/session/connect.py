@@ -13,15 +13,15 @@ import icesignal
 import trio
 
 from iceagent.core.checked import checked
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 from iceagent.session.errors import NobodyCame
-from iceagent.session.keeping_up import keeping_up
 from iceagent.session.own_addresses import check_addresses
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import (
     agent_config,
     host_of,
     is_loopback,
+    keeping_up,
     open_client,
     open_relay,
     parse_code,

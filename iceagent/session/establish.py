@@ -6,29 +6,53 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from math import inf
 from typing import TypeVar
 
 import icesignal
 import trio
 
 from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
-from iceagent.agent.hopeless import heard_at, wait_hopeless
+from iceagent.agent.outlook import heard_at, wait_hopeless
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
 from iceagent.link import Link, LinkIdentity, LinkRole, open_link
-from iceagent.net.background import open_background
-from iceagent.net.contained import run_contained
+from iceagent.net.tasks import open_background, run_contained
 from iceagent.session.description import PeersDescription, send_descriptions
 from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
 from iceagent.session.errors import PeerLeft, RelayError, SessionError
-from iceagent.session.keeping_up import hurry_restarts, keeping_up
-from iceagent.session.outage_watch import watch_outages
-from iceagent.session.outages import Outage, OutageKind
+from iceagent.session.outages import Outage, OutageKind, watch_outages
 from iceagent.session.path import Path
 from iceagent.session.progress import Progress, Stage
-from iceagent.session.relay import signal_errors
+from iceagent.session.relay import hurry_restarts, keeping_up, signal_errors
 from iceagent.session.renewal import Renewal, ServersOf
 from iceagent.session.session import Session, run_session
+
+
+@asynccontextmanager
+async def answer_within(session: Session, seconds: float) -> AsyncIterator[None]:
+    """Bound the body as `trio.fail_after` does, but count only time in which the path answers.
+
+    An outage stops the clock, and its end begins it anew: what the body waits for may have been lost and has to be sent
+    again. A session that ends breaks the body's streams, so that nothing waits for ever.
+
+    Raises:
+        trio.TooSlowError: over a path that answered, what was waited for did not come in `seconds`.
+    """
+    scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+
+    async def follow() -> None:
+        while True:
+            scope.deadline = trio.current_time() + seconds if session.outage is None else inf
+            await session.wait_outage_changed()
+
+    async with open_background() as nursery:
+        nursery.start_soon(follow)
+        with scope:
+            yield
+    if scope.cancelled_caught:
+        raise trio.TooSlowError
+
 
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
 GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then

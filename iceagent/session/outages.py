@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from enum import Enum
+from itertools import chain, repeat
 
+import trio
 from msgspec import Struct
+
+from iceagent.agent import Agent, AgentState
+from iceagent.agent.explain import VerdictKind
+from iceagent.agent.outlook import gives_up_in, was_stopped, what_is_tried
 
 
 class OutageKind(Enum):
@@ -59,3 +66,49 @@ class Outage(Struct, frozen=True):
                 return f"still nothing after {seconds}; {self.trying}{until}"
             case OutageKind.BACK:
                 return f"the other side answers again, after {seconds}"
+
+
+LOOK_S = 0.2  # between two looks at an agent whose path is silent; no event says that the same path answers again
+AGAIN_S = (10.0, 30.0, 60.0)  # ours: so long after the beginning it is reported what is being tried,
+THEN_EVERY_S = 300.0  # and from then on this often
+_OVER = frozenset((AgentState.FAILED, AgentState.CLOSED))
+
+
+async def watch_outages(agent: Agent, report: Callable[[Outage], None]) -> None:
+    """Report every outage of a connected agent until it is closed or fails."""
+    async for _ in agent.events():
+        if not agent.is_answering and agent.state not in _OVER:
+            await _watch_one(agent, report)
+
+
+def _moments(begun_at: float) -> Iterator[float]:
+    """Return when it is reported what is being tried: less and less often."""
+    at = begun_at
+    for seconds in chain(AGAIN_S, repeat(THEN_EVERY_S)):
+        at = begun_at + seconds if seconds in AGAIN_S else at + seconds
+        yield at
+
+
+async def _watch_one(agent: Agent, report: Callable[[Outage], None]) -> None:
+    begun_at = trio.current_time()
+    last_answer_at = begun_at - (agent.silent_s or 0.0)
+    stopped_s = was_stopped(agent)
+    is_ours = bool(stopped_s) or agent.explain().kind is VerdictKind.NETWORK_CHANGED
+    report(Outage(OutageKind.SILENT, begun_at - last_answer_at, is_ours, stopped_s))
+    is_restart_reported = False
+    moments = _moments(begun_at)
+    again_at = next(moments)
+    while agent.state not in _OVER:
+        now = trio.current_time()
+        heard_at = now - (agent.silent_s or 0.0)
+        if agent.is_answering and heard_at > begun_at:
+            report(Outage(OutageKind.BACK, heard_at - last_answer_at))
+            return
+        if agent.is_restarting and not is_restart_reported:
+            is_restart_reported = True
+            report(Outage(OutageKind.RESTARTING, now - last_answer_at))
+        if now >= again_at:
+            again_at = next(at for at in moments if at > now)
+            trying, gives_up_s = what_is_tried(agent), gives_up_in(agent)
+            report(Outage(OutageKind.TRYING, now - last_answer_at, is_ours, trying=trying, gives_up_s=gives_up_s))
+        await trio.sleep(LOOK_S)

@@ -2,6 +2,9 @@
 
 A code with an address names the relay where its maker waits, so it has precedence over `ICEAGENT_RELAY`, which is only
 a default. A relay given as an argument has precedence over both.
+
+Signaling is reconnected when the network changes, since a restart needs it at once. TCP does not report that the
+address of a connection is gone, or that a router has lost its state, and the relay's pings need most of a minute.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import icesignal
 import trio
@@ -21,10 +24,16 @@ import trio
 from iceagent.agent import AgentConfig, IceServer
 from iceagent.agent.gather.servers import offered_servers
 from iceagent.errors import LocalError
-from iceagent.net import SystemNetwork
+from iceagent.net import Network, SystemNetwork
+from iceagent.net.monitor import open_monitor
 from iceagent.net.proxy import ProxyError, connect_through
 from iceagent.net.proxy_choice import Proxy, is_exempt, parse_proxy, proxy_for
+from iceagent.net.tasks import open_background
 from iceagent.session.errors import CodeError, NobodyCame, RelayError, RelayMissing, VersionMismatch
+
+if TYPE_CHECKING:
+    from iceagent.agent import Agent
+
 
 ENVIRONMENT = "ICEAGENT_RELAY"
 RELAY_TIMEOUT_S = 10.0  # ours: to the welcome of a relay, all its addresses, TLS and a proxy included
@@ -250,3 +259,36 @@ def signal_errors() -> Iterator[None]:
         raise RelayError(str(error)) from error
     except ValueError as error:
         raise LocalError(str(error)) from error
+
+
+LookAgain = Callable[[Collection[str] | None], None]
+
+
+@asynccontextmanager
+async def keeping_up(look_again: LookAgain, network: Network | None = None) -> AsyncIterator[None]:
+    """While the body runs, have signaling look at its connection after each change of the network.
+
+    Args:
+        look_again: called with the addresses that this machine has now.
+        network: this machine's, unless another one is given.
+    """
+    watched = network or SystemNetwork()
+
+    async def follow() -> None:
+        async with open_monitor(watched) as monitor:
+            while True:
+                await monitor.wait()
+                look_again({entry.host.partition("%")[0] for entry in watched.interfaces()})
+
+    async with open_background() as nursery:
+        nursery.start_soon(follow)
+        yield
+
+
+async def hurry_restarts(agent: Agent, look_again: LookAgain) -> None:
+    """Have signaling look at its connection whenever the agent has something to say that cannot wait."""
+    from iceagent.core.ice import Restarted  # here: an inviter keeps up long before it has an agent
+
+    async for event in agent.events():
+        if isinstance(event, Restarted):
+            look_again(None)

@@ -16,7 +16,7 @@ import trio
 
 from iceagent.agent.renewal import report_not_renewed, wait_refused
 from iceagent.errors import LocalError
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 
 if TYPE_CHECKING:
     from iceagent.agent import Agent, IceServer

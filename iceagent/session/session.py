@@ -11,7 +11,7 @@ import trio
 from iceagent.core.checked import check_bytes, checked
 from iceagent.errors import IceError, LocalError
 from iceagent.link import LinkClosedByPeer, LinkLost, WishRefused
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
 from iceagent.session.errors import PeerLeft, PeerTurnedAway
 from iceagent.session.outages import Outage, OutageKind

@@ -7,24 +7,29 @@
 
 A rule is compared with what the peer asks for before any name is resolved: `localhost` and `127.0.0.1` are two things,
 and a name cannot slip through a rule written with an address, whatever it resolves to. Both are in one form by then
-(`iceagent.tunnel.hosts`): names in lower case, addresses by value; and what was compared is what is connected to.
+(`iceagent.tunnel.targets`): names in lower case, addresses by value; and what was compared is what is connected to.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from iceagent.net.host_names import resolve
 from iceagent.tunnel.errors import SpecError
-from iceagent.tunnel.hosts import canonical_host, same_host
 from iceagent.tunnel.spec import (
     PipeTarget,
     Target,
     TcpTarget,
     UdpTarget,
     UnixTarget,
+    canonical_host,
     join_host_port,
     parse_port,
+    same_host,
     split_fields,
     unix_path,
 )
@@ -114,3 +119,30 @@ def parse_rules(rules: Iterable[str | AllowRule]) -> tuple[AllowRule, ...]:
 def is_allowed(rules: Sequence[AllowRule], target: Target) -> bool:
     """Return whether any rule covers the target."""
     return any(rule.matches(target) for rule in rules)
+
+
+async def doubt_about(rule: AllowRule) -> str | None:
+    """Return why nobody can reach what a rule names, in a few words; None where nothing is known against it."""
+    if rule.kind == "unix":
+        return _doubt_about_path(rule.path)
+    if rule.host is None:
+        return None
+    try:
+        await resolve(rule.host, rule.port or 0)
+    except socket.gaierror:
+        return "the name does not resolve"
+    except OSError:
+        return None
+    return None
+
+
+def _doubt_about_path(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "there is no such socket"
+    except OSError as error:
+        return os.strerror(error.errno).lower() if error.errno else str(error)
+    if not stat.S_ISSOCK(mode):
+        return "it is not a socket"
+    return None if os.access(path, os.R_OK | os.W_OK) else "permission denied"

@@ -7,10 +7,10 @@ import os
 import socket
 import sys
 
-from iceagent.net.resolver import resolve
+from iceagent.net.host_names import resolve
 from iceagent.net.sockaddr import bind_sockaddr, local_address
 from iceagent.tunnel.errors import BindError
-from iceagent.tunnel.resets import arm
+from iceagent.tunnel.pump import arm
 from iceagent.tunnel.spec import PortBind
 from iceagent.tunnel.targets import explain_os_error
 

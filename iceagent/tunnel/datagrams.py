@@ -16,8 +16,7 @@ from typing import NamedTuple
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.options import enable_packet_info
-from iceagent.net.packet_info import read_ancillary, source_cmsg
+from iceagent.net.options import enable_packet_info, read_ancillary, source_cmsg
 from iceagent.net.sockaddr import SockAddr, bind_sockaddr
 from iceagent.tunnel.binds import bound_text
 

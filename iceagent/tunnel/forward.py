@@ -10,9 +10,9 @@ from functools import partial
 import trio
 
 from iceagent.errors import IceError
-from iceagent.net.background import open_background
 from iceagent.net.logs import limited_logger
-from iceagent.session.patience import answer_within
+from iceagent.net.tasks import open_background
+from iceagent.session.establish import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
@@ -21,8 +21,7 @@ from iceagent.tunnel.datagrams import PlainUdpSocket
 from iceagent.tunnel.errors import FailedError, RefusedError, SpecError
 from iceagent.tunnel.local import accept_connections, open_listeners
 from iceagent.tunnel.opening import open_tunnel_stream
-from iceagent.tunnel.pump import RESET_TUNNEL, pump
-from iceagent.tunnel.resets import break_off
+from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
 from iceagent.tunnel.spec import ForwardSpec, PortBind, Target, TcpTarget, UdpTarget, UnixTarget, parse_forward
 from iceagent.tunnel.udp import UdpForward, open_udp_sockets
 

@@ -14,7 +14,7 @@ from iceagent.net.accepting import accept_next
 from iceagent.net.logs import limited_logger
 from iceagent.tunnel.binds import BACKLOG, bind_port, bound_text, unix_bind_error
 from iceagent.tunnel.errors import BindError
-from iceagent.tunnel.resets import arm, break_off
+from iceagent.tunnel.pump import arm, break_off
 from iceagent.tunnel.spec import Bind, UnixBind
 
 _log = limited_logger(__name__)

@@ -7,17 +7,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from iceagent.net.background import open_background
 from iceagent.net.logs import limited_logger
-from iceagent.session.patience import answer_within
+from iceagent.net.tasks import open_background
+from iceagent.session.establish import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
 from iceagent.tunnel.allow import AllowRule, is_allowed, parse_rules
 from iceagent.tunnel.errors import FailedError
-from iceagent.tunnel.pump import RESET_TUNNEL, pump
-from iceagent.tunnel.resets import break_off
+from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
 from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
 from iceagent.tunnel.targets import connect_target
 from iceagent.tunnel.udp import serve_udp_flow

@@ -16,10 +16,10 @@ import trio
 
 from iceagent.errors import IceError
 from iceagent.link import LinkClosedByPeer
-from iceagent.net.background import open_background
 from iceagent.net.logs import limited_logger
+from iceagent.net.tasks import open_background
 from iceagent.session.errors import PeerLeft
-from iceagent.session.patience import answer_within
+from iceagent.session.establish import answer_within
 from iceagent.session.raw import ByteStream, NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE

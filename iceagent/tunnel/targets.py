@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.resolver import resolve
+from iceagent.net.host_names import resolve
 from iceagent.net.sockaddr import bind_sockaddr
 from iceagent.net.staggered import first_of, interleave
 from iceagent.tunnel.errors import FailedError
-from iceagent.tunnel.resets import arm
+from iceagent.tunnel.pump import arm
 from iceagent.tunnel.spec import TcpTarget, UdpTarget, UnixTarget
 
 CONNECT_TIMEOUT_S = 15.0  # of one connection to the target, all addresses of its name together

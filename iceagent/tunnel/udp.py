@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 import trio
 
 from iceagent.link.config import MAX_STREAMS
-from iceagent.net.background import open_background
 from iceagent.net.logs import limited_logger
-from iceagent.session.patience import answer_within
+from iceagent.net.tasks import open_background
+from iceagent.session.establish import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.tunnel import wire

@@ -16,7 +16,7 @@ import trio
 from iceagent.core.address import make_address
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 from iceagent.vnet.addressing import AddressPlan, IPNetwork, internet_plan, plan_within, private_subnet
 from iceagent.vnet.firewall import Firewall
 from iceagent.vnet.host import Host

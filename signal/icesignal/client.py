@@ -19,7 +19,7 @@ from icesignal.client_session import Action, ClientSession, Lost, RelayState
 from icesignal.dial import ADVICE, OpenStream, dial, with_own_host
 from icesignal.errors import MessagesLost, RelayRefused, RelayUnreachable, SignalError
 from icesignal.expect import expect, expect_function
-from icesignal.loss import LossLog
+from icesignal.logs import LossLog
 from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
 from icesignal.tasks import open_background
 from icesignal.transport import ConnectionEnded, OutboxFull, WebsocketConnection

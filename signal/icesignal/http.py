@@ -1,15 +1,115 @@
-"""The relay's plain HTTP: reads one request with h11, distinguishes websockets from pages, writes small answers."""
+"""The relay's plain HTTP: reads one request with h11, distinguishes websockets from pages, writes small answers.
+
+A browser says which web page its connection comes from. Without a check any page could make its visitors try codes,
+each from an address of its own. Source: RFC 6454 section 7, RFC 6455 section 10.2.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import html
+import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from urllib.parse import urlsplit
 
 import h11
 import trio
+
+ANY = "*"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def parse_origins(texts: Sequence[str]) -> frozenset[str]:
+    """Return origins in their canonical spelling.
+
+    Args:
+        texts: each `https://HOST[:PORT]`, `null` (a page without an origin) or `*` (every page).
+    Raises:
+        ValueError: one of them is none of these; a relay must not start with it.
+    """
+    return frozenset(_canonical(text) for text in texts)
+
+
+def may_come_from(values: Sequence[bytes], allowed: frozenset[str]) -> bool:
+    """Return whether a request with these values of `Origin` may be answered. Programs send none."""
+    if ANY in allowed:
+        return True
+    try:
+        return all(_canonical(value.decode("ascii")) in allowed for value in values)
+    except ValueError:
+        return False
+
+
+def _canonical(text: str) -> str:
+    if text in (ANY, "null"):
+        return text
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{text!r} is not an origin, as in https://page.example") from None
+    scheme = parts.scheme.lower()
+    if not scheme or not parts.hostname or parts.path not in ("", "/") or parts.query or "@" in parts.netloc:
+        raise ValueError(f"{text!r} is not an origin, as in https://page.example")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    default = _DEFAULT_PORTS.get(scheme)
+    return f"{scheme}://{host}" if port in (None, default) else f"{scheme}://{host}:{port}"
+
+
+_GAUGES = frozenset({"connections_open", "sources", "engine_rooms", "engine_sessions", "engine_log_bytes"})
+_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
+
+
+def page(request: HttpRequest, statistics: Mapping[str, int], *, is_ready: bool) -> bytes:
+    """Return the whole answer to a plain request."""
+    head = request.method == "HEAD"
+    if request.method not in ("GET", "HEAD"):
+        return response(405)
+    match request.path:
+        case "/healthz":
+            return response(200, "ok\n", head=head)
+        case "/readyz":
+            return response(200 if is_ready else 503, "ready\n" if is_ready else "not ready\n", head=head)
+        case "/metrics":
+            return response(
+                200, metrics(statistics), content_type="text/plain; version=0.0.4; charset=utf-8", head=head
+            )
+        case "/":
+            return response(200, status_page(statistics), content_type="text/html; charset=utf-8", head=head)
+        case "/v1":
+            return response(426, "this is a websocket\n", head=head)
+        case _:
+            return response(404, head=head)
+
+
+def metrics(statistics: Mapping[str, int]) -> str:
+    """Return the statistics as Prometheus text."""
+    lines: list[str] = []
+    for name, value in sorted(statistics.items()):
+        kind = "gauge" if name in _GAUGES else "counter"
+        metric = "icesignal_" + _NOT_IN_A_NAME.sub("_", name) + ("" if kind == "gauge" else "_total")
+        lines += [f"# TYPE {metric} {kind}", f"{metric} {value}"]
+    return "\n".join(lines) + "\n"
+
+
+def status_page(statistics: Mapping[str, int]) -> str:
+    """Return the statistics as a small page."""
+    rows = "".join(
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{value}</td></tr>"
+        for name, value in sorted(statistics.items())
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>icesignal relay</title>"
+        "<style>body{font:16px/1.5 system-ui;margin:3em auto;max-width:40em;padding:0 1em}"
+        "td{padding:.1em 1em .1em 0}td+td{text-align:right;font-variant-numeric:tabular-nums}</style>"
+        "<h1>icesignal relay</h1><p>It introduces peers to each other and sees only sealed messages.</p>"
+        f"<table>{rows}</table></html>\n"
+    )
+
 
 MAX_REQUEST_BYTES = 16_384
 RECEIVE_BYTES = 4_096

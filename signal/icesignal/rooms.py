@@ -16,8 +16,7 @@ from icesignal import wire
 from icesignal.expect import expect_fields
 from icesignal.nameplates import Nameplates
 from icesignal.room import LogEntry, Member, Room, other
-from icesignal.shares import Shares
-from icesignal.sources import Levels
+from icesignal.sources import Levels, Shares
 from icesignal.wire import CloseCode, RelayErrorCode
 
 CONFIRMED_AFTER = 2  # messages of the inviter: its own proof, and what it says upon the joiner's

@@ -19,12 +19,12 @@ from typing import Any
 import msgspec
 import trio
 
-from icesignal import http, pages, wire
+from icesignal import http, wire
 from icesignal.engines import Engine, MemoryEngine
 from icesignal.expect import expect, expect_list
+from icesignal.http import may_come_from, parse_origins
 from icesignal.listener import accept_forever, connections_possible, listen
 from icesignal.logs import FewLines
-from icesignal.origins import may_come_from, parse_origins
 from icesignal.peer import RelayPeer, ServedClient
 from icesignal.proxy import (
     ProxyHeaderError,
@@ -271,7 +271,7 @@ class Server:
     ) -> None:
         if not (request.wants_websocket and request.path in WEBSOCKET_PATHS):
             self.counters["pages"] += 1
-            await self._respond(stream, pages.page(request, self.statistics(), is_ready=self.is_ready))
+            await self._respond(stream, http.page(request, self.statistics(), is_ready=self.is_ready))
             return
         try:
             upgrade = http.canonical_upgrade(request)

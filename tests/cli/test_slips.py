@@ -11,8 +11,7 @@ import pytest
 import trio
 
 from iceagent.cli import main
-from iceagent.tunnel.allow import parse_allow
-from iceagent.tunnel.doubts import doubt_about
+from iceagent.tunnel.allow import doubt_about, parse_allow
 
 CODE = "7-guitar-ozone"
 

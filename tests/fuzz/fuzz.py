@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["iceagent", "icesignal", "dns"]):
     from iceagent.core.ice import Credentials, IceAgent, Role, host_candidate
     from iceagent.core.portmap import natpmp, pcp
     from iceagent.core.stun.server import BindingServer
-    from iceagent.core.turn.server.preauth import read_unverified
+    from iceagent.core.turn.server.auth import read_unverified
     from iceagent.link.auth import LinkAuthenticator
     from iceagent.link.config import LinkRole
     from iceagent.link.control import ControlError, ControlFrameReader

@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iceagent.link.certificate import pem, private_key, self_signed
-from iceagent.link.identity import generate_identity
+from iceagent.link.identity import generate_identity, pem, private_key, self_signed
 
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "iceagent")])
 SECRETS = st.integers(1, 2**255)  # below the order of the group; small ones need their leading zeros

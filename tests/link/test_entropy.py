@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from iceagent.link import entropy
+from iceagent.link import backends
 
 
 @pytest.fixture
@@ -20,27 +20,27 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         def start(self) -> None:
             calls.append(self._target)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(entropy, "_begun", threading.Event())
+    monkeypatch.setattr(backends, "_begun", threading.Event())
     monkeypatch.setattr(threading, "Thread", Thread)
     return calls
 
 
 def test_it_is_done_once_in_a_thread(started: list[object]) -> None:
     """A listener makes many links, and only the first key takes long."""
-    entropy.gather_entropy()
-    entropy.gather_entropy()
-    assert len(started) == 1, "qh3 has no key exchange by that name any more: see iceagent/link/entropy.py"
+    backends.gather_entropy()
+    backends.gather_entropy()
+    assert len(started) == 1, "qh3 has no key exchange by that name any more: see iceagent/link/backends.py"
 
 
 def test_another_library_is_left_alone(started: list[object]) -> None:
-    entropy.gather_entropy("aioquic")
+    backends.gather_entropy("aioquic")
     assert started == []
 
 
 def test_without_the_library_nothing_happens(started: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     """That it is missing is told by who opens a link."""
     monkeypatch.setitem(sys.modules, "qh3._hazmat", None)
-    entropy.gather_entropy()
+    backends.gather_entropy()
     assert started == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iceagent.link.partial import put_off
+from iceagent.link.backends import put_off
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 
 
 async def crash() -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 import trio
 
-from iceagent.net.contained import contained, run_contained
+from iceagent.net.tasks import contained, run_contained
 
 
 async def _fail() -> None:

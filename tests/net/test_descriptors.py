@@ -9,7 +9,7 @@ import pytest
 
 resource = pytest.importorskip("resource", reason="Windows has no such limit")
 
-HELPERS = ["iceagent.net.descriptors", "icesignal.listener"]
+HELPERS = ["iceagent.net.accepting", "icesignal.listener"]
 SCRIPT = """
 import resource, sys
 from importlib import import_module

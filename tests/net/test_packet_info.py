@@ -9,7 +9,7 @@ import pytest
 
 from iceagent.core.address import TransportAddress
 from iceagent.net import SystemUdpSocket, open_udp_socket, options
-from iceagent.net.packet_info import read_ancillary, source_cmsg
+from iceagent.net.options import read_ancillary, source_cmsg
 
 pytestmark = pytest.mark.skipif(options.IP_PKTINFO != 8, reason="127.0.0.0/8 is all ours on Linux only")
 V4 = struct.pack("=i", 1) + bytes([127, 0, 0, 9, 127, 0, 0, 9])

@@ -7,12 +7,12 @@ import pytest
 import trio
 
 from iceagent import vnet
-from iceagent.agent.cores import _pacer_for
+from iceagent.agent.components import _pacer_for
 from iceagent.core.address import TransportAddress
 from iceagent.net import SystemNetwork
 from iceagent.net.api import RealHost
+from iceagent.net.host_names import MAX_ADDRESSES
 from iceagent.net.interfaces import _parse_if_inet6
-from iceagent.net.resolver import MAX_ADDRESSES
 
 
 async def test_every_listed_address_can_be_bound() -> None:

@@ -7,9 +7,8 @@ import string
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icesignal.code import Code, generate_words, parse_code
+from icesignal.code import WORDS, Code, generate_words, parse_code
 from icesignal.errors import CodeMalformed
-from icesignal.words import WORDS
 
 
 def test_the_list_has_512_words_that_cannot_be_confused() -> None:

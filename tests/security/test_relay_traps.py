@@ -17,14 +17,13 @@ from secrets import token_bytes
 import icesignal
 import pytest
 import trio
-from icesignal import pages, wire
+from icesignal import http, wire
 from icesignal.engines import MemoryEngine
 from icesignal.nameplates import FEW_GUESSES, Nameplates
 from icesignal.proxy import address_untrusted, forwarded_for, forwarded_values
 from icesignal.rooms import RoomLimits, RoomTable
 from icesignal.server import Server, serve
-from icesignal.shares import Shares
-from icesignal.sources import Limits, Rate, SourceTable, levels_of, parse_networks
+from icesignal.sources import Limits, Rate, Shares, SourceTable, levels_of, parse_networks
 from icesignal.wire import CloseCode, RelayErrorCode
 from relay_client import RawClient, connect_raw, speaking_for
 
@@ -58,7 +57,7 @@ async def until_hung_up(stream: trio.SocketStream) -> bytes:
 async def test_trap_39_there_are_no_pages_but_those_that_are_known() -> None:
     """A new page has to be thought about here: what it says, anybody may read."""
     known = {"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200, "/v1": 426}
-    written = set(re.findall(r'case "(/[^"]*)"', Path(pages.__file__).read_text(encoding="utf-8")))
+    written = set(re.findall(r'case "(/[^"]*)"', Path(http.__file__).read_text(encoding="utf-8")))
     assert written == set(known)
     async with serve() as relay, connect_raw(relay.url) as client:
         room = await client.ask(allocate())

@@ -26,7 +26,7 @@ from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
 from iceagent.tunnel.errors import LocalIOError
 from iceagent.tunnel.forward import forward_local
-from iceagent.tunnel.resets import arm, break_off, disarm
+from iceagent.tunnel.pump import arm, break_off, disarm
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import TcpTarget
 

@@ -15,7 +15,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import CloseConnection, CloseRelay, ConnectionState, ConnectPeer, PeerPolicy
 from iceagent.net import SystemNetwork
-from iceagent.net.own_addresses import own_hosts, ownership
+from iceagent.net.interfaces import own_hosts, ownership
 from iceagent.servers import TurnOptions, TurnService, open_turn_server
 from iceagent.vnet import Host, Network
 

@@ -1,7 +1,7 @@
 """Trap 68: no value of any field of any message of a relay, a server, a gateway or a peer ends an agent.
 
 Each test lets one kind of stranger say anything, and then looks whether the agent serves its other servers and peers.
-What is contained (`iceagent.net.contained`) fails the test, too: it is a fault, though one that ends nothing.
+What is contained (`iceagent.net.tasks`) fails the test, too: it is a fault, though one that ends nothing.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from icesignal import wire
 
 import iceagent
 from iceagent.link import AuthenticationError, generate_identity
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 from iceagent.session import establish as establishing
 from iceagent.session import relay as relays
 from iceagent.session.endings import PEER_LOST

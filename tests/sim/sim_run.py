@@ -26,7 +26,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import CONSENT_EXPIRY_S
 from iceagent.core.ice import AgentState, Role
 from iceagent.errors import NetworkError
-from iceagent.net import contained
+from iceagent.net import tasks
 from iceagent.servers.stun import open_stun_server
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
@@ -113,15 +113,15 @@ def run_seed(seed: int, *, with_digest: bool = False) -> Outcome:
     outcome = Outcome(seed)
     drawn = draw(seed)
     draw_lessons(drawn, seed)
-    contained._seen.clear()
+    tasks._seen.clear()
     try:
         vnet.run(partial(_simulate, outcome, drawn), seed=seed)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         outcome.failure = _innermost(error)
-    if contained._seen and not outcome.failure:
-        outcome.failure = f"unforeseen: {', '.join(map(' '.join, contained._seen))}"
+    if tasks._seen and not outcome.failure:
+        outcome.failure = f"unforeseen: {', '.join(map(' '.join, tasks._seen))}"
     if with_digest:
         outcome.digest = sha256(drawn.net.trace_bytes()).hexdigest()
     return outcome

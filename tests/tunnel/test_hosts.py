@@ -22,9 +22,8 @@ from iceagent.tunnel.binds import bind_port
 from iceagent.tunnel.datagrams import TargetSocket
 from iceagent.tunnel.errors import BindError, FailedError
 from iceagent.tunnel.forward import forward_local
-from iceagent.tunnel.hosts import canonical_host, same_host
 from iceagent.tunnel.serve import serve_forwards
-from iceagent.tunnel.spec import PortBind, TcpTarget, UnixTarget, parse_forward
+from iceagent.tunnel.spec import PortBind, TcpTarget, UnixTarget, canonical_host, parse_forward, same_host
 from iceagent.tunnel.targets import connect_target, explain_os_error
 
 

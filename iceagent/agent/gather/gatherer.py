@@ -30,7 +30,7 @@ from iceagent.core import ice
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.errors import LocalError
 from iceagent.net.api import InterfaceAddress, Network, UdpSocket
-from iceagent.net.contained import contained, run_contained
+from iceagent.net.tasks import contained, run_contained
 
 logger = logging.getLogger("iceagent.agent")
 

@@ -17,7 +17,7 @@ from iceagent.agent.driver import Driver
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network, OpensMulticast
-from iceagent.net.contained import contained
+from iceagent.net.tasks import contained
 
 if TYPE_CHECKING:
     from iceagent.net.mdns import Mdns

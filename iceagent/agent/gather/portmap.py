@@ -20,8 +20,8 @@ from iceagent.agent.report.events import PortMapped, PortMappingFailed
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, is_private, make_address
 from iceagent.net.api import Network
-from iceagent.net.contained import run_contained
 from iceagent.net.gateway import KnowsGateways, find_gateways
+from iceagent.net.tasks import run_contained
 
 if TYPE_CHECKING:
     from iceagent.net.portmap import MappedPort, PortMapping

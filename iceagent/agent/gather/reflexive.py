@@ -27,8 +27,8 @@ from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import STUN_TI_S, TA_MIN_S
 from iceagent.net.api import Network
-from iceagent.net.contained import contained
 from iceagent.net.staggered import first_of
+from iceagent.net.tasks import contained
 
 QUESTION_S: Final = STUN_TI_S
 """For so long a question stays open, name lookup included: as long as a transaction, and as a peer's patience lasts."""

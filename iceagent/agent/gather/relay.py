@@ -27,8 +27,8 @@ from iceagent.core import ice, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError
 from iceagent.net.api import Network
-from iceagent.net.contained import contained, run_contained
 from iceagent.net.proxy_choice import Proxy, parse_proxy, proxy_for
+from iceagent.net.tasks import contained, run_contained
 from iceagent.net.turn.redirect import Redirections, TurnServerAddress
 
 if TYPE_CHECKING:

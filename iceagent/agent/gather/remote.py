@@ -17,8 +17,8 @@ from iceagent.agent.driver import Driver
 from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.core import ice
 from iceagent.core.address import make_address
-from iceagent.net.contained import contained, run_contained
 from iceagent.net.host_names import is_mdns_name
+from iceagent.net.tasks import contained, run_contained
 
 MAX_WAITING: Final = 64  # ours: candidates with names that have come and are not being looked up yet
 

@@ -25,8 +25,8 @@ from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import KEEPALIVE_S
 from iceagent.core.ice.model.tcp import ACTIVE, ACTIVE_PORT, MAX_OTHER_PREFERENCE, PASSIVE, SIMULTANEOUS_OPEN
 from iceagent.net.api import Network
-from iceagent.net.contained import run_contained
 from iceagent.net.staggered import first_of
+from iceagent.net.tasks import run_contained
 from iceagent.net.tcp import bound_address
 from iceagent.net.tcp_base import Listener, TcpBase
 

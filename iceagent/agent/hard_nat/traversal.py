@@ -45,7 +45,7 @@ from iceagent.core.hard_nat import (
 )
 from iceagent.core.hard_nat.traversal import BASE, MAX_PER_SECOND, SHOWN_S
 from iceagent.net.api import Batch, Network, RealHost, UdpSocket
-from iceagent.net.per_run import PerRun
+from iceagent.net.tasks import PerRun
 
 logger = logging.getLogger("iceagent.agent")
 

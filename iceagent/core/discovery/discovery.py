@@ -23,8 +23,13 @@ from iceagent.core.constants import (
     DISCOVERY_RM,
     DISCOVERY_RTO_S,
 )
-from iceagent.core.discovery.behaviour import NatBehaviour, ServerReport, classify_filtering, classify_mapping
-from iceagent.core.discovery.lifetime import LifetimeTest
+from iceagent.core.discovery.behaviour import (
+    LifetimeTest,
+    NatBehaviour,
+    ServerReport,
+    classify_filtering,
+    classify_mapping,
+)
 from iceagent.core.transmit import Transmit
 from iceagent.errors import LocalError
 

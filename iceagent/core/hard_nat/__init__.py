@@ -9,10 +9,11 @@ from iceagent.core.lazy import names_on_demand
 if TYPE_CHECKING:
     from iceagent.core.hard_nat.allocation import NatKind, PortHabit, Sighting, read_habit
     from iceagent.core.hard_nat.by_checks import CheckSeen, Shown, kind_by_checks
-    from iceagent.core.hard_nat.rate_cap import RateCap, Share
     from iceagent.core.hard_nat.traversal import (
         Announcement,
         HardNat,
+        RateCap,
+        Share,
         Shot,
         Task,
         Technique,
@@ -27,8 +28,7 @@ else:
         {
             "allocation": "NatKind PortHabit Sighting read_habit",
             "by_checks": "CheckSeen Shown kind_by_checks",
-            "rate_cap": "RateCap Share",
-            "traversal": "Announcement HardNat Shot Task Technique Traversal aim_ahead assign is_target",
+            "traversal": "RateCap Share Announcement HardNat Shot Task Technique Traversal aim_ahead assign is_target",
         },
     )
 

@@ -9,9 +9,9 @@ from iceagent.core.lazy import names_on_demand
 if TYPE_CHECKING:
     from iceagent.core.portmap import natpmp, pcp
     from iceagent.core.portmap.dialects import NAT_PMP, PCP, NatPmpDialect, PcpDialect
-    from iceagent.core.portmap.epoch import Epoch, natpmp_rule, pcp_rule
     from iceagent.core.portmap.errors import CodecReason, PortMappingCodecError
     from iceagent.core.portmap.lease import (
+        Epoch,
         LeaseClient,
         LeaseEvent,
         LeaseState,
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         MappingFailed,
         MappingLost,
         Released,
+        natpmp_rule,
+        pcp_rule,
     )
     from iceagent.core.portmap.port_mapper import PortMapper
     from iceagent.core.portmap.probe import GatewayProbe, ProbeAnswer
@@ -28,9 +30,10 @@ else:
         {
             "": "natpmp pcp",
             "dialects": "NAT_PMP PCP NatPmpDialect PcpDialect",
-            "epoch": "Epoch natpmp_rule pcp_rule",
             "errors": "CodecReason PortMappingCodecError",
-            "lease": "LeaseClient LeaseEvent LeaseState Mapped MappingFailed MappingLost Released",
+            "lease": (
+                "Epoch LeaseClient LeaseEvent LeaseState Mapped MappingFailed MappingLost Released natpmp_rule pcp_rule"
+            ),
             "port_mapper": "PortMapper",
             "probe": "GatewayProbe ProbeAnswer",
         },

@@ -9,8 +9,7 @@ from typing import Final
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import NATPMP_REQUESTS, NATPMP_RTO_S, PCP_IRT_S, PCP_JITTER, PCP_MRT_S
 from iceagent.core.portmap import natpmp, pcp
-from iceagent.core.portmap.epoch import Epoch, natpmp_rule, pcp_rule
-from iceagent.core.portmap.lease import FOREIGN, GatewayReply, MappingOutcome
+from iceagent.core.portmap.lease import FOREIGN, Epoch, GatewayReply, MappingOutcome, natpmp_rule, pcp_rule
 
 NAT_PMP: Final = "nat-pmp"
 PCP: Final = "pcp"

@@ -18,11 +18,10 @@ from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch, IcmpError, Network
-from iceagent.net.background import open_background
-from iceagent.net.contained import contained
 from iceagent.net.logs import limited_logger
 from iceagent.net.machine import MachineTimer
 from iceagent.net.staggered import first_of, summary
+from iceagent.net.tasks import contained, open_background
 from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress, find_places, open_transport
 from iceagent.net.turn.redirect import Redirections
 from iceagent.net.turn.relayed_socket import TurnSocket

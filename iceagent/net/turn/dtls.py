@@ -16,7 +16,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import Batch
 from iceagent.net.host_names import tls_name
-from iceagent.net.send_queue import SendQueue
+from iceagent.net.queues import SendQueue
 from iceagent.net.sockaddr import bind_sockaddr
 from iceagent.net.turn.transport import CLOSED
 

@@ -16,8 +16,7 @@ from typing import Final
 import trio
 
 from iceagent.core import turn
-from iceagent.core.address import IPAddress, TransportAddress
-from iceagent.core.embedded import inner_addresses
+from iceagent.core.address import IPAddress, TransportAddress, inner_addresses
 from iceagent.core.ice.model.candidates import is_usable
 from iceagent.net.host_names import check_host
 

@@ -11,7 +11,7 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, IcmpError, SocketStatistics
-from iceagent.net.receive_queue import ReceiveQueue
+from iceagent.net.queues import ReceiveQueue
 from iceagent.net.turn.transport import TurnTransport
 
 RECEIVE_BUFFER: Final = 4 * 1024 * 1024

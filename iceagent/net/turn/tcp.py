@@ -12,7 +12,7 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Network
-from iceagent.net.background import open_background
+from iceagent.net.tasks import open_background
 from iceagent.net.turn.allocation import TurnAllocation, TurnLogin, open_turn_socket
 from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress, open_stream
 

@@ -11,7 +11,7 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import Batch, UdpSocket
-from iceagent.net.send_queue import SendQueue
+from iceagent.net.queues import SendQueue
 
 STREAM_BUFFER: Final = 256 * 1024
 """Bytes that may wait for a stream before senders do; a few round trips' worth, since more would only add delay."""

@@ -14,7 +14,7 @@ from iceagent.core.discovery import ServerReport
 from iceagent.core.turn import EndReason, TurnError
 from iceagent.errors import LocalError
 from iceagent.net import Network
-from iceagent.net.contained import contained
+from iceagent.net.tasks import contained
 from iceagent.net.turn.allocation import open_turn_socket
 from iceagent.net.turn.connect import TurnConnectOptions, TurnServerAddress
 from iceagent.session.netcheck.report import ServerHealth

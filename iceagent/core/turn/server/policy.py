@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from iceagent.core.address import IPAddress, TransportAddress
-from iceagent.core.embedded import inner_addresses
+from iceagent.core.address import IPAddress, TransportAddress, inner_addresses
 from iceagent.errors import LocalError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

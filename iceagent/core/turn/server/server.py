@@ -15,13 +15,18 @@ from iceagent.core.turn.server import connections, relaying
 from iceagent.core.turn.server.addresses import set_own_addresses, set_relay_hosts
 from iceagent.core.turn.server.allocate import handle_allocate, relay_failed, relay_opened
 from iceagent.core.turn.server.allocation import Allocation, ClientPath, PeerConnection, RelayedAddress, Signing
-from iceagent.core.turn.server.auth import ALGORITHMS, Authenticated, Rejected, RequestAuthenticator
+from iceagent.core.turn.server.auth import (
+    ALGORITHMS,
+    Authenticated,
+    NonceMaker,
+    Rejected,
+    RequestAuthenticator,
+    read_unverified,
+)
 from iceagent.core.turn.server.closing import close_allocation, close_connection
 from iceagent.core.turn.server.limits import FIRST_PORT, LAST_PORT, NONCE_LIFETIME_S, TurnLimits
-from iceagent.core.turn.server.nonces import NonceMaker
 from iceagent.core.turn.server.policy import PeerPolicy
 from iceagent.core.turn.server.ports import PortPool
-from iceagent.core.turn.server.preauth import read_unverified
 from iceagent.core.turn.server.refresh import handle_channel_bind, handle_create_permission, handle_refresh
 from iceagent.core.turn.server.relaying import PeerDatagrams
 from iceagent.core.turn.server.replies import ReplyBudget
