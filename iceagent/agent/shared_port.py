@@ -31,8 +31,8 @@ async def open_shared_port(
 ) -> AsyncIterator[SharedPort]:
     """Open one UDP port for any number of agents: `AgentConfig(shared_port=port)`.
 
-    The agents are told apart by their username fragments and the addresses of their peers, so a server needs one open
-    port, one socket per address and one receive loop, be its sessions ten or ten thousand.
+    The agents are distinguished by their ufrags and the addresses of their peers. So a server needs one open port, one
+    socket per address and one receive loop, for ten sessions or for ten thousand.
 
     Args:
         port: its number; 0 lets the system choose.

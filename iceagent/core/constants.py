@@ -126,7 +126,7 @@ PORT_MAPPING_RELEASES: Final = 3  # ours: requests of a release, NATPMP_RTO_S ap
 PORT_MAPPING_MAX_EVENTS: Final = 64  # ours
 
 # NAT behaviour discovery, RFC 5780.
-DISCOVERY_RTO_S: Final = 0.25  # ours: silence is a result here, so patience is what a test costs
+DISCOVERY_RTO_S: Final = 0.25  # ours: silence is a result here, so each test may cost this wait
 DISCOVERY_RC: Final = 4  # ours
 DISCOVERY_RM: Final = 4  # ours: with the above, silence after 2.75 s
 DISCOVERY_MAX_SERVERS: Final = 8  # ours

@@ -75,10 +75,10 @@ class LinkLost(NetworkError):
 
 
 class LinkUnanswered(LinkLost):
-    """The peer's end of the link does not answer, and nobody knows of anything wrong with the path."""
+    """The peer's end of the link does not answer, and no fault of the path is known."""
 
     def __init__(self, seconds: float, *, path_works: bool) -> None:
-        """`path_works`: the transport says so; otherwise nobody knows."""
+        """`path_works`: the transport says so; otherwise it is unknown."""
         silence = f"end of the link has answered nothing for {seconds:g} s"
         if path_works:
             text = f"the path to the other side works, but its {silence}: its program hangs, or has lost the link"

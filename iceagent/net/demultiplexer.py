@@ -190,7 +190,7 @@ class Demultiplexer(Generic[S]):
     def note_authenticated(
         self, now: float, member: PortMember[S], remote: TransportAddress, datagram: bytes, *, valid: bool
     ) -> None:
-        """Take note that a session has authenticated a STUN message from an address; this is what a claim rests on.
+        """Take note that a session has authenticated a STUN message from an address, which begins a claim.
 
         Args:
             now: seconds.

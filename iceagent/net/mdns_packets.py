@@ -36,7 +36,7 @@ _GARBAGE: Final = (dns.exception.DNSException, ValueError, IndexError, KeyError,
 
 @dataclass(frozen=True, slots=True)
 class MdnsQuestion:
-    """Somebody asks for addresses of `name`; `by_unicast`: the answer may go to him alone."""
+    """Somebody asks for addresses of `name`; `by_unicast`: the answer may be sent to the asker alone."""
 
     name: str
     families: tuple[int, ...]

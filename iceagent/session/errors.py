@@ -14,7 +14,7 @@ _MAX_SHOWN = 20
 
 
 class SessionError(IceError):
-    """Any of these. `verdict` is what the agent said of it (`Agent.explain()`), None where there was none to ask."""
+    """The base of these. `verdict` is that of the agent (`Agent.explain()`), None if there was no agent."""
 
     verdict: Verdict | None = None
 

@@ -99,7 +99,7 @@ class SocketPool:
                 if self._strike(sock, batch):
                     self._sockets[slot] = None
                     return
-            sock.take_errors()  # of routers where openers died, which is what they are to do
+            sock.take_errors()  # of routers where openers died, as they should
 
 
 async def find_ttl(

@@ -398,7 +398,7 @@ def write_announcement(ours: Announcement, mapped: ice.Candidate) -> ice.Candida
 
 
 def read_announcement(candidate: ice.Candidate) -> Announcement | None:
-    """Return what a candidate of the peer announces, or None: it is an ordinary one, or says what nobody knows."""
+    """Return what a candidate of the peer announces, or None if it is an ordinary one, or has unknown values."""
     said = dict(candidate.extensions)
     number = said.get(ROUND_ATTRIBUTE, "0")
     if KIND_ATTRIBUTE not in said or candidate.transport != "udp" or candidate.type not in _MAPPED_TYPES:

@@ -47,7 +47,7 @@ def integrity_attribute(kind: int, message: bytes, key: bytes, length: int) -> b
 
 
 def verify_integrity_at(kind: int, message: bytes, at: int, length: int, key: bytes) -> bool:
-    """Return, in constant time, whether the attribute of `length` bytes at offset `at` is what `key` makes it."""
+    """Return, in constant time, whether the attribute of `length` bytes at offset `at` is the one that `key` gives."""
     expected = hmac.digest(key, _covered(message, at, length), _DIGESTS[kind])
     return hmac.compare_digest(expected[:length], message[at + 4 : at + 4 + length])
 

@@ -20,7 +20,7 @@ _MAX_WAITING: Final = 256  # peers whose permission is pending
 
 
 class Carrier(Protocol):
-    """What a relayed address goes by: its allocation."""
+    """What a relayed address needs of its allocation."""
 
     client: turn.TurnClient
     transport: TurnTransport
