@@ -22,7 +22,7 @@ from iceagent.core.constants import RESTART_LINGER_S
 from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.discovery import Discovery, DiscoverySockets
 from iceagent.core.ice.checks.transactions import Check
-from iceagent.core.ice.session import Session
+from iceagent.core.ice.session import IceSession
 from iceagent.core.portmap.port_mapper import PortMapper
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
 from iceagent.core.stun.transaction import ClientTransaction
@@ -34,7 +34,7 @@ from iceagent.core.turn.server.state import Reservation
 
 OF_TURN_SERVER = (Allocation, RelayedAddress, Channel, PeerConnection, Reservation, Deadline)
 OF_STUN_CLIENT = (ClientTransaction, PendingRequest)
-OF_ICE = (Session, Check)
+OF_ICE = (IceSession, Check)
 
 
 @pytest.fixture(autouse=True)
@@ -239,14 +239,14 @@ def test_trap_56_an_ice_agent_keeps_no_session_whose_time_is_over() -> None:
     for _ in range(20):
         restart(world, a, b)
     world.run(RESTART_LINGER_S + 1)
-    assert (alive(*OF_ICE) - before)["Session"] == 2
+    assert (alive(*OF_ICE) - before)["IceSession"] == 2
     restart(world, a, b)
     for one in (a, b):
         one.close(world.now)
         assert one.next_timeout() is None
         while one.poll_event() is not None or one.poll_transmit() is not None:
             pass
-    assert (alive(*OF_ICE) - before) == Counter({"Session": 2}), "the last one, for the reports"
+    assert (alive(*OF_ICE) - before) == Counter({"IceSession": 2}), "the last one, for the reports"
 
 
 def test_trap_56_discovery_and_port_mapping_end_with_nothing_under_way() -> None:

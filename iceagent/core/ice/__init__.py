@@ -1,4 +1,4 @@
-"""The ICE agent, sans-IO: RFC 8445, 8838, 8863, 7675, 6544. `IceAgent` is the door; the rest are values it deals in."""
+"""The ICE agent, sans-IO: RFC 8445, 8838, 8863, 7675, 6544. `IceAgent`, its arguments and results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ICE agent, sans-IO: bytes, events and explicit time. A thin face over the parts, one file each."""
+"""The ICE agent, sans-IO: bytes, events and explicit time. A thin interface to the parts, one file each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iceagent.core.ice.model.pair import CandidatePair, Path
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
-from iceagent.core.ice.session import Session
+from iceagent.core.ice.session import IceSession
 from iceagent.core.ice.sessions import Sessions, read_message
 from iceagent.core.transmit import Transmit
 
@@ -76,12 +76,11 @@ class IceAgent:
         self._roles = roles = RoleKeeper(role, randbytes) if membership is None else membership.in_set.roles
         self._slots = slots = Slots()
         self.activity = activity = Activity()
-        new_session = partial(
-            Session, out, roles, randbytes, config, activity=activity, slots=slots, pacer=pacer, membership=membership
-        )
+        new_session = partial(IceSession, out, roles, randbytes, config, activity=activity, slots=slots)
+        new_session = partial(new_session, pacer=pacer, membership=membership)
         first = credentials or generate_credentials(randbytes)
         self._sessions = Sessions(out, new_session, first, slots, membership)
-        self._told: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
+        self._signalled: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
         self._due_known = False
         self._due_unheard_since: float | None = None
@@ -146,7 +145,7 @@ class IceAgent:
 
     @property
     def gives_up_at(self) -> float:
-        """When a connected agent fails if nothing answers from now on, as far as that can be told now.
+        """When a connected agent fails if nothing answers from now on, as far as that can be known now.
 
         It may be later: what is being tried as that moment comes is awaited.
         """
@@ -204,7 +203,7 @@ class IceAgent:
 
     @property
     def remote_candidates_ended(self) -> bool:
-        """Whether the peer has said, since the last restart, that it tells no more candidates (RFC 8838 section 13)."""
+        """Whether the peer has said, since the last restart, that no more candidates follow (RFC 8838 section 13)."""
         return self._sessions.current.context.table.remote_ended
 
     @property
@@ -223,7 +222,7 @@ class IceAgent:
         return Probing(self._sessions.current.context)
 
     def is_validated(self, local: TransportAddress, remote: TransportAddress) -> bool:
-        """Whether data from `remote` at the socket `local` may reach the user; one set lookup (trap 3)."""
+        """Whether data from `remote` at the socket `local` may reach the user; one set lookup."""
         path = (local, remote)
         return path in self._sessions.current.context.validated or any(path in paths for paths in self._sessions.older)
 
@@ -261,7 +260,7 @@ class IceAgent:
         """Take the peer's credentials and begin to check.
 
         Others than those known mean that the peer has restarted (RFC 8445 section 9): unless we had just begun a
-        restart of our own, one begins here, and `Restarted` tells our new credentials, which the peer has to get.
+        restart of our own, one begins here, and `Restarted` carries our new credentials, which the peer has to get.
 
         Args:
             now: the present.
@@ -273,9 +272,9 @@ class IceAgent:
             pacing_s: the Ta that the peer proposes; the higher one of it and ours is used (RFC 8445 section 14.2).
             ours: our new ones, should a restart begin here; fresh ones by default.
         """
-        if self._sessions.standing.over or credentials in self._told:
+        if self._sessions.standing.over or credentials in self._signalled:
             return
-        self._told = (*self._told, credentials)[-constants.MAX_TOLD_CREDENTIALS :]
+        self._signalled = (*self._signalled, credentials)[-constants.MAX_REMOTE_CREDENTIALS :]
         if self._sessions.current.context.keys.remote is not None:
             self._sessions.restart(now, ours or generate_credentials(self._randbytes), by_peer=True)
         renomination = "renomination" in options
@@ -285,7 +284,7 @@ class IceAgent:
         self._settle(now)
 
     def restart(self, now: float, credentials: Credentials | None = None) -> Credentials:
-        """Begin an ICE restart; return the new credentials, which the peer has to get (trap 25).
+        """Begin an ICE restart; return the new credentials, which the peer has to get.
 
         Local candidates are to be added anew. The path in use carries data, and is answered for, until a pair of the
         new session is nominated. While the peer's answer to an earlier restart is awaited, or before the first
@@ -320,7 +319,7 @@ class IceAgent:
         added = self._sessions.current.add_local_candidate(now, candidate)
         if self._sessions.carrier is not self._sessions.current and not self._sessions.carrier.context.over:
             # A restart may never be answered; then the old session finds the new address of ours by itself.
-            self._sessions.carrier.add_local_candidate(now, candidate, tell=False)
+            self._sessions.carrier.add_local_candidate(now, candidate, report=False)
         self._settle(now)
         return added
 
@@ -367,7 +366,7 @@ class IceAgent:
     def handle_unreachable(self, now: float, local: TransportAddress, remote: TransportAddress) -> None:
         """Take note of an ICMP error: a datagram from `local` to `remote` did not arrive, they say.
 
-        It concerns that one path (trap 28) and, not being authenticated, fails nothing: checks that are out end
+        It concerns that one path and, not being authenticated, fails nothing: checks that are out end
         sooner if nothing answers. Consent is not touched. At a TCP base it says that a connection could not be opened,
         or broke.
         """
@@ -412,7 +411,7 @@ class IceAgent:
         self._settle(now)
 
     def close(self, now: float) -> None:
-        """End the session: nothing is sent or answered any more, and no timer is left (trap 27). Idempotent."""
+        """End the session: nothing is sent or answered any more, and no timer is left. Idempotent."""
         del now
         self._sessions.standing.follow(AgentState.CLOSED)
         self._sessions.wind_up()
@@ -446,7 +445,7 @@ class IceAgent:
         """Return what is due when, having taken note if it should have been done long ago: then we were stopped.
 
         The answer to a check may have lain in the socket all that time, so what is out now measures no round trip. A
-        stop that ends before anything is due, within the first timeout of a check, cannot be told from a slow path.
+        stop that ends before anything is due, within the first timeout of a check, looks like a slow path.
         """
         due = self.next_timeout()
         if due is not None and now - max(due, self._driven_at) > constants.STOPPED_S:

@@ -26,8 +26,8 @@ from iceagent.core.ice.model.checklist import Checklist
 from iceagent.core.ice.roles import RoleKeeper
 
 
-class Member(Protocol):
-    """What the set asks of a component, and tells it."""
+class SetMember(Protocol):
+    """What the set asks of a component, and reports to it."""
 
     def current_context(self) -> Context:
         """Return the facts of the session that candidates and credentials belong to."""
@@ -70,7 +70,7 @@ class ChecklistSet:
 
     def __init__(self, roles: RoleKeeper, ta_s: float, pacer: Pacer | None) -> None:
         self.roles = roles
-        self.members: dict[Membership, Member] = {}  # those given up are no more in it
+        self.members: dict[Membership, SetMember] = {}  # those given up are no more in it
         self._ta_s = ta_s
         self._pacer = pacer
         self._generation = roles.generation
@@ -80,7 +80,7 @@ class ChecklistSet:
         self._number = 0
         self._settling = False
 
-    # What the checklists ask and tell.
+    # What the checklists ask and report.
 
     def checklists(self) -> list[Checklist]:
         """Return the current checklists of all components."""

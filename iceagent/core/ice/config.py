@@ -1,4 +1,4 @@
-"""What may be chosen about an ICE session. The defaults are the RFCs'."""
+"""The options of an ICE session. The defaults are those of the RFCs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class IceConfig:
         controller: decides what to check, nominate and switch to.
         lite: be a lite implementation (RFC 8445 section 2.5): answer checks, send none but those that ask for consent
             where the peer has nominated, and use what it nominates. For hosts with a public address; the peer must be a
-            full implementation, and be told.
+            full implementation, and be informed.
         renomination: whether another pair may be nominated later, where the peer can do that, too.
 
     Raises:

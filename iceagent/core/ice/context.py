@@ -1,4 +1,4 @@
-"""What the parts of one ICE session share: its facts, in one place, and the few words they all use about them."""
+"""What the parts of one ICE session share: its facts, in one place, and some properties derived from them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Slots:
 
 @dataclass(slots=True)
 class Activity:
-    """What application data tells about the path, beside all checks.
+    """What application data shows about the path, in addition to all checks.
 
     `unheard_since`: when the first datagram was sent after the last one, or answer, that came; None if none was. The
     shell sets both ends of it, without a call: see `IceAgent.activity`.
@@ -133,11 +133,11 @@ class Context:
 
     @property
     def checks_by_itself(self) -> bool:
-        """Whether ordinary checks may be sent: a lite agent sends but those that it needs for consent (trap 10).
+        """Whether ordinary checks may be sent: a lite agent sends only those that it needs for consent.
 
         Deviation from RFC 7675 section 1, by which a lite agent asks for no consent. A check that nominates can be
-        replayed from a forged source, and then data would go to somebody who has never heard of us: so it asks where
-        the peer has nominated, and sends when it is answered there (trap 58), for as long as it is.
+        replayed from a forged source, and then data would go to somebody who never asked for it. So it asks where the
+        peer has nominated, and sends data only while it is answered there.
         """
         return self.running and not self.config.lite
 
@@ -197,7 +197,7 @@ class Context:
             in_progress = self.checklist.count(PairState.IN_PROGRESS)
             rto = rto_s(*self._checks_ahead(in_progress), self.ta_s)
             steady = (self.steady or pair.heard) and in_progress < constants.MAX_STEADY_CHECKS
-            sends = constants.CHECK_RC if pair.heard else None  # what caused it may have been a replay (trap 60)
+            sends = constants.CHECK_RC if pair.heard else None  # what caused it may have been a replay
         elif kind is CheckKind.PROBE:
             half_rtt_s = (pair.rtt_s or constants.PROBE_RTT_S) / 2
             rto = min(max(constants.PROBE_RTO_MIN_S, half_rtt_s), constants.PROBE_RTO_MAX_S)
@@ -240,7 +240,7 @@ class Context:
         return [pair for pair in self.checklist if self.has_fresh_consent(now, pair)]
 
     def role_changed(self) -> None:
-        """Rank the pairs by the new role and tell (RFC 8445 section 7.3.1.1)."""
+        """Order the pairs by the new role and report it (RFC 8445 section 7.3.1.1)."""
         self.checklist.rank_all(self.roles.controlling)
         self.outbox.emit(RoleChanged(self.roles.role))
 

@@ -1,4 +1,4 @@
-"""What the ICE core tells its shell: agent states, verdicts on datagrams, events, reasons for drops."""
+"""What the ICE core reports to its shell: agent states, verdicts on datagrams, events, reasons for drops."""
 
 from __future__ import annotations
 

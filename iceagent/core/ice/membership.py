@@ -1,4 +1,4 @@
-"""The place of one component among those that share a checklist set; what it may ask of the set."""
+"""The membership of one component in a checklist set, and what it may ask of the set."""
 
 from __future__ import annotations
 

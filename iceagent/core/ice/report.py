@@ -1,4 +1,4 @@
-"""What a pair has counted, for statistics: made on demand, so that keeping count costs a few integers per pair."""
+"""The counters of a pair, for statistics: collected on demand, so that counting costs a few integers per pair."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Conflict(Enum):
 class RoleKeeper:
     """Our role and tiebreaker.
 
-    `generation` counts the changes: a 487 counts only against the role its check was sent in (trap 9).
+    `generation` counts the changes: a 487 counts only against the role its check was sent in.
     """
 
     def __init__(self, role: Role, randbytes: Callable[[int], bytes]) -> None:

@@ -1,7 +1,7 @@
 """One ICE session: a checklist with its candidates, credentials, checks and consent, until a restart replaces it.
 
-RFC 8445 section 4 calls so all that happens between two restarts. `IceAgent` holds the current session, and while a
-restart is under way also the one before, which carries the data.
+In RFC 8445 section 4 a session is all that happens between two restarts. `IceAgent` holds the current session, and
+during a restart also the earlier one, which carries the data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from iceagent.core.ice.membership import Membership
 
 
-class Session:
+class IceSession:
     """The parts of one session, and the order in which they act.
 
     Args:
@@ -107,7 +107,7 @@ class Session:
         context.checklist.start()
         self._requests.process_early(now)
 
-    def add_local_candidate(self, now: float, candidate: Candidate, *, tell: bool = True) -> bool:
+    def add_local_candidate(self, now: float, candidate: Candidate, *, report: bool = True) -> bool:
         """Use a gathered candidate; False if it is redundant or unusable (RFC 8445 section 5.1.3, RFC 8838 section 10).
 
         Its pairs are formed with all remote candidates known.
@@ -118,7 +118,7 @@ class Session:
             context.drop(added)
             return False
         context.candidate_at = now
-        if tell:
+        if report:
             context.outbox.emit(LocalCandidateAdded(candidate))
         if added is Added.UPGRADED:
             self._upgrade_local(candidate)
@@ -258,7 +258,7 @@ class Session:
         )
 
     def retire(self) -> None:
-        """Send nothing of its own accord any more, but answer checks and deliver data (trap 25)."""
+        """Send nothing on its own any more, but answer checks and deliver data."""
         context = self.context
         context.retired = True
         context.runner.clear()
@@ -292,7 +292,7 @@ class Session:
                 self.context.checklist.trigger(pair)
 
     def _upgrade_remote(self, candidate: Candidate) -> None:
-        """Let the pairs of a peer-reflexive candidate show its signalled twin, nomination kept (trap 17)."""
+        """Let the pairs of a peer-reflexive candidate show its signalled twin, nomination kept."""
         for pair in self.context.checklist:
             if (pair.remote.transport, pair.remote.address) == (candidate.transport, candidate.address):
                 pair.remote = candidate

@@ -1,4 +1,4 @@
-"""The sessions of one agent: the current one, the one that carries the data, retired ones; where all of it stands."""
+"""The sessions of one agent: the current one, the one that carries the data, retired ones; and the agent's state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iceagent.core.ice.events import (
 from iceagent.core.ice.model.credentials import Credentials
 from iceagent.core.ice.model.pair import Path
 from iceagent.core.ice.outbox import Outbox
-from iceagent.core.ice.session import Session
+from iceagent.core.ice.session import IceSession
 
 if TYPE_CHECKING:
     from iceagent.core.ice.membership import Membership
@@ -39,7 +39,7 @@ def read_message(data: bytes) -> stun.Message | DropReason | None:
         return DropReason.STUN_FINGERPRINT
     if message.method != stun.Method.BINDING:
         return DropReason.STUN_METHOD
-    return None if kind is stun.MessageClass.INDICATION else message  # a keepalive proves nothing (trap 14)
+    return None if kind is stun.MessageClass.INDICATION else message  # a keepalive is not authenticated
 
 
 # Two facts may come true at once, such as the first answer and the end of patience; then the state goes through these.
@@ -47,7 +47,7 @@ _NEXT_STEP: Final = {AgentState.NEW: AgentState.CHECKING, AgentState.CHECKING: A
 
 
 class Standing:
-    """Where the agent stands; FAILED and CLOSED are for good."""
+    """The state of the agent; FAILED and CLOSED are final."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -56,7 +56,7 @@ class Standing:
         """Whether the agent has failed or was closed."""
 
     def follow(self, wanted: AgentState) -> None:
-        """Go to a state by allowed steps, telling each."""
+        """Go to a state by allowed steps, and report each."""
         while self.state is not wanted:
             allowed = AGENT_TRANSITIONS[self.state]
             new = wanted if wanted in allowed else _NEXT_STEP.get(self.state)
@@ -75,23 +75,23 @@ class Retired:
 
     def __init__(self) -> None:
         self.checks_sent = 0
-        self._sessions: list[tuple[float, Session]] = []
+        self._sessions: list[tuple[float, IceSession]] = []
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[IceSession]:
         return (session for _, session in self._sessions)
 
-    def add(self, now: float, session: Session) -> None:
+    def add(self, now: float, session: IceSession) -> None:
         """Retire a session; one that has failed is forgotten at once."""
         if session.context.over:
-            self.bury(session)
+            self.count_forgotten(session)
             return
         session.retire()
         self._sessions.append((now + constants.RESTART_LINGER_S, session))
         if len(self._sessions) > constants.MAX_RETIRED_SESSIONS:
             self._forget()
 
-    def bury(self, session: Session) -> None:
-        """Keep of a session only its count."""
+    def count_forgotten(self, session: IceSession) -> None:
+        """Add the counts of a session that is forgotten."""
         self.checks_sent += session.context.runner.checks_sent
 
     def expire(self, now: float) -> bool:
@@ -112,7 +112,7 @@ class Retired:
 
     def _forget(self) -> None:
         _, session = self._sessions.pop(0)
-        self.bury(session)
+        self.count_forgotten(session)
         session.wind_up()
 
 
@@ -139,7 +139,7 @@ class Sessions:
     def __init__(
         self,
         outbox: Outbox,
-        new_session: Callable[..., Session],
+        new_session: Callable[..., IceSession],
         credentials: Credentials,
         slots: Slots,
         membership: Membership | None,
@@ -156,18 +156,18 @@ class Sessions:
         self.generation = 0
         self._join()
 
-    def live(self) -> tuple[Session, ...]:
+    def live(self) -> tuple[IceSession, ...]:
         """Return the sessions that act of their own accord, the current one first."""
         if self.carrier is self.current:
             return (self.current,)
         return (self.current, self.carrier)
 
-    def all(self) -> Iterator[Session]:
+    def all(self) -> Iterator[IceSession]:
         """Return these and the retired ones."""
         yield from self.live()
         yield from self.retired
 
-    def called(self, request: stun.Message) -> Session:
+    def called(self, request: stun.Message) -> IceSession:
         """Return the session whose ufrag a request names; the current one answers for none."""
         username = request.get(stun.Username)
         if username is None or len(self.older) == 0:
@@ -176,7 +176,7 @@ class Sessions:
         named = (session for session in self.all() if session.context.keys.local.ufrag == ufrag)
         return next(named, self.current)
 
-    def asked(self, response: stun.Message) -> Session:
+    def asked(self, response: stun.Message) -> IceSession:
         """Return the session whose check a response answers; the current one counts those of none."""
         asked = (session for session in self.live() if session.context.runner.knows(response.transaction_id))
         return next(asked, self.current)
@@ -253,7 +253,7 @@ class Sessions:
 
     # Within.
 
-    def _by_turn(self) -> tuple[Session, ...]:
+    def _by_turn(self) -> tuple[IceSession, ...]:
         """Return the live ones, first the one that has not sent the last check: they share the slots of Ta."""
         sessions = self.live()
         return sessions[::-1] if sessions[0].context is self._slots.used_by else sessions
@@ -275,7 +275,7 @@ class Sessions:
         current, carrier = self.current.context, self.carrier.context
         if current.over and not carrier.over:
             self._outbox.emit(RestartFailed(current.failure))
-            self.retired.bury(self.current)
+            self.retired.count_forgotten(self.current)
             self.current = self.carrier
             self._join()
         elif current.selected is not None or (carrier.over and current.data_pair is not None):

@@ -104,7 +104,7 @@ class StreamSet:
         self._bases: dict[TransportAddress, IceAgent] = {}
         self._agents: dict[tuple[int, int], IceAgent] = {}
         self._given_up: set[tuple[int, int]] = set()
-        self._signalled: dict[int, int] = {}  # by stream, the highest component the peer has told of
+        self._signalled: dict[int, int] = {}  # by stream, the highest component the peer has signalled
         self._checklist_set: ChecklistSet | None = None
         self._memberships: dict[tuple[int, int], Membership] = {}
         if self.layout == (1,):
@@ -207,13 +207,13 @@ class StreamSet:
     def _fresh_for(self, credentials: Credentials, agents: Sequence[IceAgent]) -> Credentials | None:
         """Return what these components are to have if the peer's credentials mean a restart; one pair for all of them.
 
-        Also where the peer's are told stream by stream: then those of a stream that has got them already.
+        Also where the peer's are signalled stream by stream: then those of a stream that has got them already.
         """
         if self._checklist_set is None or not any(a.remote_credentials not in (None, credentials) for a in agents):
             return None
         known = {agent.credentials for agent in agents}
-        told = (agent.credentials for _, agent in self._in_use() if agent.remote_credentials == credentials)
-        return next((ours for ours in told if ours not in known), None) or generate_credentials(self._randbytes)
+        signalled = (agent.credentials for _, agent in self._in_use() if agent.remote_credentials == credentials)
+        return next((ours for ours in signalled if ours not in known), None) or generate_credentials(self._randbytes)
 
     def _together(self) -> AbstractContextManager[None]:
         return nullcontext() if self._checklist_set is None else self._checklist_set.together()
@@ -302,7 +302,7 @@ class StreamSet:
         """For the same: take note of the peer's end-of-candidates, and give up the components it does not have.
 
         Once a stream was restarted that is known, or left to time. An end says not whose it is: it may be that of the
-        candidates before the restart, cut short by it, of which those of some component had not been told yet.
+        candidates before the restart, cut short by it, of which those of some component had not been signalled yet.
         """
         if stream not in self._streams(None) or any(agent.generation for agent in self.components_of(stream)):
             return
@@ -437,7 +437,7 @@ class StreamSet:
     def _give_up_unheard(self, now: float, stream: int) -> None:
         """Give up what failed for want of any candidate of the peer's, where a lower component has some.
 
-        A peer that signals no end-of-candidates tells so, at last, that it has no such component.
+        From a peer that signals no end-of-candidates we learn in this way, at last, that it has no such component.
         """
         heard_of = False
         for (at, component), agent in list(self._in_use()):

@@ -1,8 +1,8 @@
 """Checks outside of the checklist, for techniques that look for a path where no candidate is known.
 
-A probe is a Binding request as RFC 8445 section 7.2.2 has it, keyed with the peer's credentials, that belongs to no
-pair and no transaction: its answer means nothing. What it may lead to is a check of the peer's, which is a check like
-any other. So whatever a technique guesses, only what is authenticated changes the state.
+A probe is a Binding request as in RFC 8445 section 7.2.2, with the peer's credentials, that belongs to no pair and no
+transaction: its answer is ignored. It may cause a check of the peer, which is handled like any other. So whatever a
+technique guesses, only authenticated messages change the state.
 """
 
 from __future__ import annotations

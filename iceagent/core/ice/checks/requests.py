@@ -20,7 +20,7 @@ from iceagent.core.ice.roles import Conflict
 
 
 class IncomingCheck(NamedTuple):
-    """What an authenticated check tells us, kept while the peer's credentials are unknown."""
+    """What an authenticated check has shown, kept while the peer's credentials are unknown."""
 
     local: TransportAddress
     remote: TransportAddress
@@ -31,7 +31,7 @@ class IncomingCheck(NamedTuple):
 
 
 class RequestHandler:
-    """Answers every authenticated check, whatever the state of its pair (trap 11)."""
+    """Answers every authenticated check, whatever the state of its pair."""
 
     def __init__(self, context: Context, nominator: Nominator) -> None:
         self._context = context
@@ -89,7 +89,7 @@ class RequestHandler:
         )
 
     def process_early(self, now: float) -> None:
-        """Act upon the checks that came before the peer's credentials (trap 18)."""
+        """Act upon the checks that came before the peer's credentials."""
         while self._early:
             self._process(now, self._early.pop(0))
 
@@ -102,7 +102,7 @@ class RequestHandler:
         self._early.clear()
 
     def _authenticate(self, remote: TransportAddress, request: stun.Message) -> str | DropReason:
-        # Cheapest tests first; trap 2: nothing happens before the last of them.
+        # Cheapest tests first. Nothing is done before the last of them, which authenticates the request.
         if not request.has_integrity:
             return DropReason.STUN_NO_INTEGRITY
         username = request.get(stun.Username)
@@ -128,7 +128,7 @@ class RequestHandler:
     def _seems_the_peers(self, remote: TransportAddress, ufrag: str) -> bool:
         """Whether a check that failed authentication is the peer's: it names it, and is from a host of its.
 
-        From the very address that the peer has told, one that names somebody else is worth remembering, too.
+        From an address that the peer has signalled, one that names somebody else is worth remembering, too.
         """
         context = self._context
         if context.keys.remote is None:
@@ -142,7 +142,7 @@ class RequestHandler:
         return any(candidate.address.host == source.host for candidate in candidates)
 
     def _settle_roles(self, local: TransportAddress, remote: TransportAddress, request: stun.Message) -> bool:
-        """Send 487 or switch, never both (RFC 8445 section 7.3.1.1, trap 8); return whether to go on."""
+        """Send 487 or switch, never both (RFC 8445 section 7.3.1.1); return whether to go on."""
         context = self._context
         conflict = context.roles.judge(request)
         # A lite agent cannot lead (RFC 8445 section 6.1.1), so the other one has to, whatever the tiebreakers.
@@ -210,11 +210,11 @@ class RequestHandler:
         elif pair is not context.data_pair and context.is_settled(now):
             context.health.doubt()
         if is_first and pair is context.selected and context.roles.controlling:
-            # A peer that answers checks before it has our description may keep but the first one of each pair, and so
-            # not know what it has been told since. From now on it listens: so once more, and at once.
+            # A peer that answers checks before it has our description may keep only the first one of each pair, and
+            # miss what later ones say. Now it has our description: so one more, at once.
             context.start_check(now, pair, CheckKind.CONSENT)
             return Effect.SETTLE
-        if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check (trap 15)
+        if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check
             if pair is context.data_pair and (not nominates or pair is context.selected):
                 return Effect.NONE
             self._nominate_valid(now, pair, nominates)

@@ -93,7 +93,7 @@ class ResponseHandler:
         # RFC 8445 section 7.2.5.3.1: a mapped address nobody knew is a peer-reflexive local candidate.
         context, pair = self._context, check.pair
         known = context.table.local_seen_as(mapped, pair.base)
-        if known is None and mapped == pair.base:  # not told, or the host candidate is none of ours: nothing is learnt
+        if known is None and mapped == pair.base:  # not reported, or no host candidate of ours: nothing is learnt
             known = pair.local
         if known is not None:
             return known
@@ -106,7 +106,7 @@ class ResponseHandler:
         return pair.local
 
     def _role_conflict(self, now: float, check: Check) -> None:
-        """Obey a 487 once, and check the pair again in the role we then have (RFC 8445 section 7.2.5.1, trap 9)."""
+        """Obey a 487 once, and check the pair again in the role we then have (RFC 8445 section 7.2.5.1)."""
         context, pair = self._context, check.pair
         if not context.config.lite and context.roles.obey_487(check.role_generation):
             context.role_changed()

@@ -1,9 +1,9 @@
-"""Signs that the two agents do not hold each other's description, told from noise that anybody can send.
+"""Signs that the two agents do not have each other's description, distinguished from noise that anybody can send.
 
-Whoever knows an address of ours can send it checks that fail authentication. Such noise must convict nobody. So a sign
-counts only if it takes knowledge that a stranger off the path does not have: the random user name fragments of both
-sides and an address the peer has told, our password, or the transaction id of a check that is under way; or the packet
-comes from the very address and port that the peer has told, where it takes forged sources to pretend.
+Whoever knows an address of ours can send it checks that fail authentication. Such noise must not count. A sign counts
+only if it needs knowledge that somebody off the path does not have: the random ufrags of both sides and an address that
+the peer has signalled, our password, or the transaction id of a check in progress. It also counts if the packet comes
+from an address and port that the peer has signalled, since only a forged source could imitate that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CredentialSigns:
             peer holds another password of ours.
         requests_naming_old: checks from a host of the peer's that name the peer, but not us: it holds an old
             description of ours.
-        requests_of_nobody: checks from the very address and port that the peer has told, which name somebody else and
+        requests_of_nobody: checks from an address and port that the peer has signalled, which name somebody else and
             are not keyed with our password: both sides hold descriptions of others.
         requests_of_another: checks keyed with our password, by somebody whose name we do not know: we hold an old
             description of the peer's.

@@ -1,6 +1,6 @@
 """Outgoing check transactions: built, sent, retransmitted, matched with their responses.
 
-RFC 8445 sections 7.2.4 and 7.2.5 up to the question what a response means; RFC 8489 section 6.2.1 for retransmission.
+RFC 8445 sections 7.2.4 and 7.2.5 without the meaning of a response; RFC 8489 section 6.2.1 for retransmission.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Check:
     """One transaction. `gaps_s[i]` is the wait after the i-th send.
 
     `astray`: an authenticated answer has come, but on another path, so that the check is sent no more.
-    `is_timed`: nobody has stopped us since it was sent, so that its answer tells the round-trip time.
+    `is_timed`: nobody has stopped us since it was sent, so that its answer shows the round-trip time.
     """
 
     pair: CheckPair
@@ -76,7 +76,7 @@ class Check:
 
 
 class CheckOutcome(Struct, frozen=True):
-    """A check that got an answer; on SUCCESS `mapped` says where the peer saw it come from, if it told."""
+    """A check that got an answer; on SUCCESS `mapped` is the source that the peer saw, if it reported it."""
 
     check: Check
     result: CheckResult
@@ -200,7 +200,7 @@ class CheckRunner:
     def handle_response(
         self, now: float, local: TransportAddress, remote: TransportAddress, response: stun.Message
     ) -> CheckOutcome | DropReason:
-        """Match a response with its check; anything not authenticated is as if never received (trap 1).
+        """Match a response with its check; anything not authenticated is as if never received.
 
         What comes from elsewhere than the check went to, or to elsewhere than it came from, means nothing but that the
         check has arrived: it is sent no more. Deviation from RFC 8445 section 7.2.5.2.1, by which the pair has failed
@@ -368,7 +368,7 @@ def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
         eager = (constants.PROBE_EAGER_GAP_S,) * constants.PROBE_EAGER_SENDS
         gaps_s = (*(rto,) * constants.FALTER_SENDS_LOSSY, *eager, *(constants.CHECK_STEADY_GAP_S,) * 4)
         return gaps_s, sum(gaps_s)
-    if kind is CheckKind.CONSENT:  # sent once; any answer while consent could still stand counts (trap 13)
+    if kind is CheckKind.CONSENT:  # sent once; any answer while consent could still stand counts
         return (constants.CONSENT_EXPIRY_S,), constants.CONSENT_EXPIRY_S
     if kind is CheckKind.NOMINATION:  # the path is known to work, and the peer waits for it
         gaps_s = (rto, rto, *(constants.CHECK_STEADY_GAP_S,) * constants.NOMINATION_STEADY_SENDS)
@@ -383,5 +383,5 @@ def _steady_schedule(rto: float) -> tuple[tuple[float, ...], float]:
 
 
 def mapped_address(remote: TransportAddress) -> stun.XorMappedAddress:
-    """Return the XOR-MAPPED-ADDRESS that tells a peer its own address; zones are ours, not its."""
+    """Return the XOR-MAPPED-ADDRESS with a peer's own address; zones are ours, not its."""
     return stun.XorMappedAddress(without_zone(remote))

@@ -1,1 +1,1 @@
-"""What is left to a controller: which pair is checked, nominated, moved to; and who asks it."""
+"""The choices of a controller (which pair to check, to nominate, to move to), and the code that asks it."""

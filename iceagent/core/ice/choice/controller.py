@@ -1,4 +1,4 @@
-"""What an ICE session leaves to a controller: policy, apart from the mechanism in the files beside this one.
+"""The controller of an ICE session: its policy, separate from the mechanism in the other files.
 
 The mechanism keeps what RFC 8445 demands: pairs and their states, pacing, authentication, consent. A `Controller` is
 asked, wherever the RFC leaves a choice, with an immutable question, and answers with one of the pairs in it. It keeps

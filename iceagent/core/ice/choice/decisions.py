@@ -1,4 +1,4 @@
-"""The mechanism's side of the controller: puts the questions, holds the answers against them, survives bad ones."""
+"""The mechanism's side of the controller: asks it, checks its answers, and tolerates bad ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Decisions:
-    """Asks the controller. One that raises or names a foreign pair is told of once, and replaced by the default."""
+    """Asks the controller. One that raises or names a foreign pair is reported once, and replaced by the default."""
 
     def __init__(self, controller: Controller, outbox: Outbox) -> None:
         self._controller = controller

@@ -14,7 +14,7 @@ Consent doubles as keepalive on that pair (RFC 8445 section 11). The timeline of
 - *Loss*: 30 s after the last answer consent is lost, and nothing is sent on the pair any more.
 
 Any authenticated answer in between, early or late, to any of these checks, ends it all. Data that arrives quiets
-suspicion, but refreshes nothing (trap 14).
+suspicion, but refreshes nothing: it is not authenticated.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class ConsentKeeper:
         return min(times)
 
     def refreshed(self, now: float, pair: CheckPair) -> None:
-        """Take note of an authenticated answer on a pair (trap 14: of nothing else)."""
+        """Take note of an authenticated answer on a pair; nothing else refreshes consent."""
         if pair is self._pair:
             self._learn_loss(now, pair)
             self._quiet()
@@ -295,7 +295,7 @@ class ConsentKeeper:
 class Keepalive:
     """Sends a Binding indication on each valid pair that has sent nothing for Tr; on the best two of them a check.
 
-    The answers keep consent to those two, and tell their round-trip times, so that data can move there at once.
+    The answers keep consent to those two, and show their round-trip times, so that data can move there at once.
 
     The pair that carries data is left out: its consent checks keep it alive. Deviation from RFC 8445 section 11, by
     which keepalives end on other pairs once one is selected: those are the backups, and their NAT bindings must live.

@@ -1,4 +1,4 @@
-"""Where a session stands, and the patience before it fails: RFC 8445 section 6.1.3, RFC 8863."""
+"""The state of a session, and the patience before it fails: RFC 8445 section 6.1.3, RFC 8863."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iceagent.core.ice.model.priority import CandidateType
 
 
 class Lifecycle:
-    """Derives the state from the facts; FAILED is for good. `IceAgent` tells what the agent as a whole has come to."""
+    """Derives the state from the facts; FAILED is final. `IceAgent` reports the state of the whole agent."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -53,7 +53,7 @@ class Lifecycle:
         return AgentState.NEW if context.started_at is None else AgentState.CHECKING
 
     def _fails_at(self) -> float | None:
-        # RFC 8863 section 4: no failure before patience ends, be there failed pairs or none (trap 16). Deviation from
+        # RFC 8863 section 4: no failure before patience ends, with failed pairs or with none. Deviation from
         # RFC 8838 section 8: without end-of-candidates we do not wait for ever, but the same patience again after the
         # last candidate of either side.
         context = self._context

@@ -1,4 +1,4 @@
-"""How the path in use fares, from the first doubt on; `consent` tells the story, and the others what they see."""
+"""The state of the path in use, from the first doubt on; `consent` and others report here what they see."""
 
 from __future__ import annotations
 

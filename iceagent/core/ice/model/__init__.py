@@ -1,1 +1,1 @@
-"""What a session is about: candidates, pairs and the list of them, credentials, priorities."""
+"""The data of a session: candidates, pairs and the list of them, credentials, priorities."""

@@ -84,7 +84,7 @@ class Candidate:
         """Return the candidate as `candidate:…`, without `a=`; zones of link-local addresses are left out."""
         related = self.related_address
         if related is None and self.type is not CandidateType.HOST:
-            # RFC 8839 section 5.1: raddr and rport MUST be there for other types; 0.0.0.0:9 says "not told".
+            # RFC 8839 section 5.1: raddr and rport MUST be there for other types; 0.0.0.0:9 says "not given".
             related = TransportAddress("0.0.0.0" if self.address.family == 4 else "::", 9)  # noqa: S104
         tcp = () if self.tcp_type is None else (("tcptype", self.tcp_type),)
         return sdp.format_candidate(
@@ -217,7 +217,7 @@ def remote_prflx_candidate(
 
 
 def _lenient_address(host: str, port: int) -> TransportAddress:
-    """Return an address as somebody tells it, or a name; a zone, which only he could understand, is left out."""
+    """Return a signalled address, or a name, without its zone, which means something only to its sender."""
     try:
         return without_zone(make_address(host, port))
     except ValueError:

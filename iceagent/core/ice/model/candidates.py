@@ -1,4 +1,4 @@
-"""The candidates of both sides: which addresses may be one at all, which two a pair, and the tables of those known."""
+"""The candidates of both sides: which addresses may be candidates, which two may be a pair, and tables of them."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class CandidateTable:
         return Added.NEW if twin is None else Added.UPGRADED
 
     def add_remote(self, candidate: Candidate) -> Added | DropReason:
-        """Add a remote candidate; a signalled one takes the place of its peer-reflexive twin (trap 17)."""
+        """Add a remote candidate; a signalled one takes the place of its peer-reflexive twin."""
         reason = unusable(candidate, self.component)
         if reason is None and _is_service(candidate):
             reason = DropReason.CANDIDATE_UNUSABLE

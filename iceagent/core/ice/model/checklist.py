@@ -19,7 +19,7 @@ from iceagent.core.ice.model.tcp import checks_by_itself
 
 
 class OtherChecklists(Protocol):
-    """What a checklist asks of the set it is in, and tells it."""
+    """What a checklist asks of its set, and reports to it."""
 
     def checklists(self) -> Sequence[Checklist]:
         """Return the current checklists of all components."""
@@ -42,8 +42,8 @@ def path_of(local: Candidate, remote: Candidate) -> Path | None:
     """Return the path between two candidates, or None when they must not be paired.
 
     Only addresses of one family and one scope are paired (`usable.can_reach`). The zone of a link-local path is the
-    local one, since a signalled address has none. A relay is not told addresses that the peer hides behind mDNS names
-    (draft-ietf-mmusic-mdns-ice-candidates section 3.3.2).
+    local one, since a signalled address has none. A relay does not learn addresses that the peer hides behind mDNS
+    names (draft-ietf-mmusic-mdns-ice-candidates section 3.3.2).
     """
     base, remote_address = local.path_base, remote.address
     if local.transport != remote.transport or local.component != remote.component:
@@ -84,7 +84,7 @@ class Checklist:
         return iter(self.pairs.values())
 
     def set_state(self, pair: CheckPair, state: PairState) -> None:
-        """Move a pair to a state and tell."""
+        """Move a pair to a state and report it."""
         if pair.state is not state:
             pair.set_state(state)
             self._on_state(pair)

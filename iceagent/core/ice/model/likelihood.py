@@ -1,8 +1,8 @@
 """Which pairs are likely to work, by their addresses alone; and an order of checks that follows from it.
 
-RFC 8445 orders checks by priority, that is host pairs first, and so between two laptops with container bridges, VPNs
-and several IPv6 addresses tries twenty dead pairs before the one that works. Priority says which of two *working* pairs
-is better; in which order they are checked may be decided otherwise, which deviates from section 6.1.4.2. The figures
+RFC 8445 orders checks by priority, host pairs first. So two laptops with container bridges, VPNs and several IPv6
+addresses try twenty dead pairs before the one that works. Priority says which of two *working* pairs is better; the
+order of the checks may be another one, which deviates from section 6.1.4.2. The figures
 behind it are in docs/timing.md.
 """
 

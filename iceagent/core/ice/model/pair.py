@@ -113,8 +113,8 @@ class PairFacts(NamedTuple):
 class CheckPair:
     """A pair as the checklist keeps it: one per path, its valid pair included.
 
-    RFC 8445 tells a pair of the checklist from the valid pair its check yields (section 7.2.5.3.2). The two always
-    share base and destination, that is the path packets take; so one object holds both, `valid_local` being the
+    RFC 8445 distinguishes a pair of the checklist from the valid pair its check yields (section 7.2.5.3.2). Both always
+    have the same base and destination, which are the path of packets. So one object holds both; `valid_local` is the
     local candidate of the valid pair, or None.
     """
 
@@ -190,7 +190,7 @@ class CheckPair:
 
     @property
     def is_vouched_for(self) -> bool:
-        """Whether more than a check speaks for the remote address: the peer has told it, or it has answered us.
+        """Whether more than a check speaks for the remote address: the peer has signalled it, or it has answered us.
 
         A check can be replayed from a forged source, in the name of somebody who has nothing to do with us.
         """

@@ -3,8 +3,8 @@
 A TCP candidate is *active* (it connects; its port means nothing, so 9 is signalled), *passive* (it listens), or of
 *simultaneous open* (it does both from one port, so that two NATs see each side's SYN leave before the other's comes).
 
-Everything downstream of here is as with UDP: a path is (base, remote address), a check is a datagram on it. What
-opens, frames and closes connections is the shell (`iceagent.net.tcp_base`).
+All later steps are as with UDP: a path is (base, remote address), a check is a datagram on it. The
+shell opens, frames and closes the connections (`iceagent.net.tcp_base`).
 """
 
 from __future__ import annotations
