@@ -16,7 +16,7 @@ from iceagent.agent.gather.fresh_port import FreshPorts
 from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.agent.gather.remote import RemoteCandidates
 from iceagent.agent.report.events import AgentEvent
-from iceagent.agent.report.traffic import Path
+from iceagent.agent.report.traffic import PathAddresses
 from iceagent.core import ice
 from iceagent.core.checked import check_datagrams
 from iceagent.net.api import Batch, Network, UdpSocket
@@ -192,14 +192,14 @@ class Component(trio.abc.Channel[bytes]):
 
     # Inside
 
-    def _path(self) -> tuple[UdpSocket, Path] | None:
+    def _path(self) -> tuple[UdpSocket, PathAddresses] | None:
         path = self.driver.ice.data_pair()
         sock = None if path is None else self.driver.sockets.get(path[0])
         if path is None or sock is None or not self._policy.permits(path[1]):
             return None
         return sock, path
 
-    async def _wait_path(self) -> tuple[UdpSocket, Path]:
+    async def _wait_path(self) -> tuple[UdpSocket, PathAddresses]:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             self._check_open()

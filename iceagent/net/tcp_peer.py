@@ -30,7 +30,7 @@ _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 1.0
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h
 
-Stream = trio.abc.HalfCloseableStream
+TcpStream = trio.abc.HalfCloseableStream
 
 
 class Owner(Protocol):
@@ -71,8 +71,8 @@ class TcpPeer:
         now: float,
         remote: TransportAddress,
         *,
-        stream: Stream | None = None,
-        connect: Callable[[], Awaitable[Stream]] | None = None,
+        stream: TcpStream | None = None,
+        connect: Callable[[], Awaitable[TcpStream]] | None = None,
         insists: bool = False,
     ) -> None:
         self.remote = remote
@@ -111,7 +111,7 @@ class TcpPeer:
             return now >= self.opened_at + SLOW_CONNECT_S and not self._insists
         return self._unheard_since is not None and now >= self._unheard_since + STALL_S
 
-    def adopt(self, stream: Stream) -> bool:
+    def adopt(self, stream: TcpStream) -> bool:
         """Use a connection that came in from where we are connecting to; return whether it was needed."""
         if self.is_open or self._stream is not None or self._queue.closed:
             return False
@@ -155,7 +155,7 @@ class TcpPeer:
                 self._stream.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, SEND_BUFFER)
         return 0
 
-    async def _try_connect(self, connect: Callable[[], Awaitable[Stream]]) -> int:
+    async def _try_connect(self, connect: Callable[[], Awaitable[TcpStream]]) -> int:
         code = errno.ETIMEDOUT
         give_up_at = trio.current_time() + (INSIST_S if self._insists else 0.0)
         pause_s = _FIRST_PAUSE_S
@@ -179,7 +179,7 @@ class TcpPeer:
 
     # Carrying
 
-    async def _carry(self, base: Owner, stream: Stream) -> int:
+    async def _carry(self, base: Owner, stream: TcpStream) -> int:
         code = errno.ECONNRESET
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, stream, nursery.cancel_scope)
@@ -194,7 +194,7 @@ class TcpPeer:
             nursery.cancel_scope.cancel()
         return code
 
-    async def _read(self, base: Owner, stream: Stream) -> None:
+    async def _read(self, base: Owner, stream: TcpStream) -> None:
         while True:
             data = await stream.receive_some(_READ_SIZE)
             if not data:
@@ -213,7 +213,7 @@ class TcpPeer:
             raise _NotStun
         return frames
 
-    async def _write(self, stream: Stream, ending: trio.CancelScope) -> None:
+    async def _write(self, stream: TcpStream, ending: trio.CancelScope) -> None:
         try:
             while True:
                 frames = await self._queue.take()

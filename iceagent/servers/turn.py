@@ -46,7 +46,7 @@ from iceagent.servers.turn_udp import UdpListener
 
 TLS_PORT: Final = 5349  # RFC 8656 section 6
 _PORT_ATTEMPTS = 16  # at finding one port that is free for both UDP and TCP, when the system chooses
-Client = StreamClient | DtlsClient
+StreamOrDtlsClient = StreamClient | DtlsClient
 
 
 class TurnService:
@@ -83,7 +83,7 @@ class TurnService:
         self.tcp_relays = TcpRelays(self)
         self.doorkeeper = Doorkeeper(options.max_connections, options.max_connections_per_source, core.counters)
         self.certificates = certificates
-        self._clients: dict[ClientPath, Client] = {}
+        self._clients: dict[ClientPath, StreamOrDtlsClient] = {}
         self._udp: dict[TransportAddress, UdpSocket] = {}
         self._senders: dict[ClientPath, Sender] = {}
         self._addresses = AddressWatch(self)
@@ -190,7 +190,7 @@ class TurnService:
             client.join(event.connection)
 
     async def run_client(
-        self, path: ClientPath, send: Sender, client: Client, run: Callable[[], Awaitable[None]]
+        self, path: ClientPath, send: Sender, client: StreamOrDtlsClient, run: Callable[[], Awaitable[None]]
     ) -> None:
         """Run a connected client; at its end its allocation and its connections end, too."""
         self._senders[path] = send

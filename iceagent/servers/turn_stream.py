@@ -30,7 +30,7 @@ MAX_PENDING_BYTES: Final = 512 * 1024  # for one client; then relayed data is dr
 READ_BYTES: Final = 65536
 _STREAM_ERRORS: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError)
 
-Stream = trio.abc.Stream
+ClientStream = trio.abc.Stream
 
 
 class Doorkeeper:
@@ -121,7 +121,7 @@ class StreamClient:
         path: the 5-tuple.
     """
 
-    def __init__(self, service: TurnService, stream: Stream, path: ClientPath) -> None:
+    def __init__(self, service: TurnService, stream: ClientStream, path: ClientPath) -> None:
         self._service = service
         self._stream = stream
         self._path = path
@@ -260,7 +260,7 @@ class StreamListener:
     async def _admit(
         self, stream: trio.abc.HalfCloseableStream, local: TransportAddress, remote: TransportAddress
     ) -> None:
-        ready: Stream = stream
+        ready: ClientStream = stream
         transport = "tcp"
         if self._context is not None:
             transport = "tls"

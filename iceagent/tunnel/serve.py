@@ -27,7 +27,7 @@ REQUEST_TIMEOUT_S = 20.0  # from the opening of a stream to the end of its reque
 
 _log = limited_logger(__name__)
 
-RequestHandler = Callable[[NamedStream, wire.StreamRequest, Target], Awaitable[None]]
+StreamHandler = Callable[[NamedStream, wire.StreamRequest, Target], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -60,7 +60,7 @@ async def serve_forwards(
         yield
 
 
-async def serve_requests(session: Session, handler: RequestHandler, limit: int = MAX_STREAMS) -> None:
+async def serve_requests(session: Session, handler: StreamHandler, limit: int = MAX_STREAMS) -> None:
     """Run `handler` for each request of the other side, at most `limit` at once, until the link ends."""
     slots = trio.Semaphore(limit)
 
@@ -95,7 +95,7 @@ async def _take_slot(slots: trio.Semaphore, limit: int) -> bool:
     return True
 
 
-async def _handle_stream(session: Session, stream: NamedStream, handler: RequestHandler) -> None:
+async def _handle_stream(session: Session, stream: NamedStream, handler: StreamHandler) -> None:
     """Read the request and hand it on; whatever goes wrong with one stream stays with that stream."""
     target: Target | None = None
     try:

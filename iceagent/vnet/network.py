@@ -30,7 +30,7 @@ from iceagent.vnet.translation import IPV4ONLY_ARPA
 from iceagent.vnet.udp import VirtualUdpSocket
 
 
-class Arrival(NamedTuple):
+class PacketArrival(NamedTuple):
     """A packet under way: when and where it comes out of its link. Ordered by time, then by order of sending."""
 
     at: float
@@ -70,7 +70,7 @@ class Network:
         self._names: dict[str, list[str]] = {"ipv4only.arpa": list(IPV4ONLY_ARPA)}
         self._nodes: dict[str, Host | Router] = {}
         self._private_subnets = 0
-        self._arrivals: list[Arrival | ScheduledCall] = []
+        self._arrivals: list[PacketArrival | ScheduledCall] = []
         self._sent = 0
         self._wake_up = trio.CancelScope()
         self._started_at = 0.0
@@ -249,7 +249,7 @@ class Network:
     ) -> None:
         at, packet, reason = passage
         self._sent += 1
-        heappush(self._arrivals, Arrival(at, self._sent, interface, packet, is_up, reason, sender))
+        heappush(self._arrivals, PacketArrival(at, self._sent, interface, packet, is_up, reason, sender))
         if sender is not None:
             sender.charge(len(packet.data))
         if at < self._wake_up.deadline:
@@ -262,7 +262,7 @@ class Network:
         if at < self._wake_up.deadline:
             self._wake_up.deadline = at
 
-    def _handle_arrival(self, now: float, arrival: Arrival | ScheduledCall) -> None:
+    def _handle_arrival(self, now: float, arrival: PacketArrival | ScheduledCall) -> None:
         if isinstance(arrival, ScheduledCall):
             arrival.callback(now)
             return

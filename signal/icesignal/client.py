@@ -86,7 +86,7 @@ class Client:
         return "" if self._session is None or self._session.joined is None else self._session.joined.room
 
     @property
-    def peer(self) -> wire.PeerState:
+    def peer(self) -> wire.PeerPresence:
         """Whether the other member is `absent`, `present` or `away`."""
         return "absent" if self._session is None else self._session.peer
 

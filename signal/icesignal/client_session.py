@@ -57,7 +57,7 @@ class ClientSession:
     def __init__(self, entry: wire.Allocate | wire.Join | wire.Meet) -> None:
         self.entry = entry
         self.joined: wire.Joined | None = None
-        self.peer: wire.PeerState = "absent"
+        self.peer: wire.PeerPresence = "absent"
         self.hung_up = False  # how the peer went that is away, see `wire.Peer`
         self.peer_opening = b""
         self.refused: SignalError | None = None
@@ -183,7 +183,7 @@ class ClientSession:
         while self._pending and self._pending[0].client_seq <= client_seq:
             self._pending_bytes -= len(self._pending.popleft().payload)
 
-    def _set_peer(self, state: wire.PeerState, opening: bytes, *, hung_up: bool) -> None:
+    def _set_peer(self, state: wire.PeerPresence, opening: bytes, *, hung_up: bool) -> None:
         self.peer = state
         self.hung_up = hung_up
         if state != "absent":

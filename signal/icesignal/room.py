@@ -78,7 +78,7 @@ class Room:
     # The newest message to each place that the log no longer holds: a position before it cannot be replayed from.
     lost_seq: dict[wire.Role, int] = field(default_factory=lambda: {"inviter": 0, "joiner": 0})
 
-    def state_of(self, role: wire.Role) -> wire.PeerState:
+    def state_of(self, role: wire.Role) -> wire.PeerPresence:
         """Return how the member in this place is."""
         member = self.members.get(role)
         if member is None:

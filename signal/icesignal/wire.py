@@ -23,7 +23,7 @@ TOKEN_BYTES = 16
 NAME_BYTES = 32
 OFFERS_SERVERS = "servers"  # in `Welcome.offers`
 
-Session = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
+SessionId = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 Token = Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 Name = Annotated[bytes, msgspec.Meta(min_length=NAME_BYTES, max_length=NAME_BYTES)]
 Opening = Annotated[bytes, msgspec.Meta(max_length=MAX_OPENING_BYTES)]
@@ -33,7 +33,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 ClientSeq = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
 Role = Literal["inviter", "joiner"]
-PeerState = Literal["absent", "present", "away"]
+PeerPresence = Literal["absent", "present", "away"]
 CloseReason = Literal["left", "done", "code-wrong"]
 
 
@@ -121,7 +121,7 @@ class Allocate(Frame, frozen=True, kw_only=True):
     """Make a room and take the inviter's place."""
 
     type: ClassVar[str] = "allocate"
-    session: Session
+    session: SessionId
     opening: Opening = b""
 
 
@@ -129,7 +129,7 @@ class Join(Frame, frozen=True, kw_only=True):
     """Take the joiner's place of the room with this nameplate."""
 
     type: ClassVar[str] = "join"
-    session: Session
+    session: SessionId
     nameplate: Nameplate
     opening: Opening = b""
 
@@ -138,7 +138,7 @@ class Meet(Frame, frozen=True, kw_only=True):
     """Enter a rendezvous room, making it if it is not there."""
 
     type: ClassVar[str] = "meet"
-    session: Session
+    session: SessionId
     name: Name
     role: Role
     opening: Opening = b""
@@ -148,7 +148,7 @@ class Resume(Frame, frozen=True, kw_only=True):
     """Move a session to this connection; `(epoch, seq)` is the last position seen."""
 
     type: ClassVar[str] = "resume"
-    session: Session
+    session: SessionId
     token: Token
     epoch: Count
     seq: Count
@@ -206,7 +206,7 @@ class Joined(Frame, frozen=True, kw_only=True):
     token: Token
     epoch: Count
     seq: Count
-    peer: PeerState
+    peer: PeerPresence
     hung_up: bool = False
     opening: Opening
     client_seq: Count
@@ -259,7 +259,7 @@ class Peer(Frame, frozen=True, kw_only=True):
     """
 
     type: ClassVar[str] = "peer"
-    state: PeerState
+    state: PeerPresence
     hung_up: bool = False
     opening: Opening
 

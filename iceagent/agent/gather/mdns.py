@@ -26,7 +26,7 @@ LOOKUP_S: Final = 8.0  # ours: a name is given up then; a candidate that late is
 MAX_NAMES: Final = 64  # ours: names of the peer's that are looked up in an agent's life
 
 Key = tuple[ice.CandidateType, str, TransportAddress, TransportAddress, tuple[tuple[str, str], ...]]
-Path = tuple[TransportAddress, TransportAddress]
+PathAddresses = tuple[TransportAddress, TransportAddress]
 
 
 def key_of(candidate: ice.Candidate) -> Key:
@@ -56,7 +56,7 @@ class Names:
         self._mdns: Mdns | None = None
         self._names: dict[str, str] = {}
         self._foundations: dict[str, str] = {}
-        self._seen: dict[Path, ice.Candidate] = {}
+        self._seen: dict[PathAddresses, ice.Candidate] = {}
         self._asked = 0
         self.announced: list[ice.Candidate] = []
         """What is signalled in addition to the core's candidates, in the form of candidates."""

@@ -11,7 +11,7 @@ from iceagent.net.api import Batch
 
 MAX_PATHS: Final = 64  # ours: of the paths before those only the sum is kept
 
-Path: TypeAlias = tuple[TransportAddress, TransportAddress]  # (local base, remote address)
+PathAddresses: TypeAlias = tuple[TransportAddress, TransportAddress]  # (local base, remote address)
 
 
 @dataclass(slots=True)
@@ -47,10 +47,10 @@ class Traffic:
     __slots__ = ("_past", "_paths")
 
     def __init__(self) -> None:
-        self._paths: dict[Path, PathTraffic] = {}
+        self._paths: dict[PathAddresses, PathTraffic] = {}
         self._past: PathTraffic | None = None
 
-    def sent(self, now: float, path: Path, datagrams: Sequence[bytes], discarded: int = 0) -> None:
+    def sent(self, now: float, path: PathAddresses, datagrams: Sequence[bytes], discarded: int = 0) -> None:
         """Count a batch that was sent, `discarded` of it refused by the socket."""
         traffic = self._paths.get(path) or self._begin(path)
         count = len(datagrams)
@@ -73,7 +73,7 @@ class Traffic:
         traffic.bytes_received += len(batch.data)
         traffic.last_received_at = now
 
-    def of(self, path: Path) -> PathTraffic:
+    def of(self, path: PathAddresses) -> PathTraffic:
         """Return what a path has carried."""
         return self._paths.get(path) or PathTraffic()
 
@@ -86,7 +86,7 @@ class Traffic:
             total.add(traffic)
         return total
 
-    def _begin(self, path: Path) -> PathTraffic:
+    def _begin(self, path: PathAddresses) -> PathTraffic:
         if len(self._paths) >= MAX_PATHS:
             if self._past is None:
                 self._past = PathTraffic()

@@ -54,7 +54,7 @@ from iceagent.core.ice.model.candidate import (
     without_zone,
 )
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
-from iceagent.core.ice.model.pair import PAIR_TRANSITIONS, CandidatePair, PairFacts, PairState, Path
+from iceagent.core.ice.model.pair import PAIR_TRANSITIONS, CandidatePair, PairFacts, PairState, PathAddresses
 from iceagent.core.ice.model.priority import CandidateType, candidate_priority, foundation, pair_priority
 from iceagent.core.ice.model.tcp import tcp_host_candidate, tcp_priority, tcp_srflx_candidate
 from iceagent.core.ice.report import PairReport
@@ -107,7 +107,7 @@ __all__ = [
     "PairState",
     "PairStateChanged",
     "PairValidated",
-    "Path",
+    "PathAddresses",
     "PathUnanswered",
     "RemoteCandidateAdded",
     "RestartFailed",

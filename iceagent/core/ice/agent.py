@@ -18,7 +18,7 @@ from iceagent.core.ice.context import Activity, Context, Slots
 from iceagent.core.ice.events import AgentState, DropReason, Effect, IceEvent, Verdict
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
-from iceagent.core.ice.model.pair import CandidatePair, Path
+from iceagent.core.ice.model.pair import CandidatePair, PathAddresses
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
@@ -238,7 +238,7 @@ class IceAgent:
         """
         return self._sessions.data_path
 
-    def other_paths(self, now: float) -> list[Path]:
+    def other_paths(self, now: float) -> list[PathAddresses]:
         """Return the other paths over UDP, (local base, remote), on which the peer has granted consent; best first."""
         consented = [pair for session in self._sessions.live() for pair in session.context.consented(now)]
         pairs = [pair for pair in consented if not pair.is_tcp]
@@ -454,7 +454,7 @@ class IceAgent:
         self._driven_at = now
         return due
 
-    def _handle_data(self, path: Path, data: bytes) -> Verdict:
+    def _handle_data(self, path: PathAddresses, data: bytes) -> Verdict:
         if self.is_validated(*path):
             return Verdict.APPLICATION_DATA
         holder = next((session for session in self._sessions.live() if session.has_heard(path)), self._sessions.current)

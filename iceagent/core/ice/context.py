@@ -17,7 +17,7 @@ from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import Added, CandidateTable
 from iceagent.core.ice.model.checklist import Checklist
 from iceagent.core.ice.model.credentials import Credentials, KeyRing
-from iceagent.core.ice.model.pair import CheckPair, PairState, Path
+from iceagent.core.ice.model.pair import CheckPair, PairState, PathAddresses
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.outbox import HeldData, Outbox
 from iceagent.core.ice.roles import RoleKeeper
@@ -106,8 +106,8 @@ class Context:
         self.state = AgentState.NEW
         self.selected: CheckPair | None = None
         self.data_pair: CheckPair | None = None
-        self.data_path: Path | None = None
-        self.validated: set[Path] = set()
+        self.data_path: PathAddresses | None = None
+        self.validated: set[PathAddresses] = set()
         self.health = PathHealth()
         self.started_at: float | None = None
         self.candidate_at = 0.0

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from iceagent.core import constants
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.events import DropReason, IceEvent
-from iceagent.core.ice.model.pair import Path
+from iceagent.core.ice.model.pair import PathAddresses
 from iceagent.core.transmit import Transmit
 
 
@@ -47,11 +47,11 @@ class HeldData:
     """
 
     def __init__(self) -> None:
-        self._datagrams: dict[Path, list[bytes]] = {}
+        self._datagrams: dict[PathAddresses, list[bytes]] = {}
         self._count = 0
         self._bytes = 0
 
-    def hold(self, path: Path, datagram: bytes) -> bool:
+    def hold(self, path: PathAddresses, datagram: bytes) -> bool:
         """Keep a datagram; return False if there is no room."""
         if self._count >= constants.MAX_HELD_DATAGRAMS or self._bytes + len(datagram) > constants.MAX_HELD_BYTES:
             return False
@@ -60,7 +60,7 @@ class HeldData:
         self._bytes += len(datagram)
         return True
 
-    def release(self, path: Path) -> tuple[bytes, ...]:
+    def release(self, path: PathAddresses) -> tuple[bytes, ...]:
         """Return and forget what was kept for a path."""
         datagrams = tuple(self._datagrams.pop(path, ()))
         self._count -= len(datagrams)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from iceagent.core.ice.model.pair import CandidatePair, CheckPair, Path
+from iceagent.core.ice.model.pair import CandidatePair, CheckPair, PathAddresses
 
 
 class PairReport(Struct, frozen=True):
@@ -28,7 +28,7 @@ class PairReport(Struct, frozen=True):
     """
 
     pair: CandidatePair
-    path: Path
+    path: PathAddresses
     local_ufrag: str
     remote_ufrag: str
     selected: bool

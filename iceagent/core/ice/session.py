@@ -25,7 +25,7 @@ from iceagent.core.ice.health.lifecycle import Lifecycle
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import Added
 from iceagent.core.ice.model.credentials import Credentials
-from iceagent.core.ice.model.pair import CandidatePair, PairState, Path
+from iceagent.core.ice.model.pair import CandidatePair, PairState, PathAddresses
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.report import PairReport, report_pair
 from iceagent.core.ice.roles import RoleKeeper
@@ -158,12 +158,12 @@ class IceSession:
         outcome = self.context.runner.handle_response(now, local, remote, response)
         return outcome if isinstance(outcome, DropReason) else self._responses.apply(now, outcome)
 
-    def has_heard(self, path: Path) -> bool:
+    def has_heard(self, path: PathAddresses) -> bool:
         """Whether an authenticated check came from there, so that its data may be held until ours is answered."""
         pair = self.context.checklist.pairs.get(path)
         return self._requests.has_early(path) if pair is None else pair.heard and not pair.consent_lost
 
-    def hold_data(self, path: Path, data: bytes) -> Verdict:
+    def hold_data(self, path: PathAddresses, data: bytes) -> Verdict:
         """Keep data of a path that is not validated, if an authenticated check came from there; else drop it."""
         context = self.context
         if not self.has_heard(path):
@@ -174,12 +174,12 @@ class IceSession:
             return Verdict.DROPPED
         return Verdict.HELD
 
-    def uses_path(self, path: Path) -> bool:
+    def uses_path(self, path: PathAddresses) -> bool:
         """Whether a pair of that path waits for its check, or an authenticated check came from there."""
         pair = self.context.checklist.pairs.get(path)
         return self.has_heard(path) or (pair is not None and pair.is_pending)
 
-    def handle_unreachable(self, now: float, path: Path) -> None:
+    def handle_unreachable(self, now: float, path: PathAddresses) -> None:
         """Take note of an ICMP error, or at a TCP base of a connection that is gone or cannot be opened."""
         context = self.context
         pair = context.checklist.pairs.get(path)

@@ -17,7 +17,7 @@ from iceagent.core.ice.events import (
     StateChanged,
 )
 from iceagent.core.ice.model.credentials import Credentials
-from iceagent.core.ice.model.pair import Path
+from iceagent.core.ice.model.pair import PathAddresses
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.session import IceSession
 
@@ -151,8 +151,8 @@ class Sessions:
         self.standing = Standing(outbox)
         self.current = self.carrier = new_session(credentials, steady=False)
         self.retired = Retired()
-        self.older: tuple[set[Path], ...] = ()
-        self.data_path: Path | None = None
+        self.older: tuple[set[PathAddresses], ...] = ()
+        self.data_path: PathAddresses | None = None
         self.generation = 0
         self._join()
 

@@ -13,7 +13,7 @@ from iceagent.core.ice.events import DropReason, Effect, RemoteCandidateAdded
 from iceagent.core.ice.model.candidate import Candidate, remote_prflx_candidate, without_zone
 from iceagent.core.ice.model.candidates import Added, can_reach, is_usable
 from iceagent.core.ice.model.checklist import path_of
-from iceagent.core.ice.model.pair import CheckPair, PairState, Path
+from iceagent.core.ice.model.pair import CheckPair, PairState, PathAddresses
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.model.tcp import COUNTERPART
 from iceagent.core.ice.roles import Conflict
@@ -93,7 +93,7 @@ class RequestHandler:
         while self._early:
             self._process(now, self._early.pop(0))
 
-    def has_early(self, path: Path) -> bool:
+    def has_early(self, path: PathAddresses) -> bool:
         """Whether an authenticated check from there waits for the peer's credentials."""
         return any((check.local, check.remote) == path for check in self._early)
 

@@ -19,7 +19,7 @@ from iceagent.core.ice.choice.controller import (
     SwitchQuestion,
 )
 from iceagent.core.ice.events import ControllerFailed
-from iceagent.core.ice.model.pair import CheckPair, PairFacts, Path
+from iceagent.core.ice.model.pair import CheckPair, PairFacts, PathAddresses
 from iceagent.core.ice.outbox import Outbox
 
 T = TypeVar("T")
@@ -87,18 +87,18 @@ def facts_of(pairs: Iterable[CheckPair]) -> tuple[PairFacts, ...]:
     return tuple(pair.facts() for pair in pairs)
 
 
-def _by_path(pairs: Iterable[CheckPair]) -> dict[Path, CheckPair]:
+def _by_path(pairs: Iterable[CheckPair]) -> dict[PathAddresses, CheckPair]:
     return {pair.path: pair for pair in pairs}
 
 
-def _named(answer: PairFacts, offered: dict[Path, CheckPair]) -> CheckPair:
+def _named(answer: PairFacts, offered: dict[PathAddresses, CheckPair]) -> CheckPair:
     pair = offered.get(answer.path)
     if pair is None:
         raise ValueError("it named a pair that was not in the question")
     return pair
 
 
-def _chosen(answer: Choice | None, offered: dict[Path, CheckPair]) -> tuple[CheckPair, float] | None:
+def _chosen(answer: Choice | None, offered: dict[PathAddresses, CheckPair]) -> tuple[CheckPair, float] | None:
     if answer is None:
         return None
     pair, at = Choice(*answer)

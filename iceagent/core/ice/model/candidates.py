@@ -10,7 +10,7 @@ from typing import Final
 from iceagent.core.address import IPAddress, TransportAddress, is_private
 from iceagent.core.ice.events import DropReason
 from iceagent.core.ice.model.candidate import Candidate, without_zone
-from iceagent.core.ice.model.pair import Path
+from iceagent.core.ice.model.pair import PathAddresses
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.model.tcp import ACTIVE, COUNTERPART, FIRST_TCP_PORT, WEB_PORTS
 
@@ -104,7 +104,7 @@ class CandidateTable:
         self._max_local = max_local
         self._max_remote = max_remote
         self.component = component
-        self.local: dict[Path, Candidate] = {}
+        self.local: dict[PathAddresses, Candidate] = {}
         self.remote: dict[tuple[str, TransportAddress], Candidate] = {}
         self.local_ended = False
         self.remote_ended = False

@@ -13,7 +13,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import can_reach
 from iceagent.core.ice.model.likelihood import Likelihood, likelihood
-from iceagent.core.ice.model.pair import CheckPair, PairState, Path
+from iceagent.core.ice.model.pair import CheckPair, PairState, PathAddresses
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.model.tcp import checks_by_itself
 
@@ -38,7 +38,7 @@ class OtherChecklists(Protocol):
         ...
 
 
-def path_of(local: Candidate, remote: Candidate) -> Path | None:
+def path_of(local: Candidate, remote: Candidate) -> PathAddresses | None:
     """Return the path between two candidates, or None when they must not be paired.
 
     Only addresses of one family and one scope are paired (`usable.can_reach`). The zone of a link-local path is the
@@ -78,7 +78,7 @@ class Checklist:
         self._triggered: deque[CheckPair] = deque()
         self.started = False
         self.in_set: OtherChecklists | None = None
-        self.pairs: dict[Path, CheckPair] = {}
+        self.pairs: dict[PathAddresses, CheckPair] = {}
 
     def __iter__(self) -> Iterator[CheckPair]:
         return iter(self.pairs.values())
@@ -97,7 +97,7 @@ class Checklist:
         A reflexive local candidate stands for its base, so its pair is redundant wherever the base has its own
         (RFC 8445 section 6.1.2.4); the better local candidate gives the pair its priority.
         """
-        fresh: dict[Path, CheckPair] = {}
+        fresh: dict[PathAddresses, CheckPair] = {}
         for local, remote in candidates:
             path = path_of(local, remote) if checks_by_itself(local, remote) else None
             if path is None:

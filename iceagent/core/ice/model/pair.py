@@ -15,7 +15,7 @@ from iceagent.core.ice.model.priority import CandidateType, pair_priority
 if TYPE_CHECKING:
     from iceagent.core.ice.checks.transactions import Check
 
-Path: TypeAlias = tuple[TransportAddress, TransportAddress]  # (local base, remote address): what packets know
+PathAddresses: TypeAlias = tuple[TransportAddress, TransportAddress]  # (local base, remote address): what packets know
 
 
 class PairState(Enum):
@@ -92,7 +92,7 @@ class PairFacts(NamedTuple):
         nomination_failures: how many nominating checks on it went unanswered.
     """
 
-    path: Path
+    path: PathAddresses
     local: Candidate
     remote: Candidate
     state: PairState
@@ -174,7 +174,7 @@ class CheckPair:
         return (not self.is_tcp, self.priority)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> PathAddresses:
         """The pair's key: (local base, remote address)."""
         return (self.base, self.destination)
 

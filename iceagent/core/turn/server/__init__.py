@@ -24,9 +24,9 @@ from iceagent.core.turn.server.state import (
     Event,
     JoinConnection,
     OpenRelay,
+    ServerTransmit,
     ToClient,
     ToPeer,
-    Transmit,
 )
 from iceagent.core.turn.server.users import Account, AnyUsers, SharedSecretUsers, StaticUsers, UserStore
 
@@ -51,11 +51,11 @@ __all__ = [
     "PolicyError",
     "PortPool",
     "RelayedAddress",
+    "ServerTransmit",
     "SharedSecretUsers",
     "StaticUsers",
     "ToClient",
     "ToPeer",
-    "Transmit",
     "TurnLimits",
     "TurnServer",
     "TurnServerConfig",

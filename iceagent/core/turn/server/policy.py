@@ -10,7 +10,7 @@ from typing import Final
 from iceagent.core.address import IPAddress, TransportAddress, inner_addresses
 from iceagent.errors import LocalError
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # IANA special-purpose registries (RFC 6890 and its successors). `ipaddress.is_global` is no deny list: it is true
 # for multicast, for ::127.0.0.1 and for what 6to4, Teredo and NAT64 wrap.
@@ -23,16 +23,16 @@ _DENIED_IPV6: Final = (
     "::/3 64:ff9b:1::/48 2001::/23 2001:db8::/32 2620:4f:8000::/48 3fff::/20 "
     "4000::/2 8000::/1"  # unassigned, unique local, link-local, site-local and multicast
 )
-_NEVER: Final[tuple[Network, ...]] = tuple(
+_NEVER: Final[tuple[IPNetwork, ...]] = tuple(
     map(ipaddress.ip_network, ("0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/128", "ff00::/8"))
 )
 """Denied whatever is allowed: a kernel takes 0.0.0.0 for itself, and the others are not hosts."""
-_LOOPBACK: Final[tuple[Network, ...]] = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
+_LOOPBACK: Final[tuple[IPNetwork, ...]] = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
 _WELL_KNOWN_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
 _TEREDO: Final = ipaddress.IPv6Network("2001::/32")
 _WRAPPERS: Final = (_WELL_KNOWN_NAT64, _TEREDO)
-_DENIED: Final[tuple[Network, ...]] = tuple(
+_DENIED: Final[tuple[IPNetwork, ...]] = tuple(
     ipaddress.ip_network(text) for text in f"{_DENIED_IPV4} {_DENIED_IPV6}".split()
 )
 
@@ -41,7 +41,7 @@ class PolicyError(LocalError):
     """A peer rule that is no network. A server does not start with one: half a deny list is none."""
 
 
-def parse_networks(rules: Iterable[str]) -> tuple[Network, ...]:
+def parse_networks(rules: Iterable[str]) -> tuple[IPNetwork, ...]:
     """Return networks as they stand in a configuration: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.1`.
 
     Raises:
@@ -50,7 +50,7 @@ def parse_networks(rules: Iterable[str]) -> tuple[Network, ...]:
     return tuple(map(_parse_network, rules))
 
 
-def _parse_network(rule: str) -> Network:
+def _parse_network(rule: str) -> IPNetwork:
     try:
         network = ipaddress.ip_network(rule.strip())
     except ValueError as error:
@@ -162,7 +162,7 @@ class PeerPolicy:
         return not _is_within(ip, _DENIED)
 
 
-def _is_within(ip: IPAddress, networks: Iterable[Network]) -> bool:
+def _is_within(ip: IPAddress, networks: Iterable[IPNetwork]) -> bool:
     return any(ip.version == network.version and ip in network for network in networks)
 
 

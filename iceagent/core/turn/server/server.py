@@ -30,7 +30,7 @@ from iceagent.core.turn.server.ports import PortPool
 from iceagent.core.turn.server.refresh import handle_channel_bind, handle_create_permission, handle_refresh
 from iceagent.core.turn.server.relaying import PeerDatagrams
 from iceagent.core.turn.server.replies import ReplyBudget
-from iceagent.core.turn.server.state import Event, ServerState, ToClient, Transmit
+from iceagent.core.turn.server.state import Event, ServerState, ServerTransmit, ToClient
 from iceagent.core.turn.server.users import UserStore
 
 _Handler = Callable[[ServerState, float, ClientPath, stun.Message, Authenticated], None]
@@ -319,7 +319,7 @@ class TurnServer:
         """Return when `handle_timeout` is due; None: never."""
         return self._state.deadlines.next_timeout()
 
-    def poll_transmit(self) -> Transmit | None:
+    def poll_transmit(self) -> ServerTransmit | None:
         """Return the next thing to send."""
         return self._state.transmits.popleft() if self._state.transmits else None
 

@@ -36,7 +36,7 @@ class ToPeer(NamedTuple):
     dont_fragment: bool
 
 
-Transmit = ToClient | ToPeer
+ServerTransmit = ToClient | ToPeer
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,13 @@ class ServerState:
     past_traffic: Counter[str] = field(default_factory=Counter)
     meters: dict[str, TokenBucket] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
-    transmits: deque[Transmit] = field(default_factory=deque)
+    transmits: deque[ServerTransmit] = field(default_factory=deque)
     events: deque[Event] = field(default_factory=deque)
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     # -- output
 
-    def send(self, transmit: Transmit) -> None:
+    def send(self, transmit: ServerTransmit) -> None:
         """Queue something to send; a shell that does not drain loses the newest."""
         if len(self.transmits) >= MAX_PENDING_OUTPUT:
             self.counters["output_full"] += 1
