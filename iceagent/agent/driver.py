@@ -282,7 +282,7 @@ class Driver:
         try:
             taken = sock.send_nowait((data,), remote)
         except trio.ClosedResourceError:
-            return  # a relayed address whose allocation is gone, of which the core has not been told yet
+            return  # a relayed address whose allocation is gone, which the core does not know yet
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s: sent %d bytes%s", local, len(data), "" if taken else ": buffer full, lost")
 

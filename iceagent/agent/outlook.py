@@ -87,7 +87,7 @@ def what_is_tried(agent: Agent) -> str:
 
 
 def gives_up_in(agent: Agent) -> float | None:
-    """Return in how many seconds a connected agent gives up if nothing answers; None where that cannot be told."""
+    """Return in how many seconds a connected agent gives up if nothing answers; None where that cannot be known."""
     seconds = agent.stream().component().driver.ice.gives_up_at - trio.current_time()
     return seconds if seconds > 0 else None
 

@@ -37,7 +37,7 @@ async def open_shared_port(
     Args:
         port: its number; 0 lets the system choose.
         hosts: the local addresses to bind, IP literals; None for those an agent would choose. `0.0.0.0` and `::` stand
-            for all addresses of their family, also those that come later (not on Windows, which tells none apart).
+            for all addresses of their family, also those that come later (not on Windows, which mixes them).
         interfaces: as in `AgentConfig`, where `hosts` is None.
         families: likewise.
         include_loopback: likewise.
@@ -94,10 +94,10 @@ async def _bind(network: Network, hosts: Sequence[str], port: int) -> list[UdpSo
 
 
 def _check_reports_local(sock: UdpSocket) -> None:
-    """Refuse a wildcard where the system does not tell which address was asked.
+    """Refuse a wildcard where the system does not report which address was asked.
 
     Raises:
         ValueError: it does not.
     """
     if sock.local_address.ip.is_unspecified and isinstance(sock, HasDescriptor) and not sock.tells_local:
-        raise ValueError("this system does not tell which address a datagram came to; name the addresses")
+        raise ValueError("this system does not report which address a datagram came to; name the addresses")

@@ -85,7 +85,7 @@ def _exit_now() -> NoReturn:
 
 
 def _unwrap(error: BaseException) -> BaseException:
-    """Return the error that tells the user most: of a group the first, of a broken stream why its link has ended."""
+    """Return the error that helps the user most: of a group the first, of a broken stream why its link has ended."""
     from iceagent.errors import IceError
 
     while isinstance(error, BaseExceptionGroup):

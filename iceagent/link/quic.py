@@ -338,7 +338,7 @@ class QuicEndpoint(ABC):
         return stream_id
 
     # A batch may hold a frame that asks for an answer and, after it, the CONNECTION_CLOSE. The libraries raise when
-    # told to say anything on a connection that is over, so from then on none of these says anything.
+    # asked to send anything on a connection that is over, so from then on none of these says anything.
 
     def send_stream(self, stream_id: int, data: bytes | bytearray | memoryview) -> None:
         """Hand over stream data; it is copied."""

@@ -81,7 +81,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
         """Send all of `data`, waiting while the peer's reader or the network does not keep up.
 
         Raises:
-            trio.BrokenResourceError: the peer reset the stream or the link ended; the cause tells which.
+            trio.BrokenResourceError: the peer reset the stream or the link ended; the cause says which.
             trio.ClosedResourceError: closed or ended here.
             trio.BusyResourceError: another task is sending.
         """
@@ -131,7 +131,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
         Args:
             max_bytes: the most to return; None for all that is at hand, up to 256 KiB.
         Raises:
-            trio.BrokenResourceError: the peer reset the stream or the link ended; the cause tells which.
+            trio.BrokenResourceError: the peer reset the stream or the link ended; the cause says which.
             trio.ClosedResourceError: closed here.
             trio.BusyResourceError: another task is receiving.
         """

@@ -140,7 +140,7 @@ class _Watch:
             except OSError as error:  # ENOBUFS: messages were lost; reading the addresses shows all
                 changed = True
                 if error.errno != errno.ENOBUFS:
-                    logger.debug("the kernel tells no changes any more: %s", error)
+                    logger.debug("the kernel reports no changes any more: %s", error)
                     self._look()
                     return
             self._check_sleep()

@@ -98,7 +98,7 @@ def send_with_ttl(sock: socket.socket, datagram: bytes, target: tuple[object, ..
 
 
 def enable_packet_info(sock: socket.socket) -> bool:
-    """Ask for the address that each datagram came to; return whether the system will tell, and takes one to send from.
+    """Ask for the address that each datagram came to; return whether the system reports it and takes one to send from.
 
     Source: ip(7) IP_PKTINFO, RFC 3542 section 6.
     """
@@ -249,10 +249,10 @@ def source_cmsg(source: str) -> list[Ancillary]:
     """
     bare, _, zone = source.partition("%")
     if ":" in bare:
-        assert IPV6_PKTINFO is not None, "only where the system tells, too"
+        assert IPV6_PKTINFO is not None, "only where the system reports it, too"
         packed = socket.inet_pton(socket.AF_INET6, bare)
         return [(socket.IPPROTO_IPV6, IPV6_PKTINFO, _IPV6.pack(packed, zone_index(zone) if zone else 0))]
-    assert IP_PKTINFO is not None, "only where the system tells, too"
+    assert IP_PKTINFO is not None, "only where the system reports it, too"
     return [(socket.IPPROTO_IP, IP_PKTINFO, _IPV4.pack(0, socket.inet_pton(socket.AF_INET, bare), bytes(4)))]
 
 

@@ -58,7 +58,7 @@ def parse_proxy(url: str) -> Proxy:
     if scheme not in _DEFAULT_PORTS or not host:
         raise LocalError("the proxy must be http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise LocalError(f"the proxy's URL has something after its port that no proxy is told; {_HOW}")
+        raise LocalError(f"the proxy's URL has something after its port that is never sent to a proxy; {_HOW}")
     if port == 0:
         raise LocalError("the port of the proxy's URL is not within 1 to 65535")
     username, password = unquote(parts.username or ""), unquote(parts.password or "")

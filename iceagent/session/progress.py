@@ -96,7 +96,7 @@ class Progress:
             case Stage.CODE:
                 return "waiting for the other side to use the code"
             case Stage.PEER:
-                return "waiting for the other side, which has not told yet where it can be reached"
+                return "waiting for the other side, which has not yet signalled where it can be reached"
             case Stage.PATH:
                 if verdict is None or verdict.kind is _checking():
                     return "trying the paths to the other side; none has answered yet"

@@ -61,7 +61,7 @@ async def invite(
         relay: URL of the relay where the two meet, `ws://HOST:PORT`. None: the one of `ICEAGENT_RELAY`, else one is
             started here and the code carries its address.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
-        progress: is told what is being waited for, until the session is open.
+        progress: is informed of what is being waited for, until the session is open.
     Raises:
         RelayError: the relay cannot be reached.
     """
@@ -80,7 +80,7 @@ async def join(
         code: such as `7-guitar-ozone`, or `7-guitar-ozone@192.0.2.1:41234`.
         relay: URL of the relay; None: the address in the code, else `ICEAGENT_RELAY`.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
-        progress: is told what is being waited for, until the session is open.
+        progress: is informed of what is being waited for, until the session is open.
     Raises:
         RelayMissing: neither the arguments nor the code nor the environment name a relay.
         RelayError: the relay cannot be reached.

@@ -232,7 +232,7 @@ async def test_two_private_sides_without_a_server_are_told_so(vnet: Any) -> None
         town.introduce()
         verdict = await town.fail()
         assert_verdict(verdict, VerdictKind.NO_PATH)
-        assert verdict.summary.startswith("Both sides have private addresses alone, and no STUN server has told")
+        assert verdict.summary.startswith("Both sides have private addresses alone, and no STUN server has shown")
 
 
 async def test_a_path_that_went_with_our_own_interface_is_not_the_peers_fault(vnet: Any) -> None:

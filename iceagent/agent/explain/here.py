@@ -79,7 +79,7 @@ def credentials_cause(facts: Facts) -> Verdict | None:
     counted = (
         (signs.requests_keyed_wrong, "from a host of the peer's named both sides and failed authentication"),
         (signs.requests_naming_old, "of the peer named an earlier user name fragment of ours"),
-        (signs.requests_of_nobody, "from an address that the peer has told named somebody else"),
+        (signs.requests_of_nobody, "from an address that the peer has signalled named somebody else"),
         (signs.requests_of_another, "keyed with our password named another peer than the one we know"),
     )
     evidence = [f"{plural(number, 'check')} {what}" for number, what in counted if number]

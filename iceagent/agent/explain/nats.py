@@ -114,7 +114,7 @@ def their_nat(facts: Facts) -> NatFinding:
             continue  # from another socket of the peer, such as one of a new address that is not signalled yet
         if source.port not in signalled[key]:
             ports = listed([str(port) for port in sorted(signalled[key])])
-            hint = f"{source.host} told port {ports}, and its checks come from port {source.port}: {_OR_HELD}"
+            hint = f"{source.host} signalled port {ports}, and its checks come from port {source.port}: {_OR_HELD}"
             return NatFinding(None, (hint,))
     return NatFinding(None)
 

@@ -101,7 +101,7 @@ def _address_cause(facts: Facts) -> Verdict | None:
         return None
     if any(one.type is ice.CandidateType.RELAY for one in (*facts.ours, *facts.theirs)):
         return None
-    summary = "Both sides have private addresses alone, and no STUN server has told either its public one."
+    summary = "Both sides have private addresses alone, and no STUN server has shown either side's public one."
     return verdict(VerdictKind.NO_PATH, summary, tuple(facts.general()))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-MAX_EVIDENCE: Final = 24  # ours: lines; the most telling come first
+MAX_EVIDENCE: Final = 24  # ours: lines; the strongest come first
 
 
 class VerdictKind(Enum):
@@ -67,7 +67,7 @@ class Verdict:
     Attributes:
         kind: for programs.
         summary: one sentence for people.
-        evidence: the facts it rests on, the most telling first.
+        evidence: the facts it rests on, the strongest first.
         remedy: what to do, or "" when nothing has to be done.
         because: of a relayed agent, why.
     """

@@ -96,5 +96,5 @@ def _nats(facts: Facts) -> Because:
     if here.per_destination or there.per_destination:
         return Because(RelayReason.ONE_MAPS_PER_DESTINATION, evidence)
     if not facts.knows_public_address:
-        return Because(RelayReason.NO_PUBLIC_ADDRESS, ("no STUN server told either side's public address",))
+        return Because(RelayReason.NO_PUBLIC_ADDRESS, ("no STUN server showed either side's public address",))
     return Because(RelayReason.NO_DIRECT_ANSWER, evidence)

@@ -9,7 +9,7 @@ from iceagent.agent.report.timeline import Timeline
 
 _NATS: Final = {
     "easy": "keeps one external port for all destinations",
-    "predictable": "maps per destination, to ports that can be told beforehand",
+    "predictable": "maps per destination, to ports that can be known beforehand",
     "hard": "maps per destination, to ports at random",
     "unknown": "maps nobody knows how, for want of a second STUN server that answers",
 }

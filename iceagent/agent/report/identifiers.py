@@ -1,6 +1,6 @@
 """Names for candidates and pairs in statistics and timelines: the same thing always has the same name in both.
 
-The names are keyed hashes, so that they tell nobody the addresses they were made of. Source: RTCStats.id of
+The names are keyed hashes, so that they do not reveal the addresses they were made from. Source: RTCStats.id of
 https://www.w3.org/TR/webrtc-stats/, which asks for ids that mean nothing and last as long as what they name.
 """
 

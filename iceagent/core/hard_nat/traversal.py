@@ -9,7 +9,7 @@ With a NAT that maps per destination, the peer does not know to which port it ha
 - A NAT that counts its ports up shows where the next sockets will be. Both sides open some, the announced port in their
   midst, and all of each send to the one port that the other has announced.
 
-With one STUN server no side can tell which kind its own NAT is. Checks that came through a relay may have shown it, see
+With one STUN server no side can know which kind its own NAT is. Checks that came through a relay may have shown it, see
 `kind_by_checks`; and where they have not, each side plays both parts of the first way: whichever is the hard one has
 opened sockets then, and the other one sprays. So the two need not agree on who does what.
 

@@ -107,7 +107,7 @@ class TurnClient:
         """Give the allocation back; `Ended` follows when the server has answered. Without one, end at once.
 
         A server that has given us a nonce may be granting the allocation at this moment, and would keep it for ten
-        minutes; so it is told not to. It answers 437 if there was nothing to give back.
+        minutes; so it is asked not to. It answers 437 if there was nothing to give back.
         """
         may_have_granted = self.state is ClientState.ALLOCATING and self._auth.nonce != ""
         if self.state is ClientState.ALLOCATED or may_have_granted:

@@ -131,11 +131,11 @@ async def compare(channel: icesignal.SealedChannel, ours: SideView) -> SideView:
                 try:
                     found = parse_untrusted(await channel.receive())
                 except icesignal.PeerLeft as error:
-                    raise PeerLeft(f"the other side left before it told what it found: {error}") from error
+                    raise PeerLeft(f"the other side left before it sent what it found: {error}") from error
                 if found is not None:
                     await _say_goodbye(channel)
                     return found
-    raise PeerLeft(f"the other side has told nothing for {PATIENCE_S:g} s")
+    raise PeerLeft(f"the other side has sent nothing for {PATIENCE_S:g} s")
 
 
 async def _say_goodbye(channel: icesignal.SealedChannel) -> None:

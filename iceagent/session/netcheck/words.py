@@ -74,7 +74,7 @@ def _meaning(report: Report) -> str:
 
 def _without_udp(report: Report) -> str:
     if any(server.ok and server.transport == "udp" for server in report.servers):
-        return "UDP gets out of this network, but no STUN server has told how others see this machine."
+        return "UDP gets out of this network, but no STUN server has shown how others see this machine."
     if any(server.ok for server in report.servers):
         return "UDP does not get out of this network: every connection will be relayed, over TCP or TLS."
     if report.relay is not None and report.relay.ok:
@@ -86,7 +86,7 @@ def _family_meaning(one: FamilyReport, report: Report) -> str:
     found = one.behaviour
     assert found is not None
     if found.mapping is MappingBehaviour.NO_NAT and is_private(found.mapped[0].host):
-        return "The servers are on this machine or in its own network, so they cannot tell how others see it."
+        return "The servers are on this machine or in its own network, so they cannot show how others see it."
     if found.mapping is MappingBehaviour.NO_NAT:
         if found.filtering is Filtering.ENDPOINT_INDEPENDENT:
             return "This machine has a public address: everybody can be connected directly."
