@@ -109,7 +109,7 @@ async def establish(
                 read_failure=lambda: failure_of(agent, signaling_ended=signaling.has_ended),
             )
             nursery.start_soon(hurry_restarts, agent, channel.look_again)
-            nursery.start_soon(_follow_path, agent, link.notify_path_changed, session.notify_path_changed)
+            nursery.start_soon(_follow_path, agent, link, session)
             nursery.start_soon(watch_outages, agent, _outage_reporter(session, link))
             progress.enter(Stage.OPEN)
             async with run_session(session):
@@ -233,11 +233,16 @@ def _peer_left() -> Iterator[None]:
         raise PeerLeft(f"the other side left before a path was found: {error}") from error
 
 
-async def _follow_path(agent: Agent, *notify: Callable[[], None]) -> None:
+async def _follow_path(agent: Agent, link: Link, session: Session) -> None:
+    """Notify both of another path, and the session if a late candidate shows that the present one leads to a relay."""
+    path = _path_of(agent)
     async for event in agent.events():
+        before, path = path, _path_of(agent)
         if isinstance(event, SelectedPairChanged):
-            for call in notify:
-                call()
+            link.notify_path_changed()
+            session.notify_path_changed()
+        elif path is not None and not path.same_route(before):
+            session.notify_path_changed()
 
 
 def _outage_reporter(session: Session, link: Link) -> Callable[[Outage], None]:

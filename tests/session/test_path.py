@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from iceagent.core.address import make_address
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import trio
+
+from iceagent.agent import AgentConfig, CandidateType, IceServer, Role, open_agent
+from iceagent.core.address import TransportAddress, make_address
+from iceagent.servers.turn import open_turn_server
+from iceagent.servers.turn_options import TurnOptions
+from iceagent.session.establish import _follow_path, _path_of
 from iceagent.session.path import Path
+from iceagent.vnet import PORT_RESTRICTED
 
 HERE, THERE = make_address("192.0.2.1", 1000), make_address("203.0.113.5", 41000)
 
@@ -23,3 +33,57 @@ def test_a_new_round_trip_or_reason_is_no_new_route() -> None:
     """Otherwise the line would be printed again and again."""
     path = Path(False, "turn-udp", HERE, THERE, 0.01, because="one reason")
     assert Path(False, "turn-udp", HERE, THERE, 0.02, because="another").same_route(path)
+
+
+class _Follower:
+    """A session, or a link, as far as changes of the path are concerned."""
+
+    def __init__(self, agent) -> None:
+        self.shown: list[bool] = []
+        self._agent = agent
+
+    def notify_path_changed(self) -> None:
+        path = _path_of(self._agent)
+        assert path is not None
+        self.shown.append(path.direct)
+
+
+async def test_a_path_to_the_peers_relay_is_said_to_be_one_once_its_candidate_comes(vnet):
+    """Its checks come over UDP, its candidate over the signaling relay: until then it looks direct, and no longer."""
+    net = vnet()
+    server = net.host(net.internet, name="turn.example")
+    turn = TurnOptions(
+        [TransportAddress(server.address, 3478)], users={"user": "password"}, allow_peers=["203.0.113.0/24"]
+    )
+    open_nat = replace(PORT_RESTRICTED, filtering="address-dependent")  # lets in what comes from the server's address
+    hosts = [net.host(net.router(net.internet, nat=nat)) for nat in (open_nat, PORT_RESTRICTED)]
+    servers = [IceServer("turn:turn.example?transport=udp", username="user", credential="password")]
+    configs = [
+        AgentConfig(servers=servers, network=host, randbytes=host.randbytes, transport_policy=policy)
+        for host, policy in zip(hosts, ("all", "relay"), strict=True)
+    ]
+    async with net, AsyncExitStack() as stack:
+        await stack.enter_async_context(open_turn_server(turn, network=server, randbytes=server.randbytes))
+        here = await stack.enter_async_context(open_agent(configs[0], role=Role.CONTROLLED))
+        there = await stack.enter_async_context(open_agent(configs[1], role=Role.CONTROLLING))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        here.set_remote_credentials(there.credentials)
+        there.set_remote_credentials(here.credentials)
+        async for candidate in here.local_candidates():
+            if candidate.type is not CandidateType.RELAY:
+                there.add_remote_candidate(candidate)
+        relayed = [candidate async for candidate in there.local_candidates()]
+        await here.wait_connected()
+        path = _path_of(here)
+        assert path is not None
+        assert path.direct  # as far as anybody can know
+        follower = _Follower(here)
+        nursery.start_soon(_follow_path, here, follower, follower)
+        await trio.sleep(1)
+        follower.shown.clear()
+        for candidate in relayed:
+            here.add_remote_candidate(candidate)
+        await trio.sleep(1)
+        assert "lost" not in (here.relayed_because or "")  # there was no direct path that could have been
+        nursery.cancel_scope.cancel()
+    assert follower.shown == [False]

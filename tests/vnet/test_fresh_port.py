@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 import trio
@@ -21,7 +22,14 @@ from iceagent.vnet import MASQUERADE, PORT_RESTRICTED, SYMMETRIC, Network
 
 LATER_S = 0.2  # how long after the other side one is told of it: more than a packet is under way
 HEALED_S = 5.0  # beyond the time it takes anyway
-NATS = {"masquerade": MASQUERADE, "port-restricted": PORT_RESTRICTED, "symmetric": SYMMETRIC, "none": None}
+NATS = {
+    "masquerade": MASQUERADE,
+    "open masquerade": replace(MASQUERADE, filtering="address-dependent"),
+    "port-restricted": PORT_RESTRICTED,
+    "per address": replace(SYMMETRIC, mapping="address-dependent"),
+    "symmetric": SYMMETRIC,
+    "none": None,
+}
 
 
 @dataclass
@@ -34,10 +42,11 @@ class Story:
     left_open: int = 0
 
 
-async def carry(source, target, delay_s, *, late=True):
+async def carry(source, target, delay_s, *, late=True, relays_later_s=0.0):
     await trio.sleep(delay_s)
     target.set_remote_credentials(source.credentials, options=source.options)
     async for candidate in source.local_candidates():
+        await trio.sleep(relays_later_s if candidate.type is CandidateType.RELAY else 0.0)
         target.add_remote_candidate(candidate.to_sdp())
     target.add_remote_candidate(None)
     if late:
@@ -47,7 +56,7 @@ async def carry(source, target, delay_s, *, late=True):
 
 @asynccontextmanager
 async def two_agents(
-    net, left, right, *, late, later_s=LATER_S, relay=False, carriers=("", ""), **options
+    net, left, right, *, late, later_s=LATER_S, relay=False, relays_later_s=0.0, carriers=("", ""), **options
 ) -> AsyncIterator[list]:
     """Run a server and two agents, one of which hears later of the other than that one of it."""
     server = net.host(net.internet, name="server.example")
@@ -73,8 +82,9 @@ async def two_agents(
             agents.append(await stack.enter_async_context(open_agent(config, role=role)))
         nursery = await stack.enter_async_context(trio.open_nursery())
         delays = (0.0, later_s) if late == "right" else (later_s, 0.0)
-        nursery.start_soon(carry, agents[1], agents[0], delays[0])
-        nursery.start_soon(carry, agents[0], agents[1], delays[1])
+        for number, delay_s in enumerate(delays):
+            told = partial(carry, late=True, relays_later_s=relays_later_s)
+            nursery.start_soon(told, agents[1 - number], agents[number], delay_s)
         yield list(zip(hosts, agents, strict=True))
         nursery.cancel_scope.cancel()
 
@@ -125,6 +135,19 @@ def test_a_gateway_that_accepts_input_costs_seconds(left, right, late, relay):
         assert story.direct_s < LATER_S + 1 + HEALED_S
         assert story.left_open == 0
         assert max(story.sockets) <= 2 + relay  # what led nowhere is closed
+
+
+def test_the_peers_relay_is_no_direct_path_though_its_checks_come_first():
+    """Before its relayed candidate is signalled it looks like one: another port is needed all the same.
+
+    The gateway that takes packets for its own lets in all of the server that was asked, so also the peer's relay there.
+    The peer's NAT maps per address, so that it cannot help itself.
+    """
+    for seed in (1, 2):
+        story = run("open masquerade", "per address", late="left", relay=True, relays_later_s=3.0, seed=seed)
+        assert story.direct_s is not None
+        assert story.direct_s < LATER_S + 1 + 3.0 + HEALED_S
+        assert story.left_open == 0
 
 
 @pytest.mark.parametrize("late", ["left", "right"])

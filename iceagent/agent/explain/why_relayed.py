@@ -45,15 +45,16 @@ def _policy(facts: Facts) -> Because | None:
 
 def _past(facts: Facts) -> Because | None:
     restarted = facts.last(ice.Restarted)
+    relays = {one.address for one in facts.theirs if one.type is ice.CandidateType.RELAY}
     direct = [
-        (at, event)
+        (at, event.pair)
         for at, event in facts.driver.timeline.latest(ice.SelectedPairChanged)
-        if path_kind(event.pair) == "direct"
+        # What looked direct may have led to the peer's relay, whose candidate was not signalled yet.
+        if event.pair is not None and path_kind(event.pair) == "direct" and event.pair.remote.address not in relays
     ]
     if direct and (restarted is None or restarted[0] < direct[-1][0]):
-        at, event = direct[-1]
-        assert event.pair is not None
-        kinds = f"{event.pair.local.type.value} to {event.pair.remote.type.value}"
+        at, pair = direct[-1]
+        kinds = f"{pair.local.type.value} to {pair.remote.type.value}"
         return Because(RelayReason.DIRECT_PATH_LOST, (f"a direct path, {kinds}, was taken {facts.ago(at)} ago",))
     return None
 

@@ -74,19 +74,23 @@ class FreshPorts:
                     nursery.cancel_scope.cancel()
 
     async def _try_ports(self, receiving: trio.Nursery) -> None:
-        opened: dict[TransportAddress, ice.Candidate] = {}
-        try:
-            for number in range(MAX_PORTS):
-                while self._way_out() is None or not self._targets():
-                    await self._driver.changed.park()
-                if await wait_direct(self._driver, AGAIN_S if number else STUCK_S):
-                    break
-                await self._open_one(opened, receiving)
-            if opened:  # the peer may have found another path, to the port we have signalled
-                await wait_agreed(self._driver)
-        finally:
-            for base, candidate in opened.items():
-                self._end(base, candidate)
+        """Try other ports until there is a direct path; and again if it was the peer's relay that looked like one."""
+        tried = 0
+        while tried < MAX_PORTS:
+            opened: dict[TransportAddress, ice.Candidate] = {}
+            try:
+                while tried < MAX_PORTS:
+                    while self._way_out() is None or not self._targets():
+                        await self._driver.changed.park()
+                    if await wait_direct(self._driver, AGAIN_S if tried else STUCK_S):
+                        break
+                    tried += 1
+                    await self._open_one(opened, receiving)
+                if opened:  # the peer may have found another path, to the port we have signalled
+                    await wait_agreed(self._driver)
+            finally:
+                for base, candidate in opened.items():
+                    self._end(base, candidate)
 
     # One port
 

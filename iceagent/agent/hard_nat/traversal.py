@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.direct import is_direct, wait_direct
+from iceagent.agent.direct import is_direct, wait_certain, wait_direct
 from iceagent.agent.driver import Driver
 from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.agent.gather.reflexive import Base
@@ -144,14 +144,19 @@ class HardNatTraversal:
                 end_at = min(end_at, trio.current_time() + HEAD_START_S + self._limits.time_limit_s)
                 task = assign(ours, theirs)
                 if await wait_direct(self._driver, 0.0 if nat.is_late or (task and task.is_urgent) else HEAD_START_S):
-                    return
+                    if await wait_certain(self._driver):
+                        return
+                    end_at = (
+                        end_at if nat.is_late else math.inf
+                    )  # nothing was tried while the peer's relay looked direct
+                    continue
                 if not nat.is_late:  # later, what checks had shown has led nowhere
                     task = assign(ours, theirs, self._shown(nat, theirs))
                 nat.is_late = True
                 if task is None:
                     self._note_hopeless(ours, theirs)
                     return
-                if await self._attempt(nat, task, end_at):
+                if await self._attempt(nat, task, end_at) and await wait_certain(self._driver):
                     return
                 ours = await self._announce(nat, max(ours.round + 1, theirs.round)) or ours
         finally:
