@@ -29,6 +29,7 @@ from iceagent.core.constants import STOPPED_S
 from iceagent.link.config import LinkConfig, LinkRole
 from iceagent.link.identity import LinkIdentity
 from iceagent.net.api import Batch
+from iceagent.net.logs import limited_logger
 
 ALPN = "iceagent-link/2"  # 1: the end of a stream had no byte
 _CLIENT_ADDRESS = ("192.0.2.1", 4433)  # RFC 5737: documentation addresses, valid for inet_pton and never real
@@ -48,6 +49,9 @@ _DATAGRAM_OVERHEAD = 1 + 8 + 4 + 3 + 16 + 4
 
 # `quic` is the logger of both libraries; without a handler Python would print their warnings to stderr.
 logging.getLogger("quic").addHandler(logging.NullHandler())
+
+
+_log = limited_logger(__name__)
 
 
 class QuicClose(Struct, frozen=True):
@@ -310,8 +314,13 @@ class QuicEndpoint(ABC):
         self._pause_until = None
         try:
             return action()
-        except Exception:  # seen of qh3: "packet builder capacity exhausted", with handshake packets lost
+        except Exception as error:  # seen of qh3: "packet builder capacity exhausted", with handshake packets lost
             self.library_errors += 1
+            if self.handshake_done:  # "reserved stream is missing", with many streams and packets out of order
+                _log.warning(
+                    "the QUIC library failed (%s): a stream may stand still from now on; if one does, connect again",
+                    error,
+                )
             self._pause_until = now + _PAUSE_S
             return None
 

@@ -328,3 +328,26 @@ def test_final_messages_that_ask_for_an_answer_do_no_harm(backend: str) -> None:
     server.drain_events(handler)
     assert handler.asked == 1
     assert server.close_reason is not None
+
+
+def test_a_fault_of_the_quic_library_in_an_open_link_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What it threw away may be anybody's; before, a connection stood still and no line told why."""
+
+    class Broken:
+        _close_event = None
+
+        def datagrams_to_send(self, now: float) -> None:
+            raise ValueError("reserved stream is missing")
+
+        def get_timer(self) -> None:
+            return None
+
+    identity = generate_identity()
+    endpoint = create_endpoint("qh3", LinkRole.CLIENT, identity, identity.fingerprint, LinkConfig())
+    endpoint._connection = Broken()
+    assert endpoint.datagrams_to_send(1.0) == []
+    assert not caplog.records, "a handshake is begun anew"
+    endpoint.handshake_done = True
+    assert endpoint.datagrams_to_send(2.0) == []
+    assert "reserved stream is missing" in caplog.text
+    assert endpoint.library_errors == 2
