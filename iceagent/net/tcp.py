@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import sys
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,11 @@ from iceagent.net.sockaddr import bind_sockaddr
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
+_LINGER = "hh" if sys.platform == "win32" else "ii"  # struct linger: on or off, seconds
+LINGER_RESET = struct.pack(_LINGER, 1, 0)
+"""The value of SO_LINGER with which closing a socket resets its connection."""
+LINGER_END = struct.pack(_LINGER, 0, 0)
+"""The value with which closing a socket ends its connection well."""
 
 
 async def connect_tcp(
@@ -75,6 +81,25 @@ def _share_port(sock: trio.socket.SocketType) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "SO_REUSEPORT"):  # with a listener there, Linux and the BSDs want this, too
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+@runtime_checkable
+class _Resettable(Protocol):
+    def reset(self) -> None: ...
+
+
+def reset_connection(stream: object) -> None:
+    """Close a connection at once and for good: its ports are free for another one between the same two addresses.
+
+    After an ordinary close the system goes on sending, for minutes if nothing answers, and refuses a second connection
+    from the same port meanwhile (EADDRNOTAVAIL). Source: RFC 9293 section 3.10.4, ABORT.
+    """
+    if isinstance(stream, trio.SocketStream):
+        with contextlib.suppress(OSError):
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        stream.socket.close()
+    elif isinstance(stream, _Resettable):
+        stream.reset()
 
 
 @runtime_checkable

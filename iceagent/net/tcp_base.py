@@ -196,6 +196,8 @@ class TcpBase:
         peer = self._peers.get(remote)
         if peer is not None and self._connects and peer.is_stalled(trio.current_time()):
             self._forget(peer, "stalled")
+            if self._listener is not None:  # the next connection leaves from the same port
+                peer.reset()
             peer = None
         if peer is not None:
             return peer

@@ -15,6 +15,7 @@ from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.net.framing import MAX_FRAME, FrameError, FrameReader
 from iceagent.net.queues import SendQueue
+from iceagent.net.tcp import reset_connection
 
 SEND_BUFFER: Final = 128 * 1024
 """Bytes that may wait for one connection before senders do, and as many in the system: more would only add delay."""
@@ -123,6 +124,12 @@ class TcpPeer:
         """Close; `run` ends. Idempotent."""
         self._queue.close()
         self._scope.cancel()
+
+    def reset(self) -> None:
+        """Close, and free the ports at once: another connection between the same two is to take its place."""
+        self.close()
+        if self._stream is not None:
+            reset_connection(self._stream)
 
     async def run(self, base: Owner) -> int:
         """Open, read and write until it ends; return the errno of why, or 0 when it was closed here."""

@@ -16,19 +16,15 @@ Unix sockets and pipes have no reset: their reader sees an ordinary end, and onl
 from __future__ import annotations
 
 import socket
-import struct
-import sys
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 import trio
 
 from iceagent.net.logs import limited_logger
+from iceagent.net.tcp import LINGER_END, LINGER_RESET
 from iceagent.session.raw import ByteStream, NamedStream
 
-_FORMAT = "hh" if sys.platform == "win32" else "ii"  # struct linger: on or off, seconds
-_RESET = struct.pack(_FORMAT, 1, 0)
-_END = struct.pack(_FORMAT, 0, 0)
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 
 
@@ -47,13 +43,13 @@ def arm(sock: socket.socket | trio.socket.SocketType) -> None:
     A listener hands it on to what it accepts where the system does so (Linux, the BSDs); what was accepted is armed
     again. Nothing for a Unix socket, which has no reset.
     """
-    _set_linger(sock, _RESET)
+    _set_linger(sock, LINGER_RESET)
 
 
 def disarm(stream: ByteStream) -> None:
     """Let closing this stream end it well: what was written is delivered, then comes the end."""
     if isinstance(stream, trio.SocketStream):
-        _set_linger(stream.socket, _END)
+        _set_linger(stream.socket, LINGER_END)
 
 
 def break_off(stream: ByteStream) -> None:

@@ -115,6 +115,13 @@ class VirtualTcpStream(trio.abc.HalfCloseableStream):
         self.settle()
         self._wake()
 
+    def reset(self) -> None:
+        """Close at once by a reset, also of what was sent and has not arrived. Idempotent."""
+        self.is_closed = True
+        self._machine.abort()
+        self.settle()
+        self._wake()
+
     async def wait_open(self) -> None:
         """Wait until the handshake is over.
 

@@ -549,7 +549,7 @@ async def _ends_by_consent(run: Run) -> bool:
     of them. TCP has doubled its wait by then, and needs the others where its next retransmission is lost, too: by the
     line, or because it left just before the cable came back.
     """
-    with trio.move_on_after(CONSENT_EXPIRY_S - 15):
+    with trio.move_on_after(CONSENT_EXPIRY_S - 15 + 1):  # the last answer may have come as the cut began
         while not any(agent.state is AgentState.FAILED for agent in run.agents):
             await trio.sleep(0.5)
         ends = [component for agent in run.agents for component in _components(agent)]

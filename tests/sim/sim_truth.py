@@ -8,7 +8,7 @@ import trio
 from sim_draw import Drawn, routers_above
 
 from iceagent.agent import Agent, RelayReason, Verdict, VerdictKind
-from iceagent.core.ice import Candidate, CandidateType
+from iceagent.core.ice import Candidate, CandidateType, LocalCandidateAdded
 from iceagent.vnet import Host, Router
 
 STALE_S = 40.0  # what was true until so long ago may still be said: the peer has to be told of a change, after consent
@@ -63,8 +63,11 @@ class Truth:
                 return "it is we who have no candidate"
         if verdict.because is RelayReason.POLICY and not is_narrow:
             return "the policy allows more"
-        if verdict.because is RelayReason.PEER_RELAYS_ONLY and agents[1:] and _has_direct(agents[1 - number]):
-            return "the peer has direct candidates"
+        if verdict.because is RelayReason.PEER_RELAYS_ONLY and agents[1:]:
+            # Candidates are carried one after the other; what came after a peer's last one may be on its way.
+            carried_s = len(_candidates(agents[1 - number])) * drawn.signaling_s + drawn.trickle_s
+            if _has_direct(agents[1 - number], before=self.now - carried_s):
+                return "the peer has direct candidates"
         return ""
 
     def _routers(self, number: int) -> list[Router]:
@@ -80,9 +83,13 @@ class Truth:
         return is_off or any(wall.udp_ports is not None or wall.drops_stun or wall.inbound == "none" for wall in walls)
 
 
-def _has_direct(agent: Agent) -> bool:
-    """Whether an agent has told candidates of its own that are no relays."""
-    return bool({one.type for one in _candidates(agent)} & {CandidateType.HOST, CandidateType.SRFLX})
+def _has_direct(agent: Agent, *, before: float) -> bool:
+    """Whether an agent has candidates of its own that are no relays, and had them so long ago."""
+    rooms = [part for stream in agent.streams for part in stream.components]
+    entries = [entry for room in rooms for entry in room.driver.timeline.entries()]
+    added = {event.candidate for at, event in entries if isinstance(event, LocalCandidateAdded) and at <= before}
+    direct = {one for one in _candidates(agent) if one.type in (CandidateType.HOST, CandidateType.SRFLX)}
+    return bool(direct & added)
 
 
 def _candidates(agent: Agent) -> list[Candidate]:
