@@ -57,6 +57,7 @@ async def answer_within(session: Session, seconds: float) -> AsyncIterator[None]
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
 GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then
 
+DEPARTURE_LOOK_S = 0.2  # between two looks at the path of a peer that left the conversation
 S = TypeVar("S", bound=Session)
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ async def establish(
         signaling = _Signaling(channel, agent, identity.fingerprint)
         progress.is_peer_away = lambda: channel.is_peer_away
         nursery.start_soon(signaling.watch_peer)
+        nursery.start_soon(signaling.watch_departure)
         if servers_of is not None:
             nursery.start_soon(run_contained, "fresh credentials", Renewal(agent, channel, servers_of).run)
         fingerprint = await signaling.find_path(nursery, progress)
@@ -134,6 +136,7 @@ class _Signaling:
         self.has_ended = False
         self.is_open = False
         self._all_signalled = trio.Event()
+        self._departed = trio.Event()
         self._is_needed = True
         self._channel = channel
         self._agent = agent
@@ -187,6 +190,20 @@ class _Signaling:
                         raise peer_gone(self._agent, GONE_S)
                     await trio.sleep(GONE_S - silent_s)
 
+    async def watch_departure(self) -> None:
+        """Until the session is open, raise once the other side has left the conversation and the path is silent.
+
+        It left in between: with a path, and before there was a link that could have said so.
+
+        Raises:
+            PeerLeft: so it is.
+        """
+        await self._departed.wait()
+        while not self.is_open:
+            if not self._agent.is_answering:
+                raise left_early(self._agent, PeerLeft("the other side left before the link was open"))
+            await trio.sleep(DEPARTURE_LOOK_S)
+
     async def _wait_connected(self) -> None:
         async with open_background() as nursery:
             nursery.start_soon(self._give_up)
@@ -209,6 +226,8 @@ class _Signaling:
         except SessionError as error:
             if not self._is_needed:
                 self._note_end(error.__cause__ or error)
+                if isinstance(error, PeerLeft):
+                    self._departed.set()
             elif isinstance(error, RelayError | PeerLeft):
                 raise left_early(self._agent, error) from error.__cause__
             else:

@@ -505,6 +505,48 @@ def test_who_is_left_while_trying_says_what_it_saw_itself(monkeypatch):
         assert error.verdict.evidence
 
 
+def test_who_is_left_between_path_and_link_is_told_as_soon_as_the_path_is_silent():
+    """Ctrl-C there had the relay's word that the other side left, and half a minute of waiting for its link."""
+    told: list[tuple[float, PeerLeft]] = []
+
+    async def main():
+        net = Network(1)
+        hosts = [net.host(net.internet) for _ in range(2)]
+        ends = [Channel("joiner", lambda: True), Channel("inviter", lambda: True)]
+        ends[0].peer, ends[1].peer = reversed(ends)
+        leaving = trio.CancelScope()
+
+        def leave(stage: Stage) -> None:
+            if stage is Stage.LINK:
+                leaving.cancel()
+                ends[0].finish(icesignal.PeerLeft("the other side left"))
+
+        async def one(number: int, enter) -> None:
+            config = AgentConfig(network=hosts[number], randbytes=hosts[number].randbytes)
+            progress, end = Progress(), ends[number]
+            was = progress.enter
+            progress.enter = lambda stage, explain=None: (enter(stage), was(stage, explain))[1]  # type: ignore[method-assign]
+            async with establishing.establish(Session, end, generate_identity(), config, progress):
+                await trio.sleep_forever()
+
+        async def leaver() -> None:
+            with leaving:
+                await one(1, lambda _: None)
+
+        async with net, trio.open_nursery() as nursery:
+            nursery.start_soon(leaver)
+            try:
+                await one(0, leave)
+            except PeerLeft as error:
+                told.append((trio.current_time(), error))
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    [(seconds, error)] = told
+    assert seconds < 8
+    assert "the other side left before the link was open" in str(error)
+
+
 @pytest.mark.parametrize(
     "reason",
     [
