@@ -12,7 +12,7 @@ import trio
 from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.cli.exits import Exit
 from iceagent.cli.output import Output
-from iceagent.cli.progress import follow_paths, shown_progress
+from iceagent.cli.progress import AGAIN_S, follow_paths, shown_progress
 from iceagent.cli.run import run_verb
 from iceagent.core.address import TransportAddress
 from iceagent.link import LinkClosedByPeer, WishRefused
@@ -61,7 +61,7 @@ async def test_the_first_line_comes_within_three_seconds_and_none_is_far_from_th
         progress.enter(Stage.OPEN)
     assert said[0] - begun <= 3
     times = [*said, ended]
-    assert max(b - a for a, b in pairwise(times)) <= progress.AGAIN_S
+    assert max(b - a for a, b in pairwise(times)) <= AGAIN_S
     told = lines(capsys.readouterr().out)
     assert [one["stage"] for one in told] == ["relay", "peer", "path", "path", "path", "path"]
     assert {one["kind"] for one in told} == {"waiting"}
