@@ -7,7 +7,7 @@
 
 A rule is compared with what the peer asks for before any name is resolved: `localhost` and `127.0.0.1` are two things,
 and a name cannot slip through a rule written with an address, whatever it resolves to. Both are in one form by then
-(`iceagent.tunnel.targets`): names in lower case, addresses by value; and what was compared is what is connected to.
+(`iceagent.tunnel.spec`): names in lower case, addresses by value; and what was compared is what is connected to.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ _MAX_UNIX_PATH = 107  # sun_path of Linux, less its final zero
 
 @dataclass(frozen=True, slots=True)
 class TcpTarget:
-    """A TCP service as the far side sees it; `host` is brought into its one form (`iceagent.tunnel.targets`)."""
+    """A TCP service as the far side sees it; `host` is brought into its one form (`canonical_host`)."""
 
     host: str
     port: int
@@ -219,12 +219,18 @@ def _collide(one: ForwardSpec, other: ForwardSpec) -> bool:
     match one.bind, other.bind:
         case PortBind(host, port), PortBind(other_host, other_port):
             same_protocol = isinstance(one.target, UdpTarget) is isinstance(other.target, UdpTarget)
-            same_host = host == other_host or not host or not other_host
+            hosts, other_hosts = _bind_hosts(host), _bind_hosts(other_host)
+            same_host = not host or not other_host or not hosts.isdisjoint(other_hosts)
             return same_protocol and port == other_port != 0 and same_host
         case UnixBind(path), UnixBind(other_path):
             return os.path.realpath(path) == os.path.realpath(other_path)
         case _:
             return False
+
+
+def _bind_hosts(host: str) -> set[str]:
+    """Return what a host stands for, without asking DNS: `localhost` is both loopbacks (RFC 6761 section 6.3)."""
+    return {host, "127.0.0.1", "::1"} if host.lower().removesuffix(".") == "localhost" else {host}
 
 
 def _parse(text: str) -> ForwardSpec:

@@ -59,6 +59,8 @@ def was_dialled(relay: socket.socket) -> bool:
         (("forward", "-L", "0:h:1", " "), 4, "empty"),
         (("forward", "-L", "2222:h:22", "-L", "2222:h:80", CODE), 2, "two forwards want 127.0.0.1:2222"),
         (("forward", "-L", "2222:h:22", "-L", "*:2222:h:80", CODE), 2, "two forwards want *:2222"),
+        (("forward", "-L", "2222:h:22", "-L", "localhost:2222:h:80", CODE), 2, "two forwards want localhost:2222"),
+        (("forward", "-L", "[::1]:2222:h:22", "-L", "localhost:2222:h:80", CODE), 2, "two forwards want localhost"),
         (("forward", "-L", "unix:/tmp/../tmp/x:h:22", "-L", "unix:/tmp/x:h:80", CODE), 2, "two forwards want unix:"),
         (("forward", "-L", "2222:h", CODE), 2, "2222:localhost:22"),
         (("forward", "-L", "0:010.0.0.1:22", CODE), 2, "leading zeros"),
