@@ -188,7 +188,7 @@ class Roaming:
         present = {entry.host for entry in component.gatherer.interfaces()}
         gone = [base for base in component.gatherer.bases if base.address.host not in present]
         for base in gone:
-            component.gatherer.bases.remove(base)
+            component.gatherer.leave(base)
             sock = component.driver.sockets.pop(base.address, None)
             if sock is not None:  # else it was lost before its address
                 sock.close()

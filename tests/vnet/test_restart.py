@@ -159,6 +159,26 @@ async def test_host_that_moves_to_another_network_keeps_agent_and_stream(vnet):
             assert address in lab.hosts[0].addresses()
 
 
+async def test_an_address_that_comes_back_has_its_port_again_so_that_nobody_need_be_told(vnet):
+    """An interface that was down for a moment, behind NATs that let in only what they know, and signaling is dead."""
+    with trio.fail_after(90):
+        async with two_agents(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, auto_restart=True) as lab:
+            await lab.connect()
+            alice, bob = lab.agents
+            before = alice.selected_pair.local.path_base
+            lab.hosts[0].set_up(up=False)
+            await trio.sleep(8)
+            lab.hosts[0].set_up(up=True)
+            with trio.fail_after(5):
+                await alice.send(b"here again")
+                assert await bob.receive() == b"here again"
+                await bob.send(b"welcome back")
+                assert await alice.receive() == b"welcome back"
+            assert alice.selected_pair.local.path_base == before
+            await trio.sleep(40)  # no restart that nobody answers ends it
+            assert alice.state is bob.state is ice.AgentState.COMPLETED
+
+
 async def test_path_comes_back_within_two_seconds_and_two_round_trips_of_the_interface(vnet):
     """Out of the tunnel after twenty seconds, with another address; nobody touched anything."""
     with trio.fail_after(90):

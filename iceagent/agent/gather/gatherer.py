@@ -83,6 +83,7 @@ class Gatherer:
         self._entries: list[InterfaceAddress] = []
         self._read_at = -math.inf
         self.bases: list[Base] = []
+        self._ports_left: dict[str, int] = {}  # by address, oldest first
         self._bases_made = 0
         self.addresses_seen = 0
         self.addresses_usable = 0  # of these, what the policy leaves
@@ -157,13 +158,24 @@ class Gatherer:
         for entry in chosen:
             if len(self.bases) >= MAX_BASES_EVER:
                 break
-            sock = None if entry.host in known else await self._open(entry.host)
+            sock = None if entry.host in known else await self._open(entry.host, self._ports_left.pop(entry.host, None))
             if sock is not None and self._driver.closed:
                 sock.close()
             elif sock is not None:
                 made.append(self._add_base(sock))
         await self.names.refresh()
         return made
+
+    def leave(self, base: Base) -> None:
+        """Do without a base, whose address is gone, and remember its port.
+
+        An address often comes back, as when an interface goes down and up. From the same port a NAT still lets the peer
+        in, so that the path works again also where no signaling could tell the peer of another one.
+        """
+        self.bases.remove(base)
+        if len(self._ports_left) >= MAX_BASES_EVER:
+            del self._ports_left[next(iter(self._ports_left))]
+        self._ports_left[base.address.host] = base.address.port
 
     def take_servers(self, servers: tuple[IceServer, ...]) -> None:
         """Ask other servers from the next gathering on."""
@@ -325,12 +337,12 @@ class Gatherer:
 
     # Host candidates
 
-    async def _open(self, host: str) -> UdpSocket | None:
-        """Bind to the first free port; None when the address or all allowed ports are refused."""
+    async def _open(self, host: str, usual_port: int | None = None) -> UdpSocket | None:
+        """Bind to the usual or the first free port; None when the address or all allowed ports are refused."""
         shared = self._config.shared_port
         if shared is not None:
             return shared.attach(host, self._driver.ice.credentials.ufrag)
-        for port in self._ports():
+        for port in (*(() if usual_port is None else (usual_port,)), *self._ports()):
             try:
                 return await self._network.open_udp(host, port)
             except (OSError, ValueError) as error:
