@@ -187,8 +187,10 @@ class Roaming:
     def _close_stale(self, component: Component) -> bool:
         present = {entry.host for entry in component.gatherer.interfaces()}
         gone = [base for base in component.gatherer.bases if base.address.host not in present]
+        selected = component.driver.ice.selected_pair
+        in_use = None if selected is None else selected.local.path_base
         for base in gone:
-            component.gatherer.leave(base)
+            component.gatherer.leave(base, was_in_use=base.address == in_use)
             sock = component.driver.sockets.pop(base.address, None)
             if sock is not None:  # else it was lost before its address
                 sock.close()

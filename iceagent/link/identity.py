@@ -1,4 +1,6 @@
-"""A self-signed certificate and its key, written out as DER: two small structures, always of the same shape.
+"""The certificate with which a peer proves, inside TLS, that it is the one that signaling named.
+
+It is self-signed, and written out as DER with its key: two small structures, always of the same shape.
 
 The general library (`cryptography.x509`, with `serialization`) takes as long to import as the whole agent. A peer is
 identified by the hash of its certificate, and nobody reads a field of it. Source: RFC 5280

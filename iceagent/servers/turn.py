@@ -118,7 +118,7 @@ class TurnService:
         """Return the same for whoever asks from a host; quotas bind all that is made for one host together.
 
         A host is an IPv4 address, or an IPv6 address or /64, which counts by its /56: that is what a home has. The name
-        does not report the address.
+        does not reveal the address.
 
         Raises:
             TurnOptionsError: the server has no secret.

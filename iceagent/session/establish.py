@@ -137,6 +137,7 @@ class _Signaling:
         self.is_open = False
         self._all_signalled = trio.Event()
         self._departed = trio.Event()
+        self._goodbye: icesignal.PeerLeft | None = None
         self._is_needed = True
         self._channel = channel
         self._agent = agent
@@ -201,7 +202,8 @@ class _Signaling:
         await self._departed.wait()
         while not self.is_open:
             if not self._agent.is_answering:
-                raise left_early(self._agent, PeerLeft("the other side left before the link was open"))
+                left = PeerLeft("the other side left before the link was open")
+                raise left_early(self._agent, left) from self._goodbye
             await trio.sleep(DEPARTURE_LOOK_S)
 
     async def _wait_connected(self) -> None:
@@ -225,8 +227,10 @@ class _Signaling:
                 await talk()
         except SessionError as error:
             if not self._is_needed:
-                self._note_end(error.__cause__ or error)
-                if isinstance(error, PeerLeft):
+                reason = error.__cause__ or error
+                self._note_end(reason)
+                if isinstance(reason, icesignal.PeerLeft) and reason.said_goodbye:
+                    self._goodbye = reason
                     self._departed.set()
             elif isinstance(error, RelayError | PeerLeft):
                 raise left_early(self._agent, error) from error.__cause__

@@ -216,9 +216,9 @@ class ClientSession:
             case "expired":
                 return PeerLeft("the other side stayed away for too long")
             case "done":
-                return PeerLeft("the other side is done")
+                return PeerLeft("the other side is done", said_goodbye=True)
             case _:
-                return PeerLeft("the other side left")
+                return PeerLeft("the other side left", said_goodbye=True)
 
 
 def _entry_error(frame: wire.Error, entry: wire.Frame) -> SignalError:

@@ -32,7 +32,15 @@ class SessionLost(SignalError):
 
 
 class PeerLeft(SignalError):
-    """The other side ended the conversation, or stayed away for longer than the relay keeps its place."""
+    """The other side ended the conversation, or stayed away for longer than the relay keeps its place.
+
+    Attributes:
+        said_goodbye: whether it ended the conversation itself.
+    """
+
+    def __init__(self, text: str, *, said_goodbye: bool = False) -> None:
+        super().__init__(text)
+        self.said_goodbye = said_goodbye
 
 
 class ChannelBroken(SignalError):

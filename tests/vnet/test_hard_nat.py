@@ -269,6 +269,23 @@ def test_packets_and_time_are_limited_in_all():
     assert max(story.packets) <= 2 * 200 + 100
 
 
+def test_what_has_failed_is_not_begun_again():
+    """Its packets or its time are spent, and data goes through a relay or nowhere: nothing more is opened or said."""
+
+    async def begun(limits):
+        net = Network(1)
+        async with two_homes(net, "port-restricted", "symmetric", options=(limits, limits)) as homes:
+            await trio.sleep(60)
+            before = [(len(home.events(HardNatBegun)), len(home.events(HardNatEnded))) for home in homes]
+            await trio.sleep(60)
+            return before, [(len(home.events(HardNatBegun)), len(home.events(HardNatEnded))) for home in homes]
+
+    for limits in (HardNat(packets=60, sockets=16), HardNat(time_limit_s=2.0, sockets=1)):
+        before, after = vnet_package.run(lambda limits=limits: begun(limits), seed=1)
+        assert before == after
+        assert all(number <= 4 for pair in after for number in pair)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(("left", "right"), [("port-restricted", "symmetric"), ("sequential", "sequential")])
 def test_losses_are_survived(left, right):

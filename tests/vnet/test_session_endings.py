@@ -519,7 +519,7 @@ def test_who_is_left_between_path_and_link_is_told_as_soon_as_the_path_is_silent
         def leave(stage: Stage) -> None:
             if stage is Stage.LINK:
                 leaving.cancel()
-                ends[0].finish(icesignal.PeerLeft("the other side left"))
+                ends[0].finish(icesignal.PeerLeft("the other side left", said_goodbye=True))
 
         async def one(number: int, enter) -> None:
             config = AgentConfig(network=hosts[number], randbytes=hosts[number].randbytes)

@@ -23,7 +23,7 @@ import trio
 
 from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
-from iceagent.agent.direct import is_direct, wait_agreed, wait_direct
+from iceagent.agent.direct import is_direct, wait_agreed, wait_certain, wait_direct
 from iceagent.agent.driver import Driver
 from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.agent.gather.reflexive import Base
@@ -86,8 +86,10 @@ class FreshPorts:
                         break
                     tried += 1
                     await self._open_one(opened, receiving)
-                if opened:  # the peer may have found another path, to the port we have signalled
+                while opened:  # the peer may have found another path, to the port we have signalled
                     await wait_agreed(self._driver)
+                    if await wait_certain(self._driver):
+                        break
             finally:
                 for base, candidate in opened.items():
                     self._end(base, candidate)
@@ -159,12 +161,12 @@ class FreshPorts:
     def _make_room(self) -> None:
         selected = self._driver.ice.selected_pair
         in_use = None if selected is None else selected.local.path_base
-        self._kept = [one for one in self._kept if one.address in self._driver.sockets]
+        bases, sockets = self._gatherer.bases, self._driver.sockets
+        self._kept = [one for one in self._kept if one in bases and one.address in sockets]
         spare = [one for one in self._kept if one.address != in_use]
         if len(self._kept) >= MAX_KEPT and spare:
             self._kept.remove(spare[0])
-            if spare[0] in self._gatherer.bases:
-                self._gatherer.bases.remove(spare[0])
+            self._gatherer.bases.remove(spare[0])
             self._close(spare[0].address)
 
     def _close(self, base: TransportAddress) -> None:

@@ -158,24 +158,28 @@ class Gatherer:
         for entry in chosen:
             if len(self.bases) >= MAX_BASES_EVER:
                 break
-            sock = None if entry.host in known else await self._open(entry.host, self._ports_left.pop(entry.host, None))
+            sock = None if entry.host in known else await self._open(entry.host, self._ports_left.get(entry.host))
             if sock is not None and self._driver.closed:
                 sock.close()
             elif sock is not None:
+                self._ports_left.pop(entry.host, None)
                 made.append(self._add_base(sock))
         await self.names.refresh()
         return made
 
-    def leave(self, base: Base) -> None:
-        """Do without a base, whose address is gone, and remember its port.
+    def leave(self, base: Base, *, was_in_use: bool) -> None:
+        """Do without a base, whose address is gone, and remember its port: that of the base in use, else of the first.
 
         An address often comes back, as when an interface goes down and up. From the same port a NAT still lets the peer
         in, so that the path works again also where no signaling could tell the peer of another one.
         """
         self.bases.remove(base)
-        if len(self._ports_left) >= MAX_BASES_EVER:
-            del self._ports_left[next(iter(self._ports_left))]
-        self._ports_left[base.address.host] = base.address.port
+        host, port = base.address
+        if was_in_use or host not in self._ports_left:
+            self._ports_left.pop(host, None)
+            if len(self._ports_left) >= MAX_BASES_EVER:
+                del self._ports_left[next(iter(self._ports_left))]
+            self._ports_left[host] = port
 
     def take_servers(self, servers: tuple[IceServer, ...]) -> None:
         """Ask other servers from the next gathering on."""

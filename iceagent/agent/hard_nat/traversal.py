@@ -156,7 +156,8 @@ class HardNatTraversal:
                 if task is None:
                     self._note_hopeless(ours, theirs)
                     return
-                if await self._attempt(nat, task, end_at) and await wait_certain(self._driver):
+                is_over = await self._attempt(nat, task, end_at)
+                if is_over and (not is_direct(self._driver.ice) or await wait_certain(self._driver)):
                     return
                 ours = await self._announce(nat, max(ours.round + 1, theirs.round)) or ours
         finally:
