@@ -90,6 +90,7 @@ class FreshPorts:
                     await wait_agreed(self._driver)
                     if await wait_certain(self._driver):
                         break
+                    await self._driver.changed.park()  # it was the peer's relay; and no turn goes without a checkpoint
             finally:
                 for base, candidate in opened.items():
                     self._end(base, candidate)
