@@ -18,7 +18,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import trio
 
-from iceagent.net.api import InterfaceAddress, Network, RealHost
+from iceagent.net.api import InterfaceAddress, RealHost
 from iceagent.net.tasks import PerRun, contained
 
 logger = logging.getLogger("iceagent.net")
@@ -71,6 +71,14 @@ class ChangeMonitor:
         return changes
 
 
+class HasInterfaces(Protocol):
+    """A network, as far as it is watched: all have that, and some can do what `ReportsChanges` and `RealHost` say."""
+
+    def interfaces(self) -> list[InterfaceAddress]:
+        """Return the addresses of all interfaces that are up."""
+        ...
+
+
 @runtime_checkable
 class ReportsChanges(Protocol):
     """A network that can say when it has changed, as the virtual one."""
@@ -83,7 +91,7 @@ class ReportsChanges(Protocol):
 class _Watch:
     """The task that looks at one network, and whom it notifies."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: HasInterfaces) -> None:
         self.monitors: list[ChangeMonitor] = []
         self.scope = trio.CancelScope()
         self._network = network
@@ -184,7 +192,7 @@ _watches: Final = PerRun[dict[int, _Watch]]("iceagent.net.monitor", dict)
 
 
 @asynccontextmanager
-async def open_monitor(network: Network) -> AsyncIterator[ChangeMonitor]:
+async def open_monitor(network: HasInterfaces) -> AsyncIterator[ChangeMonitor]:
     """Watch a network; what changes while the body runs is reported by `ChangeMonitor.wait`."""
     watches = _watches.get()
     key = 0 if isinstance(network, RealHost) else id(network)

@@ -7,6 +7,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TypeVar
 
 import trio
 
@@ -18,6 +19,8 @@ from iceagent.tunnel.pump import arm, break_off
 from iceagent.tunnel.spec import Bind, UnixBind
 
 _log = limited_logger(__name__)
+
+S = TypeVar("S", bound=trio.abc.HalfCloseableStream)
 
 
 @asynccontextmanager
@@ -89,7 +92,7 @@ def _remove_stale_socket(bind: UnixBind) -> None:
 
 
 async def accept_connections(
-    listener: trio.SocketListener, handler: Callable[[trio.SocketStream], Awaitable[None]], *, limit: int
+    listener: trio.abc.Listener[S], handler: Callable[[S], Awaitable[None]], *, limit: int
 ) -> None:
     """Accept for ever and run `handler` for each connection, at most `limit` at once; others are reset and logged.
 
@@ -97,7 +100,7 @@ async def accept_connections(
     """
     slots = trio.Semaphore(limit)
 
-    async def run(stream: trio.SocketStream) -> None:
+    async def run(stream: S) -> None:
         try:
             await handler(stream)
         finally:

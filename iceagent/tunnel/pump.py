@@ -52,7 +52,7 @@ def disarm(stream: ByteStream) -> None:
         _set_linger(stream.socket, LINGER_END)
 
 
-def break_off(stream: ByteStream) -> None:
+def break_off(stream: ByteStream | trio.abc.Stream) -> None:
     """Close a local stream at once; a TCP peer sees a reset, as it would have without the tunnel."""
     if isinstance(stream, trio.SocketStream):
         if stream.socket.fileno() < 0:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 import trio
 from gateway import Gateway as GatewayMachine
 from virtual_pair import STUN_SERVER, trickle
 
-from iceagent.agent import AgentConfig, CandidateType, IceServer, PortMapped, PortMappingFailed, Role, open_agent
+from iceagent.agent import (
+    Agent,
+    AgentConfig,
+    CandidateType,
+    IceServer,
+    PortMapped,
+    PortMappingFailed,
+    Role,
+    open_agent,
+)
 from iceagent.core.address import TransportAddress
 from iceagent.net.gateway import Gateway
 from iceagent.servers.stun import open_stun_server
 from iceagent.vnet import SYMMETRIC
+
+E = TypeVar("E")
 
 
 class World:
@@ -80,6 +92,13 @@ class World:
             nursery.cancel_scope.cancel()
 
 
+async def first_event(agent: Agent, kind: type[E]) -> E:
+    async for event in agent.events():
+        if isinstance(event, kind):
+            return event
+    raise AssertionError(f"the events ended without {kind.__name__}")
+
+
 async def candidates_of(agent):
     return [candidate async for candidate in agent.local_candidates()]
 
@@ -124,10 +143,8 @@ async def test_mapping_is_told_as_an_event(vnet):
     world = World(vnet)
     async with world.running(), open_agent(world.config(world.alice), role=Role.CONTROLLING) as agent:
         with trio.fail_after(5):
-            async for event in agent.events():
-                if isinstance(event, PortMapped):
-                    break
-        assert event.protocol == "pcp"
+            told = await first_event(agent, PortMapped)
+        assert told.protocol == "pcp"
 
 
 async def test_silent_gateway_delays_no_candidate_and_holds_the_end_for_two_seconds(vnet):
@@ -152,10 +169,8 @@ async def test_refused_port_ends_gathering_at_once(vnet):
         await candidates_of(agent)
         assert trio.current_time() - start < 0.1
         with trio.fail_after(1):
-            async for event in agent.events():
-                if isinstance(event, PortMappingFailed):
-                    break
-        assert event.reason == "nobody listens there"
+            told = await first_event(agent, PortMappingFailed)
+        assert told.reason == "nobody listens there"
 
 
 @pytest.mark.parametrize(

@@ -237,11 +237,11 @@ def test_usage_errors_are_json_too():
     done = iceagent("forward", "--json", "-L", "nonsense", "1-acorn-zebra")
     line = json.loads(done.stdout)
     assert (line["kind"], line["exit"], done.returncode) == ("error", 2, 2)
-    done = command("forward", "--json", "--frobnicate")
-    assert json.loads(done.stdout)["exit"] == 2
-    done = command("connect", "--json")
-    assert json.loads(done.stderr)["exit"] == 2
-    assert done.stdout == b""
+    unknown = command("forward", "--json", "--frobnicate")
+    assert json.loads(unknown.stdout)["exit"] == 2
+    of_pipe = command("connect", "--json")
+    assert json.loads(of_pipe.stderr)["exit"] == 2
+    assert of_pipe.stdout == b""
 
 
 def test_nobody_came_is_exit_6(run, relay):

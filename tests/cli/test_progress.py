@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
+from fake_link import linked
 
 from iceagent.agent.explain import Verdict, VerdictKind
 from iceagent.cli.exits import Exit
@@ -42,16 +44,14 @@ async def test_nothing_is_said_of_what_is_quick(autojump_clock, capsys):
 async def test_the_first_line_comes_within_three_seconds_and_none_is_far_from_the_next(autojump_clock, capsys):
     """Forty seconds without a word were taken for a program that hangs."""
     said: list[float] = []
-    output = Output(as_json=True)
-    line = output.line
 
-    def note(*arguments, **fields) -> None:
-        said.append(trio.current_time())
-        line(*arguments, **fields)
+    class Noting(Output):
+        def line(self, *arguments: Any, **fields: Any) -> None:
+            said.append(trio.current_time())
+            super().line(*arguments, **fields)
 
-    output.line = note
     begun = trio.current_time()
-    async with shown_progress(output) as progress:
+    async with shown_progress(Noting(as_json=True)) as progress:
         await trio.sleep(4)
         progress.enter(Stage.PEER)
         await trio.sleep(5)
@@ -107,7 +107,7 @@ async def test_an_error_leaves_as_it_was_raised(autojump_clock):
 async def test_outages_are_a_line_each(autojump_clock, capsys):
     """Silent, looking for another way, back: as text and as JSON."""
     path = Path(True, "udp", TransportAddress("192.0.2.1", 1), TransportAddress("192.0.2.2", 2))
-    session = Session(None, inviter=True, read_path=lambda: path)
+    session = Session(linked()[0], inviter=True, read_path=lambda: path)
     session.notify_outage(Outage(OutageKind.SILENT, 6.04))
     session.notify_outage(Outage(OutageKind.RESTARTING, 7.0))
     session.notify_outage(Outage(OutageKind.BACK, 21.6))
@@ -126,7 +126,7 @@ async def test_outages_are_a_line_each(autojump_clock, capsys):
 
 def test_outages_nobody_reads_cost_no_memory():
     """A library's user need not follow them; a path that flaps for a year must not fill the machine."""
-    session = Session(None, inviter=True)
+    session = Session(linked()[0], inviter=True)
     for _ in range(1000):
         session.notify_outage(Outage(OutageKind.SILENT, 6))
 

@@ -56,7 +56,7 @@ class Bench:
         self.gateway = gateway
         self.now = 100.0
         self.events = []
-        self.sent = deque()
+        self.sent: deque[tuple[float, bytes]] = deque()
         self.lossy = 0
 
     def drain(self):
@@ -141,6 +141,7 @@ def test_release_of_a_silent_gateway_ends_in_less_than_a_second(kind):
     assert bench.sent[-1][0] - start < 0.8
     deletion = bench.sent[-1][1]
     request = natpmp.decode_request_untrusted(deletion) if kind == "nat-pmp" else pcp.decode_request_untrusted(deletion)
+    assert isinstance(request, natpmp.MapRequest | pcp.Request)
     assert request.lifetime_s == 0
 
 
@@ -257,8 +258,9 @@ def test_only_the_gateway_is_believed():
     """Anybody on the network can send to us; PCP's nonce and the source both count."""
     lease = make_lease("pcp")
     lease.start(0)
-    request = pcp.decode_request_untrusted(lease.poll_transmit().data)
-    right = pcp.MapFields(request.fields.nonce, 17, PORT, PORT, "203.0.113.1")
+    asked = pcp.decode_request_untrusted(lease.poll_transmit().data).fields
+    assert asked is not None
+    right = pcp.MapFields(asked.nonce, 17, PORT, PORT, "203.0.113.1")
     wrong = pcp.MapFields(bytes(12), 17, PORT, PORT, "203.0.113.1")
     stranger, other_port = TransportAddress("192.168.1.66", 5351), TransportAddress(SERVER.host, 9)
     for source, fields in ((stranger, right), (other_port, right), (SERVER, wrong)):

@@ -135,7 +135,7 @@ class Failing:
 async def test_a_watch_that_cannot_look_goes_on_and_sees_later(autojump_clock: Any) -> None:
     """It is a system task: what it raised ended the whole program with TrioInternalError."""
     network = Failing()
-    async with monitor.open_monitor(network) as changes:  # type: ignore[arg-type]
+    async with monitor.open_monitor(network) as changes:
         network.entries = None
         await trio.sleep(5)
         network.entries = [UPLINK, VLANS[0]]
@@ -147,7 +147,7 @@ async def test_a_watch_may_begin_blind(autojump_clock: Any) -> None:
     """The descriptors ran out before the agent was opened."""
     network = Failing()
     network.entries = None
-    async with monitor.open_monitor(network) as changes:  # type: ignore[arg-type]
+    async with monitor.open_monitor(network) as changes:
         await trio.sleep(1)
         network.entries = [UPLINK]
         with trio.fail_after(3):
@@ -157,7 +157,7 @@ async def test_a_watch_may_begin_blind(autojump_clock: Any) -> None:
 async def test_whatever_a_watch_meets_ends_no_program(autojump_clock: Any, expects_unforeseen: None) -> None:
     """Not every network raises OSError."""
     network = Failing()
-    async with monitor.open_monitor(network) as changes:  # type: ignore[arg-type]
+    async with monitor.open_monitor(network) as changes:
         network.interfaces = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
         await trio.sleep(3)
         del network.interfaces

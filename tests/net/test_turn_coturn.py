@@ -142,9 +142,10 @@ async def test_an_allocation_outlives_the_credentials_it_was_made_with():
                 await trio.sleep(expires_at + 1.5 - time.time())
                 client = allocation.client
                 until = client._expires_at
+                assert until is not None
                 client._refresh(trio.current_time())  # as it would by itself some minutes from now
                 allocation.settle()
-                while client._expires_at <= until:
+                while client._expires_at is None or client._expires_at <= until:
                     await trio.sleep(0.05)
                     assert not allocation.lost.is_set()
         with trio.fail_after(60), pytest.raises(turn.TurnError) as caught:

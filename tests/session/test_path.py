@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any
 
 import trio
 
 from iceagent.agent import AgentConfig, CandidateType, IceServer, Role, open_agent
+from iceagent.agent.config import TransportPolicy
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
@@ -58,9 +60,10 @@ async def test_a_path_to_the_peers_relay_is_said_to_be_one_once_its_candidate_co
     open_nat = replace(PORT_RESTRICTED, filtering="address-dependent")  # lets in what comes from the server's address
     hosts = [net.host(net.router(net.internet, nat=nat)) for nat in (open_nat, PORT_RESTRICTED)]
     servers = [IceServer("turn:turn.example?transport=udp", username="user", credential="password")]
+    policies: tuple[TransportPolicy, ...] = ("all", "relay")
     configs = [
         AgentConfig(servers=servers, network=host, randbytes=host.randbytes, transport_policy=policy)
-        for host, policy in zip(hosts, ("all", "relay"), strict=True)
+        for host, policy in zip(hosts, policies, strict=True)
     ]
     async with net, AsyncExitStack() as stack:
         await stack.enter_async_context(open_turn_server(turn, network=server, randbytes=server.randbytes))
@@ -78,7 +81,8 @@ async def test_a_path_to_the_peers_relay_is_said_to_be_one_once_its_candidate_co
         assert path is not None
         assert path.direct  # as far as anybody can know
         follower = _Follower(here)
-        nursery.start_soon(_follow_path, here, follower, follower)
+        played: Any = follower  # a link and a session
+        nursery.start_soon(_follow_path, here, played, played)
         await trio.sleep(1)
         follower.shown.clear()
         for candidate in relayed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio.testing
-from fake_link import linked_sessions
+from fake_link import link_of, linked_sessions
 
 from iceagent.link.config import MAX_STREAMS
 from iceagent.session.streams import TUNNEL_SERVICE
@@ -14,6 +14,8 @@ async def test_a_burst_of_streams_is_not_reset():
     async with linked_sessions() as (here, there):
         opened = [await here.streams.open_service(TUNNEL_SERVICE) for _ in range(MAX_STREAMS)]
         await trio.testing.wait_all_tasks_blocked()
-        assert not any(stream.peer.was_reset for stream in opened)
+        for stream in link_of(here).opened:
+            assert stream.peer is not None
+            assert not stream.peer.was_reset
         for _ in opened:
             await there.streams.accept(TUNNEL_SERVICE)

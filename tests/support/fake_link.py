@@ -135,6 +135,13 @@ def linked() -> tuple[Any, Any]:
     return here, there
 
 
+def link_of(session: Session) -> FakeLink:
+    """Return a session's end of the link, for what only this one can do."""
+    link: Any = session._link
+    assert isinstance(link, FakeLink)
+    return link
+
+
 @asynccontextmanager
 async def linked_sessions() -> AsyncIterator[tuple[Session, Session]]:
     """Yield the joiner's and the inviter's session."""

@@ -150,10 +150,23 @@ class Duo:
         self.client.permit(self.now, peer.host)
         self.settle()
 
-    def send(self, *datagrams: bytes, peer: TransportAddress = PEER) -> list[bytes] | None:
+    def send(self, *datagrams: bytes, peer: TransportAddress = PEER) -> list[bytes]:
+        """Send to a peer that may be sent to; return the messages for the server."""
+        messages = self.offer(*datagrams, peer=peer)
+        assert messages is not None, "the peer has no permission"
+        return messages
+
+    def offer(self, *datagrams: bytes, peer: TransportAddress = PEER) -> list[bytes] | None:
+        """Send if the peer may be sent to."""
         messages = self.client.wrap(self.now, peer, datagrams)
         self.settle()
         return messages
 
     def ended(self) -> turn.Ended | None:
         return next((event for event in self.events if isinstance(event, turn.Ended)), None)
+
+    def end(self) -> turn.Ended:
+        """Return how it ended, as it must have."""
+        ended = self.ended()
+        assert ended is not None, self.events
+        return ended

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from iceagent.agent import Agent, AgentConfig, IceServer, open_agent
-from iceagent.core.ice import Role
+from iceagent.core.ice import CandidatePair, Role
 from iceagent.servers.stun import open_stun_server
 from iceagent.vnet import ADDRESS_RESTRICTED, FULL_CONE, NONE, PORT_RESTRICTED, SYMMETRIC, Host, Nat, Network, Router
 
@@ -54,6 +54,13 @@ async def trickle(source: Agent, target: Agent) -> None:
     async for candidate in source.local_candidates():
         target.add_remote_candidate(candidate)
     target.add_remote_candidate(None)
+
+
+def selected(agent: Agent) -> CandidatePair:
+    """Return the pair in use; there must be one."""
+    pair = agent.selected_pair
+    assert pair is not None
+    return pair
 
 
 @asynccontextmanager

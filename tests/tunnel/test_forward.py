@@ -322,11 +322,14 @@ async def test_out_of_file_descriptors_is_said_once_and_passes(caplog, autojump_
     """It may last for hours; what waits in the backlog is served when it has passed."""
     near, far = trio.testing.memory_stream_pair()
 
-    class Exhausted:
+    class Exhausted(trio.abc.Listener[trio.abc.HalfCloseableStream]):
         def __init__(self) -> None:
             self.attempts = 0
 
-        async def accept(self) -> trio.abc.Stream:
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+        async def accept(self) -> trio.abc.HalfCloseableStream:
             self.attempts += 1
             await trio.lowlevel.checkpoint()
             if self.attempts <= 50:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
-from fake_link import linked_sessions
+from fake_link import link_of, linked_sessions
 
 from iceagent.link import LinkClosedByPeer, LinkLost
 from iceagent.session.errors import PeerLeft, PeerLost
@@ -63,7 +64,7 @@ async def test_both_ways_to_both_ends(ends):
 
     async with linked_sessions() as (joiner, inviter), trio.open_nursery() as nursery:
         for end, session, opener in ((near, joiner, True), (far, inviter, False)):
-            nursery.start_soon(lambda e=end, s=session, o=opener: run_pipe(s, e.streams, opener=o))
+            nursery.start_soon(partial(run_pipe, session, end.streams, opener=opener))
         nursery.start_soon(near.give, b"a" * 300_000)
         nursery.start_soon(far.give, b"")
         nursery.start_soon(take, "near", near)
@@ -88,7 +89,7 @@ async def test_trap_45_a_side_that_is_done_succeeds_although_the_other_closes_fi
 
         async def inviter_side() -> None:
             await run_pipe(inviter, far.streams, opener=False)
-            joiner._link.close()
+            link_of(joiner).close()
 
         nursery.start_soon(inviter_side)
         nursery.start_soon(near.give, b"x")
@@ -138,7 +139,7 @@ async def test_trap_45_a_slow_reader_gets_everything(autojump_clock):
 
         async def writer() -> None:
             await run_pipe(inviter, Given(b"the final messages"), opener=False)
-            inviter._link.close()
+            link_of(inviter).close()
 
         nursery.start_soon(writer)
         await run_pipe(joiner, slow, opener=True)
@@ -156,7 +157,7 @@ async def test_trap_45_an_interrupted_reader_is_no_success_of_the_writer(autojum
 
         async def interrupt() -> None:
             await trio.sleep(60.0)
-            joiner._link.close(ended)
+            link_of(joiner).close(ended)
 
         nursery.start_soon(reader)
         nursery.start_soon(interrupt)
@@ -173,7 +174,7 @@ async def test_an_early_end_is_an_error_with_its_reason(ends, lost, expected):
 
             async def cut() -> None:
                 await trio.testing.wait_all_tasks_blocked(0.02)
-                joiner._link.close(lost)
+                link_of(joiner).close(lost)
 
             async def other() -> None:
                 with pytest.raises(expected):

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import trio
 from amount import amount
-from virtual_pair import NATS, STUN_SERVER, two_agents
+from virtual_pair import NATS, STUN_SERVER, selected, two_agents
 
 from iceagent import vnet as vnet_package
 from iceagent.agent import AgentConfig, IceServer, open_agent
@@ -101,7 +101,7 @@ async def test_neighbours_behind_one_nat_meet_on_their_private_addresses(vnet):
             await bob.wait_connected()
             assert trio.current_time() - start < 0.5
             nursery.cancel_scope.cancel()
-        assert alice.selected_pair.remote.type is CandidateType.HOST
+        assert selected(alice).remote.type is CandidateType.HOST
 
 
 @pytest.mark.thorough
@@ -116,7 +116,7 @@ async def test_mapping_is_kept_open_through_an_hour_of_silence(vnet):
         await trio.sleep(amount(3600, 600))
         with trio.fail_after(1):
             await exchange(*lab.agents, b"still there?")
-            await exchange(*reversed(lab.agents), b"yes")
+            await exchange(*lab.agents[::-1], b"yes")
 
 
 async def test_carrier_nat_above_a_home_nat_still_connects(vnet):
@@ -150,7 +150,7 @@ async def test_short_partition_is_outlived(vnet):
         lab.hosts[1].heal()
         with trio.fail_after(10):
             await exchange(*lab.agents, b"here again")
-            await exchange(*reversed(lab.agents), b"welcome back")
+            await exchange(*lab.agents[::-1], b"welcome back")
         await trio.sleep(60)
         await exchange(*lab.agents, b"and still here")
 
@@ -161,7 +161,7 @@ async def test_reboot_of_a_port_preserving_nat_is_outlived(vnet):
         await lab.connect()
         lab.homes[0].reboot()
         with trio.fail_after(20):
-            await exchange(*reversed(lab.agents), b"do you hear me?")
+            await exchange(*lab.agents[::-1], b"do you hear me?")
 
 
 async def transfer(lab, size):

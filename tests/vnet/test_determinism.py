@@ -90,7 +90,9 @@ def test_a_neighbour_does_not_change_anyones_luck():
         home = net.router(net.internet, nat=SYMMETRIC, name="home")
         table = home.nat_table
         assert table is not None
-        ports.append(table.outbound(0.0, TransportAddress("192.168.1.2", 1), TransportAddress("192.0.2.1", 1)).port)
+        mapped = table.outbound(0.0, TransportAddress("192.168.1.2", 1), TransportAddress("192.0.2.1", 1))
+        assert mapped is not None
+        ports.append(mapped.port)
     assert ports[0] == ports[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from virtual_pair import trickle
+from virtual_pair import selected, trickle
 
 from iceagent.agent import AgentConfig, open_agent
 from iceagent.core import ice
@@ -54,12 +54,12 @@ async def test_data_flows_again_within_a_second_of_the_death_of_its_path(vnet, d
             if answered:
                 nursery.start_soon(send, bob)
             await trio.sleep(3)
-            dead = alice.selected_pair.local.path_base.host
+            dead = selected(alice).local.path_base.host
             wire = next(each for each in left.attachments() if each.addresses[0].host == dead)
             wire.link.cut()
             await trio.sleep(5)
             nursery.cancel_scope.cancel()
         assert trio.current_time() - last_at < 0.1
         assert 0.1 < gap_s < 1.0
-        assert alice.selected_pair.local.path_base.host != dead
+        assert selected(alice).local.path_base.host != dead
         assert alice.state is bob.state is ice.AgentState.COMPLETED

@@ -122,6 +122,6 @@ async def test_firewall_sees_the_inner_addresses_beside_a_nat(vnet):
 def test_impossible_firewalls_are_refused():
     """A typo must not open the door."""
     with pytest.raises(LocalError, match="sometimes"):
-        Firewall(inbound="sometimes")
+        Firewall(inbound="sometimes")  # type: ignore[arg-type]  # the typo
     with pytest.raises(LocalError, match="timeout"):
         Firewall(timeout_s=0)

@@ -5,6 +5,7 @@ Each row is played with ten seeds, three of them in `make test`. Ports are guess
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import trio
 from amount import amount
+from virtual_pair import selected
 
 from iceagent import vnet as vnet_package
 from iceagent.agent import (
@@ -319,6 +321,7 @@ def test_others_behind_the_same_nat_take_ports_meanwhile():
         async with two_homes(net, "sequential", "sequential") as homes, trio.open_nursery() as nursery:
             for home in homes:
                 router = home.host.attachments()[0].router
+                assert router is not None
                 neighbour = net.host(router)
                 nursery.start_soon(chat, neighbour, home.host.name == "alice")
             with trio.move_on_after(20):
@@ -363,12 +366,12 @@ async def test_data_moves_from_the_relay_to_the_direct_path(vnet, left, right):
             assert CandidateType.RELAY in (first.local.type, first.remote.type)
             await alice.send(b"relayed")
             assert await bob.receive() == b"relayed"
-            while CandidateType.RELAY in (alice.selected_pair.local.type, alice.selected_pair.remote.type):
+            while CandidateType.RELAY in (selected(alice).local.type, selected(alice).remote.type):
                 await trio.sleep(0.1)
             await trio.sleep(1)
             await alice.send(b"direct")
             assert await bob.receive() == b"direct"
-            assert bob.selected_pair.remote.type is not CandidateType.RELAY
+            assert selected(bob).remote.type is not CandidateType.RELAY
             assert [one.result for one in homes[0].events(HardNatEnded)][-1] == "direct"
     assert net.statistics().sockets_left_open == 0
 
@@ -526,9 +529,7 @@ async def announce_to(vnet, *texts, sees=PORT_RESTRICTED):
             agent.add_remote_candidate(text)
         await trio.sleep(30)
         sends = [one.packet for one in net.trace if one.event == "send" and one.place == host.name]
-        counts = {}
-        for packet in sends:
-            counts[packet.destination.host] = counts.get(packet.destination.host, 0) + 1
+        counts = Counter(packet.destination.host for packet in sends)
     return {target: count for target, count in counts.items() if count > 100}
 
 

@@ -13,8 +13,9 @@ from virtual_pair import NATS, two_agents
 from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, PredictedPath, SideView, meets, predict
 from iceagent.errors import NetworkError
 from iceagent.vnet import Nat
+from iceagent.vnet.nat import Behaviour
 
-KINDS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+KINDS: tuple[Behaviour, ...] = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 BEHAVIOURS = {f"{m}/{f}": (m, f) for m, f in product(KINDS, KINDS)}
 FIVE = list(product(NATS, NATS))
 HOPELESS = {("symmetric", "symmetric"), ("symmetric", "port-restricted"), ("port-restricted", "symmetric")}

@@ -324,7 +324,8 @@ async def test_jitter_delays_but_does_not_reorder(vnet):
         for data in sent:
             await ours.send([data], TransportAddress(server.address, 1))
             await trio.sleep(0.01)
-        got, times = [], []
+        got: list[bytes] = []
+        times: list[float] = []
         while len(got) < 50:
             got += await datagrams(theirs)
             times.append(trio.current_time())

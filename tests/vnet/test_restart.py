@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from virtual_pair import trickle, two_agents
+from virtual_pair import selected, trickle, two_agents
 
 from iceagent.agent import AgentConfig, IceServer, open_agent
 from iceagent.core import ice
@@ -155,7 +155,7 @@ async def test_host_that_moves_to_another_network_keeps_agent_and_stream(vnet):
                 await transfer(links, len(MEGABYTE), middle)
                 assert moved_at
                 assert trio.current_time() - moved_at < 10
-            address = lab.agents[0].selected_pair.local.path_base.host
+            address = selected(lab.agents[0]).local.path_base.host
             assert address in lab.hosts[0].addresses()
 
 
@@ -165,7 +165,7 @@ async def test_an_address_that_comes_back_has_its_port_again_so_that_nobody_need
         async with two_agents(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, auto_restart=True) as lab:
             await lab.connect()
             alice, bob = lab.agents
-            before = alice.selected_pair.local.path_base
+            before = selected(alice).local.path_base
             lab.hosts[0].set_up(up=False)
             await trio.sleep(8)
             lab.hosts[0].set_up(up=True)
@@ -174,7 +174,7 @@ async def test_an_address_that_comes_back_has_its_port_again_so_that_nobody_need
                 assert await bob.receive() == b"here again"
                 await bob.send(b"welcome back")
                 assert await alice.receive() == b"welcome back"
-            assert alice.selected_pair.local.path_base == before
+            assert selected(alice).local.path_base == before
             await trio.sleep(40)  # no restart that nobody answers ends it
             assert alice.state is bob.state is ice.AgentState.COMPLETED
 
@@ -261,7 +261,7 @@ async def test_session_that_fell_back_to_a_relay_finds_the_direct_path_again(vne
                 nursery.start_soon(trickle, one, other)
         await alice.wait_connected()
         await trio.sleep(5)
-        assert alice.selected_pair.local.type is not ice.CandidateType.RELAY
+        assert selected(alice).local.type is not ice.CandidateType.RELAY
         homes[0].renew()
         for _ in range(200):
             await alice.send(b"data")
@@ -295,10 +295,10 @@ async def test_a_relay_of_the_peers_that_its_checks_came_from_before_its_candida
             one.set_remote_credentials(other.credentials, options=other.options)
         await trickle(alice, bob)
         await alice.wait_connected()
-        assert alice.selected_pair.remote.type is ice.CandidateType.PRFLX
+        assert selected(alice).remote.type is ice.CandidateType.PRFLX
         await trickle(bob, alice)
         await trio.sleep(1)
-        assert alice.selected_pair.remote.type is ice.CandidateType.RELAY
+        assert selected(alice).remote.type is ice.CandidateType.RELAY
         assert not [event for _, event in alice._driver.timeline.entries() if isinstance(event, ice.Restarted)]
 
 
@@ -326,7 +326,7 @@ async def test_final_messages_reach_a_peer_that_has_not_followed_to_the_path_in_
         for agent in (alice, bob):
             await agent.wait_connected()
         await trio.sleep(2)
-        assert not alice.selected_pair.is_relayed
+        assert not selected(alice).is_relayed
         heard = []
         with trio.move_on_after(1):
             await alice.send_everywhere([b"farewell"])

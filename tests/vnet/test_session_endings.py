@@ -12,6 +12,7 @@ import msgpack
 import pytest
 import trio
 from amount import amount
+from trio.testing import MockClock
 from virtual_sessions import Channel, connected
 
 from iceagent import vnet
@@ -176,7 +177,9 @@ def test_a_program_that_was_stopped_does_not_blame_the_peer(seconds, is_over):
         async with connected(1) as lab, trio.open_nursery() as nursery:
             nursery.start_soon(follow_outages, lab.sessions[0], told)
             await trio.sleep(30)
-            trio.lowlevel.current_clock().jump(seconds)
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, MockClock)
+            clock.jump(seconds)
             if is_over:
                 with trio.fail_after(50), pytest.raises(PeerLost) as caught:
                     await lab.sessions[0].wait_closed()
@@ -411,7 +414,12 @@ def test_a_path_that_dies_before_the_link_is_open_is_said_to_have():
     async def main():
         net = Network(1)
         hosts = [net.host(net.internet) for _ in range(2)]
-        found.extend(await establish(net, cut=lambda: [host.partition() for host in hosts]))
+
+        def cut() -> None:
+            for host in hosts:
+                host.partition()
+
+        found.extend(await establish(net, cut=cut))
 
     run(main)
     assert len(found) == 2
@@ -523,7 +531,8 @@ def test_who_is_left_between_path_and_link_is_told_as_soon_as_the_path_is_silent
 
         async def one(number: int, enter) -> None:
             config = AgentConfig(network=hosts[number], randbytes=hosts[number].randbytes)
-            progress, end = Progress(), ends[number]
+            progress = Progress()
+            end: Any = ends[number]
             was = progress.enter
             progress.enter = lambda stage, explain=None: (enter(stage), was(stage, explain))[1]  # type: ignore[method-assign]
             async with establishing.establish(Session, end, generate_identity(), config, progress):

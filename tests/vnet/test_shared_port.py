@@ -8,7 +8,7 @@ import pytest
 import trio
 from virtual_pair import STUN_SERVER, trickle
 
-from iceagent.agent import AgentConfig, IceServer, open_agent, open_shared_port
+from iceagent.agent import Agent, AgentConfig, IceServer, open_agent, open_shared_port
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice import AgentState, Candidate, CandidateType, Role
@@ -39,7 +39,7 @@ def config_of(host, **options):
     return AgentConfig(network=host, randbytes=host.randbytes, **options)
 
 
-async def open_pair(stack, port, server, client, **options):
+async def open_pair(stack, port, server, client, **options) -> tuple[Agent, Agent]:
     """Open an agent at the shared port and its peer; they know nothing of each other yet."""
     at_port = config_of(server, shared_port=port, **options)
     there = await stack.enter_async_context(open_agent(at_port, role=Role.CONTROLLED))
@@ -199,13 +199,14 @@ async def test_of_two_sessions_between_two_shared_ports_only_one_uses_the_pair_o
     with trio.fail_after(120):
         async with net, AsyncExitStack() as stack:
             ports = [await stack.enter_async_context(open_shared_port(network=host)) for host in hosts]
-            pairs = []
+            pairs: list[tuple[Agent, Agent]] = []
             for _ in range(2):
-                pair = []
+                pair: list[Agent] = []
                 for host, port, role in zip(hosts, ports, (Role.CONTROLLED, Role.CONTROLLING), strict=True):
                     config = config_of(host, shared_port=port)
                     pair.append(await stack.enter_async_context(open_agent(config, role=role)))
-                pairs.append(pair)
+                one, other = pair
+                pairs.append((one, other))
             await connect(*pairs[0])
             await introduce(*pairs[1])
             for agent in pairs[1]:
@@ -214,9 +215,8 @@ async def test_of_two_sessions_between_two_shared_ports_only_one_uses_the_pair_o
             await assert_talk(*pairs[0], b"still alone")
             for port in ports:
                 assert port.counters["remote-address-in-use-by-another-session"] > 0
-            for pair in pairs:
-                for agent in pair:
-                    await agent.aclose()
+            for agent in (*pairs[0], *pairs[1]):
+                await agent.aclose()
             assert [port.sessions for port in ports] == [0, 0]
 
 

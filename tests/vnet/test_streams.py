@@ -59,7 +59,7 @@ async def exchange(alice, bob, count=20):
             await component.send_many([f"{mark} {number}".encode() for number in range(count)])
         for component in components(other):
             mark = f"{component.stream}.{component.id}"
-            got = []
+            got: list[bytes] = []
             with trio.fail_after(5):
                 while len(got) < count:
                     got += await component.receive_many()
@@ -266,7 +266,7 @@ def test_a_layout_that_cannot_be_is_refused():
     with pytest.raises(LocalError, match="at least one component"):
         AgentConfig(streams=(1, 0))
     with pytest.raises(LocalError, match="write"):
-        AgentConfig(streams=2)
+        AgentConfig(streams=2)  # type: ignore[arg-type]  # the mistake
 
 
 @pytest.mark.parametrize("layout", [(2,), (1, 1)])

@@ -277,7 +277,9 @@ def test_connections_repeat_byte_for_byte():
 def test_stray_segments_change_nothing():
     """A segment of an earlier connection must not open or feed a new one."""
     machine = TcpConnection(0.0, is_client=True)
-    syn, _ = machine.poll_segment()
+    first = machine.poll_segment()
+    assert first is not None
+    syn, _ = first
     assert syn.flags == "S"
     machine.handle_segment(0.1, syn._replace(flags="A", acknowledged=77), b"old")
     assert (machine.state, machine.readable, machine.poll_segment()) == (TcpState.CONNECTING, 0, None)

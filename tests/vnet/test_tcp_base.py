@@ -9,6 +9,7 @@ import trio
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
+from iceagent.net.api import Batch
 from iceagent.net.framing import frame
 from iceagent.net.tcp_base import MAX_STRANGERS, MAX_STRANGERS_PER_SOURCE, RECEIVE_BUFFER, TcpBase
 from iceagent.net.tcp_peer import SEND_BUFFER, STALL_S, STRANGER_BYTES
@@ -80,9 +81,9 @@ async def test_what_is_equally_long_comes_as_one_batch(lab):
         (first,) = await base.receive()
         known.add(first.remote)
         await active.send([bytes([i]) * 1200 for i in range(20)], base.local_address)
-        got = []
+        got: list[Batch] = []
         with trio.fail_after(5):
-            while sum(map(len, got)) < 20:
+            while sum(len(batch) for batch in got) < 20:
                 got += await base.receive()
         assert len(got) < 20
         assert [one for batch in got for one in batch.datagrams()] == [bytes([i]) * 1200 for i in range(20)]

@@ -74,7 +74,8 @@ async def lab_of(net, left, right, *, connect=True, servers=(), ends=None, **opt
                 **options,
             )
             agents.append(await stack.enter_async_context(open_agent(config, role=role)))
-        lab = Lab(net, *agents, tuple(routers))
+        alice, bob = agents
+        lab = Lab(net, alice, bob, tuple(routers))
         if connect:
             with trio.fail_after(30):
                 async with trio.open_nursery() as meeting:
@@ -148,7 +149,8 @@ async def test_udp_is_taken_where_it_works_and_no_later_for_tcp(vnet):
                 )
                 for host, role in zip(hosts, Role, strict=True)
             ]
-            lab = Lab(net, *agents, ())
+            alice, bob = agents
+            lab = Lab(net, alice, bob, ())
             start = trio.current_time()
             async with trio.open_nursery() as nursery:
                 lab.introduce(nursery)

@@ -7,7 +7,7 @@ import errno
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import IcmpError, LimitsHops
+from iceagent.net.api import IcmpError, LimitsHops, UdpSocket
 from iceagent.vnet import PORT_RESTRICTED, SYMMETRIC
 
 
@@ -19,14 +19,14 @@ async def test_the_ttl_decides_which_nat_sees_a_packet(vnet):
     peer = net.router(net.internet, nat=PORT_RESTRICTED, name="peer")
     host = net.host(home)
     async with net:
-        sock = await host.open_udp(host.address)
+        sock: UdpSocket = await host.open_udp(host.address)
         assert isinstance(sock, LimitsHops)
         heard = {}
         for ttl in (1, 2, 3, 4):
             remote = TransportAddress(peer.public_address, 33434 + ttl)
             assert sock.send_limited(b"how far?", remote, ttl)
             await trio.sleep(1)
-            heard[ttl] = [error.reporter for error in sock.take_errors()]
+            heard[ttl] = [str(error.reporter) for error in sock.take_errors()]
             mapped = [len(router.nat_table.mappings(trio.current_time())) for router in (home, carrier)]
             assert mapped == [int(ttl > 1), max(0, ttl - 2)]
         assert heard[1][0].startswith("192.168.")
