@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -13,21 +11,25 @@ from iceagent.core.turn.server import ClientPath
 from iceagent.net.api import SetsFragments, UdpSocket
 from iceagent.net.logs import limited_logger
 from iceagent.net.options import bound_to
-from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, ClientOutbox, admitted
+from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S, admitted
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
 
+    from iceagent.net.dtls import DtlsConnection
     from iceagent.servers.turn import TurnService
 
 logger = limited_logger(__name__)
 
-INCOMING_PACKETS: Final = 128  # of one client, until it is read
-_ERRORS: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+MAX_WAITING: Final = 128
+"""Messages of one client that may come between its handshake and its first turn."""
 
 
 class DtlsListener:
     """One socket for all DTLS clients.
+
+    Connections are told apart by both their ends, so that each is answered from the address that was asked, and one
+    client may have connections to several addresses of this machine.
 
     Args:
         service: the server.
@@ -36,164 +38,188 @@ class DtlsListener:
     """
 
     def __init__(self, service: TurnService, sock: UdpSocket, context: SSL.Context) -> None:
+        from iceagent.net import dtls
+
+        self._dtls = dtls
         self._service = service
-        self._socket = DtlsSocket(sock)
-        self._context = context
+        self._socket = sock
+        self._door = dtls.DtlsDoor(context)
+        self._clients: dict[tuple[TransportAddress, TransportAddress], DtlsClient] = {}
+        if isinstance(sock, SetsFragments):
+            sock.allow_fragments()  # a record adds to each message, which may then be too long for the way
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        with trio.DTLSEndpoint(self._socket, incoming_packets_buffer=INCOMING_PACKETS) as endpoint:
-            await endpoint.serve(self._context, self._serve)
+        bound = self._socket.local_address
+        async with trio.open_nursery() as nursery:
+            while True:
+                for batch in await self._socket.receive():
+                    path = ClientPath("dtls", bound_to(bound, batch.local), batch.remote)
+                    for datagram in batch.datagrams():
+                        try:
+                            self._handle(nursery, path, datagram)
+                        except Exception:
+                            # One client must never end the server. The traceback names code, not what the client sent.
+                            self._service.counters["internal_errors"] += 1
+                            logger.exception("a datagram of a DTLS client was dropped")
+                self._socket.take_errors()
 
-    async def _serve(self, channel: trio.DTLSChannel) -> None:
+    def send(self, path: ClientPath, datagrams: list[bytes]) -> None:
+        """Send to a client what there is room for."""
+        source = None if path.local == self._socket.local_address else path.local.host
+        lost = len(datagrams) - self._socket.send_nowait(datagrams, path.remote, source=source)
+        if lost:
+            self._service.counters["client_buffer_full"] += lost
+
+    def _handle(self, nursery: trio.Nursery, path: ClientPath, datagram: bytes) -> None:
+        ends = path.local, path.remote
+        client = self._clients.get(ends)
+        if self._dtls.is_client_hello(datagram):
+            handshake = self._dtls.handshake_of(datagram)
+            if client is None or client.handshake != handshake:
+                connection, answer = self._door.admit(datagram, ends)
+                self.send(path, answer)
+                if connection is not None:
+                    if client is not None:
+                        client.leave()  # whoever is at that address now has shown that it has begun anew
+                    self._clients[ends] = entrant = DtlsClient(self._service, self, connection, path, handshake)
+                    nursery.start_soon(self._serve, entrant)
+                return
+        if client is not None:
+            client.handle_datagram(datagram)
+
+    async def _serve(self, client: DtlsClient) -> None:
         try:
-            await self._admit(channel)
+            async with admitted(self._service, client.path.remote, client) as may_enter:
+                if may_enter:
+                    await client.serve()
         except Exception:
-            # One client must never end the server. The traceback names code, not what the client sent.
             self._service.counters["internal_errors"] += 1
             logger.exception("a DTLS client was dropped")
-
-    async def _admit(self, channel: trio.DTLSChannel) -> None:
-        local, remote = _ends(channel.peer_address)
-        async with admitted(self._service, remote, channel) as may_enter:
-            if not may_enter:
-                return
-            with trio.move_on_after(HANDSHAKE_S) as patience:
-                try:
-                    await channel.do_handshake()
-                except Exception:  # pyOpenSSL's errors have no common base that can be named without it
-                    self._service.counters["handshakes_failed"] += 1
-                    return
-            if patience.cancelled_caught:
-                self._service.counters["connections_shed"] += 1
-                return
-            path = ClientPath("dtls", local, remote)
-            client = DtlsClient(self._service, channel, path)
-            await self._service.run_client(path, client.send, client, client.run)
+        finally:
+            ends = client.path.local, client.path.remote
+            if self._clients.get(ends) is client:
+                del self._clients[ends]
 
 
-class DtlsClient:
+class DtlsClient(trio.abc.AsyncResource):
     """One DTLS client.
 
     Args:
         service: the server.
-        channel: after its handshake.
+        listener: whose socket it has come to.
+        connection: our end of the association.
         path: the 5-tuple.
+        handshake: what tells its handshake from others.
     """
 
-    def __init__(self, service: TurnService, channel: trio.DTLSChannel, path: ClientPath) -> None:
+    def __init__(
+        self,
+        service: TurnService,
+        listener: DtlsListener,
+        connection: DtlsConnection,
+        path: ClientPath,
+        handshake: bytes,
+    ) -> None:
+        self.path = path
+        self.handshake = handshake
         self._service = service
-        self._channel = channel
-        self._path = path
-        self._outbox = ClientOutbox(service.counters)
-        self._patience = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATE_S)
+        self._listener = listener
+        self._connection = connection
+        self._waiting: list[bytes] | None = []  # None from its first turn on
+        self._patience = trio.CancelScope()
+        self._changed = trio.Event()
+
+    def handle_datagram(self, datagram: bytes) -> None:
+        """Take what came from the client's address."""
+        messages = self._connection.handle_datagram(datagram)
+        self._flush()
+        if self._waiting is None:
+            for message in messages:
+                self._take(message)
+        else:
+            self._waiting += messages[: MAX_WAITING - len(self._waiting)]
+        if self._waiting is not None or self._connection.ended is not None:
+            self._changed.set()
 
     def send(self, messages: list[bytes]) -> None:
-        """Queue messages for the client."""
-        self._outbox.put(messages)
+        """Send messages to the client."""
+        datagrams: list[bytes] = []
+        for message in messages:
+            try:
+                datagrams.append(self._connection.encrypt(message))
+            except ValueError:
+                self._service.counters["client_datagram_too_large"] += 1
+            except OSError:
+                self._service.counters["client_gone"] += 1
+        if datagrams:
+            self._listener.send(self.path, datagrams)
 
     def note_allocation(self, *, exists: bool) -> None:
         """An allocation makes a client worth keeping, and its end no longer."""
         self._patience.deadline = float("inf") if exists else trio.current_time() + AUTHENTICATE_S
 
-    async def run(self) -> None:
-        """Serve until the client is gone or has no allocation for too long."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
-                with self._patience:
-                    await self._read()
-                if self._patience.cancelled_caught:
-                    self._service.counters["connections_shed"] += 1
-                nursery.cancel_scope.cancel()
-        except* _ERRORS:
-            self._service.counters["connections_broken"] += 1
+    def leave(self) -> None:
+        """End it; the client is told if it can still hear that."""
+        self._connection.close()
+        self._flush()
+        self._changed.set()
 
-    async def _read(self) -> None:
-        service, core, path = self._service, self._service.core, self._path
-        while True:
-            data = await self._channel.receive()
-            if not data:
-                return
-            now = trio.current_time()
-            if data[0] >= 0x40:
-                allocation = core.allocations.get(path)
-                if allocation is not None:
-                    service.forward(core.forward_to_peer(now, allocation, data, len(data)))
-            elif data[:2] == b"\x00\x01":
-                answer = service.binding.handle_datagram(now, path.local, path.remote, data)
-                if answer is not None:
-                    self.send([answer])
-            else:
-                core.handle_message(now, path, data)
-                service.settle()
-
-    async def _write(self) -> None:
-        while True:
-            for message in await self._outbox.take():
-                try:
-                    await self._channel.send(message)
-                except ValueError:
-                    self._service.counters["client_datagram_too_large"] += 1
-
-
-class DtlsSocket(trio.socket.SocketType):
-    """Our UDP socket as `trio.DTLSEndpoint` wants one.
-
-    That distinguishes connections by what `recvfrom` calls an address: here both ends of a connection, so that each is
-    answered from the address that was asked, and one client may have connections to several addresses of this machine.
-
-    Args:
-        sock: bound; owned from now on.
-    """
-
-    def __init__(self, sock: UdpSocket) -> None:
-        self._sock = sock
-        self._received: deque[tuple[bytes, tuple[TransportAddress, TransportAddress]]] = deque()
-        if isinstance(sock, SetsFragments):
-            sock.allow_fragments()  # a certificate chain may be longer than a packet: OpenSSL guesses its size
-
-    @property
-    def type(self) -> socket.SocketKind:
-        """Datagrams."""
-        return socket.SOCK_DGRAM
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        """Of the bound address."""
-        return socket.AF_INET6 if self._sock.local_address.family == 6 else socket.AF_INET
-
-    def getsockname(self) -> tuple[str, int]:
-        """Return the bound address."""
-        return self._sock.local_address
-
-    async def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, tuple[TransportAddress, TransportAddress]]:
-        """Return a datagram and both ends of its connection, ours first."""
-        del bufsize, flags
-        while not self._received:
-            for batch in await self._sock.receive():
-                ends = bound_to(self._sock.local_address, batch.local), batch.remote
-                self._received.extend((data, ends) for data in batch.datagrams())
-            self._sock.take_errors()
-        return self._received.popleft()
-
-    async def sendto(self, *args: object) -> int:
-        """Send from one end to the other, the last argument; what finds no room is lost, and DTLS sends it again."""
+    async def aclose(self) -> None:
+        """End it."""
+        self.leave()
         await trio.lowlevel.checkpoint()
-        data, (local, remote) = args[0], _ends(args[-1])
-        assert isinstance(data, bytes | bytearray | memoryview)
-        source = None if local == self._sock.local_address else local.host
-        self._sock.send_nowait((bytes(data),), remote, source=source)
-        return len(data)
 
-    def close(self) -> None:
-        """Close it."""
-        self._sock.close()
+    async def serve(self) -> None:
+        """Serve until the client is gone or has no allocation for too long."""
+        with trio.move_on_after(HANDSHAKE_S) as patience:
+            await self._do_handshake()
+        if patience.cancelled_caught:
+            self._service.counters["connections_shed"] += 1
+        elif self._connection.ended is not None:
+            self._service.counters["handshakes_failed"] += 1
+        else:
+            await self._service.run_client(self.path, self.send, self, self._run)
 
+    async def _do_handshake(self) -> None:
+        connection = self._connection
+        while not connection.is_open and connection.ended is None:
+            wait_s = connection.timeout()
+            with trio.move_on_after(float("inf") if wait_s is None else wait_s) as timer:
+                await self._changed.wait()
+                self._changed = trio.Event()
+            if timer.cancelled_caught:
+                connection.handle_timeout()
+                self._flush()
 
-def _ends(address: object) -> tuple[TransportAddress, TransportAddress]:
-    """Return both ends of a connection, from what `DtlsSocket.recvfrom` called its address."""
-    match address:
-        case (TransportAddress() as local, TransportAddress() as remote):
-            return local, remote
-    raise TypeError(f"no address of a DtlsSocket: {address!r}")
+    async def _run(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        self._patience.deadline = trio.current_time() + AUTHENTICATE_S
+        for message in waiting or ():
+            self._take(message)
+        with self._patience:
+            while self._connection.ended is None:
+                await self._changed.wait()
+                self._changed = trio.Event()
+        if self._patience.cancelled_caught:
+            self._service.counters["connections_shed"] += 1
+
+    def _take(self, message: bytes) -> None:
+        service, core, path = self._service, self._service.core, self.path
+        now = trio.current_time()
+        if message[0] >= 0x40:
+            allocation = core.allocations.get(path)
+            if allocation is not None:
+                service.forward(core.forward_to_peer(now, allocation, message, len(message)))
+        elif message[:2] == b"\x00\x01":
+            answer = service.binding.handle_datagram(now, path.local, path.remote, message)
+            if answer is not None:
+                self.send([answer])
+        else:
+            core.handle_message(now, path, message)
+            service.settle()
+
+    def _flush(self) -> None:
+        datagrams = self._connection.take_datagrams()
+        if datagrams:
+            self._listener.send(self.path, datagrams)

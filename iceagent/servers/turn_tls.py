@@ -10,8 +10,6 @@ from iceagent.servers.turn_options import TlsFiles, TurnOptionsError
 if TYPE_CHECKING:
     from OpenSSL import SSL
 
-DTLS1_2_VERSION = 0xFEFD  # RFC 8996 retires the older ones
-
 
 class Certificates:
     """The TLS and DTLS contexts of a server; `reload` reads the files again.
@@ -78,8 +76,8 @@ def _dtls_context() -> SSL.Context | None:
     """Return a DTLS context; None where pyOpenSSL is not installed."""
     try:
         from OpenSSL import SSL
+
+        from iceagent.net.dtls import prepare
     except ImportError:
         return None
-    context = SSL.Context(SSL.DTLS_METHOD)
-    context.set_min_proto_version(DTLS1_2_VERSION)
-    return context
+    return prepare(SSL.Context(SSL.DTLS_METHOD))

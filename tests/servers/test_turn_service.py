@@ -13,6 +13,7 @@ from turn_bench import error_of
 from turn_wire import (
     LOOPBACK,
     WireClient,
+    dtls_client,
     echoing_peer,
     make_certificate,
     options,
@@ -103,16 +104,13 @@ async def test_tls_client_reaches_its_peer(tmp_path: Path) -> None:
 
 async def test_dtls_client_reaches_its_peer(tmp_path: Path) -> None:
     """RFC 7350: UDP that nobody reads on the way."""
-    from OpenSSL import SSL
-
     files = make_certificate(tmp_path)
-    async with open_turn_server(options(tls=files)) as service, echoing_peer() as peer:
-        context = SSL.Context(SSL.DTLS_METHOD)
-        with trio.DTLSEndpoint(trio.socket.socket(type=trio.socket.SOCK_DGRAM)) as endpoint:
-            channel = endpoint.connect((where(service, "dtls").host, where(service, "dtls").port), context)
-            await channel.do_handshake()
-            await check_echo(WireClient(channel.send, channel.receive), peer)
-            channel.close()
+    async with (
+        open_turn_server(options(tls=files)) as service,
+        echoing_peer() as peer,
+        dtls_client(where(service, "dtls")) as client,
+    ):
+        await check_echo(client, peer)
 
 
 async def test_ipv6_client_and_relay() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 from turn_bench import Client
-from turn_wire import WireClient, stream_client
+from turn_wire import WireClient, dtls_client, stream_client
 
 from iceagent.core import stun
 from iceagent.core.address import make_address
@@ -80,12 +80,8 @@ async def over_tcp(host: str, port: int, account: list[str]) -> dict[str, Any]:
 
 
 async def over_dtls(host: str, port: int, account: list[str]) -> dict[str, Any]:
-    from OpenSSL import SSL
-
-    with trio.DTLSEndpoint(trio.socket.socket(type=trio.socket.SOCK_DGRAM)) as endpoint:
-        channel = endpoint.connect((host, port), SSL.Context(SSL.DTLS_METHOD))
-        await channel.do_handshake()
-        return await ask_turn(with_user(WireClient(channel.send, channel.receive), *account))
+    async with dtls_client(make_address(host, port)) as client:
+        return await ask_turn(with_user(client, *account))
 
 
 async def main(kind: str, host: str, port: str, *rest: str) -> None:

@@ -127,6 +127,34 @@ async def udp_client(server: TransportAddress) -> AsyncGenerator[tuple[WireClien
         sock.close()
 
 
+@asynccontextmanager
+async def dtls_client(server: TransportAddress) -> AsyncGenerator[WireClient, None]:
+    """Yield a client over DTLS that trusts any certificate."""
+    from OpenSSL import SSL
+
+    from iceagent.net.dtls import DtlsConnection, prepare
+    from iceagent.net.turn.dtls import DtlsTransport
+
+    sock = await SystemNetwork().open_udp("::" if server.family == 6 else "0.0.0.0")
+    transport = DtlsTransport(sock, DtlsConnection.connect(prepare(SSL.Context(SSL.DTLS_METHOD))), server)
+    waiting: list[bytes] = []
+
+    async def send(data: bytes) -> None:
+        await transport.send([data])
+
+    async def receive() -> bytes:
+        while not waiting:
+            for batch in await transport.receive():
+                waiting.extend(batch.datagrams())
+        return waiting.pop(0)
+
+    try:
+        await transport.do_handshake()
+        yield WireClient(send, receive)
+    finally:
+        transport.close()
+
+
 def stream_client(stream: trio.abc.Stream) -> WireClient:
     """Return a client over TCP or TLS."""
     frames = StreamFrames()

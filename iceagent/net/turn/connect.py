@@ -96,14 +96,14 @@ async def open_transport(
     if server.transport == "udp":
         return UdpTransport(await _open_udp(network, place, options), place)
     if not isinstance(network, RealHost):
-        raise OSError("DTLS needs a socket of the system, which this network has not")
+        raise OSError("DTLS needs a real network: its timers run by the machine's clock")
     try:
         from iceagent.net.turn.dtls import open_dtls
     except ImportError as error:
         raise OSError("DTLS needs pyOpenSSL; install it, or leave out turns:...?transport=udp") from error
 
-    name = server.tls_name or server.host
-    return await open_dtls(_bind_host(place, options), options.ports, place, name, options.ca_file)
+    sock = await _open_udp(network, place, options)
+    return await open_dtls(sock, place, server.tls_name or server.host, options.ca_file)
 
 
 async def _open_udp(network: Network, server: TransportAddress, options: TurnConnectOptions) -> UdpSocket:

@@ -1,11 +1,12 @@
-"""TURN over DTLS: a socket of its own, `trio.DTLSEndpoint`, and the certificate's name checked by us. RFC 7350."""
+"""TURN over DTLS: a UDP socket, `DtlsConnection` on top, and the certificate's name checked by us. RFC 7350."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import trio
 from cryptography import x509
@@ -14,98 +15,122 @@ from OpenSSL.crypto import X509
 
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
-from iceagent.net.api import Batch
+from iceagent.net.api import Batch, IcmpError, SetsFragments, UdpSocket
+from iceagent.net.dtls import MAX_MESSAGE, DtlsConnection, prepare
 from iceagent.net.host_names import tls_name
-from iceagent.net.queues import SendQueue
-from iceagent.net.sockaddr import bind_sockaddr
-from iceagent.net.turn.transport import CLOSED
+from iceagent.net.turn.transport import CLOSED, batches_of
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
-SEND_QUEUE: Final = 256  # datagrams that may wait for the writer
-_MTU: Final = 1400  # bytes of UDP payload: what crosses PPPoE and most tunnels
-"""trio asks the kernel for the path's MTU otherwise, which not every system knows."""
 
 
 class DtlsTransport:
-    """A DTLS channel to a server, one datagram per message.
+    """A DTLS association with a server, one datagram per message.
 
     Args:
-        endpoint: owned from now on.
-        channel: of that endpoint, the handshake done.
-        local: our end.
+        sock: owned from now on.
+        connection: a client's end.
         server: the other end.
     """
 
     is_stream = False
 
-    def __init__(
-        self, endpoint: trio.DTLSEndpoint, channel: trio.DTLSChannel, local: TransportAddress, server: TransportAddress
-    ) -> None:
-        self._endpoint = endpoint
-        self._channel = channel
-        self._local = local
+    def __init__(self, sock: UdpSocket, connection: DtlsConnection, server: TransportAddress) -> None:
+        self._socket = sock
+        self._connection = connection
         self._server = server
-        self._queue = SendQueue(SEND_QUEUE, lambda message: 1, CLOSED)
-        self._scope = trio.CancelScope()
+        if isinstance(sock, SetsFragments):
+            sock.allow_fragments()  # a record adds to each message, which may then be too long for the way
 
     @property
     def local_address(self) -> TransportAddress:
         """Our end."""
-        return self._local
+        return self._socket.local_address
 
     @property
     def server_address(self) -> TransportAddress:
         """The server."""
         return self._server
 
+    async def do_handshake(self) -> None:
+        """Shake hands, however long it takes.
+
+        Raises:
+            OSError: it failed, or the system says that nobody is there.
+        """
+        connection = self._connection
+        while not connection.is_open and connection.ended is None:
+            self._flush()
+            wait_s = connection.timeout()
+            with trio.move_on_after(float("inf") if wait_s is None else wait_s) as patience:
+                for batch in await self._socket.receive():
+                    if batch.remote == self._server:
+                        for datagram in batch.datagrams():
+                            connection.handle_datagram(datagram)
+                if any(error.errno == errno.ECONNREFUSED for error in self._errors()):
+                    raise ConnectionRefusedError(f"nothing listens over UDP at {self._server}")
+            if patience.cancelled_caught:
+                connection.handle_timeout()
+        self._flush()
+        if connection.ended is not None:
+            raise OSError(connection.ended)
+
     async def run(self) -> None:
-        """Write what is queued, until closed."""
-        try:
-            with self._scope:
-                while True:
-                    for message in await self._queue.take():
-                        with contextlib.suppress(OSError):  # too large, unreachable: UDP promises nothing
-                            await self._channel.send(message)
-                        self._queue.written((message,))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the reader meets the same, and reports it
-        finally:
-            self.close()
+        """Nothing has to be done in the background."""
+        await trio.lowlevel.checkpoint()
 
     def send_nowait(self, messages: Sequence[bytes]) -> int:
-        """Queue what there is room for."""
-        return self._queue.send_nowait(messages)
+        """Encrypt and send what the socket takes."""
+        datagrams = self._encrypt(messages)
+        sent = self._socket.send_nowait(datagrams, self._server)
+        return len(messages) if sent == len(datagrams) else sent
 
     async def send(self, messages: Sequence[bytes]) -> None:
-        """Queue all, waiting for room; senders take their turns in order."""
-        await self._queue.send(messages)
+        """Encrypt and send all."""
+        await self._socket.send(self._encrypt(messages), self._server)
 
     async def receive(self) -> list[Batch]:
-        """Wait for a message."""
-        self._queue.check_open()
-        message = await self._channel.receive()
-        return [Batch(self._server, message, len(message) or 1)]
+        """Wait for messages; everybody else's datagrams are dropped."""
+        if self._connection.ended is not None:
+            raise trio.BrokenResourceError(self._connection.ended)
+        messages: list[bytes] = []
+        for batch in await self._socket.receive():
+            if batch.remote == self._server:
+                for datagram in batch.datagrams():
+                    messages += self._connection.handle_datagram(datagram)
+        self._flush()
+        return batches_of(self._server, messages)
 
     def take_errors(self) -> int:
-        """Trio keeps ICMP errors of a DTLS endpoint to itself."""
-        return 0
+        """Return how many ICMP errors about the server arrived."""
+        return len(self._errors())
 
     def close(self) -> None:
-        """Close channel and socket."""
-        if not self._queue.closed:
-            self._queue.close()
-            self._scope.cancel()
-            self._endpoint.close()
+        """Say goodbye, and close the socket."""
+        self._connection.close()
+        with contextlib.suppress(trio.ClosedResourceError):  # closed before
+            self._flush()
+        self._socket.close()
+
+    def _errors(self) -> list[IcmpError]:
+        return [error for error in self._socket.take_errors() if error.remote == self._server]
+
+    def _encrypt(self, messages: Sequence[bytes]) -> list[bytes]:
+        try:
+            return [self._connection.encrypt(one) for one in messages if 0 < len(one) <= MAX_MESSAGE]
+        except OSError:
+            raise trio.ClosedResourceError(CLOSED) from None
+
+    def _flush(self) -> None:
+        datagrams = self._connection.take_datagrams()
+        if datagrams:
+            self._socket.send_nowait(datagrams, self._server)  # what finds no room is lost, and sent again
 
 
-async def open_dtls(
-    host: str, ports: Iterable[int], server: TransportAddress, name: str, ca_file: str | None
-) -> DtlsTransport:
+async def open_dtls(sock: UdpSocket, server: TransportAddress, name: str, ca_file: str | None) -> DtlsTransport:
     """Connect to a server over DTLS 1.2.
 
     Args:
-        host: the local address to bind.
-        ports: local ports to try in turn; 0 lets the system choose.
+        sock: owned from now on.
         server: the server's address.
         name: host name or IP literal its certificate must carry.
         ca_file: certificates to trust, PEM; None for the system's.
@@ -113,49 +138,45 @@ async def open_dtls(
         OSError: the handshake fails or takes too long, or the certificate is not good for `name`.
         LocalError: the certificates to trust cannot be read.
     """
-    # Trio takes a failed handshake for somebody's forged datagram and tries on; a refused certificate ends it here.
-    refused = trio.CancelScope()
-    context = _context(name, ca_file, refused)
-    sock = await _bind(host, ports)
-    bound = sock.getsockname()
-    endpoint = trio.DTLSEndpoint(sock)
+    judge = _Judge(name)
     try:
-        target: Any = bind_sockaddr(server.host, server.port)[1]  # trio's type knows IPv4's two fields only
-        channel = endpoint.connect(target, context)
-        channel.set_ciphertext_mtu(_MTU)
-        with trio.fail_after(HANDSHAKE_TIMEOUT_S), refused:
-            await channel.do_handshake()
-        if refused.cancelled_caught:
-            raise OSError(f"the DTLS server's certificate is not good for {name}, or nobody we trust vouches for it")
+        transport = DtlsTransport(sock, DtlsConnection.connect(_context(judge, ca_file)), server)
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            await transport.do_handshake()
     except trio.TooSlowError:
-        endpoint.close()
+        sock.close()
         raise TimeoutError(f"{name} did not finish the DTLS handshake in {HANDSHAKE_TIMEOUT_S:g} s") from None
-    except (SSL.Error, trio.BrokenResourceError) as error:
-        endpoint.close()
-        raise OSError(f"the DTLS handshake with {name} failed") from error
+    except OSError as error:
+        sock.close()
+        if judge.has_refused:
+            message = f"the DTLS server's certificate is not good for {name}, or nobody we trust vouches for it"
+            raise OSError(message) from error
+        raise OSError(f"the DTLS handshake with {name} failed: {error}") from error
     except BaseException:
-        endpoint.close()
+        sock.close()
         raise
-    return DtlsTransport(endpoint, channel, TransportAddress(bound[0], bound[1]), server)
+    return transport
 
 
-async def _bind(host: str, ports: Iterable[int]) -> trio.socket.SocketType:
-    refusal = OSError("no local port is allowed")
-    for port in ports:
-        family, address = bind_sockaddr(host, port)
-        sock = trio.socket.socket(family, trio.socket.SOCK_DGRAM)
-        try:
-            await sock.bind(address)
-        except OSError as error:
-            sock.close()
-            refusal = error
-        else:
-            return sock
-    raise refusal
+class _Judge:
+    """Says whether a chain of certificates is good for a name; OpenSSL has verified the chain by itself."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.has_refused = False
+
+    def __call__(
+        self, _connection: SSL.Connection, certificate: X509, _errno: int, depth: int, chain_is_good: int
+    ) -> bool:
+        is_good = bool(chain_is_good)
+        if is_good and depth == 0:
+            is_good = names_match(certificate.to_cryptography(), self._name)
+        self.has_refused |= not is_good
+        return is_good
 
 
-def _context(name: str, ca_file: str | None, refused: trio.CancelScope) -> SSL.Context:
-    context = SSL.Context(SSL.DTLS_METHOD)
+def _context(judge: _Judge, ca_file: str | None) -> SSL.Context:
+    context = prepare(SSL.Context(SSL.DTLS_METHOD))
     try:
         if ca_file is None:
             context.set_default_verify_paths()
@@ -163,17 +184,7 @@ def _context(name: str, ca_file: str | None, refused: trio.CancelScope) -> SSL.C
             context.load_verify_locations(ca_file)
     except SSL.Error as error:
         raise LocalError(f"the certificates in {ca_file} cannot be read") from error
-
-    def verify(_connection: SSL.Connection, certificate: X509, _errno: int, depth: int, chain_is_good: int) -> bool:
-        # OpenSSL has judged the chain; the name of the leaf is left to us.
-        is_good = bool(chain_is_good)
-        if is_good and depth == 0:
-            is_good = names_match(certificate.to_cryptography(), name)
-        if not is_good:
-            refused.cancel()
-        return is_good
-
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge)
     return context
 
 

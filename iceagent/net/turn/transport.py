@@ -178,7 +178,7 @@ class StreamTransport:
                 raise trio.BrokenResourceError("the server has closed the connection")
             frames = self._frames.feed(bytes(data))
             if frames:
-                return [self._batch(size, list(group)) for size, group in groupby(frames, len)]
+                return batches_of(self._server, frames)
             if self._frames.broken:
                 raise trio.BrokenResourceError("the server sent something that is not TURN")
 
@@ -191,5 +191,11 @@ class StreamTransport:
         self._queue.close()
         self._scope.cancel()
 
-    def _batch(self, size: int, frames: list[bytes]) -> Batch:
-        return Batch(self._server, frames[0] if len(frames) == 1 else b"".join(frames), size)
+
+def batches_of(server: TransportAddress, messages: Sequence[bytes]) -> list[Batch]:
+    """Return messages of a server as batches, in order: neighbours of one length make one."""
+    batches: list[Batch] = []
+    for size, group in groupby(messages, len):
+        same = list(group)
+        batches.append(Batch(server, same[0] if len(same) == 1 else b"".join(same), size))
+    return batches
