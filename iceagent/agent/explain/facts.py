@@ -42,9 +42,18 @@ class Facts:
         relays_lost: relayed addresses that are gone.
         ours, theirs: the candidates of both sides, those of pairs of a session before a restart included.
         signalled: types of the candidates the peer has signalled.
+
+    Args:
+        driver: of the component that it is about.
+        gatherer: that component's.
+        config: the agent's.
+        others: the agent's other components. What one of them hears, gets into this machine.
     """
 
-    def __init__(self, driver: Driver, gatherer: Gatherer, config: AgentConfig) -> None:
+    def __init__(
+        self, driver: Driver, gatherer: Gatherer, config: AgentConfig, others: Iterable[tuple[Driver, Gatherer]] = ()
+    ) -> None:
+        self._others = others
         self.driver = driver
         self.core = driver.ice
         self.gatherer = gatherer
@@ -146,7 +155,13 @@ class Facts:
 
     @property
     def udp_answers(self) -> bool:
-        """Whether anything was ever heard over UDP: a server, the peer, or an answer of the peer's."""
+        """Whether any component of the agent ever heard anything over UDP."""
+        others = (Facts(driver, gatherer, self.config) for driver, gatherer in self._others)
+        return self.hears_udp or any(other.hears_udp for other in others)
+
+    @property
+    def hears_udp(self) -> bool:
+        """Whether this component ever heard anything over UDP: a server, the peer, or an answer of the peer's."""
         relays = any(event.transport in ("udp", "dtls") for event in self.relays)
         by_tcp = {base for base, way in self.driver.relay_transports.items() if way in ("tcp", "tls")}
         udp = [
