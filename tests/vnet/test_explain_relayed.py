@@ -54,6 +54,25 @@ async def test_relayed_because_the_peer_offers_nothing_else(vnet: Any) -> None:
         await relayed(town, RelayReason.PEER_RELAYS_ONLY)
 
 
+async def test_a_peer_that_offers_direct_candidates_for_one_component_does_not_relay_only(vnet: Any) -> None:
+    """Those of the other may have been lost with its servers' answers: nothing shows why it is relayed."""
+    async with site(vnet(), FULL_CONE, FULL_CONE) as town:
+        await town.serve_turn()
+        await town.open_both(TURN, streams=(2,))
+        for one, other in ((town.alice, town.bob), (town.bob, town.alice)):
+            one.set_remote_credentials(other.credentials, options=other.options)
+            async for candidate in other.local_candidates():
+                if candidate.component == 1 or candidate.type is CandidateType.RELAY:
+                    one.add_remote_candidate(candidate.to_sdp())
+            one.add_remote_candidate(None)
+        await town.alice.wait_connected()
+        whole, relayed_only = town.alice.streams[0].components
+        assert whole.explain().because is None
+        verdict = relayed_only.explain()
+        assert verdict.kind is VerdictKind.RELAYED
+        assert verdict.because is not RelayReason.PEER_RELAYS_ONLY, str(verdict)
+
+
 async def test_relayed_because_direct_candidates_of_the_peer_are_filtered(vnet: Any) -> None:
     """Here it is this side's own configuration, and it would look like the peer's."""
     async with site(vnet(), FULL_CONE, FULL_CONE) as town:

@@ -156,8 +156,7 @@ class Facts:
     @property
     def udp_answers(self) -> bool:
         """Whether any component of the agent ever heard anything over UDP."""
-        others = (Facts(driver, gatherer, self.config) for driver, gatherer in self._others)
-        return self.hears_udp or any(other.hears_udp for other in others)
+        return any(one.hears_udp for one in self._components())
 
     @property
     def hears_udp(self) -> bool:
@@ -171,6 +170,16 @@ class Facts:
         ]
         peer = any(report.requests_received or report.responses_received for report in udp)
         return bool(self.answers) or relays or peer
+
+    @property
+    def signalled_to_any(self) -> set[ice.CandidateType]:
+        """Types of the candidates that the peer has signalled for any component of the agent."""
+        return {kind for one in self._components() for kind in one.signalled}
+
+    def _components(self) -> Iterable[Facts]:
+        yield self
+        for driver, gatherer in self._others:
+            yield Facts(driver, gatherer, self.config)
 
     def hosts_reached(self, *transports: str) -> set[str]:
         """Return the names of the TURN servers that relay for us over one of these transports."""
