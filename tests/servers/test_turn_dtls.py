@@ -14,15 +14,16 @@ from OpenSSL import SSL
 from turn_wire import WireClient, make_certificate, options
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import Network, UdpSocket
+from iceagent.net.api import UdpSocket
 from iceagent.net.dtls import DtlsConnection, is_client_hello, prepare
 from iceagent.net.turn.dtls import DtlsTransport
 from iceagent.servers import TurnService, open_turn_server
 from iceagent.servers.turn_stream import AUTHENTICATE_S, HANDSHAKE_S
+from iceagent.vnet import Host
 
 
 @asynccontextmanager
-async def serving(vnet: Any, folder: Path, **changes: object) -> AsyncGenerator[tuple[TurnService, Network]]:
+async def serving(vnet: Any, folder: Path, **changes: object) -> AsyncGenerator[tuple[TurnService, Host]]:
     """A server with DTLS, and another host."""
     net = vnet()
     server, host = net.host(net.internet), net.host(net.internet)
