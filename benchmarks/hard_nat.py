@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "vnet"))
 
-from test_hard_nat import ROWS, play_all
+from hard_homes import ROWS, play_all
 
 
 def line(values: list[float]) -> str:

@@ -278,7 +278,7 @@ async def test_closing_beside_a_dead_server_is_bounded(vnet: Any) -> None:
             assert lab.hosts[0].sockets == []
 
 
-async def test_the_ladder_starts_worse_rungs_late_and_only_where_better_ones_fail(vnet: Any) -> None:
+async def test_worse_routes_start_late_and_only_where_better_ones_fail(vnet: Any) -> None:
     """A blocked route costs a stagger, not a timeout; one that works spares all below."""
     both = IceServer("turn:turn.example", username=USER, credential=PASSWORD)
     with trio.fail_after(60):
@@ -297,7 +297,7 @@ async def test_the_ladder_starts_worse_rungs_late_and_only_where_better_ones_fai
                     assert 0.3 <= trio.current_time() - started_at < 1.0
 
 
-async def test_a_rung_that_is_refused_costs_no_stagger(vnet: Any) -> None:
+async def test_a_route_that_is_refused_costs_no_stagger(vnet: Any) -> None:
     """A closed port is an answer: the next route begins at once."""
     both = IceServer("turn:turn.example", username=USER, credential=PASSWORD)
     with trio.fail_after(60):
@@ -322,7 +322,7 @@ async def _first_failure(agent: Agent) -> str:
         await trio.sleep(0.01)
 
 
-def test_rungs_are_ordered_and_carry_the_proxy() -> None:
+def test_routes_are_ordered_and_carry_the_proxy() -> None:
     """UDP, DTLS, TCP, TLS, and last what goes through the proxy."""
     servers = [
         IceServer("turns:192.0.2.1:443"),

@@ -1,4 +1,4 @@
-"""The machine of RFC 5780 as a machine: its five rules. What it finds is tested in tests/vnet."""
+"""The machine of RFC 5780 as a machine: its five rules. What it finds is tested in tests/net."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is foretold from two views: relays, families, and how sure it is. The table itself is tested in tests/vnet."""
+"""What is foretold from two views: relays, families, and how sure it is. The table itself is tested in tests/agent."""
 
 from __future__ import annotations
 

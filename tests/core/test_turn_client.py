@@ -369,7 +369,7 @@ def test_a_restarted_server_is_noticed_within_two_seconds_of_the_first_unanswere
 
 
 def test_a_dead_server_is_given_up_within_ten_seconds_while_data_is_sent():
-    """The ladder's other rungs are there to be climbed."""
+    """There are other routes to be tried."""
     duo = bound(Duo())
     duo.run_until(100.0)
     duo.server.answers = dict.fromkeys(METHOD, None)

@@ -134,7 +134,7 @@ def port_of(server: TurnService, transport: str) -> int:
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 @pytest.mark.parametrize("credentials", [None, ("me", "pass word")])
 async def test_turn_over_tls_through_a_proxy(tmp_path, scheme, credentials):
-    """The last rung of the ladder: an office that lets nothing out but its proxy. Names are the proxy's to resolve."""
+    """The last of the routes: an office that lets nothing out but its proxy. Names are the proxy's to resolve."""
     proxy = ProxyServer(credentials=credentials)
     name, password = credentials or ("", "")
     with trio.fail_after(60):
@@ -185,7 +185,7 @@ async def test_a_proxy_that_wants_a_password_says_so(scheme, words):
     ],
 )
 async def test_a_proxy_that_refuses_or_talks_nonsense_is_an_error(scheme, answer):
-    """Bounded and named, whatever it sends; the next rung is not held up."""
+    """Bounded and named, whatever it sends; the next route is not held up."""
 
     async def nonsense(stream: trio.SocketStream) -> None:
         await stream.receive_some()

@@ -228,7 +228,7 @@ async def test_a_name_is_tried_beyond_its_first_address(vnet: Any, dead: str) ->
 
 
 async def test_all_addresses_refusing_says_what_the_server_said(vnet: Any) -> None:
-    """486 and 508 are to be asked again after a minute, silence at once: the ladder needs the code."""
+    """486 and 508 are to be asked again after a minute, silence at once: whoever tries the routes needs the code."""
     async with laboratory(vnet) as lab:
         full = Script(answers={METHOD.ALLOCATE: 508})
         lab.name("turn.example", (await lab.serve(full, "full")).host, lab.net.host(lab.net.internet).address)

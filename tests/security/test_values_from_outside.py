@@ -433,7 +433,7 @@ async def test_trap_68_credentials_of_a_users_function_cost_that_server(vnet: An
             sock.close()
 
 
-async def test_trap_68_a_rung_that_does_what_nobody_foresaw_costs_itself_alone(
+async def test_trap_68_a_route_that_does_what_nobody_foresaw_costs_itself_alone(
     vnet: Any, monkeypatch: pytest.MonkeyPatch, expects_unforeseen: None
 ) -> None:
     """The last line: what the tests above did not find."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.explain.facts import Facts
@@ -16,14 +14,12 @@ from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.core import ice
 
 
-def explain(
-    driver: Driver, gatherer: Gatherer, config: AgentConfig, others: Iterable[tuple[Driver, Gatherer]] = ()
-) -> Verdict:
-    """Return the verdict on an agent as it is now; `others` are its other components."""
+def explain(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict:
+    """Return the verdict on an agent as it is now."""
     state = driver.ice.state
     if state is ice.AgentState.CLOSED:
         return verdict(VerdictKind.CLOSED)
-    facts = Facts(driver, gatherer, config, others)
+    facts = Facts(driver, gatherer, config)
     wrong = credentials_cause(facts)
     if wrong is not None:
         return wrong
@@ -34,12 +30,8 @@ def explain(
 
 
 def relayed_because(
-    driver: Driver,
-    gatherer: Gatherer,
-    config: AgentConfig,
-    pair: ice.CandidatePair,
-    others: Iterable[tuple[Driver, Gatherer]] = (),
+    driver: Driver, gatherer: Gatherer, config: AgentConfig, pair: ice.CandidatePair
 ) -> tuple[str, str]:
     """Return why the data of a pair goes through a relay, in words, and what would help ("" for nothing)."""
-    entry = RELAY_CATALOGUE[why_relayed(Facts(driver, gatherer, config, others), pair).reason]
+    entry = RELAY_CATALOGUE[why_relayed(Facts(driver, gatherer, config), pair).reason]
     return entry.meaning, entry.remedy

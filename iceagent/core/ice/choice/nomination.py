@@ -75,20 +75,14 @@ class Nominator:
         # peer's path broke, so then, and whenever we nominated, the newest one counts alone.
         settled = selected is not None and now >= context.selected_at + constants.NOMINATION_SETTLE_S
         is_ours = context.roles.controlling or context.renominates
-        if is_ours or settled or context.health.faltering:
-            if selected is not None:
-                selected.nominated = False
-            self._overtake(pair)
+        if selected is not None and (settled or is_ours or context.health.faltering):
+            selected.nominated = False
+        for other in context.checklist:
+            other.nominate_on_success = False
         if not pair.nominated:
             pair.nominated = True
             context.outbox.emit(PairNominated(pair.view()))
         self.refresh(now)
-
-    def _overtake(self, newest: CheckPair) -> None:
-        """Forget the nominations before this one whose pairs still wait for an answer; those after it stand."""
-        for other in self._context.checklist:
-            if other.nominated_as <= newest.nominated_as:
-                other.nominate_on_success = False
 
     def nomination_ended(self, check: Check) -> None:
         """A nominating check got no answer, or an unusable one: the next best valid pair is nominated, or it again."""
@@ -167,7 +161,7 @@ class Nominator:
         context = self._context
         wanted = self._search.begin(now)
         for pair in context.checklist:
-            if pair is selected or pair in wanted or pair.nominate_on_success:
+            if pair is selected or pair in wanted:
                 continue
             context.checklist.untrigger(pair)
             if pair.state is PairState.IN_PROGRESS:

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import trio
+from hard_homes import is_direct
 
 from iceagent import vnet as vnet_package
 from iceagent.agent import AgentConfig, CandidateType, FreshPort, IceServer, open_agent
@@ -87,11 +88,6 @@ async def two_agents(
             nursery.start_soon(told, agents[1 - number], agents[number], delay_s)
         yield list(zip(hosts, agents, strict=True))
         nursery.cancel_scope.cancel()
-
-
-def is_direct(agent):
-    pair = agent.selected_pair
-    return pair is not None and CandidateType.RELAY not in (pair.local.type, pair.remote.type)
 
 
 def ports_of(agent):

@@ -6,20 +6,17 @@ Each row is played with ten seeds, three of them in `make test`. Ports are guess
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 from amount import amount
+from hard_homes import CARRIER, ROWS, STUN, carry, is_direct, play_all, two_homes
 from virtual_pair import selected
 
 from iceagent import vnet as vnet_package
 from iceagent.agent import (
-    Agent,
     AgentConfig,
-    FreshPort,
     HardNat,
     HardNatBegun,
     HardNatEnded,
@@ -28,176 +25,22 @@ from iceagent.agent import (
     open_agent,
 )
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice import CandidateType, Credentials, PairValidated, Role
+from iceagent.core.ice import CandidateType, Credentials, Role
 from iceagent.errors import LocalError, NetworkError
 from iceagent.servers.stun import open_stun_server
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
-from iceagent.vnet import ADDRESS_RESTRICTED, PORT_RESTRICTED, SYMMETRIC, Host, Network
+from iceagent.vnet import PORT_RESTRICTED, SYMMETRIC, Network
 
 SEEDS = range(1, 1 + amount(10, 3))
 LUCKY = len(SEEDS) - 1
-SEQUENTIAL = replace(SYMMETRIC, port_allocation="sequential")
-CONTIGUOUS = replace(SYMMETRIC, port_allocation="contiguous")
-PRESERVING = replace(SYMMETRIC, port_allocation="preserving")
-CARRIER = "a carrier's symmetric above port-restricted"
-NATS = {
-    "address-restricted": ADDRESS_RESTRICTED,
-    "port-restricted": PORT_RESTRICTED,
-    "symmetric": SYMMETRIC,
-    "sequential": SEQUENTIAL,
-    "contiguous": CONTIGUOUS,
-    "preserving": PRESERVING,
-    "symmetric, open to addresses": replace(SYMMETRIC, filtering="address-dependent"),
-    CARRIER: PORT_RESTRICTED,
-}
-STUN = ("stun1.example", "stun2.example")
-
-
-@dataclass
-class Home:
-    """One side."""
-
-    host: Host
-    outside: str
-    agent: Agent
-
-    def events(self, kind):
-        return [event for _, event in self.timed(kind)]
-
-    def timed(self, kind):
-        return [(at, one) for at, one in self.agent._driver.timeline.entries() if isinstance(one, kind)]
-
-
-@dataclass
-class Story:
-    """What came of a run."""
-
-    connected_s: float | None = None
-    packets: list[int] = field(default_factory=list)
-    busiest: int = 0
-    late: list[str] = field(default_factory=list)
-    sockets: list[int] = field(default_factory=list)
-    left_open: int = 0
-    begun: int = 0
-    verdicts: list[str] = field(default_factory=list)
-
-
-async def carry(source, target, relays_later_s=0.0):
-    """Carry candidates as sessions do: those that come after the end, too."""
-    async for candidate in source.local_candidates():
-        await trio.sleep(relays_later_s if candidate.type is CandidateType.RELAY else 0.0)
-        target.add_remote_candidate(candidate.to_sdp())
-    target.add_remote_candidate(None)
-    async for candidate in source.late_candidates():
-        target.add_remote_candidate(candidate.to_sdp())
-
-
-def build(net, kind, name):
-    """Add a home with its host; return the host and the router that the internet sees."""
-    parent = net.internet
-    if kind == CARRIER:
-        parent = net.router(net.internet, nat=SYMMETRIC, subnet="100.64.0.0/10", name=f"carrier-{name}")
-    home = net.router(parent, nat=NATS[kind], delay_s=0.020)
-    return net.host(home, name=name), home if parent is net.internet else parent
-
-
-@asynccontextmanager
-async def two_homes(
-    net, left, right, *, servers=STUN, options=(True, True), relays_later_s=0.0, **config
-) -> AsyncIterator[list[Home]]:
-    """Run STUN servers and two agents that are told all of each other."""
-    reflectors = [net.host(net.internet, name=name) for name in STUN]
-    built = [build(net, kind, name) for kind, name in ((left, "alice"), (right, "bob"))]
-    entries = [one if isinstance(one, IceServer) else IceServer(f"stun:{one}:3478") for one in servers]
-    async with net, AsyncExitStack() as stack:
-        for reflector in reflectors:
-            await stack.enter_async_context(open_stun_server("0.0.0.0", network=reflector))
-        homes = []
-        for (host, outside), role, wish in zip(built, (Role.CONTROLLING, Role.CONTROLLED), options, strict=True):
-            chosen = AgentConfig(servers=entries, network=host, randbytes=host.randbytes, hard_nat=wish, **config)
-            agent = await stack.enter_async_context(open_agent(chosen, role=role))
-            homes.append(Home(host, outside.public_address, agent))
-        alice, bob = (home.agent for home in homes)
-        alice.set_remote_credentials(bob.credentials, options=bob.options)
-        bob.set_remote_credentials(alice.credentials, options=alice.options)
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        nursery.start_soon(carry, alice, bob, relays_later_s)
-        nursery.start_soon(carry, bob, alice, relays_later_s)
-        yield homes
-        nursery.cancel_scope.cancel()
-
-
-def guesses(net, home, other):
-    """Return (time, record) of what a side sent to the other's outside, the peer's mapped address and checks left out.
-
-    The few ordinary checks of addresses that were signalled are not guesses, those of fresh ports among them; nor are
-    packets of the path that was found.
-    """
-    paths = {(pair.local.path_base, pair.remote.address) for pair in home.agent._driver.ice.pairs}
-    fresh = {port.base for port in home.events(FreshPort)} | {port.mapped for port in other.events(FreshPort)}
-    sends = [one for one in net.trace if one.event == "send" and one.place == home.host.name]
-    to_peer = [one for one in sends if one.packet.destination.host == other.outside]
-    return [one for one in to_peer if one.packet[:2] not in paths and not fresh & set(one.packet[:2])]
-
-
-def busiest_second(times):
-    times = sorted(times)
-    first, most = 0, 0
-    for last, at in enumerate(times):
-        while times[first] <= at - 1.0:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
-
-
-async def play(seed, left, right, *, after_s=3.0, patience_s=30.0, **wishes):
-    """Play one row with one seed to the end, and look at what happened."""
-    net, story = Network(seed), Story()
-    start = trio.current_time()
-    async with two_homes(net, left, right, **wishes) as homes:
-        with trio.move_on_after(patience_s):
-            for home in homes:
-                await home.agent.wait_connected()
-            story.connected_s = trio.current_time() - start
-        await trio.sleep(after_s)
-        for home, other in (homes, homes[::-1]):
-            sent = guesses(net, home, other)
-            story.packets.append(len(sent))
-            story.busiest = max(story.busiest, busiest_second([one.at_s for one in sent]))
-            story.sockets.append(len(home.host.sockets))
-            story.begun += len(home.events(HardNatBegun))
-            story.verdicts.append(str(home.agent.explain()))
-            success = [at for at, _ in home.timed(PairValidated)]
-            if success:
-                story.late += [str(one) for one in sent if one.at_s > success[0] - start + 1e-9]
-    story.left_open = net.statistics().sockets_left_open
-    return story
-
-
-def play_all(left, right, seeds=SEEDS, **wishes):
-    return [vnet_package.run(lambda seed=seed: play(seed, left, right, **wishes), seed=seed) for seed in seeds]
-
-
-ROWS = [
-    ("port-restricted", "symmetric"),
-    ("symmetric", "port-restricted"),
-    ("port-restricted", CARRIER),
-    ("sequential", "sequential"),
-    ("contiguous", "contiguous"),
-    ("preserving", "preserving"),
-    ("sequential", "preserving"),
-    ("port-restricted", "sequential"),
-    ("contiguous", "port-restricted"),
-    ("port-restricted", "preserving"),
-]
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("left", "right"), ROWS)
 def test_hard_nats_are_passed_within_ten_seconds(left, right):
     """All but one at least, within the caps, and when there is a path, not one packet more."""
-    stories = play_all(left, right)
+    stories = play_all(left, right, SEEDS)
     in_time = [story for story in stories if story.connected_s is not None and story.connected_s <= 10.0]
     assert len(in_time) >= LUCKY, [story.connected_s for story in stories]
     for story in stories:
@@ -212,7 +55,7 @@ def test_hard_nats_are_passed_within_ten_seconds(left, right):
 @pytest.mark.parametrize(("left", "right"), ROWS[:2])
 def test_one_stun_server_is_enough(left, right):
     """It is what a relay of ours hands out, and tells nobody what his NAT does: both sides then play both parts."""
-    stories = play_all(left, right, servers=STUN[:1])
+    stories = play_all(left, right, SEEDS, servers=STUN[:1])
     in_time = [story for story in stories if story.connected_s is not None and story.connected_s <= 10.0]
     assert len(in_time) >= LUCKY, [story.connected_s for story in stories]
     for story in stories:
@@ -423,11 +266,6 @@ def test_the_peers_relay_is_no_direct_path_though_its_checks_come_first():
             return all(is_direct(home.agent) for home in homes)
 
     assert sum(vnet_package.run(lambda seed=seed: once(seed), seed=seed) for seed in SEEDS) >= LUCKY
-
-
-def is_direct(agent):
-    pair = agent.selected_pair
-    return pair is not None and CandidateType.RELAY not in (pair.local.type, pair.remote.type)
 
 
 async def test_a_restart_keeps_the_path_that_was_found(vnet):

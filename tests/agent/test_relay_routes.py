@@ -1,4 +1,4 @@
-"""The ladder on real sockets: UDP blocked, TCP blocked, all but the proxy blocked; the best that works is used."""
+"""Routes to a relay on real sockets: UDP blocked, TCP blocked, all but the proxy; the best that works is used."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_tls_where_everything_else_is_blocked(tmp_path):
 
 
 async def test_through_the_proxy_where_nothing_else_leaves(tmp_path):
-    """The last rung: the name is one that only the proxy can resolve, and TLS is verified inside."""
+    """The last route: the name is one that only the proxy can resolve, and TLS is verified inside."""
     ports = Ports()
     certificate, key = make_certificate(tmp_path, "turn.inside.invalid")
     options = TurnOptions(
@@ -173,7 +173,7 @@ async def test_through_the_proxy_where_nothing_else_leaves(tmp_path):
         assert set(failed) == {"tls"}  # the way without the proxy, as often as there was time to try it
 
 
-async def test_a_certificate_for_another_name_fails_its_rung_only(tmp_path):
+async def test_a_certificate_for_another_name_fails_its_route_only(tmp_path):
     """Trap 5: never used, and told; the next way is tried."""
     ports = Ports()
     async with server(tmp_path, ports):
