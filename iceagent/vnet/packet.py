@@ -26,7 +26,7 @@ class Quote(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What a TCP segment says besides its content. Sequence numbers count from 0 and do not wrap."""
+    """What a TCP segment says besides its content. Sequence numbers do not wrap."""
 
     flags: str
     """Of `S` (synchronise), `A` (acknowledge), `F` (no more from here), `R` (reset), in that order."""

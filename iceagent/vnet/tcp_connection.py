@@ -2,7 +2,8 @@
 
 Lost segments are sent again (on three duplicate acknowledgements, or after a time-out that doubles), the window gives
 back-pressure, and congestion control is the plain one of RFC 5681. There are no options, no selective acknowledgements
-and no sequence numbers to wrap: they count from 0.
+and no sequence numbers to wrap: within, they count from 0; on the wire each end begins at a number of its own, so that
+late segments of an earlier connection between the same ports do not fit (RFC 9293 section 3.4.1).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ RTO_MAX_S = 60.0
 SYN_TRIES = 6  # as Linux: gives up after a minute or two
 GIVE_UP_S = 120.0  # without progress; Linux takes longer, which tests do not want to
 FIRST_WINDOW = 10 * MSS  # RFC 6928
+FIRST_NUMBERS_A_SECOND = 10**9  # more than bytes can be sent, so that no two connections overlap
 
 
 class TcpState(Enum):
@@ -48,6 +50,8 @@ class TcpConnection:
         self.error = ""
         self.timeout_at: float | None = None
         self.is_eof_received = False
+        self._first = int(now * FIRST_NUMBERS_A_SECOND)
+        self._peers_first: int | None = None
         self._out: deque[tuple[Segment, bytes]] = deque()
         self._unsent = bytearray()  # from `_unacknowledged` on: sent and not acknowledged, then not yet sent
         self._unacknowledged = 0
@@ -124,14 +128,19 @@ class TcpConnection:
         """Take a segment from the peer."""
         if self.state is TcpState.BROKEN:
             return
+        if "S" in segment.flags and not self._take_first(segment):
+            return
+        segment = segment._replace(
+            sequence=segment.sequence - (self._peers_first or 0), acknowledged=segment.acknowledged - self._first
+        )
         if "R" in segment.flags:
-            if self.state is not TcpState.DONE:
+            if self.state is not TcpState.DONE and self._is_current(segment):
                 self._break("connection refused" if self.state is TcpState.CONNECTING else "connection reset by peer")
             return
         if "S" in segment.flags:
             self._handle_syn(now, segment)
             return
-        if self.state is TcpState.CONNECTING or segment.acknowledged > self._highest:
+        if self.state is TcpState.CONNECTING or not self._is_current(segment):
             return  # of an earlier connection
         if self.state is TcpState.ACCEPTING:
             self._opened(now)
@@ -174,9 +183,30 @@ class TcpConnection:
 
     def poll_segment(self) -> tuple[Segment, bytes] | None:
         """Return the next segment to send with its content, or None."""
-        return self._out.popleft() if self._out else None
+        if not self._out:
+            return None
+        segment, data = self._out.popleft()
+        sequence, acknowledged = segment.sequence + self._first, segment.acknowledged + (self._peers_first or 0)
+        return segment._replace(sequence=sequence, acknowledged=acknowledged), data
 
     # Within
+
+    def _take_first(self, segment: Segment) -> bool:
+        """Learn from a SYN where the peer begins; return whether it is of this connection."""
+        is_answer = "A" in segment.flags
+        if is_answer and segment.acknowledged != self._first:
+            return False
+        if self.state in (TcpState.CONNECTING, TcpState.ACCEPTING):
+            self._peers_first = segment.sequence
+        return True
+
+    def _is_current(self, segment: Segment) -> bool:
+        """Return whether a segment can be of this connection: what it acknowledges, and where it stands."""
+        answers = 0 <= segment.acknowledged <= max(self._highest, self._next) + 1
+        if self._peers_first is None:
+            return answers
+        within = 0 <= segment.sequence <= self._expected + RECEIVE_WINDOW + MSS
+        return within and (answers or "A" not in segment.flags)
 
     def _send_syn(self, now: float) -> None:
         flags = "S" if self.state is TcpState.CONNECTING else "SA"

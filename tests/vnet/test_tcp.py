@@ -271,7 +271,7 @@ def test_connections_repeat_byte_for_byte():
 
     traces = {vnet_package.run(session, seed=4) for _ in range(3)}
     assert len(traces) == 1
-    assert b" tcp S 0 0 " in traces.pop()
+    assert b" tcp S " in traces.pop()
 
 
 def test_stray_segments_change_nothing():
@@ -283,6 +283,42 @@ def test_stray_segments_change_nothing():
     assert syn.flags == "S"
     machine.handle_segment(0.1, syn._replace(flags="A", acknowledged=77), b"old")
     assert (machine.state, machine.readable, machine.poll_segment()) == (TcpState.CONNECTING, 0, None)
+
+
+def test_late_segments_of_an_earlier_connection_do_not_fit_a_new_one():
+    """The same ports are used again, and what was sent before is still on its way, an end of it among it."""
+
+    def open_connection(now):
+        client, server = TcpConnection(now, is_client=True), TcpConnection(now, is_client=False)
+        exchange(now, client, server)
+        return client, server
+
+    def exchange(now, client, server):
+        sent = []
+        while True:
+            pairs = [(one, other, one.poll_segment()) for one, other in ((client, server), (server, client))]
+            if not any(segment for _, _, segment in pairs):
+                return sent
+            for _, other, out in pairs:
+                if out is not None:
+                    sent.append(out)
+                    other.handle_segment(now, *out)
+
+    client, server = open_connection(0.0)
+    client.write(1.0, b"of the earlier one")
+    client.end(1.0)
+    late = exchange(1.0, client, server)
+    for segment, data in [*late, (late[0][0]._replace(flags="AR"), b"")]:
+        client, server = open_connection(2.0)
+        server.handle_segment(2.1, segment, data)
+        client.handle_segment(2.1, segment, data)
+        exchange(2.1, client, server)
+        assert client.state is server.state is TcpState.OPEN
+        assert client.readable == server.readable == 0
+        assert not server.is_eof_received
+        client.write(2.2, b"of this one")
+        exchange(2.2, client, server)
+        assert server.read(100) == b"of this one"
 
 
 async def test_two_that_connect_to_each_other_at_once_get_one_connection(vnet):
