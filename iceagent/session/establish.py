@@ -12,7 +12,7 @@ from typing import TypeVar
 import icesignal
 import trio
 
-from iceagent.agent import Agent, AgentConfig, CandidateType, Role, open_agent
+from iceagent.agent import Agent, AgentConfig, CandidateType, Description, Role, open_agent
 from iceagent.agent.outlook import heard_at, wait_hopeless
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
@@ -55,6 +55,9 @@ async def answer_within(session: Session, seconds: float) -> AsyncIterator[None]
 
 
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
+SPEECH_S = (
+    120.0  # ours: from the proof of the code to the first description; the relay holds an absent one's place so long
+)
 GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then
 
 DEPARTURE_LOOK_S = 0.2  # between two looks at the path of a peer that left the conversation
@@ -156,8 +159,7 @@ class _Signaling:
             nursery.start_soon(self._tolerate, self._send_descriptions)
             peers = PeersDescription(self._channel)
             with signal_errors(), _peer_left():
-                description = await peers.receive()
-            self._agent.accept(description)
+                self._agent.accept(await _first_words(peers))
             nursery.start_soon(self._tolerate, lambda: peers.hand_over(self._agent))
             progress.enter(Stage.PATH, self._agent.explain)
             await self._wait_connected()
@@ -245,6 +247,20 @@ class _Signaling:
             self.has_ended = True
             when = "and the session goes on" if self.is_open else "though a path is found and the link being opened"
             _log.info("the conversation at the relay has ended, %s: %s", when, reason)
+
+
+async def _first_words(peers: PeersDescription) -> Description:
+    """Return the first part of the peer's description, which takes seconds where its program runs.
+
+    Raises:
+        PeerLeft: it does not come.
+    """
+    with trio.move_on_after(SPEECH_S):
+        return await peers.receive()
+    raise PeerLeft(
+        f"the other side has proved that it has the code, and has not signalled for {SPEECH_S:.0f} s where it can be "
+        "reached; its program was stopped, or the relay does not pass on what it says. Try again, with a new code"
+    )
 
 
 @contextmanager

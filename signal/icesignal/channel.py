@@ -373,8 +373,9 @@ async def open_join(
     exchange = pake.Pake("joiner", parsed.password, app_id=app_id)
     async with _client_of(target, ssl_context, timeout_s) as client, open_background() as nursery:
         room = await client.join(parsed.nameplate, exchange.message)
+        opening = await _present_inviter(client)
         try:
-            keys = exchange.finish(await client.wait_peer(), room=room)
+            keys = exchange.finish(opening, room=room)
         except pake.PakeError:
             client.close("code-wrong")
             raise CodeWrong(_JOINER_WRONG) from None
@@ -431,6 +432,18 @@ async def _client_of(
         return
     async with open_client(relay, ssl_context=ssl_context, timeout_s=timeout_s) as client:
         yield client
+
+
+async def _present_inviter(client: Client) -> bytes:
+    """Return the opening of whoever made the room: there at once, unless the relay does not keep to its protocol.
+
+    Raises:
+        PeerLeft: the relay says that nobody has made it.
+    """
+    with trio.move_on_after(CONFIRM_TIMEOUT_S):
+        return await client.wait_peer()
+    client.close("left")
+    raise PeerLeft(f"the relay has not had a word of the other side for {CONFIRM_TIMEOUT_S:g} s; use a new code")
 
 
 async def _confirm(client: Client, keys: SessionKeys, wrong: str) -> None:

@@ -108,6 +108,8 @@ class ClientSession:
     def handle_frame(self, frame: wire.Frame) -> tuple[list[wire.Frame], Action]:
         """Take a frame of the relay; return what to send and what to do."""
         match frame:
+            case wire.Joined() if not self._is_place_asked_for(frame):
+                self._refuse_place()
             case wire.Joined():
                 return self._handle_joined(frame), Action.NONE
             case wire.Servers():
@@ -150,6 +152,25 @@ class ClientSession:
             self.over = error
 
     # -- frames
+
+    def _is_place_asked_for(self, frame: wire.Joined) -> bool:
+        """Return whether a place is the one that was asked for: its room is shown to people, as a part of the code."""
+        if self.joined is not None:
+            return (frame.room, frame.role) == (self.joined.room, self.joined.role)
+        match self.entry:
+            case wire.Allocate():
+                return wire.is_nameplate(frame.room) and frame.role == "inviter"
+            case wire.Join(nameplate=nameplate):
+                return (frame.room, frame.role) == (nameplate, "joiner")
+            case wire.Meet(name=name, role=role):
+                return (frame.room, frame.role) == (name.hex(), role)
+
+    def _refuse_place(self) -> None:
+        error = RelayRefused("the relay gave us another place than the one we asked for; use another relay")
+        if self.joined is None:
+            self.refused = error
+        else:
+            self.finish(error)
 
     def _handle_joined(self, frame: wire.Joined) -> list[wire.Frame]:
         if self.joined is None or isinstance(frame, wire.Resync):

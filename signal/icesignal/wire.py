@@ -7,6 +7,7 @@ Source: docs/relay-protocol.md section 3.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -28,7 +29,8 @@ Token = Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_B
 Name = Annotated[bytes, msgspec.Meta(min_length=NAME_BYTES, max_length=NAME_BYTES)]
 Opening = Annotated[bytes, msgspec.Meta(max_length=MAX_OPENING_BYTES)]
 Payload = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_PAYLOAD_BYTES)]
-Nameplate = Annotated[str, msgspec.Meta(min_length=1, max_length=9, pattern=r"^[1-9][0-9]*\Z")]
+_NAMEPLATE = r"^[1-9][0-9]{0,8}\Z"
+Nameplate = Annotated[str, msgspec.Meta(pattern=_NAMEPLATE)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 ClientSeq = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
@@ -286,6 +288,11 @@ _RELAY_TYPES: dict[str, type[Frame]] = {
     kind.type: kind for kind in (Welcome, Joined, Resumed, Resync, Servers, Message, Ack, Peer, Closed, Error)
 }
 F = TypeVar("F", bound=Frame)
+
+
+def is_nameplate(text: str) -> bool:
+    """Return whether a room may have this name that a person reads out."""
+    return re.match(_NAMEPLATE, text) is not None
 
 
 def encode(frame: Frame) -> bytes:
