@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from processes import Processes, processes
 
 from iceagent.net.logs import RateLimit
 
@@ -126,3 +127,10 @@ def nothing_unforeseen(request: pytest.FixtureRequest) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
     assert not handler.words or "expects_unforeseen" in request.fixturenames, handler.words
+
+
+@pytest.fixture
+def run() -> Iterator[Processes]:
+    """Start processes that end with the test."""
+    with processes() as started:
+        yield started

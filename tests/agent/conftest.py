@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
+import signaling
 import trio
 
 from iceagent.agent import Agent, AgentConfig, Role, open_agent
@@ -20,21 +21,13 @@ def loopback_config(*, segmentation: bool = True, families: tuple[int, ...] = (4
     return AgentConfig(network=network, interfaces=["lo"], families=families, **options)  # type: ignore[arg-type]
 
 
-async def trickle(sender: Agent, receiver: Agent) -> None:
-    """Carry credentials, then each candidate as it comes, as text, as signaling would."""
-    receiver.set_remote_credentials(sender.credentials)
-    async for candidate in sender.local_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-    receiver.add_remote_candidate(None)
-
-
 async def exchange(a: Agent, b: Agent) -> None:
     """Trickle both ways at once and wait until both agents have selected a pair."""
     async with trio.open_nursery() as nursery:
         for task in (a.wait_connected, b.wait_connected):
             nursery.start_soon(task)
-        nursery.start_soon(trickle, a, b)
-        nursery.start_soon(trickle, b, a)
+        nursery.start_soon(signaling.carry, a, b)
+        nursery.start_soon(signaling.carry, b, a)
 
 
 @asynccontextmanager
@@ -67,12 +60,6 @@ def config() -> Callable[..., AgentConfig]:
 def carry() -> Callable[[Agent, Agent], object]:
     """Signaling both ways, until both are connected."""
     return exchange
-
-
-@pytest.fixture
-def carry_one_way() -> Callable[[Agent, Agent], object]:
-    """Signaling one way."""
-    return trickle
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from signaling import carry
 
 from iceagent import vnet as virtual
 from iceagent.agent import (
@@ -98,13 +99,6 @@ def internet(vnet: Any, answer_stun: Any) -> Any:
     return open_internet
 
 
-async def tell(sender: Agent, receiver: Agent) -> None:
-    receiver.set_remote_credentials(sender.credentials)
-    async for candidate in sender.local_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-    receiver.add_remote_candidate(None)
-
-
 async def time_to_connect(world: Internet, *servers: IceServer) -> float:
     """Return the seconds from opening both agents to a selected pair on both sides."""
     async with (
@@ -113,8 +107,8 @@ async def time_to_connect(world: Internet, *servers: IceServer) -> float:
         trio.open_nursery() as nursery,
     ):
         started_at = trio.current_time()
-        nursery.start_soon(tell, alice, bob)
-        nursery.start_soon(tell, bob, alice)
+        nursery.start_soon(carry, alice, bob)
+        nursery.start_soon(carry, bob, alice)
         await alice.wait_connected()
         await bob.wait_connected()
         took_s = trio.current_time() - started_at
@@ -252,8 +246,8 @@ async def test_two_agents_connect_by_an_answer_that_came_late(internet: Any) -> 
         open_agent(world.config(world.bob, LIVE, full_trickle=True), role=Role.CONTROLLED) as bob,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(tell, alice, bob)
-        nursery.start_soon(tell, bob, alice)
+        nursery.start_soon(carry, alice, bob)
+        nursery.start_soon(carry, bob, alice)
         with trio.fail_after(QUESTION_S):
             pair = await alice.wait_connected()
         assert pair.remote.type is not CandidateType.HOST

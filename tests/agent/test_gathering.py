@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import trio
+from virtual_pair import config_of
 
 from iceagent import vnet as virtual
 from iceagent.agent import (
     Agent,
-    AgentConfig,
     AgentState,
     CandidateType,
     DestinationUnreachable,
@@ -30,10 +30,6 @@ from iceagent.errors import NetworkError
 LIVE = IceServer("stun:stun.example")
 DEAD = IceServer("stun:dead.example")
 UNKNOWN = IceServer("stun:unknown.example")
-
-
-def config_for(host: virtual.Host, *servers: IceServer, **options: Any) -> AgentConfig:
-    return AgentConfig(servers=servers, network=host, randbytes=host.randbytes, **options)
 
 
 class Internet:
@@ -63,8 +59,8 @@ async def internet(vnet: Any, answer_stun: Any) -> AsyncIterator[Internet]:
 @asynccontextmanager
 async def agents(world: Internet, *servers: IceServer) -> AsyncIterator[tuple[Agent, Agent]]:
     async with (
-        open_agent(config_for(world.alice, *servers), role=Role.CONTROLLING) as alice,
-        open_agent(config_for(world.bob, *servers), role=Role.CONTROLLED) as bob,
+        open_agent(config_of(world.alice, servers=servers), role=Role.CONTROLLING) as alice,
+        open_agent(config_of(world.bob, servers=servers), role=Role.CONTROLLED) as bob,
     ):
         yield alice, bob
 
@@ -80,7 +76,7 @@ async def test_candidates_come_as_they_are_found_and_end(vnet: Any, answer_stun:
     """Host candidates at once, server-reflexive ones with the server's answer, then the end."""
     async with (
         internet(vnet, answer_stun) as world,
-        open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent,
+        open_agent(config_of(world.alice, servers=[LIVE]), role=Role.CONTROLLING) as agent,
     ):
         start = trio.current_time()
         candidates = [candidate async for candidate in agent.local_candidates()]
@@ -128,7 +124,7 @@ async def connect(alice: Agent, bob: Agent) -> None:
 async def test_a_silent_server_has_its_budget_and_no_more(vnet: Any, answer_stun: Any) -> None:
     """End-of-candidates is not held up beyond the budget, and the reason is kept."""
     async with internet(vnet, answer_stun) as world:
-        config = config_for(world.alice, DEAD, gather_budget_s=2.0)
+        config = config_of(world.alice, servers=[DEAD], gather_budget_s=2.0)
         async with open_agent(config, role=Role.CONTROLLING) as agent:
             start = trio.current_time()
             assert len([candidate async for candidate in agent.local_candidates()]) == 1
@@ -145,7 +141,7 @@ async def test_trap_21_requests_are_retransmitted(vnet: Any, answer_stun: Any) -
     """Trap 21: one lost packet must not cost the candidate."""
     async with internet(vnet, answer_stun) as world:
         world.server.partition()
-        async with open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent:
+        async with open_agent(config_of(world.alice, servers=[LIVE]), role=Role.CONTROLLING) as agent:
             await trio.sleep(0.4)
             world.server.heal()
             start = trio.current_time()
@@ -161,7 +157,7 @@ async def test_trap_21_answers_of_others_do_not_count(vnet: Any) -> None:
         server = await world.server.open_udp(world.server.address, 3478)
         liar = await world.server.open_udp(world.server.address, 3479)
         try:
-            async with open_agent(config_for(world.server, LIVE), role=Role.CONTROLLING) as agent:
+            async with open_agent(config_of(world.server, servers=[LIVE]), role=Role.CONTROLLING) as agent:
                 request_batch = (await server.receive())[0]
                 request = stun.decode(request_batch.data)
                 wrong_id = stun.success(stun.binding_request(bytes(12)), lie)
@@ -188,7 +184,7 @@ async def test_trap_26_a_cancelled_gather_leaves_nothing(vnet: Any, answer_stun:
     async with internet(vnet, answer_stun) as world:
         world.net.dns_delay_s = 0.01
         with trio.move_on_after(after_s):
-            async with open_agent(config_for(world.alice, DEAD, LIVE, UNKNOWN), role=Role.CONTROLLING):
+            async with open_agent(config_of(world.alice, servers=[DEAD, LIVE, UNKNOWN]), role=Role.CONTROLLING):
                 await trio.sleep_forever()
         assert world.alice.sockets == []
         await trio.sleep(1)  # what is still on its way arrives
@@ -271,7 +267,7 @@ async def test_trap_22_a_name_server_that_does_not_answer_delays_nothing(vnet: A
     """Trap 22: lookups run beside everything else, once, within the same budget."""
     async with internet(vnet, answer_stun) as world:
         world.net.dns_delay_s = 1000.0
-        async with open_agent(config_for(world.alice, LIVE), role=Role.CONTROLLING) as agent:
+        async with open_agent(config_of(world.alice, servers=[LIVE]), role=Role.CONTROLLING) as agent:
             start = trio.current_time()
             assert len([candidate async for candidate in agent.local_candidates()]) == 1
             assert trio.current_time() - start == pytest.approx(5.0)
@@ -281,7 +277,7 @@ async def test_trap_22_a_name_server_that_does_not_answer_delays_nothing(vnet: A
 async def test_a_dead_peer_does_not_flood_the_timeline(vnet: Any) -> None:
     """ICMP answers each datagram to a closed port; the log tells it once and keeps the beginning."""
     world = Internet(vnet())
-    async with world.net, open_agent(config_for(world.server), role=Role.CONTROLLING) as agent:
+    async with world.net, open_agent(config_of(world.server), role=Role.CONTROLLING) as agent:
         base = agent._gatherer.bases[0].address
         for _ in range(1000):
             agent._driver._note_unreachable(base, virtual_address(world.silent.address, 9), 111)

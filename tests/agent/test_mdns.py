@@ -15,6 +15,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from virtual_pair import config_of
 
 from iceagent import vnet as virtual
 from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, Role, open_agent
@@ -31,15 +32,11 @@ NAME = "1f4712db-ea17-4bcf-a596-105139dfd8bf.local"
 STUN = IceServer("stun:stun.example")
 
 
-def config_for(host: virtual.Host, **options: Any) -> AgentConfig:
-    return AgentConfig(network=host, randbytes=host.randbytes, **options)
-
-
 @asynccontextmanager
 async def pair(host_a: virtual.Host, host_b: virtual.Host, a: dict[str, Any], b: dict[str, Any]) -> AsyncIterator[Any]:
     async with (
-        open_agent(config_for(host_a, **a), role=Role.CONTROLLING) as alice,
-        open_agent(config_for(host_b, **b), role=Role.CONTROLLED) as bob,
+        open_agent(config_of(host_a, **a), role=Role.CONTROLLING) as alice,
+        open_agent(config_of(host_b, **b), role=Role.CONTROLLED) as bob,
         trio.open_nursery() as nursery,
     ):
         told: list[str] = []
@@ -102,7 +99,7 @@ async def test_related_addresses_and_foundations_hide_the_address_too(vnet: Any,
         sock = await server.open_udp(server.address, 3478)
         nursery.start_soon(answer_stun, sock)
         for host, kinds in ((inside, ["host", "srflx"]), (outside, ["host", "srflx"])):
-            config = config_for(host, servers=[STUN], mdns="publish")
+            config = config_of(host, servers=[STUN], mdns="publish")
             async with open_agent(config, role=Role.CONTROLLING) as agent:
                 told = await agent.wait_gathered()
                 assert [candidate.type.value for candidate in told] == kinds
@@ -122,8 +119,8 @@ async def test_trap_20_a_name_that_does_not_resolve_stalls_nothing(vnet: Any) ->
         hosts = [net.host(net.internet) for _ in range(2)]
         async with (
             net,
-            open_agent(config_for(hosts[0]), role=Role.CONTROLLING) as alice,
-            open_agent(config_for(hosts[1]), role=Role.CONTROLLED) as bob,
+            open_agent(config_of(hosts[0]), role=Role.CONTROLLING) as alice,
+            open_agent(config_of(hosts[1]), role=Role.CONTROLLED) as bob,
         ):
             started_at = trio.current_time()
             for number in range(40 if names else 0):
@@ -159,7 +156,7 @@ async def test_exactly_one_address_is_taken_ipv6_first(vnet: Any) -> None:
     home = net.router(net.internet)
     asker, owner = net.host(home), net.host(home)
     owner.publish(NAME)
-    async with net, open_agent(config_for(asker), role=Role.CONTROLLING) as agent:
+    async with net, open_agent(config_of(asker), role=Role.CONTROLLING) as agent:
         agent.set_remote_credentials(ice.Credentials("abcd", "p" * 22))
         agent.add_remote_candidate(remote_candidate())
         await trio.sleep(0.5)
@@ -274,7 +271,7 @@ async def test_relay_only_neither_asks_nor_answers(vnet: Any) -> None:
     host = net.host(net.internet)
     turn = IceServer("turn:192.0.2.1?transport=udp", username="x", credential="y")
     for mode in ("resolve", "publish"):
-        config = config_for(host, servers=[turn], transport_policy="relay", mdns=mode)
+        config = config_of(host, servers=[turn], transport_policy="relay", mdns=mode)
         async with net if mode == "resolve" else NoContext():
             async with open_agent(config, role=Role.CONTROLLING) as agent:
                 agent.set_remote_credentials(ice.Credentials("abcd", "p" * 22))
@@ -293,7 +290,7 @@ async def test_off_means_off(vnet: Any) -> None:
     """No query; the candidate is counted as what it is."""
     net = vnet()
     host = net.host(net.internet)
-    async with net, open_agent(config_for(host, mdns="off"), role=Role.CONTROLLING) as agent:
+    async with net, open_agent(config_of(host, mdns="off"), role=Role.CONTROLLING) as agent:
         agent.set_remote_credentials(ice.Credentials("abcd", "p" * 22))
         agent.add_remote_candidate(remote_candidate())
         await trio.sleep(10)
@@ -318,7 +315,7 @@ async def test_names_are_announced_and_taken_back(vnet: Any) -> None:
     owner, asker = net.host(home), net.host(home)
     async with net, open_mdns(asker, randbytes=asker.randbytes) as names:
         await names.join([asker.address])
-        async with open_agent(config_for(owner, mdns="publish"), role=Role.CONTROLLING) as agent:
+        async with open_agent(config_of(owner, mdns="publish"), role=Role.CONTROLLING) as agent:
             name = (await agent.wait_gathered())[0].address.host
             await trio.sleep(3)
             assert await names.resolve(name) == owner.address
@@ -335,7 +332,7 @@ async def test_a_new_interface_gets_a_name_of_its_own(vnet: Any) -> None:
     net = vnet()
     homes = [net.router(net.internet) for _ in range(2)]
     host = net.host(homes[0])
-    async with net, open_agent(config_for(host, mdns="publish"), role=Role.CONTROLLING) as agent:
+    async with net, open_agent(config_of(host, mdns="publish"), role=Role.CONTROLLING) as agent:
         first = [candidate.address.host async for candidate in agent.local_candidates()]
         host.attach(homes[1])
         late = await anext(agent.late_candidates())
@@ -348,7 +345,7 @@ async def test_floods_cost_little_and_raise_nothing(vnet: Any) -> None:
     net = vnet()
     home = net.router(net.internet)
     owner, mallory = net.host(home), net.host(home)
-    async with net, open_agent(config_for(owner, mdns="publish"), role=Role.CONTROLLING) as agent:
+    async with net, open_agent(config_of(owner, mdns="publish"), role=Role.CONTROLLING) as agent:
         name = (await agent.wait_gathered())[0].address.host
         sock = await mallory.open_multicast("224.0.0.251", 5353, mallory.address)
         group = TransportAddress("224.0.0.251", 5353)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import trio
+from signaling import carry
 
 from iceagent import vnet as virtual
-from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, Role, open_agent
+from iceagent.agent import AgentConfig, CandidateType, IceServer, Role, open_agent
 from iceagent.core.address import TransportAddress
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
@@ -41,13 +42,6 @@ class World:
         return AgentConfig(servers=servers, network=host, randbytes=host.randbytes, **options)
 
 
-async def tell(sender: Agent, receiver: Agent) -> None:
-    receiver.set_remote_credentials(sender.credentials)
-    async for candidate in sender.local_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-    receiver.add_remote_candidate(None)
-
-
 @pytest.mark.parametrize("nat", [None, virtual.FULL_CONE, virtual.PORT_RESTRICTED])
 @pytest.mark.parametrize("by_literal", [True, False])
 async def test_a_phone_meets_a_peer_of_ipv4_alone(vnet: Any, answer_stun: Any, nat: Any, by_literal: bool) -> None:
@@ -60,8 +54,8 @@ async def test_a_phone_meets_a_peer_of_ipv4_alone(vnet: Any, answer_stun: Any, n
             open_agent(world.config(world.old, url), role=Role.CONTROLLED) as old,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(tell, phone, old)
-            nursery.start_soon(tell, old, phone)
+            nursery.start_soon(carry, phone, old)
+            nursery.start_soon(carry, old, phone)
             with trio.fail_after(5):
                 pair = await phone.wait_connected()
                 await old.wait_connected()

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import pytest
+import signaling
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -261,13 +262,13 @@ async def test_explain_follows_the_session(config: Any, carry: Any) -> None:
         assert "directly over IPv4, host to host" in verdict.summary
 
 
-async def test_explain_names_families_that_do_not_meet(config: Any, carry_one_way: Any) -> None:
+async def test_explain_names_families_that_do_not_meet(config: Any) -> None:
     """One side without IPv6 and the other without IPv4 is a cause of its own."""
     async with (
         open_agent(config(families=(4,)), role=Role.CONTROLLING) as a,
         open_agent(config(families=(6,)), role=Role.CONTROLLED) as b,
     ):
-        await carry_one_way(b, a)
+        await signaling.carry(b, a)
         assert a.explain().kind is VerdictKind.NO_COMMON_FAMILY
 
 

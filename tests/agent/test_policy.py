@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from signaling import carry
 
 from iceagent import vnet as virtual
 from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, Role, VerdictKind, open_agent
@@ -58,17 +59,10 @@ async def pair(
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(answer_stun, sock)
-                nursery.start_soon(tell, alice, bob)
-                nursery.start_soon(tell, bob, alice)
+                nursery.start_soon(carry, alice, bob)
+                nursery.start_soon(carry, bob, alice)
                 yield town, alice, bob
                 nursery.cancel_scope.cancel()
-
-
-async def tell(sender: Agent, receiver: Agent) -> None:
-    receiver.set_remote_credentials(sender.credentials)
-    async for candidate in sender.local_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-    receiver.add_remote_candidate(None)
 
 
 def is_private(host: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 import trio
 from gateway import Gateway as GatewayMachine
+from gateway import serve_gateway
 from virtual_pair import STUN_SERVER, trickle
 
 from iceagent.agent import (
@@ -66,18 +67,6 @@ class World:
 
         table.inbound, table.outbound = mapped_in, mapped_out
 
-    async def serve(self):
-        sock = await self.box.open_udp(self.box.address, 5351)
-        try:
-            while True:
-                for batch in await sock.receive():
-                    for data in batch.datagrams():
-                        answer = self.machine.answer(trio.current_time(), batch.remote.host, data)
-                        if answer is not None:
-                            sock.send_nowait([answer], batch.remote)
-        finally:
-            sock.close()
-
     def config(self, host, **options):
         servers = [IceServer(STUN_SERVER)]
         return AgentConfig(network=host, randbytes=host.randbytes, **{"servers": servers, **options})
@@ -86,7 +75,7 @@ class World:
     async def running(self, *, box=True):
         async with self.net, open_stun_server("0.0.0.0", network=self.server), trio.open_nursery() as nursery:
             if box:
-                nursery.start_soon(self.serve)
+                nursery.start_soon(serve_gateway, self.machine, self.box)
                 await trio.sleep(0.001)
             yield
             nursery.cancel_scope.cancel()

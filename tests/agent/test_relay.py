@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from amount import amount
+from signaling import carry_all
 
 from iceagent.agent import (
     Agent,
@@ -84,23 +85,14 @@ async def relayed(net: Network, *nats: Nat | None) -> AsyncIterator[Relayed]:
         nursery.cancel_scope.cancel()
 
 
-async def signal(sender: Agent, receiver: Agent) -> None:
-    receiver.set_remote_credentials(sender.credentials)
-    async for candidate in sender.local_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-    receiver.add_remote_candidate(None)
-    async for candidate in sender.late_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-
-
 @asynccontextmanager
 async def connected(config_a: AgentConfig, config_b: AgentConfig) -> AsyncIterator[tuple[Agent, Agent]]:
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         a = await stack.enter_async_context(open_agent(config_a, role=Role.CONTROLLING))
         b = await stack.enter_async_context(open_agent(config_b, role=Role.CONTROLLED))
-        nursery.start_soon(signal, a, b)
-        nursery.start_soon(signal, b, a)
+        nursery.start_soon(carry_all, a, b)
+        nursery.start_soon(carry_all, b, a)
         await a.wait_connected()
         await b.wait_connected()
         yield a, b

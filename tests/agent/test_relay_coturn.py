@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 from coturn import PASSWORD, USER, Coturn, running_coturn
+from signaling import carry_all
 
 from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, Role, open_agent
 
@@ -25,16 +26,6 @@ def relay_only(coturn: Coturn, url: str = "turn:{host}:{port}", **options: objec
 
 
 DIRECT = AgentConfig(interfaces=["lo"], families=(4,))
-
-
-async def signal(sender: Agent, receiver: Agent) -> None:
-    """Carry candidates for as long as there may be any, late ones too."""
-    receiver.set_remote_credentials(sender.credentials)
-    async for candidate in sender.local_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-    receiver.add_remote_candidate(None)
-    async for candidate in sender.late_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
 
 
 async def talk(sender: Agent, receiver: Agent, *, after: float) -> float:
@@ -75,8 +66,8 @@ async def test_data_flows_again_after_the_server_was_killed_and_restarted(coturn
             open_agent(config_b, role=Role.CONTROLLED) as b,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(signal, a, b)
-            nursery.start_soon(signal, b, a)
+            nursery.start_soon(carry_all, a, b)
+            nursery.start_soon(carry_all, b, a)
             await a.wait_connected()
             await b.wait_connected()
             await talk(a, b, after=0.0)

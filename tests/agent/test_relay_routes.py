@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from coturn import free_port, make_certificate
+from signaling import carry
 
 from iceagent.agent import Agent, AgentConfig, CandidateType, IceServer, RelayAllocated, RelayFailed, Role, open_agent
 from iceagent.core.address import TransportAddress, make_address
@@ -95,8 +96,8 @@ async def relay_of(config: AgentConfig, size: int = 200) -> tuple[Agent, list[st
     with trio.fail_after(60):
         async with open_agent(config, role=Role.CONTROLLING) as a, open_agent(direct, role=Role.CONTROLLED) as b:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(introduce, a, b)
-                nursery.start_soon(introduce, b, a)
+                nursery.start_soon(carry, a, b)
+                nursery.start_soon(carry, b, a)
                 await a.wait_connected()
                 await b.wait_connected()
             assert a.selected_pair is not None
@@ -109,13 +110,6 @@ async def relay_of(config: AgentConfig, size: int = 200) -> tuple[Agent, list[st
             assert got == sent
             entries = [event for _, event in a._driver.timeline.entries()]
             return a, [event.transport for event in entries if isinstance(event, RelayFailed)]
-
-
-async def introduce(sender: Agent, receiver: Agent) -> None:
-    receiver.set_remote_credentials(sender.credentials)
-    async for candidate in sender.local_candidates():
-        receiver.add_remote_candidate(candidate.to_sdp())
-    receiver.add_remote_candidate(None)
 
 
 def config(ca_file: str, *urls: str, proxy: str = "") -> AgentConfig:

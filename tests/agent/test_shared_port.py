@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
-from virtual_pair import STUN_SERVER, trickle
+from virtual_pair import STUN_SERVER, config_of, trickle
+from virtual_udp import silent
 
-from iceagent.agent import Agent, AgentConfig, IceServer, open_agent, open_shared_port
+from iceagent.agent import Agent, IceServer, open_agent, open_shared_port
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice import AgentState, Candidate, CandidateType, Role
@@ -33,10 +34,6 @@ async def connect(one, other):
     await introduce(one, other)
     await one.wait_connected()
     await other.wait_connected()
-
-
-def config_of(host, **options):
-    return AgentConfig(network=host, randbytes=host.randbytes, **options)
 
 
 async def open_pair(stack, port, server, client, **options) -> tuple[Agent, Agent]:
@@ -173,7 +170,7 @@ async def test_a_flood_from_strangers_neither_registers_nor_disturbs(vnet):
                 response = stun.success(request, stun.XorMappedAddress(TransportAddress("192.0.2.1", 1)))
                 sock.send_nowait([stun.encode(response, key=b"guessed"), b"\x80data", b""], target)
                 await trio.sleep(0.001)
-                assert (await sock_is_silent(sock)) is True
+                assert await silent(sock, 0.1)
                 sock.close()
             assert table.entries <= before + 2  # a consent check may be under way
             assert dict(port.counters) == {
@@ -182,14 +179,6 @@ async def test_a_flood_from_strangers_neither_registers_nor_disturbs(vnet):
                 "data-from-unknown-address": 2 * FLOOD,
             }
             await assert_talk(there, here, b"undisturbed")
-
-
-async def sock_is_silent(sock):
-    """Return whether nothing comes back: the port tells strangers nothing, not even that it is there."""
-    with trio.move_on_after(0.1):
-        await sock.receive()
-        return False
-    return True
 
 
 async def test_of_two_sessions_between_two_shared_ports_only_one_uses_the_pair_of_addresses(vnet):

@@ -23,13 +23,6 @@ from iceagent.cli.run import GRACE_S
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Start processes that end with the test."""
-    with processes() as started:
-        yield started
-
-
 @pytest.fixture(scope="module")
 def relay() -> Iterator[str]:
     """The URL of a relay that none of these tests does anything to."""

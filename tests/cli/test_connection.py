@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from processes import Process, Processes, processes
+from processes import Process, Processes
 
 from iceagent.agent import AgentConfig
 from iceagent.cli.connection import ConnectionOptions
@@ -16,13 +15,6 @@ from iceagent.errors import LocalError
 from iceagent.session.relay import agent_config
 
 LOOPBACK = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Start processes that end with the test."""
-    with processes() as started:
-        yield started
 
 
 def end(process: Process) -> tuple[int, str]:

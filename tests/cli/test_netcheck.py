@@ -12,13 +12,6 @@ from processes import Process, Processes, processes
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Start processes that end with the test."""
-    with processes() as started:
-        yield started
-
-
 @pytest.fixture(scope="module")
 def relay() -> Iterator[str]:
     """The URL of a relay for all of these tests, which is a STUN and TURN server, too."""

@@ -6,11 +6,10 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import click
 import pytest
-from processes import ICEAGENT, PATIENCE_S, Process, Processes, processes
+from processes import ICEAGENT, PATIENCE_S, Process, Processes
 
 from iceagent.cli import app, main
 
@@ -40,13 +39,6 @@ from iceagent.cli import main
 main()
 """
 """Python prints what is raised while an object goes, and forgets it; importing lets one go for every module."""
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Start processes that end with the test."""
-    with processes() as started:
-        yield started
 
 
 def shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Processes, processes
+from processes import Processes
 
 pytestmark = pytest.mark.processes
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Start processes that end with the test."""
-    with processes() as started:
-        yield started
 
 
 def test_both_ends_write_their_timelines_however_they_end(run: Processes, tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import socket
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import icesignal
 import pytest
 import trio
 from in_process import command
-from processes import Process, Processes, processes
+from processes import Process, Processes
 from turn_wire import make_certificate, udp_client
 
 from iceagent.core.address import parse_address
@@ -20,12 +19,6 @@ from iceagent.core.address import parse_address
 pytestmark = pytest.mark.processes
 
 DEV = ("turn", "--json", "--listen", "127.0.0.1:0", "--insecure-dev")
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    with processes() as started:
-        yield started
 
 
 def complaint(*arguments: str) -> str:

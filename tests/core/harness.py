@@ -306,3 +306,18 @@ def lone(role: ice.Role = ice.Role.CONTROLLING, seed: int = 1, **config: object)
     one.set_remote_credentials(0.0, PEER)
     one.add_remote_candidate(0.0, ice.host_candidate(B4))
     return one
+
+
+def run_timers(one: ice.IceAgent, now: float, until: float) -> list[tuple[float, Transmit]]:
+    """Let only time pass; return what was sent, and when."""
+    sent: list[tuple[float, Transmit]] = []
+    while (at := one.next_timeout()) is not None and at <= until:
+        now = max(now, at)
+        one.handle_timeout(now)
+        sent += [(now, transmit) for transmit in transmits_of(one)]
+    return sent
+
+
+def sent_by_timers(one: ice.IceAgent, now: float, until: float) -> list[Transmit]:
+    """Let only time pass; return what was sent."""
+    return [transmit for _, transmit in run_timers(one, now, until)]

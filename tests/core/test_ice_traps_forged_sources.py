@@ -20,6 +20,8 @@ from ice_harness import (
     request,
     requests_in,
     responses_in,
+    run_timers,
+    sent_by_timers,
     transmits_of,
 )
 
@@ -32,16 +34,6 @@ from iceagent.core.transmit import Transmit
 
 VICTIM = make_address("203.0.113.66", 6666)
 CHECK_SENDS = 7  # RFC 8489 section 6.2.1: Rc
-
-
-def run_timers(one: ice.IceAgent, now: float, until: float) -> list[Transmit]:
-    """Let only time pass; return what was sent."""
-    sent: list[Transmit] = []
-    while (at := one.next_timeout()) is not None and at <= until:
-        now = max(now, at)
-        one.handle_timeout(now)
-        sent += transmits_of(one)
-    return sent
 
 
 def lite_in_use() -> ice.IceAgent:
@@ -225,7 +217,7 @@ def test_a_dead_pair_that_gives_way_while_it_is_being_nominated_leaves_the_nomin
         source = make_address(VICTIM.host, 5000 + number)
         now = 1.0 + number / 10
         one.handle_datagram(now, A4, source, request(one, peer=PEER))
-        for again in requests_in(run_timers(one, now, now + 0.06) + transmits_of(one)):
+        for again in requests_in(sent_by_timers(one, now, now + 0.06) + transmits_of(one)):
             one.handle_datagram(now + 0.06, A4, again.remote, answer(again, PEER))
     transmits_of(one)
     inside, nominator = one._sessions.current.context, one._sessions.current._nominator
@@ -350,11 +342,11 @@ def test_trap_60_a_check_draws_no_more_when_the_path_in_use_dies_later() -> None
     one = lone(Role.CONTROLLED)
     (check,) = transmits_of(one)
     one.handle_datagram(0.1, A4, VICTIM, request(one, peer=PEER))
-    sent = transmits_of(one) + run_timers(one, 0.1, 2.0)
+    sent = transmits_of(one) + sent_by_timers(one, 0.1, 2.0)
     one.handle_datagram(2.0, A4, B4, answer(check, PEER))
     one.handle_datagram(2.0, A4, B4, request(one, peer=PEER, nominate=True))
     assert one.state is AgentState.COMPLETED
-    sent += transmits_of(one) + run_timers(one, 2.0, 100.0)
+    sent += transmits_of(one) + sent_by_timers(one, 2.0, 100.0)
     assert one.state is AgentState.FAILED
     assert 1 < len(sent_to(VICTIM, sent)) <= CHECK_SENDS
 
@@ -366,8 +358,8 @@ def test_trap_60_many_replays_draw_seven_requests_each_and_no_more() -> None:
     sent: list[Transmit] = []
     for step in range(30):
         one.handle_datagram(1.0 + step, A4, VICTIM, request(one, peer=PEER))
-        sent += transmits_of(one) + run_timers(one, 1.0 + step, 1.9 + step)
-    sent += run_timers(one, 32.0, 200.0)
+        sent += transmits_of(one) + sent_by_timers(one, 1.0 + step, 1.9 + step)
+    sent += sent_by_timers(one, 32.0, 200.0)
     assert len(sent_to(VICTIM, sent)) <= 30 * CHECK_SENDS
 
 
@@ -376,7 +368,7 @@ def test_trap_60_a_check_from_an_address_that_is_told_draws_no_more_either() -> 
     one = lone(Role.CONTROLLED)
     transmits_of(one)
     one.handle_datagram(1.0, A4, B4, request(one, peer=PEER))
-    assert len(sent_to(B4, transmits_of(one) + run_timers(one, 1.0, 500.0))) <= CHECK_SENDS
+    assert len(sent_to(B4, transmits_of(one) + sent_by_timers(one, 1.0, 500.0))) <= CHECK_SENDS
 
 
 def test_trap_60_a_check_of_a_backup_that_is_gone_draws_no_more_either() -> None:
@@ -384,7 +376,7 @@ def test_trap_60_a_check_of_a_backup_that_is_gone_draws_no_more_either() -> None
     one = lone(Role.CONTROLLED)
     backup = make_address("198.51.100.2", 2002)
     one.add_remote_candidate(0.0, ice.host_candidate(backup, 100))
-    for check in requests_in(transmits_of(one) + run_timers(one, 0.0, 0.1)):
+    for check in requests_in(transmits_of(one) + sent_by_timers(one, 0.0, 0.1)):
         one.handle_datagram(0.2, A4, check.remote, answer(check, PEER))
     one.handle_datagram(0.3, A4, B4, request(one, peer=PEER, nominate=True))
     assert one.data_pair() == (A4, B4)

@@ -20,13 +20,13 @@ from ice_harness import (
     request,
     requests_in,
     responses_in,
+    run_timers,
     transmits_of,
 )
 
 from iceagent.core import ice, sdp, stun
 from iceagent.core.address import make_address
 from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
-from iceagent.core.transmit import Transmit
 
 
 def completed(**config: object) -> ice.IceAgent:
@@ -41,23 +41,13 @@ def completed(**config: object) -> ice.IceAgent:
     return one
 
 
-def run_timers(one: ice.IceAgent, now: float, until: float) -> tuple[float, list[tuple[float, Transmit]]]:
-    """Let only time pass; return when it ends and what was sent when."""
-    sent: list[tuple[float, Transmit]] = []
-    while (at := one.next_timeout()) is not None and at <= until:
-        now = max(now, at)
-        one.handle_timeout(now)
-        sent += [(now, transmit) for transmit in transmits_of(one)]
-    return until, sent
-
-
 def test_trap_13_one_lost_consent_reply_is_no_failure() -> None:
     """Networks lose packets; consent stands for 30 s and any answer renews it."""
     one = completed()
-    _, sent = run_timers(one, 0.02, 6.2)
+    sent = run_timers(one, 0.02, 6.2)
     assert len(sent) >= 1
     first_lost = sent[0][0]
-    _, sent = run_timers(one, 6.2, 29.0)
+    sent = run_timers(one, 6.2, 29.0)
     at, last = sent[-1]
     assert at > first_lost
     one.handle_datagram(29.0, A4, B4, answer(last, PEER))
@@ -71,7 +61,7 @@ def test_trap_13_one_lost_consent_reply_is_no_failure() -> None:
 def test_trap_13_a_late_reply_to_an_old_consent_check_counts() -> None:
     """RFC 7675: a response may be for a previous request."""
     one = completed()
-    _, sent = run_timers(one, 0.02, 28.0)
+    sent = run_timers(one, 0.02, 28.0)
     at, first = sent[0]
     assert at < 7
     one.handle_datagram(28.0, A4, B4, answer(first, PEER))
@@ -98,7 +88,7 @@ def test_trap_13_consent_intervals_are_4_to_6_seconds_and_each_check_is_new() ->
 def test_trap_14_only_authenticated_responses_refresh_consent(kind: str) -> None:
     """Data that keeps coming, and answers anybody could send, prove no consent."""
     one = completed()
-    _, sent = run_timers(one, 0.02, 6.2)
+    sent = run_timers(one, 0.02, 6.2)
     now, check = 6.2, sent[0][1]
     fakes = {
         "data": b"data",
@@ -120,7 +110,7 @@ def test_trap_14_only_authenticated_responses_refresh_consent(kind: str) -> None
 def test_trap_14_an_authenticated_answer_after_expiry_does_not_bring_consent_back() -> None:
     """RFC 7675 section 5.1; a machine that slept may read the answer before its timer has run."""
     one = completed()
-    _, sent = run_timers(one, 0.02, 6.2)
+    sent = run_timers(one, 0.02, 6.2)
     one.handle_datagram(100.0, A4, B4, answer(sent[0][1], PEER))
     assert one.state is AgentState.FAILED
     assert one.data_pair() is None
@@ -129,7 +119,7 @@ def test_trap_14_an_authenticated_answer_after_expiry_does_not_bring_consent_bac
 def test_trap_14_a_403_to_a_consent_check_revokes_at_once() -> None:
     """RFC 7675 section 5.2."""
     one = completed()
-    _, sent = run_timers(one, 0.02, 6.2)
+    sent = run_timers(one, 0.02, 6.2)
     one.handle_datagram(6.3, A4, B4, answer(sent[0][1], PEER, code=403))
     assert one.state is AgentState.FAILED
     (failed,) = [event for event in events_of(one) if isinstance(event, ice.Failed)]
@@ -342,7 +332,7 @@ def test_trap_24_a_silent_check_holds_its_foundation_back_only_until_it_is_retra
     """By the RFC it would for 39.5 s; see docs/deviations.md."""
     one, remotes = foundation_group(2)
     one.set_remote_credentials(0.0, PEER)
-    _, sent = run_timers(one, 0.0, 0.6)
+    sent = run_timers(one, 0.0, 0.6)
     assert {transmit.remote for _, transmit in sent} >= {remotes[1].address}
 
 
@@ -383,7 +373,7 @@ def test_trap_28_icmp_fails_no_check_that_is_in_progress() -> None:
     for step in range(50):
         one.handle_unreachable(0.01 + step / 1000, A4, B4)
     assert one.counters[DropReason.UNREACHABLE] == 50
-    _, again = run_timers(one, 0.06, 1.9)
+    again = run_timers(one, 0.06, 1.9)
     assert len(again) >= 2, "it is still repeated"
     assert [pair.state for pair in one.pairs] == [PairState.IN_PROGRESS]
     one.handle_datagram(1.9, A4, B4, answer(check, PEER))

@@ -6,29 +6,17 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from threading import Thread
 
 import pytest
+from example_process import EXAMPLES, example
 
 from iceagent.core import stun
 from iceagent.core.address import make_address
 
 pytestmark = pytest.mark.processes
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SEEN_AT = make_address("203.0.113.7", 4711)
-
-
-@contextmanager
-def example(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def line_of(process: subprocess.Popen[str]) -> str:

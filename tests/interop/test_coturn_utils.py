@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from coturn import make_certificate
+from coturn import free_port, make_certificate
 from processes import ICEAGENT, processes
 
 from iceagent.core import stun
@@ -33,13 +33,6 @@ def needs(*programs: str) -> None:
     missing = [one for one in programs if shutil.which(one) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed (Debian's package coturn)")
-
-
-def free_port(kind: int, host: str = HOST) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, kind) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

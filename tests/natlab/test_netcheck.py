@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from natlab import NatKind, open_natlab
-from processes import Processes, processes
+from processes import Processes
 
 INDEPENDENT, BY_ADDRESS, BY_PORT = "endpoint-independent", "address-dependent", "address-and-port-dependent"
 EXPECTED = {
@@ -17,13 +16,6 @@ EXPECTED = {
     NatKind.PORT_RESTRICTED: (INDEPENDENT, BY_PORT),
     NatKind.SYMMETRIC: (BY_PORT, BY_PORT),
 }
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Processes that end with the test."""
-    with processes() as started:
-        yield started
 
 
 @pytest.mark.parametrize("kind", NatKind, ids=lambda kind: kind.value)

@@ -13,7 +13,7 @@ import pytest
 from miniupnpd import HOST, mapped_ports, open_mapping_lab, why_not
 from natlab import NatKind, Natlab
 from natlab_experiments import fetch, serving
-from processes import Processes, processes
+from processes import Processes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "map_port.py"
 SEND = """
@@ -30,13 +30,6 @@ def home(tmp_path: Path, laboratory: None) -> Iterator[Natlab]:
         pytest.skip(reason)
     with open_mapping_lab(NatKind.SYMMETRIC, tmp_path) as lab:
         yield lab
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Processes that end with the test."""
-    with processes() as started:
-        yield started
 
 
 def send_from_the_internet(lab: Natlab, external: str, text: str) -> None:

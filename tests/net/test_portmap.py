@@ -7,6 +7,7 @@ import threading
 import pytest
 import trio
 from gateway import Gateway as GatewayMachine
+from gateway import serve_gateway
 
 from iceagent.core.address import TransportAddress, is_private
 from iceagent.net import portmap, portmap_upnp
@@ -44,18 +45,6 @@ class Home:
     def local(self):
         return TransportAddress(self.alice.address, 40000)
 
-    async def serve(self):
-        sock = await self.box.open_udp(self.box.address, 5351)
-        try:
-            while True:
-                for batch in await sock.receive():
-                    for data in batch.datagrams():
-                        answer = self.machine.answer(trio.current_time(), batch.remote.host, data)
-                        if answer is not None:
-                            sock.send_nowait([answer], batch.remote)
-        finally:
-            sock.close()
-
     def mapping(self, **options):
         return open_port_mapping(self.alice, self.local, randbytes=self.alice.randbytes, **options)
 
@@ -64,7 +53,7 @@ async def test_port_is_mapped_while_the_block_runs(vnet):
     """And no longer, and without a socket left."""
     home = Home(vnet)
     async with home.net, trio.open_nursery() as nursery:
-        nursery.start_soon(home.serve)
+        nursery.start_soon(serve_gateway, home.machine, home.box)
         async with home.mapping() as mapping:
             external = TransportAddress("203.0.113.1", 40000)
             assert await mapping.wait_settled() == (MappedPort("pcp", external, home.local),)
@@ -78,7 +67,7 @@ async def test_mapping_is_kept_for_days(vnet):
     """Renewed by the older protocol too, whatever the gateway's idea of a lifetime."""
     home = Home(vnet, speaks_pcp=False, lifetime_s=900)
     async with home.net, trio.open_nursery() as nursery:
-        nursery.start_soon(home.serve)
+        nursery.start_soon(serve_gateway, home.machine, home.box)
         async with home.mapping() as mapping:
             await trio.sleep(2 * 86400)
             assert [held.protocol for held in mapping.addresses] == ["nat-pmp"]
@@ -89,7 +78,7 @@ async def test_cancellation_releases_too(vnet):
     """Ctrl-C is how most sessions end."""
     home = Home(vnet)
     async with home.net, trio.open_nursery() as nursery:
-        nursery.start_soon(home.serve)
+        nursery.start_soon(serve_gateway, home.machine, home.box)
         with trio.move_on_after(10):
             async with home.mapping() as mapping:
                 await mapping.wait_settled()
@@ -102,7 +91,7 @@ async def test_end_waits_no_longer_than_a_second_for_a_gateway_that_has_gone(vne
     """Bounded, and shielded until then."""
     home = Home(vnet)
     async with home.net, trio.open_nursery() as nursery:
-        nursery.start_soon(home.serve)
+        nursery.start_soon(serve_gateway, home.machine, home.box)
         async with home.mapping() as mapping:
             await mapping.wait_settled()
             home.box.partition()
@@ -164,7 +153,7 @@ async def test_lost_mapping_is_noticed(vnet):
     """The gateway lost its table and then its mind."""
     home = Home(vnet, lifetime_s=600)
     async with home.net, trio.open_nursery() as nursery:
-        nursery.start_soon(home.serve)
+        nursery.start_soon(serve_gateway, home.machine, home.box)
         async with home.mapping() as mapping:
             await mapping.wait_settled()
             home.machine.result = 2
@@ -178,7 +167,7 @@ async def test_probe_maps_nothing(vnet):
     """Netcheck looks and does not touch."""
     home = Home(vnet, speaks_pcp=False)
     async with home.net, trio.open_nursery() as nursery:
-        nursery.start_soon(home.serve)
+        nursery.start_soon(serve_gateway, home.machine, home.box)
         await trio.sleep(0)
         answers = await probe_port_mapping(home.alice, home.alice.address, home.gateway, upnp=False)
         assert [(answer.protocol, answer.available) for answer in answers] == [("nat-pmp", True), ("pcp", False)]
@@ -278,7 +267,7 @@ async def test_upnp_is_left_alone_when_pcp_maps(vnet, igd):
     """One mapping is enough, and two of one port may be in each other's way."""
     home = Home(vnet)
     async with home.net, trio.open_nursery() as nursery:
-        nursery.start_soon(home.serve)
+        nursery.start_soon(serve_gateway, home.machine, home.box)
         async with open_port_mapping(home.alice, home.local, upnp=True, randbytes=zeros) as mapping:
             await mapping.wait_settled()
             await trio.sleep(5)

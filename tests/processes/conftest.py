@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from processes import Processes, processes
+from processes import Processes
 from tunnels import TRAFFIC, Tunnel, open_tunnel
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Start processes that end with the test."""
-    with processes() as started:
-        yield started
 
 
 @pytest.fixture

@@ -16,29 +16,14 @@ from icesignal.channel import MAX_BODY_BYTES
 from icesignal.code import Code
 from icesignal.pake import Pake
 from icesignal.server import Server
+from relay_client import sealed_pair
 
 EVER_S = 1e6
 
 
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[tuple[icesignal.SealedChannel, icesignal.SealedChannel]]:
-    """Two peers that have met."""
-    channels: list[icesignal.SealedChannel] = []
-    async with icesignal.open_invitation(url) as invitation, trio.open_nursery() as nursery:
-
-        async def wait() -> None:
-            channels.append(await invitation.wait_peer())
-
-        nursery.start_soon(wait)
-        async with icesignal.open_join(url, invitation.code) as joined:
-            while not channels:
-                await trio.sleep(0)
-            yield channels[0], joined
-
-
 async def test_a_code_leads_to_a_sealed_channel(relay: Server) -> None:
     """Maps both ways, the same keys on both sides, the relay's servers with its own host filled in."""
-    async with connected(relay.url) as (inviter, joiner):
+    async with sealed_pair(relay.url) as (inviter, joiner):
         await inviter.send({"candidate": "x", "n": 1, "raw": b"\0"})
         await joiner.send({"answer": [1, 2, None]})
         assert await joiner.receive() == {"candidate": "x", "n": 1, "raw": b"\0"}
@@ -169,7 +154,7 @@ async def connected_forever(url: str) -> AsyncIterator[None]:
 async def test_nothing_is_left_after_the_block(relay: Server) -> None:
     """No room, no session, no connection, no task."""
     before = trio.lowlevel.current_statistics().tasks_living
-    async with connected(relay.url):
+    async with sealed_pair(relay.url):
         assert relay.statistics()["engine_rooms"] == 1
     while trio.lowlevel.current_statistics().tasks_living != before:  # the relay's side ends a moment later
         await trio.sleep(0.001)
@@ -181,7 +166,7 @@ async def test_nothing_is_left_after_the_block(relay: Server) -> None:
 
 async def test_only_what_msgpack_can_say_may_be_sent(relay: Server) -> None:
     """The caller's mistake is told to the caller, and the channel lives on."""
-    async with connected(relay.url) as (inviter, joiner):
+    async with sealed_pair(relay.url) as (inviter, joiner):
         with pytest.raises(ValueError, match="msgpack"):
             await inviter.send({"what": object()})
         with pytest.raises(ValueError, match="at most"):
@@ -193,7 +178,7 @@ async def test_only_what_msgpack_can_say_may_be_sent(relay: Server) -> None:
 
 async def test_peers_meet_again_without_a_code(relay: Server) -> None:
     """After sleep: the name and key of the earlier session suffice, and the new keys are new."""
-    async with connected(relay.url) as (inviter, joiner):
+    async with sealed_pair(relay.url) as (inviter, joiner):
         kept, old_key = (inviter.rendezvous, joiner.rendezvous), inviter.key("link")
     keys = []
     async with trio.open_nursery() as nursery:
@@ -213,7 +198,7 @@ async def test_peers_meet_again_without_a_code(relay: Server) -> None:
 
 async def test_a_stranger_at_the_rendezvous_is_told_apart(relay: Server) -> None:
     """The relay knows the name, but not the key."""
-    async with connected(relay.url) as (inviter, joiner):
+    async with sealed_pair(relay.url) as (inviter, joiner):
         kept, theirs = inviter.rendezvous, joiner.rendezvous
     stranger = icesignal.Rendezvous(theirs.role, theirs.name, bytes(32))
     async with trio.open_nursery() as nursery:
@@ -270,7 +255,7 @@ def say_goodbye(connection: transport.WebsocketConnection) -> None:
 
 async def test_a_peer_that_comes_back_in_time_is_not_gone(relay: Server) -> None:
     """A gateway that is started again cuts connections; whoever lives has another within seconds."""
-    async with connected(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
+    async with sealed_pair(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
         nursery.start_soon(inviter.wait_peer_gone, EVER_S)
         for _ in range(3):
             assert joiner._client._connection is not None
@@ -288,7 +273,7 @@ async def test_a_peer_whose_system_hangs_up_is_gone(
     relay: Server, cut: Callable[[transport.WebsocketConnection], None]
 ) -> None:
     """So it does for a program that is killed, which says nothing itself."""
-    async with connected(relay.url) as (inviter, joiner):
+    async with sealed_pair(relay.url) as (inviter, joiner):
         stays_away(joiner, cut)
         await inviter.wait_peer_gone(0.2)
         assert inviter.is_peer_away
@@ -299,7 +284,7 @@ async def test_a_peer_whose_system_hangs_up_is_gone(
 
 async def test_a_peer_that_says_goodbye_is_not_gone(relay: Server) -> None:
     """Its program lives, and comes back when it can; the relay says when it has not."""
-    async with connected(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
+    async with sealed_pair(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
         nursery.start_soon(must_not_end, inviter)
         stays_away(joiner, say_goodbye)
         while not inviter.is_peer_away:

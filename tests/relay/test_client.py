@@ -17,7 +17,7 @@ from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.url import parse_relay_url
 from icesignal.wire import CloseCode
-from relay_client import connect_raw
+from relay_client import connect_raw, sealed_pair
 
 
 @asynccontextmanager
@@ -27,20 +27,6 @@ async def pair(url: str) -> AsyncIterator[tuple[icesignal.Client, icesignal.Clie
         await joiner.join(nameplate, b"B")
         assert await inviter.wait_peer() == b"B"
         yield inviter, joiner
-
-
-@asynccontextmanager
-async def sealed_pair(url: str) -> AsyncIterator[tuple[icesignal.SealedChannel, icesignal.SealedChannel]]:
-    channels: list[icesignal.SealedChannel] = []
-    async with icesignal.open_invitation(url) as invitation, trio.open_nursery() as nursery:
-
-        async def wait() -> None:
-            channels.append(await invitation.wait_peer())
-
-        nursery.start_soon(wait)
-        async with icesignal.open_join(url, invitation.code) as joined:
-            await until(lambda: bool(channels))
-            yield channels[0], joined
 
 
 class Restartable:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import trio
+from virtual_pair import config_of
 
-from iceagent import vnet as virtual
-from iceagent.agent import Agent, AgentConfig, Role, open_agent
+from iceagent.agent import Agent, Role, open_agent
 from iceagent.agent.gather.remote import MAX_WAITING
 from iceagent.agent.hard_nat.sockets import MAX_OPEN, SocketPool
 from iceagent.agent.hard_nat.view import NatView
@@ -22,10 +22,6 @@ from iceagent.net.mdns_packets import MAX_ENTRIES, encode_query, parse_untrusted
 
 NAME = "1f4712db-ea17-4bcf-a596-105139dfd8bf.local"
 UNSUPPORTED = ice.DropReason.CANDIDATE_TRANSPORT
-
-
-def config_for(host: virtual.Host, **options: Any) -> AgentConfig:
-    return AgentConfig(network=host, randbytes=host.randbytes, **options)
 
 
 def remote_candidate(host: str, port: int = 4000, component: int = 1) -> str:
@@ -47,7 +43,7 @@ async def test_candidates_of_unknown_streams_are_counted_and_left_out(
     """Which stream a trickled candidate belongs to, the peer says: a line of a description that may have fewer."""
     net = vnet()
     host = net.host(net.internet)
-    async with net, open_agent(config_for(host, streams=streams), role=Role.CONTROLLING) as agent:
+    async with net, open_agent(config_of(host, streams=streams), role=Role.CONTROLLING) as agent:
         agent.set_remote_credentials(ice.Credentials("peer", "p" * 24))
         for port in range(4000, 4010):
             agent.add_remote_candidate(remote_candidate("198.51.100.7", port), stream=stream)
@@ -61,7 +57,7 @@ async def test_candidates_of_unknown_components_are_counted_and_left_out(vnet: A
     """A component that only the peer has is no error, and costs nothing."""
     net = vnet()
     host = net.host(net.internet)
-    async with net, open_agent(config_for(host, streams=(1, 2)), role=Role.CONTROLLING) as agent:
+    async with net, open_agent(config_of(host, streams=(1, 2)), role=Role.CONTROLLING) as agent:
         agent.set_remote_credentials(ice.Credentials("peer", "p" * 24))
         for component in (2, 3, 256):
             agent.add_remote_candidate(remote_candidate("198.51.100.7", component=component), stream=0)
@@ -113,7 +109,7 @@ async def test_a_thousand_candidates_of_one_name_wait_for_nothing(vnet: Any) -> 
     net = vnet()
     home = net.router(net.internet)
     host = net.host(home)
-    async with net, open_agent(config_for(host), role=Role.CONTROLLING) as agent:
+    async with net, open_agent(config_of(host), role=Role.CONTROLLING) as agent:
         agent.set_remote_credentials(ice.Credentials("peer", "p" * 24))
         for port in range(4000, 5000):
             agent.add_remote_candidate(remote_candidate(NAME, port))

@@ -10,7 +10,7 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 import trio
 import trio.testing
 from fake_link import linked_sessions
-from processes import Process, Processes, processes
+from processes import Process, Processes
 
 from iceagent.cli.timeline import kept_timeline
 from iceagent.net.logs import LINES, RateLimit, limited_logger
@@ -29,13 +29,6 @@ from iceagent.tunnel.forward import forward_local
 from iceagent.tunnel.pump import arm, break_off, disarm
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import TcpTarget
-
-
-@pytest.fixture
-def run() -> Iterator[Processes]:
-    """Start processes that end with the test."""
-    with processes() as started:
-        yield started
 
 
 class _Reader:

@@ -30,9 +30,10 @@ def skip_without_coturn() -> None:
         pytest.skip("turnserver is not installed (Debian's package coturn)")
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
+def free_port(kind: int = socket.SOCK_STREAM, host: str = HOST) -> int:
+    """Return a port that nobody has at this moment."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 

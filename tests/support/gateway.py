@@ -1,10 +1,13 @@
-"""A gateway that maps ports, without I/O: NAT-PMP, PCP or both, as its switches say."""
+"""A gateway that maps ports, NAT-PMP, PCP or both, as its switches say: without I/O, or on the virtual network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import trio
+
 from iceagent.core.portmap import PortMappingCodecError, natpmp, pcp
+from iceagent.vnet import Host
 
 
 @dataclass
@@ -77,3 +80,17 @@ class Gateway:
             return 0
         self.mappings.setdefault(key, self.first_port or suggested)
         return lifetime_s if self.lifetime_s is None else self.lifetime_s
+
+
+async def serve_gateway(gateway: Gateway, host: Host) -> None:
+    """Answer on a host of the virtual network, at the port that NAT-PMP and PCP share."""
+    sock = await host.open_udp(host.address, 5351)
+    try:
+        while True:
+            for batch in await sock.receive():
+                for data in batch.datagrams():
+                    answer = gateway.answer(trio.current_time(), batch.remote.host, data)
+                    if answer is not None:
+                        sock.send_nowait([answer], batch.remote)
+    finally:
+        sock.close()

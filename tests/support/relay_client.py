@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import icesignal
 import trio
 from icesignal import wire
 from icesignal.dial import OpenStream, dial
@@ -39,6 +40,22 @@ class RawClient:
                 await self.connection.receive()
         except ConnectionEnded as ended:
             return ended.code
+
+
+@asynccontextmanager
+async def sealed_pair(url: str) -> AsyncIterator[tuple[icesignal.SealedChannel, icesignal.SealedChannel]]:
+    """Two peers that have met: the inviter's channel, the joiner's."""
+    channels: list[icesignal.SealedChannel] = []
+    async with icesignal.open_invitation(url) as invitation, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            channels.append(await invitation.wait_peer())
+
+        nursery.start_soon(wait)
+        async with icesignal.open_join(url, invitation.code) as joined:
+            while not channels:
+                await trio.sleep(0)
+            yield channels[0], joined
 
 
 @asynccontextmanager

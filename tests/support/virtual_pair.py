@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -56,6 +57,11 @@ async def trickle(source: Agent, target: Agent) -> None:
     target.add_remote_candidate(None)
 
 
+def config_of(host: Host, **options: Any) -> AgentConfig:
+    """Return the configuration of an agent on a host, whose luck is the network's."""
+    return AgentConfig(network=host, randbytes=host.randbytes, **options)
+
+
 def selected(agent: Agent) -> CandidatePair:
     """Return the pair in use; there must be one."""
     pair = agent.selected_pair
@@ -70,7 +76,7 @@ async def two_agents(
     parents: tuple[Router, Router] | None = None,
     delay_s: float = 0.020,
     loss: float = 0.0,
-    **options: object,
+    **options: Any,
 ) -> AsyncIterator[VirtualPair]:
     """Build the network, start the STUN server and two agents, alice controlling; all of it seeded by the network.
 
@@ -81,10 +87,7 @@ async def two_agents(
     above = parents or (net.internet, net.internet)
     homes = [net.router(a, nat=nat, delay_s=delay_s, loss=loss_of_line) for a, nat in zip(above, nats, strict=True)]
     hosts = [net.host(home, name=name) for home, name in zip(homes, ("alice", "bob"), strict=True)]
-    configs = [
-        AgentConfig(servers=[IceServer(STUN_SERVER)], network=host, randbytes=host.randbytes, **options)  # type: ignore[arg-type]
-        for host in hosts
-    ]
+    configs = [config_of(host, servers=[IceServer(STUN_SERVER)], **options) for host in hosts]
     async with (
         net,
         open_stun_server("0.0.0.0", network=server),

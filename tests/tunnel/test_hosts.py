@@ -15,6 +15,7 @@ import trio
 from fake_link import linked_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from udp_echo import udp_echo
 
 from iceagent.core.address import TransportAddress
 from iceagent.tunnel import binds, targets
@@ -211,27 +212,14 @@ async def test_an_address_without_its_interface_is_told_so():
         await connect_target(TcpTarget("fe80::1", 22))
 
 
-@asynccontextmanager
-async def udp_echo(host: str, port: int = 0) -> AsyncIterator[int]:
-    sock = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    await sock.bind((host, port))
-
-    async def echo() -> None:
-        while True:
-            data, source = await sock.recvfrom(65535)
-            await sock.sendto(host.encode() + b" " + data, source)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(echo)
-        yield sock.getsockname()[1]
-        nursery.cancel_scope.cancel()
-    sock.close()
-
-
 async def test_a_refused_datagram_goes_to_the_next_address(monkeypatch):
     """`udp:localhost:53` with `::1 localhost` first was silent for ever; now not even the first question is lost."""
     resolving_to(monkeypatch, "127.0.0.3", "127.0.0.2", "127.0.0.1")
-    async with udp_echo("127.0.0.1") as port, linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
+    async with (
+        udp_echo(prefix=b"127.0.0.1 ") as port,
+        linked_sessions() as (joiner, inviter),
+        serve_forwards(inviter, ["any"]),
+    ):
         async with forward_local(joiner, f"0:dns.example:{port}/udp") as forward:
             with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 await client.connect(("127.0.0.1", int(forward.bind.rpartition(":")[2])))
@@ -257,7 +245,7 @@ async def test_a_service_that_comes_later_on_another_address_is_found():
         for data in (b"a", b"b", b"c"):
             target.send(data)
             await trio.sleep(0.01)
-        async with udp_echo("127.0.0.2", port):
+        async with udp_echo("127.0.0.2", port, prefix=b"127.0.0.2 "):
             target.send(b"d")
             while not answers:
                 await trio.sleep(0.01)
@@ -286,7 +274,11 @@ async def test_trap_46_datagrams_that_nobody_answers_are_few() -> None:
 @needs_ipv6
 async def test_trap_69_a_udp_forward_answers_from_the_address_asked():
     """A forward on every interface is a UDP server, too: what answers from elsewhere is dropped by NATs and clients."""
-    async with udp_echo("127.0.0.1") as port, linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
+    async with (
+        udp_echo(prefix=b"127.0.0.1 ") as port,
+        linked_sessions() as (joiner, inviter),
+        serve_forwards(inviter, ["any"]),
+    ):
         async with forward_local(joiner, f"*:0:127.0.0.1:{port}/udp") as forward:
             near = int(forward.bind.rpartition(":")[2])
             assert len(forward.binds) == 2

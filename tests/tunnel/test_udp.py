@@ -15,6 +15,7 @@ import trio.testing
 from fake_link import linked_sessions
 from hypothesis import given
 from hypothesis import strategies as st
+from udp_echo import udp_echo
 
 from iceagent.link.config import MAX_STREAMS
 from iceagent.session.datagrams import encode_varint, split_varint_untrusted
@@ -24,23 +25,6 @@ from iceagent.tunnel.errors import BindError
 from iceagent.tunnel.forward import forward_local
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import PortBind, UdpTarget
-
-
-@asynccontextmanager
-async def udp_echo() -> AsyncIterator[int]:
-    sock = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    await sock.bind(("127.0.0.1", 0))
-
-    async def echo() -> None:
-        while True:
-            data, source = await sock.recvfrom(65535)
-            await sock.sendto(data, source)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(echo)
-        yield sock.getsockname()[1]
-        nursery.cancel_scope.cancel()
-    sock.close()
 
 
 @asynccontextmanager

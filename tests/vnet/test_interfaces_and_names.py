@@ -7,17 +7,12 @@ from itertools import pairwise
 
 import pytest
 import trio
+from virtual_udp import silent
 
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.api import IcmpError
 from iceagent.vnet import FULL_CONE, PORT_RESTRICTED, Nat
-
-
-async def silent(udp, seconds=2.0):
-    with trio.move_on_after(seconds):
-        return not await udp.receive()
-    return True
 
 
 async def test_moving_to_another_network_changes_addresses_and_tells(vnet):

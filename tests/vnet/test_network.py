@@ -10,6 +10,7 @@ import math
 import pytest
 import trio
 import trio.testing
+from virtual_udp import silent
 
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
@@ -20,12 +21,6 @@ from iceagent.vnet.udp import MAX_ERRORS, RECEIVE_BUFFER, RECEIVE_LIMIT, SEND_BU
 
 async def datagrams(udp):
     return [data for batch in await udp.receive() for data in batch.datagrams()]
-
-
-async def silent(udp, seconds=5.0):
-    with trio.move_on_after(seconds):
-        return not await udp.receive()
-    return True
 
 
 async def echo(udp):
