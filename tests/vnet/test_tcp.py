@@ -12,6 +12,7 @@ import trio.testing
 from iceagent import vnet as vnet_package
 from iceagent.core.address import TransportAddress
 from iceagent.vnet import FULL_CONE, PORT_RESTRICTED, SYMMETRIC, WEB_ONLY, Burst, Nat, Network
+from iceagent.vnet.packet import Segment
 from iceagent.vnet.tcp_connection import RECEIVE_WINDOW, SEND_BUFFER, TcpConnection, TcpState
 
 
@@ -294,7 +295,7 @@ def test_late_segments_of_an_earlier_connection_do_not_fit_a_new_one():
         return client, server
 
     def exchange(now, client, server):
-        sent = []
+        sent: list[tuple[Segment, bytes]] = []
         while True:
             pairs = [(one, other, one.poll_segment()) for one, other in ((client, server), (server, client))]
             if not any(segment for _, _, segment in pairs):
