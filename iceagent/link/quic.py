@@ -12,6 +12,8 @@ knows them. What they lack is done here or in the modules above:
 - The end of a stream that is a frame without a byte is lost for ever in `qh3` when bytes before it are lost, too, and
   a stream whose end arrives before its bytes never makes room for another. So each end comes with a byte, `_END`,
   which the receiver takes away.
+- With many streams, `qh3` keeps frames that find no room in a packet, and fails, with a packet lost for good, where one
+  of their streams finishes meanwhile. `quic_qh3` gives it only what it can send now, and lets no stream finish then.
 """
 
 from __future__ import annotations
