@@ -75,7 +75,7 @@ class Chaos:
             del self.seen[:-50]
             original(transmit)
 
-        self.world.fly = fly
+        self.world.fly = fly  # type: ignore[method-assign]  # listens in
         for number in (0, 1):
             self.add_candidate(number)
             self.tell_credentials(number)

@@ -10,7 +10,7 @@ import pytest
 from amount import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from ice_harness import PEER, Link, World, answer, randbytes_of, request, requests_in, transmits_of
+from ice_harness import PEER, Air, Link, answer, randbytes_of, request, requests_in, transmits_of
 
 from iceagent.core import constants, ice, stun
 from iceagent.core.address import TransportAddress, make_address
@@ -30,7 +30,7 @@ def streams(role: Role, layout: tuple[int, ...], seed: int = 1, **config: Any) -
     return StreamSet(role=role, layout=layout, randbytes=randbytes_of(seed), config=ice.IceConfig(**config))
 
 
-class StreamWorld(World):
+class StreamWorld(Air[StreamSet]):
     """A world whose agents are stream sets; it tells whom each datagram belonged to."""
 
     def both(self, *layouts: tuple[int, ...], **config: Any) -> tuple[StreamSet, StreamSet]:

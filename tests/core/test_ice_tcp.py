@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ice_harness import A4, B4, PEER, Link, World, agent, answer, lone, request, requests_in, transmits_of
 
@@ -37,7 +39,7 @@ def tcp_world(**config: object) -> tuple[World, ice.IceAgent, ice.IceAgent]:
     return world, a, b
 
 
-def lone_tcp(role: Role = Role.CONTROLLING, **config: object) -> ice.IceAgent:
+def lone_tcp(role: Role = Role.CONTROLLING, **config: Any) -> ice.IceAgent:
     """An agent with an active, a passive and an so candidate that knows the credentials of a hand-played peer."""
     one = agent(role, **config)
     for tcp_type, base in TYPES_A.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from ice_harness import (
@@ -29,7 +30,7 @@ from iceagent.core.address import make_address
 from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
 
 
-def completed(**config: object) -> ice.IceAgent:
+def completed(**config: Any) -> ice.IceAgent:
     """A controlling agent that has nominated the pair A4, B4 at 0.02 s."""
     one = lone(**config)
     (check,) = transmits_of(one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from ice_harness import (
@@ -65,7 +66,7 @@ def test_trap_01_a_response_with_a_wrong_key_changes_nothing(code: int | None) -
         ({"fingerprint": False}, DropReason.STUN_FINGERPRINT),
     ],
 )
-def test_trap_02_an_unauthentic_request_has_no_effect_at_all(change: dict[str, str], reason: DropReason) -> None:
+def test_trap_02_an_unauthentic_request_has_no_effect_at_all(change: dict[str, Any], reason: DropReason) -> None:
     """No answer, no change of role, no peer-reflexive candidate: strangers must not even learn that we are here."""
     one = lone(Role.CONTROLLED)
     transmits_of(one)

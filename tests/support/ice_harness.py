@@ -1,4 +1,4 @@
-"""Two ICE cores, a bad link between them, and a time variable. Loaded as fixtures by conftest.py."""
+"""Two ICE cores, a bad link between them, and a time variable."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress, make_address
@@ -15,12 +16,27 @@ A4 = make_address("192.0.2.1", 1000)
 B4 = make_address("198.51.100.1", 2000)
 
 
+class Machine(Protocol):
+    """What is driven alike: an agent of one component, a set of streams."""
+
+    def handle_datagram(
+        self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes, /
+    ) -> ice.Verdict: ...
+    def handle_timeout(self, now: float) -> None: ...
+    def next_timeout(self) -> float | None: ...
+    def poll_transmit(self) -> Transmit | None: ...
+
+
+M = TypeVar("M", bound=Machine)
+E = TypeVar("E")
+
+
 def randbytes_of(seed: int) -> Callable[[int], bytes]:
     return random.Random(seed).randbytes
 
 
-def agent(role: ice.Role, seed: int = 1, **config: object) -> ice.IceAgent:
-    return ice.IceAgent(role=role, randbytes=randbytes_of(seed), config=ice.IceConfig(**config))  # type: ignore[arg-type]
+def agent(role: ice.Role, seed: int = 1, **config: Any) -> ice.IceAgent:
+    return ice.IceAgent(role=role, randbytes=randbytes_of(seed), config=ice.IceConfig(**config))
 
 
 def events_of(one: ice.IceAgent) -> list[ice.IceEvent]:
@@ -30,7 +46,7 @@ def events_of(one: ice.IceAgent) -> list[ice.IceEvent]:
     return found
 
 
-def transmits_of(one: ice.IceAgent) -> list[Transmit]:
+def transmits_of(one: Machine) -> list[Transmit]:
     found: list[Transmit] = []
     while (transmit := one.poll_transmit()) is not None:
         found.append(transmit)
@@ -51,84 +67,46 @@ class Link:
 
 
 @dataclass(order=True)
-class Flight:
+class Flight(Generic[M]):
     at: float
     number: int
-    target: ice.IceAgent = field(compare=False)
+    target: M = field(compare=False)
     source: TransportAddress = field(compare=False)
     destination: TransportAddress = field(compare=False)
     data: bytes = field(compare=False)
 
 
-class World:
-    """Agents with explicit time. An address belongs to the agent that has it as base; NAT mappings are two-way."""
+class Air(Generic[M]):
+    """Machines with explicit time. An address belongs to the one that has it as base; NAT mappings are two-way."""
 
     def __init__(self, seed: int = 0, link: Link | None = None) -> None:
         self.now = 0.0
         self.random = random.Random(seed)
         self.link = link or Link()
-        self.agents: list[ice.IceAgent] = []
-        self.events: dict[int, list[ice.IceEvent]] = {}
-        self.owner: dict[TransportAddress, ice.IceAgent] = {}
+        self.agents: list[M] = []
+        self.events: dict[int, list[Any]] = {}
+        self.owner: dict[TransportAddress, M] = {}
         self.mapped: dict[TransportAddress, TransportAddress] = {}  # public to private
-        self.flights: list[Flight] = []
-        self.sent: list[tuple[float, ice.IceAgent, Transmit]] = []
+        self.flights: list[Flight[M]] = []
+        self.sent: list[tuple[float, M, Transmit]] = []
         self.sent_on_data_path: list[bool] = []  # one for each of `sent`
         self.received: dict[int, list[bytes]] = {}
         self.trace: list[tuple[float, str]] = []
         self.filter: Callable[[Transmit], bool] = lambda transmit: True
-        self.stopped: ice.IceAgent | None = None  # as by SIGSTOP: what comes waits in its socket
-        self.waiting: list[Flight] = []
+        self.stopped: M | None = None  # as by SIGSTOP: what comes waits in its socket
+        self.waiting: list[Flight[M]] = []
         self.timers_first = False  # what an agent does first that was stopped
         self._number = 0
 
-    def add(self, one: ice.IceAgent) -> ice.IceAgent:
+    def add(self, one: M) -> M:
         self.agents.append(one)
         self.events[id(one)] = []
         self.received[id(one)] = []
         return one
 
-    def pair(self, **config: object) -> tuple[ice.IceAgent, ice.IceAgent]:
-        seed = self.random.randrange(2**32)
-        return (
-            self.add(agent(ice.Role.CONTROLLING, seed, **config)),
-            self.add(agent(ice.Role.CONTROLLED, seed + 1, **config)),
-        )
-
-    def host(self, one: ice.IceAgent, *addresses: TransportAddress) -> None:
-        for index, address in enumerate(addresses):
-            self.owner[address] = one
-            one.add_local_candidate(self.now, ice.host_candidate(address, 65535 - index))
-            self.drain(one)
-
-    def introduce(self, a: ice.IceAgent, b: ice.IceAgent, *, ended: bool = True) -> None:
-        """Exchange both descriptions at once."""
-        for one, other in ((a, b), (b, a)):
-            one.set_remote_credentials(self.now, other.credentials)
-            self.drain(one)
-            for candidate in other.local_candidates:
-                self.signal(one, candidate)
-            if ended:
-                one.end_of_local_candidates(self.now)
-                self.drain(one)
-                one.add_remote_candidate(self.now, None)
-                self.drain(one)
-
-    def signal(self, to: ice.IceAgent, candidate: ice.Candidate) -> None:
-        to.add_remote_candidate(self.now, ice.Candidate.from_sdp(candidate.to_sdp()))
-        self.drain(to)
-
-    def drain(self, one: ice.IceAgent) -> None:
-        for transmit in transmits_of(one):
-            self.sent.append((self.now, one, transmit))
-            self.sent_on_data_path.append((transmit.local, transmit.remote) == one.data_pair())
-            self.trace.append((self.now, f"{transmit.local}>{transmit.remote} {transmit.data.hex()}"))
-            self.fly(transmit)
-        events = events_of(one)
-        for event in events:
-            if isinstance(event, ice.HeldDataReleased):
-                self.received[id(one)].extend(event.datagrams)
-        self.events[id(one)].extend(events)
+    def drain(self, one: M) -> None:
+        """Take all that a machine has to send and to tell."""
+        raise NotImplementedError
 
     def fly(self, transmit: Transmit) -> None:
         link = self.link
@@ -151,13 +129,6 @@ class World:
             data = transmit.data if link.mutate is None else link.mutate(transmit.data)
             heapq.heappush(self.flights, Flight(at, self._number, target, source, inside, data))
 
-    def send_data(self, one: ice.IceAgent, data: bytes) -> bool:
-        path = one.data_pair()
-        if path is None:
-            return False
-        self.fly(Transmit(path[0], path[1], data))
-        return True
-
     def step(self, until: float) -> bool:
         """Go to the next thing that happens, not beyond `until`; False if there is nothing before."""
         times = [self.flights[0].at] if self.flights else []
@@ -175,7 +146,7 @@ class World:
         self.ring()
         return True
 
-    def running(self) -> list[ice.IceAgent]:
+    def running(self) -> list[M]:
         return [one for one in self.agents if one is not self.stopped]
 
     def go_on(self) -> None:
@@ -217,11 +188,64 @@ class World:
             assert self.step(start + limit_s), f"nothing more happened within {limit_s} s"
         return self.now - start
 
-    def states(self, one: ice.IceAgent) -> list[ice.AgentState]:
+    def states(self, one: M) -> list[ice.AgentState]:
         return [event.new for event in self.events[id(one)] if isinstance(event, ice.StateChanged)]
 
-    def of_kind(self, one: ice.IceAgent, kind: type) -> list:
+    def of_kind(self, one: M, kind: type[E]) -> list[E]:
         return [event for event in self.events[id(one)] if isinstance(event, kind)]
+
+
+class World(Air[ice.IceAgent]):
+    """Agents of one component each."""
+
+    def pair(self, **config: Any) -> tuple[ice.IceAgent, ice.IceAgent]:
+        seed = self.random.randrange(2**32)
+        return (
+            self.add(agent(ice.Role.CONTROLLING, seed, **config)),
+            self.add(agent(ice.Role.CONTROLLED, seed + 1, **config)),
+        )
+
+    def host(self, one: ice.IceAgent, *addresses: TransportAddress) -> None:
+        for index, address in enumerate(addresses):
+            self.owner[address] = one
+            one.add_local_candidate(self.now, ice.host_candidate(address, 65535 - index))
+            self.drain(one)
+
+    def introduce(self, a: ice.IceAgent, b: ice.IceAgent, *, ended: bool = True) -> None:
+        """Exchange both descriptions at once."""
+        for one, other in ((a, b), (b, a)):
+            one.set_remote_credentials(self.now, other.credentials)
+            self.drain(one)
+            for candidate in other.local_candidates:
+                self.signal(one, candidate)
+            if ended:
+                one.end_of_local_candidates(self.now)
+                self.drain(one)
+                one.add_remote_candidate(self.now, None)
+                self.drain(one)
+
+    def signal(self, to: ice.IceAgent, candidate: ice.Candidate) -> None:
+        to.add_remote_candidate(self.now, ice.Candidate.from_sdp(candidate.to_sdp()))
+        self.drain(to)
+
+    def drain(self, one: ice.IceAgent) -> None:
+        for transmit in transmits_of(one):
+            self.sent.append((self.now, one, transmit))
+            self.sent_on_data_path.append((transmit.local, transmit.remote) == one.data_pair())
+            self.trace.append((self.now, f"{transmit.local}>{transmit.remote} {transmit.data.hex()}"))
+            self.fly(transmit)
+        events = events_of(one)
+        for event in events:
+            if isinstance(event, ice.HeldDataReleased):
+                self.received[id(one)].extend(event.datagrams)
+        self.events[id(one)].extend(events)
+
+    def send_data(self, one: ice.IceAgent, data: bytes) -> bool:
+        path = one.data_pair()
+        if path is None:
+            return False
+        self.fly(Transmit(path[0], path[1], data))
+        return True
 
 
 # Messages made by hand, as a peer, a stranger or an attacker would send them.
@@ -281,7 +305,7 @@ def responses_in(transmits: list[Transmit]) -> list[stun.Message]:
     return [m for m in messages if m.message_class in (stun.MessageClass.SUCCESS, stun.MessageClass.ERROR)]
 
 
-def connected_pair(seed: int = 1, **config: object) -> tuple[World, ice.IceAgent, ice.IceAgent]:
+def connected_pair(seed: int = 1, **config: Any) -> tuple[World, ice.IceAgent, ice.IceAgent]:
     """A world in which both agents have completed over A4 and B4."""
     world = World(seed)
     a, b = world.pair(**config)
@@ -299,7 +323,7 @@ def both(a: ice.IceAgent, b: ice.IceAgent, state: ice.AgentState) -> bool:
 PEER = ice.Credentials("peer", "p" * 24)
 
 
-def lone(role: ice.Role = ice.Role.CONTROLLING, seed: int = 1, **config: object) -> ice.IceAgent:
+def lone(role: ice.Role = ice.Role.CONTROLLING, seed: int = 1, **config: Any) -> ice.IceAgent:
     """An agent at A4 that knows a hand-played peer's credentials and its candidate at B4; its first check is out."""
     one = agent(role, seed, **config)
     one.add_local_candidate(0.0, ice.host_candidate(A4))
