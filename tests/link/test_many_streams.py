@@ -61,7 +61,9 @@ def test_a_stream_that_finishes_while_a_frame_of_it_waits_harms_no_other(backend
     wire.send(0)  # lost, too
     wire.pass_time(OUTAGE_S)
     while not (probes := wire.send(0)):
-        wire.now = client.timer()
+        due = client.timer()
+        assert due is not None
+        wire.now = due
         wire.client.time(wire.now)
     wire.server.take(probes, wire.now)
     wire.client.take(wire.send(1), wire.now)
