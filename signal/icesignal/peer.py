@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull, Websocket
 from icesignal.wire import CloseCode, RelayErrorCode
 
 RELAY_NAME = "icesignal"
-_ENTRIES = (wire.Allocate, wire.Join, wire.Meet)
+_ENTRIES = (wire.Allocate, wire.Join, wire.Meet, wire.Enter)
 _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
 
@@ -50,6 +51,7 @@ class RelayPeer:
         self._ice_servers = ice_servers
         self._counters = counters
         self._malformed = 0
+        self._challenge = secrets.token_bytes(wire.CHALLENGE_BYTES)
         self._is_in_room = False
         self._enter_by = trio.current_time() + limits.first_frame_s
         connection.on_drained = partial(engine.drained, self)
@@ -61,9 +63,14 @@ class RelayPeer:
         """Who is connected."""
         return self._client.party.levels
 
+    @property
+    def challenge(self) -> bytes:
+        """What our `welcome` has."""
+        return self._challenge
+
     def deliver(self, frame: wire.Frame) -> None:
         """Send a frame; a client that does not take what it is sent is closed with a code that says resume."""
-        if isinstance(frame, wire.Joined):
+        if isinstance(frame, wire.Joined | wire.Entered):
             frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers())
             self._enter_by, self._is_in_room = math.inf, True
             self._client.on_entered()
@@ -89,7 +96,8 @@ class RelayPeer:
     async def run(self) -> None:
         """Serve the client until its connection ends."""
         hung_up = False
-        self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=[wire.OFFERS_SERVERS]))
+        offers = [wire.OFFERS_SERVERS, wire.OFFERS_ROOMS]
+        self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=offers, challenge=self._challenge))
         try:
             while (message := await self._receive()) is not None:
                 await self._handle_message(message)
@@ -125,7 +133,7 @@ class RelayPeer:
             return
         if isinstance(frame, wire.AskServers):
             self._give_servers()
-        elif isinstance(frame, wire.Allocate | wire.Meet) and not self._client.may_make_rooms:
+        elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and not self._client.may_make_rooms:
             self._counters["rooms_forbidden"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
         elif isinstance(frame, _ENTRIES) and not self._pay_for_entry(now, frame):

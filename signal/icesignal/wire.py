@@ -22,11 +22,20 @@ MAX_MAP_KEYS = 32
 SESSION_BYTES = 16
 TOKEN_BYTES = 16
 NAME_BYTES = 32
+MEMBER_BYTES = 16
+CHALLENGE_BYTES = 32
+MAX_TICKET_BYTES = 1_024
+MAX_MEMBERS = 64  # of a room of many
 OFFERS_SERVERS = "servers"  # in `Welcome.offers`
+OFFERS_ROOMS = "rooms"
 
 SessionId = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 Token = Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 Name = Annotated[bytes, msgspec.Meta(min_length=NAME_BYTES, max_length=NAME_BYTES)]
+MemberId = Annotated[bytes, msgspec.Meta(min_length=MEMBER_BYTES, max_length=MEMBER_BYTES)]
+Challenge = Annotated[bytes, msgspec.Meta(max_length=CHALLENGE_BYTES)]
+TicketBytes = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_TICKET_BYTES)]
+Proof = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Opening = Annotated[bytes, msgspec.Meta(max_length=MAX_OPENING_BYTES)]
 Payload = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_PAYLOAD_BYTES)]
 _NAMEPLATE = r"^[1-9][0-9]{0,8}\Z"
@@ -36,6 +45,9 @@ ClientSeq = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
 Role = Literal["inviter", "joiner"]
 PeerPresence = Literal["absent", "present", "away"]
+MemberPresence = Literal["present", "away", "gone"]
+Present = Literal["present", "away"]
+Arrival = Literal["joined", "resumed", "resync"]
 CloseReason = Literal["left", "done", "code-wrong"]
 
 
@@ -100,9 +112,12 @@ class RelayErrorCode(enum.StrEnum):
     FORBIDDEN = "forbidden"
     UNKNOWN_SESSION = "unknown-session"
     BAD_TOKEN = "bad-token"  # noqa: S105 - the name of an error
+    BAD_TICKET = "bad-ticket"
+    EXPIRED_TICKET = "expired-ticket"
+    REMOVED = "removed"
 
 
-_UNSHOWN = frozenset({"session", "token", "opening", "payload", "name", "credential"})
+_UNSHOWN = frozenset({"session", "token", "opening", "payload", "name", "credential", "ticket", "proof", "challenge"})
 
 
 class _SecretsHidden(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +161,16 @@ class Meet(Frame, frozen=True, kw_only=True):
     opening: Opening = b""
 
 
+class Enter(Frame, frozen=True, kw_only=True):
+    """Enter a room of many, making it if it is not there; or, for who is inside, show a newer ticket."""
+
+    type: ClassVar[str] = "enter"
+    session: SessionId
+    ticket: TicketBytes
+    proof: Proof
+    opening: Opening = b""
+
+
 class Resume(Frame, frozen=True, kw_only=True):
     """Move a session to this connection; `(epoch, seq)` is the last position seen."""
 
@@ -156,16 +181,24 @@ class Resume(Frame, frozen=True, kw_only=True):
     seq: Count
 
 
-class Send(Frame, frozen=True, kw_only=True):
-    """Say something to the other member."""
+class Send(Frame, frozen=True, kw_only=True, omit_defaults=True):
+    """Say something to the other member, or in a room of many to those named, None for all."""
 
     type: ClassVar[str] = "send"
     client_seq: ClientSeq
     payload: Payload
+    to: Annotated[list[MemberId], msgspec.Meta(min_length=1, max_length=MAX_MEMBERS)] | None = None
+
+
+class Remove(Frame, frozen=True, kw_only=True):
+    """Remove a member from a room of many, and keep its ticket out."""
+
+    type: ClassVar[str] = "remove"
+    member: MemberId
 
 
 class Close(Frame, frozen=True, kw_only=True):
-    """End the room for both."""
+    """End the room for both; of a room of many leave it, or with `done` end it for all."""
 
     type: ClassVar[str] = "close"
     reason: CloseReason
@@ -197,6 +230,7 @@ class Welcome(Frame, frozen=True, kw_only=True):
     relay: Text = ""
     max_payload: Count = MAX_PAYLOAD_BYTES
     offers: Annotated[list[Text], msgspec.Meta(max_length=MAX_MAP_KEYS)] = []
+    challenge: Challenge = b""
 
 
 class Joined(Frame, frozen=True, kw_only=True):
@@ -228,6 +262,33 @@ class Resync(Joined, frozen=True, kw_only=True):
     type: ClassVar[str] = "resync"
 
 
+class Entered(Frame, frozen=True, kw_only=True):
+    """The place in a room of many is yours; a `Member` frame for each other member follows, `members` in number."""
+
+    type: ClassVar[str] = "entered"
+    room: Text
+    member: MemberId
+    arrival: Arrival
+    token: Token
+    epoch: Count
+    seq: Count
+    client_seq: Count
+    members: Count
+    resume_s: Count
+    ice_servers: Annotated[list[RTCIceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)] = []
+
+
+class Member(Frame, frozen=True, kw_only=True):
+    """How another member of a room of many is; `gone` for good. `hung_up` is as in `Peer`."""
+
+    type: ClassVar[str] = "member"
+    member: MemberId
+    state: MemberPresence
+    hung_up: bool = False
+    ticket: TicketBytes
+    opening: Opening
+
+
 class Servers(Frame, frozen=True, kw_only=True):
     """The ICE servers of now; the answer to `AskServers`."""
 
@@ -235,13 +296,14 @@ class Servers(Frame, frozen=True, kw_only=True):
     ice_servers: Annotated[list[RTCIceServer], msgspec.Meta(max_length=MAX_MAP_KEYS)]
 
 
-class Message(Frame, frozen=True, kw_only=True):
-    """The other member said this."""
+class Message(Frame, frozen=True, kw_only=True, omit_defaults=True):
+    """The other member said this; in a room of many, `sender`."""
 
     type: ClassVar[str] = "message"
     epoch: Count
     seq: Count
     payload: Payload
+    sender: MemberId | None = None
 
 
 class Ack(Frame, frozen=True, kw_only=True):
@@ -282,10 +344,11 @@ class Error(Frame, frozen=True, kw_only=True):
 
 
 _CLIENT_TYPES: dict[str, type[Frame]] = {
-    kind.type: kind for kind in (Allocate, Join, Meet, Resume, Send, Close, AskServers)
+    kind.type: kind for kind in (Allocate, Join, Meet, Enter, Resume, Send, Remove, Close, AskServers)
 }
 _RELAY_TYPES: dict[str, type[Frame]] = {
-    kind.type: kind for kind in (Welcome, Joined, Resumed, Resync, Servers, Message, Ack, Peer, Closed, Error)
+    kind.type: kind
+    for kind in (Welcome, Joined, Resumed, Resync, Entered, Member, Servers, Message, Ack, Peer, Closed, Error)
 }
 F = TypeVar("F", bound=Frame)
 
@@ -369,7 +432,7 @@ def _decode_untrusted(
     kind = types.get(name)
     if kind is None:
         raise BadFrame(BadFrameReason.UNKNOWN_TYPE, "no such type of frame")
-    if issubclass(kind, Joined | Servers) and "ice_servers" in fields:
+    if issubclass(kind, Joined | Entered | Servers) and "ice_servers" in fields:
         fields["ice_servers"] = list(_usable_servers(fields["ice_servers"], left_out))
     return _convert(fields, kind)
 

@@ -38,6 +38,7 @@ class Listener:
     closed: wire.CloseCode | None = None
     levels: Levels = (("test", 1.0),)
     confirmed: int = 0
+    challenge: bytes = b"c" * 32
 
     def confirm(self) -> None:
         self.confirmed += 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icesignal import wire
+from icesignal import tickets, wire
 from icesignal.nameplates import Nameplates
 from icesignal.rooms import ConnectionAction, RoomLimits, RoomTable
+from icesignal.tickets import Ticket
 
 SMALL = RoomLimits(
     max_rooms=6,
@@ -19,6 +22,8 @@ SMALL = RoomLimits(
     entry_bytes=3,
     resume_s=10,
     unjoined_s=50,
+    members=3,
+    barred=2,
 )
 
 
@@ -27,6 +32,30 @@ def drain(table: RoomTable) -> list[ConnectionAction]:
     while (output := table.poll_output()) is not None:
         outputs.append(output)
     return outputs
+
+
+OWNER = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
+CHALLENGE = b"c" * 32
+
+
+def member_id(number: int) -> bytes:
+    return bytes([number]) * 16
+
+
+@functools.cache
+def entry(session: bytes, number: int, may_all: bool, expires: int) -> wire.Enter:
+    """A good entry to the one room of many, of a member that may do all or nothing."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
+    ticket = Ticket(
+        room=OWNER.public_key().public_bytes_raw(),
+        id=member_id(number),
+        key=key.public_key().public_bytes_raw(),
+        role="member",
+        can=["remove", "end"] if may_all else [],
+        expires=expires,
+    )
+    data = tickets.issue(OWNER, ticket)
+    return wire.Enter(session=session, ticket=data, proof=tickets.prove(key, CHALLENGE, session, data))
 
 
 sessions = st.integers(0, 4).map(lambda n: bytes([n]) * 16)
@@ -39,7 +68,14 @@ frames = st.one_of(
         name=st.integers(0, 1).map(lambda n: bytes([n]) * 32),
         role=st.sampled_from(["inviter", "joiner"]),
     ),
-    st.builds(wire.Send, client_seq=st.integers(1, 6), payload=st.binary(min_size=1, max_size=40)),
+    st.builds(entry, sessions, st.integers(0, 4), st.booleans(), st.sampled_from([5, 60, 10_000])),
+    st.builds(
+        wire.Send,
+        client_seq=st.integers(1, 6),
+        payload=st.binary(min_size=1, max_size=40),
+        to=st.none() | st.lists(st.integers(0, 4).map(member_id), min_size=1, max_size=3),
+    ),
+    st.builds(wire.Remove, member=st.integers(0, 4).map(member_id)),
     st.builds(wire.Close, reason=st.sampled_from(["left", "done", "code-wrong"])),
 )
 steps = st.lists(
@@ -58,7 +94,8 @@ def test_any_history_keeps_the_contract(history: list[tuple[int, object, float]]
         count += 1
         return count.to_bytes(size, "big")
 
-    table, now = RoomTable(randbytes=randbytes, limits=SMALL), 0.0
+    now = 0.0
+    table = RoomTable(randbytes=randbytes, limits=SMALL, wall_clock=lambda: now)
     positions: dict[tuple[int, str], tuple[int, int]] = {}
     tokens: dict[int, tuple[bytes, bytes]] = {}
     entered: dict[int, bytes] = {}
@@ -75,12 +112,12 @@ def test_any_history_keeps_the_contract(history: list[tuple[int, object, float]]
                 table.handle_frame(now, connection, wire.Resume(session=session, token=token, epoch=1, seq=0))
         else:
             assert isinstance(step, wire.Frame)
-            if isinstance(step, wire.Allocate | wire.Join | wire.Meet):
+            if isinstance(step, wire.Allocate | wire.Join | wire.Meet | wire.Enter):
                 entered.setdefault(connection, step.session)
-            table.handle_frame(now, connection, step)
+            table.handle_frame(now, connection, step, challenge=CHALLENGE)
         for output in drain(table):
             frame = output.frame
-            if isinstance(frame, wire.Joined):
+            if isinstance(frame, wire.Joined | wire.Entered):
                 positions = {key: at for key, at in positions.items() if key[0] != output.connection}
                 tokens[output.connection] = (entered.get(output.connection, b"\0" * 16), frame.token)
             if isinstance(frame, wire.Message):
@@ -88,7 +125,7 @@ def test_any_history_keeps_the_contract(history: list[tuple[int, object, float]]
                 assert (frame.epoch, frame.seq) > positions.get(key, (0, 0))
                 positions[key] = (frame.epoch, frame.seq)
         assert table.room_count <= SMALL.max_rooms
-        assert table.session_count <= 2 * SMALL.max_rooms
+        assert table.session_count <= 2 * SMALL.max_rooms + SMALL.members
         assert 0 <= table.log_bytes <= SMALL.total_log_bytes
     now += 1_000
     table.handle_timeout(now)

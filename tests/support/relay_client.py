@@ -19,6 +19,7 @@ class RawClient:
     """A connection that says exactly what it is told to."""
 
     connection: WebsocketConnection
+    welcome: wire.Welcome
 
     async def ask(self, frame: wire.Frame) -> wire.Frame:
         self.say(frame)
@@ -63,8 +64,8 @@ async def connect_raw(url: str, *, source: str | None = None) -> AsyncIterator[R
     """Connect to a relay; as `source`, if given, which the relay believes if it trusts loopback as a proxy."""
     open_stream = None if source is None else speaking_for(source)
     place = parse_relay_url(url)
-    async with dial(place, ssl_context=None, timeout_s=5, open_stream=open_stream) as (connection, _welcome):
-        yield RawClient(connection)
+    async with dial(place, ssl_context=None, timeout_s=5, open_stream=open_stream) as (connection, welcome):
+        yield RawClient(connection, welcome)
 
 
 def speaking_for(source: str) -> OpenStream:

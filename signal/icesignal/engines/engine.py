@@ -18,6 +18,11 @@ class Subscriber(Protocol):
         """Who is connected: what counts the rooms it makes."""
         ...
 
+    @property
+    def challenge(self) -> bytes:
+        """What its `welcome` had, for the owner of a ticket to sign."""
+        ...
+
     def deliver(self, frame: wire.Frame) -> None:
         """Send a frame to the client, after all that was delivered before."""
         ...

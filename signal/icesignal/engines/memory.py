@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -22,17 +23,22 @@ class MemoryEngine:
     """Rooms that live and die with the process."""
 
     def __init__(
-        self, *, limits: RoomLimits | None = None, randbytes: Callable[[int], bytes] = secrets.token_bytes
+        self,
+        *,
+        limits: RoomLimits | None = None,
+        randbytes: Callable[[int], bytes] = secrets.token_bytes,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Make an engine without rooms.
 
         Args:
             limits: the bounds of rooms and logs.
             randbytes: a cryptographic source.
+            wall_clock: gives Unix time, by which tickets expire.
         """
         expect(RoomLimits, None, limits=limits)
-        expect_function(randbytes=randbytes)
-        self._table = RoomTable(randbytes=randbytes, limits=limits)
+        expect_function(randbytes=randbytes, wall_clock=wall_clock)
+        self._table = RoomTable(randbytes=randbytes, limits=limits, wall_clock=wall_clock)
         self._ids = itertools.count(1)
         self._by_id: dict[int, Subscriber] = {}
         self._by_subscriber: dict[Subscriber, int] = {}
@@ -54,7 +60,7 @@ class MemoryEngine:
         if connection not in self._by_id:
             await trio.lowlevel.checkpoint()
             return  # closed, and still talking
-        self._table.handle_frame(trio.current_time(), connection, frame, subscriber.levels)
+        self._table.handle_frame(trio.current_time(), connection, frame, subscriber.levels, subscriber.challenge)
         self._drain()
         await trio.lowlevel.checkpoint()
 
