@@ -117,7 +117,7 @@ async def test_all_hear_all_in_one_order(make_nodes, new_listener, size) -> None
         crowd = await Crowd(nodes, new_listener, size).meet()
         for number in range(size):
             await crowd.say(number, b"from %d" % number)
-        places = {}
+        places: dict[bytes, tuple[int, int]] = {}
         for number, listener in enumerate(crowd.listeners):
             messages = listener.take(wire.Message)
             assert [one.payload for one in messages] == [b"from %d" % one for one in range(size) if one != number]
