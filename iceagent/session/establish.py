@@ -269,7 +269,9 @@ def _peer_left() -> Iterator[None]:
     try:
         yield
     except icesignal.PeerLeft as error:
-        raise PeerLeft(f"the other side left before a path was found: {error}") from error
+        left = "the other side left"
+        why = f": {error}" if str(error) != left else ""
+        raise PeerLeft(f"{left} before a path was found{why}") from error
 
 
 async def _follow_path(agent: Agent, link: Link, session: Session) -> None:

@@ -16,7 +16,7 @@ import trio
 
 from icesignal import wire
 from icesignal.client_session import Action, ClientSession, Lost, RelayState
-from icesignal.dial import ADVICE, OpenStream, dial, with_own_host
+from icesignal.dial import ADVICE, OpenStream, bad_answer, dial, with_own_host
 from icesignal.errors import MessagesLost, RelayRefused, RelayUnreachable, SignalError
 from icesignal.expect import expect, expect_function
 from icesignal.logs import LossLog
@@ -290,8 +290,6 @@ class Client:
             if self._dialling is not None:
                 self._dialling.cancel()
 
-    # -- inside
-
     def _new_session(self) -> bytes:
         return self._randbytes(wire.SESSION_BYTES)
 
@@ -373,7 +371,9 @@ class Client:
             while self._session is None or self._session.over is not None or not self._session.has_room:
                 await self.wait_change()
             is_too_fast = code == wire.CloseCode.TOO_FAST
-            await self._pause(max(pause_s, TOO_FAST_PAUSE_S) if is_too_fast else self._jitter(pause_s))
+            await self._pause(
+                max(pause_s, TOO_FAST_PAUSE_S) if is_too_fast else jittered(pause_s, self._randbytes(1)[0])
+            )
             pause_s = FIRST_PAUSE_S if self._nudged.is_set() else min(2 * pause_s, LONGEST_PAUSE_S)
             self._nudged = trio.Event()
 
@@ -397,7 +397,7 @@ class Client:
         """Wait until it is time for another attempt; after a change of the network that is soon."""
         with trio.move_on_after(seconds):
             await self._nudged.wait()
-            await trio.sleep(self._jitter(FIRST_PAUSE_S))
+            await trio.sleep(jittered(FIRST_PAUSE_S, self._randbytes(1)[0]))
 
     def _report_state(self, state: RelayState) -> None:
         if state is not self._state:
@@ -424,6 +424,9 @@ class Client:
             except wire.BadFrame as error:
                 if error.reason is not wire.BadFrameReason.UNKNOWN_TYPE:
                     logger.debug("the relay sent what is no frame")
+                    if self._session is not None:
+                        self._session.handle_bad_answer(bad_answer(self._url, error))
+                        self._notify()
                     connection.abort(wire.CloseCode.GOING_AWAY)
                 continue
             self._handle_frame(connection, frame)
@@ -446,9 +449,6 @@ class Client:
         if session is not None and trio.current_time() - lost_at >= keeps_s:
             session.finish(error)
             self._notify()
-
-    def _jitter(self, pause_s: float) -> float:
-        return jittered(pause_s, self._randbytes(1)[0])
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ Source: docs/relay-protocol.md section 4.
 from __future__ import annotations
 
 import enum
+import re
 from collections import Counter, deque
 
 import msgspec
@@ -28,6 +29,7 @@ INBOX_MESSAGES = 512  # twice what a relay replays at most
 MAX_UNACKNOWLEDGED = 64
 MAX_UNACKNOWLEDGED_BYTES = 512 << 10  # all of it goes out at once after a resume, and must fit into the outbox
 NEW_CODE = "Ask the other side for a new code."
+_CODE = re.compile(r"[a-z-]{1,40}\Z")
 
 
 class RelayState(enum.Enum):
@@ -130,6 +132,14 @@ class ClientSession:
                 self.counters["unexpected_frames"] += 1
         return [], Action.NONE
 
+    def handle_bad_answer(self, error: SignalError) -> None:
+        """Note that the relay said what is no frame: while an answer to our entry is due, that was it.
+
+        Whoever asks again gets it again, until the time is over. An open session goes on with another connection.
+        """
+        if self.joined is None:
+            self.refused = error
+
     def handle_end(self, code: int) -> None:
         """Note that a connection ended; after some codes the session is over."""
         self.is_live = False
@@ -225,7 +235,7 @@ class ClientSession:
         elif frame.code in (RelayErrorCode.BUSY, RelayErrorCode.GAP, RelayErrorCode.RATE):
             return Action.RECONNECT  # what was refused is still pending and goes out again after the pause
         else:
-            self.finish(RelayRefused(f"the relay refused a message: {frame.code}", frame.code))
+            self.finish(RelayRefused(f"the relay refused a message: {_shown_code(frame.code)}", frame.code))
         return Action.NONE
 
     def _why_closed(self, reason: str) -> SignalError:
@@ -263,4 +273,9 @@ def _entry_error(frame: wire.Error, entry: wire.Frame) -> SignalError:
         case RelayErrorCode.BUSY:
             return RelayRefused("the relay is full; try again later or use another one", frame.code)
         case _:
-            return RelayRefused(f"the relay refused: {frame.code}", frame.code)
+            return RelayRefused(f"the relay refused: {_shown_code(frame.code)}", frame.code)
+
+
+def _shown_code(code: str) -> str:
+    """Return the code of an error for people, unless it is not even a word."""
+    return code if _CODE.match(code) else "with a code that is none"

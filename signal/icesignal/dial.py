@@ -212,18 +212,23 @@ async def _read_welcome(url: RelayUrl, connection: WebsocketConnection) -> wire.
     except ConnectionEnded as ended:
         raise RelayUnreachable(f"the relay {url.shown} hung up ({ended.code}). {ADVICE}") from None
     except wire.BadFrame as error:
-        if error.reason is wire.BadFrameReason.VERSION:
-            raise ProtocolMismatch(f"the relay {url.shown} speaks another protocol: {error}") from None
-        raise RelayUnreachable(f"{url.shown} does not answer as a relay: {error}. {ADVICE}") from None
+        raise bad_answer(url, error) from None
     if not isinstance(frame, wire.Welcome):
         raise RelayUnreachable(f"{url.shown} does not answer as a relay. {ADVICE}")
     if wire.VERSION not in frame.versions:
-        known = ", ".join(str(version) for version in frame.versions)
+        known = ", ".join(str(version) for version in frame.versions) or "of no number"
         raise ProtocolMismatch(
             f"the relay {url.shown} speaks protocol versions {known}, this program {wire.VERSION}; update the older",
             tuple(frame.versions),
         )
     return frame
+
+
+def bad_answer(url: RelayUrl, error: wire.BadFrame) -> RelayUnreachable | ProtocolMismatch:
+    """Return the error for an answer of the relay's that is no frame, or one of another version."""
+    if error.reason is wire.BadFrameReason.VERSION:
+        return ProtocolMismatch(f"the relay {url.shown} speaks another protocol: {error}")
+    return RelayUnreachable(f"{url.shown} does not answer as a relay: {error}. {ADVICE}")
 
 
 def _why(error: BaseException) -> str:

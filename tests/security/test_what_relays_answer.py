@@ -104,11 +104,26 @@ def test_trap_72_a_resumed_session_stays_in_its_place(entry: Any) -> None:
     assert session.joined.room != "9"
 
 
+@pytest.mark.parametrize("code", ["", "x" * 41, "\x1b[2J", "Rate", "iceagent: connected"])
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_an_error_code_that_is_no_word_is_not_repeated(code: str, is_joined: bool) -> None:
+    """A relay of a later version has other codes, and those are shown; what else stands there is for nobody's eyes."""
+    session = ClientSession(ALLOCATE)
+    if is_joined:
+        session.handle_frame(JOINED)
+    session.handle_frame(wire.Error(code=code, message=""))
+    error = session.over if is_joined else session.refused
+    assert str(error).endswith("with a code that is none")
+    later = ClientSession(ALLOCATE)
+    later.handle_frame(wire.Error(code="too-late", message=""))
+    assert str(later.refused).endswith("too-late")
+
+
 Talk = Callable[[icesignal.Client], Awaitable[object]]
 
 
-async def talk_to(answers: list[wire.Frame], talk: Talk) -> None:
-    """Talk to a relay that says these frames once it has heard something, and nothing more."""
+async def talk_to(answers: list[bytes], talk: Talk) -> None:
+    """Talk to a relay that says this once it has heard something, and nothing more."""
 
     async def serve(stream: trio.abc.Stream) -> None:
         request = await http.read_request(stream)
@@ -117,8 +132,8 @@ async def talk_to(answers: list[wire.Frame], talk: Talk) -> None:
             connection.send_nowait(wire.encode(wire.Welcome(versions=[1])))
             try:
                 await connection.receive()
-                for frame in answers:
-                    connection.send_nowait(wire.encode(frame))
+                for answer in answers:
+                    connection.send_nowait(answer)
                 while True:
                     await connection.receive()
             except ConnectionEnded:
@@ -146,7 +161,29 @@ async def test_an_inviter_that_is_never_there_is_not_waited_for_without_end(auto
                 pass
 
     with trio.fail_after(60):
-        await talk_to([placed(role="joiner", peer="absent")], join)
+        await talk_to([wire.encode(placed(role="joiner", peer="absent"))], join)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (b"\xc1", icesignal.RelayUnreachable, "does not answer as a relay: not msgpack"),
+        (wire.encode(placed(room="x" * 257)), icesignal.RelayUnreachable, "does not answer as a relay: joined: "),
+        (wire.encode(JOINED).replace(b"\xa1v\x01", b"\xa1v\x02"), icesignal.ProtocolMismatch, "protocol version 2"),
+    ],
+    ids=["no frame", "no place", "version"],
+)
+async def test_an_answer_that_is_none_is_told_at_once_as_what_it_is(
+    answer: bytes, kind: type[Exception], words: str, autojump_clock: object
+) -> None:
+    """It was asked again and again for ten seconds, and then said not to have answered."""
+
+    async def allocate(client: icesignal.Client) -> None:
+        with pytest.raises(kind, match=words):
+            await client.allocate()
+
+    with trio.fail_after(2):
+        await talk_to([answer], allocate)
 
 
 async def test_a_peer_that_says_nothing_after_its_proof_is_not_waited_for_without_end(
