@@ -16,6 +16,7 @@ from virtual_pair import NATS
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, NatBehaviour, ServerReport, SideView
+from iceagent.core.printable import printable
 from iceagent.errors import RemoteError
 from iceagent.net import SystemNetwork
 from iceagent.session.errors import VersionMismatch
@@ -39,7 +40,6 @@ from iceagent.session.netcheck.web import (
     environment_proxy,
     judge,
     look_at_web,
-    printable,
     relay_question,
 )
 

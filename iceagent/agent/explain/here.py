@@ -29,6 +29,8 @@ def _types_cause(facts: Facts) -> Verdict | None:
     """Return that there are sockets, and none of them gave a candidate of a type that is allowed."""
     if facts.ours or not facts.gatherer.finished:
         return None
+    if facts.config.transport_policy == "relay" and (cause := relay_cause(facts)) is not None:
+        return cause
     types = ", ".join(map(str, facts.config.candidate_types))
     summary = f"There is no candidate of the types that are allowed here: {types}."
     return verdict(VerdictKind.FILTERED_BY_POLICY, summary, (f"candidate_types={types}", *facts.general()))

@@ -7,7 +7,9 @@ import errno
 from iceagent.agent.explain.facts import Facts
 from iceagent.agent.explain.verdict import REFUSALS, Entry, Verdict, VerdictKind, verdict
 from iceagent.agent.report.events import RelayAllocated, RelayFailed
+from iceagent.core.turn import EndReason
 
+_USELESS = EndReason.USELESS.value
 _UNKNOWN = Entry("it refuses", "Look into the server's log.")
 
 
@@ -16,7 +18,8 @@ def refusal(facts: Facts) -> Verdict | None:
     if facts.relays:
         return _forbidden_peer(facts)
     refused = [event for event in facts.relay_failures if event.code is not None]
-    if not refused or facts.latest(RelayAllocated):
+    lost = {event.address for event in facts.relays_lost}
+    if not refused or any(event.address not in lost for event in facts.latest(RelayAllocated)):
         return None
     last = refused[-1]
     entry = REFUSALS.get(last.code or 0, _UNKNOWN)
@@ -49,4 +52,14 @@ def relay_cause(facts: Facts) -> Verdict | None:
     """Return why there is no relayed candidate where nothing else is allowed; None while it is being tried."""
     if not facts.relay_failures and not facts.relays_lost:
         return None
-    return refusal(facts) or verdict(VerdictKind.RELAY_UNREACHABLE, evidence=tuple(facts.general()))
+    return refusal(facts) or _useless(facts) or verdict(VerdictKind.RELAY_UNREACHABLE, evidence=tuple(facts.general()))
+
+
+def _useless(facts: Facts) -> Verdict | None:
+    """Return that a server relays, at an address that nobody can use; None if none said so last."""
+    failed = facts.relay_failures[-1:]
+    if not failed or not failed[0].reason.startswith(_USELESS):
+        return None
+    summary = f"Only relayed addresses are allowed here, and the TURN server gives none: {failed[0].reason}."
+    remedy = "Whoever runs it has to tell it the address at which others reach it."
+    return verdict(VerdictKind.RELAY_UNREACHABLE, summary, tuple(facts.general()), remedy)

@@ -21,6 +21,7 @@ from iceagent.agent import late
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.gather.nat64 import Nat64, is_ipv4
+from iceagent.agent.gather.relayed_addresses import why_useless
 from iceagent.agent.gather.servers import IceServer
 from iceagent.agent.report.events import RelayAllocated, RelayFailed, RelayLost
 from iceagent.core import ice, turn
@@ -284,9 +285,10 @@ class Relays:
                 ) as allocation:
                     scope.deadline = inf
                     progress.attempt = None
+                    addresses = self._useful_addresses(allocation)
                     progress.stood_at = trio.current_time()
                     stood = True
-                    await self._use(route, allocation)
+                    await self._use(route, allocation, addresses)
             except turn.TurnError as error:
                 self._failed(route, str(error), error.code)
                 return False, error.reason
@@ -313,7 +315,20 @@ class Relays:
             raise OSError("the server has IPv4 alone, this machine IPv6, and there is no NAT64")
         return replace(target, host=host, tls_name=target.tls_name or target.host)
 
-    async def _use(self, route: TurnRoute, allocation: TurnAllocation) -> None:
+    def _useful_addresses(self, allocation: TurnAllocation) -> Sequence[TransportAddress]:
+        """Return the relayed addresses that can be candidates.
+
+        Raises:
+            turn.TurnError: none of them can.
+        """
+        sockets = self._driver.sockets
+        useless = {one: why_useless(one, allocation.place, sockets) for one in allocation.relayed_addresses}
+        useful = [address for address, why in useless.items() if not why]
+        if not useful:
+            raise turn.TurnError(turn.EndReason.USELESS, None, next(iter(useless.values())))
+        return useful
+
+    async def _use(self, route: TurnRoute, allocation: TurnAllocation, addresses: Sequence[TransportAddress]) -> None:
         progress = self._progress[route]
         progress.tried = progress.standing = True
         progress.failed = False
@@ -324,9 +339,9 @@ class Relays:
         progress.allocation = allocation
         try:
             async with trio.open_nursery() as nursery:
-                for sock in allocation.sockets:
-                    self._add(route, allocation, sock.local_address)
-                    nursery.start_soon(self._driver.receive_from, sock.local_address)
+                for address in addresses:
+                    self._add(route, allocation, address)
+                    nursery.start_soon(self._driver.receive_from, address)
                 self._changed.unpark_all()
                 await allocation.lost.wait()
                 nursery.cancel_scope.cancel()
@@ -334,7 +349,7 @@ class Relays:
             self._allocations.remove(allocation)
             progress.allocation = None
             reason = "closed" if allocation.ended is None else allocation.ended.reason.value
-            for address in allocation.relayed_addresses:
+            for address in addresses:
                 self._remove(route, address, reason)
 
     # Candidates
@@ -440,7 +455,7 @@ def _refusals() -> frozenset[turn.EndReason]:
     return frozenset(
         (
             *(reason.CREDENTIALS_REFUSED, reason.CREDENTIALS_NEEDED, reason.BID_DOWN, reason.QUOTA),
-            *(reason.CAPACITY, reason.FORBIDDEN, reason.UNSUPPORTED, reason.ALTERNATE_SERVER),
+            *(reason.CAPACITY, reason.FORBIDDEN, reason.UNSUPPORTED, reason.ALTERNATE_SERVER, reason.USELESS),
         )
     )
 

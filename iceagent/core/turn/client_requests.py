@@ -8,6 +8,7 @@ from typing import Final
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
+from iceagent.core.printable import printable
 from iceagent.core.transmit import Transmit
 from iceagent.core.turn.client_auth import Challenge, ClientAuthenticator
 from iceagent.core.turn.client_values import MAX_CHALLENGES, REASON_OF_CODE, SCHEDULE, EndReason
@@ -45,7 +46,7 @@ class RequestOutcome:
     def detail(self) -> str:
         """The server's words."""
         found = None if self.error is None else self.error.get(stun.ErrorCode)
-        return "" if found is None else found.reason
+        return "" if found is None else printable(found.reason)
 
     @property
     def is_ambiguous(self) -> bool:

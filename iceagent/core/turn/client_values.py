@@ -69,6 +69,7 @@ class EndReason(Enum):
     FORBIDDEN = "the server forbids it"
     UNSUPPORTED = "the server does not support what was asked for"
     REFUSED = "the server refused"
+    USELESS = "what the server gave cannot be used"
     EXPIRED = "the allocation could not be refreshed in time"
     CONNECTION_LOST = "the connection to the server is lost"
 

@@ -16,7 +16,8 @@ from iceagent.net.turn.transport import TurnTransport
 
 RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Bytes kept for a slow reader; then UDP loses datagrams, and a stream is no longer read."""
-_MAX_WAITING: Final = 256  # peers whose permission is pending
+_MAX_WAITING: Final = 256  # peers whose permission is pending; hosts whose permission has failed
+_FORBIDDEN: Final = 403  # RFC 8656 section 9.3: by the server's policy
 
 
 class Carrier(Protocol):
@@ -42,6 +43,7 @@ class TurnSocket:
         self._changes = trio.lowlevel.ParkingLot()
         self._order = trio.StrictFIFOLock()
         self._waiting: dict[TransportAddress, None] = {}  # those whose first datagram waits, first come first
+        self._failures: dict[str, int] = {}  # what to say of hosts whose permission has failed, an errno
 
     @property
     def local_address(self) -> TransportAddress:
@@ -140,10 +142,15 @@ class TurnSocket:
 
     def permission_changed(self, host: str, *, code: int | None = None, failed: bool = False) -> None:
         """Let senders look again: a permission stands, or failed, which concerns its peers alone."""
+        self._failures.pop(host, None)
+        if failed:
+            while len(self._failures) >= _MAX_WAITING:
+                del self._failures[next(iter(self._failures))]
+            self._failures[host] = errno.EACCES if code == _FORBIDDEN else errno.EHOSTUNREACH
         for peer in [peer for peer in self._waiting if peer.host == host]:
             del self._waiting[peer]
             if failed:
-                self.put_error(IcmpError(peer, errno.EACCES if code == 403 else errno.EHOSTUNREACH))
+                self.put_error(IcmpError(peer, self._failures[host]))
         self._changes.unpark_all()
 
     def close(self) -> None:
@@ -154,4 +161,4 @@ class TurnSocket:
 
     def _refuse(self, remote: TransportAddress, count: int) -> None:
         self._statistics.send_errors += count
-        self.put_error(IcmpError(remote, errno.EACCES))
+        self.put_error(IcmpError(remote, self._failures.get(remote.host, errno.EHOSTUNREACH)))

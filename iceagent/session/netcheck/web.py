@@ -15,6 +15,7 @@ import icesignal
 import trio
 
 from iceagent.core.address import TransportAddress
+from iceagent.core.printable import printable
 from iceagent.net import Network
 from iceagent.net.staggered import first_of, interleave
 from iceagent.net.tls import wrap_tls
@@ -97,11 +98,6 @@ def clock_offset_s(answer: HttpAnswer, now: float) -> float | None:
         return round(now - parsedate_to_datetime(answer.headers.get("date", "")).timestamp(), 1)
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def printable(text: str) -> str:
-    """Return untrusted text as it may be shown: one line, no control characters, not long."""
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
 async def fetch(network: Network, url: str) -> HttpAnswer:

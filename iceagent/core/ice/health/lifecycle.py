@@ -86,7 +86,7 @@ class Lifecycle:
             return "nor has it answered the restart"
         local, remote = _kinds(context.table.local.values()), _kinds(context.table.remote.values())
         if not context.table.local:
-            return "no local candidate: this machine has no usable network address"
+            return "no local candidate: there is no address here, and no relay, that may be used"
         if not context.table.remote:
             return f"the peer sent no usable candidate within {context.config.patience_s:g} s"
         if not pairs:
