@@ -14,6 +14,7 @@ import trio
 from turn_script import CLIENT, Script
 
 from iceagent.agent import Agent, AgentConfig, AgentState, CandidateType, IceServer, Role, VerdictKind, open_agent
+from iceagent.agent.gather.relay import RETRY_MAX_S
 from iceagent.agent.gather.relayed_addresses import why_useless
 from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
@@ -219,3 +220,13 @@ async def test_the_failure_of_an_agent_without_candidates_is_not_called_one_of_t
         lab.server.words = "no"
         async with lab.agents_of(transport_policy="relay") as (ours, _):
             assert "has no usable network address" not in await failure(ours)
+
+
+async def test_an_allocation_that_never_lasts_is_asked_for_ever_more_seldom(vnet: Any) -> None:
+    """A server that knows nothing of what it gave a moment ago was asked again at once, a hundred times a second."""
+    async with laboratory(vnet) as lab:
+        lab.server.answers[METHOD.CREATE_PERMISSION] = 437
+        async with lab.agents_of() as (ours, _):
+            await ours.wait_connected()
+            await trio.sleep(600)
+            assert 10 < lab.server.asked[METHOD.ALLOCATE] < 2 * (600 / RETRY_MAX_S + 20)

@@ -44,6 +44,7 @@ HURRY_S: Final = 60.0  # ours: for so long after a loss the server is asked agai
 HURRIED_ATTEMPT_S: Final = 2.0  # ours: so that a restarted server is asked within a second; or twice as long as once
 RETRY_MIN_S: Final = 0.25  # ours: the first pause after a failed attempt; doubled each time
 RETRY_MAX_S: Final = 30.0  # ours
+STEADY_S: Final = 10.0  # ours: an allocation that is lost sooner, time after time, is asked for ever more seldom
 REFUSED_RETRY_S: Final = 60.0  # RFC 8656 section 7.4: at least a minute after 486 and 508
 TRANSPORT_RANK: Final = {"udp": 0, "dtls": 1, "tcp": 2, "tls": 3}
 PROXY_RANK: Final = 4
@@ -216,6 +217,7 @@ class Relays:
         progress = self._progress[route]
         pause_s = RETRY_MIN_S
         stood_before = False
+        lost_soon = 0
         needed_s = 0.0
         while not progress.left_out:
             await self._wait_turn(route)
@@ -229,10 +231,12 @@ class Relays:
             progress.attempt, progress.tried, progress.failed = None, True, not stood
             progress.standing = False
             self._changed.unpark_all()
-            if stood:  # and is lost: the next attempt follows at once
+            if stood:  # and is lost: the next attempt follows at once, unless it never lasts
                 stood_before, pause_s = True, RETRY_MIN_S
                 needed_s = max(needed_s, progress.stood_at - asked_at)
                 self._race_started_at = trio.current_time()
+                lost_soon = lost_soon + 1 if self._race_started_at - progress.stood_at < STEADY_S else 0
+                await _wait_renewed(progress, _pause_after(lost_soon))
                 continue
             if reason is None:
                 continue  # a better route won meanwhile
@@ -241,8 +245,7 @@ class Relays:
             pause_s = min(pause_s, RETRY_MIN_S if hurry else RETRY_MAX_S)
             if reason in _refusals():
                 pause_s = REFUSED_RETRY_S
-            with trio.move_on_after(pause_s):
-                await progress.renewed.wait()
+            await _wait_renewed(progress, pause_s)
             pause_s = RETRY_MIN_S if progress.renewed.is_set() else 2 * pause_s
 
     async def _wait_turn(self, route: TurnRoute) -> None:
@@ -406,6 +409,17 @@ class Relays:
             redirections=self._redirections,
             own_hosts=self._driver.policy.own_hosts,
         )
+
+
+async def _wait_renewed(progress: _Progress, seconds: float) -> None:
+    """Wait for so long, or until there are other credentials."""
+    with trio.move_on_after(seconds):
+        await progress.renewed.wait()
+
+
+def _pause_after(losses: int) -> float:
+    """Return how long to wait when an allocation was lost as soon as it stood, for so many times in a row."""
+    return min(RETRY_MIN_S * 2 ** (losses - 2), RETRY_MAX_S) if losses > 1 else 0.0
 
 
 def routes_of(servers: Sequence[IceServer], config: AgentConfig, families: set[int]) -> list[TurnRoute]:
