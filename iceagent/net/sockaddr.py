@@ -12,6 +12,8 @@ SockAddr = tuple[str, int] | tuple[str, int, int, int]
 MAX_REMEMBERED = 4096
 """Peers remembered per socket and direction; a flood of forged sources costs conversions, not memory."""
 
+MAX_INDEX = 2**31 - 1  # RFC 3493 section 3.3: sin6_scope_id has 32 bits; an interface's number is a positive int
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -20,12 +22,15 @@ def zone_index(zone: str) -> int:
     """Return the interface index of an IPv6 zone, given by name or as a number.
 
     Raises:
-        OSError: no interface has that name.
+        OSError: no interface has that name, nor can have that number.
     """
     try:
-        return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+        index = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
     except ValueError as error:
         raise OSError(f"{zone[:20]!r} names no interface: {error}") from None
+    if index > MAX_INDEX:
+        raise OSError(f"{zone[:20]!r} names no interface: its number is too large")
+    return index
 
 
 def zone_name(index: int) -> str:

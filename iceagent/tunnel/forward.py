@@ -11,7 +11,7 @@ import trio
 
 from iceagent.errors import IceError
 from iceagent.net.logs import limited_logger
-from iceagent.net.tasks import open_background
+from iceagent.net.tasks import contained, open_background
 from iceagent.session.establish import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
@@ -118,7 +118,8 @@ async def _run_streams(
     listeners: Sequence[trio.SocketListener], target: TcpTarget | UnixTarget, session: Session
 ) -> None:
     async def handle(near: trio.SocketStream) -> None:
-        await forward_connection(session, near, target)
+        with contained("a connection of a forward"):
+            await forward_connection(session, near, target)
 
     async def accept(listener: trio.SocketListener) -> None:
         await accept_connections(listener, handle, limit=MAX_CONNECTIONS)

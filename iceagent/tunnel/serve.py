@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from iceagent.net.logs import limited_logger
-from iceagent.net.tasks import open_background
+from iceagent.net.tasks import contained, open_background
 from iceagent.session.establish import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
@@ -69,7 +69,8 @@ async def serve_requests(session: Session, handler: StreamHandler, limit: int = 
             await answer_and_close(stream, wire.Answer("failed", f"it serves {limit} connections already"))
             return
         try:
-            await _handle_stream(session, stream, handler)
+            with contained("a connection of the other side's", lambda _: stream.reset(RESET_TUNNEL)):
+                await _handle_stream(session, stream, handler)
         finally:
             slots.release()
 

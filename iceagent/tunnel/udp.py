@@ -17,7 +17,7 @@ import trio
 
 from iceagent.link.config import MAX_STREAMS
 from iceagent.net.logs import limited_logger
-from iceagent.net.tasks import open_background
+from iceagent.net.tasks import contained, open_background
 from iceagent.session.establish import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
@@ -108,7 +108,7 @@ class _NearFlow:
 
     async def run(self) -> None:
         try:
-            with self.scope:
+            with self.scope, contained("a flow of a UDP forward"):
                 await self._run_logged()
         finally:
             self._forward.forget(self._source, self)

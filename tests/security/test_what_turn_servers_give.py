@@ -114,9 +114,9 @@ async def failure(agent: Agent) -> str:
         ("192.0.2.15", None, True),
         ("10.0.0.1", FAR, True),  # whoever is there with it
         ("127.0.0.1", NEAR, True),  # all of it on one machine
+        ("127.0.0.1", None, True),  # through a proxy, which may be there
         ("fe80::8", LINK, True),
         ("127.0.0.1", FAR, False),
-        ("127.0.0.1", None, False),
         ("169.254.169.254", FAR, False),
         ("fe80::8", FAR, False),
         ("fe80::8", NEAR, False),

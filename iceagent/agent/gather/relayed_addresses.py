@@ -17,12 +17,12 @@ def why_useless(relayed: TransportAddress, place: TransportAddress | None, taken
 
     Args:
         relayed: what the server says where it relays.
-        place: where we reach the server, None behind a proxy: only who is there himself has an address of loopback,
-            or of the link.
+        place: where we reach the server: only who is at loopback himself, or on the link, relays there. None behind a
+            proxy: it may be anywhere.
         taken: the addresses of the sockets and relays that there are.
     """
     confined = relayed.ip.is_loopback or relayed.ip.is_link_local
-    is_there = place is not None and (place.ip.is_loopback, place.ip.is_link_local) == (
+    is_there = place is None or (place.ip.is_loopback, place.ip.is_link_local) == (
         relayed.ip.is_loopback,
         relayed.ip.is_link_local,
     )
