@@ -46,6 +46,7 @@ class Component(trio.abc.Channel[bytes]):
         gatherer: finds its candidates.
         remote: takes the peer's.
         give_up: closes this component alone; set by whoever has several.
+        others: the agent's other components; set by whoever has several.
     """
 
     def __init__(self, core: ice.IceAgent, config: AgentConfig, network: Network, *, stream: int = 0) -> None:
@@ -60,6 +61,7 @@ class Component(trio.abc.Channel[bytes]):
             self.gatherer.other_ways = hard_nat.HardNatTraversal(network, config, self.driver, self.gatherer)
         self.remote = RemoteCandidates(self.driver, self.gatherer)
         self.give_up: Callable[[], None] = self.shut
+        self.others: Sequence[Component] = ()
         self._tasks = trio.CancelScope()
 
     # Where it stands
@@ -86,7 +88,7 @@ class Component(trio.abc.Channel[bytes]):
         pair = self.selected_pair
         if pair is None or not pair.is_relayed:
             return None
-        return explain.relayed_because(self.driver, self.gatherer, self._config, pair)[0]
+        return explain.relayed_because(self.driver, self.gatherer, self._config, pair, self._others())[0]
 
     @property
     def max_datagram_size(self) -> int:
@@ -115,7 +117,10 @@ class Component(trio.abc.Channel[bytes]):
 
     def explain(self) -> Verdict:
         """Return why this component is where it is, the evidence, and what to do about it."""
-        return explain.explain(self.driver, self.gatherer, self._config)
+        return explain.explain(self.driver, self.gatherer, self._config, self._others())
+
+    def _others(self) -> list[tuple[Driver, Gatherer]]:
+        return [(one.driver, one.gatherer) for one in self.others]
 
     # Data
 

@@ -181,6 +181,7 @@ class ComponentSet:
         for component in self.all.values():
             component.driver.changed = self._first.changed  # so that one reader can wait for any of them
             component.driver.after_settle = self._after_settle
+            component.others = [other for other in self.all.values() if other is not component]
             component.give_up = lambda component=component: self._give_up(component)  # type: ignore[misc]
 
     @property

@@ -8,7 +8,7 @@ import pytest
 import trio
 from virtual_sites import STUN, TURN, TURN_TCP, Site, assert_verdict, site
 
-from iceagent.agent import AgentState, CandidateType, IceServer, RelayReason, VerdictKind
+from iceagent.agent import AgentState, CandidateType, IceServer, RelayReason, ServerAnswered, VerdictKind
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.net.gateway import Gateway
@@ -54,6 +54,25 @@ async def test_relayed_because_the_peer_offers_nothing_else(vnet: Any) -> None:
         await relayed(town, RelayReason.PEER_RELAYS_ONLY)
 
 
+async def test_a_peer_that_offers_direct_candidates_for_one_component_does_not_relay_only(vnet: Any) -> None:
+    """Those of the other may have been lost with its servers' answers: nothing shows why it is relayed."""
+    async with site(vnet(), FULL_CONE, FULL_CONE) as town:
+        await town.serve_turn()
+        await town.open_both(TURN, streams=(2,))
+        for one, other in ((town.alice, town.bob), (town.bob, town.alice)):
+            one.set_remote_credentials(other.credentials, options=other.options)
+            async for candidate in other.local_candidates():
+                if candidate.component == 1 or candidate.type is CandidateType.RELAY:
+                    one.add_remote_candidate(candidate.to_sdp())
+            one.add_remote_candidate(None)
+        await town.alice.wait_connected()
+        whole, relayed_only = town.alice.streams[0].components
+        assert whole.explain().because is None
+        verdict = relayed_only.explain()
+        assert verdict.kind is VerdictKind.RELAYED
+        assert verdict.because is not RelayReason.PEER_RELAYS_ONLY, str(verdict)
+
+
 async def test_relayed_because_direct_candidates_of_the_peer_are_filtered(vnet: Any) -> None:
     """Here it is this side's own configuration, and it would look like the peer's."""
     async with site(vnet(), FULL_CONE, FULL_CONE) as town:
@@ -71,6 +90,23 @@ async def test_relayed_because_udp_does_not_get_out(vnet: Any) -> None:
         await town.open_both(*STUN, TURN_TCP)
         await town.connect()
         await relayed(town, RelayReason.UDP_BLOCKED, "no answer over UDP of")
+
+
+async def test_what_one_component_hears_over_udp_gets_into_this_machine(vnet: Any) -> None:
+    """A line that loses much may have cost the other component all its answers."""
+    async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, firewalls=(UDP_BLOCKED, None)) as town:
+        await town.serve_turn(tcp=True)
+        await town.open_both(*STUN, TURN_TCP, streams=(2,))
+        await town.connect()
+        await relayed(town, RelayReason.UDP_BLOCKED, "no answer over UDP of")
+        (stream,) = town.alice.streams
+        other = stream.components[1]
+        base = other.gatherer.bases[0].address
+        heard = ServerAnswered(STUN[0].url, base, TransportAddress("203.0.113.9", 9), 0.1, base)
+        other.driver.note(heard)
+        verdict = town.alice.explain()
+        assert verdict.kind is VerdictKind.RELAYED
+        assert verdict.because is not RelayReason.UDP_BLOCKED, str(verdict)
 
 
 async def test_relayed_because_both_nats_map_per_destination(vnet: Any) -> None:

@@ -21,7 +21,7 @@ from ice_harness import (
 )
 
 from iceagent.core import constants, ice, stun
-from iceagent.core.address import make_address
+from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice import AgentState, CandidateType, DropReason, PairState, Role
 from iceagent.core.ice.checks.transactions import rto_s
 
@@ -234,6 +234,72 @@ def test_of_an_aggressive_peers_nominations_the_best_counts() -> None:
         assert pair is not None
         selected.append(pair.remote.address.host)
     assert selected == ["198.51.100.5", "198.51.100.9", "198.51.100.9"]
+
+
+@pytest.mark.parametrize("renomination", [False, True])
+@pytest.mark.parametrize("worse_first", [True, False])
+def test_the_later_of_two_nominations_counts_whichever_pair_is_answered_first(
+    renomination: bool, worse_first: bool
+) -> None:
+    """The peer has gone on to a better pair; our checks of both are answered in either order, or sent again in between.
+
+    Without renomination it is the better one that counts, which is the same here.
+    """
+    one = agent(Role.CONTROLLED)
+    one.add_local_candidate(0.0, ice.host_candidate(A4))
+    one.set_remote_credentials(0.0, PEER, options=("renomination",) if renomination else ())
+    worse, better = make_address("198.51.100.5", 1), make_address("198.51.100.9", 1)
+    for remote, rank in ((worse, 100), (better, 60000)):
+        one.add_remote_candidate(0.0, ice.host_candidate(remote, rank))
+    transmits_of(one)
+    for value, remote in enumerate((worse, better), 1):
+        extra = (stun.Nomination(value),) if renomination else ()
+        one.handle_datagram(0.1, A4, remote, request(one, peer=PEER, nominate=True, extra=extra))
+    checks: dict[TransportAddress, ice.Transmit] = {}
+    now = 0.1
+    for remote in (worse, better) if worse_first else (better, worse):
+        while remote not in checks:
+            now += 0.05
+            one.handle_timeout(now)
+            checks |= {check.remote: check for check in requests_in(transmits_of(one))}
+        one.handle_datagram(now, A4, remote, answer(checks[remote], PEER))
+        checks |= {check.remote: check for check in requests_in(transmits_of(one))}
+    pair = one.selected_pair
+    assert pair is not None
+    assert pair.remote.address == better
+
+
+@pytest.mark.parametrize("renomination", [False, True])
+@pytest.mark.parametrize("older_is_better", [False, True])
+def test_a_nomination_heard_long_before_another_does_not_come_back(renomination: bool, older_is_better: bool) -> None:
+    """The pair that it was for is answered seconds after the peer has gone on to another one."""
+    one = agent(Role.CONTROLLED)
+    one.add_local_candidate(0.0, ice.host_candidate(A4))
+    one.set_remote_credentials(0.0, PEER, options=("renomination",) if renomination else ())
+    older, newer = make_address("198.51.100.5", 1), make_address("198.51.100.9", 1)
+    ranks = {older: 60000, newer: 100} if older_is_better else {older: 100, newer: 60000}
+    for remote, rank in ranks.items():
+        one.add_remote_candidate(0.0, ice.host_candidate(remote, rank))
+    transmits_of(one)
+    checks: dict[TransportAddress, ice.Transmit] = {}
+    now = 0.1
+    for value, remote in enumerate((older, newer), 1):
+        extra = (stun.Nomination(value),) if renomination else ()
+        one.handle_datagram(now, A4, remote, request(one, peer=PEER, nominate=True, extra=extra))
+    while newer not in checks:
+        now += 0.05
+        one.handle_timeout(now)
+        checks |= {check.remote: check for check in requests_in(transmits_of(one))}
+    one.handle_datagram(now, A4, newer, answer(checks[newer], PEER))
+    assert one.selected_pair is not None
+    while now < 5.0:
+        now += 0.05
+        one.handle_timeout(now)
+        checks |= {check.remote: check for check in requests_in(transmits_of(one))}
+    if older in checks:
+        one.handle_datagram(now, A4, older, answer(checks[older], PEER))
+    assert one.selected_pair is not None
+    assert one.selected_pair.remote.address == newer
 
 
 def test_the_controlled_side_may_send_before_it_is_nominated() -> None:

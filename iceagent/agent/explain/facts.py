@@ -42,9 +42,18 @@ class Facts:
         relays_lost: relayed addresses that are gone.
         ours, theirs: the candidates of both sides, those of pairs of a session before a restart included.
         signalled: types of the candidates the peer has signalled.
+
+    Args:
+        driver: of the component that it is about.
+        gatherer: that component's.
+        config: the agent's.
+        others: the agent's other components. What one of them hears, gets into this machine.
     """
 
-    def __init__(self, driver: Driver, gatherer: Gatherer, config: AgentConfig) -> None:
+    def __init__(
+        self, driver: Driver, gatherer: Gatherer, config: AgentConfig, others: Iterable[tuple[Driver, Gatherer]] = ()
+    ) -> None:
+        self._others = others
         self.driver = driver
         self.core = driver.ice
         self.gatherer = gatherer
@@ -146,7 +155,12 @@ class Facts:
 
     @property
     def udp_answers(self) -> bool:
-        """Whether anything was ever heard over UDP: a server, the peer, or an answer of the peer's."""
+        """Whether any component of the agent ever heard anything over UDP."""
+        return any(one.hears_udp for one in self._components())
+
+    @property
+    def hears_udp(self) -> bool:
+        """Whether this component ever heard anything over UDP: a server, the peer, or an answer of the peer's."""
         relays = any(event.transport in ("udp", "dtls") for event in self.relays)
         by_tcp = {base for base, way in self.driver.relay_transports.items() if way in ("tcp", "tls")}
         udp = [
@@ -156,6 +170,16 @@ class Facts:
         ]
         peer = any(report.requests_received or report.responses_received for report in udp)
         return bool(self.answers) or relays or peer
+
+    @property
+    def signalled_to_any(self) -> set[ice.CandidateType]:
+        """Types of the candidates that the peer has signalled for any component of the agent."""
+        return {kind for one in self._components() for kind in one.signalled}
+
+    def _components(self) -> Iterable[Facts]:
+        yield self
+        for driver, gatherer in self._others:
+            yield Facts(driver, gatherer, self.config)
 
     def hosts_reached(self, *transports: str) -> set[str]:
         """Return the names of the TURN servers that relay for us over one of these transports."""

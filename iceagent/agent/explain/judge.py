@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from iceagent.agent.config import AgentConfig
 from iceagent.agent.driver import Driver
 from iceagent.agent.explain.facts import Facts
@@ -14,12 +16,14 @@ from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.core import ice
 
 
-def explain(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict:
-    """Return the verdict on an agent as it is now."""
+def explain(
+    driver: Driver, gatherer: Gatherer, config: AgentConfig, others: Iterable[tuple[Driver, Gatherer]] = ()
+) -> Verdict:
+    """Return the verdict on an agent as it is now; `others` are its other components."""
     state = driver.ice.state
     if state is ice.AgentState.CLOSED:
         return verdict(VerdictKind.CLOSED)
-    facts = Facts(driver, gatherer, config)
+    facts = Facts(driver, gatherer, config, others)
     wrong = credentials_cause(facts)
     if wrong is not None:
         return wrong
@@ -30,8 +34,12 @@ def explain(driver: Driver, gatherer: Gatherer, config: AgentConfig) -> Verdict:
 
 
 def relayed_because(
-    driver: Driver, gatherer: Gatherer, config: AgentConfig, pair: ice.CandidatePair
+    driver: Driver,
+    gatherer: Gatherer,
+    config: AgentConfig,
+    pair: ice.CandidatePair,
+    others: Iterable[tuple[Driver, Gatherer]] = (),
 ) -> tuple[str, str]:
     """Return why the data of a pair goes through a relay, in words, and what would help ("" for nothing)."""
-    entry = RELAY_CATALOGUE[why_relayed(Facts(driver, gatherer, config), pair).reason]
+    entry = RELAY_CATALOGUE[why_relayed(Facts(driver, gatherer, config, others), pair).reason]
     return entry.meaning, entry.remedy

@@ -35,7 +35,8 @@ def _policy(facts: Facts) -> Because | None:
         if left_out:
             words = tuple(f"{number} times {what}" for what, number in facts.refused_by_policy.items())
             return Because(RelayReason.DIRECT_FILTERED, words)
-        if facts.core.remote_candidates_ended:  # until then its others may be on their way
+        # Until then its others may be on their way. Of one component alone they may have been lost.
+        if facts.core.remote_candidates_ended and facts.signalled_to_any == facts.signalled:
             return Because(RelayReason.PEER_RELAYS_ONLY)
     direct = [one for one in facts.ours if one.type is not ice.CandidateType.RELAY]
     if not direct and facts.gatherer.addresses_seen and not facts.gatherer.bases:

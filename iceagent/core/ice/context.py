@@ -77,6 +77,7 @@ class Context:
         membership: that this component is one of several in a checklist set, or None if it is the only one.
         renominates: both agents know draft-thatcher-ice-renomination.
         nomination: the highest value of NOMINATION sent or received.
+        nominations_heard: how many nominations the peer has sent, repetitions counted.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Context:
         self.pacer = pacer
         self.renominates = False
         self.nomination = 0
+        self.nominations_heard = 0
         self.ta_s = config.ta_s
         self.slots = slots
         self.loss = ""

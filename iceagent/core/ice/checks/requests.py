@@ -203,6 +203,9 @@ class RequestHandler:
             return Effect.SETTLE
         is_first, pair.heard, pair.granted = not pair.heard, True, constants.CHECK_RC
         nominates = self._nominates(check)
+        if nominates:
+            context.nominations_heard += 1
+            pair.nominated_as = context.nominations_heard
         if context.config.lite:
             context.health.hear(now)
             if not nominates:

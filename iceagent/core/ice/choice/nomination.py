@@ -74,15 +74,28 @@ class Nominator:
         # priority counts. Deviation: three seconds after the first (section 8.3.1) a further nomination means that the
         # peer's path broke, so then, and whenever we nominated, the newest one counts alone.
         settled = selected is not None and now >= context.selected_at + constants.NOMINATION_SETTLE_S
+        if selected is not None and settled and self._was_overtaken(pair, selected):
+            self.refresh(now)
+            return
         is_ours = context.roles.controlling or context.renominates
-        if selected is not None and (settled or is_ours or context.health.faltering):
-            selected.nominated = False
-        for other in context.checklist:
-            other.nominate_on_success = False
+        if is_ours or settled or context.health.faltering:
+            if selected is not None:
+                selected.nominated = False
+            self._overtake(pair)
         if not pair.nominated:
             pair.nominated = True
             context.outbox.emit(PairNominated(pair.view()))
         self.refresh(now)
+
+    def _was_overtaken(self, pair: CheckPair, selected: CheckPair) -> bool:
+        """Return whether the peer nominated a pair before the selected one, and it is only answered now."""
+        return not self._context.roles.controlling and pair.nominated_as < selected.nominated_as
+
+    def _overtake(self, newest: CheckPair) -> None:
+        """Forget the nominations before this one whose pairs still wait for an answer; those after it stand."""
+        for other in self._context.checklist:
+            if self._context.roles.controlling or other.nominated_as <= newest.nominated_as:
+                other.nominate_on_success = False
 
     def nomination_ended(self, check: Check) -> None:
         """A nominating check got no answer, or an unusable one: the next best valid pair is nominated, or it again."""
@@ -161,7 +174,7 @@ class Nominator:
         context = self._context
         wanted = self._search.begin(now)
         for pair in context.checklist:
-            if pair is selected or pair in wanted:
+            if pair is selected or pair in wanted or pair.nominate_on_success:
                 continue
             context.checklist.untrigger(pair)
             if pair.state is PairState.IN_PROGRESS:
