@@ -159,21 +159,22 @@ class DtlsDoor:
     def admit(self, client_hello: bytes, ends: object) -> tuple[DtlsConnection | None, list[bytes]]:
         """Return a server's end for whoever showed a good cookie, or None; and the datagrams to send.
 
+        The end has done nothing yet: `advance` answers the ClientHello, once it is known that there is a place.
+
         Args:
             client_hello: a datagram for which `is_client_hello` holds.
             ends: both addresses; its `repr` names them.
         """
         ssl = SSL.Connection(self._context)
         ssl.set_accept_state()
-        ssl.set_app_data(ends)
+        ssl.set_app_data((ends, handshake_of(client_hello)))
         connection = DtlsConnection(ssl)
         ssl.bio_write(client_hello)
         try:
             ssl.DTLSv1_listen()
-        except SSL.Error:  # no cookie, an old one, or no ClientHello at all
+        except SSL.Error:  # no cookie, an old one, one of another handshake, or no ClientHello at all
             return None, connection.take_datagrams()
-        connection.advance()
-        return connection, connection.take_datagrams()
+        return connection, []
 
     def _cookie(self, ssl: SSL.Connection, minutes_ago: int) -> bytes:
         when = int(time.monotonic() / COOKIE_LIFE_S) - minutes_ago

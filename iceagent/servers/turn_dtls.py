@@ -172,6 +172,8 @@ class DtlsClient(trio.abc.AsyncResource):
 
     async def serve(self) -> None:
         """Serve until the client is gone or has no allocation for too long."""
+        self._connection.advance()  # only now: a handshake costs a signature
+        self._flush()
         with trio.move_on_after(HANDSHAKE_S) as patience:
             await self._do_handshake()
         if patience.cancelled_caught:

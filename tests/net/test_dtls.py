@@ -31,6 +31,15 @@ def client() -> DtlsConnection:
     return DtlsConnection.connect(prepare(SSL.Context(SSL.DTLS_METHOD)))
 
 
+def admit(door: DtlsDoor, client_hello: bytes) -> tuple[DtlsConnection | None, list[bytes]]:
+    """Answer a ClientHello, as a server does that has a place."""
+    connection, answers = door.admit(client_hello, ENDS)
+    if connection is not None:
+        connection.advance()
+        answers = connection.take_datagrams()
+    return connection, answers
+
+
 def each_record(datagrams: list[bytes]) -> Iterator[bytes]:
     """Send every record in a datagram of its own, as some stacks do."""
     for datagram in datagrams:
@@ -52,7 +61,7 @@ def shake_hands(
         for datagram in filter(arrives, each_record(one.take_datagrams())):
             moved = True
             if other is None or (is_client_hello(datagram) and not other.is_open):
-                admitted, answers = door.admit(datagram, ENDS)
+                admitted, answers = admit(door, datagram)
                 other = other or admitted
             else:
                 other.handle_datagram(datagram)
@@ -121,7 +130,7 @@ class Lossy:
             before = self.sent
             for datagram in self.arriving(self.one.take_datagrams()):
                 if self.other is None:
-                    self.other, answers = self.door.admit(datagram, ENDS)
+                    self.other, answers = admit(self.door, datagram)
                     for answer in self.arriving(answers):
                         self.one.handle_datagram(answer)
                 else:
@@ -181,6 +190,25 @@ def test_a_cookie_is_good_for_its_address_and_for_a_while(door: DtlsDoor, monkey
     assert door.admit(hello, ENDS)[0] is None
 
 
+def test_a_cookie_is_good_for_its_handshake_alone(door: DtlsDoor) -> None:
+    """Whoever has seen a ClientHello and forges its source would end the client's association with one of his own."""
+    hello = hello_with_cookie(door)
+    forged = bytearray(hello)
+    forged[30] ^= 1
+    assert is_client_hello(bytes(forged))
+    assert door.admit(bytes(forged), ENDS)[0] is None
+    assert door.admit(hello, ENDS)[0] is not None
+
+
+def test_a_place_is_taken_before_a_handshake_is_paid_for(door: DtlsDoor) -> None:
+    """A good cookie alone draws no certificate and no signature."""
+    connection, answers = door.admit(hello_with_cookie(door), ENDS)
+    assert connection is not None
+    assert answers == connection.take_datagrams() == []
+    connection.advance()
+    assert connection.take_datagrams()
+
+
 def test_junk_is_dropped_before_and_after_the_handshake(door: DtlsDoor) -> None:
     """Bytes of anybody, and true datagrams with one bit wrong."""
     randomly = random.Random(6347)
@@ -236,7 +264,7 @@ def test_a_handshake_that_fails_says_why(tmp_path: Path) -> None:
     one = DtlsConnection.connect(mine)
     for _ in range(2):
         (hello,) = one.take_datagrams()
-        other, answers = door.admit(hello, ENDS)
+        other, answers = admit(door, hello)
         for answer in answers:
             one.handle_datagram(answer)
     assert other is not None
