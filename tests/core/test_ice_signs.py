@@ -33,6 +33,28 @@ def test_a_check_from_the_very_address_of_the_peer_that_names_nobody_is_a_sign()
     assert one.signs.theirs_is_not_known
 
 
+def test_our_own_check_that_comes_back_is_no_sign() -> None:
+    """In two networks of the same numbers the peer's address may be our own, port and all."""
+    one = lone()
+    (check,) = transmits_of(one)
+    one.handle_datagram(0.01, A4, B4, check.data)
+    assert one.signs == ice.CredentialSigns()
+
+
+def test_what_was_damaged_on_its_way_is_no_sign() -> None:
+    """A flipped bit breaks FINGERPRINT, or makes it an attribute that nobody knows."""
+    one = lone()
+    wrong = request(one, pwd=WRONG)
+    for damaged in (wrong[:-8] + b"\xff" + wrong[-7:], wrong[:-1] + bytes([wrong[-1] ^ 1])):
+        one.handle_datagram(0.01, A4, B4, damaged)
+    assert one.signs == ice.CredentialSigns()
+    other = lone()
+    (check,) = transmits_of(other)
+    wrong = answer(check, ice.Credentials("peer", WRONG))
+    other.handle_datagram(0.01, A4, B4, wrong[:-8] + b"\xff" + wrong[-7:])
+    assert other.signs == ice.CredentialSigns()
+
+
 def test_a_check_from_the_peers_host_that_names_both_and_fails_is_a_sign() -> None:
     """The peer uses another password of ours than the present one; its port may be one that its NAT has chosen."""
     one = lone()

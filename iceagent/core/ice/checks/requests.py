@@ -110,11 +110,11 @@ class RequestHandler:
             return DropReason.STUN_NO_USERNAME
         ours, colon, theirs = username.value.partition(":")
         if not colon or ours != self._context.keys.local.ufrag:
-            if self._seems_the_peers(remote, theirs):
+            if self._seems_the_peers(remote, theirs, request):
                 self._context.runner.signs.requests_naming_old += 1
             return DropReason.STUN_WRONG_USERNAME
         if not request.verify_integrity(self._context.keys.local_key):
-            if self._seems_the_peers(remote, theirs):
+            if self._seems_the_peers(remote, theirs, request):
                 self._context.runner.signs.requests_keyed_wrong += 1
             return DropReason.STUN_BAD_INTEGRITY
         return theirs
@@ -125,14 +125,17 @@ class RequestHandler:
             return True
         return remote.port != 0 and is_usable(remote.host) and can_reach(local.host, remote.host)
 
-    def _seems_the_peers(self, remote: TransportAddress, ufrag: str) -> bool:
+    def _seems_the_peers(self, remote: TransportAddress, ufrag: str, request: stun.Message) -> bool:
         """Whether a check that failed authentication is the peer's: it names it, and is from a host of its.
 
-        From an address that the peer has signalled, one that names somebody else is worth remembering, too.
+        From an address that the peer has signalled, one that names somebody else is worth remembering, too. What was
+        damaged on its way, its FINGERPRINT perhaps so that it is none, says nothing.
         """
         context = self._context
-        if context.keys.remote is None:
+        if context.keys.remote is None or not request.verify_fingerprint():
             return False
+        if ufrag == context.keys.local.ufrag:
+            return False  # our own: the peer's address is one of ours, too, in a network numbered like its own
         source = without_zone(remote)
         candidates = context.table.remote.values()
         if context.keys.remote.ufrag != ufrag:

@@ -223,7 +223,8 @@ class CheckRunner:
                 self.signs.answers_refusing += 1
             return DropReason.STUN_NO_INTEGRITY
         if not response.verify_integrity(self._keys.remote_key):
-            self.signs.answers_keyed_wrong += 1
+            if response.verify_fingerprint():  # else it may have been damaged on its way
+                self.signs.answers_keyed_wrong += 1
             return DropReason.STUN_BAD_INTEGRITY
         check.pair.responses_received += 1
         self.signs.answers_right += 1
