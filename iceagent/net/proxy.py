@@ -58,6 +58,7 @@ async def connect_through(
     *,
     local_host: str | None = None,
     permits: Callable[[TransportAddress], bool] | None = None,
+    timeout_s: float = PROXY_TIMEOUT_S,
 ) -> trio.abc.Stream:
     """Return a stream to `host`, which the proxy resolves.
 
@@ -67,12 +68,13 @@ async def connect_through(
         host, port: whom to reach.
         local_host: the local address to use, whose family is then that of the way to the proxy; None for any.
         permits: says of the proxy's addresses which may be used; None for all.
+        timeout_s: from the lookup of the proxy's name to its yes.
 
     Raises:
         OSError: the proxy cannot be reached, or refuses (`ProxyError`).
     """
     try:
-        with trio.fail_after(PROXY_TIMEOUT_S):
+        with trio.fail_after(timeout_s):
             return await first_of(
                 interleave(await _addresses_of(network, proxy, local_host, permits)),
                 lambda address: _connect_at(network, address, proxy, (host, port), local_host),
@@ -80,7 +82,7 @@ async def connect_through(
                 delay_s=ATTEMPT_DELAY_S,
             )
     except trio.TooSlowError:
-        raise ProxyError(f"the proxy {proxy.host} did not connect to {host} within {PROXY_TIMEOUT_S:g} s") from None
+        raise ProxyError(f"the proxy {proxy.host} did not connect to {host} within {timeout_s:g} s") from None
 
 
 async def _addresses_of(

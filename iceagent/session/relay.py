@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "ICEAGENT_RELAY"
 RELAY_TIMEOUT_S = 10.0  # ours: to the welcome of a relay, all its addresses, TLS and a proxy included
+PROXY_SHARE = 0.8  # ours: of that time, what a proxy has for its yes; a silent one is told, and not the relay behind it
 _OUTSIDE = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))  # RFC 5737 and 3849: nobody's
 
 
@@ -137,7 +138,7 @@ async def open_client(
     """
     place = icesignal.parse_relay_url(url)
     proxy = _proxy_to(place.host, place.port, config or AgentConfig())
-    open_stream = None if proxy is None else _through(proxy)
+    open_stream = None if proxy is None else _through(proxy, PROXY_SHARE * timeout_s)
     async with icesignal.open_client(url, open_stream=open_stream, timeout_s=timeout_s) as client:
         yield client
 
@@ -149,10 +150,10 @@ def _proxy_to(host: str, port: int, config: AgentConfig) -> Proxy | None:
     return parse_proxy(config.proxy) if config.proxy and not is_exempt(host, port, {}) else None
 
 
-def _through(proxy: Proxy) -> icesignal.OpenStream:
+def _through(proxy: Proxy, timeout_s: float) -> icesignal.OpenStream:
     async def open_stream(host: str, port: int) -> trio.abc.Stream:
         try:
-            return await connect_through(SystemNetwork(), proxy, host, port)
+            return await connect_through(SystemNetwork(), proxy, host, port, timeout_s=timeout_s)
         except ProxyError as error:
             raise ProxyError(f"{error} (NO_PROXY names what is to be reached without a proxy)") from error
         except OSError as error:

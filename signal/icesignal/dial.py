@@ -25,6 +25,7 @@ from icesignal.url import RelayUrl
 
 ADVICE = "Check the address and the network, or start a relay with `iceagent serve`."
 HANDSHAKE_SHARE_S = 3.0  # ours: what one of several addresses may take, once connected, before the next is tried
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})  # OpenSSL's words for what is none
 _EMPTY_HOST = re.compile(r"(?P<scheme>(?:stun|turn)s?):(?P<rest>:[0-9].*|\?.*|)\Z")
 
 
@@ -237,6 +238,11 @@ def _why(error: BaseException) -> str:
     inner = error.__cause__ if broke else error
     if isinstance(inner, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {inner.verify_message}"
+    reason: str = getattr(inner, "reason", None) or ""  # OpenSSL's, where it has one
+    if isinstance(inner, ssl.SSLError) and reason:
+        if reason in _NO_TLS:
+            return "it does not speak TLS there; if it is a relay without TLS, write ws:// for wss://"
+        return f"TLS failed: {reason.lower().replace('_', ' ')}"
     if isinstance(inner, OSError) and inner.errno is not None and not isinstance(inner, socket.gaierror | ssl.SSLError):
         return os.strerror(inner.errno).lower()
     return (inner.strerror if isinstance(inner, OSError) else None) or str(inner) or type(inner).__name__

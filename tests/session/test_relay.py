@@ -154,3 +154,31 @@ async def test_what_is_printed_of_a_relay_holds_no_secret(monkeypatch: pytest.Mo
     place = relays.RelayPlace("wss://me:secret@relay.example/v1?token=secret")
     assert place.shown == "wss://relay.example/v1?\u2026"
     assert "secret" not in repr(place)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_that_says_nothing_is_told_and_not_the_relay_behind_it(scheme: str) -> None:
+    """Whoever looks for the fault looks at the relay else, which is well; the proxy may be one of last year's."""
+
+    async def say_nothing(client: trio.SocketStream) -> None:
+        while await client.receive_some():
+            pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, say_nothing, listeners)
+        config = AgentConfig(proxy=f"{scheme}://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+        with pytest.raises(
+            icesignal.RelayUnreachable, match=r"the proxy 127\.0\.0\.1 did not connect to relay\.example"
+        ):
+            async with relays.open_client("ws://relay.example", config, timeout_s=0.5):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_tls_asked_of_a_relay_without_it_is_told_in_words() -> None:
+    """`[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)` says nothing of what to do."""
+    async with icesignal.serve() as relay:
+        with pytest.raises(icesignal.RelayUnreachable, match=r"does not speak TLS there; .* write ws://"):
+            async with relays.open_client(f"wss://127.0.0.1:{relay.port}"):
+                pass
