@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def check_addresses(config: AgentConfig | None, *, peer_may_be_here: bool) -> No
     """
     if config is None:
         return
+    _check_remotes(config)
     from iceagent.agent.filters import Policy
     from iceagent.agent.gather.addresses import (
         choose_addresses,  # here: whoever restricts nothing need not wait for them
@@ -45,6 +47,27 @@ def check_addresses(config: AgentConfig | None, *, peer_may_be_here: bool) -> No
     others = [entry for entry in entries if not entry.is_loopback]
     if others:
         raise LocalError(_sentence(config, others, policy))
+
+
+def _check_remotes(config: AgentConfig) -> None:
+    """Refuse prefixes that deny every address that the other side could have, one by one or together.
+
+    Raises:
+        LocalError: they do.
+    """
+    from iceagent.agent.config import parse_prefixes
+
+    denied = parse_prefixes(config.deny_remote_prefixes)
+    four = ipaddress.collapse_addresses(one for one in denied if isinstance(one, ipaddress.IPv4Network))
+    six = ipaddress.collapse_addresses(one for one in denied if isinstance(one, ipaddress.IPv6Network))
+    is_closed = {4: any(one.prefixlen == 0 for one in four), 6: any(one.prefixlen == 0 for one in six)}
+    if not all(is_closed[family] for family in config.families):
+        return
+    versions = " and ".join(f"IPv{family}" for family in sorted(config.families))
+    raise LocalError(
+        f"every address of the other side is to be denied (--deny-remote; deny_remote_prefixes), of {versions}: "
+        "no path could be used; leave some of them out"
+    )
 
 
 def _is_of_use(entry: InterfaceAddress, config: AgentConfig, *, peer_may_be_here: bool) -> bool:

@@ -61,6 +61,11 @@ def test_relay_only_takes_the_turn_server_that_the_relay_names() -> None:
         (("--deny-interface", "*"), "none of this machine's addresses may be used: .*deny_interfaces"),
         (("--deny-remote", "10.0.0.1/8"), "10.0.0.1/8 has host bits set; a right one: 10.0.0.0/8"),
         (("--deny-remote", "home"), "'home' does not appear to be"),
+        (("-4", "--deny-remote", "0.0.0.0/0"), "every address of the other side is to be denied .*, of IPv4:"),
+        (
+            ("--deny-remote", "::/0", "--deny-remote", "0.0.0.0/1", "--deny-remote", "128.0.0.0/1"),
+            "every address of the other side is to be denied .*, of IPv4 and IPv6:",
+        ),
     ],
 )
 @pytest.mark.processes

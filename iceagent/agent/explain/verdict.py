@@ -141,7 +141,8 @@ CATALOGUE: Final[dict[VerdictKind, Entry]] = {
     VerdictKind.NO_LOCAL_ADDRESS: Entry("This machine has no network address.", "Connect it to a network, then retry."),
     VerdictKind.FILTERED_BY_POLICY: Entry(
         "There are addresses here, or candidates of the peer's, and the configuration allows none of them.",
-        "Widen what the fields of `AgentConfig` allow that the evidence names.",
+        "Widen what is allowed here: by the options of the command line (`-4`, `-6`, `--interface`, "
+        "`--deny-interface`, `--deny-remote`), or by the fields of `AgentConfig` that the evidence names.",
     ),
     VerdictKind.RELAY_REFUSED: Entry(
         "No direct path works, and the TURN server says no; the remedy depends on its code, see below.", ""
