@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from iceagent.core.printable import printable
 from iceagent.net.sockaddr import zone_index
 from iceagent.tunnel.errors import SpecError
 
@@ -135,12 +136,12 @@ class UdpTarget:
 
 @dataclass(frozen=True, slots=True)
 class UnixTarget:
-    """A Unix stream socket of the far side."""
+    """A Unix stream socket of the far side; `str()` is for people, its path made printable: it may be a peer's wish."""
 
     path: str
 
     def __str__(self) -> str:
-        return f"unix:{self.path}"
+        return f"unix:{printable(self.path)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from iceagent.session.session import Session
 from iceagent.tunnel import forward, serve, udp, wire
 from iceagent.tunnel.forward import check_allowed, forward_local
 from iceagent.tunnel.serve import serve_forwards
-from iceagent.tunnel.spec import Target, TcpTarget, UdpTarget
+from iceagent.tunnel.spec import Target, TcpTarget, UdpTarget, UnixTarget
 
 ZONES = ["9" * 30, str(2**64), str(2**32), str(2**31), "0" * 20 + "9" * 11]  # as long as a zone may be, at most
 
@@ -47,6 +47,18 @@ async def test_trap_68_no_host_that_a_peer_asks_for_ends_the_others(zone: str, k
     async with linked_sessions() as (joiner, inviter), serve_forwards(inviter, ["any"]):
         assert await ask(joiner, kind(f"fe80::1%{zone}", 22)) == "failed"
         await check_allowed(joiner, TcpTarget("localhost", 22))
+
+
+@pytest.mark.parametrize("allow", [["any"], ["tcp:localhost:22"]])
+async def test_no_path_that_a_peer_asks_for_is_obeyed_by_a_terminal(
+    allow: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever uses the library sees its log as it is; a line break would begin a line of the peer's own."""
+    async with linked_sessions() as (joiner, inviter), serve_forwards(inviter, allow):
+        assert await ask(joiner, UnixTarget("/tmp/\x1b[2J\nerror: all is lost")) != "ok"
+    told = [record.getMessage() for record in caplog.records if "unix:" in record.getMessage()]
+    assert told
+    assert all(one.isprintable() for one in told)
 
 
 class Unforeseen(Exception):
