@@ -11,7 +11,6 @@ import pytest
 from iceagent.cli import main
 from iceagent.cli.exits import Exit
 from iceagent.cli.output import Output
-from iceagent.tunnel.spec import UnixTarget
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\nicesagent: all is well\u2028more\x85\u202e\x9b31m"
 
@@ -32,7 +31,7 @@ def test_trap_44_no_words_of_others_are_obeyed_by_a_terminal(
     """A path that the other side asks for, a relay's error: escape sequences repaint, line breaks forge our lines."""
     output = Output()
     output.follow_log(0)
-    logged.warning("refused the other side's wish for %s", UnixTarget(f"/run/{HOSTILE}"))
+    logged.warning("refused the other side's wish for %s", f"unix:/run/{HOSTILE}")
     output.error(3, f"the relay says: {HOSTILE}")
     shown = capsys.readouterr().err
     assert [line.partition(":")[0] for line in shown.split("\n")] == ["warning", "iceagent", ""]

@@ -19,6 +19,7 @@ from iceagent.agent.gather.relayed_addresses import why_useless
 from iceagent.core import stun, turn
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import IceError
+from iceagent.session.netcheck.servers import check_others
 
 TURN = IceServer("turn:turn.example?transport=udp", username="george", credential="secret")
 METHOD = stun.Method
@@ -230,3 +231,15 @@ async def test_an_allocation_that_never_lasts_is_asked_for_ever_more_seldom(vnet
             await ours.wait_connected()
             await trio.sleep(600)
             assert 10 < lab.server.asked[METHOD.ALLOCATE] < 2 * (600 / RETRY_MAX_S + 20)
+
+
+async def test_netcheck_calls_no_server_well_that_relays_where_nobody_can_send(vnet: Any) -> None:
+    """`netcheck` is where one looks when `--relay-only` finds no path."""
+    async with laboratory(vnet) as lab:
+        lab.server.relayed = lambda: make_address("0.0.0.0", 50000)
+        (found,) = await check_others(lab.hosts[0], [TURN])
+        assert not found.ok
+        assert "0.0.0.0:50000" in found.detail
+        lab.server.relayed = lambda: GIVEN
+        (found,) = await check_others(lab.hosts[0], [TURN])
+        assert found.ok

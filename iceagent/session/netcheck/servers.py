@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from iceagent.agent import IceServer
+from iceagent.agent.gather.relayed_addresses import why_useless
 from iceagent.core.address import TransportAddress
 from iceagent.core.discovery import ServerReport
 from iceagent.core.turn import EndReason, TurnError
@@ -122,8 +123,11 @@ async def _allocate(network: Network, server: IceServer, silent: ServerHealth) -
         own = _own_hosts(network)
         options = TurnConnectOptions(permits=lambda one: server.may_ask(one, own), own_hosts=lambda: own)
         target = TurnServerAddress(host, port, silent.transport)
-        async with open_turn_socket(network, target, login=server.login(), options=options):
+        async with open_turn_socket(network, target, login=server.login(), options=options) as allocation:
             latency_s = trio.current_time() - started_at
+            useless = [why_useless(one, allocation.place, ()) for one in allocation.relayed_addresses]
+        if all(useless):
+            return replace(silent, latency_s=latency_s, detail=useless[0])
         return replace(silent, ok=True, relays=True, latency_s=latency_s, detail="")
     except TurnError as error:
         latency_s = trio.current_time() - started_at
