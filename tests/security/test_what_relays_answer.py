@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 from icesignal import http, wire
-from icesignal.client_session import ClientSession
+from icesignal.client_session import Action, ClientSession
 from icesignal.code import Code
 from icesignal.transport import ConnectionEnded, accept_websocket
 from memory_relay import open_memory_relay
@@ -117,6 +117,19 @@ def test_an_error_code_that_is_no_word_is_not_repeated(code: str, is_joined: boo
     later = ClientSession(ALLOCATE)
     later.handle_frame(wire.Error(code="too-late", message=""))
     assert str(later.refused).endswith("too-late")
+
+
+def test_messages_of_a_peer_that_has_not_come_are_left_out() -> None:
+    """Who waits for a peer reads none, and a client with a full inbox stays away from its relay: for good, and mute."""
+    session = ClientSession(ALLOCATE)
+    session.handle_frame(JOINED)
+    for seq in range(1, 2_000):
+        assert session.handle_frame(wire.Message(epoch=1, seq=seq, payload=b"x")) == ([], Action.NONE)
+    assert session.has_room
+    assert not session.inbox
+    session.handle_frame(wire.Peer(state="present", opening=b"B"))
+    session.handle_frame(wire.Message(epoch=1, seq=2_000, payload=b"y"))
+    assert list(session.inbox) == [b"y"]
 
 
 Talk = Callable[[icesignal.Client], Awaitable[object]]
