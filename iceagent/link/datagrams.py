@@ -126,6 +126,11 @@ class FrameCarrier(Protocol):
         """Bytes sent and not settled."""
         ...
 
+    @property
+    def takes_datagrams(self) -> bool:
+        """Whether DATAGRAM frames may be queued now; what sends does away with what they must not overtake."""
+        ...
+
     def send_datagram(self, data: bytes) -> None:
         """Queue one DATAGRAM frame."""
         ...
@@ -155,6 +160,8 @@ class Datagrams:
         """
         count = 0
         carrier = self._carrier
+        if not carrier.takes_datagrams:
+            return 0
         room = carrier.congestion_window - carrier.bytes_in_flight - self._backlog
         while self.pending and room > 0:
             self._number += 1

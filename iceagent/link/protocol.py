@@ -152,16 +152,25 @@ class LinkProtocol:
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now, and wake the writers that found QUIC's buffer full."""
-        if self.datagrams.pending:
-            self.counters["datagrams sent"] += self.datagrams.hand_over()
-            self._wake_link()
+        self._hand_over()
         datagrams = self.endpoint.datagrams_to_send(now)
+        if not datagrams and self._hand_over():  # what they had to wait for has gone
+            datagrams = self.endpoint.datagrams_to_send(now)
         self.datagrams.note_sent(datagrams)
         self._budget.wake_writers()
         self._output_due = bool(datagrams)
         if self._delivery_awaited and not self.undelivered():
             self._wake_link()
         return datagrams
+
+    def _hand_over(self) -> int:
+        """Give QUIC what datagrams it takes; return how many."""
+        if not self.datagrams.pending:
+            return 0
+        count = self.datagrams.hand_over()
+        self.counters["datagrams sent"] += count
+        self._wake_link()
+        return count
 
     def undelivered(self) -> int:
         """Return how many bytes the peer's QUIC does not have yet; `wake_link` is called once it has all."""

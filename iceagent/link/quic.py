@@ -163,6 +163,11 @@ class QuicEndpoint(ABC):
         """Bytes sent and neither acknowledged nor given up."""
 
     @property
+    def takes_datagrams(self) -> bool:
+        """Whether DATAGRAM frames may be queued now."""
+        return True
+
+    @property
     @abstractmethod
     def congestion_window(self) -> int:
         """Bytes that may be in flight."""

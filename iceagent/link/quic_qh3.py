@@ -23,6 +23,8 @@ _FIXED_LIMITS = (100, 103)  # bidirectional and unidirectional streams, written 
 _LIMITS_AT = slice(21, 23)  # where its core takes them
 _LIMITS = (MAX_STREAMS, 0)
 _PARAMETERS_SIZE = 4096
+_HOLD_BYTES = 4 << 20  # received while events are held
+_HOLD_S = 5.0
 _FRAME_OVERHEAD = 64  # what the library leaves of a packet for headers when it cuts a stream into frames
 
 
@@ -111,7 +113,10 @@ class _Connection(connection.QuicConnection):
 
     - it is given no more than the window takes now: what it makes frames of leaves at once. Frames wait only after
       losses or a probe, or where a stream is given up; then it is given nothing until they have left.
-    - as long as they wait, and a stream is ending, its events are not read. That takes a round trip or so.
+    - as long as they wait, and a stream is ending, its events are not read. That takes a round trip or so; where it
+      takes long (our packets alone are lost, or a peer acknowledges nothing), they are read all the same, since memory
+      and patience have bounds.
+    - as long as they wait, it is given no datagrams, which would overtake them in each packet.
 
     No frame waits if, in the end, there is room for a packet; or if none waited before, nothing is to be repeated or
     given up, and all that was given is sent.
@@ -131,6 +136,13 @@ class _Connection(connection.QuicConnection):
         self._settled = 0  # what `_repetitions` was then
         self._failure: Exception | None = None
         self._now = 0.0
+        self._held_since: float | None = None
+        self._held_bytes = 0  # received since then
+
+    @property
+    def none_waits(self) -> bool:
+        """Whether every frame that the library has made was sent."""
+        return self._none_waits or not self._handshake_complete
 
     # --- what the application sends waits here
 
@@ -239,6 +251,7 @@ class _Connection(connection.QuicConnection):
     def receive_gro_buffer(self, buffer: bytes, segment_size: int, addr: Any, now: float) -> None:
         """Take a batch."""
         self._now = now
+        self._held_bytes += len(buffer)
         if self._core is None or not self._handshake_complete:
             super().receive_gro_buffer(buffer, segment_size, addr, now)
         else:
@@ -258,9 +271,16 @@ class _Connection(connection.QuicConnection):
             except Exception as error:
                 self._failure = error
             else:
-                if not self._none_waits:
+                if not self._none_waits and not self._has_held_enough():
                     return
+        self._held_since, self._held_bytes = None, 0
         self._read_events()
+
+    def _has_held_enough(self) -> bool:
+        """Return whether events have been held for so long, or so much has come meanwhile, that they must be read."""
+        if self._held_since is None:
+            self._held_since = self._now
+        return self._held_bytes > _HOLD_BYTES or self._now >= self._held_since + _HOLD_S
 
 
 class Qh3Endpoint(QuicEndpoint):
@@ -293,6 +313,11 @@ class Qh3Endpoint(QuicEndpoint):
         """Bytes not yet sent for the first time."""
         size: int = self._connection.get_send_buffer_size(stream_id)
         return size
+
+    @property
+    def takes_datagrams(self) -> bool:
+        """Not while frames of streams wait."""
+        return self._connection is None or self._connection.none_waits
 
     @property
     def bytes_in_flight(self) -> int:

@@ -24,6 +24,7 @@ from iceagent.core import constants, ice, stun
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.ice import AgentState, CandidateType, DropReason, PairState, Role
 from iceagent.core.ice.checks.transactions import rto_s
+from iceagent.core.transmit import Transmit
 
 
 def test_pairs_of_a_reflexive_candidate_are_replaced_by_its_base_and_pruned() -> None:
@@ -255,7 +256,7 @@ def test_the_later_of_two_nominations_counts_whichever_pair_is_answered_first(
     for value, remote in enumerate((worse, better), 1):
         extra = (stun.Nomination(value),) if renomination else ()
         one.handle_datagram(0.1, A4, remote, request(one, peer=PEER, nominate=True, extra=extra))
-    checks: dict[TransportAddress, ice.Transmit] = {}
+    checks: dict[TransportAddress, Transmit] = {}
     now = 0.1
     for remote in (worse, better) if worse_first else (better, worse):
         while remote not in checks:
@@ -281,7 +282,7 @@ def test_a_nomination_heard_long_before_another_does_not_come_back(renomination:
     for remote, rank in ranks.items():
         one.add_remote_candidate(0.0, ice.host_candidate(remote, rank))
     transmits_of(one)
-    checks: dict[TransportAddress, ice.Transmit] = {}
+    checks: dict[TransportAddress, Transmit] = {}
     now = 0.1
     for value, remote in enumerate((older, newer), 1):
         extra = (stun.Nomination(value),) if renomination else ()

@@ -27,6 +27,8 @@ class MemoryTransport:
         self.loss = loss
         self.cut = False
         self.lose_next = 0
+        self.rate_bps = float("inf")
+        self._free_at = 0.0
         self.max_datagram_size = 1472
         self.largest_sent = 0
         self.sent = 0
@@ -50,7 +52,8 @@ class MemoryTransport:
             if self.cut or self.lose_next >= 0 or self._rng.random() < self.loss:
                 self.dropped += 1
             else:
-                self.peer.inject(datagram, trio.current_time() + self.delay_s)
+                self._free_at = max(self._free_at, trio.current_time()) + 8 * len(datagram) / self.rate_bps
+                self.peer.inject(datagram, self._free_at + self.delay_s)
 
     def inject(self, datagram: bytes, at: float) -> None:
         """Let `datagram` arrive here at time `at`."""

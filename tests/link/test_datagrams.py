@@ -145,3 +145,40 @@ def test_queue_drops_its_oldest_by_count_and_by_bytes() -> None:
     queue.push(bytes(999))
     assert len(queue) == 2
     assert queue.dropped == 3
+
+
+async def test_datagrams_that_fill_the_path_do_not_deafen_to_those_of_the_peer(ends, autojump_clock) -> None:
+    """A stream ends meanwhile, and its last frames wait: what the peer sends goes on coming in."""
+    pair = ends(queue=200)
+    async with pair.links() as (client, server), trio.open_nursery() as nursery:
+        pair.client_transport.rate_bps = pair.server_transport.rate_bps = 2e6
+        delays: list[float] = []
+
+        async def flood() -> None:
+            while True:
+                await client.send_datagram(bytes(1000))
+                await trio.sleep(0.002)
+
+        async def take_flood() -> None:
+            while True:
+                await server.receive_datagram()
+
+        async def tell_the_time() -> None:
+            while True:
+                await server.send_datagram(repr(trio.current_time()).encode())
+                await trio.sleep(0.05)
+
+        async def hear_the_time() -> None:
+            while True:
+                delays.append(trio.current_time() - float(await client.receive_datagram()))
+
+        stream = await client.open_stream("ends")
+        await stream.send_all(bytes(20_000))
+        await stream.send_eof()
+        await trio.sleep(0.1)
+        for task in (flood, take_flood, tell_the_time, hear_the_time):
+            nursery.start_soon(task)
+        await trio.sleep(16)
+        assert len(delays) > 300
+        assert max(delays) < 1
+        nursery.cancel_scope.cancel()
