@@ -19,6 +19,7 @@ from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull, Websocket
 from icesignal.wire import CloseCode, RelayErrorCode
 
 RELAY_NAME = "icesignal"
+COPY_COST = 1 / 8  # of a message that goes to several, beside the first: what it takes of a processor
 _ENTRIES = (wire.Allocate, wire.Join, wire.Meet, wire.Enter)
 _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
@@ -85,6 +86,12 @@ class RelayPeer:
         """Close after what was delivered."""
         self._connection.close(code)
 
+    def charge(self, copies: int, size: int) -> None:
+        """Have the client pay for what went to several: an eighth of a message for each copy, and its bytes."""
+        now = trio.current_time()
+        self._client.party.charge("messages", now, copies * COPY_COST)
+        self._client.party.charge("bytes", now, size)
+
     def confirm(self) -> None:
         """Give back what a claim costs that turned out to be no guess."""
         now = trio.current_time()
@@ -96,7 +103,7 @@ class RelayPeer:
     async def run(self) -> None:
         """Serve the client until its connection ends."""
         hung_up = False
-        offers = [wire.OFFERS_SERVERS, wire.OFFERS_ROOMS]
+        offers = [wire.OFFERS_SERVERS, *([wire.OFFERS_ROOMS] if self._client.may_make_rooms else [])]
         self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=offers, challenge=self._challenge))
         try:
             while (message := await self._receive()) is not None:

@@ -44,12 +44,17 @@ class RoomLimits:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionAction:
-    """What is to happen on one connection: a frame to send, then perhaps its end; or its claim has proved right."""
+    """What is to happen on one connection: a frame to send, then perhaps its end; or its claim has proved right.
+
+    `copies` is to how many more members than one a message of its went, which were `copied_bytes`.
+    """
 
     connection: int
     frame: wire.Frame | None = None
     close: CloseCode | None = None
     is_confirmed: bool = False
+    copies: int = 0
+    copied_bytes: int = 0
 
 
 class Registry:
@@ -160,7 +165,9 @@ class Registry:
         """Give a member what it has not heard, and end its session."""
         self.sessions.pop(member.session, None)
         if member.connection is not None:
-            for entry in member.room.unsent(member):  # at most what the log holds
+            for entry in member.room.unsent(member):  # at most what the log holds, and of many no more than a window
+                if isinstance(member.room, RoomOfMany) and member.in_flight >= self.limits.window_bytes:
+                    break
                 self._give(member.connection, member, entry)
             self.connections.pop(member.connection, None)
             self.outputs.append(
@@ -175,7 +182,7 @@ class Registry:
         """Send a member its place; what was said after `seq` (None: all that is kept) follows."""
         room = member.room
         member.sent_seq = room.lost(member.place) if seq is None else seq
-        position = room.seq if arrival != "joined" or isinstance(room, RoomOfMany) else 0
+        position = room.seq if arrival != "joined" else member.sent_seq if isinstance(room, RoomOfMany) else 0
         for frame in room.greeting(member, arrival, position, int(self.limits.resume_s)):
             self.output(connection, frame)
         self.pump(now, member)  # an entry that is repeated, too, must hear what was said since the first

@@ -52,6 +52,7 @@ class Member:
     token: bytes = field(repr=False)
     previous_token: bytes | None = field(default=None, repr=False)
     ticket: bytes = field(default=b"", repr=False)
+    key: bytes = b""  # the ticket's
     can: frozenset[str] = frozenset()
     until: float = float("inf")
     connection: int | None = None
@@ -115,11 +116,15 @@ class Room:
         """Return all members but one."""
         return [one for one in self.members.values() if one is not member]
 
+    def recipients(self, frame: wire.Send) -> frozenset[str] | None:
+        """Return the places that a message is for; None for all."""
+        return None
+
     def append(self, now: float, member: Member, frame: wire.Send) -> LogEntry:
         """Give a message its place in the order."""
         self.seq += 1
         member.client_seq = frame.client_seq
-        to = None if frame.to is None else frozenset(one.hex() for one in frame.to)
+        to = self.recipients(frame)
         entry = LogEntry(self.seq, now, member.place, frame.client_seq, frame.payload, to)
         self.log.append(entry)
         self.log_bytes += len(entry.payload)
@@ -136,7 +141,8 @@ class Room:
 
     def seq_of(self, sender: str, client_seq: int) -> int:
         """Return the place of a message that was accepted before; 0 when the log no longer has it."""
-        return next((entry.seq for entry in self.log if (entry.sender, entry.client_seq) == (sender, client_seq)), 0)
+        key = (sender, client_seq)  # the newest: a member that was started anew counts from 1 again
+        return next((entry.seq for entry in reversed(self.log) if (entry.sender, entry.client_seq) == key), 0)
 
     def trim(self, now: float, max_age_s: float, *, max_messages: int, max_bytes: int) -> None:
         """Drop what is too old or too much, oldest first."""
@@ -223,6 +229,13 @@ class RoomOfMany(Room):
     def places(self) -> Iterable[str]:
         """Return the members' ids."""
         return self.members
+
+    def recipients(self, frame: wire.Send) -> frozenset[str] | None:
+        """Return the members that are named, by strings that are there already: the log takes no more for them."""
+        if frame.to is None:
+            return None
+        named = {one.hex() for one in frame.to}
+        return frozenset(place for place in self.members if place in named)
 
     def greeting(self, member: Member, arrival: wire.Arrival, seq: int, resume_s: int) -> list[wire.Frame]:
         """Return the place, and then each other member."""

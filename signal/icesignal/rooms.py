@@ -220,9 +220,14 @@ class RoomTable:
         self._registry.output(connection, wire.Ack(client_seq=frame.client_seq, epoch=room.epoch, seq=entry.seq))
         if isinstance(room, RoomOfTwo) and member.place == INVITER and room.claimed:
             self._pairs.confirm(room, room.inviter_said + 1)
-        for other in room.others(member):
-            if entry.is_for(other.place):
-                self._registry.pump(now, other)
+        hearers = [other for other in room.others(member) if entry.is_for(other.place)]
+        if len(hearers) > 1:
+            copies = len(hearers) - 1
+            self._registry.outputs.append(
+                ConnectionAction(connection, copies=copies, copied_bytes=copies * len(entry.payload))
+            )
+        for other in hearers:
+            self._registry.pump(now, other)
         self._registry.trim(now, room)
 
     def _handle_close(self, now: float, connection: int, member: Member | None, frame: wire.Close) -> None:

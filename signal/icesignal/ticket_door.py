@@ -46,6 +46,8 @@ class TicketDoor:
             room = self._room(now, connection, ticket, levels)
             if room is not None:
                 self._enter(now, connection, room, frame, ticket)
+        elif known.key != ticket.key and _is_of(known, frame, ticket):
+            self._refuse_key(connection)
         elif not _is_of(known, frame, ticket) or (known.is_settled and known.connection != connection):
             why = "this session exists; resume it with its token"
             self._registry.refuse(connection, RelayErrorCode.BAD_TOKEN, why)
@@ -67,6 +69,9 @@ class TicketDoor:
             name = ticket.room.hex()
             room = RoomOfMany(MANY + name, name, epoch=registry.epoch, created_at=now, levels=levels)
             registry.add(room)
+        elif place in room.members and room.members[place].key != ticket.key:
+            self._refuse_key(connection)
+            return None
         elif place in room.barred:
             registry.refuse(connection, RelayErrorCode.REMOVED, "this member was removed from the room")
             return None
@@ -88,8 +93,12 @@ class TicketDoor:
 
     def _show(self, now: float, member: Member, frame: wire.Enter, ticket: tickets.Ticket) -> None:
         """Note what a member's ticket lets it do, and until when."""
-        member.ticket, member.can = frame.ticket, frozenset(ticket.can)
+        member.ticket, member.key, member.can = frame.ticket, ticket.key, frozenset(ticket.can)
         member.until = now + ticket.expires - self._wall_clock()
+
+    def _refuse_key(self, connection: int) -> None:
+        why = "the member of this name has another key, and is here"
+        self._registry.refuse(connection, RelayErrorCode.BAD_TICKET, why)
 
     def _good_ticket(self, connection: int, frame: wire.Enter, challenge: bytes) -> tickets.Ticket | None:
         """Return what a ticket says if it is good and shown by whom it is for; else refuse."""

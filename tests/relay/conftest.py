@@ -40,8 +40,13 @@ class Listener:
     confirmed: int = 0
     challenge: bytes = b"c" * 32
 
+    copies: int = 0
+
     def confirm(self) -> None:
         self.confirmed += 1
+
+    def charge(self, copies: int, size: int) -> None:
+        self.copies += copies
 
     def deliver(self, frame: wire.Frame) -> None:
         assert self.closed is None, "nothing is delivered after the close"

@@ -292,6 +292,81 @@ async def test_trap_73_nobody_but_the_owner_lets_anybody_in(make_nodes, new_list
         assert stranger.one(wire.Entered).room == key_of(1).public_key().public_bytes_raw().hex()
 
 
+async def test_another_key_is_another_member(make_nodes, new_listener) -> None:
+    """The owner's signature alone does not take a place from whom it was given to, nor change its key inside."""
+    async with make_nodes() as nodes:
+        crowd = await Crowd(nodes, new_listener, 2).meet()
+        said = Ticket(
+            room=ROOM, id=name_of(1), key=key_of(9).public_key().public_bytes_raw(), role="member", expires=LATER
+        )
+        stolen = tickets.issue(OWNER, said)
+        thief = new_listener()
+        for listener, session in ((thief, b"another session!"), (crowd.listeners[1], name_of(1))):
+            await nodes[0].handle_frame(listener, enter(9, listener, stolen, session=session, key=key_of(9)))
+            assert listener.one(wire.Error).code == RelayErrorCode.BAD_TICKET
+        assert crowd.listeners[1].closed is None
+
+
+@SIZES
+async def test_the_sender_pays_for_each_copy(make_nodes, new_listener, size) -> None:
+    """One message in, sixty-three out would be work that nobody has paid for."""
+    async with make_nodes() as nodes:
+        crowd = await Crowd(nodes, new_listener, size).meet()
+        await crowd.say(0, b"to all")
+        await crowd.say(0, b"to one", 2, to=[1])
+        assert crowd.listeners[0].copies == size - 2
+
+
+async def test_who_is_named_and_not_there_takes_nothing_of_the_log(make_nodes, new_listener) -> None:
+    """And in a room of two nobody is named at all: the other one hears it."""
+    async with make_nodes() as nodes:
+        crowd = await Crowd(nodes, new_listener, 2).meet()
+        await crowd.say(0, b"to strangers", to=range(10, 60))
+        (room,) = nodes[0]._table._registry.rooms.values()
+        assert room.log[0].to == frozenset()
+        one, other = new_listener(), new_listener()
+        await nodes[0].handle_frame(one, wire.Meet(session=b"1" * 16, name=b"n" * 32, role="inviter"))
+        await nodes[1].handle_frame(other, wire.Meet(session=b"2" * 16, name=b"n" * 32, role="joiner"))
+        await nodes[0].handle_frame(one, wire.Send(client_seq=1, payload=b"heard", to=[b"x" * 16]))
+        await trio.testing.wait_all_tasks_blocked()
+        assert other.one(wire.Message).payload == b"heard"
+
+
+async def test_an_entry_that_is_repeated_hears_what_was_said_since_the_first(make_nodes, new_listener) -> None:
+    """Its position is before that: what is not newer than a position is dropped by who reads it."""
+    async with make_nodes() as nodes:
+        crowd = await Crowd(nodes, new_listener, 2).meet()
+        await crowd.say(0, b"meanwhile")
+        again = new_listener()
+        await nodes[0].handle_frame(again, enter(1, again))
+        entered, message = again.one(wire.Entered), again.one(wire.Message)
+        assert (message.epoch, message.seq) > (entered.epoch, entered.seq)
+
+
+async def test_a_member_that_was_started_anew_counts_from_one(make_nodes, new_listener) -> None:
+    """A message said again gets the place of its own, not that of the former session's."""
+    async with make_nodes() as nodes:
+        crowd = await Crowd(nodes, new_listener, 2).meet()
+        await crowd.say(1, b"of the former")
+        again = new_listener()
+        await nodes[0].handle_frame(again, enter(1, again, session=b"another session!"))
+        for _ in range(2):
+            await nodes[0].handle_frame(again, wire.Send(client_seq=1, payload=b"of the new one"))
+        assert [one.seq for one in again.take(wire.Ack)] == [2, 2]
+
+
+async def test_the_end_of_a_room_gives_each_no_more_than_a_window(make_nodes, new_listener) -> None:
+    """Sixty-four readers that do not read would take the log sixty-four times."""
+    async with make_nodes(RoomLimits(window_bytes=3000)) as nodes:
+        crowd = await Crowd(nodes, new_listener, 2, can=["end"]).meet()
+        for number in range(1, 21):
+            await crowd.say(0, bytes(1000), number)
+        await nodes[0].handle_frame(crowd.listeners[0], wire.Close(reason="done"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(crowd.listeners[1].take(wire.Message)) == 3
+        assert crowd.listeners[1].one(wire.Closed).reason == "done"
+
+
 async def test_a_program_that_is_started_anew_takes_its_own_place(make_nodes, new_listener) -> None:
     """With the same ticket and another session: the others hear that the former is gone and a new one is there."""
     async with make_nodes() as nodes:

@@ -31,6 +31,10 @@ class Subscriber(Protocol):
         """Close the connection after what was delivered; the engine ignores what it still says."""
         ...
 
+    def charge(self, copies: int, size: int) -> None:
+        """Note that a message of the client's went to so many more members than one, and how many bytes that was."""
+        ...
+
     def confirm(self) -> None:
         """Note that the client has proved itself to its peer: its claim of a nameplate was no guess."""
         ...

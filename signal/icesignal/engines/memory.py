@@ -100,6 +100,8 @@ class MemoryEngine:
                 continue
             if output.frame is not None:
                 subscriber.deliver(output.frame)
+            if output.copies:
+                subscriber.charge(output.copies, output.copied_bytes)
             if output.is_confirmed:
                 subscriber.confirm()
             if output.close is not None:
