@@ -160,7 +160,7 @@ class Datagrams:
         """
         count = 0
         carrier = self._carrier
-        if not carrier.takes_datagrams:
+        if not self.pending or not carrier.takes_datagrams:
             return 0
         room = carrier.congestion_window - carrier.bytes_in_flight - self._backlog
         while self.pending and room > 0:

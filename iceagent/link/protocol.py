@@ -145,32 +145,24 @@ class LinkProtocol:
 
     def timer(self) -> float | None:
         """When `handle_timer` is due, or None."""
-        timers = [self.endpoint.timer(), *list(self._probes)[:1]]
-        if self.state is LinkState.OPEN:
-            timers.append(self._liveness.due_at)
+        liveness = self._liveness.due_at if self.state is LinkState.OPEN else None
+        timers = [self.endpoint.timer(), *list(self._probes)[:1], liveness]
         return min((timer for timer in timers if timer is not None), default=None)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return what is to be sent now, and wake the writers that found QUIC's buffer full."""
-        self._hand_over()
-        datagrams = self.endpoint.datagrams_to_send(now)
-        if not datagrams and self._hand_over():  # what they had to wait for has gone
-            datagrams = self.endpoint.datagrams_to_send(now)
+        handed, datagrams = self.datagrams.hand_over(), self.endpoint.datagrams_to_send(now)
+        if not datagrams and (more := self.datagrams.hand_over()):  # what they had to wait for has gone
+            handed, datagrams = handed + more, self.endpoint.datagrams_to_send(now)
+        if handed:
+            self.counters["datagrams sent"] += handed
+            self._wake_link()
         self.datagrams.note_sent(datagrams)
         self._budget.wake_writers()
         self._output_due = bool(datagrams)
         if self._delivery_awaited and not self.undelivered():
             self._wake_link()
         return datagrams
-
-    def _hand_over(self) -> int:
-        """Give QUIC what datagrams it takes; return how many."""
-        if not self.datagrams.pending:
-            return 0
-        count = self.datagrams.hand_over()
-        self.counters["datagrams sent"] += count
-        self._wake_link()
-        return count
 
     def undelivered(self) -> int:
         """Return how many bytes the peer's QUIC does not have yet; `wake_link` is called once it has all."""
