@@ -126,12 +126,15 @@ class DtlsClient(trio.abc.AsyncResource):
         self._service = service
         self._listener = listener
         self._connection = connection
+        self._has_place = False
         self._waiting: list[bytes] | None = []  # None from its first turn on
         self._patience = trio.CancelScope()
         self._changed = trio.Event()
 
     def handle_datagram(self, datagram: bytes) -> None:
-        """Take what came from the client's address."""
+        """Take what came from the client's address; before there is a place for it, nothing: it will say so again."""
+        if not self._has_place:
+            return
         messages = self._connection.handle_datagram(datagram)
         self._flush()
         if self._waiting is None:
@@ -172,8 +175,10 @@ class DtlsClient(trio.abc.AsyncResource):
 
     async def serve(self) -> None:
         """Serve until the client is gone or has no allocation for too long."""
-        self._connection.advance()  # only now: a handshake costs a signature
-        self._flush()
+        self._has_place = True
+        if self._connection.ended is None:  # not if it has begun anew meanwhile
+            self._connection.advance()  # only now: a handshake costs a signature
+            self._flush()
         with trio.move_on_after(HANDSHAKE_S) as patience:
             await self._do_handshake()
         if patience.cancelled_caught:

@@ -303,6 +303,31 @@ def test_a_nomination_heard_long_before_another_does_not_come_back(renomination:
     assert one.selected_pair.remote.address == newer
 
 
+def test_an_aggressive_peers_worse_nomination_that_is_answered_late_changes_nothing() -> None:
+    """Both were nominated at once, and the better one is in use; the other's check was lost for some seconds."""
+    one = agent(Role.CONTROLLED)
+    one.add_local_candidate(0.0, ice.host_candidate(A4))
+    one.set_remote_credentials(0.0, PEER)
+    better, worse = make_address("198.51.100.9", 1), make_address("198.51.100.5", 1)
+    for remote, rank in ((better, 60000), (worse, 100)):
+        one.add_remote_candidate(0.0, ice.host_candidate(remote, rank))
+    transmits_of(one)
+    checks: dict[TransportAddress, Transmit] = {}
+    for remote in (better, worse):
+        one.handle_datagram(0.1, A4, remote, request(one, peer=PEER, nominate=True))
+    now = 0.1
+    while now < 6.0:
+        now += 0.05
+        one.handle_timeout(now)
+        fresh = {check.remote: check for check in requests_in(transmits_of(one))}
+        checks |= fresh
+        if better in fresh:  # the peer goes on answering there
+            one.handle_datagram(now, A4, better, answer(fresh[better], PEER))
+    one.handle_datagram(now, A4, worse, answer(checks[worse], PEER))
+    assert one.selected_pair is not None
+    assert one.selected_pair.remote.address == better
+
+
 def test_the_controlled_side_may_send_before_it_is_nominated() -> None:
     """RFC 8445 section 12.1."""
     one = lone(Role.CONTROLLED)

@@ -208,7 +208,7 @@ class RequestHandler:
         nominates = self._nominates(check)
         if nominates:
             context.nominations_heard += 1
-            pair.nominated_as = context.nominations_heard
+            pair.nominated_as, pair.nominated_at = context.nominations_heard, now
         if context.config.lite:
             context.health.hear(now)
             if not nominates:

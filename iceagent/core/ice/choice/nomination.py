@@ -72,11 +72,14 @@ class Nominator:
         # With renomination the newest counts: values have been compared (draft-thatcher-ice-renomination section 4).
         # RFC 8445 section 8.1.1: of several nominated pairs, that is of an aggressive peer's, the one with the highest
         # priority counts. Deviation: three seconds after the first (section 8.3.1) a further nomination means that the
-        # peer's path broke, so then, and whenever we nominated, the newest one counts alone.
-        settled = selected is not None and now >= context.selected_at + constants.NOMINATION_SETTLE_S
-        if selected is not None and settled and self._was_overtaken(pair, selected):
+        # peer's path broke, so then, and whenever we nominated, the newest one counts alone. When the peer nominated
+        # is what matters; our own check of the pair may have been answered long after.
+        settled_at = context.selected_at + constants.NOMINATION_SETTLE_S
+        if selected is not None and now >= settled_at and self._was_overtaken(pair, selected):
             self.refresh(now)
             return
+        said_at = now if context.roles.controlling else pair.nominated_at
+        settled = selected is not None and said_at >= settled_at
         is_ours = context.roles.controlling or context.renominates
         if is_ours or settled or context.health.faltering:
             if selected is not None:

@@ -129,6 +129,7 @@ class CheckPair:
     nominated: bool = False
     nominate_on_success: bool = False  # RFC 8445 section 7.3.1.5: USE-CANDIDATE came before our own check was answered
     nominated_as: int = 0  # which of the peer's nominations its latest one was, counted from 1
+    nominated_at: float = 0.0  # when that was heard
     consent_lost: bool = False  # RFC 7675 section 5.1: never again with these credentials
     nomination_failures: int = 0
     heard: bool = False  # an authenticated check came from there
