@@ -55,9 +55,8 @@ async def answer_within(session: Session, seconds: float) -> AsyncIterator[None]
 
 
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
-SPEECH_S = (
-    120.0  # ours: from the proof of the code to the first description; the relay holds an absent one's place so long
-)
+SPEECH_S = 120.0
+"""Ours: from the proof of the code to the first description; the relay holds an absent one's place so long."""
 GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then
 
 DEPARTURE_LOOK_S = 0.2  # between two looks at the path of a peer that left the conversation

@@ -199,9 +199,8 @@ class ClientSession:
         return list(self._pending)
 
     def _handle_message(self, frame: wire.Message) -> Action:
-        if (
-            not self._peer_seen
-        ):  # nobody can have said it; nobody reads it either, and a full inbox keeps us from the relay
+        if not self._peer_seen:
+            # Nobody can have said it. Nobody reads it either, and a full inbox keeps us from the relay.
             self.counters["unexpected_frames"] += 1
             return Action.NONE
         if (frame.epoch, frame.seq) <= self._position:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ class Member:
 
 
 @dataclass(slots=True, eq=False)
-class Room:
+class Room(ABC):
     """What was said in a room, and who hears it.
 
     `key` is under what a table keeps it, `name` what its members call it.

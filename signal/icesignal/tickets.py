@@ -20,7 +20,6 @@ from icesignal import wire
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 MAX_CAPABILITIES: Final = 16
-MAX_TICKET_BYTES: Final = 1_024
 END, REMOVE = "end", "remove"
 """Capabilities that a relay knows: to end the room for all, to remove members. Others are the application's."""
 
@@ -64,8 +63,8 @@ def issue(room_key: Ed25519PrivateKey, ticket: Ticket) -> bytes:
     if room_key.public_key().public_bytes_raw() != ticket.room:
         raise ValueError("a ticket is signed with the key of its own room")
     body = bytes(msgpack.packb(msgspec.to_builtins(ticket, builtin_types=(bytes,)), use_bin_type=True) or b"")
-    if len(body) + SIGNATURE_BYTES > MAX_TICKET_BYTES:
-        raise ValueError(f"a ticket has at most {MAX_TICKET_BYTES} bytes; give it fewer capabilities")
+    if len(body) + SIGNATURE_BYTES > wire.MAX_TICKET_BYTES:
+        raise ValueError(f"a ticket has at most {wire.MAX_TICKET_BYTES} bytes; give it fewer capabilities")
     return body + room_key.sign(_SIGNED_AS + body)
 
 

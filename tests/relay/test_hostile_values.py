@@ -18,11 +18,11 @@ import trio.testing
 from amount import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from icesignal import http, wire
+from icesignal import wire
 from icesignal.code import Code
 from icesignal.dial import with_own_host
 from icesignal.rooms import RoomTable
-from icesignal.transport import ConnectionEnded, accept_websocket
+from memory_relay import play_relay
 
 from iceagent.session.relay import agent_config
 
@@ -84,22 +84,6 @@ def messages(draw: st.DrawFn, frames: list[wire.Frame]) -> bytes:
     frame = draw(st.sampled_from(frames))
     names = sorted({"type", "v", *frame.__struct_fields__})
     return packed(frame, draw(st.dictionaries(st.sampled_from(names), VALUES, max_size=2)))
-
-
-async def play_relay(said: list[bytes], stream: trio.abc.Stream) -> None:
-    """Be a relay that welcomes, and says what it was given to say upon the first frame."""
-    request = await http.read_request(stream)
-    assert request is not None
-    async with accept_websocket(stream, http.canonical_upgrade(request)) as connection:
-        connection.send_nowait(wire.encode(wire.Welcome(versions=[1])))
-        try:
-            await connection.receive()
-            for message in said:
-                connection.send_nowait(message)
-            while True:
-                await connection.receive()
-        except ConnectionEnded:
-            pass
 
 
 async def join_at(said: list[bytes]) -> None:

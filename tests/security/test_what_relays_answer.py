@@ -12,11 +12,10 @@ import icesignal
 import pytest
 import trio
 import trio.testing
-from icesignal import http, wire
+from icesignal import wire
 from icesignal.client_session import Action, ClientSession
 from icesignal.code import Code
-from icesignal.transport import ConnectionEnded, accept_websocket
-from memory_relay import open_memory_relay
+from memory_relay import open_memory_relay, play_relay
 
 from iceagent.agent import AgentConfig
 from iceagent.link import generate_identity
@@ -137,27 +136,12 @@ Talk = Callable[[icesignal.Client], Awaitable[object]]
 
 async def talk_to(answers: list[bytes], talk: Talk) -> None:
     """Talk to a relay that says this once it has heard something, and nothing more."""
-
-    async def serve(stream: trio.abc.Stream) -> None:
-        request = await http.read_request(stream)
-        assert request is not None
-        async with accept_websocket(stream, http.canonical_upgrade(request)) as connection:
-            connection.send_nowait(wire.encode(wire.Welcome(versions=[1])))
-            try:
-                await connection.receive()
-                for answer in answers:
-                    connection.send_nowait(answer)
-                while True:
-                    await connection.receive()
-            except ConnectionEnded:
-                pass
-
     async with trio.open_nursery() as nursery:
 
         async def open_stream(_host: str, _port: int) -> trio.abc.Stream:
             await trio.lowlevel.checkpoint()
             ours, theirs = trio.testing.memory_stream_pair()
-            nursery.start_soon(serve, theirs)
+            nursery.start_soon(play_relay, answers, theirs)
             return ours
 
         async with icesignal.open_client("ws://relay.example", open_stream=open_stream) as client:

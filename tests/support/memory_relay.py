@@ -1,4 +1,7 @@
-"""The real relay and its real clients, joined by memory: what time does to them takes virtual time."""
+"""The real relay and its real clients, joined by memory: what time does to them takes virtual time.
+
+And a relay that says what it is given to say.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from typing import Any
 
 import icesignal
 import trio
+from icesignal import http, wire
 from icesignal.client import open_client
 from icesignal.engines import MemoryEngine
 from icesignal.server import Access, IceServers, Server, _ice_servers
 from icesignal.sources import Limits
+from icesignal.transport import ConnectionEnded, accept_websocket
 from trio.testing import memory_stream_pair
 
 URL = "ws://relay.example:8080"
@@ -110,3 +115,19 @@ async def open_memory_relay(ice_servers: IceServers = ()) -> AsyncIterator[Memor
     async with engine.run(), trio.open_nursery() as nursery:
         yield MemoryRelay(server, nursery)
         nursery.cancel_scope.cancel()
+
+
+async def play_relay(said: list[bytes], stream: trio.abc.Stream) -> None:
+    """Be a relay that welcomes, and says what it was given to say upon the first frame."""
+    request = await http.read_request(stream)
+    assert request is not None
+    async with accept_websocket(stream, http.canonical_upgrade(request)) as connection:
+        connection.send_nowait(wire.encode(wire.Welcome(versions=[1])))
+        try:
+            await connection.receive()
+            for message in said:
+                connection.send_nowait(message)
+            while True:
+                await connection.receive()
+        except ConnectionEnded:
+            pass
