@@ -56,7 +56,7 @@ class LateCandidates:
     def __init__(self, components: Sequence[Component]) -> None:
         self._components = components
         self._generations = [-1] * len(components)
-        self._given: set[Key] = set()
+        self._given: list[set[Key]] = [set() for _ in components]
 
     def __aiter__(self) -> LateCandidates:
         return self
@@ -77,12 +77,11 @@ class LateCandidates:
         generation = component.driver.ice.generation
         if self._generations[number] != generation:
             self._generations[number] = generation
-            self._given -= {key for key in self._given if key[3] in component.driver.sockets}
-            self._given |= component.gatherer.signalled_in_time
+            self._given[number] = set(component.gatherer.signalled_in_time)
         for candidate in component.gatherer.names.signalled():
             key = key_of(candidate)
-            if key not in self._given:
-                self._given.add(key)
+            if key not in self._given[number]:
+                self._given[number].add(key)
                 return candidate
         return None
 

@@ -23,6 +23,7 @@ from iceagent.agent import (
 )
 from iceagent.agent.gather.gatherer import ENOUGH_GRACE_S
 from iceagent.agent.gather.reflexive import QUESTION_S
+from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import TA_S
 from iceagent.servers.turn import open_turn_server
@@ -236,6 +237,31 @@ async def test_a_late_relay_and_a_new_interface_are_late_candidates(internet: An
             cafe = world.net.router(world.net.internet, nat=virtual.PORT_RESTRICTED, families=(4,))
             interface = world.alice.attach(cafe)
             assert (await anext(late)).address.host == interface.address(4)
+
+
+async def test_an_address_that_went_and_came_back_after_a_restart_is_late_again(internet: Any) -> None:
+    """The same port is bound anew, so it is the same address: but the peer has never heard of it in this generation."""
+    async with internet() as world, open_agent(world.config(world.alice), role=Role.CONTROLLING) as agent:
+        agent.set_remote_credentials(ice.Credentials("peer", 22 * "p"))
+        (first,) = [candidate async for candidate in agent.local_candidates()]
+        heard: list[tuple[float, TransportAddress]] = []
+
+        async def listen() -> None:
+            async for late in agent.late_candidates():
+                heard.append((trio.current_time(), late.address))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await trio.sleep(1)  # the reader has seen the first generation end
+            world.alice.set_up(up=False)
+            await trio.sleep(10)
+            agent.restart()
+            await trio.sleep(10)  # and now the second one, without the address
+            came_back_at = trio.current_time()
+            world.alice.set_up()
+            await trio.sleep(10)
+            nursery.cancel_scope.cancel()
+        assert [address for at, address in heard if at >= came_back_at] == [first.address]
 
 
 async def test_two_agents_connect_by_an_answer_that_came_late(internet: Any) -> None:
