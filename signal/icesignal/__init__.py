@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         open_rendezvous,
     )
     from icesignal.client import Client, open_client
-    from icesignal.client_session import RelayState
     from icesignal.code import Code, parse_code
     from icesignal.dial import OpenStream
     from icesignal.engines import MemoryEngine
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         SessionLost,
         SignalError,
     )
+    from icesignal.keeper import RelayState
     from icesignal.pauses import BACK_S
     from icesignal.rooms import RoomLimits
     from icesignal.server import OWNER, Server, serve
@@ -87,7 +87,7 @@ __all__ = [
 _NAMES_OF = {
     "channel": ("Invitation", "Rendezvous", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
     "client": ("Client", "open_client"),
-    "client_session": ("RelayState",),
+    "keeper": ("RelayState",),
     "code": ("Code", "parse_code"),
     "dial": ("OpenStream",),
     "engines": ("MemoryEngine",),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
-from icesignal.client_session import ClientSession
+from icesignal.member_session import MemberSession
 
 LINES = 10
 PERIOD_S = 60.0
@@ -65,9 +66,9 @@ class LossLog:
             self._logged_left_out = True
             logger.warning("an ICE server that the relay %s names is left out: %s", self._url, why)
 
-    def lost(self, session: ClientSession | None) -> None:
+    def lost(self, session: MemberSession[Any] | None) -> None:
         """Log that the relay is gone, and again while it stays away."""
-        if session is None or session.joined is None or session.over is not None:
+        if session is None or not session.has_place or session.over is not None:
             return
         level = _level(session)
         now = trio.current_time()
@@ -81,15 +82,15 @@ class LossLog:
                 "the relay %s has been gone for %.0f s; after %.0f s the code is dead",
                 self._url,
                 now - self._lost_at,
-                session.joined.resume_s,
+                session.resume_s,
             )
 
-    def found(self, session: ClientSession | None) -> None:
+    def found(self, session: MemberSession[Any] | None) -> None:
         """Log that it is back, once the session has been resumed there."""
         if self._lost_at is not None and session is not None and session.resumed_here:
             self._lost_at = None
             logger.log(_level(session), "the connection to the relay %s is back", self._url)
 
 
-def _level(session: ClientSession) -> int:
-    return logging.WARNING if session.peer == "absent" else logging.INFO
+def _level(session: MemberSession[Any]) -> int:
+    return logging.WARNING if session.awaits_peer else logging.INFO

@@ -217,9 +217,9 @@ async def test_whoever_is_gone_before_it_proved_itself_is_said_to_be(
 ) -> None:
     """Its room outlives it for two minutes, and its code leads to nobody. Alive it may come back: codes are dear."""
     async with icesignal.open_client(relay.url) as client, icesignal.open_invitation(client) as invitation:
-        client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
-        assert client._connection is not None
-        client._connection.abort(wire.CloseCode.GOING_AWAY)
+        client._keeper.pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
+        assert client._keeper.connection is not None
+        client._keeper.connection.abort(wire.CloseCode.GOING_AWAY)
         with pytest.raises(icesignal.PeerLeft, match=r"is gone: its connection to the relay has ended.*use a new code"):
             async with icesignal.open_join(relay.url, invitation.code):
                 pass
@@ -228,9 +228,9 @@ async def test_whoever_is_gone_before_it_proved_itself_is_said_to_be(
 def stays_away(channel: icesignal.SealedChannel, cut: Callable[[transport.WebsocketConnection], None]) -> None:
     """End a channel's connection as `cut` does; its client is there and does not dial again."""
     client = channel._client
-    client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
-    assert client._connection is not None
-    cut(client._connection)
+    client._keeper.pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
+    assert client._keeper.connection is not None
+    cut(client._keeper.connection)
 
 
 def reset(connection: transport.WebsocketConnection) -> None:
@@ -258,8 +258,8 @@ async def test_a_peer_that_comes_back_in_time_is_not_gone(relay: Server) -> None
     async with sealed_pair(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
         nursery.start_soon(inviter.wait_peer_gone, EVER_S)
         for _ in range(3):
-            assert joiner._client._connection is not None
-            reset(joiner._client._connection)
+            assert joiner._client._keeper.connection is not None
+            reset(joiner._client._keeper.connection)
             while not inviter.has_peer_hung_up:
                 await inviter._client.wait_change()
             while inviter.is_peer_away:

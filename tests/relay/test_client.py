@@ -10,9 +10,9 @@ import icesignal
 import pytest
 import trio
 from icesignal import wire
-from icesignal.client_session import INBOX_MESSAGES
 from icesignal.dial import with_own_host
 from icesignal.engines import MemoryEngine
+from icesignal.member_session import INBOX_MESSAGES
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.url import parse_relay_url
@@ -56,7 +56,7 @@ class Restartable:
 
 def cut(client: icesignal.Client) -> None:
     """Kill a client's connection as the network does: without a word."""
-    connection: Any = client._connection
+    connection: Any = client._keeper.connection
     connection._stream._stream.socket.close()
 
 
@@ -232,7 +232,7 @@ async def test_a_connection_cut_during_an_entry_finds_its_place_again(relay: Ser
 async def test_messages_lost_for_good_are_told_once(raw_to: object) -> None:
     """`MessagesLost` stands where they are missing, and what follows still arrives."""
     async with serve(engine=MemoryEngine(limits=RoomLimits(log_messages=2))) as relay, pair(relay.url) as (one, two):
-        two._connection._stream._stream.socket.close()  # type: ignore[union-attr]
+        two._keeper.connection._stream._stream.socket.close()  # type: ignore[union-attr]
         await until(lambda: not two.is_connected)
         for number in range(6):
             await one.send(b"%d" % number)

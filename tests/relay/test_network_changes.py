@@ -149,7 +149,7 @@ async def test_who_has_no_network_is_away_and_has_not_hung_up(
     monkeypatch.setattr(transport, "PING_TIMEOUT_S", 20.0)
     async with line_to(relay) as line, over(line, relay) as (moving, peer):
         back = trio.Event()
-        moving._pause = lambda seconds: back.wait()  # type: ignore[method-assign]
+        moving._keeper.pause = lambda seconds: back.wait()  # type: ignore[method-assign]
         line.forget()
         while not peer.is_peer_away:
             await peer.wait_change()

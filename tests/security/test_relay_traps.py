@@ -294,8 +294,8 @@ async def test_trap_48_what_a_client_says_again_fits_its_own_outbox(autojump_clo
     payload = bytes(wire.MAX_PAYLOAD_BYTES)
     async with serve() as relay, icesignal.open_client(relay.url) as one, icesignal.open_client(relay.url) as two:
         await two.join(await one.allocate())
-        assert one._connection is not None
-        one._connection._stream._stream.socket.close()  # type: ignore[attr-defined]
+        assert one._keeper.connection is not None
+        one._keeper.connection._stream._stream.socket.close()  # type: ignore[attr-defined]
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon

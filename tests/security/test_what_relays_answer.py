@@ -13,8 +13,9 @@ import pytest
 import trio
 import trio.testing
 from icesignal import wire
-from icesignal.client_session import Action, ClientSession
+from icesignal.client_session import ClientSession
 from icesignal.code import Code
+from icesignal.member_session import Action
 from memory_relay import open_memory_relay, play_relay
 
 from iceagent.agent import AgentConfig

@@ -293,9 +293,9 @@ async def test_a_peer_that_leaves_before_there_is_a_path(monkeypatch):
 
 def hang_up(client: icesignal.Client) -> None:
     """End a client's connection as the system does for a program that is killed; it does not come back."""
-    client._pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
-    assert client._connection is not None
-    client._connection._stream._stream.socket.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
+    client._keeper.pause = lambda seconds: trio.sleep_forever()  # type: ignore[method-assign]
+    assert client._keeper.connection is not None
+    client._keeper.connection._stream._stream.socket.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("is_described", [False, True])
@@ -349,11 +349,11 @@ async def test_a_peer_that_only_lost_its_relay_is_waited_for(monkeypatch):
         back = trio.Event()
         async with icesignal.open_join(None, invitation.code) as channel:
             client = channel._client
-            monkeypatch.setattr(client, "_pause", lambda seconds: back.wait())
+            monkeypatch.setattr(client._keeper, "pause", lambda seconds: back.wait())
             while progress.stage is not Stage.PEER:
                 await progress.wait_changed()
-            assert client._connection is not None
-            client._connection.abort(wire.CloseCode.GOING_AWAY)
+            assert client._keeper.connection is not None
+            client._keeper.connection.abort(wire.CloseCode.GOING_AWAY)
             while not progress.is_peer_away():
                 await trio.sleep(0.01)
             for _ in range(5):
