@@ -19,6 +19,7 @@ VERBS = {
     "connect": "Join your standard input and output with those of `iceagent listen` on the other machine.",
     "forward": "Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.",
     "turn": "Run a STUN and TURN server.",
+    "check-config": "Tell whether the configuration of a server can be used, and all that is wrong with it.",
     "netcheck": "Tell what this network lets through, and what that means for connecting.",
 }
 """Each verb and its line in the list: the first of its own help, repeated here so that the list imports no verb."""
@@ -63,7 +64,7 @@ class _Verbs(click.Group):
 
 def load_verb(name: str) -> click.Command:
     """Import a verb."""
-    command = importlib.import_module(f"iceagent.cli.{name}").command
+    command = importlib.import_module(f"iceagent.cli.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     command.context_class = _Context
     return command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -12,24 +11,24 @@ from typing import Any
 import click
 import icesignal
 import trio
+from icesignal.config import limits_of
+from icesignal.config_option import config_option
 
+from iceagent.cli.listening import DEFAULT_LISTEN, parse_listen
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
+from iceagent.cli.serve_config import ServeConfig, serve_problems, serve_values
 from iceagent.cli.turn import own_host_urls, run_turn, turn_urls
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.accepting import raise_descriptor_limit
-from iceagent.net.host_names import resolve
-from iceagent.net.sockaddr import bind_sockaddr
 from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.session.relay import best_address
 from iceagent.tunnel.binds import bind_error
-from iceagent.tunnel.spec import canonical_host, parse_port, split_fields
 
-DEFAULT_LISTEN = "0.0.0.0:8080"
 CREDENTIALS_S = 12 * 3600  # how long a member's credentials are good for new allocations
 MAX_URLS = 8  # of one entry, docs/relay-protocol.md section 9
 _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
@@ -38,6 +37,10 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
 
 
 @click.command("serve")
+@config_option(ServeConfig, serve_values, serve_problems)
+@click.option(
+    "--stun", metavar="URL", multiple=True, help="Another STUN server to tell peers of: stun:stun.example:3478."
+)
 @click.option(
     "--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, show_default=True, help="Where; port 0 for any free one."
 )
@@ -55,7 +58,11 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
 )
 @turn_options
 @output_options
+@click.pass_obj
 def command(
+    config: ServeConfig,
+    /,
+    stun: tuple[str, ...],
     listen: str,
     with_turn: bool,
     turn_listen: str | None,
@@ -71,13 +78,20 @@ def command(
     The other commands need to know only the relay: `--relay URL`.
     """
     output = Common(as_json, quiet, verbose).open_output()
-    relay = partial(icesignal.serve, trusted_proxies=trusted_proxy, allow_origins=allow_origin)
-    return run_verb(lambda: _serve(listen, turn_listen, values, output, relay, with_turn=with_turn), output)
+    relay = partial(
+        icesignal.serve,
+        trusted_proxies=trusted_proxy,
+        allow_origins=allow_origin,
+        limits=limits_of(config, icesignal.Limits),
+        engine=icesignal.MemoryEngine(limits=limits_of(config, icesignal.RoomLimits)),
+    )
+    return run_verb(lambda: _serve(listen, turn_listen, stun, values, output, relay, with_turn=with_turn), output)
 
 
 async def _serve(
     listen: str,
     turn_listen: str | None,
+    others: Sequence[str],
     values: dict[str, Any],
     output: Output,
     relay: ServeRelay,
@@ -85,14 +99,14 @@ async def _serve(
     with_turn: bool,
 ) -> None:
     raise_descriptor_limit()
-    addresses = await _parse_listen(listen)
+    addresses = await parse_listen(listen)
     arguments = None
     if with_turn:
         arguments = await _turn_arguments(addresses, turn_listen, values)
     elif turn_listen is not None or values["users"] or values["secret_file"] or values["insecure_dev"]:
         raise LocalError("the options of a TURN server need --turn")
     async with AsyncExitStack() as stack:
-        port, turn = await _open_servers(stack, addresses, arguments, relay)
+        port, turn = await _open_servers(stack, addresses, arguments, others, relay)
         shown = TransportAddress(_reachable(addresses), port)
         url, stun = f"ws://{shown}", f"stun:{shown}"
         text = f"relay {url}\nSTUN  {stun}"
@@ -115,55 +129,17 @@ async def _turn_arguments(
         udp = list(addresses)
         tcp = [TransportAddress(one.host, DEFAULT_PORT if one.port else 0) for one in addresses]
     else:
-        tcp = await _parse_listen(turn_listen)
+        tcp = await parse_listen(turn_listen)
         udp = list(dict.fromkeys([*addresses, *tcp]))
     return parse_turn(udp, values, tcp_listen=tcp, secret=secrets.token_urlsafe(32))
 
 
-async def _parse_listen(text: str) -> list[TransportAddress]:
-    """Return the addresses to bind of `HOST:PORT`, `[::1]:PORT`, `*:PORT` or `:PORT`, all with the same port.
-
-    `*` is both families, and a name all its addresses that are this machine's.
-
-    Raises:
-        LocalError: the text is none of these, or the name does not resolve.
-    """
-    try:
-        *hosts, port = split_fields(text)
-        if len(hosts) != 1:
-            raise ValueError("HOST or PORT is missing")
-        number = parse_port(port, zero=True)
-        if hosts[0] in {"", "*"}:
-            found = [TransportAddress(host, number) for host in ("0.0.0.0", "::")]  # noqa: S104 (asked for)
-        else:
-            found = await resolve(canonical_host(hosts[0]), number)
-        ours = [one for one in found if len(found) == 1 or _is_ours(one.host)] or found[:1]
-        return ours if number or len(ours) == 1 else _with_one_port(ours)
-    except (ValueError, OSError) as error:
-        raise LocalError(f"--listen {text!r} cannot be: {error}. A right one: {DEFAULT_LISTEN}, or [::]:8080") from None
-
-
-def _is_ours(host: str) -> bool:
-    """Return whether something can be bound to an address: it is this machine's, and the kernel has its family."""
-    family, address = bind_sockaddr(host, 0)
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind(address)
-    except OSError:
-        return False
-    return True
-
-
-def _with_one_port(addresses: Sequence[TransportAddress]) -> list[TransportAddress]:
-    """Return addresses with a port that was free at the first of them a moment ago."""
-    family, address = bind_sockaddr(addresses[0].host, 0)
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.bind(address)
-        return [TransportAddress(one.host, sock.getsockname()[1]) for one in addresses]
-
-
 async def _open_servers(
-    stack: AsyncExitStack, addresses: Sequence[TransportAddress], arguments: TurnArguments | None, relay: ServeRelay
+    stack: AsyncExitStack,
+    addresses: Sequence[TransportAddress],
+    arguments: TurnArguments | None,
+    others: Sequence[str],
+    relay: ServeRelay,
 ) -> tuple[int, TurnService | None]:
     """Open relay and STUN server, or relay and TURN server, on one port number; return it.
 
@@ -183,7 +159,7 @@ async def _open_servers(
                 else:
                     turn = await trial.enter_async_context(open_turn_server(arguments.options))
                     port = turn.address.port
-                servers = partial(_ice_servers, port, turn)
+                servers = partial(_ice_servers, port, turn, others=others)
                 await trial.enter_async_context(relay(host=hosts, port=port, ice_servers=servers))
             except ValueError as error:
                 raise LocalError(str(error)) from None
@@ -196,9 +172,9 @@ async def _open_servers(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _ice_servers(port: int, turn: TurnService | None, host: str) -> list[dict[str, Any]]:
+def _ice_servers(port: int, turn: TurnService | None, host: str, others: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return what one member of a room is given: under the relay's own host, with credentials for its own address."""
-    servers: list[dict[str, Any]] = [{"urls": [f"stun::{port}"]}]
+    servers: list[dict[str, Any]] = [{"urls": [url]} for url in (f"stun::{port}", *others)]
     if turn is not None:
         username, credential = turn.make_credentials_at(host, CREDENTIALS_S)
         urls = list(dict.fromkeys(own_host_urls(turn)))  # both families have one name

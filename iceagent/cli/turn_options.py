@@ -12,14 +12,24 @@ import click
 
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.core.turn.server import TurnLimits
+from iceagent.core.turn.server.limits import FIRST_PORT, LAST_PORT
 from iceagent.errors import LocalError
 from iceagent.servers.turn_options import DEFAULT_REALM, TlsFiles, TurnOptions
 
 F = TypeVar("F", bound=Callable[..., object])
 
 DEV_USER: str = "dev"
+DEFAULT_PORTS = f"{FIRST_PORT}-{LAST_PORT}"
+DEFAULT_QUOTAS = {"user": 64, "source": 256, "total": 4096}
 MAX_FILE_BYTES = 16 * 1024 * 1024
 _FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _quota(of: str, text: str) -> Callable[[F], F]:
+    return click.option(
+        f"--{of}-quota", type=click.IntRange(1), default=DEFAULT_QUOTAS[of], show_default=True, help=text
+    )
+
 
 _OPTIONS = (
     click.option("--realm", default=DEFAULT_REALM, show_default=True, help="The realm of the server's users."),
@@ -33,13 +43,31 @@ _OPTIONS = (
     click.option("--no-tcp", is_flag=True, help="UDP only."),
     click.option("--external-ip", metavar="A", multiple=True, help="Others see this machine as A (one-to-one NAT)."),
     click.option("--relay-ip", metavar="A", multiple=True, help="Relay from A instead of the listening address."),
-    click.option("--ports", metavar="FIRST-LAST", default="49152-65535", show_default=True, help="Ports of relays."),
+    click.option("--ports", metavar="FIRST-LAST", default=DEFAULT_PORTS, show_default=True, help="Ports of relays."),
     click.option("--allow-peer", metavar="CIDR", multiple=True, help="Relay to this private or reserved network."),
     click.option("--deny-peer", metavar="CIDR", multiple=True, help="Never relay to this network."),
     click.option("--relay-only", is_flag=True, help="Relay only between relayed addresses of this server."),
-    click.option("--user-quota", type=click.IntRange(1), default=64, show_default=True, help="Allocations of a user."),
-    click.option("--source-quota", type=click.IntRange(1), default=256, show_default=True, help="...of an address."),
-    click.option("--total-quota", type=click.IntRange(1), default=4096, show_default=True, help="...of all together."),
+    click.option(
+        "--user-quota",
+        type=click.IntRange(1),
+        default=DEFAULT_QUOTAS["user"],
+        show_default=True,
+        help="Allocations of a user.",
+    ),
+    click.option(
+        "--source-quota",
+        type=click.IntRange(1),
+        default=DEFAULT_QUOTAS["source"],
+        show_default=True,
+        help="...of an address.",
+    ),
+    click.option(
+        "--total-quota",
+        type=click.IntRange(1),
+        default=DEFAULT_QUOTAS["total"],
+        show_default=True,
+        help="...of all together.",
+    ),
     click.option("--max-rate", type=click.IntRange(1), metavar="BYTES/S", help="Relayed for a user, both directions."),
     click.option("--alternate", metavar="HOST:PORT", help="A second address, for NAT behaviour discovery (RFC 5780)."),
     click.option("--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds after SIGTERM."),

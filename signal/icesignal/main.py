@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import ssl
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
 
 import click
 import trio
 
+from icesignal.config import RelayConfig, limits_of
+from icesignal.config_checks import problems_of
+from icesignal.config_option import check_file, config_option, relay_values
+from icesignal.engines import MemoryEngine
 from icesignal.listener import raise_descriptor_limit
-from icesignal.server import serve
+from icesignal.registry import RoomLimits
+from icesignal.server import Server, serve
+from icesignal.sources import Limits
+from icesignal.tls import ServerTls, TlsError
 from icesignal.url import parse_host
 
 EXIT_USAGE = 2
@@ -42,51 +50,30 @@ def parse_listen(text: str) -> tuple[str | None, int]:
         raise click.BadParameter(f"{host!r} is not a host; IPv6 needs brackets, as in [::1]:8080") from None
 
 
-class _NeedsPassword(Exception):
-    """A key is encrypted."""
-
-
-def _no_password() -> str:
-    """Refuse: OpenSSL's own way would ask the terminal, and wait for it."""
-    raise _NeedsPassword
-
-
-def _ssl_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
-    if (certificate is None) != (key is None):
+def _tls(certificate: str | None, key: str | None) -> ServerTls | None:
+    if certificate is None or key is None:
+        if certificate is None and key is None:
+            return None
         raise click.UsageError("--tls-cert and --tls-key belong together")
-    if certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(certificate, key, _no_password)
-    except _NeedsPassword:
-        raise click.UsageError(
-            f"{key} is encrypted, and a server has nobody to ask for its password; decrypt it: "
-            f"openssl pkey -in {key} -out FILE"
-        ) from None
-    except (OSError, ssl.SSLError) as error:
-        raise click.UsageError(f"the certificate or its key cannot be used: {error}") from None
-    return context
+        return ServerTls(certificate, key)
+    except TlsError as error:
+        raise click.UsageError(str(error)) from None
 
 
-async def _run(
-    host: str | None,
-    port: int,
-    ice_servers: Sequence[Mapping[str, Any]],
-    ssl_context: ssl.SSLContext | None,
-    proxies: Sequence[str],
-    origins: Sequence[str],
-    as_json: bool,
-) -> int:
+def _problems_of(path: Path, config: RelayConfig) -> Iterator[str]:
+    """Give what is wrong with a configuration, that of this command's own options, too."""
+    if config.listen is not None:
+        try:
+            parse_listen(config.listen)
+        except click.BadParameter as error:
+            yield f"{path}: listen: {error.message}"
+    yield from problems_of(path, config)
+
+
+async def _run(open_relay: Callable[[], AbstractAsyncContextManager[Server]], as_json: bool) -> int:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with serve(
-            host=host,
-            port=port,
-            ice_servers=ice_servers,
-            ssl_context=ssl_context,
-            trusted_proxies=proxies,
-            allow_origins=origins,
-        ) as server:
+        async with open_relay() as server:
             line = json.dumps({"kind": "listening", "url": server.url}) if as_json else f"listening on {server.url}"
             click.echo(line, err=not as_json)
             async for number in signals:
@@ -101,7 +88,8 @@ def _fail(as_json: bool, code: int, message: str) -> None:
     sys.exit(code)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@config_option(RelayConfig, relay_values, _problems_of)
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where to listen.")
 @click.option(
     "--stun",
@@ -118,7 +106,9 @@ def _fail(as_json: bool, code: int, message: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout.")
 @click.option("-v", "--verbose", count=True, help="Say more; repeatable.")
 @click.version_option(package_name="iceagent")
+@click.pass_context
 def main(
+    context: click.Context,
     listen: str,
     stun: tuple[str, ...],
     tls_cert: str | None,
@@ -129,6 +119,8 @@ def main(
     verbose: int,
 ) -> None:
     """Run an icesignal relay: it introduces peers to each other and sees only sealed messages."""
+    if context.invoked_subcommand is not None:
+        return
     logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
     logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # at debug it would show message sizes and addresses
     raise_descriptor_limit()
@@ -136,13 +128,36 @@ def main(
     for url in stun:
         if not url.startswith(("stun:", "stuns:")):
             raise click.BadParameter(f"{url!r} is not a STUN URL, as in stun:stun.example:3478", param_hint="--stun")
-    entries = [{"urls": [url]} for url in stun]
-    context = _ssl_context(tls_cert, tls_key)
+    tls = _tls(tls_cert, tls_key)
+    config: RelayConfig = context.obj
+    relay = partial(
+        serve,
+        host=host,
+        port=port,
+        limits=limits_of(config, Limits),
+        engine=MemoryEngine(limits=limits_of(config, RoomLimits)),
+        ice_servers=[{"urls": [url]} for url in stun],
+        ssl_context=None if tls is None else tls.context,
+        trusted_proxies=trusted_proxy,
+        allow_origins=allow_origin,
+    )
     try:
-        code = trio.run(_run, host, port, entries, context, trusted_proxy, allow_origin, as_json)
+        code = trio.run(_run, relay, as_json)
     except ValueError as error:
         _fail(as_json, EXIT_USAGE, str(error))
     except OSError as error:
         _fail(as_json, EXIT_BIND, f"cannot listen on {listen}: {error.strerror or error}")
     else:
         sys.exit(code)
+
+
+@main.command("check-config")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def check_config(file: Path) -> None:
+    """Tell whether a configuration can be used: exit code 0, or 2 and a sentence for all that is wrong."""
+    problems = check_file(file, RelayConfig, _problems_of)
+    for problem in problems:
+        click.echo(f"icesignal-relay: {problem}", err=True)
+    if problems:
+        sys.exit(EXIT_USAGE)
+    click.echo(f"{file} is good")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import icesignal
 import pytest
@@ -43,3 +44,49 @@ def test_what_cannot_be_is_refused_with_2(arguments: tuple[str, ...], hint: byte
     assert done.returncode == 2
     assert hint in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_check_config_tells_all_that_is_wrong(tmp_path: Path) -> None:
+    """Of relay and TURN server alike, with the files they name."""
+    users = tmp_path / "users"
+    users.write_text("ann\n")
+    users.chmod(0o600)
+    path = tmp_path / "serve.toml"
+    path.write_text(
+        "listen = 'nonsense'\n[turn_server]\nusers = 'users'\nports = '1-x'\nallow_peers = ['10.0.0.1/8']\n"
+        "alternate = 'x'\n"
+    )
+    done = command("check-config", str(path))
+    assert done.returncode == 2
+    text = done.stderr.decode()
+    for part in ("listen: ", "users, line 1: not NAME:PASSWORD", "10.0.0.1/8", "turn_server.alternate: "):
+        assert sum(part in line for line in text.splitlines()) == 1, text
+    path.write_text("listen = '127.0.0.1:0'\n[turn_server]\nrealm = 'example.org'\n")
+    done = command("check-config", str(path))
+    assert (done.returncode, done.stderr) == (0, f"{path} is good\n".encode())
+
+
+def test_secrets_that_everybody_may_read_are_refused(tmp_path: Path) -> None:
+    """At the check and at the start: who has the secret makes credentials for anybody."""
+    secret = tmp_path / "secret"
+    secret.write_text("s" * 32)
+    secret.chmod(0o644)
+    path = tmp_path / "serve.toml"
+    path.write_text("listen = '127.0.0.1:0'\n[turn_server]\nsecret_file = 'secret'\n")
+    for arguments in (("check-config", str(path)), ("serve", "--config", str(path))):
+        done = command(*arguments)
+        assert done.returncode == 2
+        assert b"chmod 640" in done.stderr
+    secret.chmod(0o600)
+    secret.write_text("short")
+    assert b"at least 16 characters" in command("check-config", str(path)).stderr
+
+
+def test_serve_reads_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
+    """A TURN server and another STUN server of the file; the address of the command line."""
+    path = tmp_path / "serve.toml"
+    path.write_text("listen = 'nowhere.invalid:1'\nstun = ['stun:192.0.2.1']\n[turn_server]\nrealm = 'of.the.file'\n")
+    with processes() as run:
+        arguments = ("--json", "--listen", "127.0.0.1:0", "--turn-listen", "127.0.0.1:0")
+        line = run.iceagent("serve", "--config", str(path), *arguments).wait_for("listening")
+    assert line["realm"] == "of.the.file"

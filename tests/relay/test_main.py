@@ -92,3 +92,26 @@ async def test_it_listens_serves_and_ends_on_a_signal(number: int, code: int, tm
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+async def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path) -> None:
+    """What stands in a file can be tried otherwise without editing it; limits of the file hold."""
+    path = tmp_path / "relay.toml"
+    path.write_text(
+        'listen = "nowhere.invalid:1"\nstun = ["stun:192.0.2.1:3478"]\n[limits]\nmax_connections_per_source = 1\n'
+    )
+    process = subprocess.Popen(
+        [*COMMAND, "--config", str(path), "--listen", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            async with icesignal.open_client(url) as client:
+                await client.allocate()
+                assert client.ice_servers == [{"urls": ["stun:192.0.2.1:3478"]}]
+                with pytest.raises(icesignal.RelayRefused):
+                    async with icesignal.open_client(url):
+                        pass
+        finally:
+            process.terminate()

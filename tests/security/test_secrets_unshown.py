@@ -36,6 +36,7 @@ SECRET = re.compile(
 # Fields of such a name that hold nothing secret.
 HARMLESS = {
     "iceagent.servers.turn_options.TlsFiles.key": "the path of a file",
+    "icesignal.config.TlsTable.key": "the path of a file",
     "iceagent.vnet.nat.Mapping.key": "an address of the virtual network",
     "icesignal.sources.Bucket.tokens": "how many requests are left",
     "icesignal.room.Room.key": "under what a table keeps a room: what its members call it",

@@ -1,0 +1,199 @@
+"""The configuration file of a relay: TOML, read strictly. Whatever is wrong is one sentence with file, key and remedy.
+
+What the file and the command line both say, the command line decides. Source: docs/operate.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from icesignal.registry import RoomLimits
+from icesignal.sources import Limits, Rate
+from icesignal.wire import MAX_MEMBERS
+
+MAX_FILE_BYTES = 1 << 20  # ours: a configuration of more is a mistake, a device or a log
+MAX_NUMBER = 1e12  # ours: above it seconds and bytes mean nothing
+
+Words = Annotated[str, msgspec.Meta(min_length=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=MAX_NUMBER)]
+Number = Annotated[float, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+Whole = Annotated[int, msgspec.Meta(ge=1, le=int(MAX_NUMBER))]
+# The limits that have another range than positive numbers.
+_RANGES: dict[str, object] = {
+    "members": Annotated[int, msgspec.Meta(ge=2, le=MAX_MEMBERS)],
+    "nameplate_digits": Annotated[int, msgspec.Meta(ge=1, le=9)],
+    "nameplate_rest_s": Number,
+    "entry_bytes": Annotated[int, msgspec.Meta(ge=0, le=1 << 20)],
+}
+_AT = re.compile(r" - at `(key in )?\$\.?(?P<key>[^`]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
+_TYPE = re.compile(r"`([a-z]+)`")
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the sentence names file and key, and says what is expected there."""
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of all tables: a key that nobody knows is a slip, and would be without effect."""
+
+
+class TlsTable(Table, frozen=True, kw_only=True):
+    """`[tls]`: certificate chain and private key, PEM files."""
+
+    cert: Words
+    key: Words
+
+
+class _RateTable(Table, frozen=True, kw_only=True):
+    burst: Positive
+    per_s: Number
+
+
+class RelayConfig(Table, frozen=True, kw_only=True):
+    """What a file may say of a relay; None where it says nothing. Paths are relative to the file's folder."""
+
+    listen: Words | None = None
+    stun: tuple[Words, ...] = ()
+    trusted_proxies: tuple[Words, ...] = ()
+    allow_origins: tuple[Words, ...] = ()
+    tls: TlsTable | None = None
+    limits: dict[str, Any] = {}
+    rooms: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"  # URLs may hold passwords
+
+
+C = TypeVar("C", bound=RelayConfig)
+L = TypeVar("L", Limits, RoomLimits)
+
+
+def read_config(path: Path, kind: type[C]) -> C:
+    """Return what a file says, with whole paths.
+
+    Args:
+        path: of the file.
+        kind: which tables and keys it may have.
+    Raises:
+        ConfigError: it cannot be read, is no TOML, or a key is unknown, of another type or out of its range.
+    """
+    data = _read(path)
+    try:
+        config = msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_sentence(error, kind)}") from None
+    try:
+        limits_of(config, Limits)
+        limits_of(config, RoomLimits)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if config.tls is None:
+        return config
+    tls = TlsTable(cert=beside(path, config.tls.cert), key=beside(path, config.tls.key))
+    return msgspec.structs.replace(config, tls=tls)
+
+
+def beside(path: Path, name: str) -> str:
+    """Return the path of a file that another one names: relative ones begin in its folder."""
+    return str(path.parent / name)
+
+
+def limits_of(config: RelayConfig, kind: type[L]) -> L:
+    """Return limits, those that a file does not name as they are by default.
+
+    Raises:
+        ConfigError: one of them is unknown, of another type or out of its range.
+    """
+    where, given = ("limits", config.limits) if kind is Limits else ("rooms", config.rooms)
+    try:
+        table = msgspec.convert(given, _table_of(kind))
+    except msgspec.ValidationError as error:
+        raise ConfigError(_sentence(error, _table_of(kind), where)) from None
+    values = {name: getattr(table, name) for name in given}
+    rates = {name: Rate(value.burst, value.per_s) for name, value in values.items() if isinstance(value, _RateTable)}
+    limits = replace(kind(), **{**values, **rates})
+    if isinstance(limits, Limits) and limits.failed_join_cost > limits.joins.burst:
+        raise ConfigError("limits.failed_join_cost: expected at most limits.joins.burst, or nobody could join")
+    return limits
+
+
+def _table_of(kind: type[Limits] | type[RoomLimits]) -> type[msgspec.Struct]:
+    """Return the table that has each limit under its name, none of them needed."""
+    usual: dict[type, object] = {int: Whole, float: Positive, Rate: _RateTable}
+    return msgspec.defstruct(
+        kind.__name__,
+        [(one.name, _RANGES.get(one.name, usual[type(one.default)]), msgspec.UNSET) for one in fields(kind)],
+        bases=(Table,),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 10} KiB; is it the right file?")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8, as TOML has to be") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {str(error)[:1].lower()}{str(error)[1:]}") from None
+
+
+def _sentence(error: msgspec.ValidationError, kind: type[msgspec.Struct], where: str = "") -> str:
+    """Return what is wrong, of a message of msgspec's, which names keys and types and never a value."""
+    text = str(error)
+    found = _AT.search(text)
+    inner = found.group("key") if found else ""
+    key = ".".join(part for part in (where, inner.replace("[...]", "")) if part)
+    text = text[: found.start()] if found else text
+    if (unknown := _UNKNOWN.match(text)) is not None:
+        name = unknown.group("name")
+        known = _keys_at(kind, inner)
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        return f"{f'{key}.' if key else ''}{name} is no key of this file; {hint}"
+    if (missing := _MISSING.match(text)) is not None:
+        return f"{f'{key}.' if key else ''}{missing.group('name')} is missing"
+    text = _TYPE.sub(lambda one: _WORDS.get(one.group(1), one.group(1)), text.replace(" | null", ""))
+    return f"{key}: {text[:1].lower()}{text[1:]}"
+
+
+def _keys_at(kind: type[msgspec.Struct], inner: str) -> list[str]:
+    """Return the keys of a table, or of one inside of it."""
+    here: type[msgspec.Struct] = kind
+    for part in filter(None, inner.replace("[...]", "").split(".")):
+        found = next((one.type for one in msgspec.structs.fields(here) if one.name == part), None)
+        tables = [one for one in _types_in(found) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+        if not tables:
+            return []
+        here = tables[0]
+    return [one.name for one in msgspec.structs.fields(here)]
+
+
+def _types_in(hint: object) -> list[object]:
+    """Return a type and those it is made of."""
+    return [hint, *(inner for argument in getattr(hint, "__args__", ()) for inner in _types_in(argument))]
