@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from iceagent.cli.connection import ConnectionOptions, connection_options
@@ -23,7 +25,7 @@ from iceagent.tunnel.stdio import StandardStreams, run_pipe
 @output_options
 def command(
     code: str,
-    relay: str | None,
+    relay: Sequence[str],
     connection: ConnectionOptions,
     timeline: str | None,
     as_json: bool,
@@ -39,7 +41,7 @@ def command(
 
 
 async def _connect(
-    code: str, relay: str | None, connection: ConnectionOptions, timeline: str | None, output: Output
+    code: str, relay: Sequence[str], connection: ConnectionOptions, timeline: str | None, output: Output
 ) -> None:
     with kept_timeline(timeline) as kept:
         config = connection.config()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def command(
     code: str,
     specs: Sequence[str],
-    relay: str | None,
+    relay: Sequence[str],
     connection: ConnectionOptions,
     timeline: str | None,
     as_json: bool,
@@ -65,7 +65,7 @@ def command(
 async def _forward(
     code: str,
     texts: Sequence[str],
-    relay: str | None,
+    relay: Sequence[str],
     config: AgentConfig | None,
     output: Output,
     timeline: TimelineFile | None,

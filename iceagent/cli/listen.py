@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 def command(
     allow: Sequence[str],
     timeout_s: float | None,
-    relay: str | None,
+    relay: Sequence[str],
     connection: ConnectionOptions,
     timeline: str | None,
     as_json: bool,
@@ -66,7 +66,7 @@ def command(
 async def _listen(
     allow: Sequence[str],
     timeout_s: float | None,
-    relay: str | None,
+    relay: Sequence[str],
     config: AgentConfig | None,
     output: Output,
     timeline: TimelineFile | None,

@@ -18,7 +18,7 @@ from iceagent.core.discovery import PredictedPath, SideView, predict
 from iceagent.net.tasks import open_background
 from iceagent.session.errors import NoPath, RelayError
 from iceagent.session.netcheck import CheckOptions, Report, check_network, compare, netcheck_invite, netcheck_join
-from iceagent.session.relay import named_relay
+from iceagent.session.relay import named_relays
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def command(
     portal_url: str | None,
     no_upnp: bool,
     timeout_s: float | None,
-    relay: str | None,
+    relay: Sequence[str],
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -73,9 +73,9 @@ def command(
     return run_verb(lambda: _netcheck(options, wish, relay, output), output)
 
 
-async def _netcheck(options: CheckOptions, wish: _CheckRequest, relay: str | None, output: Output) -> None:
+async def _netcheck(options: CheckOptions, wish: _CheckRequest, relay: Sequence[str], output: Output) -> None:
     _check_urls(options.servers)
-    options = replace(options, relay=named_relay(relay))
+    options = replace(options, relay=named_relays(relay))
     if wish.invite:
         await _invite(options, wish, relay, output)
     elif wish.peer is not None:
@@ -105,22 +105,22 @@ def _conclude(report: Report) -> None:
         raise NoPath("no server answers, neither over UDP nor over TCP; check the names, or ask another (--stun URL)")
 
 
-async def _invite(options: CheckOptions, wish: _CheckRequest, relay: str | None, output: Output) -> None:
+async def _invite(options: CheckOptions, wish: _CheckRequest, relay: Sequence[str], output: Output) -> None:
     async with netcheck_invite(relay=relay) as waiting:
         if waiting.is_own_relay:
-            options = replace(options, relay=None)  # it is on this machine and knows no servers
-        named = ["--relay", waiting.place.shown] if relay else []
+            options = replace(options, relay=())  # it is on this machine and knows no servers
+        named = ["--relay", waiting.relay_url] if relay and "@" not in waiting.code else []
         other = " ".join(["iceagent", "netcheck", *named, "--peer", waiting.code])
         text = waiting.code if output.quiet else f"code: {waiting.code}\non the other machine, run:  {other}"
-        output.line("code", text, essential=True, code=waiting.code, relay=waiting.place.shown, command=other)
+        output.line("code", text, essential=True, code=waiting.code, relay=waiting.relay_url, command=other)
         async with _checking(options, output) as report_of:
             channel = await waiting.wait_peer(wish.timeout_s)
             await _compare(await report_of(), lambda view: compare(channel, view), output)
 
 
-async def _join(options: CheckOptions, code: str, relay: str | None, output: Output) -> None:
+async def _join(options: CheckOptions, code: str, relay: Sequence[str], output: Output) -> None:
     async with netcheck_join(code, relay=relay) as (channel, url):
-        report = await _check(replace(options, relay=url), output)
+        report = await _check(replace(options, relay=(url,)), output)
         await _compare(report, lambda view: compare(channel, view), output)
 
 

@@ -39,20 +39,22 @@ def output_options(function: F) -> F:
 
 
 def relay_option(function: F) -> F:
-    """Add `--relay`."""
+    """Add `--relay`, which may be given again."""
     return click.option(
         "--relay",
         callback=_refuse_empty,
         metavar="URL",
-        help="The relay where the two sides meet, as ws://HOST:PORT. [env var: ICEAGENT_RELAY]",
+        multiple=True,
+        help="The relay where the two sides meet, as ws://HOST:PORT. May be given again: the first that answers "
+        "serves. [env var: ICEAGENT_RELAY, URLs with commas between them]",
     )(function)
 
 
-def _refuse_empty(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
+def _refuse_empty(_: click.Context, __: click.Parameter, urls: Sequence[str]) -> Sequence[str]:
     """Refuse a URL that is empty, such as a shell's variable that is not set: `listen` would start a relay here."""
-    if url is not None and not url.strip():
+    if not all(url.strip() for url in urls):
         raise click.BadParameter("it is empty; name the relay, as ws://HOST:PORT, or leave the option out")
-    return url
+    return urls
 
 
 def code_argument(function: F) -> F:

@@ -18,6 +18,7 @@ from iceagent.session.errors import NobodyCame
 from iceagent.session.own_addresses import check_addresses
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import (
+    Relays,
     agent_config,
     host_of,
     is_loopback,
@@ -115,7 +116,7 @@ class Invitation(Generic[S]):
 async def invite(
     session_type: Callable[..., S],
     *,
-    relay: str | None = None,
+    relay: Relays = None,
     config: AgentConfig | None = None,
     progress: Progress | None = None,
 ) -> AsyncIterator[Invitation[S]]:
@@ -123,17 +124,17 @@ async def invite(
 
     Raises:
         RelayError: the relay cannot be reached.
-        LocalError: its URL is malformed, or what `config` allows leaves no address to connect from, or no TURN server.
+        LocalError: a URL is malformed, or what `config` allows leaves no address to connect from, or no TURN server.
     """
     progress = progress or Progress()
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(open_relay(relay))
-        check_addresses(config, peer_may_be_here=is_loopback(host_of(place.shown)))
-        progress.relay = host_of(place.url)
+        check_addresses(config, peer_may_be_here=any(map(is_loopback, place.hosts)))
+        progress.relay = " or ".join(place.hosts)
         with signal_errors():
-            client = await stack.enter_async_context(open_client(place.url, config))
+            client = await stack.enter_async_context(open_client(place.urls, config))
             signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
-        url = place.shown
+        url = place.shown if place.address else client.url
         agent_config(config, host_of(url), signaling.ice_servers)  # what it lacks is said before there is a code
         progress.enter(Stage.CODE)
         yield Invitation(
@@ -146,7 +147,7 @@ async def join(
     session_type: Callable[..., S],
     code: str,
     *,
-    relay: str | None = None,
+    relay: Relays = None,
     config: AgentConfig | None = None,
     progress: Progress | None = None,
 ) -> AsyncIterator[S]:

@@ -1,7 +1,8 @@
 """Which relay a session uses: the one that was named, the one in the code, the one of the environment, or its own.
 
 A code with an address names the relay where its maker waits, so it has precedence over `ICEAGENT_RELAY`, which is only
-a default. A relay given as an argument has precedence over both.
+a default. A relay given as an argument has precedence over both. Several may be given: the first that answers serves,
+and the code then names it.
 
 Signaling is reconnected when the network changes, since a restart needs it at once. TCP does not report that the
 address of a connection is gone, or that a router has lost its state, and the relay's pings need most of a minute.
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "ICEAGENT_RELAY"
 RELAY_TIMEOUT_S = 10.0  # ours: to the welcome of a relay, all its addresses, TLS and a proxy included
+Relays = str | Sequence[str] | None
+"""The URL of a relay, or several; None for those of the environment."""
 PROXY_SHARE = 0.8  # ours: of that time, what a proxy has for its yes; a silent one is told, and not the relay behind it
 _OUTSIDE = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))  # RFC 5737 and 3849: nobody's
 
@@ -45,11 +48,22 @@ _OUTSIDE = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))  # 
 class RelayPlace:
     """A relay as this side reaches it; `address` is what the code carries so that the other side finds it.
 
-    `url` may hold a password; `shown` is for others.
+    `url` may hold a password; `shown` is for others. `others` are further relays, tried after the first.
     """
 
     url: str = field(repr=False)
     address: str | None = None
+    others: Sequence[str] = field(default=(), repr=False)
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """All of them, in the order in which they are tried."""
+        return (self.url, *self.others)
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Their hosts, as others see them."""
+        return (host_of(self.shown), *map(host_of, self.others))
 
     @property
     def shown(self) -> str:
@@ -58,16 +72,16 @@ class RelayPlace:
 
 
 @asynccontextmanager
-async def open_relay(relay: str | None) -> AsyncIterator[RelayPlace]:
+async def open_relay(relay: Relays) -> AsyncIterator[RelayPlace]:
     """Yield the relay of an inviter; when none is configured, one runs while the body does.
 
     Raises:
         RelayError: a relay of our own cannot be started.
-        LocalError: the URL is malformed.
+        LocalError: a URL is malformed.
     """
-    url = named_relay(relay)
-    if url:
-        yield RelayPlace(url)
+    named = named_relays(relay)
+    if named:
+        yield RelayPlace(named[0], others=named[1:])
         return
     # Strangers that find the port may join, if they know the code, and do nothing else.
     password = secrets.token_urlsafe(16)
@@ -94,52 +108,62 @@ def _serve_one_command(host: str, password: str) -> AbstractAsyncContextManager[
     return icesignal.serve(host=host, limits=limits, engine=engine, owner_password=password)
 
 
-def relay_for(code: icesignal.Code, relay: str | None) -> str:
-    """Return the URL of a joiner's relay.
+def relay_for(code: icesignal.Code, relay: Relays) -> str:
+    """Return the URL of a joiner's relay: what is named may be several, where a code was made is one.
 
     Raises:
-        RelayMissing: nothing names one.
-        LocalError: the URL is malformed.
+        RelayMissing: nothing names one, or several are named and the code is silent.
+        LocalError: a URL is malformed.
     """
-    url = relay or code.relay_url or os.environ.get(ENVIRONMENT)
-    if not url:
+    named = named_relays(relay)
+    if relay and len(named) == 1:
+        return named[0]
+    found = code.relay_among(named)
+    if found is None and named:
+        raise RelayMissing(
+            f"the code {code.nameplate}-... names no relay, and {len(named)} are given here: to ask them all could use "
+            "up the code of somebody else. Give the one where it was made (--relay URL)"
+        )
+    if found is None:
         raise RelayMissing(
             f"the code {code.nameplate}-... names no relay; give the one the other side uses (--relay URL)"
         )
-    return _checked(url, "" if relay or code.relay_url else f"{ENVIRONMENT}: ")
+    return found
 
 
-def named_relay(relay: str | None) -> str | None:
-    """Return the URL of the relay that is named, as `relay` or by the environment; None where neither names one.
+def named_relays(relay: Relays) -> tuple[str, ...]:
+    """Return the URLs of the relays that are named, as `relay` or by the environment; none where neither names one.
 
     Raises:
-        LocalError: the URL is malformed.
+        LocalError: one of them is malformed, or they are too many.
     """
-    url = relay or os.environ.get(ENVIRONMENT)
-    return _checked(url, "" if relay else f"{ENVIRONMENT}: ") if url else None
+    if relay:
+        return _checked([relay] if isinstance(relay, str) else relay, "")
+    listed = [one.strip() for one in os.environ.get(ENVIRONMENT, "").split(",")]
+    return _checked([one for one in listed if one], f"{ENVIRONMENT}: ")
 
 
-def _checked(url: str, named_by: str) -> str:
+def _checked(urls: Sequence[str], named_by: str) -> tuple[str, ...]:
     try:
-        icesignal.parse_relay_url(url)
+        return tuple(one.text for one in icesignal.parse_relay_urls(urls)) if urls else ()
     except ValueError as error:
         raise LocalError(f"{named_by}{error}") from None
-    return url
 
 
 @asynccontextmanager
 async def open_client(
-    url: str, config: AgentConfig | None = None, *, timeout_s: float = RELAY_TIMEOUT_S
+    relays: str | Sequence[str], config: AgentConfig | None = None, *, timeout_s: float = RELAY_TIMEOUT_S
 ) -> AsyncIterator[icesignal.Client]:
-    """Connect to a relay, through a proxy where one is configured, as for TURN.
+    """Connect to a relay, or to the first of several that answers, through a proxy where one is configured for it.
 
     Raises:
         SignalError: as for `icesignal.open_client`.
     """
-    place = icesignal.parse_relay_url(url)
-    proxy = _proxy_to(place.host, place.port, config or AgentConfig())
-    open_stream = None if proxy is None else _through(proxy, PROXY_SHARE * timeout_s)
-    async with icesignal.open_client(url, open_stream=open_stream, timeout_s=timeout_s) as client:
+    places = icesignal.parse_relay_urls(relays)
+    proxies = [_proxy_to(place.host, place.port, config or AgentConfig()) for place in places]
+    ways = [None if proxy is None else _through(proxy, PROXY_SHARE * timeout_s) for proxy in proxies]
+    urls = [place.text for place in places]
+    async with icesignal.open_client(urls, open_stream=ways, timeout_s=timeout_s) as client:
         yield client
 
 

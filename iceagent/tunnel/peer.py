@@ -14,6 +14,7 @@ from iceagent.agent import AgentConfig
 from iceagent.core.checked import checked
 from iceagent.session import connect
 from iceagent.session.progress import Progress
+from iceagent.session.relay import Relays
 from iceagent.session.session import Session
 from iceagent.tunnel.allow import AllowRule
 from iceagent.tunnel.forward import Forward, forward_local
@@ -53,13 +54,13 @@ Invitation = connect.Invitation[Link]
 @checked
 @asynccontextmanager
 async def invite(
-    *, relay: str | None = None, config: AgentConfig | None = None, progress: Progress | None = None
+    *, relay: Relays = None, config: AgentConfig | None = None, progress: Progress | None = None
 ) -> AsyncIterator[Invitation]:
     """Make a code that one other side may use to reach this one.
 
     Args:
-        relay: URL of the relay where the two meet, `ws://HOST:PORT`. None: the one of `ICEAGENT_RELAY`, else one is
-            started here and the code carries its address.
+        relay: URL of the relay where the two meet, `ws://HOST:PORT`, or several: the first that answers serves, and the
+            code names it. None: those of `ICEAGENT_RELAY`, else one is started here and the code carries its address.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
         progress: is informed of what is being waited for, until the session is open.
     Raises:
@@ -72,13 +73,18 @@ async def invite(
 @checked
 @asynccontextmanager
 async def join(
-    code: str, *, relay: str | None = None, config: AgentConfig | None = None, progress: Progress | None = None
+    code: str,
+    *,
+    relay: Relays = None,
+    config: AgentConfig | None = None,
+    progress: Progress | None = None,
 ) -> AsyncIterator[Link]:
     """Reach the other side with the code it made.
 
     Args:
         code: such as `7-guitar-ozone`, or `7-guitar-ozone@192.0.2.1:41234`.
-        relay: URL of the relay; None: the address in the code, else `ICEAGENT_RELAY`.
+        relay: URL of the relay, or several, of which the code names one; None: the address in the code, else
+            `ICEAGENT_RELAY`.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
         progress: is informed of what is being waited for, until the session is open.
     Raises:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from icesignal.rooms import RoomLimits
     from icesignal.server import OWNER, Server, serve
     from icesignal.sources import Limits, Rate
-    from icesignal.url import RelayUrl, parse_relay_url
+    from icesignal.url import RelayUrl, parse_relay_url, parse_relay_urls
 
 __all__ = [
     "BACK_S",
@@ -81,6 +81,7 @@ __all__ = [
     "open_rendezvous",
     "parse_code",
     "parse_relay_url",
+    "parse_relay_urls",
     "serve",
 ]
 
@@ -111,7 +112,7 @@ _NAMES_OF = {
     "rooms": ("RoomLimits",),
     "server": ("OWNER", "Server", "serve"),
     "sources": ("Limits", "Rate"),
-    "url": ("RelayUrl", "parse_relay_url"),
+    "url": ("RelayUrl", "parse_relay_url", "parse_relay_urls"),
 }
 _HOMES = {name: module for module, names in _NAMES_OF.items() for name in names}
 

@@ -9,7 +9,7 @@ import logging
 import secrets
 import ssl
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -309,7 +309,7 @@ _STRANGER = "whoever waits at the rendezvous does not have the key of the earlie
 
 @asynccontextmanager
 async def open_invitation(
-    relay: Client | str,
+    relay: Client | str | Sequence[str],
     *,
     address: str | None = None,
     app_id: str = pake.APP_ID,
@@ -319,7 +319,7 @@ async def open_invitation(
     """Make a code at a relay. When the block ends, the conversation ends, too.
 
     Args:
-        relay: a URL, or a client that is in no room yet.
+        relay: a URL or several, or a client that is in no room yet. Of several relays the code says which one serves.
         address: `HOST:PORT` to put into the code behind an `@`, for a relay that the peer does not know.
         app_id: bound into the keys; both sides must use the same.
         ssl_context, timeout_s: as for `open_client`.
@@ -327,7 +327,7 @@ async def open_invitation(
         CodeMalformed: `address` is not HOST:PORT.
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client` and `Client.allocate`.
     """
-    expect(Client, str, relay=relay)
+    expect(Client, str, list, tuple, relay=relay)
     expect(str, app_id=app_id)
     expect(str, None, address=address)
     words = generate_words()
@@ -335,12 +335,13 @@ async def open_invitation(
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
         exchange = pake.Pake("inviter", "-".join(words), app_id=app_id)
         nameplate = await client.allocate(exchange.message)
+        where = client.place.in_code if where is None and client.has_choice else where
         yield Invitation(client, Code(nameplate, words, where), exchange, nursery)
 
 
 @asynccontextmanager
 async def open_join(
-    relay: Client | str | None,
+    relay: Client | str | Sequence[str] | None,
     code: Code | str,
     *,
     app_id: str = pake.APP_ID,
@@ -350,7 +351,7 @@ async def open_join(
     """Use a code; yields when both sides have proved that they know it. When the block ends, the conversation ends.
 
     Args:
-        relay: a URL or a client that is in no room yet; None, or a code with an `@`, for the relay in the code.
+        relay: a URL or several, or a client that is in no room yet; a code with an `@` names the relay itself.
         code: as the other side read it out, or parsed.
         app_id, ssl_context, timeout_s: as for `open_invitation`.
     Raises:
@@ -360,12 +361,12 @@ async def open_join(
         PeerLeft: the other side is not there any more.
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
     """
-    expect(Client, str, None, relay=relay)
+    expect(Client, str, list, tuple, None, relay=relay)
     expect(Code, str, code=code)
     expect(str, app_id=app_id)
     parsed = parse_code(code) if isinstance(code, str) else code
     parsed.check_words()  # before anything is sent: the code is good for one try
-    target = relay if isinstance(relay, Client) else parsed.relay_url or relay
+    target = relay if isinstance(relay, Client) else parsed.relay_among(_listed(relay))
     if target is None:
         raise CodeMalformed(
             f"the code {parsed.nameplate}-... does not say at which relay; name one, or use a code with @HOST:PORT"
@@ -385,7 +386,7 @@ async def open_join(
 
 @asynccontextmanager
 async def open_rendezvous(
-    relay: Client | str,
+    relay: Client | str | Sequence[str],
     rendezvous: Rendezvous,
     *,
     app_id: str = pake.APP_ID,
@@ -402,7 +403,7 @@ async def open_rendezvous(
         PeerLeft: the other side came and left.
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
     """
-    expect(Client, str, relay=relay)
+    expect(Client, str, list, tuple, relay=relay)
     expect(Rendezvous, rendezvous=rendezvous)
     expect(str, app_id=app_id)
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
@@ -422,7 +423,7 @@ async def open_rendezvous(
 
 @asynccontextmanager
 async def _client_of(
-    relay: Client | str, ssl_context: ssl.SSLContext | None, timeout_s: float
+    relay: Client | str | Sequence[str], ssl_context: ssl.SSLContext | None, timeout_s: float
 ) -> AsyncGenerator[Client, None]:
     if isinstance(relay, Client):
         try:
@@ -432,6 +433,10 @@ async def _client_of(
         return
     async with open_client(relay, ssl_context=ssl_context, timeout_s=timeout_s) as client:
         yield client
+
+
+def _listed(relay: str | Sequence[str] | None) -> Sequence[str]:
+    return [] if relay is None else [relay] if isinstance(relay, str) else relay
 
 
 async def _present_inviter(client: Client) -> bytes:

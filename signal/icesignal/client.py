@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from icesignal import wire
@@ -131,31 +131,33 @@ class Client(MemberClient[ClientSession]):
 
 @asynccontextmanager
 async def open_client(
-    url: str,
+    relays: str | Sequence[str],
     *,
     ssl_context: ssl.SSLContext | None = None,
     timeout_s: float = TIMEOUT_S,
     randbytes: Callable[[int], bytes] = secrets.token_bytes,
-    open_stream: OpenStream | None = None,
+    open_stream: OpenStream | Sequence[OpenStream | None] | None = None,
     on_state: Callable[[RelayState], None] = lambda state: None,
 ) -> AsyncGenerator[Client, None]:
     """Connect to a relay. When the block ends, an open room is left, and nothing stays behind.
 
     Args:
-        url: `ws://[USER:PASSWORD@]HOST[:PORT][/PATH][?QUERY]`, `wss://…` or a bare `HOST:PORT`.
+        relays: `ws://[USER:PASSWORD@]HOST[:PORT][/PATH][?QUERY]`, `wss://…` or a bare `HOST:PORT`; or several, of which
+            the first that answers serves, tried half a second apart in this order. A session stays where it began.
         ssl_context: for `wss` with other than the system's certificates.
         timeout_s: how long the relay may take to answer.
         randbytes: a cryptographic source.
         open_stream: opens the connections in another way than directly, as through a proxy; it resolves the name, too.
+            For several relays one for each, where they differ; None is directly.
         on_state: called with each change between dialling, connected and lost; must return at once and not raise.
     Raises:
-        ValueError: the URL is malformed.
-        RelayUnreachable: nobody answered in time; the sentence says why.
+        ValueError: a URL is malformed; nothing was dialled.
+        RelayUnreachable: nobody answered in time; the sentence says why, of each.
         RelayRefused: the relay takes no more connections from here.
         ProtocolMismatch: it speaks other versions.
     """
     async with open_keeper(
-        url,
+        relays,
         ssl_context=ssl_context,
         timeout_s=timeout_s,
         randbytes=randbytes,

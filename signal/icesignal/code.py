@@ -10,13 +10,13 @@ import difflib
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from icesignal.errors import CodeMalformed
 from icesignal.expect import expect
-from icesignal.url import parse_host
+from icesignal.url import MAX_URL_CHARACTERS, parse_host, parse_relay_url
 
 _TEXT = """
 acorn actor adult agent alarm album alley almond amber anchor angel ankle apple april apron arena armor arrow
@@ -58,7 +58,8 @@ WORDS: Final[tuple[str, ...]] = tuple(_TEXT.split())
 
 WORD_COUNT = 2
 _LISTED = frozenset(WORDS)
-MAX_CODE_CHARACTERS = 320  # the longest host name has 253
+MAX_WORDS_CHARACTERS = 320  # number and words, and what they are pasted with
+MAX_CODE_CHARACTERS = MAX_WORDS_CHARACTERS + MAX_URL_CHARACTERS
 _EXAMPLE = "a code looks like 7-guitar-ozone, or 7-guitar-ozone@192.0.2.1:8080"
 _SEPARATORS = re.compile(r"[-\s_.,]+")
 _NAMEPLATE = re.compile(r"[1-9][0-9]{0,8}\Z")
@@ -84,7 +85,22 @@ class Code:
     @property
     def relay_url(self) -> str | None:
         """The relay that the code itself names."""
-        return None if self.address is None else f"ws://{self.address}"
+        return None if self.address is None else self.address if "://" in self.address else f"ws://{self.address}"
+
+    def relay_among(self, relays: Sequence[str]) -> str | None:
+        """Return the relay where the code was made: the one it names, with what its URL among `relays` has beside.
+
+        A code that names none is looked for at the only relay there is. Where there are several nothing is guessed:
+        another relay may have the same nameplate, and the code of somebody else would be used up.
+
+        Returns:
+            None: the code names no relay, and `relays` are none or several.
+        """
+        named = self.relay_url
+        if named is None:
+            return relays[0] if len(relays) == 1 else None
+        place = parse_relay_url(named)
+        return next((one for one in relays if parse_relay_url(one).is_same_place(place)), named)
 
     def check_words(self) -> None:
         """Refuse words that no code has: to try them would only use the code up.
@@ -120,7 +136,7 @@ def parse_code(text: str) -> Code:
         CodeMalformed: a `ValueError` that says what is wrong with it; it does not repeat the code.
     """
     expect(str, text=text)
-    if len(text) > MAX_CODE_CHARACTERS:
+    if len(text) > MAX_CODE_CHARACTERS or len(text.partition("@")[0]) > MAX_WORDS_CHARACTERS:
         raise CodeMalformed(f"that is {len(text)} characters long; {_EXAMPLE}")
     folded = "".join(_fold(character) for character in unicodedata.normalize("NFKC", text)).strip(_AROUND)
     head, at, address = folded.partition("@")  # an address may have a zone, whose case counts
@@ -136,9 +152,26 @@ def parse_code(text: str) -> Code:
     for word in parts[1:]:
         if not _WORD.match(word):
             raise CodeMalformed(f"{word!r} is not a word of letters; {_EXAMPLE}")
-    code = Code(parts[0], tuple(parts[1:]), parse_host_port(address.replace(" ", "")) if at else None)
+    code = Code(parts[0], tuple(parts[1:]), _parse_place(address.replace(" ", "")) if at else None)
     code.check_words()
     return code
+
+
+def _parse_place(text: str) -> str:
+    """Return what is after the `@` in its canonical spelling: `HOST:PORT`, or the URL of a relay that needs more.
+
+    Raises:
+        CodeMalformed: it is neither, or holds what no code does.
+    """
+    if "://" not in text:
+        return parse_host_port(text)
+    try:
+        url = parse_relay_url(text)
+    except ValueError as error:
+        raise CodeMalformed(f"what is after the @ names no relay: {error}") from None
+    if url.authorization is not None or "?" in url.target:
+        raise CodeMalformed("what is after the @ has a user, a password or a query, which no code carries")
+    return url.in_code
 
 
 def parse_host_port(text: str) -> str:

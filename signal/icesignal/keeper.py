@@ -10,22 +10,23 @@ import enum
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
 from icesignal import wire
-from icesignal.dial import ADVICE, OpenStream, bad_answer, dial
+from icesignal.dial import ADVICE, OpenStream, bad_answer
 from icesignal.errors import RelayUnreachable, SignalError
 from icesignal.expect import expect, expect_function
 from icesignal.logs import LossLog
 from icesignal.member_session import Action, MemberSession
 from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
+from icesignal.race import Reached, Way, dial_first
 from icesignal.tasks import open_background
 from icesignal.transport import ConnectionEnded, OutboxFull, WebsocketConnection
-from icesignal.url import RelayUrl, parse_relay_url
+from icesignal.url import RelayUrl, parse_relay_urls
 
 logger = logging.getLogger("icesignal.client")
 
@@ -41,8 +42,10 @@ class RelayState(enum.Enum):
 class Keeper:
     """Keeps a connection to a relay, and moves the frames of at most one session over it. Made by `open_keeper`.
 
+    Of several relays the first that answers serves; a session that has its place there stays.
+
     Attributes:
-        url: of the relay.
+        ways: the relays, and how they are reached.
         timeout_s: how long the relay may take to answer.
         randbytes: a cryptographic source.
         state: whether the relay is being dialled, is there, or was lost.
@@ -52,30 +55,34 @@ class Keeper:
 
     def __init__(
         self,
-        url: RelayUrl,
+        ways: Sequence[Way],
         *,
         ssl_context: ssl.SSLContext | None,
         timeout_s: float,
         randbytes: Callable[[int], bytes],
-        open_stream: OpenStream | None,
         on_state: Callable[[RelayState], None],
     ) -> None:
-        self.url = url
+        self.ways = tuple(ways)
         self.timeout_s = timeout_s
         self.randbytes = randbytes
         self.state = RelayState.DIALLING
         self.session: MemberSession[Any] | None = None
         self.connection: WebsocketConnection | None = None
         self._ssl_context = ssl_context
-        self._open_stream = open_stream
+        self._way = ways[0]
         self._on_state = on_state
         self._welcome: wire.Welcome | None = None
         self._failure: SignalError | None = None
-        self._log = LossLog(url.shown)
+        self._log = LossLog(self.url.shown)
         self._changed = trio.Event()
         self._begun = trio.Event()
         self._nudged = trio.Event()
         self._dialling: trio.CancelScope | None = None
+
+    @property
+    def url(self) -> RelayUrl:
+        """The relay that serves, or did last; before that the first to be tried."""
+        return self._way.url
 
     @property
     def welcome(self) -> wire.Welcome:
@@ -161,11 +168,10 @@ class Keeper:
         while True:
             code, error = None, RelayUnreachable(f"the relay {self.url.shown} hangs up each time. {ADVICE}")
             try:
-                async with self._dial() as (connection, hello):
-                    self.connection, self._welcome, since = connection, hello, trio.current_time()
-                    self._report_state(RelayState.CONNECTED)
-                    self._begun.set()
-                    code = await self._serve(connection)
+                async with self._dial() as reached:
+                    since = trio.current_time()
+                    self._take(reached)
+                    code = await self._serve(reached.connection)
                     if self.session is None or not self.session.has_place or self.session.resumed_here:
                         lost_at = trio.current_time()
                         # A relay that hangs up on whoever resumes is asked ever more seldom, like one that is away.
@@ -199,15 +205,23 @@ class Keeper:
             await self._nudged.wait()
             await trio.sleep(jittered(FIRST_PAUSE_S, self.randbytes(1)[0]))
 
+    def _take(self, reached: Reached) -> None:
+        self.connection, self._welcome = reached.connection, reached.welcome
+        if reached.way is not self._way:
+            self._way = reached.way
+            self._log = LossLog(self.url.shown)
+        self._report_state(RelayState.CONNECTED)
+        self._begun.set()
+
     @asynccontextmanager
-    async def _dial(self) -> AsyncGenerator[tuple[WebsocketConnection, wire.Welcome], None]:
+    async def _dial(self) -> AsyncGenerator[Reached, None]:
         """Dial; where the relay was there before, a change of the network ends the attempt, and another one follows."""
         with trio.CancelScope() as scope:
             self._dialling = None if self._welcome is None else scope
+            has_place = self.session is not None and self.session.over is None and self.session.has_place
+            ways = [self._way] if has_place else self.ways
             try:
-                async with dial(
-                    self.url, ssl_context=self._ssl_context, timeout_s=self.timeout_s, open_stream=self._open_stream
-                ) as found:
+                async with dial_first(ways, ssl_context=self._ssl_context, timeout_s=self.timeout_s) as found:
                     self._dialling = None
                     yield found
             finally:
@@ -266,28 +280,36 @@ class Keeper:
             self.notify()
 
 
+def _ways(relays: str | Sequence[str], open_stream: OpenStream | Sequence[OpenStream | None] | None) -> list[Way]:
+    urls = parse_relay_urls(relays)
+    streams = open_stream if isinstance(open_stream, Sequence) else [open_stream] * len(urls)
+    if len(streams) != len(urls):
+        raise ValueError("open_stream has one entry for each different relay, or is one for all")
+    for one in streams:
+        if one is not None:
+            expect_function(open_stream=one)
+    return [Way(url, one) for url, one in zip(urls, streams, strict=True)]
+
+
 @asynccontextmanager
 async def open_keeper(
-    url: str,
+    relays: str | Sequence[str],
     *,
     ssl_context: ssl.SSLContext | None = None,
     timeout_s: float = TIMEOUT_S,
     randbytes: Callable[[int], bytes] = secrets.token_bytes,
-    open_stream: OpenStream | None = None,
+    open_stream: OpenStream | Sequence[OpenStream | None] | None = None,
     on_state: Callable[[RelayState], None] = lambda state: None,
 ) -> AsyncGenerator[Keeper, None]:
     """Connect to a relay; when the block ends, the session is ended, and nothing stays behind. See `open_client`."""
     expect(ssl.SSLContext, None, ssl_context=ssl_context)
     expect(float, timeout_s=timeout_s)
     expect_function(randbytes=randbytes, on_state=on_state)
-    if open_stream is not None:
-        expect_function(open_stream=open_stream)
     keeper = Keeper(
-        parse_relay_url(url),
+        _ways(relays, open_stream),
         ssl_context=ssl_context,
         timeout_s=timeout_s,
         randbytes=randbytes,
-        open_stream=open_stream,
         on_state=on_state,
     )
     async with open_background() as nursery:

@@ -12,6 +12,7 @@ from icesignal.dial import ADVICE, with_own_host
 from icesignal.errors import MessagesLost, RelayRefused, RelayUnreachable, SignalError
 from icesignal.keeper import Keeper, RelayState
 from icesignal.member_session import Lost, MemberSession
+from icesignal.url import RelayUrl
 
 M = TypeVar("M")
 S = TypeVar("S", bound=MemberSession[Any])
@@ -28,6 +29,16 @@ class MemberClient(Generic[S]):
     def url(self) -> str:
         """The relay's URL as it may be shown: without what may be secret."""
         return self._keeper.url.shown
+
+    @property
+    def place(self) -> RelayUrl:
+        """The relay that serves, its URL taken apart."""
+        return self._keeper.url
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether several relays were given, so that the other side may have to be told which one serves."""
+        return len(self._keeper.ways) > 1
 
     @property
     def state(self) -> RelayState:

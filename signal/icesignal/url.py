@@ -9,15 +9,17 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 import idna
 
-from icesignal.expect import expect
+from icesignal.expect import expect, expect_list
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 MAX_URL_CHARACTERS = 2_048  # ours: user, password, path and query together; a name has 253
+MAX_RELAYS = 8  # ours: given at once; each that is silent is one more connection
 MAX_NAME_CHARACTERS = 253  # RFC 1035 section 2.3.4, as text, without the final dot
 EXAMPLE = "a relay's URL looks like ws://192.0.2.1:8080 or wss://relay.example"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -62,8 +64,27 @@ class RelayUrl:
         scheme = "wss" if self.is_tls else "ws"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORTS[scheme] else f":{self.port}"
-        path, question, _ = self.target.partition("?")
-        return f"{scheme}://{host}{port}" + (path if path != "/" or question else "") + ("?…" if question else "")
+        _, question, _ = self.target.partition("?")
+        return (
+            f"{scheme}://{host}{port}" + (self.path if self.path != "/" or question else "") + ("?…" * bool(question))
+        )
+
+    @property
+    def path(self) -> str:
+        """The path, without the query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def in_code(self) -> str:
+        """The relay as a code names it, without user, password and query; `HOST:PORT` where that says it all."""
+        if self.is_tls or self.path != "/":
+            return self.shown.removesuffix("?…")
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def is_same_place(self, other: RelayUrl) -> bool:
+        """Return whether both name the same relay, whoever asks for it: user, password and query do not count."""
+        ours, theirs = ((one.is_tls, one.name, one.port, one.path) for one in (self, other))
+        return ours == theirs
 
 
 def parse_relay_url(text: str) -> RelayUrl:
@@ -92,6 +113,30 @@ def parse_relay_url(text: str) -> RelayUrl:
     if parts["query"]:
         target += "?" + quote(parts["query"], safe=_IN_TARGET)
     return RelayUrl(text, host, port, target, scheme == "wss", _basic(user) if at and user else None)
+
+
+def parse_relay_urls(relays: str | Sequence[str]) -> tuple[RelayUrl, ...]:
+    """Return the parts of one URL or several, in their order, each once.
+
+    Raises:
+        ValueError: one cannot be used, there is none, or there are more than `MAX_RELAYS`.
+    """
+    if isinstance(relays, str):
+        return (parse_relay_url(relays),)
+    expect(str, list, tuple, relays=relays)
+    expect_list(relays=relays)
+    if not relays:
+        raise ValueError("no relay is named")
+    if len(relays) > MAX_RELAYS:
+        raise ValueError(f"{len(relays)} relays are too many; name {MAX_RELAYS} at most")
+    found: dict[str, RelayUrl] = {}
+    for number, text in enumerate(relays, 1):
+        try:
+            parsed = parse_relay_url(text)
+        except ValueError as error:
+            raise ValueError(f"{error}" if len(relays) == 1 else f"relay {number} of {len(relays)}: {error}") from None
+        found.setdefault(parsed.text, parsed)
+    return tuple(found.values())
 
 
 def parse_host(host: str, *, in_brackets: bool = False) -> str:

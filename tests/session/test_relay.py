@@ -13,6 +13,7 @@ import trio
 from iceagent import AgentConfig, LocalError
 from iceagent.net import SystemNetwork
 from iceagent.session import relay as relays
+from iceagent.session.errors import RelayMissing
 
 VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", relays.ENVIRONMENT)
 
@@ -154,6 +155,44 @@ async def test_what_is_printed_of_a_relay_holds_no_secret(monkeypatch: pytest.Mo
     place = relays.RelayPlace("wss://me:secret@relay.example/v1?token=secret")
     assert place.shown == "wss://relay.example/v1?\u2026"
     assert "secret" not in repr(place)
+
+
+async def test_each_of_several_relays_is_reached_by_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One behind the proxy, one that `NO_PROXY` names; neither hides that the other is well."""
+    async with icesignal.serve() as relay, http_proxy(relay.port) as (port, asked):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("NO_PROXY", "relay.invalid")
+        async with relays.open_client(["ws://relay.invalid", "ws://relay.example"]) as client:
+            assert client.url == "ws://relay.example"
+        assert asked == ["relay.example:80"]
+        async with relays.open_client(["ws://forbidden.example", f"ws://localhost:{relay.port}/v1"]) as client:
+            assert client.url == f"ws://localhost:{relay.port}/v1"
+        with pytest.raises(
+            icesignal.RelayUnreachable, match=r"none of 2 relays can be used: .*forbidden.*NO_PROXY.*; .*relay\.invalid"
+        ):
+            async with relays.open_client(["ws://forbidden.example", "ws://relay.invalid"]):
+                pass
+
+
+async def test_the_environment_names_several_relays_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments replace them all; the code says which of them it is, with what the list has beside."""
+    monkeypatch.setenv(relays.ENVIRONMENT, " ws://one.example , wss://me:secret@two.example/v1,")
+    assert relays.named_relays(None) == ("ws://one.example", "wss://me:secret@two.example/v1")
+    assert relays.named_relays(()) == relays.named_relays(None)
+    assert relays.named_relays(["ws://three.example"]) == ("ws://three.example",)
+    async with relays.open_relay(None) as place:
+        assert place.urls == relays.named_relays(None)
+        assert place.hosts == ("one.example", "two.example")
+        assert "secret" not in repr(place)
+    bare, two = icesignal.parse_code("7-guitar-ozone"), icesignal.parse_code("7-guitar-ozone@wss://two.example/v1")
+    assert relays.relay_for(two, None) == "wss://me:secret@two.example/v1"
+    assert relays.relay_for(two, ["ws://one.example", "ws://three.example"]) == "wss://two.example/v1"
+    assert relays.relay_for(two, ["ws://three.example"]) == "ws://three.example"
+    with pytest.raises(RelayMissing, match=r"2 are given here.*--relay URL"):
+        relays.relay_for(bare, None)
+    monkeypatch.setenv(relays.ENVIRONMENT, "ws://one.example,gopher://x")
+    with pytest.raises(LocalError, match=f"{relays.ENVIRONMENT}: relay 2 of 2: .*neither ws"):
+        relays.named_relays(None)
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])

@@ -62,6 +62,11 @@ class MemoryRelay:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[icesignal.Client]:
         """Yield a client with an address of its own."""
+        async with open_client(URL, open_stream=self.way()) as client:
+            yield client
+
+    def way(self) -> icesignal.OpenStream:
+        """Return what connects to it, from an address of its own."""
         self._hosts += 1
         host = f"198.51.100.{self._hosts}"
 
@@ -75,8 +80,7 @@ class MemoryRelay:
             self.nursery.start_soon(serve, _Stream(theirs, host))
             return ours
 
-        async with open_client(URL, open_stream=open_stream) as client:
-            yield client
+        return open_stream
 
     async def cut(self) -> None:
         """Break all connections, and let none be made."""

@@ -27,7 +27,7 @@ from iceagent.session.netcheck.report import (
 )
 from iceagent.session.netcheck.servers import check_others, find_places, health_of_stun
 from iceagent.session.netcheck.web import KnownPage, look_at_web, relay_question
-from iceagent.session.relay import agent_config, host_of, open_client
+from iceagent.session.relay import Relays, agent_config, open_client
 
 RELAY_S: Final = 5.0
 WEB_S: Final = 6.0
@@ -39,7 +39,8 @@ class CheckOptions:
     """What to look at.
 
     Attributes:
-        relay: URL of the signaling relay; its STUN and TURN servers are asked, too.
+        relay: URL of the signaling relay, or several, of which the first that answers is used; its STUN and TURN
+            servers are asked, too.
         servers: URLs of STUN and TURN servers.
         portal_url: a page that answers 204, to find captive portals where there is no relay to ask.
         lifetime: whether to find out how long idle mappings live, which takes five minutes.
@@ -49,7 +50,7 @@ class CheckOptions:
         randbytes: the source of all randomness.
     """
 
-    relay: str | None = field(default=None, repr=False)
+    relay: Relays = field(default=None, repr=False)
     servers: Sequence[str] = ()
     portal_url: str | None = None
     lifetime: bool = False
@@ -113,19 +114,20 @@ class _Check:
 
     async def _ask_relay(self) -> list[IceServer]:
         """Return the servers the relay recommends, with the credentials it gives for them."""
-        url = self._options.relay
-        if url is None:
+        relays = self._options.relay
+        if not relays:
             return []
         started_at = trio.current_time()
         detail, shown = f"no answer within {RELAY_S:g} s", ""
         with trio.move_on_after(RELAY_S):
             try:
-                shown = icesignal.parse_relay_url(url).shown
-                async with open_client(url, timeout_s=RELAY_S) as client:
+                shown = icesignal.parse_relay_urls(relays)[0].shown
+                async with open_client(relays, timeout_s=RELAY_S) as client:
+                    shown = client.url
                     latency_s = trio.current_time() - started_at
                     # It names its servers to the members of a room; so make one, which ends at once.
                     async with icesignal.open_invitation(client) as room:
-                        servers = list(agent_config(None, host_of(url), room.ice_servers).ice_servers)
+                        servers = list(agent_config(None, client.place.host, room.ice_servers).ice_servers)
             except (icesignal.SignalError, ValueError) as error:
                 detail = str(error)
             else:
@@ -177,8 +179,9 @@ class _Check:
         question = None
         if self._options.portal_url is not None:
             question = KnownPage(self._options.portal_url, 204)
-        elif self._options.relay is not None:
-            question = relay_question(self._options.relay)
+        elif self._options.relay:
+            relays = self._options.relay
+            question = relay_question(relays if isinstance(relays, str) else relays[0])
         with trio.move_on_after(WEB_S) as scope:
             self._web = await look_at_web(self._network, question)
         if scope.cancelled_caught and question is not None:

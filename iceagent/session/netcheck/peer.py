@@ -21,7 +21,7 @@ import trio
 from iceagent.core.discovery import FamilyView, Filtering, MappingBehaviour, SideView
 from iceagent.errors import RemoteError
 from iceagent.session.errors import NobodyCame, PeerLeft, VersionMismatch, shown_version
-from iceagent.session.relay import RelayPlace, open_client, open_relay, parse_code, relay_for, signal_errors
+from iceagent.session.relay import RelayPlace, Relays, open_client, open_relay, parse_code, relay_for, signal_errors
 
 VERSION: Final = 1
 PATIENCE_S: Final = 60.0  # for the other side's own check, which takes some ten seconds
@@ -59,8 +59,8 @@ class NetcheckMessage(msgspec.Struct, frozen=True):
 class Waiting:
     """A code that waits for the other side of a check."""
 
-    def __init__(self, signaling: icesignal.Invitation, place: RelayPlace) -> None:
-        self.place = place
+    def __init__(self, signaling: icesignal.Invitation, place: RelayPlace, relay_url: str) -> None:
+        self.relay_url = relay_url
         self.is_own_relay = place.address is not None
         self._signaling = signaling
 
@@ -85,7 +85,7 @@ class Waiting:
 
 
 @asynccontextmanager
-async def netcheck_invite(*, relay: str | None = None) -> AsyncIterator[Waiting]:
+async def netcheck_invite(*, relay: Relays = None) -> AsyncIterator[Waiting]:
     """Yield a code for the other side of a check; without a relay one is started here.
 
     Raises:
@@ -94,13 +94,13 @@ async def netcheck_invite(*, relay: str | None = None) -> AsyncIterator[Waiting]
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(open_relay(relay))
         with signal_errors():
-            client = await stack.enter_async_context(open_client(place.url))
+            client = await stack.enter_async_context(open_client(place.urls))
             signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
-        yield Waiting(signaling, place)
+        yield Waiting(signaling, place, place.shown if place.address else client.url)
 
 
 @asynccontextmanager
-async def netcheck_join(code: str, *, relay: str | None = None) -> AsyncIterator[tuple[icesignal.SealedChannel, str]]:
+async def netcheck_join(code: str, *, relay: Relays = None) -> AsyncIterator[tuple[icesignal.SealedChannel, str]]:
     """Yield the channel to the side that made the code, and the relay's URL.
 
     Raises:
