@@ -29,15 +29,25 @@ def _nonce(counter: bytes) -> bytes:
 class Sealer:
     """Seals what one side sends, and keeps the newest of it so that it can be repeated byte for byte."""
 
-    def __init__(self, key: bytes, context: bytes) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        context: bytes,
+        *,
+        keep_messages: int = HISTORY_MESSAGES,
+        keep_bytes: int = HISTORY_BYTES,
+    ) -> None:
         """Make a sealer.
 
         Args:
             key: 32 bytes, of this direction alone and never used before.
             context: bound to every payload; the transcript of the exchange.
+            keep_messages, keep_bytes: how much of the newest can be repeated.
         """
         self._aead = ChaCha20Poly1305(key)
         self._context = context
+        self._keep_messages = keep_messages
+        self._keep_bytes = keep_bytes
         self._history: deque[bytes] = deque()
         self._history_bytes = 0
         self.counter = 0
@@ -61,7 +71,7 @@ class Sealer:
     def _remember(self, payload: bytes) -> None:
         self._history.append(payload)
         self._history_bytes += len(payload)
-        while len(self._history) > HISTORY_MESSAGES or self._history_bytes > HISTORY_BYTES:
+        while len(self._history) > self._keep_messages or self._history_bytes > self._keep_bytes:
             self._history_bytes -= len(self._history.popleft())
 
 
@@ -96,11 +106,19 @@ class Opener:
         if counter != self.expected:
             self.replayed += counter < self.expected
             return None
+        plaintext = self.peek(payload_untrusted)
+        self.expected += 1
+        return plaintext
+
+    def peek(self, payload_untrusted: bytes) -> bytes:
+        """Return the plaintext of a payload that has the form of one, whatever its counter; nothing is noted of it.
+
+        Raises:
+            OpenError: it was not sealed by the peer.
+        """
         header, ciphertext = payload_untrusted[: 1 + COUNTER_BYTES], payload_untrusted[1 + COUNTER_BYTES :]
         try:
-            plaintext = self._aead.decrypt(_nonce(header[1:]), ciphertext, header + self._context)
+            return self._aead.decrypt(_nonce(header[1:]), ciphertext, header + self._context)
         except InvalidTag:
             self.refused += 1
             raise OpenError("the payload does not open") from None
-        self.expected += 1
-        return plaintext

@@ -80,7 +80,7 @@ def read_untrusted(data: bytes) -> Ticket:
         ticket = msgspec.convert(fields, Ticket, builtin_types=(bytes,))
     except (wire.BadFrame, msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise BadTicket(f"no ticket: {error}"[:200]) from None
-    if not _is_signed(ticket.room, signature, _SIGNED_AS + body):
+    if not is_signed(ticket.room, signature, _SIGNED_AS + body):
         raise BadTicket("its signature is not that of the room's owner")
     return ticket
 
@@ -92,14 +92,15 @@ def prove(member_key: Ed25519PrivateKey, challenge: bytes, session: bytes, ticke
 
 def is_proved(ticket: Ticket, proof: bytes, challenge: bytes, session: bytes, data: bytes) -> bool:
     """Return whether who shows a ticket (`data`, which says `ticket`) has the key that it is for."""
-    return _is_signed(ticket.key, proof, _proved(challenge, session, data))
+    return is_signed(ticket.key, proof, _proved(challenge, session, data))
 
 
 def _proved(challenge: bytes, session: bytes, ticket: bytes) -> bytes:
     return _PROVED_AS + challenge + session + hashlib.sha256(ticket).digest()
 
 
-def _is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
+def is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
+    """Return whether a signature of some bytes was made with the private half of a key."""
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, data)
     except (InvalidSignature, ValueError):

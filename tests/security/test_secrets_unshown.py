@@ -44,6 +44,8 @@ HARMLESS = {
     "icesignal.room.RoomOfMany.key": "the same",
     "icesignal.room.Member.key": "a public key",
     "icesignal.tickets.Ticket.key": "a public key",
+    "icesignal.room_events.RoomMember.public_key": "a public key",
+    "icesignal.room_keys._Removal.ticket": "of use to nobody but its owner, and known to all in the room",
     "iceagent.core.ice.events.Restarted.credentials": "a value that keeps its own secret",
     "iceagent.agent.description.StreamDescription.credentials": "a value that keeps its own secret",
     "iceagent.core.turn.client_requests.PendingRequest.credentials": "a value that keeps its own secret",

@@ -1,0 +1,71 @@
+"""Who was removed from a room of many: a bounded set of statements, the same for all who have heard the same. Sans-IO.
+
+Source: docs/relay-protocol.md section 14.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from icesignal.room_keys import BadStatement, Statement, read_statement_untrusted
+from icesignal.room_pairs import lp
+
+REMOVAL: Final = b"\x04"  # the first byte of a payload that is for all, sealed for nobody
+MAX_STATEMENTS: Final = 256  # as many as a relay keeps out
+MAX_IN_ONE: Final = 32
+_LENGTH_BYTES: Final = 4
+
+
+class Removals:
+    """The removals that a member knows of."""
+
+    def __init__(self, room: bytes) -> None:
+        self._room = room
+        self._statements: dict[bytes, Statement] = {}
+
+    def __contains__(self, member: bytes) -> bool:
+        return member in self._statements
+
+    @property
+    def statements(self) -> list[bytes]:
+        """The statements, oldest first."""
+        return [one.data for one in self._statements.values()]
+
+    def add(self, data: bytes) -> Statement | None:
+        """Note a removal; return it if it is good and new."""
+        try:
+            statement = read_statement_untrusted(self._room, data)
+        except BadStatement:
+            return None
+        if statement.member in self._statements:
+            return None
+        if len(self._statements) >= MAX_STATEMENTS and not self._make_place(statement):
+            return None
+        self._statements[statement.member] = statement
+        return statement
+
+    def parse_untrusted(self, body: bytes) -> Iterator[bytes]:
+        """Give the statements that stand one behind the other, each behind its length."""
+        for _ in range(MAX_IN_ONE):
+            length = int.from_bytes(body[:_LENGTH_BYTES], "big")
+            if not 0 < length <= len(body) - _LENGTH_BYTES:
+                return
+            yield body[_LENGTH_BYTES : _LENGTH_BYTES + length]
+            body = body[_LENGTH_BYTES + length :]
+
+    def bodies(self) -> Iterator[bytes]:
+        """Give all statements, as many to a message as it may have."""
+        statements = self.statements
+        for start in range(0, len(statements), MAX_IN_ONE):
+            yield b"".join(map(lp, statements[start : start + MAX_IN_ONE]))
+
+    def _make_place(self, statement: Statement) -> bool:
+        """Forget a member's statement for one of the owner's; return whether there is place now."""
+        if statement.by is not None:
+            return False
+        found = next((member for member, one in self._statements.items() if one.by is not None), None)
+        if found is None:
+            return False
+        del self._statements[found]
+        return True
