@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,19 +16,24 @@ import icesignal
 import trio
 from icesignal.config import limits_of
 from icesignal.config_option import config_option
+from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
+from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
+from icesignal.systemd import RELAY, HandedOver, Notifier, take_sockets
+from icesignal.tls import HTTP, ServerTls, TlsError
 
 from iceagent.cli.listening import DEFAULT_LISTEN, parse_listen
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
 from iceagent.cli.serve_config import ServeConfig, serve_problems, serve_values
-from iceagent.cli.turn import own_host_urls, run_turn, turn_urls
+from iceagent.cli.turn import drain_turn, own_host_urls, say_reloaded, serving_metrics, turn_urls
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.accepting import raise_descriptor_limit
 from iceagent.servers.stun import DEFAULT_PORT, open_stun_server
 from iceagent.servers.turn import TurnService, open_turn_server
+from iceagent.servers.turn_options import TurnOptionsError
 from iceagent.session.relay import best_address
 from iceagent.tunnel.binds import bind_error
 
@@ -56,6 +64,14 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
 @click.option(
     "--allow-origin", metavar="ORIGIN", multiple=True, help="A web page that may use the relay: https://page.example."
 )
+@click.option("--admin-listen", metavar="HOST:PORT", help="Where operators read /metrics, which is nowhere else then.")
+@click.option(
+    "--relay-drain",
+    type=click.FloatRange(0, 3600),
+    default=DRAIN_S,
+    show_default=True,
+    help="Seconds over which the relay's clients are sent away after SIGTERM.",
+)
 @turn_options
 @output_options
 @click.pass_obj
@@ -68,6 +84,8 @@ def command(
     turn_listen: str | None,
     trusted_proxy: tuple[str, ...],
     allow_origin: tuple[str, ...],
+    admin_listen: str | None,
+    relay_drain: float,
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -75,7 +93,8 @@ def command(
 ) -> int:
     """Run a relay, and a STUN server on the UDP port of the same number; with --turn a TURN server, too.
 
-    The other commands need to know only the relay: `--relay URL`.
+    With --tls-cert and --tls-key it is wss:// as well, on the same port. The other commands need to know only the
+    relay: `--relay URL`.
     """
     output = Common(as_json, quiet, verbose).open_output()
     relay = partial(
@@ -85,40 +104,130 @@ def command(
         limits=limits_of(config, icesignal.Limits),
         engine=icesignal.MemoryEngine(limits=limits_of(config, icesignal.RoomLimits)),
     )
-    return run_verb(lambda: _serve(listen, turn_listen, stun, values, output, relay, with_turn=with_turn), output)
+    plan = Plan(listen, admin_listen, turn_listen, with_turn, stun, values, relay_drain, relay)
+    return run_verb(lambda: _serve(plan, output), output)
 
 
-async def _serve(
-    listen: str,
-    turn_listen: str | None,
-    others: Sequence[str],
-    values: dict[str, Any],
-    output: Output,
-    relay: ServeRelay,
-    *,
-    with_turn: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be served.
+
+    Attributes:
+        listen, admin_listen, turn_listen: as they were typed; None: not at all, or as the others say.
+        with_turn: whether there is a TURN server.
+        stun: URLs of other STUN servers.
+        values: the options of a TURN server by parameter name, and TLS, which is the relay's, too.
+        drain_s: within which clients are sent away.
+        relay: opens the relay.
+    """
+
+    listen: str
+    admin_listen: str | None
+    turn_listen: str | None
+    with_turn: bool
+    stun: Sequence[str]
+    values: dict[str, Any]
+    drain_s: float
+    relay: ServeRelay
+
+
+async def _serve(plan: Plan, output: Output) -> None:
     raise_descriptor_limit()
-    addresses = await parse_listen(listen)
-    arguments = None
-    if with_turn:
-        arguments = await _turn_arguments(addresses, turn_listen, values)
-    elif turn_listen is not None or values["users"] or values["secret_file"] or values["insecure_dev"]:
+    values = plan.values
+    try:
+        sockets = take_sockets(os.environ)
+    except HandedOver as error:
+        raise LocalError(str(error)) from None
+    addresses = await parse_listen(plan.listen)
+    if sockets.get(RELAY):  # the relay has its port; STUN is to be beside it
+        port = sockets[RELAY][0].getsockname()[1]
+        addresses = [TransportAddress(one.host, port) for one in addresses]
+    arguments, tls = None, _tls(values["tls_cert"], values["tls_key"], with_turn=plan.with_turn)
+    if plan.with_turn:
+        arguments = await _turn_arguments(addresses, plan.turn_listen, values)
+    elif plan.turn_listen is not None or values["users"] or values["secret_file"] or values["insecure_dev"]:
         raise LocalError("the options of a TURN server need --turn")
+    admin = None if plan.admin_listen is None else await parse_listen(plan.admin_listen)
+    relay = partial(
+        plan.relay,
+        admin=None if admin is None else ([one.host for one in admin], admin[0].port),
+        sockets=sockets,
+    )
     async with AsyncExitStack() as stack:
-        port, turn = await _open_servers(stack, addresses, arguments, others, relay)
-        shown = TransportAddress(_reachable(addresses), port)
-        url, stun = f"ws://{shown}", f"stun:{shown}"
-        text = f"relay {url}\nSTUN  {stun}"
-        if turn is None or arguments is None:
-            output.line("listening", text, essential=True, url=url, stun=stun)
-            await trio.sleep_forever()
+        server, turn = await _open_servers(stack, addresses, arguments, plan.stun, relay, tls)
+        announce = partial(_announce, output, server, turn, addresses, has_tls=tls is not None)
+        if turn is not None and arguments is not None:
+            announce_metrics = await stack.enter_async_context(serving_metrics(turn, arguments, output))
         else:
-            urls = turn_urls(turn)
-            text = "\n".join([text, *(f"TURN  {one}" for one in urls)])
-            fields = {"turn": urls[0], "urls": urls, "realm": arguments.options.realm}
-            line = partial(output.line, "listening", text, essential=True, url=url, stun=stun, **fields)
-            await run_turn(turn, arguments, output, line)
+            announce_metrics = _nothing
+
+        def announce_all() -> None:
+            announce()
+            announce_metrics()
+
+        def reload() -> None:
+            if tls is not None:
+                tls.reload()
+            if turn is not None:
+                turn.reload_certificates()
+
+        async def drain() -> None:
+            count = server.statistics()["connections_open"]
+            text = f"draining: {count} connections, {plan.drain_s:g} s"
+            output.line("draining", text, connections=count, seconds=plan.drain_s)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.drain_within, plan.drain_s)
+                if turn is not None and arguments is not None:
+                    nursery.start_soon(drain_turn, turn, arguments, output)
+
+        await serve_until_signal(
+            (),
+            Notifier.of(os.environ),
+            announce=announce_all,
+            reload=partial(say_reloaded, output, reload),
+            drain=drain,
+        )
+
+
+def _nothing() -> None:
+    pass
+
+
+def _announce(
+    output: Output,
+    server: icesignal.Server,
+    turn: TurnService | None,
+    addresses: Sequence[TransportAddress],
+    *,
+    has_tls: bool,
+) -> None:
+    shown = TransportAddress(_reachable(addresses), server.port)
+    fields: dict[str, Any] = {"url": f"ws://{shown}", "stun": f"stun:{shown}"}
+    lines = [f"relay {fields['url']}"]
+    if has_tls:
+        fields["tls_url"] = f"wss://{shown}"
+        lines.append(f"relay {fields['tls_url']}")
+    lines.append(f"STUN  {fields['stun']}")
+    if turn is not None:
+        urls = turn_urls(turn)
+        lines += [f"TURN  {one}" for one in urls]
+        fields |= {"turn": urls[0], "urls": urls, "realm": turn.options.realm}
+    if server.admin_addresses:
+        fields["admin"] = f"http://{at(*server.admin_addresses[0])}"
+        lines.append(f"admin {fields['admin']}")
+    output.line("listening", "\n".join(lines), essential=True, **fields)
+
+
+def _tls(certificate: Path | None, key: Path | None, *, with_turn: bool) -> ServerTls | None:
+    """Return what the relay encrypts with; with a TURN server on its port that is named to its clients, too."""
+    if certificate is None or key is None:
+        if certificate is None and key is None:
+            return None
+        raise LocalError("--tls-cert and --tls-key come together")
+    try:
+        return ServerTls(str(certificate), str(key), (HTTP, STUN_ALPN) if with_turn else (HTTP,))
+    except TlsError as error:
+        raise LocalError(str(error)) from None
 
 
 async def _turn_arguments(
@@ -140,8 +249,9 @@ async def _open_servers(
     arguments: TurnArguments | None,
     others: Sequence[str],
     relay: ServeRelay,
-) -> tuple[int, TurnService | None]:
-    """Open relay and STUN server, or relay and TURN server, on one port number; return it.
+    tls: ServerTls | None,
+) -> tuple[icesignal.Server, TurnService | None]:
+    """Open relay and STUN server, or relay and TURN server, on one port number.
 
     Raises:
         BindError: the address is not ours, or its port taken.
@@ -160,7 +270,18 @@ async def _open_servers(
                     turn = await trial.enter_async_context(open_turn_server(arguments.options))
                     port = turn.address.port
                 servers = partial(_ice_servers, port, turn, others=others)
-                await trial.enter_async_context(relay(host=hosts, port=port, ice_servers=servers))
+                serve_stun = None if turn is None else _stun_server(turn)
+                opening = relay(
+                    host=hosts,
+                    port=port,
+                    ice_servers=servers,
+                    ssl_context=None if tls is None else Tls(tls.context, is_required=False, serve_stun=serve_stun),
+                    more_metrics=None if turn is None else partial(_turn_metrics, turn),
+                )
+                server = await trial.enter_async_context(opening)
+                if turn is not None and tls is not None:
+                    for one in addresses:
+                        turn.note_shared(TransportAddress(one.host, port))
             except ValueError as error:
                 raise LocalError(str(error)) from None
             except OSError as error:
@@ -168,8 +289,25 @@ async def _open_servers(
                     continue
                 raise bind_error(" and ".join(map(str, addresses)), error) from error
             await stack.enter_async_context(trial.pop_all())
-            return port, turn
+            return server, turn
     raise AssertionError("the last attempt returns or raises")
+
+
+def _stun_server(turn: TurnService) -> Callable[[StunConnection], Awaitable[None]]:
+    """Return what serves clients of a TURN server that came to the relay's port."""
+
+    async def serve(connection: StunConnection) -> None:
+        local, remote = TransportAddress(*connection.local), TransportAddress(*connection.remote)
+        await turn.serve_stream(connection.stream, local, remote, connection.settle)
+
+    return serve
+
+
+def _turn_metrics(turn: TurnService) -> str:
+    try:
+        return turn.metrics().decode()
+    except TurnOptionsError:  # prometheus-client is not installed
+        return ""
 
 
 def _ice_servers(port: int, turn: TurnService | None, host: str, others: Sequence[str] = ()) -> list[dict[str, Any]]:

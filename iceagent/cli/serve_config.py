@@ -53,6 +53,7 @@ class ServeConfig(RelayConfig, frozen=True, kw_only=True):
 def serve_values(path: Path, config: ServeConfig) -> dict[str, Any]:
     """Return the options of `iceagent serve` that a file gives, by parameter name; None where it says nothing."""
     values = relay_values(path, config)
+    values["relay_drain"] = values.pop("drain")
     turn = config.turn_server
     return values if turn is None else values | {"with_turn": True} | _turn_values(path, config, turn)
 
@@ -63,7 +64,7 @@ def _turn_values(path: Path, config: ServeConfig, turn: TurnServerTable) -> dict
         "realm": turn.realm,
         "users": turn.users and Path(beside(path, turn.users)),
         "secret_file": turn.secret_file and Path(beside(path, turn.secret_file)),
-        "tls_cert": config.tls and Path(config.tls.cert),
+        "tls_cert": config.tls and Path(config.tls.cert),  # the TURN server's, too
         "tls_key": config.tls and Path(config.tls.key),
         "tls_listen": turn.tls_listen,
         "no_tcp": not turn.tcp,
@@ -87,7 +88,11 @@ def serve_problems(path: Path, config: ServeConfig) -> Iterator[str]:
     """Give a sentence for all that would keep the servers from starting, or would make them unsafe."""
     yield from problems_of(path, config)
     turn = config.turn_server
-    for key, text in (("listen", config.listen), ("turn_server.listen", turn and turn.listen)):
+    for key, text in (
+        ("listen", config.listen),
+        ("admin_listen", config.admin_listen),
+        ("turn_server.listen", turn and turn.listen),
+    ):
         try:
             split_listen(text or DEFAULT_LISTEN)
         except ValueError as error:

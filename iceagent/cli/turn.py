@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import click
-import trio
+from icesignal.lifecycle import serve_until_signal
+from icesignal.systemd import Notifier
+from icesignal.tls import TlsError
 
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
@@ -17,6 +20,7 @@ from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.errors import LocalError
 from iceagent.net.accepting import raise_descriptor_limit
+from iceagent.net.tasks import open_background
 from iceagent.servers.turn import TurnService, open_turn_server
 from iceagent.servers.turn_metrics import serve_metrics
 from iceagent.session.relay import best_address
@@ -25,7 +29,6 @@ from iceagent.tunnel.binds import bind_error
 DEFAULT_LISTEN = "0.0.0.0:3478"
 DEFAULT_DEV_LISTEN = "127.0.0.1:3478"
 _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
-_HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 _SCHEMES = {"udp": ("turn", "udp"), "tcp": ("turn", "tcp"), "tls": ("turns", "tcp"), "dtls": ("turns", "udp")}
 
 
@@ -115,46 +118,57 @@ def show(output: Output, service: TurnService, arguments: TurnArguments) -> None
 async def run_turn(
     service: TurnService, arguments: TurnArguments, output: Output, announce: Callable[[], None]
 ) -> None:
-    """Serve until SIGTERM, then drain; a second SIGTERM ends at once. SIGHUP reads certificate and key again.
+    """Serve until SIGTERM, then drain; a second SIGTERM ends at once. SIGHUP reads certificate and key again."""
+    async with serving_metrics(service, arguments, output) as announce_metrics:
 
-    `announce` is called when signals are heeded: whoever waits for its line may send one at once.
-    """
-    with trio.open_signal_receiver(signal.SIGTERM, *_HANGUP) as signals:
-        async with trio.open_nursery() as nursery:
+        def announce_all() -> None:
             announce()
-            if arguments.metrics is not None:
-                await _start_metrics(nursery, service, arguments.metrics, output)
-            async for number in signals:
-                if number != signal.SIGTERM:
-                    _reload(service, output)
-                elif service.is_draining:
-                    break
-                else:
-                    count = len(service.core.allocations)
-                    text = f"draining: {count} allocations, {arguments.drain_s:g} s"
-                    output.line("draining", text, allocations=count, seconds=arguments.drain_s)
-                    nursery.start_soon(_drain, service, arguments.drain_s, nursery.cancel_scope)
-            nursery.cancel_scope.cancel()
+            announce_metrics()
+
+        await serve_until_signal(
+            (),
+            Notifier.of(os.environ),
+            announce=announce_all,
+            reload=partial(say_reloaded, output, service.reload_certificates),
+            drain=partial(drain_turn, service, arguments, output),
+        )
 
 
-async def _start_metrics(
-    nursery: trio.Nursery, service: TurnService, address: TransportAddress, output: Output
-) -> None:
+@asynccontextmanager
+async def serving_metrics(
+    service: TurnService, arguments: TurnArguments, output: Output
+) -> AsyncGenerator[Callable[[], None], None]:
+    """Serve the metrics that were asked for while the block lasts; yield what prints where they are.
+
+    Raises:
+        BindError: the address is not ours, or its port taken.
+    """
+    async with open_background() as nursery:
+        address = arguments.metrics
+        if address is None:
+            yield lambda: None
+            return
+        try:
+            bound = await nursery.start(serve_metrics, service, address)
+        except OSError as error:
+            raise bind_error(str(address), error) from error
+        url = f"http://{bound}/metrics"
+        yield partial(output.line, "metrics", f"metrics {url}", url=url)
+
+
+async def drain_turn(service: TurnService, arguments: TurnArguments, output: Output) -> None:
+    """Refuse new allocations; return when the others have ended, or had the time."""
+    count = len(service.core.allocations)
+    text = f"draining: {count} allocations, {arguments.drain_s:g} s"
+    output.line("draining", text, allocations=count, seconds=arguments.drain_s)
+    await service.drain(arguments.drain_s)
+
+
+def say_reloaded(output: Output, reload: Callable[[], None]) -> None:
+    """Read certificate and key again, and print whether they can be used; the old ones stay else."""
     try:
-        bound = await nursery.start(serve_metrics, service, address)
-    except OSError as error:
-        raise bind_error(str(address), error) from error
-    output.line("metrics", f"metrics http://{bound}/metrics", url=f"http://{bound}/metrics")
-
-
-async def _drain(service: TurnService, deadline_s: float, scope: trio.CancelScope) -> None:
-    await service.drain(deadline_s)
-    scope.cancel()
-
-
-def _reload(service: TurnService, output: Output) -> None:
-    try:
-        service.reload_certificates()
-        output.line("reloaded", "read certificate and key again", ok=True)
-    except LocalError as error:
+        reload()
+    except (LocalError, TlsError) as error:
         output.line("reloaded", f"kept the old certificate: {error}", ok=False, message=str(error))
+    else:
+        output.line("reloaded", "read certificate and key again", ok=True)

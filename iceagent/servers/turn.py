@@ -39,7 +39,7 @@ from iceagent.servers.turn_dtls import DtlsClient, DtlsListener
 from iceagent.servers.turn_metrics import render
 from iceagent.servers.turn_options import TurnOptions, TurnOptionsError, make_users
 from iceagent.servers.turn_relay import RelaySockets, Sender
-from iceagent.servers.turn_stream import Doorkeeper, StreamClient, StreamListener
+from iceagent.servers.turn_stream import Doorkeeper, StreamClient, StreamListener, serve_stream
 from iceagent.servers.turn_tcp_relay import TcpRelays
 from iceagent.servers.turn_tls import Certificates
 from iceagent.servers.turn_udp import UdpListener
@@ -346,6 +346,16 @@ class TurnService:
         self.addresses.append(("tcp" if context is None else "tls", bound))
         self._nursery.start_soon(StreamListener(self, listener, context).run)
         return bound
+
+    async def serve_stream(
+        self, stream: trio.abc.Stream, local: TransportAddress, remote: TransportAddress, settle: Callable[[], None]
+    ) -> None:
+        """Serve a client over TLS whom another server on the same port has accepted; see `turn_stream.serve_stream`."""
+        await serve_stream(self, stream, local, remote, settle)
+
+    def note_shared(self, address: TransportAddress) -> None:
+        """Take note that another server hands over, by `serve_stream`, whoever speaks STUN over TLS at an address."""
+        self.addresses.append(("tls", address))
 
     async def _listen_tls(self, stack: AsyncExitStack, certificates: Certificates) -> None:
         default = [TransportAddress(one.host, TLS_PORT if one.port else 0) for one in self.options.listen]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -119,9 +119,17 @@ class StreamClient:
         service: the server.
         stream: ready to be read.
         path: the 5-tuple.
+        settle: called as the connection gets an allocation.
     """
 
-    def __init__(self, service: TurnService, stream: ClientStream, path: ClientPath) -> None:
+    def __init__(
+        self,
+        service: TurnService,
+        stream: ClientStream,
+        path: ClientPath,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settle = settle
         self._service = service
         self._stream = stream
         self._path = path
@@ -137,11 +145,14 @@ class StreamClient:
     def note_allocation(self, *, exists: bool) -> None:
         """An allocation makes a connection worth keeping, and its end no longer."""
         self._patience.deadline = float("inf") if exists else trio.current_time() + AUTHENTICATE_S
+        if exists:
+            self._settle()
 
     def join(self, connection: PeerConnection) -> None:
         """From the next byte on this is the data connection to a peer."""
         self._joined = connection
         self._patience.deadline = float("inf")
+        self._settle()
 
     async def run(self) -> None:
         """Serve until either side ends it."""
@@ -292,3 +303,25 @@ async def admitted(
         if may_enter:
             service.doorkeeper.leave(remote.host)
         await trio.aclose_forcefully(stream)
+
+
+async def serve_stream(
+    service: TurnService,
+    stream: ClientStream,
+    local: TransportAddress,
+    remote: TransportAddress,
+    settle: Callable[[], None],
+) -> None:
+    """Serve a client that another server on the same port has accepted, and decrypted, until either side ends it.
+
+    Args:
+        service: the server.
+        stream: ready to be read; closed at the end.
+        local, remote: of the connection.
+        settle: called as it gets an allocation.
+    """
+    path = ClientPath("tls", local, remote)
+    async with admitted(service, remote, stream) as may_enter:
+        if may_enter:
+            client = StreamClient(service, stream, path, settle)
+            await service.run_client(path, client.send, client, client.run)

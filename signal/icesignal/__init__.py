@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from icesignal.access import OWNER
     from icesignal.channel import (
         Invitation,
         Rendezvous,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from icesignal.keeper import RelayState
     from icesignal.pauses import BACK_S
     from icesignal.rooms import RoomLimits
-    from icesignal.server import OWNER, Server, serve
+    from icesignal.server import Server, serve
     from icesignal.sources import Limits, Rate
     from icesignal.url import RelayUrl, parse_relay_url, parse_relay_urls
 
@@ -86,6 +87,7 @@ __all__ = [
 ]
 
 _NAMES_OF = {
+    "access": ("OWNER",),
     "channel": ("Invitation", "Rendezvous", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
     "client": ("Client", "open_client"),
     "keeper": ("RelayState",),
@@ -110,7 +112,7 @@ _NAMES_OF = {
     ),
     "pauses": ("BACK_S",),
     "rooms": ("RoomLimits",),
-    "server": ("OWNER", "Server", "serve"),
+    "server": ("Server", "serve"),
     "sources": ("Limits", "Rate"),
     "url": ("RelayUrl", "parse_relay_url", "parse_relay_urls"),
 }

@@ -70,6 +70,8 @@ class RelayConfig(Table, frozen=True, kw_only=True):
     """What a file may say of a relay; None where it says nothing. Paths are relative to the file's folder."""
 
     listen: Words | None = None
+    admin_listen: Words | None = None
+    drain_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] | None = None
     stun: tuple[Words, ...] = ()
     trusted_proxies: tuple[Words, ...] = ()
     allow_origins: tuple[Words, ...] = ()

@@ -56,6 +56,8 @@ def relay_values(_: Path, config: RelayConfig) -> dict[str, Any]:
     """Return the options that all relays have, by parameter name."""
     return {
         "listen": config.listen,
+        "admin_listen": config.admin_listen,
+        "drain": config.drain_s,
         "trusted_proxy": config.trusted_proxies or None,
         "allow_origin": config.allow_origins or None,
         "tls_cert": config.tls and config.tls.cert,

@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import html
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from urllib.parse import urlsplit
@@ -60,12 +59,20 @@ def _canonical(text: str) -> str:
     return f"{scheme}://{host}" if port in (None, default) else f"{scheme}://{host}:{port}"
 
 
-_GAUGES = frozenset({"connections_open", "sources", "engine_rooms", "engine_sessions", "engine_log_bytes"})
-_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def page(request: HttpRequest, statistics: Mapping[str, int], *, is_ready: bool) -> bytes:
-    """Return the whole answer to a plain request."""
+def page(
+    request: HttpRequest, statistics: Mapping[str, int] | None, metrics: Callable[[], str], *, is_ready: bool
+) -> bytes:
+    """Return the whole answer to a plain request.
+
+    Args:
+        request: what came.
+        statistics: totals and gauges by name; None where neither they nor the metrics are to be shown.
+        metrics: gives the metrics as Prometheus text.
+        is_ready: whether the relay takes new rooms.
+    """
     head = request.method == "HEAD"
     if request.method not in ("GET", "HEAD"):
         return response(405)
@@ -74,26 +81,14 @@ def page(request: HttpRequest, statistics: Mapping[str, int], *, is_ready: bool)
             return response(200, "ok\n", head=head)
         case "/readyz":
             return response(200 if is_ready else 503, "ready\n" if is_ready else "not ready\n", head=head)
-        case "/metrics":
-            return response(
-                200, metrics(statistics), content_type="text/plain; version=0.0.4; charset=utf-8", head=head
-            )
+        case "/metrics" if statistics is not None:
+            return response(200, metrics(), content_type=PROMETHEUS, head=head)
         case "/":
-            return response(200, status_page(statistics), content_type="text/html; charset=utf-8", head=head)
+            return response(200, status_page(statistics or {}), content_type="text/html; charset=utf-8", head=head)
         case "/v1":
             return response(426, "this is a websocket\n", head=head)
         case _:
             return response(404, head=head)
-
-
-def metrics(statistics: Mapping[str, int]) -> str:
-    """Return the statistics as Prometheus text."""
-    lines: list[str] = []
-    for name, value in sorted(statistics.items()):
-        kind = "gauge" if name in _GAUGES else "counter"
-        metric = "icesignal_" + _NOT_IN_A_NAME.sub("_", name) + ("" if kind == "gauge" else "_total")
-        lines += [f"# TYPE {metric} {kind}", f"{metric} {value}"]
-    return "\n".join(lines) + "\n"
 
 
 def status_page(statistics: Mapping[str, int]) -> str:

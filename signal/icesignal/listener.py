@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
+
+from icesignal.systemd import ADMIN, RELAY
 
 logger = logging.getLogger("icesignal.server")
 FREE_PORT_ATTEMPTS = 5
@@ -76,6 +79,37 @@ async def _listen_at(hosts: Sequence[str | None], port: int) -> list[trio.Socket
             listener.socket.close()
         raise
     return listeners
+
+
+async def listen_all(
+    host: str | Sequence[str] | None,
+    port: int,
+    admin: tuple[str | Sequence[str] | None, int] | None,
+    sockets: Mapping[str, Sequence[socket.socket]],
+) -> tuple[list[trio.SocketListener], list[trio.SocketListener]]:
+    """Return the listeners of a relay and those of its operator; sockets that listen already come before addresses.
+
+    Args:
+        host, port: of the relay, as `listen` takes them.
+        admin: the same for its operator; None for no listener of its own.
+        sockets: those that listen, under `relay` and `admin`.
+    Raises:
+        OSError: an address cannot be had.
+    """
+    listeners = _adopt(sockets.get(RELAY, ())) or await listen(host, port)
+    admins = _adopt(sockets.get(ADMIN, ()))
+    if not admins and admin is not None:
+        try:
+            admins = await listen(*admin)
+        except BaseException:
+            for listener in listeners:
+                listener.socket.close()
+            raise
+    return listeners, admins
+
+
+def _adopt(sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
 
 
 async def accept_forever(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,10 +19,12 @@ from icesignal.config import RelayConfig, limits_of
 from icesignal.config_checks import problems_of
 from icesignal.config_option import check_file, config_option, relay_values
 from icesignal.engines import MemoryEngine
+from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.listener import raise_descriptor_limit
 from icesignal.registry import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.sources import Limits
+from icesignal.systemd import Notifier, take_sockets
 from icesignal.tls import ServerTls, TlsError
 from icesignal.url import parse_host
 
@@ -63,22 +66,44 @@ def _tls(certificate: str | None, key: str | None) -> ServerTls | None:
 
 def _problems_of(path: Path, config: RelayConfig) -> Iterator[str]:
     """Give what is wrong with a configuration, that of this command's own options, too."""
-    if config.listen is not None:
+    for key, text in (("listen", config.listen), ("admin_listen", config.admin_listen)):
         try:
-            parse_listen(config.listen)
+            parse_listen(text or "0")
         except click.BadParameter as error:
-            yield f"{path}: listen: {error.message}"
+            yield f"{path}: {key}: {error.message}"
     yield from problems_of(path, config)
 
 
-async def _run(open_relay: Callable[[], AbstractAsyncContextManager[Server]], as_json: bool) -> int:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with open_relay() as server:
-            line = json.dumps({"kind": "listening", "url": server.url}) if as_json else f"listening on {server.url}"
-            click.echo(line, err=not as_json)
-            async for number in signals:
-                return EXIT_INTERRUPTED if number == signal.SIGINT else 0
-    return 0
+async def _run(
+    open_relay: Callable[[], AbstractAsyncContextManager[Server]], tls: ServerTls | None, drain_s: float, as_json: bool
+) -> int:
+    def say(text: str, **fields: object) -> None:
+        click.echo(json.dumps(fields) if as_json else text, err=not as_json)
+
+    def announce() -> None:
+        admin = {"admin": f"http://{at(*server.admin_addresses[0])}"} if server.admin_addresses else {}
+        text = "".join(f", {key} {value}" for key, value in admin.items())
+        say(f"listening on {server.url}{text}", kind="listening", url=server.url, **admin)
+
+    def reload() -> None:
+        try:
+            if tls is not None:
+                tls.reload()
+        except TlsError as error:
+            say(f"kept the old certificate: {error}", kind="reloaded", ok=False, message=str(error))
+        else:
+            say("read certificate and key again", kind="reloaded", ok=True)
+
+    async def drain() -> None:
+        count = server.statistics()["connections_open"]
+        say(f"draining: {count} connections, {drain_s:g} s", kind="draining", connections=count, seconds=drain_s)
+        await server.drain_within(drain_s)
+
+    async with open_relay() as server:
+        ended_by = await serve_until_signal(
+            (signal.SIGINT,), Notifier.of(os.environ), announce=announce, reload=reload, drain=drain
+        )
+    return EXIT_INTERRUPTED if ended_by == signal.SIGINT else 0
 
 
 def _fail(as_json: bool, code: int, message: str) -> None:
@@ -91,6 +116,18 @@ def _fail(as_json: bool, code: int, message: str) -> None:
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @config_option(RelayConfig, relay_values, _problems_of)
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where to listen.")
+@click.option(
+    "--admin-listen",
+    metavar="HOST:PORT",
+    help="Where operators read /metrics, /healthz and /readyz; /metrics is nowhere else then.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0, 3600),
+    default=DRAIN_S,
+    show_default=True,
+    help="Seconds over which clients are sent away after SIGTERM.",
+)
 @click.option(
     "--stun",
     multiple=True,
@@ -110,6 +147,8 @@ def _fail(as_json: bool, code: int, message: str) -> None:
 def main(
     context: click.Context,
     listen: str,
+    admin_listen: str | None,
+    drain: float,
     stun: tuple[str, ...],
     tls_cert: str | None,
     tls_key: str | None,
@@ -140,9 +179,11 @@ def main(
         ssl_context=None if tls is None else tls.context,
         trusted_proxies=trusted_proxy,
         allow_origins=allow_origin,
+        admin=None if admin_listen is None else parse_listen(admin_listen),
     )
     try:
-        code = trio.run(_run, relay, as_json)
+        relay = partial(relay, sockets=take_sockets(os.environ))
+        code = trio.run(_run, relay, tls, drain, as_json)
     except ValueError as error:
         _fail(as_json, EXIT_USAGE, str(error))
     except OSError as error:

@@ -26,11 +26,15 @@ _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
 @dataclass(frozen=True, slots=True)
 class ServedClient:
-    """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one."""
+    """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one.
+
+    `is_draining` returns whether the relay goes away: it makes no rooms any more.
+    """
 
     party: Party
     may_make_rooms: bool
     on_entered: Callable[[], None]
+    is_draining: Callable[[], bool] = lambda: False
 
 
 class RelayPeer:
@@ -143,6 +147,9 @@ class RelayPeer:
         elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and not self._client.may_make_rooms:
             self._counters["rooms_forbidden"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
+        elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and self._client.is_draining():
+            self._counters["rooms_while_draining"] += 1
+            self.deliver(wire.Error(code=RelayErrorCode.BUSY, message="this relay goes away; use another one"))
         elif isinstance(frame, _ENTRIES) and not self._pay_for_entry(now, frame):
             self._counters["joins_over_limit"] += 1
             self.deliver(

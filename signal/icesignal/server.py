@@ -5,35 +5,30 @@ Source: docs/relay-protocol.md sections 2, 9, 10 and 11.
 
 from __future__ import annotations
 
-import base64
-import hmac
 import logging
+import math
+import secrets
+import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import msgspec
 import trio
 
-from icesignal import http, wire
+from icesignal import http, metrics, wire
+from icesignal.access import Access, IceServers, servers_for_each
 from icesignal.engines import Engine, MemoryEngine
 from icesignal.expect import expect, expect_list
-from icesignal.http import may_come_from, parse_origins
-from icesignal.listener import accept_forever, connections_possible, listen
+from icesignal.first_bytes import TLS_HANDSHAKE, StunConnection, Tls, open_stream, read_proxy_header
+from icesignal.http import may_come_from
+from icesignal.listener import accept_forever, connections_possible, listen_all
 from icesignal.logs import FewLines
 from icesignal.peer import RelayPeer, ServedClient
-from icesignal.proxy import (
-    ProxyHeaderError,
-    begins_like_proxy_header,
-    forwarded_for,
-    forwarded_values,
-    parse_proxy_header_untrusted,
-)
-from icesignal.sources import IPNetwork, Limits, Party, SourceTable, is_within, parse_networks
+from icesignal.proxy import forwarded_for, forwarded_values
+from icesignal.sources import Limits, Party, SourceTable, is_within
 from icesignal.tasks import open_background
 from icesignal.transport import HandshakeFailed, PrefixedStream, accept_websocket
 
@@ -42,35 +37,26 @@ errors = logging.getLogger("icesignal.server.errors")  # limited: a client may h
 errors.addFilter(FewLines())
 RESPONSE_TIMEOUT_S = 5.0
 REFUSAL_S = 0.01  # ours: a client of this machine gets its answer; at 1,000 refusals a second 10 descriptors are busy
+LEAVING_S = 5.0  # ours: a client that was told to go has its close frame answered by then, or never
 REFUSAL_TIMEOUT_S = 0.1  # for a refusal that has to go through TLS or to a configured proxy
-OWNER = "owner"
+_random = secrets.SystemRandom().random
+MAX_ADMIN_CONNECTIONS = 64  # ours: a scraper and some people; the listener is not for strangers
 WEBSOCKET_PATHS = frozenset({"/", "/v1"})
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may do what: which proxies are trusted, which web pages may connect, who may make rooms."""
+@dataclass(slots=True)
+class Arrival:
+    """A connection of which nothing is known but where it comes from; `party` is None while a proxy may name it.
 
-    proxies: tuple[IPNetwork, ...] = ()
-    origins: frozenset[str] = frozenset()
-    owner: bytes | None = None
+    `settle` keeps it from being ended when others need its place.
+    """
 
-    @classmethod
-    def parse(cls, proxies: Sequence[str], origins: Sequence[str], owner_password: str | None) -> Access:
-        """Return what is configured.
-
-        Raises:
-            ValueError: a network or an origin is malformed.
-        """
-        owner = None if owner_password is None else b"Basic " + base64.b64encode(f"{OWNER}:{owner_password}".encode())
-        return cls(parse_networks(proxies), parse_origins(origins), owner)
-
-    def may_make_rooms(self, request: http.HttpRequest) -> bool:
-        """Return whether who sent the request may make rooms: anybody where there is no owner."""
-        if self.owner is None:
-            return True
-        return any(hmac.compare_digest(value, self.owner) for value in request.values(b"authorization"))
+    raw: trio.SocketStream
+    host: str
+    party: Party | None
+    holding: ExitStack
+    settle: Callable[[], None]
 
 
 class Server:
@@ -81,22 +67,27 @@ class Server:
         engine: Engine,
         limits: Limits,
         ice_servers: Callable[[str], list[wire.RTCIceServer]],
-        ssl_context: ssl.SSLContext | None,
+        tls: Tls | None,
         access: Access,
+        more_metrics: Callable[[], str] | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.addresses: list[tuple[str, int]] = []
+        self.admin_addresses: list[tuple[str, int]] = []
         self.ice_servers = ice_servers
         self._engine = engine
         self._limits = limits
         self._max_connections = connections_possible(limits.max_connections)
-        self._ssl_context = ssl_context
+        self._tls = tls
+        self._more_metrics = more_metrics or (lambda: "")
         self._access = access
         self._sources = SourceTable(limits)
         self._peers: set[RelayPeer] = set()
         self._unsettled: dict[trio.CancelScope, None] = {}  # connections that are in no room, the oldest first
         self._open = 0
         self._draining = False
+        self._left = trio.Event()
+        self._admin_open = 0
 
     @property
     def port(self) -> int:
@@ -108,7 +99,7 @@ class Server:
         """Where a client of this machine reaches the relay; a wildcard address is shown as loopback."""
         host, port = self.addresses[0]
         host = WILDCARDS.get(host, host)
-        scheme = "ws" if self._ssl_context is None else "wss"
+        scheme = "wss" if self._tls is not None and self._tls.is_required else "ws"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def statistics(self) -> Mapping[str, int]:
@@ -122,11 +113,72 @@ class Server:
         """Whether the relay takes new rooms."""
         return not self._draining and self._engine.is_ready() and self._open < self._max_connections
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes neither connections nor rooms any more."""
+        return self._draining
+
     def drain(self) -> None:
         """Inform every client that the relay goes away, and take no new one."""
         self._draining = True
         for peer in list(self._peers):
             peer.close(wire.CloseCode.GOING_AWAY)
+
+    async def drain_within(self, spread_s: float, jitter: Callable[[], float] = _random) -> None:
+        """Take nothing new, and send the clients away one by one: all at once they would all come back at once.
+
+        Returns when they are gone, at the latest `LEAVING_S` after the last one was told.
+
+        Args:
+            spread_s: within how many seconds they are told.
+            jitter: gives numbers from 0 to 1.
+        """
+        self._draining = True
+        began_at = trio.current_time()
+        turns = sorted(((began_at + spread_s * jitter(), peer) for peer in self._peers), key=lambda turn: turn[0])
+        for at, peer in turns:
+            await trio.sleep_until(at)
+            peer.close(wire.CloseCode.GOING_AWAY)
+        self.drain()  # who was being let in as it began
+        with trio.move_on_after(LEAVING_S):
+            while self._peers:
+                self._left = trio.Event()
+                await self._left.wait()
+
+    def _page(self, request: http.HttpRequest, *, is_admin: bool) -> bytes:
+        statistics = self.statistics()
+        return http.page(
+            request,
+            statistics if is_admin else None,
+            lambda: metrics.render(statistics) + self._more_metrics(),
+            is_ready=self.is_ready,
+        )
+
+    # -- the operator's own listener
+
+    async def handle_admin_stream(self, stream: trio.SocketStream) -> None:
+        """Answer one request with a page. Never raises but for cancellation."""
+        if self._admin_open >= MAX_ADMIN_CONNECTIONS:
+            await trio.aclose_forcefully(stream)
+            return
+        self._admin_open += 1
+        try:
+            with trio.move_on_after(self._limits.header_timeout_s):
+                try:
+                    request = await http.read_request(stream)
+                except http.BadRequest as error:
+                    await self._respond(stream, http.response(error.status, f"{error}\n"))
+                else:
+                    if request is not None:
+                        await self._respond(stream, self._page(request, is_admin=True))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self.counters["connections_broken"] += 1
+        except Exception:
+            self.counters["internal_errors"] += 1
+            errors.exception("a page could not be made")
+        finally:
+            self._admin_open -= 1
+            await trio.aclose_forcefully(stream)
 
     # -- one connection
 
@@ -163,10 +215,13 @@ class Server:
             with trio.CancelScope() as scope:
                 self._unsettled[scope] = None
                 try:
-                    await self._serve(stream, host, party, holding, scope)
+                    await self._serve(Arrival(stream, host, party, holding, partial(self._settle, scope)))
                 finally:
                     self._unsettled.pop(scope, None)
                     self._open -= 1
+
+    def _settle(self, scope: trio.CancelScope) -> None:
+        self._unsettled.pop(scope, None)
 
     def _make_place(self) -> bool:
         """Return whether another connection has place, if need be that of the oldest which is in no room."""
@@ -182,19 +237,18 @@ class Server:
         self.counters["connections_shed"] += 1
         return True
 
-    async def _serve(
-        self, raw: trio.SocketStream, host: str, party: Party | None, holding: ExitStack, scope: trio.CancelScope
-    ) -> None:
-        stream, request, party = await self._read_request(raw, host, party, holding)
+    async def _serve(self, arrival: Arrival) -> None:
+        stream, request = await self._read_request(arrival)
         if request is None:
             return
+        party = arrival.party
         if party is None:
             chain = forwarded_values(request.values(b"x-forwarded-for"), request.values(b"forwarded"))
-            party = self._admit(forwarded_for(host, chain, self._access.proxies), holding)
+            party = self._admit(forwarded_for(arrival.host, chain, self._access.proxies), arrival.holding)
         if party is None:
             await self._turn_away(stream, 429, REFUSAL_TIMEOUT_S)
             return
-        await self._answer(stream, request, party, scope)
+        await self._answer(stream, request, party, arrival.settle)
 
     def _admit(self, host: str, holding: ExitStack) -> Party | None:
         """Return who is connected, which counts the connection from now on; None when there are too many."""
@@ -212,34 +266,30 @@ class Server:
         What the client says at once is read, since to close with that unread resets the connection, and the answer may
         be lost.
         """
-        if isinstance(stream, trio.SocketStream) and self._ssl_context is not None:
+        is_raw = isinstance(stream, trio.SocketStream)
+        if is_raw and self._tls is not None and self._tls.is_required:
             return  # nothing can be said before the handshake
         with trio.move_on_after(patience_s):
+            if is_raw and self._tls is not None and (await stream.receive_some(1)) in (b"", TLS_HANDSHAKE):
+                return
             await stream.send_all(http.response(status))
             if isinstance(stream, trio.SocketStream):
                 await stream.send_eof()
                 await stream.receive_some(http.MAX_REQUEST_BYTES)
 
-    async def _read_request(
-        self, raw: trio.SocketStream, host: str, party: Party | None, holding: ExitStack
-    ) -> tuple[trio.abc.Stream, http.HttpRequest | None, Party | None]:
-        """Return the stream, decrypted if need be, its request (None: answered here) and who sent it, if known yet."""
-        stream: trio.abc.Stream = raw
+    async def _read_request(self, arrival: Arrival) -> tuple[trio.abc.Stream, http.HttpRequest | None]:
+        """Return the stream, decrypted if need be, and its request; None if it was none and is served here."""
+        stream: trio.abc.Stream = arrival.raw
         bad = http.BadRequest(408, "the request took too long")
         with trio.move_on_after(self._limits.header_timeout_s) as scope:
             try:
-                prefix = b""
-                if party is None:
-                    client, prefix = await self._read_proxy_header(raw)
-                    if client is not None:
-                        party = self._admit(client, holding)
-                        if party is None:
-                            raise http.BadRequest(429, "too many connections")
-                if self._ssl_context is not None:
-                    encrypted = PrefixedStream(raw, prefix)
-                    stream = trio.SSLStream(encrypted, self._ssl_context, server_side=True, https_compatible=True)
-                    prefix = b""
-                return stream, await http.read_request(stream, prefix), party
+                first = await self._read_proxy_header(arrival) if arrival.party is None else b""
+                stream, first, is_stun = await open_stream(arrival.raw, first, self._tls)
+                if not is_stun:
+                    return stream, await http.read_request(stream, first)
+                scope.deadline = math.inf
+                await self._serve_stun(arrival, PrefixedStream(stream, first))
+                return stream, None
             except http.BadRequest as error:
                 bad = error
         if bad.status == 429:
@@ -247,31 +297,33 @@ class Server:
         else:
             self.counters["headers_too_slow" if scope.cancelled_caught else "bad_requests"] += 1
             await self._respond(stream, http.response(bad.status, f"{bad}\n"))
-        return stream, None, party
+        return stream, None
 
-    @staticmethod
-    async def _read_proxy_header(stream: trio.SocketStream) -> tuple[str | None, bytes]:
-        """Return the client's address if a PROXY header has it, and the bytes that were read too far."""
-        data = b""
-        while begins_like_proxy_header(data):
-            try:
-                parsed = parse_proxy_header_untrusted(data)
-            except ProxyHeaderError as error:
-                raise http.BadRequest(400, str(error)) from None
-            if parsed is not None:
-                return parsed[0], data[parsed[1] :]
-            more = bytes(await stream.receive_some(http.RECEIVE_BYTES))
-            if not more:
-                break
-            data += more
-        return None, data
+    async def _read_proxy_header(self, arrival: Arrival) -> bytes:
+        """Note whom a trusted proxy names, if it does; return the bytes that were read too far."""
+        client, first = await read_proxy_header(arrival.raw)
+        if client is not None:
+            arrival.host, arrival.party = client, self._admit(client, arrival.holding)
+            if arrival.party is None:
+                raise http.BadRequest(429, "too many connections")
+        return first
+
+    async def _serve_stun(self, arrival: Arrival, stream: trio.abc.Stream) -> None:
+        """Hand a connection over to the TURN server on our port; it counts as one of ours to its end."""
+        party = arrival.party or self._admit(arrival.host, arrival.holding)
+        if party is None or self._tls is None or self._tls.serve_stun is None:
+            return
+        self.counters["stun_connections"] += 1
+        sock = arrival.raw.socket
+        remote = (arrival.host, sock.getpeername()[1])
+        await self._tls.serve_stun(StunConnection(stream, sock.getsockname()[:2], remote, arrival.settle))
 
     async def _answer(
-        self, stream: trio.abc.Stream, request: http.HttpRequest, party: Party, scope: trio.CancelScope
+        self, stream: trio.abc.Stream, request: http.HttpRequest, party: Party, settle: Callable[[], None]
     ) -> None:
         if not (request.wants_websocket and request.path in WEBSOCKET_PATHS):
             self.counters["pages"] += 1
-            await self._respond(stream, http.page(request, self.statistics(), is_ready=self.is_ready))
+            await self._respond(stream, self._page(request, is_admin=not self.admin_addresses))
             return
         try:
             upgrade = http.canonical_upgrade(request)
@@ -284,8 +336,7 @@ class Server:
             return
         async with accept_websocket(stream, upgrade, allow=partial(self._allow, party)) as connection:
             self.counters["websockets"] += 1
-            settle = partial(self._unsettled.pop, scope, None)
-            client = ServedClient(party, self._access.may_make_rooms(request), settle)
+            client = ServedClient(party, self._access.may_make_rooms(request), settle, lambda: self._draining)
             ice_servers = partial(self.ice_servers, party.name)
             peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters)
             self._peers.add(peer)
@@ -293,6 +344,7 @@ class Server:
                 await peer.run()
             finally:
                 self._peers.discard(peer)
+                self._left.set()
 
     def _allow(self, party: Party, size: int, pings: int) -> bool:
         now = trio.current_time()
@@ -317,26 +369,6 @@ class Server:
                 await stream.aclose()
 
 
-IceServers = Sequence[Mapping[str, Any]] | Callable[[str], Sequence[Mapping[str, Any]]]
-"""ICE servers for everybody, or what makes them anew for each member that joins, given its source (`source_of`)."""
-
-
-def _ice_servers(servers: IceServers) -> Callable[[str], list[wire.RTCIceServer]]:
-    """Return what gives the entries for a source; a fixed list is checked at once."""
-    if callable(servers):
-        make = servers
-        return lambda source: _checked(make(source))
-    fixed = _checked(servers)
-    return lambda _: fixed
-
-
-def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.RTCIceServer]:
-    try:
-        return msgspec.convert([dict(entry) for entry in entries], list[wire.RTCIceServer])
-    except msgspec.ValidationError as error:
-        raise ValueError(f'an ICE server looks like {{"urls": ["stun:host:3478"]}}: {error}') from None
-
-
 @asynccontextmanager
 async def serve(
     *,
@@ -344,11 +376,14 @@ async def serve(
     port: int = 0,
     limits: Limits | None = None,
     ice_servers: IceServers = (),
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | Tls | None = None,
     engine: Engine | None = None,
     trusted_proxies: Sequence[str] = (),
     allow_origins: Sequence[str] = (),
     owner_password: str | None = None,
+    admin: tuple[str | Sequence[str] | None, int] | None = None,
+    more_metrics: Callable[[], str] | None = None,
+    sockets: Mapping[str, Sequence[socket.socket]] | None = None,
 ) -> AsyncGenerator[Server, None]:
     """Run a relay while the block lasts.
 
@@ -359,30 +394,38 @@ async def serve(
         ice_servers: what members of a room get: maps with `urls` and perhaps `username` and `credential`. A URL
             with an empty host, as in `stun::3478`, means the host under which the client reached this relay. A function
             is called for each member that joins or resumes, so that credentials can be of its own and short-lived.
-        ssl_context: with a certificate, for `wss`.
+        ssl_context: with a certificate, for `wss`; a `Tls` where `ws` or STUN are to be served on the same port.
         engine: where the rooms are kept; in memory by default.
         trusted_proxies: addresses or networks whose `X-Forwarded-For`, `Forwarded` and PROXY headers are believed.
         allow_origins: web pages that may use the relay, each `https://HOST[:PORT]`, or `*`; none by default.
         owner_password: where given, only who has it in the URL, as in `ws://owner:PASSWORD@HOST`, makes rooms, and
             everybody else may only join them.
+        admin: host and port of a listener of its own for `/metrics` and the other pages, which strangers must not
+            reach; `/metrics` and `/` are on no other one then.
+        more_metrics: gives further text for `/metrics`.
+        sockets: listening ones to use instead of `host` and `port` (`relay`) and of `admin`.
     Raises:
         OSError: the address cannot be bound, as it came from the system.
         ValueError: an entry of `ice_servers`, `trusted_proxies` or `allow_origins` is malformed.
     """
     expect(int, port=port)
     expect(Limits, None, limits=limits)
-    expect(ssl.SSLContext, None, ssl_context=ssl_context)
+    expect(ssl.SSLContext, Tls, None, ssl_context=ssl_context)
     expect(str, None, owner_password=owner_password)
     expect_list(trusted_proxies=trusted_proxies, allow_origins=allow_origins)
     expect(str, list, tuple, None, host=host)
     rooms = engine or MemoryEngine()
     access = Access.parse(trusted_proxies, allow_origins, owner_password)
-    server = Server(rooms, limits or Limits(), _ice_servers(ice_servers), ssl_context, access)
-    listeners = await listen(host, port)
+    tls = Tls(ssl_context) if isinstance(ssl_context, ssl.SSLContext) else ssl_context
+    server = Server(rooms, limits or Limits(), servers_for_each(ice_servers), tls, access, more_metrics)
+    listeners, admins = await listen_all(host, port, admin, sockets or {})
     server.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
+    server.admin_addresses = [listener.socket.getsockname()[:2] for listener in admins]
     async with rooms.run(), open_background() as nursery:
         for listener in listeners:
             nursery.start_soon(accept_forever, listener, server.handle_stream, server.shed_oldest)
+        for listener in admins:
+            nursery.start_soon(accept_forever, listener, server.handle_admin_stream, server.shed_oldest)
         try:
             yield server
         finally:

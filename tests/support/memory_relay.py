@@ -14,9 +14,10 @@ from typing import Any
 import icesignal
 import trio
 from icesignal import http, wire
+from icesignal.access import Access, IceServers, servers_for_each
 from icesignal.client import open_client
 from icesignal.engines import MemoryEngine
-from icesignal.server import Access, IceServers, Server, _ice_servers
+from icesignal.server import Server
 from icesignal.sources import Limits
 from icesignal.transport import ConnectionEnded, accept_websocket
 from trio.testing import memory_stream_pair
@@ -115,7 +116,7 @@ class MemoryRelay:
 async def open_memory_relay(ice_servers: IceServers = ()) -> AsyncIterator[MemoryRelay]:
     """Run a relay that is reached by memory."""
     engine = MemoryEngine()
-    server = Server(engine, Limits(), _ice_servers(ice_servers), None, Access.parse((), (), None))
+    server = Server(engine, Limits(), servers_for_each(ice_servers), None, Access.parse((), (), None))
     async with engine.run(), trio.open_nursery() as nursery:
         yield MemoryRelay(server, nursery)
         nursery.cancel_scope.cancel()

@@ -1,0 +1,62 @@
+"""Who may do what at a relay, and what its members are told of ICE servers."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from icesignal import http, wire
+from icesignal.http import parse_origins
+from icesignal.sources import IPNetwork, parse_networks
+
+OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may do what: which proxies are trusted, which web pages may connect, who may make rooms."""
+
+    proxies: tuple[IPNetwork, ...] = ()
+    origins: frozenset[str] = frozenset()
+    owner: bytes | None = None
+
+    @classmethod
+    def parse(cls, proxies: Sequence[str], origins: Sequence[str], owner_password: str | None) -> Access:
+        """Return what is configured.
+
+        Raises:
+            ValueError: a network or an origin is malformed.
+        """
+        owner = None if owner_password is None else b"Basic " + base64.b64encode(f"{OWNER}:{owner_password}".encode())
+        return cls(parse_networks(proxies), parse_origins(origins), owner)
+
+    def may_make_rooms(self, request: http.HttpRequest) -> bool:
+        """Return whether who sent the request may make rooms: anybody where there is no owner."""
+        if self.owner is None:
+            return True
+        return any(hmac.compare_digest(value, self.owner) for value in request.values(b"authorization"))
+
+
+IceServers = Sequence[Mapping[str, Any]] | Callable[[str], Sequence[Mapping[str, Any]]]
+"""ICE servers for everybody, or what makes them anew for each member that joins, given its source (`source_of`)."""
+
+
+def servers_for_each(servers: IceServers) -> Callable[[str], list[wire.RTCIceServer]]:
+    """Return what gives the entries for a source; a fixed list is checked at once."""
+    if callable(servers):
+        make = servers
+        return lambda source: _checked(make(source))
+    fixed = _checked(servers)
+    return lambda _: fixed
+
+
+def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.RTCIceServer]:
+    try:
+        return msgspec.convert([dict(entry) for entry in entries], list[wire.RTCIceServer])
+    except msgspec.ValidationError as error:
+        raise ValueError(f'an ICE server looks like {{"urls": ["stun:host:3478"]}}: {error}') from None
