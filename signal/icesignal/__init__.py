@@ -1,7 +1,8 @@
 """The signaling relay of iceagent and its client: two peers that share a code meet, and exchange sealed messages.
 
 `serve` runs a relay, `open_client` connects to one, `open_invitation` and `open_join` turn a code into a
-`SealedChannel`. Names are imported when they are first used: a client needs nothing of a relay.
+`SealedChannel`, `open_room` enters a room of many. Names are imported when they are first used: a client needs nothing
+of a relay.
 """
 
 from __future__ import annotations
@@ -36,11 +37,27 @@ if TYPE_CHECKING:
         ProtocolMismatch,
         RelayRefused,
         RelayUnreachable,
+        RoomOver,
         SessionLost,
         SignalError,
     )
     from icesignal.keeper import RelayState
     from icesignal.pauses import BACK_S
+    from icesignal.room_client import Room, open_room
+    from icesignal.room_events import (
+        MemberAway,
+        MemberBack,
+        MemberCame,
+        MemberRemoved,
+        MemberWent,
+        MessagesMissed,
+        RoomEnded,
+        RoomEvent,
+        RoomMember,
+        RoomMessage,
+    )
+    from icesignal.room_invitations import Admission, accept_invitation, admit, ask_admission
+    from icesignal.room_keys import MemberKey, RoomKey
     from icesignal.rooms import RoomLimits
     from icesignal.server import Server, serve
     from icesignal.sources import Limits, Rate
@@ -49,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACK_S",
     "OWNER",
+    "Admission",
     "ChannelBroken",
     "Client",
     "Code",
@@ -60,8 +78,15 @@ __all__ = [
     "Crowded",
     "Invitation",
     "Limits",
+    "MemberAway",
+    "MemberBack",
+    "MemberCame",
+    "MemberKey",
+    "MemberRemoved",
+    "MemberWent",
     "MemoryEngine",
     "MessagesLost",
+    "MessagesMissed",
     "OpenStream",
     "PeerLeft",
     "ProtocolMismatch",
@@ -71,15 +96,26 @@ __all__ = [
     "RelayUnreachable",
     "RelayUrl",
     "Rendezvous",
+    "Room",
+    "RoomEnded",
+    "RoomEvent",
+    "RoomKey",
     "RoomLimits",
+    "RoomMember",
+    "RoomMessage",
+    "RoomOver",
     "SealedChannel",
     "Server",
     "SessionLost",
     "SignalError",
+    "accept_invitation",
+    "admit",
+    "ask_admission",
     "open_client",
     "open_invitation",
     "open_join",
     "open_rendezvous",
+    "open_room",
     "parse_code",
     "parse_relay_url",
     "parse_relay_urls",
@@ -107,10 +143,37 @@ _NAMES_OF = {
         "ProtocolMismatch",
         "RelayRefused",
         "RelayUnreachable",
+        "RoomOver",
         "SessionLost",
         "SignalError",
     ),
     "pauses": ("BACK_S",),
+    "room_client": (
+        "Room",
+        "open_room",
+    ),
+    "room_events": (
+        "MemberAway",
+        "MemberBack",
+        "MemberCame",
+        "MemberRemoved",
+        "MemberWent",
+        "MessagesMissed",
+        "RoomEnded",
+        "RoomEvent",
+        "RoomMember",
+        "RoomMessage",
+    ),
+    "room_invitations": (
+        "Admission",
+        "accept_invitation",
+        "admit",
+        "ask_admission",
+    ),
+    "room_keys": (
+        "MemberKey",
+        "RoomKey",
+    ),
     "rooms": ("RoomLimits",),
     "server": ("Server", "serve"),
     "sources": ("Limits", "Rate"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -160,6 +160,12 @@ class Circle:
         if ticket.key == peer.ticket.key and ticket.expires > peer.ticket.expires:
             peer.ticket, peer.ticket_data = ticket, frame.ticket
         self._set_presence(peer, frame.state)
+
+    def handle_listed(self, ids: Collection[bytes]) -> None:
+        """Take it that the relay knows of these members and no others: who went while we were away is not told of."""
+        for peer in list(self._peers.values()):
+            if peer.ticket.id not in ids:
+                self._set_presence(peer, "gone")
 
     def handle_message(self, sender: bytes, payload: bytes) -> None:
         """Take what somebody is said to say."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class SignalError(Exception):
     """Anything icesignal raises on purpose."""
@@ -41,6 +43,27 @@ class PeerLeft(SignalError):
     def __init__(self, text: str, *, said_goodbye: bool = False) -> None:
         super().__init__(text)
         self.said_goodbye = said_goodbye
+
+
+class RoomOver(SignalError):
+    """Our stay in a room of many is over.
+
+    Attributes:
+        reason: `done` (the room was ended for all), `removed`, `replaced` (this member entered elsewhere), `expired`
+            (the ticket, or we were away for too long), `left`.
+    """
+
+    _WORDS: ClassVar[dict[str, str]] = {
+        "done": "the room was ended for all",
+        "removed": "we were removed from the room",
+        "replaced": "this member has entered the room from elsewhere; one ticket has one place",
+        "expired": "our ticket to the room has expired, or we were away for too long; enter again, with a new ticket",
+        "left": "we left the room",
+    }
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason if reason in self._WORDS else "left"
+        super().__init__(self._WORDS.get(reason, "the relay ended our stay in the room"))
 
 
 class ChannelBroken(SignalError):

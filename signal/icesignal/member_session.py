@@ -162,7 +162,7 @@ class MemberSession(ABC, Generic[M]):
         """Note the place that the relay gives, for the first time or again; return what it has not accepted yet."""
         if arrival == "resync":
             self.counters["resyncs"] += 1
-            self.inbox.append(Lost.LOST)
+            self._note_loss()
         elif arrival == "resumed":
             self.counters["resumes"] += 1
         if arrival == "resync" or not self.has_place:
@@ -173,6 +173,10 @@ class MemberSession(ABC, Generic[M]):
         self._take_servers(frame.ice_servers)
         self._acknowledge(frame.client_seq)
         return list(self._pending)
+
+    def _note_loss(self) -> None:
+        """Note that messages are missing at this place."""
+        self.inbox.append(Lost.LOST)
 
     def _refuse_place(self) -> None:
         error = RelayRefused("the relay gave us another place than the one we asked for; use another relay")

@@ -58,15 +58,16 @@ async def dial_first(
     race = _Race(ways, ssl_context, timeout_s)
     async with open_background() as nursery:
         nursery.start_soon(race.run, nursery)
-        await race.decided.wait()
-        if race.reached is None:
-            raise race.error()
         try:
+            await race.decided.wait()
+            if race.reached is None:
+                raise race.error()
             yield race.reached
         finally:
             race.over.set()
-            with trio.CancelScope(shield=True):  # a connection ends within a bounded time, whatever the relay does
-                await race.ended.wait()
+            if race.reached is not None:
+                with trio.CancelScope(shield=True):  # a connection ends in a bounded time, whatever the relay does
+                    await race.ended.wait()
 
 
 class _Race:
@@ -114,7 +115,8 @@ class _Race:
                         if other is not scope:
                             other.cancel()
                     self.decided.set()
-                    await self.over.wait()
+                    with trio.CancelScope(shield=True):  # who is cancelled says goodbye over it first
+                        await self.over.wait()
         finally:
             if is_first:
                 self.ended.set()

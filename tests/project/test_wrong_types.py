@@ -10,6 +10,7 @@ from typing import Any
 import icesignal
 import pytest
 import trio
+from icesignal import MemberKey, RoomKey
 
 import iceagent
 import iceagent.link
@@ -135,6 +136,18 @@ VALUES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = 
     (icesignal.open_invitation, ("ws://a",), {"address": 1}, "address"),
     (icesignal.open_join, ("ws://a", 7), {}, "code"),
     (icesignal.open_rendezvous, ("ws://a", "b"), {}, "rendezvous"),
+    (icesignal.open_room, ("ws://a", "ticket", MemberKey.generate()), {}, "ticket"),
+    (icesignal.open_room, ("ws://a", b"ticket", SECRET), {}, "member_key"),
+    (icesignal.open_room, ("ws://a", b"ticket", MemberKey.generate()), {"removals": b"a"}, "removals"),
+    (icesignal.accept_invitation, ("ws://a", "7-guitar-ozone", SECRET), {}, "member_key"),
+    (icesignal.admit, (SECRET, None), {"relays": ["ws://a"]}, "channel"),
+    (icesignal.ask_admission, (SECRET, MemberKey.generate()), {}, "channel"),
+    (MemberKey.from_private_bytes, (SECRET,), {}, "private"),
+    (RoomKey.from_private_bytes, (SECRET,), {}, "private"),
+    (RoomKey.generate().ticket, ("key",), {}, "member"),
+    (RoomKey.generate().ticket, (b"key",), {"role": 1}, "role"),
+    (RoomKey.generate().ticket, (b"key",), {"life_s": "1"}, "life_s"),
+    (RoomKey.generate().ticket, (b"key",), {"member_id": "1"}, "member_id"),
     (icesignal.serve, (), {"port": "80"}, "port"),
     (icesignal.serve, (), {"host": 1}, "host"),
     (icesignal.serve, (), {"limits": 1}, "limits"),
@@ -161,10 +174,13 @@ NOTHING_TO_PASS = {
         "Code",
         "RelayUrl",
         "Rendezvous",
+        "Admission",
+        *("MemberAway", "MemberBack", "MemberCame", "MemberRemoved", "MemberWent", "MessagesMissed"),
+        *("RoomEnded", "RoomEvent", "RoomMember", "RoomMessage", "RoomKey", "MemberKey"),
     ),  # come from us
     *("DatagramTransport", "OpenStream"),  # protocols
 }
-HELD = {"Agent", "Link", "LinkStream", "Invitation", "Client", "SealedChannel"}
+HELD = {"Agent", "Link", "LinkStream", "Invitation", "Client", "SealedChannel", "Room"}
 
 
 def named(case: Any) -> str:

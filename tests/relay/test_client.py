@@ -17,7 +17,7 @@ from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.url import parse_relay_url
 from icesignal.wire import CloseCode
-from relay_client import connect_raw, sealed_pair
+from relay_client import Restartable, connect_raw, cut, sealed_pair
 
 
 @asynccontextmanager
@@ -27,37 +27,6 @@ async def pair(url: str) -> AsyncIterator[tuple[icesignal.Client, icesignal.Clie
         await joiner.join(nameplate, b"B")
         assert await inviter.wait_peer() == b"B"
         yield inviter, joiner
-
-
-class Restartable:
-    """A relay that goes away and comes back on its port."""
-
-    def __init__(self, nursery: trio.Nursery, engine: MemoryEngine | None = None) -> None:
-        self.url = ""
-        self._nursery = nursery
-        self._engine = engine
-        self._port = 0
-
-    async def start(self) -> None:
-        self._stop, self._stopped = trio.Event(), trio.Event()
-        await self._nursery.start(self._run)
-
-    async def stop(self) -> None:
-        self._stop.set()
-        await self._stopped.wait()
-
-    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
-        async with serve(port=self._port, engine=self._engine) as server:
-            self.url, self._port = server.url, server.port
-            task_status.started()
-            await self._stop.wait()
-        self._stopped.set()
-
-
-def cut(client: icesignal.Client) -> None:
-    """Kill a client's connection as the network does: without a word."""
-    connection: Any = client._keeper.connection
-    connection._stream._stream.socket.close()
 
 
 async def until(predicate: Callable[[], bool]) -> None:

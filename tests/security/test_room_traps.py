@@ -1,16 +1,19 @@
-"""Traps 85 to 87: what a relay cannot do to a room of many, with members that work for it and without."""
+"""Traps 85 to 88: what a relay cannot do to a room of many, with members that work for it and without."""
 
 from __future__ import annotations
 
 import pytest
+import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from icesignal import wire
+from icesignal import ChannelBroken, MemberKey, RelayRefused, RoomKey, SealedChannel, admit, ask_admission, wire
 from icesignal.circle import MAX_OPENINGS, Circle
 from icesignal.room_events import MemberCame, MemberRemoved, RoomMessage
-from icesignal.room_keys import MemberKey, make_opening, make_statement
+from icesignal.room_keys import make_opening, make_statement
 from icesignal.room_pairs import CHAIN, HELLO, Pair, lp
 from icesignal.room_removals import REMOVAL
+from icesignal.server import serve
 from malicious_relay import EVIL, forged
+from relay_client import sealed_pair
 from room_worlds import START, Hub, Stay, World, issue, member_key, room_key
 
 
@@ -211,3 +214,76 @@ def test_trap_87_one_removal_makes_one_new_chain() -> None:
     assert stays[0].circle._chain.generation == 2
     assert CHAIN == b"\x04"
     assert len(stays[1].heard) == 3
+
+
+class Asking(MemberKey):
+    """Asks for a ticket for a key that it has not, with a proof that it has seen."""
+
+    def __init__(self, public: bytes, proof: bytes) -> None:
+        super().__init__(MemberKey.generate()._private)
+        self.public = public
+        self.seen = proof
+
+    def sign(self, data: bytes) -> bytes:
+        return self.seen
+
+
+async def answered(channel: SealedChannel, owner: RoomKey, *, ticket: bytes | None = None) -> bool:
+    """Answer whoever asks; return whether there was a ticket for it."""
+    vouched: list[bytes] = []
+
+    async def vouch(key: bytes) -> bytes:
+        vouched.append(key)
+        return owner.ticket(key) if ticket is None else ticket
+
+    with trio.fail_after(60):
+        try:
+            await admit(channel, vouch, relays=["ws://relay.example"])
+        except ChannelBroken:
+            return False
+    return bool(vouched)
+
+
+async def test_trap_88_a_ticket_is_given_for_a_key_of_ones_own() -> None:
+    """Else whoever is invited could have a ticket made out for another, and that one be let in unasked."""
+    await refused_to(b"s" * 64, MemberKey.generate())
+
+
+async def test_trap_88_a_proof_is_bound_to_its_conversation() -> None:
+    """One that was seen in another one is of no use: whoever asks is the one that knows the code."""
+    victim = MemberKey.generate()
+    async with serve() as relay, sealed_pair(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
+        nursery.start_soon(ask_admission, joiner, victim)
+        request = await inviter.receive()
+        await refused_to(request["proof"], victim)
+        nursery.cancel_scope.cancel()
+
+
+async def refused_to(seen: bytes, victim: MemberKey) -> None:
+    """Ask for a ticket for the victim's key with a proof that was seen."""
+    owner = RoomKey.generate()
+    async with serve() as relay, sealed_pair(relay.url) as (inviter, joiner), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(RelayRefused):
+                await ask_admission(joiner, Asking(victim.public, seen))
+
+        nursery.start_soon(ask)
+        assert not await answered(inviter, owner)
+
+
+@pytest.mark.parametrize("wrong", ["another's key", "another room", "expired", "none"])
+async def test_trap_88_a_ticket_is_taken_for_our_own_key_alone(wrong: str) -> None:
+    """And for the room that is named: an inviter that errs, or lies, is told so before a relay is."""
+    owner, mine = RoomKey.generate(), MemberKey.generate()
+    ticket = owner.ticket(mine.public, life_s=-1 if wrong == "expired" else 99)
+    if wrong == "another's key":
+        ticket = owner.ticket(MemberKey.generate().public)
+    room = RoomKey.generate().public if wrong == "another room" else owner.public
+    answer = {"type": "room-admission", "v": 1, "room": room, "ticket": ticket, "relays": ["ws://r"], "removals": []}
+    if wrong == "none":
+        answer["ticket"] = b"none"
+    async with serve() as relay, sealed_pair(relay.url) as (inviter, joiner):
+        await inviter.send(answer)
+        with pytest.raises(ChannelBroken, match="the other side's"):
+            await ask_admission(joiner, mine)

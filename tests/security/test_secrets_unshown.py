@@ -46,6 +46,8 @@ HARMLESS = {
     "icesignal.tickets.Ticket.key": "a public key",
     "icesignal.room_events.RoomMember.public_key": "a public key",
     "icesignal.room_keys._Removal.ticket": "of use to nobody but its owner, and known to all in the room",
+    "icesignal.room_invitations._Admission.ticket": "the same",
+    "icesignal.room_invitations._Request.key": "a public key",
     "iceagent.core.ice.events.Restarted.credentials": "a value that keeps its own secret",
     "iceagent.agent.description.StreamDescription.credentials": "a value that keeps its own secret",
     "iceagent.core.turn.client_requests.PendingRequest.credentials": "a value that keeps its own secret",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import icesignal
 import trio
 from icesignal import wire
 from icesignal.dial import OpenStream, dial
+from icesignal.engines import MemoryEngine
+from icesignal.server import serve
 from icesignal.transport import ConnectionEnded, WebsocketConnection
 from icesignal.url import parse_relay_url
 
@@ -78,3 +81,34 @@ def speaking_for(source: str) -> OpenStream:
         return stream
 
     return open_stream
+
+
+class Restartable:
+    """A relay that goes away and comes back on its port."""
+
+    def __init__(self, nursery: trio.Nursery, engine: MemoryEngine | None = None) -> None:
+        self.url = ""
+        self._nursery = nursery
+        self._engine = engine
+        self._port = 0
+
+    async def start(self) -> None:
+        self._stop, self._stopped = trio.Event(), trio.Event()
+        await self._nursery.start(self._run)
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await self._stopped.wait()
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        async with serve(port=self._port, engine=self._engine) as server:
+            self.url, self._port = server.url, server.port
+            task_status.started()
+            await self._stop.wait()
+        self._stopped.set()
+
+
+def cut(client: icesignal.Client | icesignal.Room) -> None:
+    """Kill a client's connection as the network does: without a word."""
+    connection: Any = client._keeper.connection
+    connection._stream._stream.socket.close()
