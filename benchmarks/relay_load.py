@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -455,11 +456,11 @@ class Many:
         for number in range(rooms):
             key = Ed25519PrivateKey.generate()
             for place in range(members):
-                self.loop.connect(lambda client, key=key, place=place: self._enter(client, key, is_first=place == 0))
+                self.loop.connect(partial(self._enter, room=key, is_first=place == 0))
             while self._entered < (number + 1) * members:
                 self.loop.turn()
 
-    def _enter(self, client: Client, room: Ed25519PrivateKey, *, is_first: bool) -> Talk:
+    def _enter(self, client: Client, *, room: Ed25519PrivateKey, is_first: bool) -> Talk:
         key, session = Ed25519PrivateKey.generate(), secrets.token_bytes(16)
         yield
         welcome = frame_of((yield))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import html
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ import trio
 
 ANY = "*"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def parse_origins(texts: Sequence[str]) -> frozenset[str]:
@@ -168,13 +170,13 @@ async def read_request(stream: trio.abc.ReceiveStream, prefix: bytes = b"") -> H
             return None
 
 
-def canonical_upgrade(request: HttpRequest) -> bytes:
-    """Return the same upgrade request, rebuilt from what matters, so that nothing odd reaches the websocket library.
-
-    Extensions are left out: nothing is ever compressed.
+def upgrade(request: HttpRequest) -> bytes:
+    """Return the answer to a websocket's request. Extensions are left out: nothing is ever compressed.
 
     Raises:
         BadRequest: it is no websocket request of version 13.
+
+    Source: RFC 6455 section 4.2.
     """
     if request.method != "GET":
         raise BadRequest(405, "a websocket begins with GET")
@@ -189,9 +191,10 @@ def canonical_upgrade(request: HttpRequest) -> bytes:
         valid = False
     if not valid:
         raise BadRequest(400, "Sec-WebSocket-Key is missing or malformed")
+    accepted = base64.b64encode(hashlib.sha1(keys[0] + _WEBSOCKET_GUID, usedforsecurity=False).digest())
     return (
-        b"GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + keys[0] + b"\r\n\r\n" + request.trailing
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accepted + b"\r\n\r\n"
     )
 
 

@@ -15,7 +15,8 @@ import trio
 from icesignal import wire
 from icesignal.engines import Engine
 from icesignal.sources import Levels, Limits, Party
-from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull, WebsocketConnection
+from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull
+from icesignal.websocket import ServedWebsocket
 from icesignal.wire import CloseCode, RelayErrorCode
 
 RELAY_NAME = "icesignal"
@@ -42,7 +43,7 @@ class RelayPeer:
 
     def __init__(
         self,
-        connection: WebsocketConnection,
+        connection: ServedWebsocket,
         engine: Engine,
         client: ServedClient,
         limits: Limits,

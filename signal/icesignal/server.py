@@ -30,7 +30,8 @@ from icesignal.peer import RelayPeer, ServedClient
 from icesignal.proxy import forwarded_for, forwarded_values
 from icesignal.sources import Limits, Party, SourceTable, is_within
 from icesignal.tasks import open_background
-from icesignal.transport import HandshakeFailed, PrefixedStream, accept_websocket
+from icesignal.transport import PrefixedStream
+from icesignal.websocket import Websockets
 
 logger = logging.getLogger("icesignal.server")
 errors = logging.getLogger("icesignal.server.errors")  # limited: a client may have found a way to cause them
@@ -72,6 +73,7 @@ class Server:
         more_metrics: Callable[[], str] | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.websockets = Websockets()
         self.addresses: list[tuple[str, int]] = []
         self.admin_addresses: list[tuple[str, int]] = []
         self.ice_servers = ice_servers
@@ -186,7 +188,7 @@ class Server:
         """Serve one accepted connection to its end. Never raises but for cancellation."""
         try:
             await self._handle_stream(stream)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, HandshakeFailed):
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, trio.TooSlowError):
             self.counters["connections_broken"] += 1
         except Exception:
             # One connection must never end the relay. The traceback names code, not what the client sent.
@@ -326,7 +328,7 @@ class Server:
             await self._respond(stream, self._page(request, is_admin=not self.admin_addresses))
             return
         try:
-            upgrade = http.canonical_upgrade(request)
+            answer = http.upgrade(request)
             if not may_come_from(request.values(b"origin"), self._access.origins):
                 self.counters["origins_refused"] += 1
                 raise http.BadRequest(403, "this relay is not for that web page; its operator may allow the origin")
@@ -334,7 +336,8 @@ class Server:
             self.counters["bad_requests"] += 1
             await self._respond(stream, http.response(error.status, f"{error}\n"))
             return
-        async with accept_websocket(stream, upgrade, allow=partial(self._allow, party)) as connection:
+        allow = partial(self._allow, party)
+        async with self.websockets.accept(stream, answer, request.trailing, allow=allow) as connection:
             self.counters["websockets"] += 1
             client = ServedClient(party, self._access.may_make_rooms(request), settle, lambda: self._draining)
             ice_servers = partial(self.ice_servers, party.name)
@@ -421,7 +424,7 @@ async def serve(
     listeners, admins = await listen_all(host, port, admin, sockets or {})
     server.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
     server.admin_addresses = [listener.socket.getsockname()[:2] for listener in admins]
-    async with rooms.run(), open_background() as nursery:
+    async with rooms.run(), server.websockets.run(), open_background() as nursery:
         for listener in listeners:
             nursery.start_soon(accept_forever, listener, server.handle_stream, server.shed_oldest)
         for listener in admins:

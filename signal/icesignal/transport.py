@@ -1,4 +1,6 @@
-"""The one module that touches trio-websocket: connections that are always read, limit what they keep, and always end.
+"""The client's side of a websocket: the one module that touches trio-websocket, and what both sides have in common.
+
+Connections are always read, limit what they keep, and always end. The relay's side is `websocket`.
 
 trio-websocket stops answering pings when its messages are not read, waits without end in `aclose`, and lets errors of
 its reader escape into a nursery. `WebsocketConnection` always reads, into a bounded mailbox; writes from an outbox
@@ -12,7 +14,6 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import cast
 
 import trio
@@ -35,8 +36,6 @@ ABNORMAL = 1006  # RFC 6455 section 7.4.1: the connection just ended
 # Between two whole messages a peer needs at most one message, its fragments' headers and some pings. More is an attack
 # by endless empty fragments, which trio-websocket would collect.
 MAX_BYTES_BETWEEN_MESSAGES = 4 * MAX_MESSAGE_BYTES
-
-Allow = Callable[[int, int], bool]
 
 
 class ConnectionEnded(Exception):
@@ -68,16 +67,6 @@ class HandshakeFailed(Exception):
         self.status = status
 
 
-@dataclass(slots=True)
-class TransportCounters:
-    """What a connection has moved."""
-
-    messages_in: int = 0
-    messages_out: int = 0
-    pings_out: int = 0
-    bytes_in: int = 0
-
-
 class PrefixedStream(trio.abc.Stream):
     """A stream that first gives bytes that somebody has read before, and watches what comes in."""
 
@@ -85,7 +74,6 @@ class PrefixedStream(trio.abc.Stream):
         self._stream = stream
         self._prefix = prefix
         self.received = 0
-        self.send_calls = 0
         self.ended = trio.Event()
         self.hung_up = False  # whether the other side has closed the connection, or refuses what is sent
         self.on_received: Callable[[int], bool] | None = None
@@ -113,7 +101,7 @@ class PrefixedStream(trio.abc.Stream):
             try:
                 data = bytes(await self._stream.receive_some(max_bytes))
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self.hung_up = self.hung_up or _is_reset(error)
+                self.hung_up = self.hung_up or is_reset(error)
                 self.ended.set()
                 raise
             self.hung_up = self.hung_up or not data
@@ -125,11 +113,10 @@ class PrefixedStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all."""
-        self.send_calls += 1
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError as error:
-            self.hung_up = self.hung_up or _is_reset(error)
+            self.hung_up = self.hung_up or is_reset(error)
             raise
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -142,7 +129,7 @@ class PrefixedStream(trio.abc.Stream):
         await self._stream.aclose()
 
 
-def _is_reset(error: BaseException) -> bool:
+def is_reset(error: BaseException) -> bool:
     """Return whether a stream broke as the other side's system, or a gateway in its name, said that there is nobody.
 
     Any other error of the system's is of a network that carries nothing, and no word of the other side.
@@ -154,11 +141,10 @@ def _is_reset(error: BaseException) -> bool:
 
 
 class WebsocketConnection:
-    """A websocket that carries binary messages both ways. Made by `accept_websocket` and `request_websocket`."""
+    """A websocket that carries binary messages both ways. Made by `request_websocket`."""
 
     def __init__(self, stream: PrefixedStream, timeout_s: float) -> None:
-        self.counters = TransportCounters()
-        self.on_drained: Callable[[], Awaitable[None]] | None = None  # called each time the outbox has been written
+        self._messages_in = 0
         self._stream = stream
         self._websocket: trio_websocket.WebSocketConnection
         self._mailbox: deque[bytes | str] = deque()
@@ -240,14 +226,14 @@ class WebsocketConnection:
 
     @asynccontextmanager
     async def running(
-        self, wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]], allow: Allow
+        self, wrap: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]]
     ) -> AsyncGenerator[WebsocketConnection, None]:
-        """Shake hands as `wrap` does, and close when the body ends; for those who make connections, below.
+        """Shake hands as `wrap` does, and close when the body ends; for `request_websocket`.
 
         Raises:
             HandshakeFailed: there is no websocket to be had.
         """
-        self._stream.on_received = self._watch(allow)
+        self._stream.on_received = self._watch()
         async with open_background() as nursery:
             try:
                 nursery.start_soon(self._host, wrap)
@@ -313,7 +299,7 @@ class WebsocketConnection:
                     code, text = (ABNORMAL, "") if reason is None else (reason.code, reason.reason or "")
                     self._end(code, text, hung_up=code == ABNORMAL and self._stream.hung_up)
                 return
-            self.counters.messages_in += 1
+            self._messages_in += 1
             if len(self._mailbox) >= MAILBOX_MESSAGES or self._mailbox_bytes + len(message) > MAILBOX_BYTES:
                 self.abort(CloseCode.TOO_FAST, "too many messages at once")
                 return
@@ -332,12 +318,9 @@ class WebsocketConnection:
                         await self._websocket.send_message(message)
                     except trio_websocket.ConnectionClosed:
                         return
-                self.counters.messages_out += 1
                 if scope.cancelled_caught:
                     self._end(CloseCode.TOO_SLOW, "a write took too long")
                     return
-                if not self._outbox and self.on_drained is not None:
-                    await self.on_drained()
             if self._closing is not None:
                 with trio.move_on_after(CLOSE_TIMEOUT_S):
                     await self._websocket.aclose(*self._closing)
@@ -355,7 +338,6 @@ class WebsocketConnection:
             is_probe, self._probed = self._probed.is_set(), trio.Event()
             if self._stream.received != before and not is_probe:
                 continue
-            self.counters.pings_out += 1
             with trio.move_on_after(PROBE_TIMEOUT_S if is_probe else PING_TIMEOUT_S) as scope:
                 self._ping_scope = scope
                 try:
@@ -366,24 +348,18 @@ class WebsocketConnection:
                 self._end(ABNORMAL, "no answer to a ping")
                 return
 
-    def _watch(self, allow: Allow) -> Callable[[int], bool]:
-        """Return what `PrefixedStream.on_received` is to be: it counts, and ends what is too much."""
-        seen_messages, since, seen_answers = 0, 0, 0
+    def _watch(self) -> Callable[[int], bool]:
+        """Return what `PrefixedStream.on_received` is to be: it ends what is a message without end."""
+        seen_messages, since = 0, 0
 
         def on_received(size: int) -> bool:
-            nonlocal seen_messages, since, seen_answers
-            self.counters.bytes_in += size
-            if self.counters.messages_in != seen_messages:
-                seen_messages, since = self.counters.messages_in, 0
+            nonlocal seen_messages, since
+            if self._messages_in != seen_messages:
+                seen_messages, since = self._messages_in, 0
             since += size
             if since > MAX_BYTES_BETWEEN_MESSAGES:
                 self._end(CloseCode.TOO_BIG, "a message without end")
                 return False
-            # Whatever was written and is not ours (the handshake counts as one) answers a ping.
-            answers = self._stream.send_calls - self.counters.messages_out - self.counters.pings_out - 1
-            new_answers, seen_answers = max(0, answers - seen_answers), max(answers, seen_answers)
-            if not allow(size, new_answers):
-                self.abort(CloseCode.TOO_FAST, "too many bytes or pings")
             return True
 
         return on_received
@@ -399,33 +375,6 @@ def _handshake_failure(group: BaseExceptionGroup[BaseException]) -> HandshakeFai
     if isinstance(leaf, trio_websocket.ConnectionRejected):
         return HandshakeFailed(f"HTTP status {leaf.status_code}", leaf.status_code)
     return HandshakeFailed(f"no websocket: {type(leaf).__name__}")
-
-
-def _allow_all(_size: int, _pings: int) -> bool:
-    return True
-
-
-@asynccontextmanager
-async def accept_websocket(
-    stream: trio.abc.Stream, request: bytes, *, allow: Allow = _allow_all
-) -> AsyncGenerator[WebsocketConnection, None]:
-    """Run the server's side of a websocket.
-
-    Args:
-        stream: where the request came from.
-        request: a well-formed upgrade request and whatever followed it; see `http.canonical_upgrade`.
-        allow: called with the bytes that came and the pings that were answered; False closes with 4004.
-    Raises:
-        HandshakeFailed: the client went away.
-    """
-    prefixed = PrefixedStream(stream, request)
-
-    async def wrap(nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
-        asked = await trio_websocket.wrap_server_stream(nursery, prefixed, max_message_size=MAX_MESSAGE_BYTES)
-        return await asked.accept()
-
-    async with WebsocketConnection(prefixed, HANDSHAKE_TIMEOUT_S).running(wrap, allow) as connection:
-        yield connection
 
 
 @asynccontextmanager
@@ -470,5 +419,5 @@ async def request_websocket(
             watch.cancel_scope.cancel()
         return websocket
 
-    async with WebsocketConnection(prefixed, timeout_s).running(wrap, _allow_all) as connection:
+    async with WebsocketConnection(prefixed, timeout_s).running(wrap) as connection:
         yield connection

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from icesignal import transport, wire
+from icesignal import transport, websocket, wire
 from icesignal.logs import FewLines
 from icesignal.server import Server, serve
 from icesignal.sources import Limits, Rate
@@ -171,7 +171,7 @@ async def test_a_connection_that_asks_nothing_is_closed(autojump_clock: object, 
 
 async def test_a_half_open_connection_is_noticed(autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cable is cut: no FIN, no answer to pings. The relay frees the place and tells the peer."""
-    monkeypatch.setattr(transport, "PING_INTERVAL_S", 5.0)
+    monkeypatch.setattr(websocket, "PING_INTERVAL_S", 5.0)
     async with serve() as relay:
         stream = await trio.open_tcp_stream("127.0.0.1", relay.port)
         async with stream:
@@ -229,7 +229,7 @@ async def test_a_cancelled_relay_says_that_it_is_only_the_relay(raw_to) -> None:
 
 async def test_a_slow_consumer_is_told_to_resume(relay: Server, raw, raw_to, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its messages are not lost: they wait in the log. What is bounded is what waits in the relay's memory for it."""
-    monkeypatch.setattr(transport, "OUTBOX_BYTES", 100_000)
+    monkeypatch.setattr(websocket, "OUTBOX_BYTES", 100_000)
     async with raw() as inviter, raw() as joiner:
         joined = await inviter.ask(wire.Allocate(session=session(1)))
         await joiner.ask(wire.Join(session=session(2), nameplate=joined.room))

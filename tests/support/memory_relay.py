@@ -19,7 +19,8 @@ from icesignal.client import open_client
 from icesignal.engines import MemoryEngine
 from icesignal.server import Server
 from icesignal.sources import Limits
-from icesignal.transport import ConnectionEnded, accept_websocket
+from icesignal.transport import ConnectionEnded
+from icesignal.websocket import Websockets
 from trio.testing import memory_stream_pair
 
 URL = "ws://relay.example:8080"
@@ -117,7 +118,7 @@ async def open_memory_relay(ice_servers: IceServers = ()) -> AsyncIterator[Memor
     """Run a relay that is reached by memory."""
     engine = MemoryEngine()
     server = Server(engine, Limits(), servers_for_each(ice_servers), None, Access.parse((), (), None))
-    async with engine.run(), trio.open_nursery() as nursery:
+    async with engine.run(), server.websockets.run(), trio.open_nursery() as nursery:
         yield MemoryRelay(server, nursery)
         nursery.cancel_scope.cancel()
 
@@ -126,7 +127,8 @@ async def play_relay(said: list[bytes], stream: trio.abc.Stream) -> None:
     """Be a relay that welcomes, and says what it was given to say upon the first frame."""
     request = await http.read_request(stream)
     assert request is not None
-    async with accept_websocket(stream, http.canonical_upgrade(request)) as connection:
+    websockets = Websockets()
+    async with websockets.run(), websockets.accept(stream, http.upgrade(request), b"") as connection:
         connection.send_nowait(wire.encode(wire.Welcome(versions=[1])))
         try:
             await connection.receive()

@@ -1,0 +1,393 @@
+"""The relay's side of its websockets: one task for each, which reads; writing needs none while a client takes it.
+
+What is sent is written at once, as far as the system takes it, and a task writes the rest. What all have in common, who
+is to be told that all is written and whether the other side is still there, is the work of two tasks for all of them.
+Source: RFC 6455.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from icesignal.frames import BadFrames, FrameReader, Opcode, encode, encode_close, read_close
+from icesignal.tasks import open_background
+from icesignal.transport import (
+    ABNORMAL,
+    CLOSE_TIMEOUT_S,
+    HANDSHAKE_TIMEOUT_S,
+    MAX_BYTES_BETWEEN_MESSAGES,
+    OUTBOX_BYTES,
+    PING_INTERVAL_S,
+    PING_TIMEOUT_S,
+    WRITE_TIMEOUT_S,
+    ConnectionEnded,
+    OutboxFull,
+    is_reset,
+)
+from icesignal.wire import CloseCode
+
+logger = logging.getLogger("icesignal.websocket")
+CHECK_EVERY_S = 1.0
+RECEIVE_BYTES = 4_096  # as much as our clients take at once: a burst must not outrun its receiver, see the room's log
+BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+
+Allow = Callable[[int, int], bool]
+
+
+class ServedWebsocket:
+    """A websocket that carries binary messages both ways. Made by `Websockets.accept`."""
+
+    __slots__ = (
+        "_allow",
+        "_close_sent",
+        "_closing",
+        "_descriptor",
+        "_ended",
+        "_frames",
+        "_heard",
+        "_heard_at",
+        "_hung_up",
+        "_ignores",
+        "_is_writing",
+        "_outbox",
+        "_outbox_bytes",
+        "_over",
+        "_pinged_at",
+        "_since_message",
+        "_stream",
+        "_websockets",
+        "_writing",
+        "_written",
+        "on_drained",
+        "received",
+    )
+
+    def __init__(self, stream: trio.abc.Stream, first: bytes, allow: Allow, websockets: Websockets) -> None:
+        self.on_drained: Callable[[], Awaitable[None]] | None = None  # called each time the outbox has been written
+        self.received = self._heard = len(first)
+        self._heard_at = trio.current_time()
+        self._pinged_at: float | None = None
+        self._stream = stream
+        self._allow = allow
+        self._websockets = websockets
+        self._descriptor = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
+        self._frames = FrameReader(first)
+        self._since_message = len(first)
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._is_writing = False
+        self._writing: trio.CancelScope | None = None
+        self._written: trio.Event | None = None  # for who waits until a task has written all
+        self._hung_up = False
+        self._ignores = False
+        self._close_sent = False
+        self._closing: tuple[int, str] | None = None
+        self._ended: ConnectionEnded | None = None
+        self._over: trio.Event | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may still be sent."""
+        return self._ended is None and self._closing is None
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all that was sent has been written, and there may be more."""
+        return self.is_open and not self._outbox and not self._is_writing
+
+    # -- reading
+
+    async def receive(self) -> bytes | str:
+        """Return the next message; a `str` if the client sent a text message.
+
+        Raises:
+            ConnectionEnded: there will be none.
+        """
+        while True:
+            try:
+                message = self._next_message()
+            except BadFrames as error:
+                self.abort(error.code, str(error))
+                message = None
+            if message is not None:
+                self._since_message = 0
+                return message
+            if self._ended is not None:
+                raise self._ended
+            if self._closing is not None and self._close_sent:
+                self._end(*self._closing)
+            else:
+                await self._read()
+
+    def _next_message(self) -> bytes | str | None:
+        """Return a message that is here; control frames before it are answered."""
+        while self._ended is None and not self._ignores and (found := self._frames.next()) is not None:
+            opcode, payload = found
+            if opcode is Opcode.BINARY:
+                return payload
+            if opcode is Opcode.TEXT:
+                try:
+                    return payload.decode()
+                except UnicodeDecodeError:
+                    raise BadFrames(1007, "a text that is no UTF-8") from None
+            if opcode is Opcode.PING and self.is_open:
+                if self._allow(0, 1):
+                    self._put(encode(Opcode.PONG, payload))
+                else:
+                    self.abort(CloseCode.TOO_FAST, "too many pings")
+            elif opcode is Opcode.CLOSE:
+                self._take_close(*read_close(payload))
+        return None
+
+    def _take_close(self, code: int, reason: str) -> None:
+        """Answer the client's close frame, unless it is the answer to ours."""
+        if self._closing is None:
+            self._end(code, reason)
+            self._close_sent = True
+            self._put(encode_close(code, ""))
+        else:
+            self._end(*self._closing)
+
+    async def _read(self) -> None:
+        """Wait for more bytes, or note the end."""
+        try:
+            data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except BROKEN as error:
+            self._end(ABNORMAL, "the connection broke", hung_up=self._hung_up or is_reset(error))
+            return
+        if not data:
+            self._end(ABNORMAL, "the client hung up", hung_up=True)
+            return
+        self.received += len(data)
+        self._since_message += len(data)
+        if self._since_message > MAX_BYTES_BETWEEN_MESSAGES:
+            self.abort(CloseCode.TOO_BIG, "a message without end")
+        elif not self._allow(len(data), 0):
+            self.abort(CloseCode.TOO_FAST, "too many bytes")
+        elif not self._ignores:
+            self._frames.feed(data)
+
+    # -- writing
+
+    def send_nowait(self, message: bytes) -> None:
+        """Send a message, or put into the outbox what cannot be written now. Silently nothing once it ends.
+
+        Raises:
+            OutboxFull: more than `OUTBOX_BYTES` would be waiting.
+        """
+        if not self.is_open:
+            return
+        if self._outbox_bytes + len(message) > OUTBOX_BYTES:
+            raise OutboxFull
+        self._put(encode(Opcode.BINARY, message))
+
+    def check(self, now: float) -> None:
+        """Ping who has said nothing for `PING_INTERVAL_S`; give up who then says nothing for `PING_TIMEOUT_S`."""
+        if self.received != self._heard:
+            self._heard, self._heard_at, self._pinged_at = self.received, now, None
+        elif self._pinged_at is None and now >= self._heard_at + PING_INTERVAL_S:
+            self._pinged_at = now
+            if self.is_open and not self._outbox:  # else it has something to take
+                self._put(encode(Opcode.PING, b""))
+        elif self._pinged_at is not None and now >= self._pinged_at + PING_TIMEOUT_S:
+            self.give_up(ABNORMAL, "no answer to a ping")
+
+    def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
+        """Close after the outbox is written; returns at once. The first call counts."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            if self._ended is None:
+                self._start_writing()
+
+    def abort(self, code: int, reason: str = "") -> None:
+        """Close without writing the outbox, which nobody takes, or hearing what else is said; returns at once."""
+        self._ignores = True
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        self.close(code, reason)
+
+    def give_up(self, code: int, reason: str) -> None:
+        """End the connection, which is known to be dead; returns at once."""
+        self._end(code, reason)
+        self._websockets.start(trio.aclose_forcefully, self._stream)
+
+    def _put(self, frame: bytes) -> None:
+        """Write a frame at once where nothing waits before it; the rest is for a task."""
+        if self._descriptor is not None and not self._outbox and not self._is_writing:
+            try:
+                # The descriptor is asked for each time: it is -1 once the socket is closed.
+                written = os.write(self._descriptor.fileno(), frame)
+            except BlockingIOError:
+                written = 0
+            except OSError as error:
+                self._hung_up = self._hung_up or is_reset(error)  # the reader learns it as well, and ends
+                return
+            if written == len(frame):
+                self._websockets.note_drained(self)
+                return
+            frame = frame[written:]
+        self._outbox.append(frame)
+        self._outbox_bytes += len(frame)
+        self._start_writing()
+
+    def _start_writing(self) -> None:
+        if not self._is_writing:
+            self._is_writing = True
+            self._websockets.start(self._write)
+
+    async def _write(self) -> None:
+        """Write the outbox, then say goodbye if that is due. Shielded, so that a cancelled relay still can; bounded."""
+        try:
+            with trio.CancelScope(shield=True) as self._writing:
+                await self._write_outbox()
+                if self._closing is not None and self._ended is None:
+                    await self._say_goodbye(*self._closing)
+        except BROKEN as error:
+            self._end(ABNORMAL, "the connection broke", hung_up=is_reset(error))
+        finally:
+            self._writing, self._is_writing = None, False
+            if self._written is not None:
+                self._written.set()
+            self._websockets.note_drained(self)
+
+    async def _write_outbox(self) -> None:
+        while self._outbox:
+            frame = self._outbox.popleft()
+            self._outbox_bytes -= len(frame)
+            with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
+                await self._stream.send_all(frame)
+            if scope.cancelled_caught:
+                self._end(CloseCode.TOO_SLOW, "a write took too long")
+                await trio.aclose_forcefully(self._stream)
+                return
+
+    async def _say_goodbye(self, code: int, reason: str) -> None:
+        """Send our close frame, and give the client time for its own; then it is over."""
+        self._over = trio.Event()
+        with trio.move_on_after(CLOSE_TIMEOUT_S):
+            await self._stream.send_all(encode_close(code, reason))
+            await self._over.wait()
+        self._end(code, reason)
+        self._close_sent = True
+        await trio.aclose_forcefully(self._stream)  # which wakes the reader
+
+    # -- the end
+
+    def _end(self, code: int, reason: str = "", *, hung_up: bool = False) -> None:
+        """Note that the connection is over; the first time counts."""
+        if self._ended is None:
+            if self._closing is not None:
+                (code, reason), hung_up = self._closing, False
+            self._ended = ConnectionEnded(code, reason, hung_up=hung_up)
+        if self._over is not None:
+            self._over.set()
+
+    async def finish(self) -> None:
+        """Close, and read on for a moment until the client has closed, too. Then nothing is left."""
+        self.close()
+        try:
+            with trio.move_on_after(2 * CLOSE_TIMEOUT_S, shield=True):
+                while self._ended is None:
+                    await self.receive()
+                if self._is_writing:  # as our answer to its close frame
+                    self._written = trio.Event()
+                    await self._written.wait()
+        except ConnectionEnded:
+            pass
+        finally:
+            self._end(ABNORMAL, "closed here")
+            if self._writing is not None:
+                self._writing.cancel()
+            await trio.aclose_forcefully(self._stream)
+
+
+class Websockets:
+    """What the websockets of a relay have in common."""
+
+    def __init__(self) -> None:
+        self._nursery: trio.Nursery | None = None
+        self._drained: dict[ServedWebsocket, None] = {}
+        self._some_drained = trio.Event()
+        self._open: dict[ServedWebsocket, None] = {}
+        self._some_open = trio.Event()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[None, None]:
+        """Do what is common while the block lasts, in which all of them end."""
+        async with open_background() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._tell_drained)
+            nursery.start_soon(self._check)
+            yield
+
+    def start(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run a task of a websocket's."""
+        assert self._nursery is not None, "websockets are accepted while `run` does"
+        self._nursery.start_soon(task, *arguments)
+
+    def note_drained(self, websocket: ServedWebsocket) -> None:
+        """Have a websocket's owner be told that all is written."""
+        if websocket.on_drained is not None:
+            self._drained[websocket] = None
+            self._some_drained.set()
+
+    async def _tell_drained(self) -> None:
+        """Tell owners, as long as there are any."""
+        while True:
+            await self._some_drained.wait()
+            self._some_drained = trio.Event()
+            while self._drained:
+                await self._tell(self._next_drained())
+
+    def _next_drained(self) -> ServedWebsocket:
+        websocket = next(iter(self._drained))
+        del self._drained[websocket]
+        return websocket
+
+    @staticmethod
+    async def _tell(websocket: ServedWebsocket) -> None:
+        if websocket.is_drained and websocket.on_drained is not None:
+            await websocket.on_drained()
+
+    async def _check(self) -> None:
+        """Look once a second at who is still there."""
+        while True:
+            await self._some_open.wait()
+            await trio.sleep(CHECK_EVERY_S)
+            now = trio.current_time()
+            for websocket in list(self._open):
+                websocket.check(now)
+            if not self._open:
+                self._some_open = trio.Event()
+
+    @asynccontextmanager
+    async def accept(
+        self, stream: trio.abc.Stream, answer: bytes, first: bytes, *, allow: Allow = lambda size, pings: True
+    ) -> AsyncGenerator[ServedWebsocket, None]:
+        """Run the server's side of a websocket, and close it when the body ends.
+
+        Args:
+            stream: where the request came from.
+            answer: to the request; see `http.upgrade`.
+            first: what has come after the request.
+            allow: called with the bytes that came and the pings that are to be answered; False closes with 4004.
+        Raises:
+            trio.BrokenResourceError, trio.TooSlowError: the client went away.
+        """
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            await stream.send_all(answer)
+        websocket = ServedWebsocket(stream, first, allow, self)
+        self._open[websocket] = None
+        self._some_open.set()
+        try:
+            yield websocket
+        finally:
+            del self._open[websocket]
+            await websocket.finish()
+            self._drained.pop(websocket, None)
