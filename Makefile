@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke js docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -71,6 +71,10 @@ test-pythons:
 # Each defence of docs/security.md taken out once, in a copy of the tree: does its test fail? TRAP=47 tries one trap's.
 mutants: $(STAMP)
 	$(BIN)/python tests/mutants/mutants.py $(if $(TRAP),--trap $(TRAP))
+
+# What the relay's client in JavaScript imports; its tests are among the others, and are skipped without it.
+js:
+	cd tests/relay/js && npm install --no-package-lock --no-audit --no-fund --silent
 
 # Real kernels between real processes (needs root, ip and nft): prints the matrix of NATs, writes build/natlab.json.
 natlab: $(STAMP)
