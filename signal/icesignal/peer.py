@@ -127,6 +127,8 @@ class RelayPeer:
 
     async def _receive(self) -> bytes | str | None:
         """Return the next message; None when the client is in no room though it had the time."""
+        if self._is_in_room:
+            return await self._connection.receive()
         with trio.move_on_at(self._enter_by):
             return await self._connection.receive()
         return None

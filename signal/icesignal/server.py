@@ -195,7 +195,7 @@ class Server:
             self.counters["internal_errors"] += 1
             errors.exception("a connection ended by an error of the relay")
         finally:
-            await trio.aclose_forcefully(stream)
+            stream.socket.close()
 
     async def _handle_stream(self, stream: trio.SocketStream) -> None:
         host: str = stream.socket.getpeername()[0]

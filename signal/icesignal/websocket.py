@@ -7,7 +7,7 @@ Source: RFC 6455.
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -32,8 +32,8 @@ from icesignal.transport import (
 )
 from icesignal.wire import CloseCode
 
-logger = logging.getLogger("icesignal.websocket")
 CHECK_EVERY_S = 1.0
+WRITES_AT_ONCE = os.name == "posix"  # elsewhere a socket is no file
 RECEIVE_BYTES = 4_096  # as much as our clients take at once: a burst must not outrun its receiver, see the room's log
 BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
@@ -45,9 +45,8 @@ class ServedWebsocket:
 
     __slots__ = (
         "_allow",
-        "_close_sent",
+        "_close_by",
         "_closing",
-        "_descriptor",
         "_ended",
         "_frames",
         "_heard",
@@ -57,9 +56,9 @@ class ServedWebsocket:
         "_is_writing",
         "_outbox",
         "_outbox_bytes",
-        "_over",
         "_pinged_at",
         "_since_message",
+        "_socket",
         "_stream",
         "_websockets",
         "_writing",
@@ -76,7 +75,7 @@ class ServedWebsocket:
         self._stream = stream
         self._allow = allow
         self._websockets = websockets
-        self._descriptor = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._frames = FrameReader(first)
         self._since_message = len(first)
         self._outbox: deque[bytes] = deque()
@@ -86,10 +85,9 @@ class ServedWebsocket:
         self._written: trio.Event | None = None  # for who waits until a task has written all
         self._hung_up = False
         self._ignores = False
-        self._close_sent = False
         self._closing: tuple[int, str] | None = None
+        self._close_by = math.inf
         self._ended: ConnectionEnded | None = None
-        self._over: trio.Event | None = None
 
     @property
     def is_open(self) -> bool:
@@ -120,10 +118,7 @@ class ServedWebsocket:
                 return message
             if self._ended is not None:
                 raise self._ended
-            if self._closing is not None and self._close_sent:
-                self._end(*self._closing)
-            else:
-                await self._read()
+            await self._read()
 
     def _next_message(self) -> bytes | str | None:
         """Return a message that is here; control frames before it are answered."""
@@ -149,7 +144,6 @@ class ServedWebsocket:
         """Answer the client's close frame, unless it is the answer to ours."""
         if self._closing is None:
             self._end(code, reason)
-            self._close_sent = True
             self._put(encode_close(code, ""))
         else:
             self._end(*self._closing)
@@ -188,12 +182,18 @@ class ServedWebsocket:
         self._put(encode(Opcode.BINARY, message))
 
     def check(self, now: float) -> None:
-        """Ping who has said nothing for `PING_INTERVAL_S`; give up who then says nothing for `PING_TIMEOUT_S`."""
-        if self.received != self._heard:
+        """Ping who has said nothing for `PING_INTERVAL_S`; give up who then says nothing for `PING_TIMEOUT_S`.
+
+        And who does not answer our close frame: the client may be gone, or not take what came before it.
+        """
+        if self._closing is not None:
+            if now >= self._close_by:
+                self.give_up(*self._closing)
+        elif self.received != self._heard:
             self._heard, self._heard_at, self._pinged_at = self.received, now, None
         elif self._pinged_at is None and now >= self._heard_at + PING_INTERVAL_S:
             self._pinged_at = now
-            if self.is_open and not self._outbox:  # else it has something to take
+            if not self._outbox:  # else it has something to take
                 self._put(encode(Opcode.PING, b""))
         elif self._pinged_at is not None and now >= self._pinged_at + PING_TIMEOUT_S:
             self.give_up(ABNORMAL, "no answer to a ping")
@@ -201,9 +201,10 @@ class ServedWebsocket:
     def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
         """Close after the outbox is written; returns at once. The first call counts."""
         if self._closing is None:
-            self._closing = (code, reason)
+            patience_s = WRITE_TIMEOUT_S if self._outbox or self._is_writing else CLOSE_TIMEOUT_S
+            self._closing, self._close_by = (code, reason), trio.current_time() + patience_s
             if self._ended is None:
-                self._start_writing()
+                self._put(encode_close(code, reason))
 
     def abort(self, code: int, reason: str = "") -> None:
         """Close without writing the outbox, which nobody takes, or hearing what else is said; returns at once."""
@@ -215,14 +216,21 @@ class ServedWebsocket:
     def give_up(self, code: int, reason: str) -> None:
         """End the connection, which is known to be dead; returns at once."""
         self._end(code, reason)
-        self._websockets.start(trio.aclose_forcefully, self._stream)
+        self._drop()
+
+    def _drop(self) -> None:
+        """Close the stream, which wakes whoever reads or writes."""
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            self._websockets.start(trio.aclose_forcefully, self._stream)
 
     def _put(self, frame: bytes) -> None:
         """Write a frame at once where nothing waits before it; the rest is for a task."""
-        if self._descriptor is not None and not self._outbox and not self._is_writing:
+        if self._socket is not None and WRITES_AT_ONCE and not self._outbox and not self._is_writing:
             try:
                 # The descriptor is asked for each time: it is -1 once the socket is closed.
-                written = os.write(self._descriptor.fileno(), frame)
+                written = os.write(self._socket.fileno(), frame)
             except BlockingIOError:
                 written = 0
             except OSError as error:
@@ -242,12 +250,10 @@ class ServedWebsocket:
             self._websockets.start(self._write)
 
     async def _write(self) -> None:
-        """Write the outbox, then say goodbye if that is due. Shielded, so that a cancelled relay still can; bounded."""
+        """Write the outbox. Shielded, so that a cancelled relay still says goodbye; it is bounded."""
         try:
             with trio.CancelScope(shield=True) as self._writing:
                 await self._write_outbox()
-                if self._closing is not None and self._ended is None:
-                    await self._say_goodbye(*self._closing)
         except BROKEN as error:
             self._end(ABNORMAL, "the connection broke", hung_up=is_reset(error))
         finally:
@@ -263,19 +269,8 @@ class ServedWebsocket:
             with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
                 await self._stream.send_all(frame)
             if scope.cancelled_caught:
-                self._end(CloseCode.TOO_SLOW, "a write took too long")
-                await trio.aclose_forcefully(self._stream)
+                self.give_up(CloseCode.TOO_SLOW, "a write took too long")
                 return
-
-    async def _say_goodbye(self, code: int, reason: str) -> None:
-        """Send our close frame, and give the client time for its own; then it is over."""
-        self._over = trio.Event()
-        with trio.move_on_after(CLOSE_TIMEOUT_S):
-            await self._stream.send_all(encode_close(code, reason))
-            await self._over.wait()
-        self._end(code, reason)
-        self._close_sent = True
-        await trio.aclose_forcefully(self._stream)  # which wakes the reader
 
     # -- the end
 
@@ -285,8 +280,6 @@ class ServedWebsocket:
             if self._closing is not None:
                 (code, reason), hung_up = self._closing, False
             self._ended = ConnectionEnded(code, reason, hung_up=hung_up)
-        if self._over is not None:
-            self._over.set()
 
     async def finish(self) -> None:
         """Close, and read on for a moment until the client has closed, too. Then nothing is left."""
@@ -304,7 +297,7 @@ class ServedWebsocket:
             self._end(ABNORMAL, "closed here")
             if self._writing is not None:
                 self._writing.cancel()
-            await trio.aclose_forcefully(self._stream)
+            self._drop()
 
 
 class Websockets:
