@@ -20,6 +20,7 @@ import pytest
 import trio
 from icesignal import MemberKey, RoomKey, RoomMessage
 from icesignal.server import Server
+from relay_client import Restartable
 
 ROOT = Path(__file__).resolve().parents[2]
 JS = Path(__file__).parent / "js"
@@ -267,6 +268,34 @@ async def test_two_of_each_in_a_room_of_many(relay: Server) -> None:
             await js.say(send="between us")
             await ours[0].wait(first, lambda: b"between us" in ours[0].texts)
             assert b"between us" not in ours[1].texts
+        nursery.cancel_scope.cancel()
+
+
+async def test_it_enters_anew_where_the_relay_was_started_anew() -> None:
+    """As we do: nobody but the relay has forgotten anything."""
+    owner, ours, theirs = RoomKey.generate(), Listener(RoomKey.generate()), MemberKey.generate()
+    ours.ticket = owner.ticket(ours.key.public)
+    async with trio.open_nursery() as nursery:
+        relay = Restartable(nursery)
+        await relay.start()
+        ticket = owner.ticket(theirs.public).hex()
+        async with (
+            icesignal.open_room(relay.url, ours.ticket, ours.key) as room,
+            program("room", relay.url, ticket, theirs.private_bytes().hex()) as javascript,
+        ):
+            nursery.start_soon(ours.listen, room)
+            await javascript.hear_until(type="came")
+            await ours.wait(room, lambda: len(room.members) == 1)
+            await relay.stop()
+            await relay.start()
+            await javascript.hear_until(type="missed", sender=None)
+            await javascript.hear_until(type="came")
+            await ours.wait(room, lambda: len(room.members) == 1)
+            await room.send(b"again")
+            await javascript.hear_until(type="message", payload="again")
+            await javascript.say(send="here, too")
+            await ours.wait(room, lambda: ours.texts == [b"here, too"])
+        await relay.stop()
         nursery.cancel_scope.cancel()
 
 

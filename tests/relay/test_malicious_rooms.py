@@ -101,7 +101,7 @@ def check(inviter: Side, joiner: Side) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_strategy_in_a_room_of_two_gets_anybody_to_be_wrong(part: int) -> None:
     """They talk to each other, or to nobody."""
-    for number in range(amount(STRATEGIES // PARTS, 2)):
+    for number in range(amount(STRATEGIES // PARTS, 1)):
         seed = part * STRATEGIES // PARTS + number
         inviter, joiner, _ = trio.run(two_peers, seed, clock=trio.testing.MockClock(autojump_threshold=0))
         try:
@@ -113,9 +113,9 @@ def test_no_strategy_in_a_room_of_two_gets_anybody_to_be_wrong(part: int) -> Non
 def test_in_the_midst_of_lies_two_find_each_other() -> None:
     """Where the relay lies about what is not needed; else that nothing wrong was heard would show nothing."""
     heard = opened = 0
-    for seed in range(30):
+    for seed in range(16):
         inviter, joiner, _ = trio.run(two_peers, seed, clock=trio.testing.MockClock(autojump_threshold=0))
         opened += inviter.channel is not None
         heard += len(inviter.heard) + len(joiner.heard)
-    assert opened >= 5
-    assert heard >= 30
+    assert opened >= 3
+    assert heard >= 15

@@ -213,6 +213,19 @@ async def test_a_ticket_has_one_place(relay: Server) -> None:
                     break
 
 
+async def test_one_person_may_be_in_a_room_twice(relay: Server) -> None:
+    """With two tickets for its key: two members, who hear each other."""
+    owner = RoomKey.generate()
+    at_home, elsewhere = Person(owner), Person(owner)
+    elsewhere.key, elsewhere.ticket = at_home.key, owner.ticket(at_home.key.public)
+    async with at_home.inside(relay.url), elsewhere.inside(relay.url):
+        for one, other in ((at_home, elsewhere), (elsewhere, at_home)):
+            await one.wait_event(icesignal.MemberCame)
+            await one.room.send(b"here I am")
+            await other.wait(lambda other=other: b"here I am" in other.texts)  # type: ignore[misc]
+        assert at_home.room.members[0].public_key == elsewhere.room.members[0].public_key
+
+
 async def test_a_renewed_ticket_is_shown_to_all(relay: Server) -> None:
     """Also after the connection was lost: the relay may have only the former one."""
     owner = RoomKey.generate()

@@ -190,21 +190,33 @@ export class Room {
     const ticket = readTicket(ticketData);
     if (ticket === null || !equal(ticket.key, key.public)) throw new RelayError("bad-ticket", "this is no ticket of ours");
     Object.assign(this, { ticket, ticketData, key, room: ticket.room, id: ticket.id, name: hex(ticket.id) });
-    this.secret = random(32);
-    const x = x25519.getPublicKey(this.secret);
-    this.opening = concat(x, key.sign("icesignal/1 opening\0", this.room, this.id, x));
-    this.chain = new Chain(this.room, this.id, this.opening);
-    Object.assign(this, { isStale: true, peers: new Map(), seen: new Map(), seenCount: 0, statements: new Map() });
-    this.inbox = new Inbox();
+    Object.assign(this, { statements: new Map(), sentAway: new Set(), inbox: new Inbox() });
+    this.beginStay();
     const on = {
       place: (frame) => this.handlePlace(frame),
       message: ({ sender, payload }) => isBytes(sender, 16) && this.handleMessage(hex(sender), payload),
       other: (frame) => frame.type === "member" && this.handleListed(frame),
       lost: () => this.handleResync(),
+      forgotten: () => this.handleForgotten(),
       over: (error) => this.inbox.end(error),
     };
     this.session = new Session(url, (welcome, id) => this.entry(welcome, id), on, WebSocketClass);
     for (const data of removals) this.believe(data);
+  }
+
+  // Make fresh keys: nothing of a former session counts any more.
+  beginStay() {
+    this.secret = random(32);
+    const x = x25519.getPublicKey(this.secret);
+    this.opening = concat(x, this.key.sign("icesignal/1 opening\0", this.room, this.id, x));
+    this.chain = new Chain(this.room, this.id, this.opening);
+    Object.assign(this, { isStale: true, peers: new Map(), seen: new Map(), seenCount: 0 });
+  }
+
+  handleForgotten() {
+    for (const member of this.members) this.inbox.put({ type: "went", member });
+    this.inbox.put({ type: "missed", sender: null, count: null });
+    this.beginStay();
   }
 
   entry({ challenge }, session) {
@@ -246,6 +258,7 @@ export class Room {
     const statement = makeStatement(this.key, this.room, member, this.ticketData);
     this.believe(statement);
     this.session.send(concat([4], lp(statement)));
+    this.sentAway.add(member);
     this.session.transmit({ type: "remove", member });
   }
 
@@ -277,6 +290,7 @@ export class Room {
     }
     [this.toList, this.listed] = [frame.members, new Set()];
     if (!this.toList) this.dropUnlisted();
+    for (const member of this.sentAway) this.session.transmit({ type: "remove", member }); // it may have been lost
   }
 
   handleListed(frame) {

@@ -18,7 +18,8 @@ export class RelayError extends Error {
 
 export class Session {
   // `entry` gives the frame that asks for the place, given the welcome and the session's id. `on` has functions: `place`
-  // (the answer), `message` (the frame), `other` (any other frame), `lost` (messages are missing), `over` (an error).
+  // (the answer), `message` (the frame), `other` (any other frame), `lost` (messages are missing), `over` (an error), and
+  // perhaps `forgotten` (the relay knows nothing of us, and is entered anew).
   constructor(url, entry, on, WebSocketClass = globalThis.WebSocket) {
     Object.assign(this, { url, entry, on, WebSocketClass, id: random(16), place: null, token: null, isLive: false });
     Object.assign(this, { clientSeq: 0, pending: [], pendingBytes: 0, waiting: [], error: null, pause: FIRST_PAUSE_MS });
@@ -97,7 +98,13 @@ export class Session {
   }
 
   fail({ code }) {
-    if (this.place !== null && (code === "busy" || code === "gap" || code === "rate")) {
+    const isForgotten = code === "unknown-session" || code === "bad-token";
+    if (this.place !== null && !this.isLive && isForgotten && this.on.forgotten) {
+      Object.assign(this, { id: random(16), place: null, token: null, position: [0, 0], clientSeq: 0, pending: [] });
+      Object.assign(this, { pendingBytes: 0, waiting: [] });
+      this.on.forgotten();
+      this.transmit(this.entry(this.welcome, this.id));
+    } else if (this.place !== null && (code === "busy" || code === "gap" || code === "rate")) {
       this.socket.close(); // what was refused goes out again after the pause
     } else {
       this.finish(new RelayError(code));
