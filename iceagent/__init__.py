@@ -41,17 +41,24 @@ if TYPE_CHECKING:
     )
     from iceagent.session.errors import (
         CodeError,
+        IdentityError,
         NobodyCame,
         NoLink,
         NoPath,
         PeerLeft,
         PeerLost,
+        PeerNotPinned,
         PeerTurnedAway,
         RelayError,
         RelayMissing,
         SessionError,
+        UnknownPeer,
         VersionMismatch,
+        WordsRefused,
     )
+    from iceagent.session.pairing.identity import Identity
+    from iceagent.session.pairing.pair import Pairing, pair
+    from iceagent.session.pairing.store import PeerStore
     from iceagent.tunnel.errors import (
         BindError,
         FailedError,
@@ -59,7 +66,7 @@ if TYPE_CHECKING:
         RefusedError,
         SpecError,
     )
-    from iceagent.tunnel.peer import Invitation, Link, invite, join
+    from iceagent.tunnel.peer import Invitation, Link, invite, join, listen
 
 __version__ = "0.1.0"
 
@@ -79,6 +86,8 @@ __all__ = [
     "HardNat",
     "IceError",
     "IceServer",
+    "Identity",
+    "IdentityError",
     "Invitation",
     "Link",
     "LinkClosedByPeer",
@@ -91,9 +100,12 @@ __all__ = [
     "NoLink",
     "NoPath",
     "NobodyCame",
+    "Pairing",
     "PeerLeft",
     "PeerLost",
+    "PeerNotPinned",
     "PeerRefused",
+    "PeerStore",
     "PeerTurnedAway",
     "RefusedError",
     "RelayError",
@@ -104,14 +116,18 @@ __all__ = [
     "SharedPort",
     "SpecError",
     "StreamReset",
+    "UnknownPeer",
     "VersionMismatch",
     "WishRefused",
+    "WordsRefused",
     "WrongType",
     "__version__",
     "invite",
     "join",
+    "listen",
     "open_agent",
     "open_shared_port",
+    "pair",
 ]
 
 _HOMES = {
@@ -124,6 +140,7 @@ _HOMES = {
             "LinkLost",
             "LinkUnanswered",
             "PeerRefused",
+            "PeerStore",
             "StreamReset",
             "WishRefused",
         ),
@@ -132,16 +149,20 @@ _HOMES = {
     **dict.fromkeys(
         (
             "CodeError",
+            "IdentityError",
             "NoLink",
             "NoPath",
             "NobodyCame",
             "PeerLeft",
             "PeerLost",
+            "PeerNotPinned",
             "PeerTurnedAway",
             "RelayError",
             "RelayMissing",
             "SessionError",
+            "UnknownPeer",
             "VersionMismatch",
+            "WordsRefused",
         ),
         "iceagent.session.errors",
     ),
@@ -155,7 +176,10 @@ _HOMES = {
         ),
         "iceagent.tunnel.errors",
     ),
-    **dict.fromkeys(("Invitation", "Link", "invite", "join"), "iceagent.tunnel.peer"),
+    "Identity": "iceagent.session.pairing.identity",
+    "PeerStore": "iceagent.session.pairing.store",
+    **dict.fromkeys(("Pairing", "pair"), "iceagent.session.pairing.pair"),
+    **dict.fromkeys(("Invitation", "Link", "invite", "join", "listen"), "iceagent.tunnel.peer"),
 }
 
 

@@ -17,6 +17,8 @@ VERBS = {
     "serve": "Run a relay, and a STUN server on the UDP port of the same number; with --turn a TURN server, too.",
     "listen": "Print a code, and wait for the other side to use it.",
     "connect": "Join your standard input and output with those of `iceagent listen` on the other machine.",
+    "pair": "Pair with another machine, or another user: from then on the two connect by name, without a code.",
+    "peers": "List the peers that this user has paired with; rename or remove one.",
     "forward": "Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.",
     "turn": "Run a STUN and TURN server.",
     "check-config": "Tell whether the configuration of a server can be used, and all that is wrong with it.",

@@ -49,6 +49,7 @@ def _table() -> dict[type, Exit]:
         session.PeerLost: Exit.NO_PATH,
         session.PeerLeft: Exit.NO_PATH,
         session.PeerTurnedAway: Exit.REFUSED,
+        session.IdentityError: Exit.LOCAL_IO,
         tunnel.SpecError: Exit.USAGE,
         tunnel.LocalIOError: Exit.LOCAL_IO,
         tunnel.RefusedError: Exit.REFUSED,

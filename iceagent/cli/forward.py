@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from iceagent.cli.connection import ConnectionOptions, connection_options
-from iceagent.cli.options import Common, code_argument, output_options, relay_option
+from iceagent.cli.options import Common, code_argument, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
+from iceagent.cli.peer_options import JoinWish, verification, verify_option
 from iceagent.cli.progress import closing_words, follow_paths, shown_progress
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
 from iceagent.net.tasks import open_background
 from iceagent.session.errors import PeerLeft
-from iceagent.session.relay import parse_code
 from iceagent.tunnel.forward import Forward, forward_local, hold_forward
-from iceagent.tunnel.peer import join
 from iceagent.tunnel.spec import check_distinct, parse_forward
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     required=True,
     help="Forward PORT here to HOST:PORT there; unix:PATH may stand on either side. May be given again.",
 )
+@timeout_option("With a name: give up if the peer does not come.")
+@verify_option
 @relay_option
 @connection_options
 @timeline_option
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 def command(
     code: str,
     specs: Sequence[str],
+    timeout_s: float | None,
+    verify: bool,
     relay: Sequence[str],
     connection: ConnectionOptions,
     timeline: str | None,
@@ -51,34 +54,34 @@ def command(
 ) -> int:
     """Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.
 
-    CODE is what the other side printed.
+    CODE is what the other side printed, or the name of a paired peer, which runs `iceagent listen --name`.
     """
     output = Common(as_json, quiet, verbose).open_output()
 
     async def forward() -> None:
         with kept_timeline(timeline) as kept:
-            await _forward(code, specs, relay, connection.config(), output, kept)
+            wish = JoinWish(code, relay, verification(output, wanted=verify), timeout_s)
+            await _forward(wish, specs, connection.config(), output, kept)
 
     return run_verb(forward, output, has_peer=True)
 
 
 async def _forward(
-    code: str,
+    wish: JoinWish,
     texts: Sequence[str],
-    relay: Sequence[str],
     config: AgentConfig | None,
     output: Output,
     timeline: TimelineFile | None,
 ) -> None:
     specs = [parse_forward(text) for text in texts]
     check_distinct(specs)
-    parse_code(code)
+    wish.check()
     async with AsyncExitStack() as sockets:
         # Open, and held, before the code is used: it is good for one try.
         held = [await sockets.enter_async_context(hold_forward(spec)) for spec in specs]
         async with (
             shown_progress(output, timeline) as progress,
-            join(code, relay=relay, config=config, progress=progress) as link,
+            wish.join(config, progress) as link,
             open_background() as nursery,
             AsyncExitStack() as forwards,
         ):

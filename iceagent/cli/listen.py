@@ -5,25 +5,33 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
+import trio
 
 from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
+from iceagent.cli.peer_options import verification, verify_option
 from iceagent.cli.progress import closing_words, follow_paths, shown_progress
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
+from iceagent.errors import NetworkError
 from iceagent.net.tasks import open_background
+from iceagent.session.errors import NobodyCame, PeerLeft, RelayError
 from iceagent.tunnel.allow import AllowRule, doubt_about, parse_rules
-from iceagent.tunnel.peer import Invitation, Link, invite
+from iceagent.tunnel.peer import Invitation, Link, invite, listen
 from iceagent.tunnel.spec import join_host_port
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
 
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
+    from iceagent.session.pairing.words import Verify
 
+AGAIN_S = 1.0  # ours: between a session that failed and the next
+LONGEST_PAUSE_S = 30.0  # each is twice the one before
 _log = logging.getLogger(__name__)
 
 
@@ -35,14 +43,23 @@ _log = logging.getLogger(__name__)
     help="Let the other side reach tcp:HOST:PORT, udp:HOST:PORT, unix:PATH or any. May be given again. "
     "Without it, your standard input and output are joined with those of the other side's `iceagent connect`.",
 )
+@click.option(
+    "--name",
+    "peer",
+    metavar="NAME",
+    help="Wait for the paired peer NAME, which needs no code; with --allow again and again (docs/pairing.md).",
+)
 @timeout_option("Give up if nobody comes.")
+@verify_option
 @relay_option
 @connection_options
 @timeline_option
 @output_options
 def command(
     allow: Sequence[str],
+    peer: str | None,
     timeout_s: float | None,
+    verify: bool,
     relay: Sequence[str],
     connection: ConnectionOptions,
     timeline: str | None,
@@ -56,37 +73,82 @@ def command(
     """
     output = Common(as_json, quiet, verbose).open_output(pipe=not allow)
 
-    async def listen() -> None:
+    async def run() -> None:
         with kept_timeline(timeline) as kept:
-            await _listen(allow, timeout_s, relay, connection.config(), output, kept)
+            wish = _ListenWish(parse_rules(allow), timeout_s, relay, verification(output, wanted=verify))
+            if peer is None:
+                await _listen(wish, connection.config(), output, kept)
+            else:
+                await _listen_to_peer(peer, wish, connection.config(), output, kept)
 
-    return run_verb(listen, output, has_peer=True)
+    return run_verb(run, output, has_peer=True)
 
 
-async def _listen(
-    allow: Sequence[str],
-    timeout_s: float | None,
-    relay: Sequence[str],
-    config: AgentConfig | None,
-    output: Output,
-    timeline: TimelineFile | None,
-) -> None:
-    rules = parse_rules(allow)
+@dataclass(frozen=True, slots=True)
+class _ListenWish:
+    """What is let in, where, and how long it is waited for."""
+
+    rules: Sequence[AllowRule]
+    timeout_s: float | None
+    relay: Sequence[str]
+    verify: Verify | None
+
+
+async def _listen(wish: _ListenWish, config: AgentConfig | None, output: Output, timeline: TimelineFile | None) -> None:
     async with (
         open_background() as watching,
         shown_progress(output, timeline) as progress,
-        invite(relay=relay, config=config, progress=progress) as invitation,
+        invite(relay=wish.relay, config=config, progress=progress, verify=wish.verify) as invitation,
     ):
-        watching.start_soon(_warn_of_doubts, rules)
-        _show_code(invitation, rules, output, hard_nat=config is not None and bool(config.hard_nat))
-        async with invitation.accept(timeout_s=timeout_s) as link, open_background() as nursery:
-            await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
-            if rules:
-                await _serve(link, rules)
-                words = closing_words(link)
-                output.line("closed", words, reason=words)
-            else:
-                await run_pipe(link, StandardStreams(), opener=False)
+        watching.start_soon(_warn_of_doubts, wish.rules)
+        _show_code(invitation, wish.rules, output, hard_nat=config is not None and bool(config.hard_nat))
+        async with invitation.accept(timeout_s=wish.timeout_s) as link:
+            await _use(link, wish.rules, output)
+
+
+async def _listen_to_peer(
+    peer: str, wish: _ListenWish, config: AgentConfig | None, output: Output, timeline: TimelineFile | None
+) -> None:
+    """Wait for a paired peer: for a pipe once, with rules until the command is ended."""
+    pause_s, has_met = AGAIN_S, False
+    async with open_background() as watching:
+        watching.start_soon(_warn_of_doubts, wish.rules)
+        output.line("listening", f"waiting for {peer}", peer=peer)
+        while True:
+            try:
+                async with (
+                    shown_progress(output, timeline) as progress,
+                    listen(
+                        peer,
+                        relay=wish.relay,
+                        config=config,
+                        progress=progress,
+                        verify=wish.verify,
+                        timeout_s=wish.timeout_s,
+                    ) as link,
+                ):
+                    pause_s, has_met = AGAIN_S, True
+                    await _use(link, wish.rules, output)
+            except (NetworkError, PeerLeft) as error:  # of this session; the next one may be well
+                # A relay that was there is waited for; one that never was may be mistyped.
+                if not wish.rules or isinstance(error, NobodyCame) or (isinstance(error, RelayError) and not has_met):
+                    raise
+                output.line("closed", f"{error}; waiting for {peer} again", reason=str(error))
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            if not wish.rules:
+                return
+
+
+async def _use(link: Link, rules: Sequence[AllowRule], output: Output) -> None:
+    async with open_background() as nursery:
+        await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
+        if rules:
+            await _serve(link, rules)
+            words = closing_words(link)
+            output.line("closed", words, reason=words)
+        else:
+            await run_pipe(link, StandardStreams(), opener=False)
 
 
 async def _warn_of_doubts(rules: Sequence[AllowRule]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
 from iceagent.cli.output import Output
+from iceagent.cli.peer_options import show_words
 from iceagent.cli.timeline import TimelineFile
 from iceagent.net.tasks import open_background
 from iceagent.session.path import Path
@@ -25,6 +27,7 @@ async def shown_progress(output: Output, timeline: TimelineFile | None = None) -
     `timeline` gets what happened to the connection, once that has ended.
     """
     progress = Progress(keep_timeline=timeline is not None)
+    progress.on_words = partial(show_words, output=output)
     async with open_background() as nursery:
         nursery.start_soon(_show_progress, progress, output)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -14,7 +14,7 @@ import trio
 
 from iceagent.core.checked import checked
 from iceagent.net.tasks import open_background
-from iceagent.session.errors import NobodyCame
+from iceagent.session.errors import NobodyCame, RelayMissing
 from iceagent.session.own_addresses import check_addresses
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import (
@@ -23,6 +23,7 @@ from iceagent.session.relay import (
     host_of,
     is_loopback,
     keeping_up,
+    named_relays,
     open_client,
     open_relay,
     parse_code,
@@ -33,7 +34,12 @@ from iceagent.session.relay import (
 from iceagent.session.session import Session
 
 if TYPE_CHECKING:
+    from icesignal.pake import Role
+
     from iceagent.agent import AgentConfig
+    from iceagent.session.pairing.identity import Identity
+    from iceagent.session.pairing.store import PeerStore
+    from iceagent.session.pairing.words import Verify
 
 S = TypeVar("S", bound=Session)
 
@@ -63,6 +69,7 @@ class Invitation(Generic[S]):
         relay_host: str,
         config: AgentConfig | None,
         progress: Progress,
+        verify: Verify | None = None,
     ) -> None:
         self.relay_url = relay_url
         self._signaling = signaling
@@ -70,6 +77,7 @@ class Invitation(Generic[S]):
         self._relay_host = relay_host
         self._config = config
         self._progress = progress
+        self._verify = verify
 
     @property
     def code(self) -> str:
@@ -106,6 +114,7 @@ class Invitation(Generic[S]):
                 channel = await self._signaling.wait_peer()
         if channel is None:
             raise NobodyCame(f"nobody came within {timeout_s:g} s")
+        await _verified(channel, self._verify)
         servers_of = partial(session_servers, self._config, self._relay_host)
         config = agent_config(self._config, self._relay_host, channel.ice_servers)
         async with establish(self._session_type, channel, identity, config, self._progress, servers_of) as session:
@@ -119,6 +128,7 @@ async def invite(
     relay: Relays = None,
     config: AgentConfig | None = None,
     progress: Progress | None = None,
+    verify: Verify | None = None,
 ) -> AsyncIterator[Invitation[S]]:
     """Yield an invitation to a session of the type `session_type`; see `iceagent.invite`.
 
@@ -138,7 +148,13 @@ async def invite(
         agent_config(config, host_of(url), signaling.ice_servers)  # what it lacks is said before there is a code
         progress.enter(Stage.CODE)
         yield Invitation(
-            signaling, session_type, relay_url=url, relay_host=host_of(url), config=config, progress=progress
+            signaling,
+            session_type,
+            relay_url=url,
+            relay_host=host_of(url),
+            config=config,
+            progress=progress,
+            verify=verify,
         )
 
 
@@ -150,6 +166,7 @@ async def join(
     relay: Relays = None,
     config: AgentConfig | None = None,
     progress: Progress | None = None,
+    verify: Verify | None = None,
 ) -> AsyncIterator[S]:
     """Yield the session that a code leads to; see `iceagent.join`.
 
@@ -173,13 +190,90 @@ async def join(
             progress.enter(Stage.PEER)
             progress.is_peer_away = lambda: client.is_peer_away
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
-        servers_of = partial(session_servers, config, host_of(url))
-        config = agent_config(config, host_of(url), channel.ice_servers)
-        from iceagent.link import generate_identity
-        from iceagent.session.establish import establish
-
-        session = establish(session_type, channel, generate_identity(), config, progress, servers_of)
+        await _verified(channel, verify)
+        session = _session_over(session_type, channel, host_of(url), config, progress)
         yield await stack.enter_async_context(session)
+
+
+@asynccontextmanager
+async def meet_peer(
+    session_type: Callable[..., S],
+    name: str,
+    role: Role,
+    *,
+    relay: Relays = None,
+    config: AgentConfig | None = None,
+    progress: Progress | None = None,
+    verify: Verify | None = None,
+    identity: Identity | None = None,
+    store: PeerStore | None = None,
+    timeout_s: float | None = None,
+) -> AsyncIterator[S]:
+    """Yield the session with a paired peer: the `inviter` waits for it, the `joiner` goes to it.
+
+    Raises:
+        UnknownPeer, IdentityError, PeerNotPinned, RelayMissing: see `iceagent.session.errors`.
+        NobodyCame: `timeout_s` has passed.
+        RelayError, PeerLeft, NoPath, NoLink: as for `join`.
+    """
+    from iceagent.session.pairing.identity import Identity
+    from iceagent.session.pairing.meeting import meet
+    from iceagent.session.pairing.store import PeerStore
+
+    identity = identity or Identity.load()
+    peers = store or PeerStore.beside(identity)
+    peers.get(name)
+    urls = named_relays(relay)
+    if not urls:
+        raise RelayMissing("paired peers meet at a relay that both know; name it with --relay URL or in ICEAGENT_RELAY")
+    check_addresses(config, peer_may_be_here=any(is_loopback(host_of(url)) for url in urls))
+    progress = progress or Progress()
+    progress.relay = " or ".join(map(host_of, urls))
+    progress.enter(Stage.CODE if role == "inviter" else Stage.MEET)
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(open_background())
+        nursery.start_soon(_preload)
+        open_one = partial(_open_watched, config=config)
+        meeting = meet(urls, open_one, identity, lambda: peers.get(name).identity, role, timeout_s=timeout_s)
+        try:
+            with signal_errors():
+                met = await stack.enter_async_context(meeting)
+        except trio.TooSlowError:
+            raise NobodyCame(f"{name} did not come within {timeout_s:g} s") from None
+        await _verified(met.channel, verify)
+        session = _session_over(session_type, met.channel, met.client.place.host, config, progress)
+        yield await stack.enter_async_context(session)
+
+
+@asynccontextmanager
+async def _open_watched(url: str, config: AgentConfig | None) -> AsyncIterator[icesignal.Client]:
+    network = None if config is None else config.network
+    async with open_client(url, config) as client, keeping_up(client.look_again, network):
+        yield client
+
+
+async def _verified(channel: icesignal.SealedChannel, verify: Verify | None) -> None:
+    if verify is None:
+        return
+    from iceagent.session.pairing.words import verify_words
+
+    with signal_errors():
+        await verify_words(channel, verify)
+
+
+def _session_over(
+    session_type: Callable[..., S],
+    channel: icesignal.SealedChannel,
+    relay_host: str,
+    config: AgentConfig | None,
+    progress: Progress,
+) -> AbstractAsyncContextManager[S]:
+    from iceagent.link import generate_identity
+    from iceagent.session.establish import establish
+
+    servers_of = partial(session_servers, config, relay_host)
+    config = agent_config(config, relay_host, channel.ice_servers)
+    return establish(session_type, channel, generate_identity(), config, progress, servers_of)
 
 
 async def _preload() -> None:

@@ -24,7 +24,9 @@ from icesignal import SealedChannel
 
 from iceagent.agent import Agent, Credentials, Description, StreamDescription
 from iceagent.agent.description import readable
+from iceagent.errors import RemoteError
 from iceagent.session.errors import VersionMismatch, shown_version
+from iceagent.session.pairing.words import KEY_PURPOSE, Words, WordsExchange
 
 VERSION = 2  # 1: links whose streams end without a byte of their own
 FINGERPRINT_SIZE = 32  # SHA-256 of the peer's certificate
@@ -132,10 +134,16 @@ async def send_descriptions(
 
 
 class PeersDescription:
-    """What the peer says of itself, message by message, as parts for `Agent.accept`."""
+    """What the peer says of itself, message by message, as parts for `Agent.accept`.
 
-    def __init__(self, channel: SealedChannel) -> None:
+    Where the peer wants five words compared before it says anything, its questions are answered.
+    """
+
+    def __init__(self, channel: SealedChannel, on_words: Callable[[Words], None] = lambda words: None) -> None:
+        """`on_words` is called with the words that the peer's user compares; it must return at once."""
         self._channel = channel
+        self._on_words = on_words
+        self._words: WordsExchange | None = None
         self._last: DescriptionMessage | None = None
 
     @property
@@ -151,12 +159,31 @@ class PeersDescription:
             SignalError: the relay or the peer is gone.
         """
         while True:
-            found = parse_untrusted(await self._channel.receive())
+            message = await self._channel.receive()
+            if await self._answer_about_words(message):
+                continue
+            found = parse_untrusted(message)
             if isinstance(found, DescriptionMessage) and found.fingerprint == (self.fingerprint or found.fingerprint):
                 self._last = found
                 return found.described()
             if isinstance(found, CandidatesMessage) and self._last is not None:
                 return self._last.described(*found.candidates, end=found.end)
+
+    async def _answer_about_words(self, message: Mapping[str, Any]) -> bool:
+        if not str(message.get("type")).startswith("verify"):
+            return False
+        if self._words is None:
+            self._words = WordsExchange(self._channel.role, self._channel.key(KEY_PURPOSE), asks=False)
+        try:
+            answers = self._words.handle_untrusted(message)
+        except RemoteError as error:
+            _log.debug("ignored: %s", error)
+            return True
+        for answer in answers or ():
+            await self._channel.send(answer)
+        if self._words.words is not None:
+            self._on_words(self._words.words)
+        return True
 
     async def hand_over(self, agent: Agent) -> None:
         """Hand every part that comes to the agent: candidates, those included that follow the end, and restarts.

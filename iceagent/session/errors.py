@@ -63,3 +63,19 @@ class PeerLeft(RemoteError, SessionError):
 
 class PeerTurnedAway(PeerLeft):
     """The other side asked for what is not allowed here, and left."""
+
+
+class WordsRefused(RemoteError, SessionError):
+    """Whoever compared the five words said that they differ: nothing was opened."""
+
+
+class IdentityError(LocalError, SessionError):
+    """The file of our identity or of our peers cannot be used: damaged, readable by others, not to be written."""
+
+
+class UnknownPeer(LocalError, SessionError):
+    """No paired peer has this name."""
+
+
+class PeerNotPinned(RemoteError, SessionError):
+    """Whoever is there is not the peer that was paired, or does not take us for the one."""

@@ -22,6 +22,7 @@ from iceagent.session.description import PeersDescription, send_descriptions
 from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
 from iceagent.session.errors import PeerLeft, RelayError, SessionError
 from iceagent.session.outages import Outage, OutageKind, watch_outages
+from iceagent.session.pairing.words import Words
 from iceagent.session.path import Path
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import hurry_restarts, keeping_up, signal_errors
@@ -57,6 +58,7 @@ async def answer_within(session: Session, seconds: float) -> AsyncIterator[None]
 KEY_PURPOSE = "link 1"  # of the PAKE's key that authenticates the link
 SPEECH_S = 120.0
 """Ours: from the proof of the code to the first description; the relay holds an absent one's place so long."""
+COMPARE_S = 900.0  # ours: for a person who hears five words and reads five out
 GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then
 
 DEPARTURE_LOOK_S = 0.2  # between two looks at the path of a peer that left the conversation
@@ -156,9 +158,8 @@ class _Signaling:
         progress.enter(Stage.PEER)
         try:
             nursery.start_soon(self._tolerate, self._send_descriptions)
-            peers = PeersDescription(self._channel)
-            with signal_errors(), _peer_left():
-                self._agent.accept(await _first_words(peers))
+            peers, said = await self._first_words(progress)
+            self._agent.accept(said)
             nursery.start_soon(self._tolerate, lambda: peers.hand_over(self._agent))
             progress.enter(Stage.PATH, self._agent.explain)
             await self._wait_connected()
@@ -167,6 +168,26 @@ class _Signaling:
             raise
         self._is_needed = False
         return peers.fingerprint
+
+    async def _first_words(self, progress: Progress) -> tuple[PeersDescription, Description]:
+        """Return the first part of the peer's description, which takes seconds where its program runs.
+
+        Raises:
+            PeerLeft: it does not come.
+        """
+        with signal_errors(), _peer_left(), trio.move_on_after(SPEECH_S) as patience:
+
+            def compare(words: Words) -> None:
+                patience.deadline = trio.current_time() + COMPARE_S  # a person does, on the other side
+                progress.on_words(words)
+
+            peers = PeersDescription(self._channel, compare)
+            return peers, await peers.receive()
+        raise PeerLeft(
+            f"the other side has proved that it has the code, and has not signalled for {SPEECH_S:.0f} s where it can "
+            "be reached; its program was stopped, or the relay does not pass on what it says. Try again, with a new "
+            "code"
+        )
 
     async def _send_descriptions(self) -> None:
         await send_descriptions(self._channel, self._agent, self._fingerprint, self._all_signalled.set)
@@ -246,20 +267,6 @@ class _Signaling:
             self.has_ended = True
             when = "and the session goes on" if self.is_open else "though a path is found and the link being opened"
             _log.info("the conversation at the relay has ended, %s: %s", when, reason)
-
-
-async def _first_words(peers: PeersDescription) -> Description:
-    """Return the first part of the peer's description, which takes seconds where its program runs.
-
-    Raises:
-        PeerLeft: it does not come.
-    """
-    with trio.move_on_after(SPEECH_S):
-        return await peers.receive()
-    raise PeerLeft(
-        f"the other side has proved that it has the code, and has not signalled for {SPEECH_S:.0f} s where it can be "
-        "reached; its program was stopped, or the relay does not pass on what it says. Try again, with a new code"
-    )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class Stage(Enum):
-    """What is being waited for. All but CODE, which takes as long as a person does, last seconds."""
+    """What is being waited for. All but CODE and MEET, which take as long as the other side does, last seconds."""
 
     RELAY = "relay"
     CODE = "code"
+    MEET = "meet"
     PEER = "peer"
     PATH = "path"
     LINK = "link"
@@ -36,6 +37,7 @@ class Progress:
         since: when the waiting for it began, Trio's time.
         relay: the relay's host, once it is known.
         is_peer_away: whether the relay says now that the other side's connection to it is gone.
+        on_words: called with five words, where the other side's user compares them with those here.
         timeline: what happened to the connection, as `Agent.timeline_json()` had it when the session ended, well or
             not; None before, if it is not to be kept, or if it never came to an agent.
 
@@ -50,6 +52,7 @@ class Progress:
         self.since = trio.current_time()
         self.relay = ""
         self.is_peer_away: Callable[[], bool] = lambda: False
+        self.on_words: Callable[[Sequence[str]], None] = lambda words: None
         self._explain: Callable[[], Verdict] | None = None
         self._changed = trio.Event()
 
@@ -95,6 +98,8 @@ class Progress:
                 return f"waiting for the relay {self.relay}".rstrip()
             case Stage.CODE:
                 return "waiting for the other side to use the code"
+            case Stage.MEET:
+                return "waiting for the paired peer, which is not where the two meet"
             case Stage.PEER:
                 return "waiting for the other side, which has not yet signalled where it can be reached"
             case Stage.PATH:

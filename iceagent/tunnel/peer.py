@@ -12,7 +12,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from iceagent.agent import AgentConfig
 from iceagent.core.checked import checked
+from iceagent.errors import LocalError
 from iceagent.session import connect
+from iceagent.session.pairing.identity import Identity
+from iceagent.session.pairing.words import Verify
 from iceagent.session.progress import Progress
 from iceagent.session.relay import Relays
 from iceagent.session.session import Session
@@ -54,7 +57,11 @@ Invitation = connect.Invitation[Link]
 @checked
 @asynccontextmanager
 async def invite(
-    *, relay: Relays = None, config: AgentConfig | None = None, progress: Progress | None = None
+    *,
+    relay: Relays = None,
+    config: AgentConfig | None = None,
+    progress: Progress | None = None,
+    verify: Verify | None = None,
 ) -> AsyncIterator[Invitation]:
     """Make a code that one other side may use to reach this one.
 
@@ -63,21 +70,27 @@ async def invite(
             code names it. None: those of `ICEAGENT_RELAY`, else one is started here and the code carries its address.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
         progress: is informed of what is being waited for, until the session is open.
+        verify: called with five words before anything is opened, which are the same on the other side, or somebody
+            sits between; raises `WordsRefused` if they are not.
     Raises:
         RelayError: the relay cannot be reached.
     """
-    async with connect.invite(Link, relay=relay, config=config, progress=progress) as invitation:
+    async with connect.invite(Link, relay=relay, config=config, progress=progress, verify=verify) as invitation:
         yield invitation
 
 
 @checked
 @asynccontextmanager
 async def join(
-    code: str,
+    code: str | None = None,
     *,
+    peer: str | None = None,
     relay: Relays = None,
     config: AgentConfig | None = None,
     progress: Progress | None = None,
+    verify: Verify | None = None,
+    identity: Identity | None = None,
+    timeout_s: float | None = None,
 ) -> AsyncIterator[Link]:
     """Reach the other side with the code it made.
 
@@ -87,12 +100,76 @@ async def join(
             `ICEAGENT_RELAY`.
         config: for the agent; the relay's ICE servers are added to it. None for the defaults.
         progress: is informed of what is being waited for, until the session is open.
+        verify: as for `invite`.
+        peer: the name of a paired peer, instead of a code; it waits in `iceagent.listen`, or will.
+        identity: ours, for a peer; None for this user's.
+        timeout_s: how long to wait for a peer, seconds; None without limit.
     Raises:
+        UnknownPeer, IdentityError, PeerNotPinned: no peer has this name, or it is somebody else (docs/pairing.md).
+        NobodyCame: `timeout_s` has passed.
         RelayMissing: neither the arguments nor the code nor the environment name a relay.
         RelayError: the relay cannot be reached.
         CodeError: the code is wrong, expired or in use.
         PeerLeft: the other side came, and left again.
         NoPath, NoLink: no network path leads to the other side, or no link came about over it; `verdict` says more.
     """
-    async with connect.join(Link, code, relay=relay, config=config, progress=progress) as link:
+    if (code is None) == (peer is None):
+        raise LocalError("join a code or a paired peer: one of the two")
+    session = (
+        connect.join(Link, code, relay=relay, config=config, progress=progress, verify=verify)
+        if code is not None
+        else connect.meet_peer(
+            Link,
+            peer or "",
+            "joiner",
+            relay=relay,
+            config=config,
+            progress=progress,
+            verify=verify,
+            identity=identity,
+            timeout_s=timeout_s,
+        )
+    )
+    async with session as link:
+        yield link
+
+
+@checked
+@asynccontextmanager
+async def listen(
+    peer: str,
+    *,
+    relay: Relays = None,
+    config: AgentConfig | None = None,
+    progress: Progress | None = None,
+    verify: Verify | None = None,
+    identity: Identity | None = None,
+    timeout_s: float | None = None,
+) -> AsyncIterator[Link]:
+    """Wait for a paired peer, which comes with `join(peer=...)`, and yield the session with it.
+
+    Args:
+        peer: its name here.
+        relay: URL of the relay where the two meet, or several, at all of which it is waited for; None: those of
+            `ICEAGENT_RELAY`.
+        config, progress, verify: as for `invite`.
+        identity: ours; None for this user's.
+        timeout_s: how long to wait, seconds; None without limit.
+    Raises:
+        UnknownPeer, IdentityError, PeerNotPinned: no peer has this name, or it is somebody else (docs/pairing.md).
+        NobodyCame: `timeout_s` has passed.
+        RelayMissing, RelayError: no relay is named, or none can be reached.
+        PeerLeft, NoPath, NoLink: as for `join`.
+    """
+    async with connect.meet_peer(
+        Link,
+        peer,
+        "inviter",
+        relay=relay,
+        config=config,
+        progress=progress,
+        verify=verify,
+        identity=identity,
+        timeout_s=timeout_s,
+    ) as link:
         yield link

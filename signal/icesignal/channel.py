@@ -6,7 +6,6 @@ Source: docs/relay-protocol.md sections 6 to 8.
 from __future__ import annotations
 
 import logging
-import secrets
 import ssl
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -169,6 +168,11 @@ class SealedChannel:
         message = self._inbox.popleft()
         self._notify()
         return message
+
+    def unread(self, messages: Sequence[dict[str, Any]]) -> None:
+        """Put messages back that were received, for the next `receive`; the first of them comes first."""
+        self._inbox.extendleft(reversed(messages))
+        self._notify()
 
     def close(self) -> None:
         """End the conversation; the peer gets `PeerLeft`. Returns at once."""
@@ -407,16 +411,13 @@ async def open_rendezvous(
     expect(Rendezvous, rendezvous=rendezvous)
     expect(str, app_id=app_id)
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
-        opening = secrets.token_bytes(pake.NONCE_BYTES)
-        room = await client.meet(rendezvous.name, rendezvous.role, opening)
-        keys = pake.derive_keys(
-            rendezvous.role,
-            rendezvous.key,
-            opening=opening,
-            peer_opening=await client.wait_peer(),
-            room=room,
-            app_id=app_id,
-        )
+        meeting = pake.Meeting(rendezvous.role, rendezvous.key, app_id=app_id)
+        room = await client.meet(rendezvous.name, rendezvous.role, meeting.message)
+        try:
+            keys = meeting.finish(await client.wait_peer(), room=room)
+        except pake.PakeError:
+            client.close("code-wrong")
+            raise CodeWrong(_STRANGER) from None
         await _confirm(client, keys, _STRANGER)
         yield _start(client, keys, nursery)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from spake2 import SPAKE2_A, SPAKE2_B
@@ -20,7 +21,7 @@ Role = Literal["inviter", "joiner"]
 APP_ID = "icesignal/1"
 MESSAGE_BYTES = 33  # one side byte, one Ed25519 element
 CONFIRMATION_BYTES = 32
-NONCE_BYTES = 32  # what a rendezvous opening holds
+EXCHANGE_BYTES = 32  # of an X25519 key, which is what a rendezvous opening holds
 _LABEL = b"icesignal/1 "
 
 
@@ -115,6 +116,47 @@ class Pake:
         return derive_keys(
             self.role,
             shared,
+            opening=self.message,
+            peer_opening=peer_message_untrusted,
+            room=room,
+            app_id=self._app_id,
+        )
+
+
+class Meeting:
+    """One side of a rendezvous: keys of a key that both have, and of an X25519 exchange made for this one alone.
+
+    So what was said at one meeting stays sealed when the key that both have becomes known later.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        key: bytes,
+        *,
+        app_id: str = APP_ID,
+        randbytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """Make one side; `key` is the rendezvous key, the rest as for `Pake`."""
+        self.role: Role = role
+        self._key = key
+        self._app_id = app_id
+        self._secret = X25519PrivateKey.from_private_bytes(randbytes(EXCHANGE_BYTES))
+        self.message: bytes = self._secret.public_key().public_bytes_raw()
+
+    def finish(self, peer_message_untrusted: bytes, *, room: str) -> SessionKeys:
+        """Return the keys. They are worth nothing before `SessionKeys.confirms` said yes.
+
+        Raises:
+            PakeError: the message is no key.
+        """
+        try:
+            exchanged = self._secret.exchange(X25519PublicKey.from_public_bytes(peer_message_untrusted))
+        except ValueError:  # of another length, or of low order
+            raise PakeError("not a key of X25519") from None
+        return derive_keys(
+            self.role,
+            hmac.digest(self._key, exchanged, "sha256"),
             opening=self.message,
             peer_opening=peer_message_untrusted,
             room=room,

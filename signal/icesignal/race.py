@@ -122,14 +122,18 @@ class _Race:
                 self.ended.set()
 
     def error(self) -> SignalError:
-        """Return what is to be raised when none was reached: of several, what each has said, in one line."""
-        errors = [self._errors[number] for number in sorted(self._errors)]
-        if len(errors) == 1:
-            return errors[0]
-        each = "; ".join(str(error).removesuffix(ADVICE).rstrip(" .") for error in errors)
-        text = f"none of {len(errors)} relays can be used: {each}. {ADVICE}"
-        if all(isinstance(error, ProtocolMismatch) for error in errors):
-            return ProtocolMismatch(text)
-        if all(isinstance(error, RelayRefused) for error in errors):
-            return RelayRefused(text, "rate")
-        return RelayUnreachable(text)
+        """Return what is to be raised when none was reached."""
+        return all_failed([self._errors[number] for number in sorted(self._errors)])
+
+
+def all_failed(errors: Sequence[SignalError]) -> SignalError:
+    """Return what says that none of the relays can be used: what each has said, in one line."""
+    if len(errors) == 1:
+        return errors[0]
+    each = "; ".join(str(error).removesuffix(ADVICE).rstrip(" .") for error in errors)
+    text = f"none of {len(errors)} relays can be used: {each}. {ADVICE}"
+    if all(isinstance(error, ProtocolMismatch) for error in errors):
+        return ProtocolMismatch(text)
+    if all(isinstance(error, RelayRefused) for error in errors):
+        return RelayRefused(text, "rate")
+    return RelayUnreachable(text)

@@ -108,6 +108,14 @@ VALUES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = 
     (iceagent.open_shared_port, (), {"network": 1}, "network"),
     (iceagent.invite, (), {"relay": 1}, "relay"),
     (iceagent.invite, (), {"config": {}}, "config"),
+    (iceagent.listen, (1,), {}, "peer"),
+    (iceagent.listen, ("office",), {"identity": "file"}, "identity"),
+    (iceagent.join, (), {"peer": 1}, "peer"),
+    (iceagent.pair, (7,), {}, "code"),
+    (iceagent.pair, (), {"name": 1}, "name"),
+    (iceagent.pair, (), {"store": "file"}, "store"),
+    (iceagent.Identity, ("x",), {}, "seed"),
+    (iceagent.PeerStore, (1,), {}, "path"),
     (iceagent.join, (7,), {}, "code"),
     (iceagent.join, ("7-guitar-ozone",), {"relay": b"ws://a"}, "relay"),
     (iceagent.join, ("7-guitar-ozone",), {"config": {"servers": []}}, "config"),
@@ -180,7 +188,7 @@ NOTHING_TO_PASS = {
     ),  # come from us
     *("DatagramTransport", "OpenStream"),  # protocols
 }
-HELD = {"Agent", "Link", "LinkStream", "Invitation", "Client", "SealedChannel", "Room"}
+HELD = {"Agent", "Link", "Pairing", "LinkStream", "Invitation", "Client", "SealedChannel", "Room"}
 
 
 def named(case: Any) -> str:
