@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import click
+from icesignal.log_format import handler_to
 
 from iceagent.cli.output import Output
 
@@ -22,10 +24,14 @@ class Common:
     quiet: bool
     verbose: int
 
-    def open_output(self, *, pipe: bool = False) -> Output:
-        """Return where lines go, and let the library's log go there too; `pipe`: stdout carries payload."""
+    def open_output(self, *, pipe: bool = False, log_format: Literal["text", "json"] = "text") -> Output:
+        """Return where lines go, and let the library's log go there too; `pipe`: stdout carries payload.
+
+        With the log format `json` the log goes to standard error as JSON, whatever form other lines have.
+        """
         output = Output(as_json=self.as_json, quiet=self.quiet, pipe=pipe)
-        output.follow_log(self.verbose)
+        handler = handler_to(sys.stderr, "json") if log_format == "json" else None
+        output.follow_log(self.verbose, handler)
         return output
 
 

@@ -46,12 +46,17 @@ class Output:
         extra = {} if verdict is None else {"verdict": verdict}
         self.line("error", f"iceagent: {_one_line(message)}", essential=True, exit=int(code), message=message, **extra)
 
-    def follow_log(self, verbose: int) -> None:
-        """Print what the library logs: warnings, with `-v` the course of things, with `-vv` everything."""
+    def follow_log(self, verbose: int, handler: logging.Handler | None = None) -> None:
+        """Print what the library logs: warnings, with `-v` the course of things, with `-vv` everything.
+
+        Args:
+            verbose: how often `-v` was given.
+            handler: takes the records instead.
+        """
         logging.getLogger().addHandler(logging.NullHandler())
         for name in ("iceagent", "icesignal"):  # not what they stand on, which logs messages and their sizes
             logger = logging.getLogger(name)
-            logger.addHandler(_LogHandler(self))
+            logger.addHandler(handler or _LogHandler(self))
             logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
 
 

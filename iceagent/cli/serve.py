@@ -15,11 +15,14 @@ import click
 import icesignal
 import trio
 from icesignal.config import limits_of
-from icesignal.config_option import config_option
+from icesignal.config_checks import turn_offers
+from icesignal.config_option import config_option, turn_url_options
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
+from icesignal.log_format import LogFormat
 from icesignal.systemd import RELAY, HandedOver, Notifier, take_sockets
 from icesignal.tls import HTTP, ServerTls, TlsError
+from icesignal.turn_servers import Minted, TurnDirectory
 
 from iceagent.cli.listening import DEFAULT_LISTEN, parse_listen
 from iceagent.cli.options import Common, output_options
@@ -72,6 +75,7 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
     show_default=True,
     help="Seconds over which the relay's clients are sent away after SIGTERM.",
 )
+@turn_url_options
 @turn_options
 @output_options
 @click.pass_obj
@@ -86,6 +90,9 @@ def command(
     allow_origin: tuple[str, ...],
     admin_listen: str | None,
     relay_drain: float,
+    turn_url: tuple[str, ...],
+    turn_secret_file: str | None,
+    log_format: LogFormat,
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -96,7 +103,11 @@ def command(
     With --tls-cert and --tls-key it is wss:// as well, on the same port. The other commands need to know only the
     relay: `--relay URL`.
     """
-    output = Common(as_json, quiet, verbose).open_output()
+    output = Common(as_json, quiet, verbose).open_output(log_format=log_format)
+    try:
+        others = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     relay = partial(
         icesignal.serve,
         trusted_proxies=trusted_proxy,
@@ -104,7 +115,7 @@ def command(
         limits=limits_of(config, icesignal.Limits),
         engine=icesignal.MemoryEngine(limits=limits_of(config, icesignal.RoomLimits)),
     )
-    plan = Plan(listen, admin_listen, turn_listen, with_turn, stun, values, relay_drain, relay)
+    plan = Plan(listen, admin_listen, turn_listen, with_turn, stun, others, values, relay_drain, relay)
     return run_verb(lambda: _serve(plan, output), output)
 
 
@@ -116,6 +127,7 @@ class Plan:
         listen, admin_listen, turn_listen: as they were typed; None: not at all, or as the others say.
         with_turn: whether there is a TURN server.
         stun: URLs of other STUN servers.
+        others: other TURN servers.
         values: the options of a TURN server by parameter name, and TLS, which is the relay's, too.
         drain_s: within which clients are sent away.
         relay: opens the relay.
@@ -126,6 +138,7 @@ class Plan:
     turn_listen: str | None
     with_turn: bool
     stun: Sequence[str]
+    others: TurnDirectory
     values: dict[str, Any]
     drain_s: float
     relay: ServeRelay
@@ -154,7 +167,7 @@ async def _serve(plan: Plan, output: Output) -> None:
         sockets=sockets,
     )
     async with AsyncExitStack() as stack:
-        server, turn = await _open_servers(stack, addresses, arguments, plan.stun, relay, tls)
+        server, turn = await _open_servers(stack, addresses, arguments, plan, relay, tls)
         announce = partial(_announce, output, server, turn, addresses, has_tls=tls is not None)
         if turn is not None and arguments is not None:
             announce_metrics = await stack.enter_async_context(serving_metrics(turn, arguments, output))
@@ -247,7 +260,7 @@ async def _open_servers(
     stack: AsyncExitStack,
     addresses: Sequence[TransportAddress],
     arguments: TurnArguments | None,
-    others: Sequence[str],
+    plan: Plan,
     relay: ServeRelay,
     tls: ServerTls | None,
 ) -> tuple[icesignal.Server, TurnService | None]:
@@ -258,6 +271,7 @@ async def _open_servers(
         LocalError: a network or an origin is malformed.
     """
     hosts = [one.host for one in addresses]
+    minted = Minted()
     for attempt in range(_ATTEMPTS):
         async with AsyncExitStack() as trial:
             try:
@@ -269,7 +283,7 @@ async def _open_servers(
                 else:
                     turn = await trial.enter_async_context(open_turn_server(arguments.options))
                     port = turn.address.port
-                servers = partial(_ice_servers, port, turn, others=others)
+                servers = partial(_ice_servers, port, turn, others=plan, minted=minted)
                 serve_stun = None if turn is None else _stun_server(turn)
                 opening = relay(
                     host=hosts,
@@ -310,14 +324,18 @@ def _turn_metrics(turn: TurnService) -> str:
         return ""
 
 
-def _ice_servers(port: int, turn: TurnService | None, host: str, others: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _ice_servers(
+    port: int, turn: TurnService | None, host: str, others: Plan | None = None, minted: Minted | None = None
+) -> list[dict[str, Any]]:
     """Return what one member of a room is given: under the relay's own host, with credentials for its own address."""
-    servers: list[dict[str, Any]] = [{"urls": [url]} for url in (f"stun::{port}", *others)]
+    stun = [f"stun::{port}", *(() if others is None else others.stun)]
+    servers: list[dict[str, Any]] = [{"urls": [url]} for url in stun]
     if turn is not None:
-        username, credential = turn.make_credentials_at(host, CREDENTIALS_S)
+        make = partial(turn.make_credentials_at, host, CREDENTIALS_S)
+        username, credential, ttl_s = (minted or Minted()).get(host, make, CREDENTIALS_S)
         urls = list(dict.fromkeys(own_host_urls(turn)))  # both families have one name
-        servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential, "ttl": CREDENTIALS_S})
-    return servers
+        servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential, "ttl": ttl_s})
+    return servers if others is None else [*servers, *others.others.entries(host)]
 
 
 def _reachable(bound: Sequence[TransportAddress]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from math import inf
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import icesignal
 import trio
@@ -106,7 +106,7 @@ async def establish(
             peer_fingerprint=fingerprint,
             session_key=channel.key(KEY_PURPOSE),
         )
-        async with _opened(opening, agent) as link:
+        async with _opened(opening, agent, signaling.report_failed) as link:
             signaling.is_open = True
             session = session_type(
                 link,
@@ -118,17 +118,21 @@ async def establish(
             nursery.start_soon(_follow_path, agent, link, session)
             nursery.start_soon(watch_outages, agent, _outage_reporter(session, link))
             progress.enter(Stage.OPEN)
+            signaling.report_open()
             async with run_session(session):
                 yield session
 
 
 @asynccontextmanager
-async def _opened(opening: AbstractAsyncContextManager[Link], agent: Agent) -> AsyncIterator[Link]:
+async def _opened(
+    opening: AbstractAsyncContextManager[Link], agent: Agent, report_failed: Callable[[str], None]
+) -> AsyncIterator[Link]:
     """Open a link; if it does not come about for a reason that is not the peer's, say what the agent knows."""
     async with AsyncExitStack() as stack:
         try:
             link = await stack.enter_async_context(opening)
         except NetworkError as error:
+            report_failed("no-link")
             raise no_link(agent, error) from error
         yield link
 
@@ -146,6 +150,22 @@ class _Signaling:
         self._channel = channel
         self._agent = agent
         self._fingerprint = fingerprint
+        self._began_at = trio.current_time()
+
+    def report_open(self) -> None:
+        """Report to the relay's operator that the two sides reach each other, and how."""
+        path = _path_of(self._agent)
+        if path is None or path.direct:  # what explains others is imported for them alone
+            outcome: Literal["direct", "relayed"] = "direct"
+            because = None
+        else:
+            outcome, because = "relayed", self._agent.explain().because
+        why = "" if because is None else because.value
+        self._channel.report_outcome(outcome, why, trio.current_time() - self._began_at)
+
+    def report_failed(self, why: str) -> None:
+        """Report to the relay's operator that they do not."""
+        self._channel.report_outcome("failed", why, trio.current_time() - self._began_at)
 
     async def find_path(self, nursery: trio.Nursery, progress: Progress) -> bytes:
         """Exchange descriptions and candidates until a pair is selected; return the peer's fingerprint.
@@ -163,7 +183,9 @@ class _Signaling:
             nursery.start_soon(self._tolerate, lambda: peers.hand_over(self._agent))
             progress.enter(Stage.PATH, self._agent.explain)
             await self._wait_connected()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SessionError) and error.verdict is not None:
+                self.report_failed("peer-left" if isinstance(error, PeerLeft) else error.verdict.kind.value)
             self._channel.close()  # the other side need not wait for what will not come
             raise
         self._is_needed = False

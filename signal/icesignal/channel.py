@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import trio
@@ -74,6 +74,10 @@ class SealedChannel:
     async def renew_ice_servers(self) -> list[dict[str, Any]]:
         """Ask for the ICE servers anew, with fresh credentials; see `Client.renew_ice_servers`."""
         return await self._client.renew_ice_servers()
+
+    def report_outcome(self, outcome: Literal["direct", "relayed", "failed"], why: str, seconds: float) -> None:
+        """Report to the relay's operator how the connection turned out; see `Client.report_outcome`."""
+        self._client.report_outcome(outcome, why, seconds)
 
     async def wait_ice_servers(self, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Wait for others than these; see `Client.wait_ice_servers`."""

@@ -10,12 +10,13 @@ import re
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from icesignal.registry import RoomLimits
 from icesignal.sources import Limits, Rate
+from icesignal.turn_servers import TTL_S
 from icesignal.wire import MAX_MEMBERS
 
 MAX_FILE_BYTES = 1 << 20  # ours: a configuration of more is a mistake, a device or a log
@@ -61,6 +62,16 @@ class TlsTable(Table, frozen=True, kw_only=True):
     key: Words
 
 
+class TurnTable(Table, frozen=True, kw_only=True):
+    """One of `[[turn]]`: a TURN server that members get credentials for."""
+
+    urls: Annotated[tuple[Words, ...], msgspec.Meta(min_length=1, max_length=8)]
+    secret_file: Words
+    region: str = ""
+    weight: Positive = 1.0
+    ttl_s: Annotated[int, msgspec.Meta(ge=60, le=7 * 86_400)] = TTL_S
+
+
 class _RateTable(Table, frozen=True, kw_only=True):
     burst: Positive
     per_s: Number
@@ -78,6 +89,9 @@ class RelayConfig(Table, frozen=True, kw_only=True):
     tls: TlsTable | None = None
     limits: dict[str, Any] = {}
     rooms: dict[str, Any] = {}
+    turn: Annotated[tuple[TurnTable, ...], msgspec.Meta(max_length=256)] = ()
+    regions: dict[str, tuple[Words, ...]] = {}
+    log_format: Literal["text", "json"] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"  # URLs may hold passwords
@@ -106,10 +120,9 @@ def read_config(path: Path, kind: type[C]) -> C:
         limits_of(config, RoomLimits)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    if config.tls is None:
-        return config
-    tls = TlsTable(cert=beside(path, config.tls.cert), key=beside(path, config.tls.key))
-    return msgspec.structs.replace(config, tls=tls)
+    turn = tuple(msgspec.structs.replace(one, secret_file=beside(path, one.secret_file)) for one in config.turn)
+    tls = config.tls and TlsTable(cert=beside(path, config.tls.cert), key=beside(path, config.tls.key))
+    return msgspec.structs.replace(config, tls=tls, turn=turn)
 
 
 def beside(path: Path, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from icesignal.config import RelayConfig
 from icesignal.http import parse_origins
 from icesignal.sources import parse_networks
 from icesignal.tls import ServerTls, TlsError
+from icesignal.turn_servers import TurnOffer
 
+MIN_SECRET_BYTES = 16  # as iceagent's TURN server wants it
+MAX_SECRET_BYTES = 4096  # of the first line
 OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IXOTH  # a group may read: so services are given their secrets
 
 
@@ -38,6 +41,17 @@ def problems_of(path: Path, config: RelayConfig, unix_time: Callable[[], float] 
     for url in config.stun:
         if not url.startswith(("stun:", "stuns:")):
             yield f"{path}: stun: {url!r} is not a STUN URL, as in stun:stun.example:3478"
+    for number, one in enumerate(config.turn):
+        if bad := [url for url in one.urls if not url.startswith(("turn:", "turns:"))]:
+            yield f"{path}: turn[{number}].urls: {bad[0]!r} is not a TURN URL, as in turn:turn.example:3478"
+        if one.region and one.region not in config.regions:
+            yield f"{path}: turn[{number}].region: {one.region!r} is not among regions, so nobody would be near"
+        yield from turn_secret_problems(one.secret_file)
+    for name, networks in config.regions.items():
+        try:
+            parse_networks(networks)
+        except ValueError as error:
+            yield f"{path}: regions.{name}: {error}"
     if config.tls is not None:
         yield from certificate_problems(config.tls.cert, config.tls.key, unix_time)
 
@@ -73,3 +87,51 @@ def secret_file_problems(path: str) -> Iterator[str]:
         yield f"{path} is no file"
     elif os.name == "posix" and mode & OTHERS:
         yield f"{path} holds a secret, and every user of this machine may open it; chmod 640 {path}"
+
+
+def turn_secret_problems(path: str) -> Iterator[str]:
+    """Give what is wrong with the file of a secret that is shared with a TURN server."""
+    found = list(secret_file_problems(path))
+    yield from found
+    if not found:
+        try:
+            read_secret(path)
+        except ValueError as error:
+            yield str(error)
+
+
+def read_secret(path: str) -> bytes:
+    """Return the secret of a file: its first line.
+
+    Raises:
+        ValueError: there is none, or one that could be guessed.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        secret = file.readline(MAX_SECRET_BYTES).strip()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ValueError(
+            f"{path}: a secret has at least {MIN_SECRET_BYTES} characters; make one: openssl rand -base64 33"
+        )
+    return secret
+
+
+def turn_offers(config: RelayConfig, urls: Sequence[str], secret_file: str | None) -> list[TurnOffer]:
+    """Return the TURN servers of a configuration and those of the command line.
+
+    Raises:
+        ValueError: a secret or a URL is missing or cannot be used; the sentence says which.
+    """
+    offers = [
+        TurnOffer(one.urls, read_secret(one.secret_file), one.region, one.weight, one.ttl_s) for one in config.turn
+    ]
+    if not urls and secret_file is None:
+        return offers
+    if not urls or secret_file is None:
+        raise ValueError("--turn-url and --turn-secret-file belong together")
+    for url in urls:
+        if not url.startswith(("turn:", "turns:")):
+            raise ValueError(f"--turn-url {url!r} is not a TURN URL, as in turn:turn.example:3478?transport=udp")
+    for problem in turn_secret_problems(secret_file):
+        raise ValueError(problem)
+    return [TurnOffer(tuple(urls), read_secret(secret_file)), *offers]

@@ -58,6 +58,7 @@ def relay_values(_: Path, config: RelayConfig) -> dict[str, Any]:
         "listen": config.listen,
         "admin_listen": config.admin_listen,
         "drain": config.drain_s,
+        "log_format": config.log_format,
         "trusted_proxy": config.trusted_proxies or None,
         "allow_origin": config.allow_origins or None,
         "tls_cert": config.tls and config.tls.cert,
@@ -72,3 +73,19 @@ def check_file(path: Path, kind: type[C], problems_of: Callable[[Path, C], Itera
         return list(problems_of(path, read_config(path, kind)))
     except ConfigError as error:
         return [str(error)]
+
+
+def turn_url_options(function: F) -> F:
+    """Add `--turn-url`, `--turn-secret-file` and `--log-format`."""
+    function = click.option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of log lines."
+    )(function)
+    function = click.option(
+        "--turn-secret-file", metavar="FILE", help="The secret that is shared with them, as coturn's use-auth-secret."
+    )(function)
+    return click.option(
+        "--turn-url",
+        metavar="URL",
+        multiple=True,
+        help="A TURN server that members get credentials for, as in turn:turn.example:3478?transport=udp. Repeatable.",
+    )(function)

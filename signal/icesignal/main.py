@@ -16,16 +16,18 @@ import click
 import trio
 
 from icesignal.config import RelayConfig, limits_of
-from icesignal.config_checks import problems_of
-from icesignal.config_option import check_file, config_option, relay_values
+from icesignal.config_checks import problems_of, turn_offers
+from icesignal.config_option import check_file, config_option, relay_values, turn_url_options
 from icesignal.engines import MemoryEngine
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.listener import raise_descriptor_limit
+from icesignal.log_format import LogFormat, handler_to
 from icesignal.registry import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.sources import Limits
 from icesignal.systemd import Notifier, take_sockets
 from icesignal.tls import ServerTls, TlsError
+from icesignal.turn_servers import TurnDirectory
 from icesignal.url import parse_host
 
 EXIT_USAGE = 2
@@ -134,6 +136,7 @@ def _fail(as_json: bool, code: int, message: str) -> None:
     metavar="URL",
     help="A STUN server to tell peers of, as in stun:stun.example:3478; stun::3478 means this very host. Repeatable.",
 )
+@turn_url_options
 @click.option("--tls-cert", metavar="FILE", help="PEM certificate chain, for wss.")
 @click.option("--tls-key", metavar="FILE", help="PEM private key of the certificate.")
 @click.option("--trusted-proxy", multiple=True, metavar="NETWORK", help="Whose X-Forwarded-For and PROXY to believe.")
@@ -150,6 +153,9 @@ def main(
     admin_listen: str | None,
     drain: float,
     stun: tuple[str, ...],
+    turn_url: tuple[str, ...],
+    turn_secret_file: str | None,
+    log_format: LogFormat,
     tls_cert: str | None,
     tls_key: str | None,
     trusted_proxy: tuple[str, ...],
@@ -160,7 +166,8 @@ def main(
     """Run an icesignal relay: it introduces peers to each other and sees only sealed messages."""
     if context.invoked_subcommand is not None:
         return
-    logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
+    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    logging.basicConfig(level=level, handlers=[handler_to(sys.stderr, log_format)])
     logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # at debug it would show message sizes and addresses
     raise_descriptor_limit()
     host, port = parse_listen(listen)
@@ -169,13 +176,17 @@ def main(
             raise click.BadParameter(f"{url!r} is not a STUN URL, as in stun:stun.example:3478", param_hint="--stun")
     tls = _tls(tls_cert, tls_key)
     config: RelayConfig = context.obj
+    try:
+        turn = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     relay = partial(
         serve,
         host=host,
         port=port,
         limits=limits_of(config, Limits),
         engine=MemoryEngine(limits=limits_of(config, RoomLimits)),
-        ice_servers=[{"urls": [url]} for url in stun],
+        ice_servers=lambda source: [*({"urls": [url]} for url in stun), *turn.entries(source)],
         ssl_context=None if tls is None else tls.context,
         trusted_proxies=trusted_proxy,
         allow_origins=allow_origin,

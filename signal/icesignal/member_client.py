@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import trio
 
@@ -105,6 +105,20 @@ class MemberClient(Generic[S]):
                 raise session.over
             await self.wait_change()
         return self.ice_servers
+
+    def report_outcome(self, outcome: Literal["direct", "relayed", "failed"], why: str, seconds: float) -> None:
+        """Report to the relay's operator, if it counts them, how the connection turned out: no address is in it.
+
+        It is lost where there is no connection to the relay at this moment.
+
+        Args:
+            outcome: how the two sides reach each other, if they do.
+            why: one of `wire.WHYS`.
+            seconds: how long it took.
+        """
+        session = self._session
+        if session is not None and session.is_live and wire.OFFERS_OUTCOMES in self.welcome.offers:
+            self._keeper.transmit(wire.Outcome(outcome=outcome, why=why, ms=max(0, round(seconds * 1000))))
 
     async def wait_may_send(self) -> None:
         """Wait until `send_nowait` may be called; there must be no other wait before the call.

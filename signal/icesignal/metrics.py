@@ -32,6 +32,7 @@ _HELP = {
     "internal_errors": "Errors of the relay itself.",
     "joins_over_limit": "Entries refused because of the budget of their source.",
     "messages_over_limit": "Connections closed because their source sent too many frames.",
+    "outcomes_left_out": "Reports of outcomes that were not counted: of no member, or the second of a session.",
     "origins_refused": "Connections of web pages that are not allowed.",
     "pages": "Pages served.",
     "rooms_forbidden": "Rooms refused because the relay has an owner.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 from collections import Counter
@@ -14,14 +15,19 @@ import trio
 
 from icesignal import wire
 from icesignal.engines import Engine
+from icesignal.logs import FewLines
+from icesignal.outcomes import Outcomes
 from icesignal.sources import Levels, Limits, Party
 from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull
 from icesignal.websocket import ServedWebsocket
 from icesignal.wire import CloseCode, RelayErrorCode
 
+logger = logging.getLogger("icesignal.server.clients")  # limited: each of them can cause its lines
+logger.addFilter(FewLines())
 RELAY_NAME = "icesignal"
 COPY_COST = 1 / 8  # of a message that goes to several, beside the first: what it takes of a processor
 _ENTRIES = (wire.Allocate, wire.Join, wire.Meet, wire.Enter)
+_WITH_SESSION = (*_ENTRIES, wire.Resume)
 _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
 
@@ -29,13 +35,14 @@ _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 class ServedClient:
     """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one.
 
-    `is_draining` returns whether the relay goes away: it makes no rooms any more.
+    `is_draining` returns whether the relay goes away: it makes no rooms any more. `pseudonym` returns its name in logs.
     """
 
     party: Party
     may_make_rooms: bool
     on_entered: Callable[[], None]
     is_draining: Callable[[], bool] = lambda: False
+    pseudonym: Callable[[], str] = lambda: ""
 
 
 class RelayPeer:
@@ -49,6 +56,7 @@ class RelayPeer:
         limits: Limits,
         ice_servers: Callable[[], list[wire.RTCIceServer]],
         counters: Counter[str],
+        outcomes: Outcomes,
     ) -> None:
         self._connection = connection
         self._engine = engine
@@ -56,6 +64,9 @@ class RelayPeer:
         self._limits = limits
         self._ice_servers = ice_servers
         self._counters = counters
+        self._outcomes = outcomes
+        self._entering = b""  # the session that asks for a place
+        self._session = b""  # the one that has it
         self._malformed = 0
         self._challenge = secrets.token_bytes(wire.CHALLENGE_BYTES)
         self._is_in_room = False
@@ -78,13 +89,13 @@ class RelayPeer:
         """Send a frame; a client that does not take what it is sent is closed with a code that says resume."""
         if isinstance(frame, wire.Joined | wire.Entered):
             frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers())
-            self._enter_by, self._is_in_room = math.inf, True
+            self._enter_by, self._is_in_room, self._session = math.inf, True, self._entering
             self._client.on_entered()
         try:
             self._connection.send_nowait(wire.encode(frame))
             self._counters["frames_out"] += 1
         except OutboxFull:
-            self._counters["slow_consumers"] += 1
+            self._note("slow_consumers", "takes its messages too slowly, and its connection is closed")
             self._connection.abort(CloseCode.TOO_SLOW, "you take your messages too slowly; resume")
 
     def close(self, code: CloseCode) -> None:
@@ -108,7 +119,11 @@ class RelayPeer:
     async def run(self) -> None:
         """Serve the client until its connection ends."""
         hung_up = False
-        offers = [wire.OFFERS_SERVERS, *([wire.OFFERS_ROOMS] if self._client.may_make_rooms else [])]
+        offers = [
+            wire.OFFERS_SERVERS,
+            wire.OFFERS_OUTCOMES,
+            *([wire.OFFERS_ROOMS] if self._client.may_make_rooms else []),
+        ]
         self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=offers, challenge=self._challenge))
         try:
             while (message := await self._receive()) is not None:
@@ -137,7 +152,7 @@ class RelayPeer:
         now = trio.current_time()
         self._counters["frames_in"] += 1
         if not self._client.party.take("messages", now):
-            self._counters["messages_over_limit"] += 1
+            self._note("messages_over_limit", "sends too many frames, and its connection is closed")
             self._connection.abort(CloseCode.TOO_FAST, "too many messages; resume after a pause")
             return
         try:
@@ -147,6 +162,8 @@ class RelayPeer:
             return
         if isinstance(frame, wire.AskServers):
             self._give_servers()
+        elif isinstance(frame, wire.Outcome):
+            self._take_outcome(frame)
         elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and not self._client.may_make_rooms:
             self._counters["rooms_forbidden"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
@@ -154,12 +171,26 @@ class RelayPeer:
             self._counters["rooms_while_draining"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.BUSY, message="this relay goes away; use another one"))
         elif isinstance(frame, _ENTRIES) and not self._pay_for_entry(now, frame):
-            self._counters["joins_over_limit"] += 1
+            self._note("joins_over_limit", "tries too many codes, and is refused")
             self.deliver(
                 wire.Error(code=RelayErrorCode.RATE, message="too many codes from your network; wait a minute")
             )
         else:
+            if isinstance(frame, _WITH_SESSION) and not self._is_in_room:
+                self._entering = frame.session
             await self._engine.handle_frame(self, frame)
+
+    def _note(self, event: str, text: str) -> None:
+        """Count what a client did wrong, and log it, its address as today's pseudonym."""
+        self._counters[event] += 1
+        source = self._client.pseudonym()
+        logger.info("%s %s", source, text, extra={"event": event, "source": source})
+
+    def _take_outcome(self, frame: wire.Outcome) -> None:
+        """Count how the connection of a member turned out: once for each session."""
+        if self._is_in_room and self._outcomes.note(self._session, frame):
+            return
+        self._counters["outcomes_left_out"] += 1
 
     def _give_servers(self) -> None:
         """Make credentials anew for a member, as for one that joins; its connection ends with its room."""

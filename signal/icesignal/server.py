@@ -26,8 +26,11 @@ from icesignal.first_bytes import TLS_HANDSHAKE, StunConnection, Tls, open_strea
 from icesignal.http import may_come_from
 from icesignal.listener import accept_forever, connections_possible, listen_all
 from icesignal.logs import FewLines
+from icesignal.outcomes import Outcomes
 from icesignal.peer import RelayPeer, ServedClient
+from icesignal.peer import logger as clients
 from icesignal.proxy import forwarded_for, forwarded_values
+from icesignal.pseudonyms import Pseudonyms
 from icesignal.sources import Limits, Party, SourceTable, is_within
 from icesignal.tasks import open_background
 from icesignal.transport import PrefixedStream
@@ -74,6 +77,8 @@ class Server:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.websockets = Websockets()
+        self.outcomes = Outcomes()
+        self._pseudonyms = Pseudonyms()
         self.addresses: list[tuple[str, int]] = []
         self.admin_addresses: list[tuple[str, int]] = []
         self.ice_servers = ice_servers
@@ -152,7 +157,7 @@ class Server:
         return http.page(
             request,
             statistics if is_admin else None,
-            lambda: metrics.render(statistics) + self._more_metrics(),
+            lambda: metrics.render(statistics, self.outcomes.families()) + self._more_metrics(),
             is_ready=self.is_ready,
         )
 
@@ -260,6 +265,9 @@ class Server:
             holding.enter_context(party.hold())
             return party
         self.counters["connections_refused"] += 1
+        source = self._pseudonyms.of(party.name)
+        extra = {"event": "connections_refused", "source": source}
+        clients.info("%s has too many connections; another one is refused", source, extra=extra)
         return None
 
     async def _turn_away(self, stream: trio.abc.Stream, status: int, patience_s: float = REFUSAL_S) -> None:
@@ -339,9 +347,15 @@ class Server:
         allow = partial(self._allow, party)
         async with self.websockets.accept(stream, answer, request.trailing, allow=allow) as connection:
             self.counters["websockets"] += 1
-            client = ServedClient(party, self._access.may_make_rooms(request), settle, lambda: self._draining)
+            client = ServedClient(
+                party,
+                self._access.may_make_rooms(request),
+                settle,
+                lambda: self._draining,
+                lambda: self._pseudonyms.of(party.name),
+            )
             ice_servers = partial(self.ice_servers, party.name)
-            peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters)
+            peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters, self.outcomes)
             self._peers.add(peer)
             try:
                 await peer.run()

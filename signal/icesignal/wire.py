@@ -28,6 +28,19 @@ MAX_TICKET_BYTES = 1_024
 MAX_MEMBERS = 64  # of a room of many
 OFFERS_SERVERS = "servers"  # in `Welcome.offers`
 OFFERS_ROOMS = "rooms"
+OFFERS_OUTCOMES = "outcomes"
+OUTCOMES = ("direct", "relayed", "failed")
+# Why a connection turned out as it did, in `Outcome.why`; a relay counts what it does not know as "other".
+WHYS = frozenset(
+    {
+        *("", "no-path", "policy", "peer-relays-only", "direct-filtered", "direct-path-lost", "udp-blocked"),
+        *("no-common-family", "no-common-transport", "both-map-per-destination", "one-maps-per-destination"),
+        *("no-public-address", "no-direct-answer", "no-local-address", "filtered-by-policy", "relay-refused"),
+        *("relay-unreachable", "no-name-resolution", "no-udp-egress", "stun-ipv4-only", "stun-ipv6-only"),
+        *("unusable-candidates", "wrong-credentials", "peer-never-checked", "peer-never-answered", "consent-lost"),
+        *("consent-revoked", "path-lost", "network-changed", "no-link", "peer-left"),
+    }
+)
 
 SessionId = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 Token = Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
@@ -210,6 +223,18 @@ class AskServers(Frame, frozen=True, kw_only=True):
     type: ClassVar[str] = "servers"
 
 
+class Outcome(Frame, frozen=True, kw_only=True):
+    """Tell the operator how the connection turned out, once a session; a relay that counts it has `OFFERS_OUTCOMES`.
+
+    `why` is one of `WHYS`, `ms` how long it took.
+    """
+
+    type: ClassVar[str] = "outcome"
+    outcome: Literal["direct", "relayed", "failed"]
+    why: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    ms: Count
+
+
 class RTCIceServer(_SecretsHidden, frozen=True, kw_only=True, omit_defaults=True):
     """A STUN or TURN server as browsers write it; a URL with an empty host means the relay's own host.
 
@@ -344,7 +369,7 @@ class Error(Frame, frozen=True, kw_only=True):
 
 
 _CLIENT_TYPES: dict[str, type[Frame]] = {
-    kind.type: kind for kind in (Allocate, Join, Meet, Enter, Resume, Send, Remove, Close, AskServers)
+    kind.type: kind for kind in (Allocate, Join, Meet, Enter, Resume, Send, Remove, Close, AskServers, Outcome)
 }
 _RELAY_TYPES: dict[str, type[Frame]] = {
     kind.type: kind

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 import trio
 from amount import amount
+from icesignal import wire
 from trio.testing import MockClock
 from virtual_sessions import Channel, connected
 
@@ -306,6 +307,29 @@ def test_no_path_carries_the_verdict_and_its_remedy():
         assert error.verdict.remedy
         assert error.verdict.remedy in str(error)
         assert stages == [Stage.PEER, Stage.PATH]
+
+
+def test_no_path_is_reported_to_the_relay_s_operator(monkeypatch):
+    """By kind and duration, without an address."""
+    reported: list[tuple[object, ...]] = []
+
+    def note(end: Channel, *report: object) -> None:
+        reported.append(report)
+
+    monkeypatch.setattr(Channel, "report_outcome", note)
+
+    async def main():
+        net = Network(1)
+        for _ in range(2):
+            net.host(net.router(net.internet, nat=vnet.Nat(filtering="address-and-port-dependent")))
+        await establish(net)
+
+    run(main)
+    assert len(reported) == 2
+    for outcome, why, seconds in reported:
+        assert (outcome, why in wire.WHYS) == ("failed", True)
+        assert isinstance(seconds, float)
+        assert seconds > 1
 
 
 @pytest.mark.parametrize(
