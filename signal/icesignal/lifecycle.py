@@ -34,9 +34,9 @@ async def serve_until_signal(
     """
     ended_by = signal.SIGTERM
     with trio.open_signal_receiver(signal.SIGTERM, *HANGUP, *signals) as received:
+        announce()
+        notifier.ready("serving")
         async with trio.open_nursery() as nursery:
-            announce()
-            notifier.ready("serving")
             nursery.start_soon(notifier.run_watchdog)
             is_draining = False
             async for number in received:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from icesignal.turn_servers import TurnDirectory
 from icesignal.url import parse_host
 
 EXIT_USAGE = 2
-EXIT_BIND = 9
+EXIT_LOCAL_IO = 9
 EXIT_INTERRUPTED = 130
 
 
@@ -76,11 +76,19 @@ def _problems_of(path: Path, config: RelayConfig) -> Iterator[str]:
     yield from problems_of(path, config)
 
 
+class OutputFailed(Exception):
+    """What whoever started the relay waits for cannot be written."""
+
+
 async def _run(
     open_relay: Callable[[], AbstractAsyncContextManager[Server]], tls: ServerTls | None, drain_s: float, as_json: bool
 ) -> int:
     def say(text: str, **fields: object) -> None:
-        click.echo(json.dumps(fields) if as_json else text, err=not as_json)
+        try:
+            click.echo(json.dumps(fields) if as_json else text, err=not as_json)
+        except OSError as error:
+            if fields["kind"] == "listening":  # whoever waits for it would wait for ever
+                raise OutputFailed(f"where it listens cannot be printed: {(error.strerror or '').lower()}") from None
 
     def announce() -> None:
         admin = {"admin": f"http://{at(*server.admin_addresses[0])}"} if server.admin_addresses else {}
@@ -109,9 +117,11 @@ async def _run(
 
 
 def _fail(as_json: bool, code: int, message: str) -> None:
-    if as_json:
-        click.echo(json.dumps({"kind": "error", "exit": code, "message": message}))
-    click.echo(f"icesignal-relay: {message}", err=True)
+    with suppress(OSError):  # nobody reads it, or the disk is full
+        if as_json:
+            click.echo(json.dumps({"kind": "error", "exit": code, "message": message}))
+    with suppress(OSError):
+        click.echo(f"icesignal-relay: {message}", err=True)
     sys.exit(code)
 
 
@@ -197,8 +207,10 @@ def main(
         code = trio.run(_run, relay, tls, drain, as_json)
     except ValueError as error:
         _fail(as_json, EXIT_USAGE, str(error))
+    except OutputFailed as error:
+        _fail(as_json, EXIT_LOCAL_IO, str(error))
     except OSError as error:
-        _fail(as_json, EXIT_BIND, f"cannot listen on {listen}: {error.strerror or error}")
+        _fail(as_json, EXIT_LOCAL_IO, f"cannot listen on {listen}: {error.strerror or error}")
     else:
         sys.exit(code)
 
