@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from amount import amount
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from processes import Processes, processes
 
 from iceagent.net.logs import RateLimit
 
 # The speed of the machine is no property of the code: neither a slow example nor slow drawing is a failure. Examples
 # are the same in every run, so that a change fails by its own doing; `--hypothesis-profile=explore` draws others.
+# A test that tries many more, or few, says so itself.
 settings.register_profile(
     "repeatable",
+    max_examples=amount(100, 40),
     deadline=None,
     derandomize=True,
     print_blob=True,
@@ -35,6 +38,14 @@ settings.load_profile("repeatable")
 for _number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let `make thorough` run the tests of Hypothesis, all of which try more there."""
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.thorough)
 
 
 @pytest.hookimpl(trylast=True)

@@ -185,14 +185,14 @@ async def test_a_restarted_server_costs_five_seconds_at_most(vnet: Any, policies
 
 @pytest.mark.thorough
 async def test_an_hour_of_silence_keeps_the_relayed_path(vnet: Any) -> None:
-    """Trap 29 from end to end: allocation, permissions and channels outlive any pause (20 minutes in `make test`)."""
+    """Trap 29 from end to end: allocation, permissions and channels outlive any pause (15 minutes in `make test`)."""
     with trio.fail_after(4000):
         async with (
             relayed(vnet(), SYMMETRIC, SYMMETRIC) as lab,
             connected(lab.config(0), lab.config(1)) as (a, b),
         ):
             await exchange(a, b, b"before")
-            await trio.sleep(amount(3600, 1200))
+            await trio.sleep(amount(3600, 900))
             await exchange(a, b, b"after")
             await exchange(b, a, b"back")
             assert a.statistics().transport.selected_pair_changes == 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from dataclasses import replace
 
 import pytest
+from in_process import command
 from processes import Process, Processes
 
 from iceagent.agent import AgentConfig
@@ -68,16 +70,13 @@ def test_relay_only_takes_the_turn_server_that_the_relay_names() -> None:
         ),
     ],
 )
-@pytest.mark.processes
-def test_what_cannot_be_is_refused_before_the_code_is_used(
-    run: Processes, options: tuple[str, ...], words: str
-) -> None:
+def test_what_cannot_be_is_refused_before_the_code_is_used(options: tuple[str, ...], words: str) -> None:
     """With exit code 2: a code is good for one try, and a typing error must not cost it."""
-    code, message = end(
-        run.iceagent("forward", "--json", "-L", "0:localhost:9", *options, "7-guitar-ozone@127.0.0.1:1")
-    )
-    assert code == 2
-    assert re.search(words, message), message
+    done = command("forward", "--json", "-L", "0:localhost:9", *options, "7-guitar-ozone@127.0.0.1:1")
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line["kind"] == "error"
+    assert done.returncode == line["exit"] == 2
+    assert re.search(words, line["message"]), line
 
 
 @pytest.mark.processes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from amount import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iceagent.core import stun
@@ -22,7 +23,7 @@ def make(seed=1, servers=SERVERS):
     return Discovery(DiscoverySockets(A, B), servers, randbytes=random.Random(seed).randbytes)
 
 
-@settings(max_examples=150)
+@examples(150, 50)
 @given(
     st.integers(0, 99),
     st.lists(

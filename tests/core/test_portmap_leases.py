@@ -7,8 +7,9 @@ from collections import deque
 from itertools import pairwise
 
 import pytest
+from amount import examples
 from gateway import Gateway
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iceagent.core.address import TransportAddress
@@ -352,7 +353,7 @@ def test_ipv6_is_asked_of_pcp_alone():
     assert bench.run(1) == [Mapped("pcp", TransportAddress("2001:db8::2", PORT), 7200)]
 
 
-@settings(max_examples=200)
+@examples(200, 60)
 @given(st.lists(st.tuples(st.binary(max_size=80), st.booleans(), st.floats(0, 4000)), max_size=30), st.integers(0, 9))
 def test_hostile_gateways_never_raise_and_never_stop_the_clock(packets, seed):
     """Bytes of all kinds from the right source, at any time: dropped, counted, bounded."""

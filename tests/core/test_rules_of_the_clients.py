@@ -9,7 +9,8 @@ import random
 from contextlib import suppress
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from amount import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from iceagent.core import stun, turn
@@ -17,7 +18,7 @@ from iceagent.core.address import make_address
 from iceagent.errors import LocalError
 
 SEEDS = st.integers(0, 2**32 - 1)
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = examples(60, 20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 US, SERVER, PEER = make_address("192.0.2.1", 1000), make_address("198.51.100.1", 3478), make_address("203.0.113.9", 9)
 CODES = (300, 400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 446, 447, 486, 500, 508)
 ATTRIBUTES: tuple[stun.Attribute, ...] = (

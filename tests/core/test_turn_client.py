@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from amount import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from turn_script import CLIENT, OTHER, PEER, RELAYED, RELAYED6, SERVER, USER, Duo, Script, deterministic
 
@@ -505,7 +506,7 @@ def test_data_of_peers_nobody_permitted_does_not_reach_the_user():
     assert duo.client.counters["no_permission"] == 1
 
 
-@settings(max_examples=200)
+@examples(200, 60)
 @given(st.data())
 def test_bytes_of_the_network_never_raise_and_timers_move_on(data):
     """Rules 1 and 3 of the core, with noise and mutated answers at every step."""

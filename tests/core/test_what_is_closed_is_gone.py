@@ -11,7 +11,8 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from amount import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from ice_harness import A4, B4, World, connected_pair
 from turn_bench import CLIENT, PEER, PEER_6, SERVER, Bench, Client, error_of
@@ -50,7 +51,7 @@ def alive(*kinds: type) -> Counter[str]:
     return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in kinds)
 
 
-@settings(max_examples=200)
+@examples(200, 60)
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=60), st.randoms(use_true_random=False))
 def test_trap_56_a_deadline_that_is_taken_back_is_gone(plan: list[tuple[float, bool]], chance: random.Random) -> None:
     """In whatever order: the others are called in time and in turn, and more than half of the heap is never empty."""
@@ -73,7 +74,7 @@ def test_trap_56_a_deadline_that_is_taken_back_is_gone(plan: list[tuple[float, b
 HABITS = ["permit", "bind", "refresh", "both families", "reserve", "wait", "connect", "arrive"]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40, 15, deadline=None)
 @given(
     st.lists(st.tuples(st.lists(st.sampled_from(HABITS), max_size=6), st.sampled_from(["release", "expire", "gone"]))),
     st.integers(0, 99),
@@ -144,7 +145,7 @@ def test_trap_56_a_busy_turn_servers_deadlines_do_not_pile_up() -> None:
     assert alive(Deadline) == before
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60, 20, deadline=None)
 @given(st.lists(st.sampled_from(["start", "answer", "wait", "cancel"]), max_size=40), st.integers(0, 99))
 def test_trap_56_a_stun_client_keeps_no_transaction_that_has_ended(steps: list[str], seed: int) -> None:
     """Answered, cancelled, given up or closed."""

@@ -58,12 +58,16 @@ def test_trap_1_is_skipped():
 """
 
 
+# Each of the many processes starts without the plugins that its tests do not need.
+PYTEST_INI = "[pytest]\naddopts = -p no:trio -p no:xdist -p no:iceagent_vnet -p no:hypothesispytest\n"
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A project of one module and its tests, in a repository of its own."""
     (tmp_path / "code_of_it.py").write_text(CODE, encoding="utf-8")
     (tmp_path / "test_it.py").write_text(TESTS, encoding="utf-8")
-    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text(PYTEST_INI, encoding="utf-8")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     return tmp_path
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from amount import examples
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from icesignal import tickets, wire
 from icesignal.nameplates import Nameplates
@@ -84,7 +85,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=300, deadline=None)
+@examples(300, 100, deadline=None)
 def test_any_history_keeps_the_contract(history: list[tuple[int, object, float]]) -> None:
     """Frames, lost connections and resumes in any order: bounds hold and a connection hears a growing seq only."""
     count = 0

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
+from amount import amount
 from memory_relay import MemoryRelay, open_memory_relay
 
 from iceagent.agent import Agent, AgentConfig, RelayAllocated, RelayFailed, ServersNotRenewed
@@ -24,7 +26,9 @@ from iceagent.session.relay import session_servers
 from iceagent.session.session import Session
 from iceagent.vnet import Host, Nat, Network, run
 
-LIFE_S = 300  # ten times the patience of consent
+pytestmark = pytest.mark.thorough
+
+LIFE_S = amount(300, 100)  # some times the patience of consent
 HOME = Nat(filtering="address-and-port-dependent")
 RELAY = "192.0.2.1"
 

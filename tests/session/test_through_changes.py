@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import pytest
 import trio
+from amount import amount
 from virtual_sessions import SCENARIOS, SIZE, carry, connected, measure
 
 from iceagent import vnet
+
+pytestmark = pytest.mark.thorough
+
+BYTES = SIZE // amount(2, 4)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_streams_lose_no_byte_and_go_on_in_time(name):
     """`carry` compares checksums; with a backup pair a second is the limit, without 2 RTT + 2 s from its return."""
     scenario = SCENARIOS[name]
-    figures = measure(1, scenario.change, size=SIZE // 2, **scenario.options)
+    figures = measure(1, scenario.change, size=BYTES, **scenario.options)
     if scenario.gap_s is not None:
         assert figures.gap_s < scenario.gap_s
     if scenario.after_s is not None:
@@ -28,7 +33,7 @@ def test_streams_lose_no_byte_and_go_on_in_time(name):
 def test_streams_lose_no_byte_on_lossy_lines_either(name):
     """What is lost besides must not confuse who looks for the end of a path."""
     scenario = SCENARIOS[name]
-    figures = measure(3, scenario.change, size=SIZE // 2, loss=0.01, **scenario.options)
+    figures = measure(3, scenario.change, size=BYTES, loss=0.01, **scenario.options)
     assert figures.seconds < 40
 
 

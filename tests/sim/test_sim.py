@@ -30,7 +30,7 @@ TAUGHT = range(FIRST_SEED, FIRST_SEED + 12)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("seed", [*REMEMBERED, *range(1, 1 + amount(24, 6)), *TAUGHT[: amount(12, 3)]])
+@pytest.mark.parametrize("seed", [*REMEMBERED, *range(1, 1 + amount(24, 3)), *TAUGHT[: amount(12, 3)]])
 def test_what_must_hold_does(seed):
     """Whatever the network is like: agreement, the best there is, no stranger's byte, no flood, nothing left."""
     outcome = run_seed(seed)

@@ -35,7 +35,8 @@ async def test_own_clock_wins(vnet, mock_clock):
 
 def run_pytest(pytester, *options):
     pytester.makepyfile(test_mine=FAILING)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.", *options)
+    others = [word for name in ("cacheprovider", "xdist", "hypothesispytest") for word in ("-p", f"no:{name}")]
+    return pytester.runpytest_subprocess(*others, "-c", "/dev/null", "--rootdir=.", *options)
 
 
 def test_failure_names_the_seed_and_shows_the_last_packets(pytester):
