@@ -36,7 +36,7 @@ ruff: $(STAMP)
 # ASYNC300 asyncio's; without them it takes two thirds of the time.
 flake8-async: $(STAMP)
 	grep -rlwE 'async|trio' iceagent signal examples --include='*.py' \
-		| xargs -P 2 -n 45 $(BIN)/flake8-async --disable ASYNC100,ASYNC114,ASYNC300,ASYNC9
+		| xargs -P 2 -n 45 $(BIN)/python .ci/flake8-async --disable ASYNC100,ASYNC114,ASYNC300,ASYNC9
 
 types: mypy basedpyright
 
