@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import trio
-from amount import examples
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stun_strategies import attributes, messages
 
@@ -27,12 +26,11 @@ from iceagent.errors import IceError
 from iceagent.net.proxy import Proxy, ProxyError, connect_through
 from iceagent.net.turn.allocation import TurnLogin
 
-SETTINGS = examples(
-    60,
-    20,
+SETTINGS = settings(
     derandomize=True,
     deadline=None,
     database=None,
+    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 TEXTS = st.text(max_size=40) | st.sampled_from(
