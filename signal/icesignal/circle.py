@@ -268,11 +268,11 @@ class Circle:
 
     def _is_fresh(self, member: bytes, opening: bytes) -> bool:
         """Return whether we have not seen an opening in this stay, and remember it."""
-        seen = self._seen.setdefault(member, set())
+        seen = self._seen.get(member, set())
         digest = hashlib.sha256(opening[:KEY_BYTES]).digest()[:16]  # one key may be signed in two ways
         if digest in seen or len(seen) >= MAX_OPENINGS or self._seen_count >= MAX_ALL_OPENINGS:
             return False
-        seen.add(digest)
+        self._seen.setdefault(member, seen).add(digest)
         self._seen_count += 1
         return True
 

@@ -287,6 +287,16 @@ def test_peers_and_openings_are_bounded() -> None:
     assert len(stays[0].circle._peers) == 1
 
 
+def test_openings_are_bounded_for_all_members_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner may give out tickets without end: what is beyond the bound leaves nothing behind, not even its id."""
+    monkeypatch.setattr(circles, "MAX_ALL_OPENINGS", 3)
+    world = World(1, 8)
+    first = world.enter(0)
+    for who in range(1, 8):
+        world.show(first, world.enter(who))
+    assert len(first.circle._seen) == len(first.circle._peers) == 3
+
+
 def test_the_outbox_is_bounded_and_what_finds_no_place_is_asked_for() -> None:
     """The relay is slow: what waits for it has an end, and nothing of a pair is lost."""
     world, _, stays = crowd(2)

@@ -80,6 +80,7 @@ class PairLiar:
         self.done: Counter[str] = Counter()
         self.lies_in_openings = self.rng.random() < 0.5
         self.eagerness = self.rng.choice([0.0, 0.2, 0.5, 0.9])
+        self.forged: dict[str, pake.SessionKeys] = {}
         self.own = {role: pake.Pake(role, "zebra-zebra", randbytes=self.rng.randbytes) for role in ROLES}
         lies = [
             self._drop,
@@ -191,9 +192,10 @@ class PairLiar:
 
     def _forge(self, role: wire.Role) -> None:
         """Say what the other side would, with the keys of an exchange with other words."""
-        entry = self.keepers[role].entry
-        exchange = pake.Pake(pake.other(role), "zebra-zebra", randbytes=self.rng.randbytes)
-        keys = exchange.finish(_opening(entry), room=NAMEPLATE)
+        if role not in self.forged:
+            opening = _opening(self.keepers[role].entry)
+            self.forged[role] = self.own[_other(role)].finish(opening, room=NAMEPLATE)
+        keys = self.forged[role]
         sealer = Sealer(keys.derive(f"seal {pake.other(role)}"), keys.transcript)
         sealer.counter = self.rng.randrange(4)
         self._message(
