@@ -20,6 +20,7 @@ from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import (
     Relays,
     agent_config,
+    check_turn,
     host_of,
     is_loopback,
     keeping_up,
@@ -187,6 +188,7 @@ async def join(
         nursery.start_soon(_preload)
         with signal_errors():
             client = await stack.enter_async_context(open_client(url, config))
+            check_turn(config, client)
             progress.enter(Stage.PEER)
             progress.is_peer_away = lambda: client.is_peer_away
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))

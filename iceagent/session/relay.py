@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import icesignal
 import trio
+from icesignal import wire
 
 from iceagent.agent import AgentConfig, IceServer
 from iceagent.agent.gather.servers import offered_servers
@@ -235,12 +236,27 @@ def agent_config(config: AgentConfig | None, relay_host: str, ice_servers: Seque
     """
     config = config or AgentConfig()
     servers = session_servers(config, relay_host, ice_servers)
-    if config.transport_policy == "relay" and not any(server.is_turn for server in servers):
+    _require_turn(config, is_known=any(server.is_turn for server in servers))
+    loopback = True if config.include_loopback is None and is_loopback(relay_host) else config.include_loopback
+    return replace(config, servers=servers, include_loopback=loopback)
+
+
+def check_turn(config: AgentConfig | None, client: icesignal.Client) -> None:
+    """See before a code is used whether there will be a TURN server where one is needed.
+
+    Raises:
+        LocalError: only relayed paths are allowed, and there will be none.
+    """
+    config = config or AgentConfig()
+    own = any(server.is_turn for server in config.ice_servers)
+    _require_turn(config, is_known=own or wire.OFFERS_TURN in client.welcome.offers)
+
+
+def _require_turn(config: AgentConfig, *, is_known: bool) -> None:
+    if config.transport_policy == "relay" and not is_known:
         raise LocalError(
             "only relayed paths are allowed here, and no TURN server is known: let the relay be `iceagent serve --turn`"
         )
-    loopback = True if config.include_loopback is None and is_loopback(relay_host) else config.include_loopback
-    return replace(config, servers=servers, include_loopback=loopback)
 
 
 def session_servers(

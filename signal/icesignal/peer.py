@@ -123,6 +123,7 @@ class RelayPeer:
             wire.OFFERS_SERVERS,
             wire.OFFERS_OUTCOMES,
             *([wire.OFFERS_ROOMS] if self._client.may_make_rooms else []),
+            *([wire.OFFERS_TURN] if self._has_turn() else []),
         ]
         self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=offers, challenge=self._challenge))
         try:
@@ -139,6 +140,10 @@ class RelayPeer:
         finally:
             with trio.CancelScope(shield=True):  # bounded by the engine; the memory engine does not wait at all
                 await self._engine.disconnect(self, hung_up=hung_up)
+
+    def _has_turn(self) -> bool:
+        """Return whether members get a TURN server: who needs one must know before it uses somebody's code up."""
+        return any(url.startswith(("turn:", "turns:")) for server in self._ice_servers() for url in server.urls)
 
     async def _receive(self) -> bytes | str | None:
         """Return the next message; None when the client is in no room though it had the time."""

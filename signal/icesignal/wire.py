@@ -29,6 +29,7 @@ MAX_MEMBERS = 64  # of a room of many
 OFFERS_SERVERS = "servers"  # in `Welcome.offers`
 OFFERS_ROOMS = "rooms"
 OFFERS_OUTCOMES = "outcomes"
+OFFERS_TURN = "turn"
 OUTCOMES = ("direct", "relayed", "failed")
 # Why a connection turned out as it did, in `Outcome.why`; a relay counts what it does not know as "other".
 WHYS = frozenset(
