@@ -31,7 +31,13 @@ class _Stream(trio.abc.Stream):
 
     def __init__(self, stream: trio.StapledStream[Any, Any], host: str) -> None:
         self._stream = stream
-        self.socket = SimpleNamespace(getpeername=lambda: (host, 40000), getsockname=lambda: ("192.0.2.1", 8080))
+        self.socket = SimpleNamespace(
+            getpeername=lambda: (host, 40000), getsockname=lambda: ("192.0.2.1", 8080), close=self._close
+        )
+
+    def _close(self) -> None:
+        self._stream.send_stream.close()
+        self._stream.receive_stream.close()
 
     async def send_all(self, data: Any) -> None:
         await self._stream.send_all(data)
