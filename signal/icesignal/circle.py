@@ -183,8 +183,12 @@ class Circle:
             self.counters["refused"] += 1
 
     def handle_resync(self) -> None:
-        """Ask everybody again: messages that were for us may be lost."""
+        """Take it that messages that were for us may be lost; to be called when all members are known again."""
         self.events.append(MessagesMissed(None, None))
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Ask everybody for what we have not heard: of whom we have just heard for the first time, for its hello."""
         for peer in self._peers.values():
             if peer.presence is not None:
                 self._say(peer, peer.pair.repeat_please())

@@ -49,7 +49,7 @@ class ClientSession(MemberSession[bytes]):
         match frame:
             case wire.Joined() if not self._is_place_asked_for(frame):
                 self._refuse_place()
-            case wire.Joined():
+            case wire.Joined() if not self.is_live:
                 unaccepted = self._take_place(frame, _arrival_of(frame))
                 self.joined = frame
                 self._set_peer(frame.peer, frame.opening, hung_up=frame.hung_up)

@@ -63,6 +63,8 @@ class RoomSession(MemberSession[RoomEvent]):
         self._challenge = b""
         self._listed: set[bytes] = set()
         self._to_list = 0
+        self._entries = 0  # how often this session has asked for its place
+        self._when_listed: Callable[[], None] | None = None
         self._sent_away: dict[bytes, None] = {}
         self.circle = self._new_circle(removals)
 
@@ -80,6 +82,7 @@ class RoomSession(MemberSession[RoomEvent]):
         """Return what to say first on a new connection, which began with this welcome."""
         self._challenge = b"" if welcome is None else welcome.challenge
         self._to_list = 0
+        self._entries += not self.has_place
         return super().begin(welcome)
 
     def handle_frame(self, frame: wire.Frame) -> tuple[list[wire.Frame], Action]:
@@ -137,7 +140,7 @@ class RoomSession(MemberSession[RoomEvent]):
         match frame:
             case wire.Entered() if (frame.room, frame.member) != (self.ticket.room.hex(), self.ticket.id):
                 self._refuse_place()
-            case wire.Entered():
+            case wire.Entered() if not self.is_live:
                 return self._handle_entered(frame)
             case wire.Member():
                 self._handle_member(frame)
@@ -146,17 +149,25 @@ class RoomSession(MemberSession[RoomEvent]):
         return []
 
     def _handle_entered(self, frame: wire.Entered) -> list[wire.Frame]:
+        if not self.has_place and self._entries > 1:  # the first answer was lost, and with it who said hello to us
+            self._when_listed = self.circle.ask_again
         unaccepted = self._take_place(frame, frame.arrival)
         self._listed.clear()
         self._to_list = frame.members
         if not self._to_list:
-            self.circle.handle_listed(self._listed)
+            self._handle_all_listed()
         if self._is_renewed:  # the relay may know only the ticket that we came with
             unaccepted.append(self._entry(None))
         return [*unaccepted, *map(_remove, self._sent_away)]
 
     def _note_loss(self) -> None:
-        self.circle.handle_resync()
+        self._when_listed = self.circle.handle_resync  # not before: who came while we were away is asked as well
+
+    def _handle_all_listed(self) -> None:
+        self.circle.handle_listed(self._listed)
+        if self._when_listed is not None:
+            self._when_listed()
+        self._when_listed = None
 
     def _handle_member(self, frame: wire.Member) -> None:
         self.circle.handle_member(frame)
@@ -164,7 +175,7 @@ class RoomSession(MemberSession[RoomEvent]):
             self._to_list -= 1
             self._listed.add(frame.member)
             if not self._to_list:
-                self.circle.handle_listed(self._listed)
+                self._handle_all_listed()
 
     def _handle_message(self, frame: wire.Message) -> Action:
         if frame.sender is None or frame.sender == self.ticket.id:
@@ -231,6 +242,7 @@ class RoomSession(MemberSession[RoomEvent]):
         )
         self._pending.clear()
         self._pending_bytes = 0
+        self._entries, self._when_listed = 1, None
         self.circle = self._new_circle(self.circle.removals.statements)
         return self._entry(None)
 

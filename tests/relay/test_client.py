@@ -10,6 +10,7 @@ import icesignal
 import pytest
 import trio
 from icesignal import wire
+from icesignal.client_session import ClientSession
 from icesignal.dial import with_own_host
 from icesignal.engines import MemoryEngine
 from icesignal.member_session import INBOX_MESSAGES
@@ -421,3 +422,24 @@ async def test_a_relay_that_does_not_offer_it_is_not_asked(monkeypatch: pytest.M
             await inviter.renew_ice_servers()
         await inviter.send(b"still here")
         assert await joiner.receive() == b"still here"
+
+
+def test_a_place_is_given_once_for_each_connection() -> None:
+    """What a relay says again and again fills nobody's memory, in a room of two neither."""
+    session = ClientSession(wire.Join(session=bytes(16), nameplate="7", opening=bytes(33)))
+    given = {
+        "room": "7",
+        "role": "joiner",
+        "token": bytes(16),
+        "epoch": 1,
+        "seq": 0,
+        "peer": "present",
+        "opening": b"",
+        "client_seq": 0,
+        "resume_s": 120,
+    }
+    session.handle_frame(wire.Joined(**given))  # type: ignore[arg-type]
+    for _ in range(3):
+        session.handle_frame(wire.Resync(**given))  # type: ignore[arg-type]
+    assert not session.inbox
+    assert session.counters["unexpected_frames"] == 3

@@ -186,6 +186,50 @@ def test_who_is_not_in_the_list_after_a_resume_is_gone() -> None:
     assert one.circle.members == []
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_who_came_while_we_were_away_is_asked_for_its_hello(is_interrupted: bool) -> None:
+    """Its hello is lost to the log, and we hear of it only after the answer to our resume, or to the one after that."""
+    one, other, between = inside(1), inside(2), Wire()
+    one.handle_end(CloseCode.GOING_AWAY)
+    other.handle_frame(shown(one, "away"))
+    one.begin(WELCOME)
+    one.handle_frame(entered(1, arrival="resync", members=1, seq=9))
+    if is_interrupted:
+        one.handle_end(CloseCode.GOING_AWAY)
+        one.begin(WELCOME)
+        one.handle_frame(entered(1, arrival="resumed", members=1, seq=9))
+    between.seq = 9
+    asks = one.handle_frame(shown(other))[0]
+    between.carry(between.carry(asks, one, other), other, one)
+    assert [member.id for member in one.circle.members] == [id_of(2)]
+    assert [member.id for member in other.circle.members] == [id_of(1)]
+    assert isinstance(one.inbox[0], MessagesMissed)
+
+
+def test_who_asks_for_its_place_again_asks_for_all_hellos() -> None:
+    """The answer to its first entry was lost, and the relay did not keep what was said to it since."""
+    one, other, between = session(1), inside(2), Wire()
+    one.begin(WELCOME)
+    one.handle_end(CloseCode.GOING_AWAY)
+    other.handle_frame(shown(one, "away"))
+    one.begin(WELCOME)
+    one.handle_frame(entered(1, members=1, seq=9))
+    between.seq = 9
+    asks = one.handle_frame(shown(other))[0]
+    between.carry(between.carry(asks, one, other), other, one)
+    assert [member.id for member in one.circle.members] == [id_of(2)]
+    assert [type(event) for event in one.inbox] == [MemberCame]
+
+
+def test_a_place_is_given_once_for_each_connection() -> None:
+    """What a relay says again and again fills nobody's memory."""
+    made = inside(1)
+    for _ in range(3):
+        made.handle_frame(entered(1, arrival="resync", seq=9))
+    assert not made.inbox
+    assert made.counters["unexpected_frames"] == 3
+
+
 def test_a_renewed_ticket_is_shown_again_after_a_resume() -> None:
     """The relay may not have had it; and one that it does not take costs us nothing but that."""
     made = inside(1)

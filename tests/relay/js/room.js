@@ -196,7 +196,7 @@ export class Room {
       place: (frame) => this.handlePlace(frame),
       message: ({ sender, payload }) => isBytes(sender, 16) && this.handleMessage(hex(sender), payload),
       other: (frame) => frame.type === "member" && this.handleListed(frame),
-      lost: () => this.handleResync(),
+      lost: () => (this.whenListed = () => this.handleResync()),
       forgotten: () => this.handleForgotten(),
       over: (error) => this.inbox.end(error),
     };
@@ -210,7 +210,7 @@ export class Room {
     const x = x25519.getPublicKey(this.secret);
     this.opening = concat(x, this.key.sign("icesignal/1 opening\0", this.room, this.id, x));
     this.chain = new Chain(this.room, this.id, this.opening);
-    Object.assign(this, { isStale: true, peers: new Map(), seen: new Map(), seenCount: 0 });
+    Object.assign(this, { isStale: true, peers: new Map(), seen: new Map(), seenCount: 0, whenListed: null });
   }
 
   handleForgotten() {
@@ -288,8 +288,10 @@ export class Room {
     if (frame.room !== hex(this.room) || !isBytes(frame.member, 16) || !equal(frame.member, this.id)) {
       return this.session.finish(new RelayError("place", "the relay gave another place than the one that was asked for"));
     }
+    // The answer to our first `enter` was lost, and with it who said hello to us.
+    if (frame.arrival === "joined" && this.session.entries > 1) this.whenListed = () => this.askAgain();
     [this.toList, this.listed] = [frame.members, new Set()];
-    if (!this.toList) this.dropUnlisted();
+    if (!this.toList) this.handleAllListed();
     for (const member of this.sentAway) this.session.transmit({ type: "remove", member }); // it may have been lost
   }
 
@@ -297,11 +299,13 @@ export class Room {
     this.handleMember(frame);
     if (!this.toList) return;
     if (isBytes(frame.member, 16)) this.listed.add(hex(frame.member));
-    if (!--this.toList) this.dropUnlisted();
+    if (!--this.toList) this.handleAllListed();
   }
 
-  dropUnlisted() {
+  handleAllListed() {
     for (const peer of [...this.peers.values()]) if (!this.listed.has(peer.name)) this.setPresence(peer, "gone");
+    this.whenListed?.(); // who came while we were away is asked as well
+    this.whenListed = null;
   }
 
   handleMember({ member, state, ticket: data, opening }) {
@@ -379,6 +383,10 @@ export class Room {
 
   handleResync() {
     this.inbox.put({ type: "missed", sender: null, count: null });
+    this.askAgain();
+  }
+
+  askAgain() {
     for (const peer of this.peers.values()) {
       if (peer.presence === null) continue;
       this.say(peer, KIND.repeat, number8(peer.pair.opener.expected));

@@ -23,7 +23,7 @@ export class Session {
   constructor(url, entry, on, WebSocketClass = globalThis.WebSocket) {
     Object.assign(this, { url, entry, on, WebSocketClass, id: random(16), place: null, token: null, isLive: false });
     Object.assign(this, { clientSeq: 0, pending: [], pendingBytes: 0, waiting: [], error: null, pause: FIRST_PAUSE_MS });
-    this.position = [0, 0];
+    Object.assign(this, { position: [0, 0], entries: 0 }); // how often we have asked for our place
     this.connect();
   }
 
@@ -61,11 +61,14 @@ export class Session {
     this.welcome = welcome;
     if (!welcome.versions.includes(1)) return this.finish(new RelayError("version"));
     const [epoch, seq] = this.position;
-    if (this.place === null) this.transmit(this.entry(welcome, this.id));
-    else this.transmit({ type: "resume", session: this.id, token: this.token, epoch, seq });
+    if (this.place === null) {
+      this.entries += 1;
+      this.transmit(this.entry(welcome, this.id));
+    } else this.transmit({ type: "resume", session: this.id, token: this.token, epoch, seq });
   }
 
   take(frame) {
+    if (this.isLive) return; // one answer for each connection
     const arrival = frame.type === "entered" ? frame.arrival : frame.type;
     const was = this.place;
     if (was !== null && (frame.room !== was.room || frame.role !== was.role)) {
@@ -79,8 +82,8 @@ export class Session {
     this.pause = FIRST_PAUSE_MS;
     this.acknowledge(frame.client_seq);
     for (const one of this.pending) this.transmit(one);
-    this.on.place(frame, arrival);
     if (arrival === "resync") this.on.lost();
+    this.on.place(frame, arrival);
   }
 
   hear(frame) {
@@ -101,7 +104,7 @@ export class Session {
     const isForgotten = code === "unknown-session" || code === "bad-token";
     if (this.place !== null && !this.isLive && isForgotten && this.on.forgotten) {
       Object.assign(this, { id: random(16), place: null, token: null, position: [0, 0], clientSeq: 0, pending: [] });
-      Object.assign(this, { pendingBytes: 0, waiting: [] });
+      Object.assign(this, { entries: 1, pendingBytes: 0, waiting: [] });
       this.on.forgotten();
       this.transmit(this.entry(this.welcome, this.id));
     } else if (this.place !== null && (code === "busy" || code === "gap" || code === "rate")) {
