@@ -55,8 +55,8 @@ class Outgoing:
 class Peer:
     """One session of another member.
 
-    `ticket_data` is its ticket as it came, `given` the generation of our chain that it has. Who is gone has no
-    `presence`.
+    `ticket_data` is its ticket as it came, `given` the generation of our chain that it has, `told` how many removals we
+    had noted when we said them to it last. Who is gone has no `presence`.
     """
 
     ticket: Ticket = field(repr=False)
@@ -67,6 +67,7 @@ class Peer:
     presence: Present | None = "present"
     is_confirmed: bool = False
     given: int = 0
+    told: int = 0
     patience: Patience = field(default_factory=Patience)
 
     @property
@@ -215,6 +216,7 @@ class Circle:
         self.drop_expired()
         here = [one for one in dict.fromkeys(ids) if one in self._peers and self._peers[one].is_here]
         for one in here:
+            self._say_removals(self._peers[one])
             self._say(self._peers[one], room_pairs.APPLICATION + body)
         return frozenset(here)
 
@@ -347,8 +349,10 @@ class Circle:
             self.events.append(RoomMessage(peer.ticket.id, body, to_all=False))
         elif kind == room_pairs.CHAIN:
             self._take_chain(peer, body)
-        elif kind == room_pairs.CHAIN_PLEASE and self._chain.generation and not self._chain.is_stale:
-            self._give_chain(peer)
+        elif kind == room_pairs.CHAIN_PLEASE:
+            self._say_removals(peer)
+            if self._chain.generation and not self._chain.is_stale:
+                self._give_chain(peer)
 
     def _take_chain(self, peer: Peer, gift: bytes) -> None:
         if not peer.chain.take(gift):
@@ -386,11 +390,15 @@ class Circle:
             self._believe(statement)
 
     def _believe(self, data: bytes) -> None:
-        """Drop whom a statement removes, if it is good and new."""
+        """Drop whom a statement removes, if it is good and new.
+
+        We begin a new generation also where we do not know whom: with it each peer hears of the removal.
+        """
         statement = self.removals.add(data)
         if statement is None:
             self.counters["refused_removals"] += 1
             return
+        self._chain.is_stale = True
         peer = self._peers.get(statement.member)
         if peer is not None:
             peer.presence = None  # that it went is told as its removal
@@ -398,13 +406,16 @@ class Circle:
         self.events.append(MemberRemoved(statement.member, statement.by))
 
     def _say_removals(self, peer: Peer) -> None:
-        for body in self.removals.bodies():
+        """Say the removals that we have not said to a peer, in front of what it is to hear only if it knows them."""
+        for body in self.removals.bodies(peer.told):
             self._say(peer, room_pairs.REMOVALS + body)
+        peer.told = self.removals.count
 
     # -- the outbox
 
     def _give_chain(self, peer: Peer) -> None:
         peer.given = self._chain.generation
+        self._say_removals(peer)
         self._say(peer, room_pairs.CHAIN + self._chain.gift())
 
     def _repeat(self, peer: Peer, counter: bytes) -> None:
@@ -416,6 +427,7 @@ class Circle:
                 self._post(payload, peer.ticket.id)
             return
         self._say(peer, room_pairs.GO_ON)
+        peer.told = 0
         self._say_removals(peer)
         self._say(peer, room_pairs.HELLO)
 

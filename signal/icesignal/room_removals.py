@@ -18,11 +18,17 @@ _LENGTH_BYTES: Final = 4
 
 
 class Removals:
-    """The removals that a member knows of."""
+    """The removals that a member knows of.
+
+    Attributes:
+        count: how many statements were ever noted; each has the number that it was then, from 1.
+    """
 
     def __init__(self, room: bytes) -> None:
         self._room = room
         self._statements: dict[bytes, Statement] = {}
+        self._numbers: dict[bytes, int] = {}
+        self.count = 0
 
     def __contains__(self, member: bytes) -> bool:
         return member in self._statements
@@ -42,7 +48,8 @@ class Removals:
             return None
         if len(self._statements) >= MAX_STATEMENTS and not self._make_place(statement):
             return None
-        self._statements[statement.member] = statement
+        self.count += 1
+        self._statements[statement.member], self._numbers[statement.member] = statement, self.count
         return statement
 
     def parse_untrusted(self, body: bytes) -> Iterator[bytes]:
@@ -54,9 +61,9 @@ class Removals:
             yield body[_LENGTH_BYTES : _LENGTH_BYTES + length]
             body = body[_LENGTH_BYTES + length :]
 
-    def bodies(self) -> Iterator[bytes]:
-        """Give all statements, as many to a message as it may have."""
-        statements = self.statements
+    def bodies(self, after: int = 0) -> Iterator[bytes]:
+        """Give the statements with a number above `after`, as many to a message as it may have."""
+        statements = [one.data for member, one in self._statements.items() if self._numbers[member] > after]
         for start in range(0, len(statements), MAX_IN_ONE):
             yield b"".join(map(lp, statements[start : start + MAX_IN_ONE]))
 
@@ -67,5 +74,5 @@ class Removals:
         found = next((member for member, one in self._statements.items() if one.by is not None), None)
         if found is None:
             return False
-        del self._statements[found]
+        del self._statements[found], self._numbers[found]
         return True

@@ -183,6 +183,44 @@ def test_trap_87_a_relay_cannot_bring_back_who_was_removed(how: str) -> None:
         assert MemberRemoved(world.ids[3], world.ids[0]) in stay.events
 
 
+@pytest.mark.parametrize("how", ["to all", "to one", "of another one", "asked for"])
+def test_trap_87_a_removal_cannot_be_kept_back_alone(how: str) -> None:
+    """What is for all is in nobody's count; so whatever is said next to somebody has the removal in front of it."""
+    world, hub, stays = crowd(4)
+    world.remove(stays[0], 3)
+    kept_back = world.sent[-1]
+    world.give(stays[2], kept_back)
+    hub._given = len(world.sent)
+    if how == "asked for":  # after a resync, where nobody says anything any more
+        stays[1].circle.handle_resync()
+        world.collect(stays[1])
+    else:
+        speaker = stays[2] if how == "of another one" else stays[0]
+        world.say(speaker, [world.ids[1]] if how == "to one" else None)
+    hub.settle()
+    assert world.ids[3] not in members(stays[1].circle)
+    kinds = [type(event) for event in stays[1].events]
+    assert MemberRemoved in kinds
+    if how != "asked for":
+        assert kinds.index(MemberRemoved) < kinds.index(RoomMessage)
+    world.say(stays[1])
+    world.give(stays[3], world.sent[-1])
+    assert stays[3].heard == []
+
+
+def test_trap_87_removals_are_said_once_to_each() -> None:
+    """Else each message would cost as many of them."""
+    world, hub, stays = crowd(4)
+    world.remove(stays[0], 3)
+    hub.settle()
+    for _ in range(2):
+        world.say(stays[1], [world.ids[0]])
+    hub.settle()
+    before = len(world.sent)
+    world.say(stays[1], [world.ids[0]])
+    assert len(world.sent) == before + 1
+
+
 def test_trap_87_nobody_is_removed_by_whom_may_not() -> None:
     """By no member without the capability, by no relay, and by nobody with another's ticket."""
     world, _, stays = crowd(3)

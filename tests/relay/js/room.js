@@ -190,7 +190,7 @@ export class Room {
     const ticket = readTicket(ticketData);
     if (ticket === null || !equal(ticket.key, key.public)) throw new RelayError("bad-ticket", "this is no ticket of ours");
     Object.assign(this, { ticket, ticketData, key, room: ticket.room, id: ticket.id, name: hex(ticket.id) });
-    Object.assign(this, { statements: new Map(), sentAway: new Set(), inbox: new Inbox() });
+    Object.assign(this, { statements: new Map(), statementCount: 0, sentAway: new Set(), inbox: new Inbox() });
     this.beginStay();
     const on = {
       place: (frame) => this.handlePlace(frame),
@@ -249,7 +249,9 @@ export class Room {
     this.dropExpired();
     for (const name of names) {
       const peer = this.peers.get(name);
-      if (peer && isHere(peer)) this.say(peer, KIND.application, payload);
+      if (!peer || !isHere(peer)) continue;
+      this.sayRemovals(peer);
+      this.say(peer, KIND.application, payload);
     }
   }
 
@@ -272,11 +274,14 @@ export class Room {
 
   giveChain(peer) {
     peer.given = this.chain.generation;
+    this.sayRemovals(peer);
     this.say(peer, KIND.chain, this.chain.gift());
   }
 
+  // Say the removals that we have not said to a peer, in front of what it is to hear only if it knows them.
   sayRemovals(peer) {
-    const all = [...this.statements.values()];
+    const all = [...this.statements.values()].filter(({ number }) => number > (peer.told ?? 0));
+    peer.told = this.statementCount;
     for (let at = 0; at < all.length; at += 32) {
       this.say(peer, KIND.removals, concat(...all.slice(at, at + 32).map(({ data }) => lp(data))));
     }
@@ -421,7 +426,10 @@ export class Room {
     }
     if (!peer.isConfirmed) return undefined;
     if (kind === KIND.application) this.inbox.put({ type: "message", sender: peer.name, payload: body, toAll: false });
-    if (kind === KIND.chainPlease && this.chain.generation && !this.isStale) this.giveChain(peer);
+    if (kind === KIND.chainPlease) {
+      this.sayRemovals(peer);
+      if (this.chain.generation && !this.isStale) this.giveChain(peer);
+    }
     if (kind === KIND.chain) {
       const lost = peer.chain.take(body);
       if (lost > 0) this.inbox.put({ type: "missed", sender: peer.name, count: lost });
@@ -436,6 +444,7 @@ export class Room {
       return;
     }
     this.say(peer, KIND.goOn);
+    peer.told = 0;
     this.sayRemovals(peer);
     this.say(peer, KIND.hello);
   }
@@ -466,7 +475,8 @@ export class Room {
       if (!statement.isOwners || !one) return;
       this.statements.delete(one.member);
     }
-    this.statements.set(statement.member, statement);
+    this.statements.set(statement.member, { ...statement, number: ++this.statementCount });
+    this.isStale = true;
     const peer = this.peers.get(statement.member);
     if (peer) {
       peer.presence = null; // that it went is told as its removal
