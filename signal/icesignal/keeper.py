@@ -23,7 +23,7 @@ from icesignal.expect import expect, expect_function
 from icesignal.logs import LossLog
 from icesignal.member_session import Action, MemberSession
 from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
-from icesignal.race import Reached, Way, dial_first
+from icesignal.race import FIRST_TO_ANSWER, Choice, Reached, Way, dial_first
 from icesignal.tasks import open_background
 from icesignal.transport import ConnectionEnded, OutboxFull, WebsocketConnection
 from icesignal.url import RelayUrl, parse_relay_urls
@@ -42,7 +42,7 @@ class RelayState(enum.Enum):
 class Keeper:
     """Keeps a connection to a relay, and moves the frames of at most one session over it. Made by `open_keeper`.
 
-    Of several relays the first that answers serves; a session that has its place there stays.
+    Of several relays the first that answers serves, see `Choice`; a session that has, or had, its place there stays.
 
     Attributes:
         ways: the relays, and how they are reached.
@@ -61,6 +61,7 @@ class Keeper:
         timeout_s: float,
         randbytes: Callable[[int], bytes],
         on_state: Callable[[RelayState], None],
+        choice: Choice,
     ) -> None:
         self.ways = tuple(ways)
         self.timeout_s = timeout_s
@@ -69,6 +70,7 @@ class Keeper:
         self.session: MemberSession[Any] | None = None
         self.connection: WebsocketConnection | None = None
         self._ssl_context = ssl_context
+        self._choice = choice
         self._way = ways[0]
         self._on_state = on_state
         self._welcome: wire.Welcome | None = None
@@ -218,10 +220,12 @@ class Keeper:
         """Dial; where the relay was there before, a change of the network ends the attempt, and another one follows."""
         with trio.CancelScope() as scope:
             self._dialling = None if self._welcome is None else scope
-            has_place = self.session is not None and self.session.over is None and self.session.has_place
-            ways = [self._way] if has_place else self.ways
+            stays = self.session is not None and self.session.over is None and self.session.stays
+            ways = [self._way] if stays else self.ways
             try:
-                async with dial_first(ways, ssl_context=self._ssl_context, timeout_s=self.timeout_s) as found:
+                async with dial_first(
+                    ways, ssl_context=self._ssl_context, timeout_s=self.timeout_s, choice=self._choice
+                ) as found:
                     self._dialling = None
                     yield found
             finally:
@@ -300,6 +304,7 @@ async def open_keeper(
     randbytes: Callable[[int], bytes] = secrets.token_bytes,
     open_stream: OpenStream | Sequence[OpenStream | None] | None = None,
     on_state: Callable[[RelayState], None] = lambda state: None,
+    choice: Choice = FIRST_TO_ANSWER,
 ) -> AsyncGenerator[Keeper, None]:
     """Connect to a relay; when the block ends, the session is ended, and nothing stays behind. See `open_client`."""
     expect(ssl.SSLContext, None, ssl_context=ssl_context)
@@ -311,6 +316,7 @@ async def open_keeper(
         timeout_s=timeout_s,
         randbytes=randbytes,
         on_state=on_state,
+        choice=choice,
     )
     async with open_background() as nursery:
         nursery.start_soon(keeper.run)

@@ -84,6 +84,11 @@ class MemberSession(ABC, Generic[M]):
         """Return what a `closed` with this reason means."""
 
     @property
+    def stays(self) -> bool:
+        """Whether it belongs to the relay at which it is, even if there are others."""
+        return self.has_place
+
+    @property
     def may_send(self) -> bool:
         """Whether another message has place among the unacknowledged ones."""
         return len(self._pending) < MAX_UNACKNOWLEDGED and self._pending_bytes < MAX_UNACKNOWLEDGED_BYTES

@@ -7,11 +7,13 @@ Source: RFC 8305 section 5, whose attempts are connections; `icesignal.addresses
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -22,6 +24,7 @@ from icesignal.tasks import open_background
 from icesignal.transport import WebsocketConnection
 from icesignal.url import RelayUrl
 
+_SHOWN: Final = {wire.OFFERS_ROOMS: "rooms of many"}
 RELAY_DELAY_S = 0.5  # ours: a welcome from a relay that is 125 ms away
 
 
@@ -31,6 +34,23 @@ class Way:
 
     url: RelayUrl
     open_stream: OpenStream | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one of several relays is chosen.
+
+    Attributes:
+        in_turn: each is given its whole time before the next is dialled: those who do not wait for the one that is slow
+            for them alone would be at another one than all others.
+        needs: what it must offer, see `wire.Welcome`.
+    """
+
+    in_turn: bool = False
+    needs: str | None = None
+
+
+FIRST_TO_ANSWER: Final = Choice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +64,7 @@ class Reached:
 
 @asynccontextmanager
 async def dial_first(
-    ways: Sequence[Way], *, ssl_context: ssl.SSLContext | None, timeout_s: float
+    ways: Sequence[Way], *, ssl_context: ssl.SSLContext | None, timeout_s: float, choice: Choice = FIRST_TO_ANSWER
 ) -> AsyncGenerator[Reached, None]:
     """Open a connection to the first relay that says its welcome; it ends as the block does.
 
@@ -52,10 +72,11 @@ async def dial_first(
         ways: in the order in which they are tried.
         ssl_context: for `wss` with other than the system's certificates.
         timeout_s: how long each of them may take.
+        choice: which of them will do.
     Raises:
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `dial`; of several, what each of them said.
     """
-    race = _Race(ways, ssl_context, timeout_s)
+    race = _Race(ways, ssl_context, timeout_s, choice)
     async with open_background() as nursery:
         nursery.start_soon(race.run, nursery)
         try:
@@ -73,12 +94,15 @@ async def dial_first(
 class _Race:
     """The attempts of one `dial_first`, each a task that holds its connection for as long as it is needed."""
 
-    def __init__(self, ways: Sequence[Way], ssl_context: ssl.SSLContext | None, timeout_s: float) -> None:
+    def __init__(
+        self, ways: Sequence[Way], ssl_context: ssl.SSLContext | None, timeout_s: float, choice: Choice
+    ) -> None:
         self.reached: Reached | None = None
         self.decided = trio.Event()
         self.over = trio.Event()  # the connection is no longer needed
         self.ended = trio.Event()  # and is closed
         self._ways = ways
+        self._choice = choice
         self._dial = partial(dial, ssl_context=ssl_context, timeout_s=timeout_s)
         self._scopes: list[trio.CancelScope] = []
         self._errors: dict[int, SignalError] = {}
@@ -99,7 +123,7 @@ class _Race:
                     self.decided.set()
 
     async def _run_next(self, nursery: trio.Nursery, number: int, failed: trio.Event) -> None:
-        with trio.move_on_after(RELAY_DELAY_S):
+        with trio.move_on_after(math.inf if self._choice.in_turn else RELAY_DELAY_S):
             await failed.wait()
         if not self.decided.is_set():
             await self.run(nursery, number)
@@ -108,6 +132,9 @@ class _Race:
         is_first = False
         try:
             async with self._dial(way.url, open_stream=way.open_stream) as (connection, welcome):
+                if self._choice.needs not in (None, *welcome.offers):
+                    missing = _SHOWN.get(str(self._choice.needs), self._choice.needs)
+                    raise RelayRefused(f"the relay {way.url.shown} has no {missing}; use another relay")
                 is_first = self.reached is None
                 if is_first:
                     self.reached = Reached(way, connection, welcome)
@@ -135,5 +162,6 @@ def all_failed(errors: Sequence[SignalError]) -> SignalError:
     if all(isinstance(error, ProtocolMismatch) for error in errors):
         return ProtocolMismatch(text)
     if all(isinstance(error, RelayRefused) for error in errors):
-        return RelayRefused(text, "rate")
+        codes = {error.code for error in errors if isinstance(error, RelayRefused)}
+        return RelayRefused(text, codes.pop() if len(codes) == 1 else "")
     return RelayUnreachable(text)

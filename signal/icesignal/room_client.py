@@ -16,11 +16,12 @@ import trio
 from icesignal import tickets, wire
 from icesignal.circle import MAX_TO_ALL_BYTES, MAX_TO_SOME_BYTES
 from icesignal.dial import OpenStream
-from icesignal.errors import RelayRefused, SignalError
+from icesignal.errors import SignalError
 from icesignal.expect import expect
 from icesignal.keeper import Keeper, RelayState, open_keeper
 from icesignal.member_client import MemberClient
 from icesignal.pauses import TIMEOUT_S
+from icesignal.race import Choice
 from icesignal.room_events import RoomEnded, RoomEvent, RoomMember
 from icesignal.room_keys import MemberKey, RoomKey, make_statement
 from icesignal.room_session import RoomSession, read_own_ticket
@@ -176,8 +177,8 @@ async def open_room(
     """Enter a room of many. When the block ends, the room is left, and nothing stays behind.
 
     Args:
-        relays: URL of the relay, or of several, of which the first that answers serves: members must all name the same
-            ones in the same order, since those who are at different relays do not meet.
+        relays: URL of the relay, or of several that share their state, of which the first that works serves: each is
+            tried when the one before has failed, within `timeout_s`. Members at relays that share nothing do not meet.
         ticket: from whoever owns the room's key, see `RoomKey.ticket` and `accept_invitation`.
         member_key: the key that the ticket is for.
         removals: statements of removals that are known already, from an invitation or an earlier stay.
@@ -200,9 +201,8 @@ async def open_room(
         randbytes=randbytes,
         open_stream=open_stream,
         on_state=on_state,
+        choice=Choice(in_turn=True, needs=wire.OFFERS_ROOMS),
     ) as keeper:
-        if wire.OFFERS_ROOMS not in keeper.welcome.offers:
-            raise RelayRefused(f"the relay {keeper.url.shown} has no rooms of many; use another relay")
         room = Room(keeper, member_key)
         session = RoomSession(ticket, member_key, randbytes=randbytes, wall_clock=wall_clock, removals=removals)
         await room.enter(session)

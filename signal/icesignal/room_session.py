@@ -74,6 +74,11 @@ class RoomSession(MemberSession[RoomEvent]):
         return False
 
     @property
+    def stays(self) -> bool:
+        """Whether it belongs to the relay at which it is: also while it enters anew, as the others do so there."""
+        return self.has_place or self._was_inside
+
+    @property
     def has_outbox_room(self) -> bool:
         """Whether little enough waits to be sent for the application to say more."""
         return len(self.circle.outbox) < wire.MAX_MEMBERS

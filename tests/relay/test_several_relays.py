@@ -14,7 +14,7 @@ import trio.testing
 from icesignal import wire
 from icesignal.code import MAX_CODE_CHARACTERS
 from icesignal.member_session import RESUME_S
-from icesignal.race import RELAY_DELAY_S, Way, dial_first
+from icesignal.race import RELAY_DELAY_S, Choice, Way, dial_first
 from icesignal.url import MAX_RELAYS, parse_relay_url
 from memory_relay import MemoryRelay, open_memory_relay, play_relay
 
@@ -293,3 +293,79 @@ async def test_the_relay_of_a_part_of_the_list_is_said_with_the_code_only(autoju
     async with open_memory_relay() as relay, relay.client() as client, icesignal.open_invitation(client) as invitation:
         assert "@" not in invitation.code
         assert wire.is_nameplate(invitation.nameplate)
+
+
+# -- rooms of many: those who are at different relays do not meet
+
+
+@pytest.mark.parametrize(
+    ("doings", "winner", "at"),
+    [
+        ([Doing(9.0), Doing(0.1)], 0, 9.0),
+        ([Doing(None), Doing(0.1)], 1, 10.1),
+        ([Doing(0.3, refuses=True), Doing(0.1)], 1, 0.4),
+    ],
+)
+async def test_in_turn_a_relay_is_slow_and_not_left_for_that(
+    autojump_clock: object, doings: list[Doing], winner: int, at: float
+) -> None:
+    """It is slow for us alone, perhaps; the next one is dialled when it has failed."""
+    began_at = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        ways = Dialled(doings, nursery).ways()
+        async with dial_first(ways, ssl_context=None, timeout_s=10.0, choice=Choice(in_turn=True)) as reached:
+            assert reached.way is ways[winner]
+            assert trio.current_time() - began_at == pytest.approx(at)
+
+
+async def test_a_relay_that_does_not_offer_what_is_needed_has_failed(autojump_clock: object) -> None:
+    """Another one may; if none does, that is what is said."""
+    async with trio.open_nursery() as nursery:
+        ways = Dialled([Doing(0.1), Doing(0.1)], nursery).ways()
+        with pytest.raises(icesignal.RelayRefused, match=r"relay0\S* has no rooms of many; .*relay1") as caught:
+            async with dial_first(ways, ssl_context=None, timeout_s=10.0, choice=Choice(needs=wire.OFFERS_ROOMS)):
+                pass
+        assert caught.value.code == ""
+
+
+async def test_members_meet_at_the_relay_that_is_slow_for_one_of_them(autojump_clock: object) -> None:
+    """And it is the first in the list that has rooms of many."""
+    owner, keys = icesignal.RoomKey.generate(), [icesignal.MemberKey.generate() for _ in range(2)]
+    async with two_relays() as relays, trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        bare, slow = Dialled([Doing(0.1)], nursery).ways()[0].open_stream, relays[0].way()
+
+        async def late(host: str, port: int) -> trio.abc.Stream:
+            await trio.sleep(5)
+            return await slow(host, port)
+
+        rooms = [
+            await stack.enter_async_context(
+                icesignal.open_room(URLS[:3], owner.ticket(key.public), key, open_stream=[bare, way, relays[1].way()])
+            )
+            for key, way in zip(keys, (relays[0].way(), late), strict=True)
+        ]
+        assert [room.url for room in rooms] == [URLS[1], URLS[1]]
+        with trio.fail_after(60):
+            while not all(room.members for room in rooms):
+                await rooms[1].wait_change()
+
+
+async def test_a_member_enters_anew_where_it_was(autojump_clock: object) -> None:
+    """The others do so there, too, when a relay was started anew; nobody goes elsewhere because it is busy then."""
+    owner, key = icesignal.RoomKey.generate(), icesignal.MemberKey.generate()
+    async with two_relays() as relays:
+        ways = [relay.way() for relay in relays]
+        async with icesignal.open_room(URLS[:2], owner.ticket(key.public), key, open_stream=ways) as room:
+            session = room._require_session()
+            session.handle_end(wire.CloseCode.GOING_AWAY)
+            session.begin(wire.Welcome(versions=[1], challenge=b"c" * 32))
+            session.handle_frame(wire.Error(code=wire.RelayErrorCode.UNKNOWN_SESSION, message=""))
+            assert not session.has_place
+            await relays[0].cut()
+            await trio.sleep(30)
+            assert relays[1].connections == []
+            relays[0].is_up = True
+            with trio.fail_after(60):
+                while not session.has_place:
+                    await room.wait_change()
+            assert room.url == URLS[0]
