@@ -220,10 +220,16 @@ class Circle:
             self._say(self._peers[one], room_pairs.APPLICATION + body)
         return frozenset(here)
 
-    def spread_removal(self, statement: bytes) -> None:
-        """Believe our own statement, and let all hear it."""
+    def spread_removal(self, member: bytes, statement: bytes) -> bool:
+        """Believe our own statement, and let all hear it; return whether the member is removed now.
+
+        It is not where there is no place for it: others have none for it either, and it is not said.
+        """
         self._believe(statement)
-        self._post(REMOVAL + room_pairs.lp(statement), None)
+        is_removed = member in self.removals
+        if is_removed:
+            self._post(REMOVAL + room_pairs.lp(statement), None)
+        return is_removed
 
     # -- who is here
 

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from icesignal.room_keys import MemberKey
-from icesignal.secretbox import TAG_BYTES, OpenError
+from icesignal.secretbox import MAX_COUNTER, TAG_BYTES, OpenError
 from icesignal.tickets import KEY_BYTES, SIGNATURE_BYTES, is_signed
 
 TO_ALL: Final = b"\x03"
@@ -112,7 +112,7 @@ class HeardChain:
             return False
         generation = int.from_bytes(gift[:NUMBER_BYTES], "big")
         index = int.from_bytes(gift[NUMBER_BYTES : 2 * NUMBER_BYTES], "big")
-        if generation < max(self.generation, 1) or index < self._expected:
+        if generation < max(self.generation, 1) or index < self._expected or max(generation, index) >= MAX_COUNTER:
             return False
         if self.generation:
             self.lost += index - self._expected
@@ -131,6 +131,8 @@ class HeardChain:
         header, numbers = payload_untrusted[:HEADER_BYTES], payload_untrusted[len(TO_ALL) : HEADER_BYTES]
         generation = int.from_bytes(numbers[:NUMBER_BYTES], "big")
         index = int.from_bytes(numbers[NUMBER_BYTES:], "big")
+        if max(generation, index) >= MAX_COUNTER:
+            raise OpenError("nobody has said so much")
         if generation < self.generation or index < self._expected:
             return None
         if not self.generation or generation > self.generation or index - self._expected > MAX_STEPS:

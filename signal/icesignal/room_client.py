@@ -24,6 +24,7 @@ from icesignal.pauses import TIMEOUT_S
 from icesignal.race import Choice
 from icesignal.room_events import RoomEnded, RoomEvent, RoomMember
 from icesignal.room_keys import MemberKey, RoomKey, make_statement
+from icesignal.room_removals import MAX_STATEMENTS
 from icesignal.room_session import RoomSession, read_own_ticket
 
 
@@ -91,8 +92,8 @@ class Room(MemberClient[RoomSession]):
             by: the room's key, if our own ticket has not the capability `remove`; the relay lets it go then only if it
                 has, but members do not speak to it any more.
         Raises:
-            ValueError: we may not.
-            SignalError: the stay is over.
+            ValueError: we may not, or `by` is another room's key.
+            SignalError: the stay is over, or the room has had as many removals as its members remember.
         """
         expect(bytes, member=member)
         expect(RoomKey, None, by=by)
@@ -102,9 +103,16 @@ class Room(MemberClient[RoomSession]):
         may = tickets.REMOVE in session.ticket.can
         if by is None and not may:
             raise ValueError("our ticket does not let us remove members; ask the room's owner")
+        if by is not None and by.public != session.ticket.room:
+            raise ValueError("this is another room's key; use the one of which this room has its name")
         statement = make_statement(by or self._key, session.ticket.room, member, b"" if by else session.ticket_data)
-        session.circle.spread_removal(statement)
+        is_removed = session.circle.spread_removal(member, statement)
         self._flush(session)
+        if not is_removed:
+            raise SignalError(
+                f"nobody was removed: members remember {MAX_STATEMENTS} removals, and this room has had them. "
+                "Make another room, or remove with the room's key"
+            )
         if may:
             self._transmit_live(session.send_away(member))
 

@@ -14,6 +14,7 @@ SEALED = b"\x02"
 COUNTER_BYTES = 8
 TAG_BYTES = 16
 OVERHEAD_BYTES = len(SEALED) + COUNTER_BYTES + TAG_BYTES
+MAX_COUNTER = 1 << 53  # no number is as high: other languages count no further without an error
 HISTORY_MESSAGES = 256
 HISTORY_BYTES = 1 << 20
 
@@ -89,12 +90,16 @@ class Opener:
         """Return the counter a payload claims.
 
         Raises:
-            OpenError: it has not the form of a sealed payload.
+            OpenError: it has not the form of a sealed payload, or nobody counts so far.
         """
         if len(payload_untrusted) < OVERHEAD_BYTES or payload_untrusted[:1] != SEALED:
             self.refused += 1
             raise OpenError("not a sealed payload")
-        return int.from_bytes(payload_untrusted[1 : 1 + COUNTER_BYTES], "big")
+        counter = int.from_bytes(payload_untrusted[1 : 1 + COUNTER_BYTES], "big")
+        if counter >= MAX_COUNTER:
+            self.refused += 1
+            raise OpenError("nobody has sealed so many payloads")
+        return counter
 
     def open(self, payload_untrusted: bytes) -> bytes | None:
         """Return the plaintext of the expected message; None for a replay and for one that comes too early.

@@ -16,6 +16,7 @@ from icesignal.room_events import (
 )
 from icesignal.room_keys import RoomKey, make_statement, read_statement_untrusted
 from icesignal.room_removals import MAX_STATEMENTS, Removals
+from icesignal.secretbox import MAX_COUNTER
 from room_worlds import START, Hub, Stay, World, issue, member_key, room_key
 
 
@@ -196,6 +197,52 @@ def test_after_a_resync_what_is_lost_shows_where_nobody_says_any_more() -> None:
         MessagesMissed(world.ids[0], 1),
     ]
     assert texts(stays[1]) == [body for body in world.said if body != list(world.said)[1]]
+
+
+@pytest.mark.parametrize("counter", [MAX_COUNTER, 2**64 - 1])
+def test_numbers_beyond_all_that_is_said_are_refused(counter: int) -> None:
+    """Of a pair: a member that jumps there must not have another one fail as it asks for what comes next."""
+    world, hub, stays = crowd(2)
+    sealer = stays[1].circle._peers[world.ids[0]].pair._sealer
+    before, sealer.counter = sealer.counter, counter
+    world.give_as(stays[0], world.ids[1], sealer.seal(room_pairs.GO_ON))
+    sealer.counter = before
+    sealer._history.clear()
+    stays[0].circle.handle_resync()
+    world.collect(stays[0])
+    world.say(stays[1], [world.ids[0]])
+    hub.settle()
+    assert len(stays[0].heard) == 1
+    assert stays[0].circle.counters["refused"] == 1
+
+
+@pytest.mark.parametrize("numbers", [(MAX_COUNTER, 0), (1, MAX_COUNTER)])
+def test_a_chain_beyond_all_that_is_said_is_refused(numbers: tuple[int, int]) -> None:
+    """Neither taken as a gift nor looked for."""
+    world, hub, stays = crowd(2)
+    head = b"".join(number.to_bytes(8, "big") for number in numbers)
+    pair = stays[1].circle._peers[world.ids[0]].pair
+    world.give_as(stays[0], world.ids[1], pair.seal(room_pairs.CHAIN + head + bytes(32)))
+    world.give_as(stays[0], world.ids[1], room_chains.TO_ALL + head + bytes(100))
+    assert stays[0].circle.counters["refused"] == 2
+    world.say(stays[1])
+    hub.settle()
+    assert len(stays[0].heard) == 1
+    assert not any(isinstance(event, MessagesMissed) for event in stays[0].events)
+
+
+def test_a_removal_that_finds_no_place_is_not_said() -> None:
+    """Nobody else would believe it either; whoever removes is told."""
+    world, _, stays = crowd(2)
+    owner = world.owner
+    for number in range(MAX_STATEMENTS):
+        stays[0].circle.removals.add(make_statement(owner, owner.public, number.to_bytes(16, "big")))
+    member = b"x" * 16
+    statement = make_statement(owner, owner.public, member)
+    assert not stays[0].circle.spread_removal(member, statement)
+    assert not stays[0].circle.outbox
+    assert stays[1].circle.spread_removal(member, statement)
+    assert len(stays[1].circle.outbox) == 1
 
 
 def test_a_member_whose_ticket_expires_is_spoken_to_no_more() -> None:

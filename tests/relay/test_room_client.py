@@ -190,6 +190,8 @@ async def test_only_who_may_removes_or_ends(relay: Server) -> None:
             await room.remove(other.room.id)
         with pytest.raises(ValueError, match="name another member"):
             await room.remove(room.id)
+        with pytest.raises(ValueError, match="another room's key"):
+            await room.remove(other.room.id, by=RoomKey.generate())
         await room.remove(other.room.id, by=owner)
         ended = await other.wait_event(icesignal.RoomEnded)
         assert str(ended.why) == "we were removed from the room"

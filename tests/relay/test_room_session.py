@@ -318,7 +318,7 @@ def test_a_removal_ends_our_stay_whatever_the_relay_says() -> None:
     """It may be silent about it: the members are not."""
     one, other, between = acquainted()
     statement = make_statement(member_key(2), OWNER.public, one.ticket.id, other.ticket_data)
-    other.circle.spread_removal(statement)
+    other.circle.spread_removal(one.ticket.id, statement)
     between.carry(other.flush(), other, one)
     assert isinstance(one.over, RoomOver)
     assert one.over.reason == "removed"

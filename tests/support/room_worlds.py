@@ -144,7 +144,7 @@ class World:
     def remove(self, by: Stay, who: int) -> bytes:
         self.removed.add(who)
         statement = make_statement(self.keys[by.who], self.owner.public, self.ids[who], by.ticket)
-        by.circle.spread_removal(statement)
+        by.circle.spread_removal(self.ids[who], statement)
         self.collect(by)
         return statement
 

@@ -150,7 +150,7 @@ class Chain {
   take(gift) {
     if (gift.length !== 48) return -1;
     const [generation, index] = [readNumber8(gift.subarray(0, 8)), readNumber8(gift.subarray(8, 16))];
-    if (generation < Math.max(this.generation, 1) || index < this.index) return -1;
+    if (generation < Math.max(this.generation, 1) || index < this.index || !isNumber(generation, index)) return -1;
     const lost = this.generation ? index - this.index : 0;
     [this.generation, this.index, this.key] = [generation, index, gift.slice(16)];
     return lost;
@@ -161,7 +161,7 @@ class Chain {
     if (payload.length < 17 + 64 + 16) return {};
     const [header, numbers] = [payload.subarray(0, 17), payload.subarray(1, 17)];
     const [generation, index] = [readNumber8(numbers.subarray(0, 8)), readNumber8(numbers.subarray(8, 16))];
-    if (generation < this.generation || index < this.index) return {};
+    if (generation < this.generation || index < this.index || !isNumber(generation, index)) return {};
     if (!this.generation || generation > this.generation || index - this.index > MAX_STEPS) return { isWanted: true };
     let chainKey = this.key;
     for (let at = this.index; at < index; at++) chainKey = next(chainKey);
@@ -179,6 +179,7 @@ class Chain {
   }
 }
 
+const isNumber = (...values) => values.every(Number.isSafeInteger);
 const next = (key) => hmacSha256(key, new Uint8Array([2]));
 
 // -- the room

@@ -121,6 +121,7 @@ export class Opener {
     if (payload.length < 25 || payload[0] !== 2) return null;
     const header = payload.subarray(0, 9);
     const aead = chacha20poly1305(this.key, concat(new Uint8Array(4), header.subarray(1)), concat(header, this.context));
+    if (readNumber8(header.subarray(1)) === Infinity) return null; // nobody counts so far
     try {
       return { counter: readNumber8(header.subarray(1)), plaintext: aead.decrypt(payload.subarray(9)) };
     } catch {
