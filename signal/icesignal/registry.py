@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from icesignal import wire
 from icesignal.expect import expect_fields
@@ -15,6 +16,9 @@ from icesignal.nameplates import Nameplates
 from icesignal.room import LogEntry, Member, Room, RoomOfMany, RoomOfTwo
 from icesignal.sources import Levels, Shares
 from icesignal.wire import CloseCode, RelayErrorCode
+
+MAX_ENDED: Final = 16_384  # sessions of which it is remembered why they ended; some 3 MB
+_ENDED_ON_PURPOSE: Final = frozenset({"done", "removed", "replaced"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Registry:
         self.connections: dict[int, Member] = {}
         self.outputs: deque[ConnectionAction] = deque()
         self.log_bytes = 0
+        self._ended: dict[bytes, tuple[float, str]] = {}  # by session, when and why; the oldest first
 
     # Rooms
 
@@ -110,7 +115,7 @@ class Registry:
             if room.claimed and not room.is_confirmed:
                 self.nameplates.note_guess(now)
         for member in room.members.values():
-            self.dismiss(member, reason)
+            self.dismiss(now, member, reason)
 
     def trim(self, now: float, room: Room) -> None:
         """Forget of a room's log what is too old or too much."""
@@ -161,9 +166,12 @@ class Registry:
         member.hung_up = hung_up
         self.notify_others(member)
 
-    def dismiss(self, member: Member, reason: str) -> None:
+    def dismiss(self, now: float, member: Member, reason: str) -> None:
         """Give a member what it has not heard, and end its session."""
         self.sessions.pop(member.session, None)
+        if isinstance(member.room, RoomOfMany) and reason in _ENDED_ON_PURPOSE:
+            self._ended[member.session] = (now, reason)
+            self._forget_ended(now)
         if member.connection is not None:
             for entry in member.room.unsent(member):  # at most what the log holds, and of many no more than a window
                 if isinstance(member.room, RoomOfMany) and member.in_flight >= self.limits.window_bytes:
@@ -173,6 +181,22 @@ class Registry:
             self.outputs.append(
                 ConnectionAction(member.connection, wire.Closed(reason=reason), close=CloseCode.ROOM_ENDED)
             )
+
+    def why_ended(self, now: float, session: bytes) -> str | None:
+        """Return why a session in a room of many was ended on purpose, while whoever was away may ask; else None.
+
+        Whoever is told that enters no more, who is only not known here enters anew.
+        """
+        self._forget_ended(now)
+        ended = self._ended.get(session)
+        return None if ended is None else ended[1]
+
+    def _forget_ended(self, now: float) -> None:
+        while self._ended:
+            session, (at, _) = next(iter(self._ended.items()))
+            if at + self.limits.resume_s > now and len(self._ended) <= MAX_ENDED:
+                return
+            del self._ended[session]
 
     # What they are told
 

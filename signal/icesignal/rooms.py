@@ -167,7 +167,7 @@ class RoomTable:
     def _handle_resume(self, now: float, connection: int, frame: wire.Resume) -> None:
         member = self._registry.sessions.get(frame.session)
         if member is None:
-            self._registry.refuse(connection, RelayErrorCode.UNKNOWN_SESSION, "this session is over")
+            self._refuse_resume(now, connection, frame.session)
             return
         if not self._token_fits(member, frame.token):
             self._registry.refuse(connection, RelayErrorCode.BAD_TOKEN, "this token was used or replaced")
@@ -184,6 +184,15 @@ class RoomTable:
         else:
             self._registry.counters["resumes"] += 1
             self._registry.welcome(now, connection, member, "resumed", frame.seq)
+
+    def _refuse_resume(self, now: float, connection: int, session: bytes) -> None:
+        """Tell who resumes what is no more why it was ended, if that is known."""
+        reason = self._registry.why_ended(now, session)
+        if reason is None:
+            self._registry.refuse(connection, RelayErrorCode.UNKNOWN_SESSION, "this session is over")
+        else:
+            closed = ConnectionAction(connection, wire.Closed(reason=reason), close=CloseCode.ROOM_ENDED)
+            self._registry.outputs.append(closed)
 
     @staticmethod
     def _token_fits(member: Member, token: bytes) -> bool:

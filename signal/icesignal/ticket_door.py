@@ -85,7 +85,7 @@ class TicketDoor:
         registry.counters["entered"] += 1
         former = room.members.get(place)
         if former is not None:  # the program was started anew: what it has not heard, it cannot make sense of
-            self._part(room, former, "replaced")
+            self._part(now, room, former, "replaced")
         room.lost_seq[place] = room.seq
         member = Member(room, place, frame.session, frame.opening, registry.randbytes(wire.TOKEN_BYTES))
         self._show(now, member, frame, ticket)
@@ -132,12 +132,12 @@ class TicketDoor:
 
     def leave(self, now: float, room: RoomOfMany, member: Member, reason: str) -> None:
         """Let a member go, and tell the others; with the last one the room ends."""
-        self._part(room, member, reason)
+        self._part(now, room, member, reason)
         if not room.members:
             self._registry.end(now, room, reason)
 
-    def _part(self, room: RoomOfMany, member: Member, reason: str) -> None:
-        self._registry.dismiss(member, reason)
+    def _part(self, now: float, room: RoomOfMany, member: Member, reason: str) -> None:
+        self._registry.dismiss(now, member, reason)
         del room.members[member.place]
         room.lost_seq.pop(member.place, None)
         self._registry.notify_others(member)

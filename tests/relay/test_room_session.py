@@ -297,6 +297,18 @@ def test_what_the_relay_says_when_we_enter_anew(code: RelayErrorCode, is_over: b
     assert (action is Action.RECONNECT) is not is_over
 
 
+@pytest.mark.parametrize("reason", ["done", "removed", "replaced"])
+def test_what_was_ended_while_we_were_away_is_not_entered_anew(reason: str) -> None:
+    """The relay has not forgotten us: it says why our stay is over."""
+    made = inside(1)
+    made.handle_end(CloseCode.GOING_AWAY)
+    made.begin(WELCOME)
+    frames, _ = made.handle_frame(wire.Closed(reason=reason))
+    assert frames == []
+    assert isinstance(made.over, RoomOver)
+    assert made.over.reason == reason
+
+
 def test_a_relay_cannot_have_us_enter_anew_without_end() -> None:
     """Only in answer to a resume, of which there is one for each connection."""
     made = inside(1)

@@ -7,6 +7,8 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from icesignal import tickets, wire
+from icesignal.registry import MAX_ENDED, Registry
+from icesignal.room import Member, RoomOfMany
 from icesignal.rooms import RoomLimits
 from icesignal.tickets import Ticket
 from icesignal.wire import CloseCode, RelayErrorCode
@@ -246,7 +248,8 @@ async def test_a_member_that_is_removed_does_not_come_back(make_nodes, new_liste
         assert crowd.listeners[2].closed is CloseCode.ROOM_ENDED
         assert [(one.member, one.state) for one in crowd.listeners[0].take(wire.Member)][-1] == (name_of(2), "gone")
         again = await crowd.resume(2, seq=0)
-        assert again.one(wire.Error).code == RelayErrorCode.UNKNOWN_SESSION
+        assert again.one(wire.Closed).reason == "removed"
+        again = new_listener()
         await nodes[1].handle_frame(again, enter(2, again, session=b"another session!"))
         assert again.one(wire.Error).code == RelayErrorCode.REMOVED
         await crowd.say(0, b"without it")
@@ -447,3 +450,36 @@ async def test_an_entry_proved_on_another_connection_is_refused(raw) -> None:
     async with raw() as one, raw() as other:
         assert one.welcome.challenge != other.welcome.challenge
         assert (await other.ask(enter_over(one, 1))).code == RelayErrorCode.BAD_TICKET
+
+
+@pytest.mark.parametrize("reason", ["done", "removed", "replaced"])
+async def test_who_was_away_is_told_why_its_stay_has_ended(make_nodes, new_listener, reason) -> None:
+    """It must not take it that the relay was started anew: it would open the room again, or take its place back."""
+    async with make_nodes() as nodes:
+        crowd = await Crowd(nodes, new_listener, 2, can=("remove", "end")).meet()
+        await crowd.node(0).disconnect(crowd.listeners[0])
+        await trio.testing.wait_all_tasks_blocked()
+        if reason == "replaced":
+            newer = new_listener()
+            await crowd.node(0).handle_frame(newer, enter(0, newer, session=b"n" * 16, can=("remove", "end")))
+        else:
+            frame = wire.Close(reason="done") if reason == "done" else wire.Remove(member=name_of(0))
+            await crowd.node(1).handle_frame(crowd.listeners[1], frame)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):  # the answer may be lost
+            listener = await crowd.resume(0, 0)
+            assert listener.one(wire.Closed).reason == reason
+            assert listener.closed == CloseCode.ROOM_ENDED
+
+
+def test_ends_are_remembered_within_bounds(make_seeded) -> None:
+    """For as long as a session could be resumed, and so many."""
+    registry = Registry(randbytes=make_seeded(1), limits=RoomLimits(), epoch=1)
+    room = RoomOfMany("many x", "x", epoch=1, created_at=0.0)
+    for number in range(MAX_ENDED + 3):
+        registry.dismiss(1.0, Member(room, "p", name_of(number), b"", b""), "done")
+    assert len(registry._ended) == MAX_ENDED
+    assert registry.why_ended(1.0, name_of(MAX_ENDED)) == "done"
+    assert registry.why_ended(1.0, name_of(0)) is None
+    assert registry.why_ended(1.0 + registry.limits.resume_s, name_of(MAX_ENDED)) is None
+    assert not registry._ended
