@@ -174,7 +174,7 @@ class Keeper:
                     since = trio.current_time()
                     self._take(reached)
                     code = await self._serve(reached.connection)
-                    if self.session is None or not self.session.has_place or self.session.resumed_here:
+                    if self.session is None or not self.session.stays or self.session.resumed_here:
                         lost_at = trio.current_time()
                         # A relay that hangs up on whoever resumes is asked ever more seldom, like one that is away.
                         pause_s = FIRST_PAUSE_S if lost_at - since >= LONGEST_PAUSE_S else pause_s
@@ -192,8 +192,8 @@ class Keeper:
                 self._begun.set()
                 self.notify()
             self._give_up_after(lost_at, error)
-            has_place = self.session is not None and self.session.over is None and self.session.has_place
-            self._report_state(RelayState.LOST if has_place else RelayState.DIALLING)
+            stays = self.session is not None and self.session.over is None and self.session.stays
+            self._report_state(RelayState.LOST if stays else RelayState.DIALLING)
             while self.session is None or self.session.over is not None or not self.session.has_room:
                 await self.wait_change()
             is_too_fast = code == wire.CloseCode.TOO_FAST
@@ -280,7 +280,7 @@ class Keeper:
     def _give_up_after(self, lost_at: float, error: RelayUnreachable) -> None:
         session = self.session
         if session is not None and trio.current_time() - lost_at >= session.resume_s:
-            session.finish(error)
+            session.finish(session.refused or error)
             self.notify()
 
 

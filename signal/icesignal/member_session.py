@@ -173,6 +173,7 @@ class MemberSession(ABC, Generic[M]):
         if arrival == "resync" or not self.has_place:
             self._position = (frame.epoch, frame.seq)
         self.has_place = self.is_live = self.resumed_here = True
+        self.refused = None
         self.resume_s = frame.resume_s
         self._token = frame.token
         self._take_servers(frame.ice_servers)

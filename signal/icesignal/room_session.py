@@ -205,6 +205,7 @@ class RoomSession(MemberSession[RoomEvent]):
             return Action.NONE
         if self._was_inside and not self.has_place:
             if frame.code in (RelayErrorCode.BUSY, RelayErrorCode.RATE):
+                self.refused = self._entry_error(frame)  # it is asked again, until the time is over
                 return Action.RECONNECT
             self.finish(self._entry_error(frame))
         return super()._handle_error(frame)

@@ -15,6 +15,7 @@ from icesignal import wire
 from icesignal.code import MAX_CODE_CHARACTERS
 from icesignal.member_session import RESUME_S
 from icesignal.race import RELAY_DELAY_S, Choice, Way, dial_first
+from icesignal.rooms import RoomLimits
 from icesignal.url import MAX_RELAYS, parse_relay_url
 from memory_relay import MemoryRelay, open_memory_relay, play_relay
 
@@ -369,3 +370,22 @@ async def test_a_member_enters_anew_where_it_was(autojump_clock: object) -> None
                 while not session.has_place:
                     await room.wait_change()
             assert room.url == URLS[0]
+
+
+async def test_who_is_refused_when_it_enters_anew_is_told_at_last(autojump_clock: object) -> None:
+    """The relay was started anew and is full: that is asked again, for as long as a session could be resumed."""
+    owner, key = icesignal.RoomKey.generate(), icesignal.MemberKey.generate()
+    async with open_memory_relay() as relay, open_memory_relay(limits=RoomLimits(max_rooms=0)) as full:
+        way, anew = relay.way(), full.way()
+
+        async def open_stream(host: str, port: int) -> trio.abc.Stream:
+            return await (way if relay.is_up else anew)(host, port)
+
+        async with icesignal.open_room(URLS[0], owner.ticket(key.public), key, open_stream=open_stream) as room:
+            await relay.cut()
+            await trio.sleep(RESUME_S / 2)
+            assert room.over is None
+            assert room.state is icesignal.RelayState.LOST
+            await trio.sleep(RESUME_S)
+            assert isinstance(room.over, icesignal.RelayRefused)
+            assert room.over.code == "busy"

@@ -17,6 +17,7 @@ from icesignal import http, wire
 from icesignal.access import Access, IceServers, servers_for_each
 from icesignal.client import open_client
 from icesignal.engines import MemoryEngine
+from icesignal.rooms import RoomLimits
 from icesignal.server import Server
 from icesignal.sources import Limits
 from icesignal.transport import ConnectionEnded
@@ -120,9 +121,11 @@ class MemoryRelay:
 
 
 @asynccontextmanager
-async def open_memory_relay(ice_servers: IceServers = ()) -> AsyncIterator[MemoryRelay]:
+async def open_memory_relay(
+    ice_servers: IceServers = (), limits: RoomLimits | None = None
+) -> AsyncIterator[MemoryRelay]:
     """Run a relay that is reached by memory."""
-    engine = MemoryEngine()
+    engine = MemoryEngine(limits=limits)
     server = Server(engine, Limits(), servers_for_each(ice_servers), None, Access.parse((), (), None))
     async with engine.run(), server.websockets.run(), trio.open_nursery() as nursery:
         yield MemoryRelay(server, nursery)
