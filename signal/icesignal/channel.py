@@ -19,12 +19,13 @@ import trio
 from icesignal import pake, wire
 from icesignal.client import Client, open_client
 from icesignal.code import Code, generate_words, parse_code, parse_host_port
-from icesignal.errors import ChannelBroken, CodeMalformed, CodeWrong, MessagesLost, PeerLeft, SignalError
+from icesignal.errors import ChannelBroken, CodeMalformed, CodeUnknown, CodeWrong, MessagesLost, PeerLeft, SignalError
 from icesignal.expect import expect
 from icesignal.pake import Role, SessionKeys
 from icesignal.pauses import BACK_S, TIMEOUT_S
 from icesignal.secretbox import COUNTER_BYTES, OVERHEAD_BYTES, Opener, OpenError, Sealer
 from icesignal.tasks import open_background
+from icesignal.url import parse_relay_url
 
 logger = logging.getLogger("icesignal.channel")
 CONFIRMATION = b"\x01"
@@ -359,12 +360,13 @@ async def open_join(
     """Use a code; yields when both sides have proved that they know it. When the block ends, the conversation ends.
 
     Args:
-        relay: a URL or several, or a client that is in no room yet; a code with an `@` names the relay itself.
+        relay: a URL or several, or a client that is in no room yet; a code with an `@` names the relay itself, and of a
+            client with several relays it must be the one that serves.
         code: as the other side read it out, or parsed.
         app_id, ssl_context, timeout_s: as for `open_invitation`.
     Raises:
-        CodeMalformed: the text is no code, or names no relay while `relay` is None.
-        CodeUnknown, CodeExpired, Crowded: the nameplate leads nowhere.
+        CodeMalformed: the text is no code, or names no relay while `relay` is None or several.
+        CodeUnknown, CodeExpired, Crowded: the nameplate leads nowhere, or not at the relay of this client.
         CodeWrong: the words are wrong; the code is dead now.
         PeerLeft: the other side is not there any more.
         RelayUnreachable, RelayRefused, ProtocolMismatch: as for `open_client`.
@@ -375,6 +377,8 @@ async def open_join(
     parsed = parse_code(code) if isinstance(code, str) else code
     parsed.check_words()  # before anything is sent: the code is good for one try
     target = relay if isinstance(relay, Client) else parsed.relay_among(_listed(relay))
+    if isinstance(relay, Client) and relay.has_choice:
+        target = _client_at_place(relay, parsed)
     if target is None:
         raise CodeMalformed(
             f"the code {parsed.nameplate}-... does not say at which relay; name one, or use a code with @HOST:PORT"
@@ -390,6 +394,19 @@ async def open_join(
             raise CodeWrong(_JOINER_WRONG) from None
         await _confirm(client, keys, _JOINER_WRONG)
         yield _start(client, keys, nursery)
+
+
+def _client_at_place(client: Client, code: Code) -> Client | None:
+    """Return the client if it is at the relay that a code names, None if it names none: nothing is guessed.
+
+    Raises:
+        CodeUnknown: it is at another one.
+    """
+    if code.relay_url is None:
+        return None
+    if not parse_relay_url(code.relay_url).is_same_place(client.place):
+        raise CodeUnknown(f"the code was made at {code.relay_url}, and not at {client.url}; connect to the former")
+    return client
 
 
 @asynccontextmanager

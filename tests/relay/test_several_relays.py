@@ -389,3 +389,24 @@ async def test_who_is_refused_when_it_enters_anew_is_told_at_last(autojump_clock
             await trio.sleep(RESUME_S)
             assert isinstance(room.over, icesignal.RelayRefused)
             assert room.over.code == "busy"
+
+
+async def test_a_client_with_several_relays_uses_a_code_where_it_was_made(autojump_clock: object) -> None:
+    """Where it was not made its nameplate may be somebody else's, whose code would be used up."""
+    async with two_relays() as relays, AsyncExitStack() as stack:
+        elsewhere = await stack.enter_async_context(icesignal.open_client(URLS[1], open_stream=relays[1].way()))
+        made = await stack.enter_async_context(icesignal.open_invitation(elsewhere))
+        client = await stack.enter_async_context(client_of(relays))
+        number, _, words = made.code.partition("@")[0].partition("-")
+        with pytest.raises(icesignal.CodeMalformed, match="does not say at which relay"):
+            async with icesignal.open_join(client, f"{number}-{words}"):
+                pass
+        with pytest.raises(icesignal.CodeUnknown, match=r"made at ws://relay1\S*, and not at ws://relay0"):
+            async with icesignal.open_join(client, f"{number}-{words}@relay1.example:80"):
+                pass
+        invitation = await stack.enter_async_context(icesignal.open_invitation(client))
+        other = await stack.enter_async_context(client_of(relays))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(invitation.wait_peer)
+        async with icesignal.open_join(other, invitation.code) as channel:
+            assert channel.role == "joiner"
