@@ -16,7 +16,7 @@ import trio
 from icesignal import tickets, wire
 from icesignal.circle import MAX_TO_ALL_BYTES, MAX_TO_SOME_BYTES
 from icesignal.dial import OpenStream
-from icesignal.errors import SignalError
+from icesignal.errors import RelayRefused, SignalError
 from icesignal.expect import expect
 from icesignal.keeper import Keeper, RelayState, open_keeper
 from icesignal.member_client import MemberClient
@@ -116,15 +116,25 @@ class Room(MemberClient[RoomSession]):
         if may:
             self._transmit_live(session.send_away(member))
 
-    def end(self) -> None:
-        """End the room for all; returns at once.
+    async def end(self) -> None:
+        """End the room for all; returns when the relay has done so, which waits for a connection that is away.
 
         Raises:
             ValueError: our ticket has not the capability `end`.
+            SignalError: the stay was over before, or the relay does not let us.
         """
-        if tickets.END not in self._require_session().ticket.can:
+        session = self._require_session()
+        if tickets.END not in session.ticket.can:
             raise ValueError("our ticket does not let us end the room; ask its owner")
-        self.close("done")
+        for frame in session.end():
+            self._keeper.transmit(frame)
+        await trio.lowlevel.checkpoint()
+        while session.over is None and session.is_ending:
+            await self.wait_change()
+        if session.over is None:
+            raise RelayRefused("the relay does not let us end the room; ask its owner for another ticket", "forbidden")
+        if not session.is_ending:
+            raise session.over
 
     def renew(self, ticket: bytes) -> None:
         """Show a newer ticket, for the same id and key with a later end; returns at once.
@@ -183,6 +193,8 @@ async def open_room(
     on_state: Callable[[RelayState], None] = lambda state: None,
 ) -> AsyncGenerator[Room, None]:
     """Enter a room of many. When the block ends, the room is left, and nothing stays behind.
+
+    If the connection is away at that moment nobody hears that we left: for the others we are away, and gone after 120 s.
 
     Args:
         relays: URL of the relay, or of several that share their state, of which the first that works serves: each is

@@ -15,7 +15,7 @@ from icesignal.room_events import MemberWent, MessagesMissed, RoomEvent
 from icesignal.room_keys import MemberKey
 from icesignal.room_removals import MAX_STATEMENTS
 from icesignal.tickets import Ticket
-from icesignal.wire import RelayErrorCode
+from icesignal.wire import CloseCode, RelayErrorCode
 
 _ABOUT_TICKETS = {
     RelayErrorCode.BAD_TICKET: "it is not signed by the room's owner, or is for another key than ours",
@@ -33,6 +33,7 @@ class RoomSession(MemberSession[RoomEvent]):
         circle: what we know of the others.
         ticket: ours; `ticket_data` as it came.
         renewal_refused: why the relay did not take a newer ticket.
+        is_ending: whether we have said that the room ends for all, and the relay has not refused.
     """
 
     begin_again = "enter the room again"
@@ -55,6 +56,7 @@ class RoomSession(MemberSession[RoomEvent]):
         self.ticket = read_own_ticket(ticket, key)
         self.renewal_refused: SignalError | None = None
         self.ticket_data = ticket
+        self.is_ending = False
         self._key = key
         self._randbytes = randbytes
         self._wall_clock = wall_clock
@@ -132,6 +134,19 @@ class RoomSession(MemberSession[RoomEvent]):
         self._sent_away[member] = None
         return _remove(member)
 
+    def end(self) -> list[wire.Frame]:
+        """End the room for all; return what says so to the relay, which is said again until it has done so."""
+        if self.over is not None:
+            return []
+        self.is_ending = True
+        return [*self.flush(), wire.Close(reason="done")] if self.is_live else []
+
+    def handle_end(self, code: int) -> None:
+        """Note that a connection ended: so the relay answers who has ended the room."""
+        if self.is_ending and code == CloseCode.DONE:
+            self.finish(RoomOver("done"))
+        super().handle_end(code)
+
     # -- frames
 
     def _entry(self, welcome: wire.Welcome | None) -> wire.Frame:
@@ -163,7 +178,8 @@ class RoomSession(MemberSession[RoomEvent]):
             self._handle_all_listed()
         if self._is_renewed:  # the relay may know only the ticket that we came with
             unaccepted.append(self._entry(None))
-        return [*unaccepted, *map(_remove, self._sent_away)]
+        ends = [wire.Close(reason="done")] if self.is_ending else []
+        return [*unaccepted, *map(_remove, self._sent_away), *ends]
 
     def _note_loss(self) -> None:
         self._when_listed = self.circle.handle_resync  # not before: who came while we were away is asked as well
@@ -202,6 +218,7 @@ class RoomSession(MemberSession[RoomEvent]):
             return Action.NONE
         if self.has_place and frame.code == RelayErrorCode.FORBIDDEN:
             self.counters["errors"] += 1  # what only some may do; it has cost nothing else
+            self.is_ending = False
             return Action.NONE
         if self._was_inside and not self.has_place:
             if frame.code in (RelayErrorCode.BUSY, RelayErrorCode.RATE):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import icesignal
 import pytest
 import trio
+import trio.testing
 from icesignal import MemberKey, Room, RoomKey, RoomMessage, tickets
 from icesignal.engines import MemoryEngine
 from icesignal.rooms import RoomLimits
@@ -169,7 +170,7 @@ async def test_whoever_may_ends_the_room_for_all(relay: Server) -> None:
     """The others hear that it was ended, not that somebody is lost."""
     owner = RoomKey.generate()
     async with crowd(relay.url, owner, 3) as people:
-        people[1].room.end()
+        await people[1].room.end()
         for person in (people[0], people[2]):
             ended = await person.wait_event(icesignal.RoomEnded)
             assert isinstance(ended.why, icesignal.RoomOver)
@@ -185,7 +186,7 @@ async def test_only_who_may_removes_or_ends(relay: Server) -> None:
     async with plain.inside(relay.url) as room, other.inside(relay.url):
         await plain.wait_event(icesignal.MemberCame)
         with pytest.raises(ValueError, match="does not let us end"):
-            room.end()
+            await room.end()
         with pytest.raises(ValueError, match="does not let us remove"):
             await room.remove(other.room.id)
         with pytest.raises(ValueError, match="name another member"):
@@ -409,3 +410,32 @@ def test_tickets_last_for_hours_unless_asked_otherwise() -> None:
     owner, key = RoomKey.generate(), MemberKey.generate()
     said = tickets.read_untrusted(owner.ticket(key.public))
     assert 0 < said.expires - time.time() <= 12 * 3600
+
+
+async def test_a_room_is_ended_though_the_connection_is_away(relay: Server) -> None:
+    """The word waits for it; who ends a room knows when it has ended."""
+    owner, gate = RoomKey.generate(), trio.Event()
+    gate.set()
+
+    async def open_stream(host: str, port: int) -> trio.abc.Stream:
+        await gate.wait()
+        return await trio.open_tcp_stream(host, port)
+
+    one, other = Person(owner), Person(owner, can=("end",))
+    async with one.inside(relay.url), other.inside(relay.url, open_stream=open_stream):
+        await one.wait_event(icesignal.MemberCame)
+        gate = trio.Event()
+        cut(other.room)
+        await one.wait_event(icesignal.MemberAway)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.room.end)
+            await trio.testing.wait_all_tasks_blocked()
+            assert other.room.over is None
+            gate.set()
+        for person in (one, other):
+            ended = await person.wait_event(icesignal.RoomEnded)
+            assert isinstance(ended.why, icesignal.RoomOver)
+            assert ended.why.reason == "done"
+        with pytest.raises(icesignal.RoomOver):
+            await one.room.send(b"after the end")
+        await other.room.end()  # it has
