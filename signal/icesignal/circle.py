@@ -28,7 +28,7 @@ from icesignal.room_events import (
     RoomMessage,
 )
 from icesignal.room_keys import MemberKey, is_opening_of, make_opening
-from icesignal.room_pairs import Pair, Patience
+from icesignal.room_pairs import Allowance, Pair, Patience
 from icesignal.room_removals import REMOVAL, Removals
 from icesignal.secretbox import COUNTER_BYTES, OVERHEAD_BYTES, SEALED, OpenError
 from icesignal.tickets import KEY_BYTES, Ticket
@@ -64,6 +64,7 @@ class Peer:
     opening: bytes = field(repr=False)
     pair: Pair
     chain: HeardChain
+    allowance: Allowance
     presence: Present | None = "present"
     is_confirmed: bool = False
     given: int = 0
@@ -198,18 +199,19 @@ class Circle:
 
     # -- what we say
 
-    def send_to_all(self, body: bytes) -> None:
-        """Say something to all who are here."""
+    def send_to_all(self, body: bytes) -> frozenset[bytes]:
+        """Say something to all who are here; return their ids."""
         self.drop_expired()
         here = [peer for peer in self._peers.values() if peer.is_here]
         if not here:
-            return
+            return frozenset()
         if self._chain.is_stale:
             self._chain.renew()
         for peer in here:
             if peer.given != self._chain.generation:
                 self._give_chain(peer)
         self._post(self._chain.seal(body), None)
+        return frozenset(peer.ticket.id for peer in here)
 
     def send_to(self, ids: Iterable[bytes], body: bytes) -> frozenset[bytes]:
         """Say something to some; return the ids of those of them that are here."""
@@ -272,7 +274,9 @@ class Circle:
         if former is not None:
             self._drop(former)
         chain = HeardChain(Speaker(self.room, *theirs), ticket.key)
-        peer = self._peers[ticket.id] = Peer(ticket, frame.ticket, frame.opening, pair, chain)
+        peer = self._peers[ticket.id] = Peer(
+            ticket, frame.ticket, frame.opening, pair, chain, Allowance(self._wall_clock())
+        )
         self._expire_at = min(self._expire_at, ticket.expires + CLOCK_LEEWAY_S)
         peer.presence = "away" if frame.state == "away" else "present"
         self._say_removals(peer)
@@ -428,6 +432,11 @@ class Circle:
         if len(self.outbox) > MAX_OUTBOX // 2:
             return  # it asks again
         payloads = peer.pair.since(counter)
+        if payloads == []:
+            return
+        if not peer.allowance.take(self._wall_clock()):
+            self.counters["repeated_enough"] += 1
+            return
         if payloads is not None:
             for payload in payloads:
                 self._post(payload, peer.ticket.id)

@@ -77,8 +77,7 @@ class Room(MemberClient[RoomSession]):
             raise ValueError(f"a payload has at most {at_most} bytes, not {len(payload)}")
         session = await self._wait_outbox()
         if to is None:
-            reached = frozenset(member.id for member in session.circle.members)
-            session.circle.send_to_all(bytes(payload))
+            reached = session.circle.send_to_all(bytes(payload))
         else:
             reached = session.circle.send_to(to, bytes(payload))
         self._flush(session)
@@ -194,7 +193,7 @@ async def open_room(
 ) -> AsyncGenerator[Room, None]:
     """Enter a room of many. When the block ends, the room is left, and nothing stays behind.
 
-    If the connection is away at that moment nobody hears that we left: for the others we are away, and gone after 120 s.
+    If the connection is away then, nobody hears that we left: for the others we are away, and gone after 120 s.
 
     Args:
         relays: URL of the relay, or of several that share their state, of which the first that works serves: each is

@@ -53,13 +53,13 @@ class Admission:
     Attributes:
         room: the room's public key.
         ticket: for our key.
-        relays: URLs.
+        relays: URLs, perhaps with passwords in them.
         removals: statements of removals that the inviter knew of.
     """
 
     room: bytes
     ticket: bytes = field(repr=False)
-    relays: tuple[str, ...]
+    relays: tuple[str, ...] = field(repr=False)
     removals: tuple[bytes, ...] = field(repr=False)
 
 

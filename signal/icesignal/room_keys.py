@@ -89,10 +89,12 @@ class RoomKey(_SigningKey):
             life_s: how long it is good, seconds.
         Raises:
             ValueError: something of it is too long, or no key.
+            TypeError: something is of another type, such as one word for `can`.
         """
         expect(bytes, member=member)
         expect(bytes, None, member_id=member_id)
         expect(str, role=role)
+        expect(list, tuple, set, frozenset, can=can)
         expect(float, life_s=life_s)
         fields = {
             "room": self.public,

@@ -18,6 +18,8 @@ from icesignal.tickets import KEY_BYTES
 
 KEEP_MESSAGES: Final = 64  # of a pair, to be repeated; 63 pairs of a full room are 16 MiB at most
 KEEP_BYTES: Final = 256 << 10
+REPEATS_AT_ONCE: Final = 8  # of a pair, for one peer that asks: 2 MiB at most, and then
+REPEAT_AGAIN_S: Final = 10.0  # once in so long, so that asking brings nobody more than 26 KB/s
 ASK_AGAIN_AFTER: Final = 16  # more that came too early: what is asked of us for each of them is bounded by that
 
 # The kinds of plaintext.
@@ -49,6 +51,22 @@ class Patience:
             return True
         self._waited += 1
         return self._waited % ASK_AGAIN_AFTER == 0
+
+
+class Allowance:
+    """How often we repeat for a peer that asks: some times at once, and then as time goes by."""
+
+    def __init__(self, now: float) -> None:
+        self._left, self._at = float(REPEATS_AT_ONCE), now
+
+    def take(self, now: float) -> bool:
+        """Return whether to repeat once more, at a time in seconds by any clock."""
+        earned = max(now - self._at, 0.0) / REPEAT_AGAIN_S
+        self._left, self._at = min(self._left + earned, REPEATS_AT_ONCE), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Pair:
@@ -107,7 +125,8 @@ class Pair:
 
     def since(self, counter: bytes) -> list[bytes] | None:
         """Return what the peer asks to have repeated; None if some of it is no longer kept."""
-        return self._sealer.since(int.from_bytes(counter, "big"))
+        wanted = int.from_bytes(counter, "big")
+        return [] if wanted >= self._sealer.counter else self._sealer.since(wanted)
 
 
 def _key_of(prk: bytes, sender: bytes) -> bytes:

@@ -14,6 +14,7 @@ from icesignal.room_events import (
     MessagesMissed,
     RoomMessage,
 )
+from icesignal.room_invitations import Admission
 from icesignal.room_keys import RoomKey, make_statement, read_statement_untrusted
 from icesignal.room_removals import MAX_STATEMENTS, Removals
 from icesignal.secretbox import MAX_COUNTER
@@ -199,6 +200,30 @@ def test_after_a_resync_what_is_lost_shows_where_nobody_says_any_more() -> None:
     assert texts(stays[1]) == [body for body in world.said if body != list(world.said)[1]]
 
 
+def test_who_asks_for_repetition_again_and_again_gets_little() -> None:
+    """Some times at once, then as time goes by; what was not said yet is not repeated, nor gone on from."""
+    world, hub, stays = crowd(2)
+    for _ in range(20):
+        world.say(stays[0], [world.ids[1]])
+    hub.settle()
+    asks = stays[1].circle._peers[world.ids[0]].pair
+    before = len(world.sent)
+    counters = [0, 1] * 20
+    for _ in range(20):
+        world.give_as(stays[0], world.ids[1], asks.seal(room_pairs.REPEAT + (2**40).to_bytes(8, "big")))
+    assert len(world.sent) == before
+    for counter in counters:
+        world.give_as(stays[0], world.ids[1], asks.seal(room_pairs.REPEAT + counter.to_bytes(8, "big")))
+    assert stays[0].circle.counters["repeated_enough"] == len(counters) - room_pairs.REPEATS_AT_ONCE
+    repeated = len(world.sent) - before
+    assert 0 < repeated <= room_pairs.REPEATS_AT_ONCE * 21
+    for _ in range(3):
+        world.now += room_pairs.REPEAT_AGAIN_S
+        for _ in range(2):
+            world.give_as(stays[0], world.ids[1], asks.seal(room_pairs.REPEAT + bytes(8)))
+    assert len(world.sent) - before - repeated == 3 * 21
+
+
 @pytest.mark.parametrize("counter", [MAX_COUNTER, 2**64 - 1])
 def test_numbers_beyond_all_that_is_said_are_refused(counter: int) -> None:
     """Of a pair: a member that jumps there must not have another one fail as it asks for what comes next."""
@@ -258,6 +283,9 @@ def test_a_member_whose_ticket_expires_is_spoken_to_no_more() -> None:
     hub.settle()
     world.now += 1
     world.say(stays[0])
+    assert stays[0].circle.send_to_all(b"who is reached") == {world.ids[1]}
+    stays[0].circle.outbox.clear()
+    world._said_to_all[stays[0].number] += 1
     assert [member.id for member in stays[0].circle.members] == [world.ids[1]]
     hub.settle()
     assert [len(stay.heard) for stay in stays] == [0, 3, 2]
@@ -377,3 +405,12 @@ def test_a_room_key_shows_nothing_and_comes_back_from_what_was_kept() -> None:
         RoomKey.from_private_bytes(b"short")
     with pytest.raises(ValueError, match="no ticket can say this"):
         key.ticket(b"no key")
+    with pytest.raises(TypeError, match="can"):
+        key.ticket(key.public, can="remove")
+
+
+def test_an_admission_does_not_show_its_relays() -> None:
+    """Their URLs may have passwords."""
+    shown = repr(Admission(b"r" * 32, b"t", ("wss://user:pass@relay.example/?key=hidden",), ()))
+    assert "pass" not in shown
+    assert "hidden" not in shown

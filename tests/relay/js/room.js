@@ -84,6 +84,22 @@ class Patience {
   }
 }
 
+// How often we repeat for a peer that asks: eight times at once, then once in ten seconds.
+class Allowance {
+  constructor() {
+    [this.left, this.at] = [8, nowS()];
+  }
+
+  take() {
+    const now = nowS();
+    this.left = Math.min(8, this.left + Math.max(0, now - this.at) / 10);
+    this.at = now;
+    if (this.left < 1) return false;
+    this.left -= 1;
+    return true;
+  }
+}
+
 // -- what two members seal for each other
 
 class Pair {
@@ -342,7 +358,7 @@ export class Room {
     if (former) this.drop(former);
     const chain = new Chain(this.room, ticket.id, opening);
     const presence = state === "away" ? "away" : "present";
-    const peer = { name, ticket, opening, pair, chain, presence, isConfirmed: false, given: 0, patience: new Patience() };
+    const peer = { name, ticket, opening, pair, chain, presence, isConfirmed: false, given: 0, patience: new Patience(), allowance: new Allowance() };
     this.peers.set(name, peer);
     this.sayRemovals(peer);
     this.say(peer, KIND.hello);
@@ -439,6 +455,7 @@ export class Room {
   }
 
   repeat(peer, counter) {
+    if (counter >= peer.pair.sealer.counter || !peer.allowance.take()) return;
     const payloads = peer.pair.sealer.since(counter);
     if (payloads !== null) {
       for (const payload of payloads) this.session.send(payload, [peer.ticket.id]);
