@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 MAX_DIGITS = 9
 FEW_GUESSES = 8.0  # ours: people mistype, too
@@ -23,19 +24,52 @@ class Guesses:
 
     def note(self, now: float) -> None:
         """Count one."""
-        self._amount = self._now(now) + 1.0
+        self._amount = self.amount(now) + 1.0
         self._at = now
+
+    def set(self, now: float, amount: float) -> None:
+        """Take an amount that was counted elsewhere, too."""
+        self._amount, self._at = amount, now
 
     def digits(self, now: float) -> int:
         """Return by how many digits new numbers are to be longer.
 
         One at 8 guesses, one more for each four times as many: ten times the numbers against four times the guesses.
         """
-        amount = self._now(now)
+        amount = self.amount(now)
         return 0 if amount < FEW_GUESSES else 1 + int(math.log(amount / FEW_GUESSES, 4))
 
-    def _now(self, now: float) -> float:
+    def amount(self, now: float) -> float:
+        """Return how many there have been of late."""
         return self._amount * math.exp2((self._at - now) / GUESS_HALF_LIFE_S)
+
+
+class NameplateBook(Protocol):
+    """What hands out numbers, and knows which were in use not long ago."""
+
+    def take(self, now: float) -> str:
+        """Return a number that nobody has."""
+        ...
+
+    def note_guess(self, now: float) -> None:
+        """Note that somebody named a number that leads nowhere, or took a place without proving himself."""
+        ...
+
+    def rest(self, now: float, number: str) -> None:
+        """Take a number back; it rests from now on."""
+        ...
+
+    def is_resting(self, number: str) -> bool:
+        """Return whether the number was in use not long ago."""
+        ...
+
+    def forget(self, now: float) -> None:
+        """Let go of the numbers that have rested."""
+        ...
+
+    def next_timeout(self) -> float | None:
+        """Return when the next number has rested."""
+        ...
 
 
 class Nameplates:

@@ -12,9 +12,9 @@ from typing import Final
 
 from icesignal import wire
 from icesignal.expect import expect_fields
-from icesignal.nameplates import Nameplates
+from icesignal.nameplates import NameplateBook, Nameplates
 from icesignal.room import LogEntry, Member, Room, RoomOfMany, RoomOfTwo
-from icesignal.sources import Levels, Shares
+from icesignal.sources import Levels, ShareBook, Shares
 from icesignal.wire import CloseCode, RelayErrorCode
 
 MAX_ENDED: Final = 16_384  # sessions of which it is remembered why they ended; some 3 MB
@@ -72,14 +72,24 @@ class Registry:
         log_bytes: what all logs take.
     """
 
-    def __init__(self, *, randbytes: Callable[[int], bytes], limits: RoomLimits, epoch: int) -> None:
-        """Make an empty one; see `RoomTable`."""
+    def __init__(
+        self,
+        *,
+        randbytes: Callable[[int], bytes],
+        limits: RoomLimits,
+        epoch: int,
+        nameplates: NameplateBook | None = None,
+        shares: ShareBook | None = None,
+    ) -> None:
+        """Make an empty one; see `RoomTable`. `nameplates` and `shares` are its own by default."""
         self.limits = limits
         self.counters: Counter[str] = Counter()
         self.randbytes = randbytes
         self.epoch = epoch
-        self.nameplates = Nameplates(randbytes, limits.nameplate_rest_s, 4 * limits.max_rooms, limits.nameplate_digits)
-        self.shares = Shares(limits.rooms_per_source, limits.log_bytes_per_source)
+        self.nameplates: NameplateBook = nameplates or Nameplates(
+            randbytes, limits.nameplate_rest_s, 4 * limits.max_rooms, limits.nameplate_digits
+        )
+        self.shares: ShareBook = shares or Shares(limits.rooms_per_source, limits.log_bytes_per_source)
         self.rooms: dict[str, Room] = {}
         self.sessions: dict[bytes, Member] = {}
         self.connections: dict[int, Member] = {}
@@ -143,7 +153,7 @@ class Registry:
 
     def attach(self, connection: int, member: Member) -> None:
         """Have a member be at a connection; one that it was at before is fenced."""
-        if member.connection is not None:
+        if member.connection not in (None, connection):
             self.counters["fenced"] += 1
             self.connections.pop(member.connection, None)
             self.outputs.append(ConnectionAction(member.connection, close=CloseCode.FENCED))

@@ -60,6 +60,7 @@ class Member:
     hung_up: bool = False  # how it went away: the connection was closed from its side, without a goodbye
     client_seq: int = 0
     is_settled: bool = False
+    may_skip: bool = False  # its engine has lost a part of what was acknowledged: any next `client_seq` is right
     sent_seq: int = 0  # up to here what is for it has been given to the connection
     in_flight: int = 0  # bytes given to the connection and not yet written
 
@@ -124,6 +125,7 @@ class Room(ABC):
         """Give a message its place in the order."""
         self.seq += 1
         member.client_seq = frame.client_seq
+        member.may_skip = False
         to = self.recipients(frame)
         entry = LogEntry(self.seq, now, member.place, frame.client_seq, frame.payload, to)
         self.log.append(entry)

@@ -33,16 +33,18 @@ class RoomTable:
         limits: RoomLimits | None = None,
         epoch: int = 1,
         wall_clock: Callable[[], float] = time.time,
+        registry: Registry | None = None,
     ) -> None:
-        """Make an empty table.
+        """Make a table.
 
         Args:
             randbytes: a cryptographic source, for tokens and nameplates.
             limits: the bounds.
             epoch: of the rooms made here.
             wall_clock: gives Unix time, by which tickets expire.
+            registry: the rooms that there are; none by default.
         """
-        self._registry = Registry(randbytes=randbytes, limits=limits or RoomLimits(), epoch=epoch)
+        self._registry = registry or Registry(randbytes=randbytes, limits=limits or RoomLimits(), epoch=epoch)
         self._pairs = PairDoor(self._registry)
         self._tickets = TicketDoor(self._registry, wall_clock)
 
@@ -214,7 +216,7 @@ class RoomTable:
             seq = room.seq_of(member.place, frame.client_seq)
             self._registry.output(connection, wire.Ack(client_seq=frame.client_seq, epoch=room.epoch, seq=seq))
             return
-        if frame.client_seq != member.client_seq + 1:
+        if frame.client_seq != member.client_seq + 1 and not member.may_skip:
             self._registry.refuse(connection, RelayErrorCode.GAP, f"expected client_seq {member.client_seq + 1}")
             return
         size = len(frame.payload) + self._registry.limits.entry_bytes

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from icesignal.expect import expect, expect_fields
 
@@ -258,6 +258,30 @@ class SourceUsage:
 
     rooms: int = 0
     log_bytes: int = 0
+
+
+class ShareBook(Protocol):
+    """What knows how many rooms and bytes each source has, and how many it may have."""
+
+    def may_open(self, levels: Levels) -> bool:
+        """Return whether another room has place at every level."""
+        ...
+
+    def may_store(self, levels: Levels, size: int) -> bool:
+        """Return whether so many more bytes have place at every level."""
+        ...
+
+    def open(self, levels: Levels) -> None:
+        """Count one more room."""
+        ...
+
+    def store(self, levels: Levels, size: int) -> None:
+        """Count more bytes, or fewer if negative."""
+        ...
+
+    def close(self, levels: Levels, log_bytes: int) -> None:
+        """Count one room less, and what its log held."""
+        ...
 
 
 class Shares:

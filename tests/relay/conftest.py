@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import pytest
 import trio
+import trio.testing
 from icesignal import wire
 from icesignal.engines import Engine, MemoryEngine
+from icesignal.engines.shared import SharedEngine
+from icesignal.room import LogEntry
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.sources import Levels
+from local_store import SharedLocalStore
 from relay_client import RawClient, connect_raw
 
 
@@ -67,19 +72,68 @@ class Listener:
         return frame
 
 
-MakeNodes = Callable[..., AbstractAsyncContextManager[tuple[Engine, Engine]]]
+class ContractNode:
+    """A node that is asked for one thing at a time, and then waited for until all nodes know of it.
+
+    `only_log` gives the log of the only room.
+    """
+
+    def __init__(
+        self, engine: Engine, settle: Callable[[], Awaitable[None]], only_log: Callable[[], Sequence[LogEntry]]
+    ) -> None:
+        self.engine = engine
+        self.settle = settle
+        self.only_log = only_log
+        self.is_ready = engine.is_ready
+
+    async def handle_frame(self, subscriber: Listener, frame: wire.Frame) -> None:
+        await self.engine.handle_frame(subscriber, frame)
+        await self.settle()
+
+    async def drained(self, subscriber: Listener) -> None:
+        await self.engine.drained(subscriber)
+        await self.settle()
+
+    async def disconnect(self, subscriber: Listener, *, hung_up: bool = False) -> None:
+        await self.engine.disconnect(subscriber, hung_up=hung_up)
+        await self.settle()
+
+
+def only(rooms: Mapping[str, T]) -> T:
+    (room,) = rooms.values()
+    return room
+
+
+def shared_node(engine: SharedEngine, settle: Callable[[], Awaitable[None]]) -> ContractNode:
+    return ContractNode(engine, settle, lambda: only(engine.node._desks).state.log)
+
+
+T = TypeVar("T")
+MakeNodes = Callable[..., AbstractAsyncContextManager[tuple[ContractNode, ContractNode]]]
 
 
 @asynccontextmanager
-async def memory_nodes(limits: RoomLimits | None = None) -> AsyncIterator[tuple[Engine, Engine]]:
+async def memory_nodes(limits: RoomLimits | None = None) -> AsyncIterator[tuple[ContractNode, ContractNode]]:
     """The memory engine is one node, however often it is asked for."""
     engine = MemoryEngine(limits=limits)
     async with engine.run():
-        yield engine, engine
+        node = ContractNode(engine, trio.lowlevel.checkpoint, lambda: only(engine._table._registry.rooms).log)
+        yield node, node
+
+
+@asynccontextmanager
+async def shared_nodes(limits: RoomLimits | None = None) -> AsyncIterator[tuple[ContractNode, ContractNode]]:
+    """Two nodes of the shared engine, over a store in memory."""
+    store = SharedLocalStore()
+    one, other = (SharedEngine(store, limits=limits) for _ in range(2))
+    async with one.run(), other.run():
+        await trio.testing.wait_all_tasks_blocked()
+        settle = trio.testing.wait_all_tasks_blocked
+        yield shared_node(one, settle), shared_node(other, settle)
 
 
 # Each engine brings a function that yields two nodes which share their rooms.
-ENGINES: dict[str, MakeNodes] = {"memory": memory_nodes}
+ENGINES: dict[str, MakeNodes] = {"memory": memory_nodes, "shared": shared_nodes}
 
 
 @pytest.fixture(params=sorted(ENGINES))

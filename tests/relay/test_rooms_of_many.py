@@ -5,46 +5,13 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from icesignal import tickets, wire
 from icesignal.registry import MAX_ENDED, Registry
 from icesignal.room import Member, RoomOfMany
 from icesignal.rooms import RoomLimits
 from icesignal.tickets import Ticket
 from icesignal.wire import CloseCode, RelayErrorCode
-
-OWNER = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
-ROOM = OWNER.public_key().public_bytes_raw()
-LATER = 4_000_000_000  # the year 2096
-
-
-def name_of(number: int) -> bytes:
-    return number.to_bytes(16, "big")
-
-
-def key_of(number: int) -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big"))
-
-
-def ticket(number: int, *, can=(), expires=LATER, owner=OWNER) -> bytes:
-    return tickets.issue(
-        owner,
-        Ticket(
-            room=owner.public_key().public_bytes_raw(),
-            id=name_of(number),
-            key=key_of(number).public_key().public_bytes_raw(),
-            role="member",
-            can=list(can),
-            expires=expires,
-        ),
-    )
-
-
-def enter(number: int, listener, data: bytes | None = None, *, session=None, key=None, **given) -> wire.Enter:
-    data = ticket(number, **given) if data is None else data
-    session = name_of(number) if session is None else session
-    proof = tickets.prove(key or key_of(number), listener.challenge, session, data)
-    return wire.Enter(session=session, ticket=data, proof=proof, opening=b"opening %d" % number)
+from tickets_of_tests import LATER, OWNER, ROOM, enter, key_of, name_of, ticket
 
 
 class Crowd:
@@ -325,8 +292,7 @@ async def test_who_is_named_and_not_there_takes_nothing_of_the_log(make_nodes, n
     async with make_nodes() as nodes:
         crowd = await Crowd(nodes, new_listener, 2).meet()
         await crowd.say(0, b"to strangers", to=range(10, 60))
-        (room,) = nodes[0]._table._registry.rooms.values()
-        assert room.log[0].to == frozenset()
+        assert nodes[0].only_log()[0].to == frozenset()
         one, other = new_listener(), new_listener()
         await nodes[0].handle_frame(one, wire.Meet(session=b"1" * 16, name=b"n" * 32, role="inviter"))
         await nodes[1].handle_frame(other, wire.Meet(session=b"2" * 16, name=b"n" * 32, role="joiner"))

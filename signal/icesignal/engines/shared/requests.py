@@ -1,0 +1,106 @@
+"""What a node asks of the store that all nodes share, and what it is answered. Values.
+
+A store does each request at once and as a whole, or not at all: a script of Redis, a method of the store of the tests.
+Every answer comes with the store's own time, which is the only one that is stored anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from icesignal.engines.shared.state import Change, RoomState
+from icesignal.sources import Levels
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Which room a session was last seen in. Answer: its key, or None."""
+
+    session: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is stored of a room. Answer: a `RoomState`, empty where there is nothing."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Before sessions enter a room: note where they are, and count the room to who makes it.
+
+    Answer: whether the sources may have another room; where not, nothing is noted. A room that is counted already is
+    counted on.
+
+    Attributes:
+        key: the room's.
+        sessions: who enters.
+        levels: who made it, and how many times one source's share each may have.
+        keep_s: for how long all of it is kept.
+    """
+
+    key: str
+    sessions: tuple[bytes, ...] = field(repr=False)
+    levels: Levels
+    keep_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Store a change if what is stored is still the version that it was made from, and tell other nodes.
+
+    Answer: whether it was.
+
+    Attributes:
+        change: what is to be stored.
+        nodes: to be told, where members are connected.
+        keep_s: for how long what is stored is kept.
+    """
+
+    change: Change
+    nodes: tuple[int, ...]
+    keep_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """A room has ended: it counts to nobody any more."""
+
+    key: str
+    levels: Levels
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Say that a node lives; ask which others do, and how much guessing there is. Answer: a `Pulse`.
+
+    Attributes:
+        node: which.
+        others: those asked about.
+        guesses: that this node has seen since the last one.
+    """
+
+    node: int
+    others: tuple[int, ...]
+    guesses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Which of the nodes asked about are alive, and the guesses at all nodes of late (`nameplates.Guesses`)."""
+
+    alive: frozenset[int]
+    guesses: float
+
+
+Request = Lookup | Load | Prepare | Step | Retire | Beat
+Answer = RoomState | Pulse | str | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and the store's time, Unix seconds."""
+
+    time: float
+    answer: Answer
