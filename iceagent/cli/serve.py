@@ -17,6 +17,7 @@ import trio
 from icesignal.config import limits_of
 from icesignal.config_checks import turn_offers
 from icesignal.config_option import config_option, turn_url_options
+from icesignal.engines.choice import engine_option, make_engine
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.log_format import LogFormat
@@ -76,6 +77,7 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
     help="Seconds over which the relay's clients are sent away after SIGTERM.",
 )
 @turn_url_options
+@engine_option()
 @turn_options
 @output_options
 @click.pass_obj
@@ -93,6 +95,7 @@ def command(
     turn_url: tuple[str, ...],
     turn_secret_file: str | None,
     log_format: LogFormat,
+    engine: str,
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -108,12 +111,16 @@ def command(
         others = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    try:
+        rooms = make_engine(engine, limits_of(config, icesignal.RoomLimits))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--engine") from None
     relay = partial(
         icesignal.serve,
         trusted_proxies=trusted_proxy,
         allow_origins=allow_origin,
         limits=limits_of(config, icesignal.Limits),
-        engine=icesignal.MemoryEngine(limits=limits_of(config, icesignal.RoomLimits)),
+        engine=rooms,
     )
     plan = Plan(listen, admin_listen, turn_listen, with_turn, stun, others, values, relay_drain, relay)
     return run_verb(lambda: _serve(plan, output), output)

@@ -84,6 +84,7 @@ class RelayConfig(Table, frozen=True, kw_only=True):
     admin_listen: Words | None = None
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] | None = None
     stun: tuple[Words, ...] = ()
+    engine: Words | None = None
     trusted_proxies: tuple[Words, ...] = ()
     allow_origins: tuple[Words, ...] = ()
     tls: TlsTable | None = None

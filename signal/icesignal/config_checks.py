@@ -12,7 +12,9 @@ from pathlib import Path
 from cryptography import x509
 
 from icesignal.config import RelayConfig
+from icesignal.engines.choice import MEMORY, make_engine
 from icesignal.http import parse_origins
+from icesignal.registry import RoomLimits
 from icesignal.sources import parse_networks
 from icesignal.tls import ServerTls, TlsError
 from icesignal.turn_servers import TurnOffer
@@ -52,6 +54,10 @@ def problems_of(path: Path, config: RelayConfig, unix_time: Callable[[], float] 
             parse_networks(networks)
         except ValueError as error:
             yield f"{path}: regions.{name}: {error}"
+    try:
+        make_engine(config.engine or MEMORY, RoomLimits())
+    except ValueError as error:
+        yield f"{path}: engine: {error}"
     if config.tls is not None:
         yield from certificate_problems(config.tls.cert, config.tls.key, unix_time)
 

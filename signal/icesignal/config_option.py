@@ -64,6 +64,7 @@ def relay_values(_: Path, config: RelayConfig) -> dict[str, Any]:
         "tls_cert": config.tls and config.tls.cert,
         "tls_key": config.tls and config.tls.key,
         "stun": config.stun or None,
+        "engine": config.engine,
     }
 
 

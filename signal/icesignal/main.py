@@ -18,7 +18,7 @@ import trio
 from icesignal.config import RelayConfig, limits_of
 from icesignal.config_checks import problems_of, turn_offers
 from icesignal.config_option import check_file, config_option, relay_values, turn_url_options
-from icesignal.engines import MemoryEngine
+from icesignal.engines.choice import engine_option, make_engine
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.listener import raise_descriptor_limit
 from icesignal.log_format import LogFormat, handler_to
@@ -147,6 +147,7 @@ def _fail(as_json: bool, code: int, message: str) -> None:
     help="A STUN server to tell peers of, as in stun:stun.example:3478; stun::3478 means this very host. Repeatable.",
 )
 @turn_url_options
+@engine_option()
 @click.option("--tls-cert", metavar="FILE", help="PEM certificate chain, for wss.")
 @click.option("--tls-key", metavar="FILE", help="PEM private key of the certificate.")
 @click.option("--trusted-proxy", multiple=True, metavar="NETWORK", help="Whose X-Forwarded-For and PROXY to believe.")
@@ -166,6 +167,7 @@ def main(
     turn_url: tuple[str, ...],
     turn_secret_file: str | None,
     log_format: LogFormat,
+    engine: str,
     tls_cert: str | None,
     tls_key: str | None,
     trusted_proxy: tuple[str, ...],
@@ -190,12 +192,16 @@ def main(
         turn = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    try:
+        rooms = make_engine(engine, limits_of(config, RoomLimits))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--engine") from None
     relay = partial(
         serve,
         host=host,
         port=port,
         limits=limits_of(config, Limits),
-        engine=MemoryEngine(limits=limits_of(config, RoomLimits)),
+        engine=rooms,
         ice_servers=lambda source: [*({"urls": [url]} for url in stun), *turn.entries(source)],
         ssl_context=None if tls is None else tls.context,
         trusted_proxies=trusted_proxy,

@@ -16,6 +16,7 @@ _GAUGES = {
     "engine_rooms": "Rooms now.",
     "engine_sessions": "Sessions now, those that may resume included.",
     "engine_log_bytes": "Bytes in the logs of all rooms.",
+    "engine_store_away": "Whether the store that the nodes share is away: 1, or 0.",
 }
 _HELP = {
     "bad_requests": "Requests that were none.",

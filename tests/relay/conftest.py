@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+import coredis
 import pytest
 import trio
 import trio.testing
 from icesignal import wire
 from icesignal.engines import Engine, MemoryEngine
+from icesignal.engines.redis import RedisStore, parse_redis_url
 from icesignal.engines.shared import SharedEngine
 from icesignal.room import LogEntry
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.sources import Levels
 from local_store import SharedLocalStore
+from redis_process import running_redis
 from relay_client import RawClient, connect_raw
 
 
@@ -132,12 +135,41 @@ async def shared_nodes(limits: RoomLimits | None = None) -> AsyncIterator[tuple[
         yield shared_node(one, settle), shared_node(other, settle)
 
 
+@asynccontextmanager
+async def redis_nodes(limits: RoomLimits | None = None) -> AsyncIterator[tuple[ContractNode, ContractNode]]:
+    """Two nodes of the shared engine over a Redis that runs for one test."""
+    async with running_redis() as redis:
+        stores = [RedisStore(parse_redis_url(redis.url), max_rooms=128) for _ in range(2)]
+        one, other = (SharedEngine(store, limits=limits) for store in stores)
+        async with one.run(), other.run(), redis.client() as client:
+            settle = partial(settled, client, one, other)
+            await settle()
+            yield shared_node(one, settle), shared_node(other, settle)
+
+
+async def settled(client: coredis.Redis[bytes], *engines: SharedEngine) -> None:
+    """Wait until nothing is under way, and both nodes know of each room what Redis has."""
+    with trio.fail_after(60):
+        while True:
+            idle = all(engine.is_in_touch and engine.node.is_idle for engine in engines)
+            known = {(key, version) for engine in engines for key, version in engine.node.versions.items()}
+            if idle and all([await stored_version(client, key) == version for key, version in known]):
+                return
+            await trio.sleep(0.002)
+
+
+async def stored_version(client: coredis.Redis[bytes], key: str) -> str:
+    return ((await client.hget(f"ice:{{{key}}}:room", "v")) or b"").decode()
+
+
 # Each engine brings a function that yields two nodes which share their rooms.
-ENGINES: dict[str, MakeNodes] = {"memory": memory_nodes, "shared": shared_nodes}
+ENGINES: dict[str, MakeNodes] = {"memory": memory_nodes, "shared": shared_nodes, "redis": redis_nodes}
 
 
 @pytest.fixture(params=sorted(ENGINES))
 def make_nodes(request: pytest.FixtureRequest) -> MakeNodes:
+    if request.param == "redis" and "autojump_clock" in request.fixturenames:
+        pytest.skip("the time of a real Redis cannot be jumped over")
     return ENGINES[request.param]
 
 

@@ -50,6 +50,8 @@ def explore_saying(world: World, capsys: pytest.CaptureFixture[str], what: str, 
     for client, count in zip(world.clients, said, strict=False):
         client.to_say = [f"{client.name}{number}".encode() for number in range(count)]
         world.say(client, client.say())
+    for host in world.hosts:
+        world.drain(host)
     explored = explore(world)
     with capsys.disabled():
         print(f"\n{what}: {explored.orders:,} orders of events in {explored.worlds:,} worlds")

@@ -19,12 +19,24 @@ import anyio
 import coredis
 import msgspec
 import trio
-from coredis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError, UnknownCommandError
+from coredis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterCrossSlotError,
+    InvalidResponse,
+    MovedError,
+    NoScriptError,
+    ProtocolError,
+    RedisError,
+    ResponseError,
+    UnknownCommandError,
+)
+from coredis.response.types import PubSubMessage
 from coredis.retry import NoRetryPolicy
 
 from icesignal.engines.shared.engine import StoreAway, StoreRefused
 from icesignal.engines.shared.node import NODE_S
-from icesignal.engines.shared.requests import Answer, Beat, Load, Lookup, Prepare, Pulse, Reply, Request, Retire, Step
+from icesignal.engines.shared.requests import Beat, Load, Lookup, Prepare, Pulse, Reply, Request, Retire, Step
 from icesignal.engines.shared.state import EMPTY, Change, decode_change, encode_change, read_state
 from icesignal.nameplates import GUESS_HALF_LIFE_S
 from icesignal.sources import Levels
@@ -35,6 +47,7 @@ CONNECTIONS: Final = 16
 QUIET_S: Final = 5.0  # a channel that is silent is asked for a sign of life
 GUESSES_S: Final = 3_600  # after twelve half-lives there is nothing to be kept
 DEFAULT_PORT: Final = 6379
+ANSWER: Final = 2  # at least: every script begins with seconds and microseconds of the server's time
 EXAMPLE: Final = "redis://127.0.0.1:6379/0"
 _BROKEN = (
     RedisError,
@@ -70,7 +83,7 @@ for i = levels + 1, #KEYS do redis.call('SET', KEYS[i], ARGV[2], 'PX', ARGV[3]) 
 return {t[1], t[2], 1}
 """
 )
-# KEYS: the room's fields, its log. ARGV: the change as it is published, for how long, the version that it was made from,
+# KEYS: the room's fields, its log. ARGV: the change as it is published, for how long, the version it was made from,
 # the one that it makes, whether what was stored goes first; then four lists with their lengths before them: fields and
 # values, fields that go, entries by seq, seqs that go. What is left are the channels of the nodes that are told.
 STEP = (
@@ -262,9 +275,9 @@ class RedisStore:
                 ) from None
             if isinstance(leaf, UnknownCommandError):
                 raise StoreRefused(f"what answers at {self.address} is older than Redis 7, or no Redis") from None
-            if isinstance(leaf, coredis.exceptions.ProtocolError | coredis.exceptions.InvalidResponse):
+            if isinstance(leaf, ProtocolError | InvalidResponse):
                 raise StoreRefused(f"what answers at {self.address} is no Redis") from None
-            if isinstance(leaf, coredis.exceptions.ClusterCrossSlotError | coredis.exceptions.MovedError):
+            if isinstance(leaf, ClusterCrossSlotError | MovedError):
                 raise StoreRefused(f"{self.address} is a cluster; add ?cluster=yes to the engine's URL") from None
 
     def _why(self, error: BaseException) -> str:
@@ -272,7 +285,7 @@ class RedisStore:
         leaf = next(iter(_leaves(error)), error)
         if isinstance(leaf, StoreAway):
             return str(leaf)
-        if isinstance(leaf, coredis.exceptions.ResponseError):
+        if isinstance(leaf, ResponseError):
             return f"Redis at {self.address} says: {str(leaf)[:200]}"
         return f"Redis at {self.address} does not answer ({type(leaf).__name__})"
 
@@ -299,17 +312,18 @@ class RedisStore:
                 return await self._beat(client, request)
 
     async def _load(self, client: Client, key: str) -> Reply:
-        seconds, microseconds, fields, entries = await self._call(client, LOAD, _room(key), [])
+        answer = await self._call(client, LOAD, _room(key), [])
+        time, (fields, entries) = _seconds(answer), answer[ANSWER:]
         known = {name.decode(): value for name, value in _pairs(fields)}
         version = known.pop("v", b"").decode()
         if not version:
-            return Reply(_seconds(seconds, microseconds), EMPTY)
+            return Reply(time, EMPTY)
         log = {int(seq): value for seq, value in _pairs(entries)}
         try:
             state = read_state(version, known, log)
         except msgspec.DecodeError as error:
             raise StoreAway(f"what is stored in Redis at {self.address} is not ours: {error}") from None
-        return Reply(_seconds(seconds, microseconds), state)
+        return Reply(time, state)
 
     async def _prepare(self, client: Client, request: Prepare) -> Reply:
         levels, sessions = request.levels, [_session(one) for one in request.sessions]
@@ -324,9 +338,7 @@ class RedisStore:
             reply = await self._prepare_some(client, request, (), [session])
         return reply
 
-    async def _prepare_some(
-        self, client: Client, request: Prepare, levels: Levels, sessions: Sequence[bytes]
-    ) -> Reply:
+    async def _prepare_some(self, client: Client, request: Prepare, levels: Levels, sessions: Sequence[bytes]) -> Reply:
         if not levels and not sessions:
             return Reply(await self._time(client), answer=True)
         keys = [*(_usage(name) for name, _ in levels), *sessions]
@@ -349,15 +361,18 @@ class RedisStore:
     async def _ask(
         self, client: Client, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]
     ) -> tuple[float, object]:
-        seconds, microseconds, *answer = await self._call(client, script, keys, arguments)
-        return _seconds(seconds, microseconds), answer[0] if answer else None
+        answer = await self._call(client, script, keys, arguments)
+        return _seconds(answer), answer[ANSWER] if len(answer) > ANSWER else None
 
     @staticmethod
-    async def _call(client: Client, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> list[Answer]:
+    async def _call(client: Client, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> list[object]:
         try:
-            return await client.evalsha(_DIGESTS[script], keys, arguments)
+            answer = await client.evalsha(_DIGESTS[script], keys, arguments)
         except NoScriptError:
-            return await client.eval(script, keys, arguments)
+            answer = await client.eval(script, keys, arguments)
+        if not isinstance(answer, list) or len(answer) < ANSWER:
+            raise ProtocolError("a script has answered something else")
+        return list[object](answer)
 
 
 _DIGESTS = {
@@ -366,7 +381,7 @@ _DIGESTS = {
 }
 
 
-async def _changes(heard) -> AsyncIterator[Change]:
+async def _changes(heard: AsyncIterator[PubSubMessage]) -> AsyncIterator[Change]:
     async for message in heard:
         data = message["data"]
         if not isinstance(data, bytes):
@@ -397,15 +412,15 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
 
 
-def _pairs(flat) -> list[tuple[bytes, bytes]]:
+def _pairs(flat: object) -> list[tuple[bytes, bytes]]:
     """Return the pairs of what HGETALL returns within a script."""
-    if isinstance(flat, dict):
-        return list(flat.items())
-    return list(zip(flat[::2], flat[1::2], strict=True))
+    parts = [part for part in flat if isinstance(part, bytes)] if isinstance(flat, list) else []
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _seconds(seconds, microseconds) -> float:
-    return int(seconds) + int(microseconds) / 1e6
+def _seconds(answer: Sequence[object]) -> float:
+    seconds, microseconds = (int(part) if isinstance(part, bytes) else 0 for part in answer[:ANSWER])
+    return seconds + microseconds / 1e6
 
 
 def _ms(seconds: float) -> bytes:

@@ -106,7 +106,12 @@ class SharedEngine:
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None, None]:
-        """Talk to the store while the block lasts; what is under way at its end is finished, if it can be soon."""
+        """Talk to the store while the block lasts; what is under way at its end is finished, if it can be soon.
+
+        Raises:
+            StoreRefused: the store will never do what it is asked. One that does not answer yet is waited for.
+        """
+        await self._store.check()
         async with open_background() as nursery:
             for _ in range(REQUESTS):
                 nursery.start_soon(self._work)
@@ -120,13 +125,10 @@ class SharedEngine:
                 with trio.move_on_after(FLUSH_S, shield=True):
                     await self._flushed.wait()
 
-    async def check(self) -> None:
-        """Find out whether the store is what it is said to be; one that does not answer yet is waited for later.
-
-        Raises:
-            StoreRefused: it is not.
-        """
-        await self._store.check()
+    @property
+    def is_in_touch(self) -> bool:
+        """Whether the store answers."""
+        return not self.node.is_away
 
     async def handle_frame(self, subscriber: Subscriber, frame: wire.Frame) -> None:
         """Take a frame; see `Engine`. Returns once it has been dealt with."""
