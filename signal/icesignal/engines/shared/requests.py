@@ -23,7 +23,7 @@ class Lookup:
 class Load:
     """What is stored of a room. Answer: a `RoomState`, empty where there is nothing."""
 
-    key: str
+    key: str = field(repr=False)  # a nameplate is a part of a code
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Prepare:
         keep_s: for how long all of it is kept.
     """
 
-    key: str
+    key: str = field(repr=False)  # a nameplate is a part of a code
     sessions: tuple[bytes, ...] = field(repr=False)
     levels: Levels
     keep_s: float
@@ -67,7 +67,7 @@ class Step:
 class Retire:
     """A room has ended: it counts to nobody any more."""
 
-    key: str
+    key: str = field(repr=False)  # a nameplate is a part of a code
     levels: Levels
 
 
