@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop matrix sim soak fuzz bench bench-smoke js docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop cluster matrix sim soak fuzz bench bench-smoke js docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -90,6 +90,10 @@ interop: $(STAMP) build/interop/.installed
 
 build/interop/.installed: tests/interop/install $(STAMP)
 	tests/interop/install $(BIN)/python build/interop
+
+# Three relays behind haproxy and one Redis: 200 rooms of two and 20 of eight talk while nodes are killed, and Redis once.
+cluster: $(STAMP)
+	ICEAGENT_CLUSTER=1 $(PYTEST) tests/relay/test_cluster.py -q -s
 
 # Every pair of NAT behaviours in the virtual network, and what the oracle says; writes build/matrix.json.
 matrix: $(STAMP)
