@@ -17,7 +17,7 @@ import trio
 from icesignal.config import limits_of
 from icesignal.config_checks import turn_offers
 from icesignal.config_option import config_option, turn_url_options
-from icesignal.engines.choice import engine_option, make_engine
+from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.log_format import LogFormat
@@ -111,16 +111,12 @@ def command(
         others = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    try:
-        rooms = make_engine(engine, limits_of(config, icesignal.RoomLimits))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--engine") from None
     relay = partial(
         icesignal.serve,
         trusted_proxies=trusted_proxy,
         allow_origins=allow_origin,
         limits=limits_of(config, icesignal.Limits),
-        engine=rooms,
+        engine=chosen_engine(engine, limits_of(config, icesignal.RoomLimits)),
     )
     plan = Plan(listen, admin_listen, turn_listen, with_turn, stun, others, values, relay_drain, relay)
     return run_verb(lambda: _serve(plan, output), output)

@@ -18,7 +18,7 @@ import trio
 from icesignal.config import RelayConfig, limits_of
 from icesignal.config_checks import problems_of, turn_offers
 from icesignal.config_option import check_file, config_option, relay_values, turn_url_options
-from icesignal.engines.choice import engine_option, make_engine
+from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.listener import raise_descriptor_limit
 from icesignal.log_format import LogFormat, handler_to
@@ -192,16 +192,12 @@ def main(
         turn = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    try:
-        rooms = make_engine(engine, limits_of(config, RoomLimits))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--engine") from None
     relay = partial(
         serve,
         host=host,
         port=port,
         limits=limits_of(config, Limits),
-        engine=rooms,
+        engine=chosen_engine(engine, limits_of(config, RoomLimits)),
         ice_servers=lambda source: [*({"urls": [url]} for url in stun), *turn.entries(source)],
         ssl_context=None if tls is None else tls.context,
         trusted_proxies=trusted_proxy,

@@ -38,6 +38,18 @@ def make_engine(url: str, limits: RoomLimits) -> Engine:
     return SharedEngine(store, limits=limits)
 
 
+def chosen_engine(url: str, limits: RoomLimits) -> Engine:
+    """Return the engine that `--engine` names.
+
+    Raises:
+        click.BadParameter: it is none, see `make_engine`.
+    """
+    try:
+        return make_engine(url, limits)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--engine") from None
+
+
 def engine_option() -> Callable[[F], F]:
     """Return a decorator that adds `--engine`."""
 
