@@ -112,8 +112,9 @@ async def test_where_others_have_gone_on_without_what_was_lost_all_are_told(new_
         store.go_away()
         await trio.testing.wait_all_tasks_blocked()
         store.local = older
-        third = SharedEngine(store)
-        store.is_away = False
+        reached = SharedLocalStore()  # the same one, which is back for this node alone
+        reached.local = older
+        third = SharedEngine(reached)
         moved = new_listener()
         joined = joiner.one(wire.Joined)
         async with third.run():
