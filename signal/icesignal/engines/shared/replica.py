@@ -257,6 +257,10 @@ def _run_one(table: RoomTable, registry: Registry, command: Command, now: float,
                 room.epoch += 1
                 for member in room.members.values():
                     member.may_skip = True
+            # Ours are to resume in it; the nodes of the others see the new epoch, and send theirs away as well.
+            for connection in sorted(known & registry.connections.keys()):
+                registry.outputs.append(ConnectionAction(connection, close=wire.CloseCode.GOING_AWAY))
+                table.handle_disconnect(now, connection)
 
 
 # From what is stored, and back
