@@ -18,7 +18,7 @@ from icesignal.sources import Levels, ShareBook, Shares
 from icesignal.wire import CloseCode, RelayErrorCode
 
 MAX_ENDED: Final = 16_384  # sessions of which it is remembered why they ended; some 3 MB
-_ENDED_ON_PURPOSE: Final = frozenset({"done", "removed", "replaced"})
+ENDED_ON_PURPOSE: Final = frozenset({"done", "removed", "replaced"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Registry:
     def dismiss(self, now: float, member: Member, reason: str) -> None:
         """Give a member what it has not heard, and end its session."""
         self.sessions.pop(member.session, None)
-        if isinstance(member.room, RoomOfMany) and reason in _ENDED_ON_PURPOSE:
+        if isinstance(member.room, RoomOfMany) and reason in ENDED_ON_PURPOSE:
             self._ended[member.session] = (now, reason)
             self._forget_ended(now)
         if member.connection is not None:

@@ -285,7 +285,8 @@ class Desk:
     def _is_elsewhere(self, command: FrameCommand) -> bool:
         frame = command.frame
         if command.is_found:
-            return not isinstance(frame, ENTRIES) or self.state.seat_of(frame.session) is None
+            has_parted = isinstance(frame, wire.Resume) and frame.session in dict(self.state.parted)  # which it is told
+            return not isinstance(frame, ENTRIES) or (self.state.seat_of(frame.session) is None and not has_parted)
         is_taken = self.state.founding is not None or self.state.is_resting
         return isinstance(frame, wire.Allocate) and is_taken and command.connection not in self.windows
 

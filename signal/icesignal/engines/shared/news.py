@@ -108,7 +108,7 @@ class _Teller:
         reason = dict(self.new.parted).get(seat.session, "")
         if not reason:
             reason = ended.reason if ended is not None and _is_of(self.new, self.old) else UNTOLD
-        self.registry.dismiss(make_member(self.last, place, seat, self.windows), reason)
+        self.registry.dismiss(0.0, make_member(self.last, place, seat, self.windows), reason)
 
     def _close(self, connection: int, code: CloseCode) -> None:
         self.registry.outputs.append(ConnectionAction(connection, close=code))

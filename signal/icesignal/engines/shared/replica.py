@@ -23,10 +23,11 @@ from icesignal.engines.shared.state import (
     Seat,
     node_of,
 )
-from icesignal.registry import ConnectionAction, Registry, RoomLimits
+from icesignal.registry import ENDED_ON_PURPOSE, ConnectionAction, Registry, RoomLimits
 from icesignal.room import Member, Room, RoomOfMany, RoomOfTwo
 from icesignal.rooms import RoomTable
 from icesignal.sources import Levels, ShareBook
+from icesignal.ticket_door import MANY as MANY_KEY
 
 FAR = 2**53  # a position that nothing is after: of connections of other nodes, which know what theirs has been given
 BIRTH_BYTES = 8
@@ -136,16 +137,22 @@ class _Recorder(Registry):
 
     ended: str | None = None
     parted: tuple[tuple[bytes, str], ...] = ()
+    parted_before: Mapping[bytes, str] = {}  # in a room of many, as it is stored
 
     def end(self, now: float, room: Room, reason: str) -> None:
         """End a room, and note why."""
         self.ended = reason
         super().end(now, room, reason)
 
-    def dismiss(self, member: Member, reason: str) -> None:
+    def dismiss(self, now: float, member: Member, reason: str) -> None:
         """End a session, and note why."""
         self.parted = (*self.parted, (member.session, reason))
-        super().dismiss(member, reason)
+        super().dismiss(now, member, reason)
+
+    def why_ended(self, now: float, session: bytes) -> str | None:
+        """Return why a session of late was ended on purpose, at whatever node."""
+        reason = self.parted_before.get(session)
+        return reason if reason in ENDED_ON_PURPOSE else super().why_ended(now, session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +213,8 @@ def run(
         randbytes=around.randbytes, limits=around.limits, epoch=1, nameplates=book, shares=around.shares
     )
     registry.log_bytes = around.log_bytes
+    if key.startswith(MANY_KEY):
+        registry.parted_before = dict(state.parted)
     room = _fill(registry, key, state, windows)
     table = RoomTable(randbytes=around.randbytes, wall_clock=lambda: now, registry=registry)
     known = set(windows)
