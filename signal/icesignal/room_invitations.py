@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
+import trio
 
 from icesignal import tickets, wire
 from icesignal.channel import SealedChannel, open_join
@@ -23,9 +24,12 @@ from icesignal.pauses import TIMEOUT_S
 from icesignal.room_keys import BadStatement, MemberKey, read_statement_untrusted
 from icesignal.room_session import read_own_ticket
 from icesignal.tickets import KEY_BYTES, is_signed
+from icesignal.url import parse_relay_urls
 
 VERSION: Final = 1
 MAX_REMOVALS: Final = 32  # the newest; the members tell of the others
+MAX_RELAY_CHARACTERS: Final = 256  # of each URL
+THANKS_S: Final = 150.0  # a session that is away is over after 120 s
 _BINDING = "room invitation"
 _INVITED_AS = b"icesignal/1 invited\0"
 
@@ -37,6 +41,10 @@ _Statement = Annotated[bytes, msgspec.Meta(max_length=1_280)]
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
     key: _Key
     proof: wire.Proof
+
+
+class _Thanks(msgspec.Struct, frozen=True, kw_only=True):
+    pass
 
 
 class _Admission(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,20 +80,23 @@ async def admit(
 ) -> bytes | None:
     """Answer whoever has used our code with a ticket to a room; return its public key, None if it gets none.
 
+    Returns when the other side has said that it has the ticket, and that it is of use to it.
+
     Args:
         channel: of `Invitation.wait_peer`.
         vouch: given the public half of a member's key, gives a ticket for it, as `RoomKey.ticket` does, or as one gets
             it from the room's owner; None to refuse.
-        relays: URLs of the relays at which the room is.
+        relays: URLs of the relays at which the room is, 8 at most.
         removals: statements of the removals that are known, as `Room.removals`.
     Raises:
-        ChannelBroken: the other side asks for no ticket, or not for its own key.
-        ValueError: `vouch` gave a ticket for another key.
-        SignalError: the conversation is over.
+        ChannelBroken: the other side asks for no ticket, or not for its own key, or does not say that it got it.
+        ValueError: a relay's URL is none, or too long; `vouch` gave a ticket for another key.
+        SignalError: the conversation is over; if that is before the other side's thanks, it may have no ticket.
     """
     expect(SealedChannel, channel=channel)
     expect_function(vouch=vouch)
     expect(list, tuple, relays=relays, removals=removals)
+    _check_relays(relays)
     request = _read(await channel.receive(), "room-request", _Request)
     if not is_signed(request.key, request.proof, _asked(channel)):
         await channel.send({"type": "room-refusal", "v": VERSION, "reason": "the key is not yours"})
@@ -107,6 +118,10 @@ async def admit(
             "removals": list(removals)[-MAX_REMOVALS:],
         }
     )
+    with trio.move_on_after(THANKS_S) as scope:
+        _read(await channel.receive(), "room-thanks", _Thanks)
+    if scope.cancelled_caught:
+        raise ChannelBroken("the other side does not say that it got the ticket; let it try again, with a new code")
     return request.key
 
 
@@ -133,6 +148,7 @@ async def ask_admission(
         raise RelayRefused("the other side does not let us into the room; ask its owner")
     admission = _read(answer, "room-admission", _Admission)
     try:
+        _check_relays(admission.relays)
         ticket = read_own_ticket(admission.ticket, member_key)
         for statement in admission.removals:
             read_statement_untrusted(admission.room, statement)
@@ -142,6 +158,7 @@ async def ask_admission(
         raise ChannelBroken("the other side's ticket is for another room than it says")
     if ticket.expires <= wall_clock():
         raise ChannelBroken("the other side's ticket has expired; compare the two machines' clocks")
+    await channel.send({"type": "room-thanks", "v": VERSION})
     return Admission(admission.room, admission.ticket, tuple(admission.relays), tuple(admission.removals))
 
 
@@ -167,6 +184,17 @@ async def accept_invitation(
         admission = await ask_admission(channel, member_key)
         channel.close()
         return admission
+
+
+def _check_relays(relays: Sequence[str]) -> None:
+    """Refuse relays that nobody could use.
+
+    Raises:
+        ValueError: which says why.
+    """
+    parse_relay_urls(relays)
+    if any(len(one) > MAX_RELAY_CHARACTERS for one in relays):
+        raise ValueError(f"in an invitation a relay's URL has at most {MAX_RELAY_CHARACTERS} characters")
 
 
 def _asked(channel: SealedChannel) -> bytes:

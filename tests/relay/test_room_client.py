@@ -13,9 +13,11 @@ import trio
 import trio.testing
 from icesignal import MemberKey, Room, RoomKey, RoomMessage, tickets
 from icesignal.engines import MemoryEngine
+from icesignal.room_invitations import ask_admission
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
-from relay_client import Restartable, cut
+from memory_relay import open_memory_relay
+from relay_client import Restartable, cut, sealed_pair
 
 E = TypeVar("E")
 
@@ -439,3 +441,62 @@ async def test_a_room_is_ended_though_the_connection_is_away(relay: Server) -> N
         with pytest.raises(icesignal.RoomOver):
             await one.room.send(b"after the end")
         await other.room.end()  # it has
+
+
+@pytest.mark.parametrize(
+    "relays",
+    [[], ["ws://r.example"] * 9, ["ws://r.example/" + "x" * 256], ["gopher://r.example"]],
+    ids=["none", "too many", "too long", "no relay"],
+)
+async def test_relays_that_nobody_could_use_are_in_no_invitation(relay: Server, relays: list[str]) -> None:
+    """Whoever invites is told before anything is said; whoever is invited believes nobody in that."""
+    owner, joiner = RoomKey.generate(), MemberKey.generate()
+
+    async def vouch(key: bytes) -> bytes:
+        return owner.ticket(key)
+
+    async with sealed_pair(relay.url) as (inviter, invited), trio.open_nursery() as nursery:
+        with pytest.raises(ValueError, match="relay"):
+            await icesignal.admit(inviter, vouch, relays=relays)
+
+        async def admit_all_the_same() -> None:
+            ticket = owner.ticket((await inviter.receive())["key"])
+            answer = {"type": "room-admission", "v": 1, "room": owner.public, "ticket": ticket, "relays": relays}
+            await inviter.send(answer)
+
+        nursery.start_soon(admit_all_the_same)
+        with pytest.raises(icesignal.ChannelBroken):
+            await ask_admission(invited, joiner)
+
+
+async def test_who_lets_in_hears_whether_the_ticket_came(relay: Server) -> None:
+    """The other side leaves, or takes it for none: that is no success."""
+    owner, joiner = RoomKey.generate(), MemberKey.generate()
+
+    async def vouch(key: bytes) -> bytes:
+        return owner.ticket(key, life_s=-10)
+
+    async with sealed_pair(relay.url) as (inviter, invited), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(icesignal.ChannelBroken, match="expired"):
+                await ask_admission(invited, joiner)
+            invited.close()
+
+        nursery.start_soon(ask)
+        with pytest.raises(icesignal.PeerLeft):
+            await icesignal.admit(inviter, vouch, relays=[relay.url])
+
+
+async def test_who_does_not_say_thanks_is_not_waited_for_without_end(autojump_clock: object) -> None:
+    """It may be there and silent."""
+    owner, joiner = RoomKey.generate(), MemberKey.generate()
+
+    async def vouch(key: bytes) -> bytes:
+        return owner.ticket(key)
+
+    async with open_memory_relay() as relay, relay.channels() as (inviter, invited):
+        proof = joiner.sign(b"icesignal/1 invited\0" + invited.key("room invitation"))
+        await invited.send({"type": "room-request", "v": 1, "key": joiner.public, "proof": proof})
+        with pytest.raises(icesignal.ChannelBroken, match="does not say that it got the ticket"):
+            await icesignal.admit(inviter, vouch, relays=["ws://relay.example"])

@@ -523,6 +523,7 @@ export async function admit(channel, roomKey, relays, removals = []) {
   }
   const ticket = makeTicket(roomKey, key);
   channel.send({ type: "room-admission", v: 1, room: roomKey.public, ticket, relays, removals: removals.slice(-32) });
+  if ((await channel.receive()).type !== "room-thanks") throw new RelayError("refused", "the other side did not get it");
 }
 
 // Ask whoever has invited us for a ticket to its room.
@@ -534,6 +535,7 @@ export async function askAdmission(channel, key) {
   const isOurs = ticket !== null && equal(ticket.key, key.public) && equal(ticket.room, answer.room) && ticket.expires > nowS();
   if (!isOurs) throw new RelayError("refused", "the other side gives no ticket that is of use");
   const removals = (answer.removals ?? []).filter((data) => isBytes(data) && readStatement(ticket.room, data) !== null);
+  channel.send({ type: "room-thanks", v: 1 });
   return { ticket: answer.ticket, relays: answer.relays, removals };
 }
 
