@@ -12,13 +12,15 @@ from icesignal.room_keys import BadStatement, Statement, read_statement_untruste
 from icesignal.room_pairs import lp
 
 REMOVAL: Final = b"\x04"  # the first byte of a payload that is for all, sealed for nobody
-MAX_STATEMENTS: Final = 256  # as many as a relay keeps out
+MAX_STATEMENTS: Final = 256  # of the owner, and as many of others: as many as a relay keeps out
 MAX_IN_ONE: Final = 32
 _LENGTH_BYTES: Final = 4
 
 
 class Removals:
-    """The removals that a member knows of.
+    """The removals that a member knows of. None is ever forgotten: who was removed would come back.
+
+    The owner's have a place of their own, so that whoever else may remove cannot fill it.
 
     Attributes:
         count: how many statements were ever noted; each has the number that it was then, from 1.
@@ -39,18 +41,23 @@ class Removals:
         return [one.data for one in self._statements.values()]
 
     def add(self, data: bytes) -> Statement | None:
-        """Note a removal; return it if it is good and new."""
+        """Note a removal; return it if it is good and its member was not removed before.
+
+        An owner's takes the place of another one's for the same member.
+        """
         try:
             statement = read_statement_untrusted(self._room, data)
         except BadStatement:
             return None
-        if statement.member in self._statements:
+        former = self._statements.get(statement.member)
+        if former is not None and (former.by is None or statement.by is not None):
             return None
-        if len(self._statements) >= MAX_STATEMENTS and not self._make_place(statement):
+        if sum((one.by is None) == (statement.by is None) for one in self._statements.values()) >= MAX_STATEMENTS:
             return None
+        self._statements.pop(statement.member, None)
         self.count += 1
         self._statements[statement.member], self._numbers[statement.member] = statement, self.count
-        return statement
+        return statement if former is None else None
 
     def parse_untrusted(self, body: bytes) -> Iterator[bytes]:
         """Give the statements that stand one behind the other, each behind its length."""
@@ -66,13 +73,3 @@ class Removals:
         statements = [one.data for member, one in self._statements.items() if self._numbers[member] > after]
         for start in range(0, len(statements), MAX_IN_ONE):
             yield b"".join(map(lp, statements[start : start + MAX_IN_ONE]))
-
-    def _make_place(self, statement: Statement) -> bool:
-        """Forget a member's statement for one of the owner's; return whether there is place now."""
-        if statement.by is not None:
-            return False
-        found = next((member for member, one in self._statements.items() if one.by is not None), None)
-        if found is None:
-            return False
-        del self._statements[found], self._numbers[found]
-        return True

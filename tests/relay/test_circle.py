@@ -339,18 +339,37 @@ def test_only_who_may_removes(can: tuple[str, ...]) -> None:
 
 
 def test_statements_are_bounded_and_the_owners_find_place() -> None:
-    """Whoever may remove cannot fill the set so that the owner cannot."""
+    """Whoever may remove cannot fill the set so that the owner cannot; and nobody who was removed comes back."""
     owner, key = room_key(1), member_key(1)
     ticket = issue(owner, key, b"1" * 16, can=("remove",), expires=START)
-    removals = Removals(owner.public)
+    removals, ids = Removals(owner.public), [number.to_bytes(16, "big") for number in range(MAX_STATEMENTS + 5)]
+    for one in ids:
+        removals.add(make_statement(key, owner.public, one, ticket))
+    assert len(removals.statements) == MAX_STATEMENTS
     for number in range(MAX_STATEMENTS + 5):
-        removals.add(make_statement(key, owner.public, number.to_bytes(16, "big"), ticket))
-    assert len(removals.statements) == MAX_STATEMENTS
-    assert removals.add(make_statement(owner, owner.public, b"x" * 16)) is not None
-    assert len(removals.statements) == MAX_STATEMENTS
+        removals.add(make_statement(owner, owner.public, b"owner's" + number.to_bytes(9, "big")))
+    assert len(removals.statements) == 2 * MAX_STATEMENTS
+    assert all(one in removals for one in ids[:MAX_STATEMENTS])
     bodies = list(removals.bodies())
     assert all(len(body) < wire.MAX_PAYLOAD_BYTES - 100 for body in bodies)
     assert [one for body in bodies for one in removals.parse_untrusted(body)] == removals.statements
+
+
+def test_the_owners_word_for_the_same_member_makes_place() -> None:
+    """It is noted, and said to others; that the member is removed is no news."""
+    owner, key = room_key(1), member_key(1)
+    ticket = issue(owner, key, b"1" * 16, can=("remove",), expires=START)
+    by_owner, by_other = (
+        make_statement(owner, owner.public, b"x" * 16),
+        make_statement(key, owner.public, b"x" * 16, ticket),
+    )
+    for first, second in ((by_owner, by_other), (by_other, by_owner)):
+        removals = Removals(owner.public)
+        assert removals.add(first) is not None
+        told = removals.count
+        assert removals.add(second) is None
+        assert removals.statements == [by_owner]
+        assert len(list(removals.bodies(told))) == (second is by_owner)
 
 
 def test_peers_and_openings_are_bounded() -> None:

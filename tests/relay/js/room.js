@@ -487,13 +487,13 @@ export class Room {
 
   believe(data) {
     const statement = readStatement(this.room, data);
-    if (statement === null || this.statements.has(statement.member)) return;
-    if (this.statements.size >= MAX_STATEMENTS) {
-      const one = [...this.statements.values()].find(({ isOwners }) => !isOwners);
-      if (!statement.isOwners || !one) return;
-      this.statements.delete(one.member);
-    }
+    if (statement === null) return;
+    const former = this.statements.get(statement.member);
+    if (former && (former.isOwners || !statement.isOwners)) return;
+    if ([...this.statements.values()].filter(({ isOwners }) => isOwners === statement.isOwners).length >= MAX_STATEMENTS) return;
+    this.statements.delete(statement.member);
     this.statements.set(statement.member, { ...statement, number: ++this.statementCount });
+    if (former) return;
     this.isStale = true;
     const peer = this.peers.get(statement.member);
     if (peer) {
