@@ -56,7 +56,8 @@ class Peer:
     """One session of another member.
 
     `ticket_data` is its ticket as it came, `given` the generation of our chain that it has, `told` how many removals we
-    had noted when we said them to it last. Who is gone has no `presence`.
+    had noted when we said them to it last. Who is gone has no `presence`; whose ticket has expired, too, and is not
+    heard either, until a newer one comes.
     """
 
     ticket: Ticket = field(repr=False)
@@ -69,6 +70,7 @@ class Peer:
     is_confirmed: bool = False
     given: int = 0
     told: int = 0
+    is_expired: bool = False
     patience: Patience = field(default_factory=Patience)
 
     @property
@@ -144,7 +146,8 @@ class Circle:
     def handle_member(self, frame: wire.Member) -> None:
         """Take the news of another member, as far as they need not be believed."""
         peer = self._peers.get(frame.member)
-        if peer is not None and (peer.ticket_data, peer.opening) == (frame.ticket, frame.opening):
+        is_known = peer is not None and (peer.ticket_data, peer.opening) == (frame.ticket, frame.opening)
+        if peer is not None and is_known and not peer.is_expired:
             self._set_presence(peer, frame.state)  # both were looked at when they came first
             return
         try:
@@ -160,7 +163,8 @@ class Circle:
                 self._begin(ticket, frame)
             return
         if ticket.key == peer.ticket.key and ticket.expires > peer.ticket.expires:
-            peer.ticket, peer.ticket_data = ticket, frame.ticket
+            peer.ticket, peer.ticket_data, peer.is_expired = ticket, frame.ticket, False
+            self._expire_at = min(self._expire_at, ticket.expires + CLOCK_LEEWAY_S)
         self._set_presence(peer, frame.state)
 
     def handle_listed(self, ids: Collection[bytes]) -> None:
@@ -175,7 +179,7 @@ class Circle:
         kind, peer = payload[:1], self._peers.get(sender)
         if kind == REMOVAL:
             self._hear_removals(payload[1:])
-        elif peer is None:
+        elif peer is None or peer.is_expired:
             self.counters["unknown_senders"] += 1
         elif kind == SEALED:
             self._hear(peer, payload)
@@ -236,14 +240,15 @@ class Circle:
     # -- who is here
 
     def drop_expired(self) -> None:
-        """Let go whose tickets have expired: the relay may not."""
+        """Let go whose tickets have expired: the relay may not. Their keys stay: a newer ticket may be under way."""
         now = self._wall_clock()
         if now < self._expire_at:
             return
         for peer in list(self._peers.values()):
-            if peer.ticket.expires + CLOCK_LEEWAY_S <= now:
-                self._drop(peer)
-        ends = (peer.ticket.expires + CLOCK_LEEWAY_S for peer in self._peers.values())
+            if not peer.is_expired and peer.ticket.expires + CLOCK_LEEWAY_S <= now:
+                peer.is_expired = self._chain.is_stale = True
+                self._set_presence(peer, "gone")
+        ends = (peer.ticket.expires + CLOCK_LEEWAY_S for peer in self._peers.values() if not peer.is_expired)
         self._expire_at = min(ends, default=float("inf"))
 
     def _may_be(self, frame: wire.Member, ticket: Ticket) -> bool:

@@ -304,6 +304,40 @@ def test_a_renewed_ticket_keeps_a_member() -> None:
     assert len(stays[0].circle.members) == 1
 
 
+def test_a_ticket_that_is_renewed_late_brings_its_member_back() -> None:
+    """It was away, or the relay slow: it is the same session, with the keys that it has, and nothing of it is new."""
+    world, hub, stays = crowd(3)
+    soon = issue(world.owner, world.keys[2], world.ids[2], expires=START + 10)
+    world.tickets[2] = soon
+    stays[2] = hub.enter(2)
+    world.say(stays[0])
+    hub.settle()
+    world.now = START + 10 + circles.CLOCK_LEEWAY_S
+    world.say(stays[0])
+    assert isinstance(stays[0].events[-1], MemberWent)
+    kept_back, world.sent[hub._given :] = world.sent[hub._given :], []
+    stays[2].circle.send_to([world.ids[0]], b"unheard")
+    early = stays[2].circle.outbox.popleft()
+    stays[0].circle.handle_message(world.ids[2], early.payload)
+    assert stays[0].circle.counters["unknown_senders"] == 1
+    world.show(stays[0], stays[2])  # with the old ticket
+    assert [member.id for member in stays[0].circle.members] == [world.ids[1]]
+    later = issue(world.owner, world.keys[2], world.ids[2], expires=START + 20_000)
+    world.show_as(stays[0], world.ids[2], later, stays[2].circle.opening)
+    assert isinstance(stays[0].events[-1], MemberCame)
+    for sent in kept_back:  # it has no key for what was said meanwhile
+        world.give(stays[2], sent)
+    assert len(stays[2].heard) == 1
+    stays[0].circle.handle_message(world.ids[2], early.payload)
+    assert stays[0].circle.events.pop() == RoomMessage(world.ids[2], b"unheard", to_all=False)
+    world.say(stays[0])
+    hub.settle()
+    assert len(stays[2].heard) == 2
+    world.now = START + 20_000 + circles.CLOCK_LEEWAY_S
+    stays[0].circle.drop_expired()
+    assert stays[0].circle.members == []
+
+
 def test_removals_reach_all_and_whoever_comes_later() -> None:
     """By the statement to all, or before the hello of whoever has heard it."""
     world, hub, stays = crowd(4)

@@ -340,7 +340,9 @@ export class Room {
       if (state !== "gone") this.begin(ticket, opening, state);
       return;
     }
-    if (equal(ticket.key, peer.ticket.key) && ticket.expires > peer.ticket.expires) peer.ticket = ticket;
+    if (equal(ticket.key, peer.ticket.key) && ticket.expires > peer.ticket.expires) {
+      Object.assign(peer, { ticket, isExpired: false });
+    }
     this.setPresence(peer, state);
   }
 
@@ -400,7 +402,11 @@ export class Room {
 
   dropExpired() {
     const now = nowS();
-    for (const peer of [...this.peers.values()]) if (peer.ticket.expires + LEEWAY_S <= now) this.drop(peer);
+    for (const peer of [...this.peers.values()]) {
+      if (peer.isExpired || peer.ticket.expires + LEEWAY_S > now) continue;
+      peer.isExpired = this.isStale = true; // its keys stay: a newer ticket may be under way
+      this.setPresence(peer, "gone");
+    }
   }
 
   handleResync() {
@@ -422,6 +428,7 @@ export class Room {
     this.dropExpired();
     const peer = this.peers.get(sender);
     if (payload[0] === 4) this.hearRemovals(payload.subarray(1));
+    else if (peer?.isExpired) return;
     else if (peer && payload[0] === 2) this.hearPair(peer, payload);
     else if (peer?.isConfirmed && payload[0] === 3) this.hearToAll(peer, payload);
   }
