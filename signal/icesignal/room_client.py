@@ -64,7 +64,8 @@ class Room(MemberClient[RoomSession]):
         """Say something to all other members, or to those with these ids; waits while too much is under way.
 
         Returns:
-            The ids of those who were here, and will hear it if they stay: whoever comes later does not.
+            The ids of those who were here, and will hear it if they stay: whoever comes later does not. If the relay is
+            started anew they may not: see `MessagesMissed`.
         Raises:
             ValueError: the payload is longer than 61,343 bytes, or 61,414 to some.
             SignalError: the stay is over.

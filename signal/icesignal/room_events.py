@@ -81,7 +81,8 @@ class RoomMessage:
 class MessagesMissed:
     """At this place messages of a member are missing for good.
 
-    `sender` None: some may be missing, of any member; what comes after tells how many.
+    `sender` None: some may be missing, of any member; what comes after tells how many. After `MemberWent` of all who
+    were here it is that the relay was started anew: then nobody may have heard what we said last, either.
     """
 
     sender: bytes | None

@@ -12,14 +12,17 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import icesignal
+import msgpack
 import pytest
 import trio
 from icesignal import MemberKey, RoomKey, RoomMessage
 from icesignal.server import Server
+from memory_relay import play_relay
 from relay_client import Restartable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -309,3 +312,23 @@ async def test_it_lets_us_into_a_room_of_its_own(relay: Server) -> None:
     assert admission.room == owner.public
     async with icesignal.open_room(list(admission.relays), admission.ticket, mine) as room:
         assert room.members == []
+
+
+async def test_what_a_relay_says_that_is_no_frame_ends_nothing() -> None:
+    """Neither bytes nor maps nor text that is none; what it says of its versions is looked at, whatever it is."""
+    owner, mine = RoomKey.generate(), MemberKey.generate()
+    bad: list[dict[str, Any]] = [
+        {"type": "message", "epoch": "1", "seq": None, "payload": 7, "sender": "x"},
+        {"type": "message", "epoch": 9, "seq": 9, "payload": "text", "sender": bytes(16)},
+        {"type": "entered", "epoch": {}, "members": "all"},
+        {"type": "member", "member": 1, "ticket": [], "opening": {}},
+        {"type": "ack", "client_seq": "all"},
+        {"type": "welcome"},
+    ]
+    said = [b"\xc1", b"", b"\x93", *(bytes(msgpack.packb({"v": 1, **one}) or b"") for one in bad)]
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, partial(play_relay, said), 0, host="127.0.0.1"))
+        url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}"
+        async with program("room", url, owner.ticket(mine.public).hex(), mine.private_bytes().hex()) as javascript:
+            await javascript.hear_until(over="version")
+        nursery.cancel_scope.cancel()

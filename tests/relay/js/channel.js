@@ -164,6 +164,7 @@ function open(url, entry, pake, { onRoom = () => {}, WebSocketClass } = {}) {
         channel = new SealedChannel(session, keys);
         resolve(channel);
       },
+      isFull: () => channel?.inbox.isFull ?? false,
       lost() {
         channel?.askToRepeat();
       },

@@ -211,6 +211,7 @@ export class Room {
     this.beginStay();
     const on = {
       place: (frame) => this.handlePlace(frame),
+      isFull: () => this.inbox.isFull,
       message: ({ sender, payload }) => isBytes(sender, 16) && this.handleMessage(hex(sender), payload),
       other: (frame) => frame.type === "member" && this.handleListed(frame),
       lost: () => (this.whenListed = () => this.handleResync()),

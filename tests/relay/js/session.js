@@ -1,13 +1,17 @@
 // A session at a relay, which survives its connections: docs/relay-protocol.md sections 3, 4 and 11.
 
-import { decode, encode, random } from "./wire.js";
+import { encode, isBytes, random, readMap } from "./wire.js";
 
 const FINAL = new Set([1000, 1009, 4000, 4001, 4002, 4006]);
 const MAX_UNACKNOWLEDGED = 64;
 const MAX_UNACKNOWLEDGED_BYTES = 512 << 10;
+const MAX_WAITING = 1024; // messages that the relay has not been given yet; what is beyond is asked for by whom it was for
+const MAX_INBOX = 512; // twice what a relay replays at most
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
 const ENTRIES = new Set(["joined", "resumed", "resync", "entered"]);
+
+const isCount = (...values) => values.every((value) => Number.isSafeInteger(value) && value >= 0);
 
 export class RelayError extends Error {
   constructor(code, text) {
@@ -29,9 +33,10 @@ export class Session {
 
   connect() {
     if (this.error !== null) return;
+    if (this.on.isFull?.()) return void setTimeout(() => this.connect(), this.pause); // a replay would find no place
     const socket = (this.socket = new this.WebSocketClass(this.url));
     socket.binaryType = "arraybuffer";
-    socket.onmessage = ({ data }) => socket === this.socket && this.handle(decode(new Uint8Array(data)));
+    socket.onmessage = ({ data }) => socket === this.socket && this.handle(readMap(new Uint8Array(data)));
     socket.onerror = () => {};
     socket.onclose = ({ code }) => {
       if (socket !== this.socket) return;
@@ -47,19 +52,20 @@ export class Session {
   }
 
   handle(frame) {
-    if (this.error !== null || frame === null || typeof frame !== "object" || frame.v !== 1) return;
+    if (this.error !== null || frame === null || frame.v !== 1) return;
     if (frame.type === "welcome") this.begin(frame);
     else if (ENTRIES.has(frame.type)) this.take(frame);
     else if (frame.type === "message") this.hear(frame);
     else if (frame.type === "ack") this.acknowledge(frame.client_seq);
     else if (frame.type === "closed") this.finish(new RelayError(frame.reason, `the relay closed the room: ${frame.reason}`));
     else if (frame.type === "error") this.fail(frame);
+    else if (this.on.isFull?.()) this.socket.close(); // all members are told again after a resume
     else this.on.other?.(frame);
   }
 
   begin(welcome) {
     this.welcome = welcome;
-    if (!welcome.versions.includes(1)) return this.finish(new RelayError("version"));
+    if (!Array.isArray(welcome.versions) || !welcome.versions.includes(1)) return this.finish(new RelayError("version"));
     const [epoch, seq] = this.position;
     if (this.place === null) {
       this.entries += 1;
@@ -69,6 +75,7 @@ export class Session {
 
   take(frame) {
     if (this.isLive) return; // one answer for each connection
+    if (!isCount(frame.epoch, frame.seq, frame.client_seq) || !isBytes(frame.token, 16)) return;
     const arrival = frame.type === "entered" ? frame.arrival : frame.type;
     const was = this.place;
     if (was !== null && (frame.room !== was.room || frame.role !== was.role)) {
@@ -88,13 +95,15 @@ export class Session {
 
   hear(frame) {
     const [epoch, seq] = this.position;
+    if (!isCount(frame.epoch, frame.seq) || !isBytes(frame.payload)) return;
     if (frame.epoch < epoch || (frame.epoch === epoch && frame.seq <= seq)) return;
+    if (this.on.isFull?.()) return this.socket.close(); // the position stays, and the relay replays it
     this.position = [frame.epoch, frame.seq];
     this.on.message(frame);
   }
 
   acknowledge(clientSeq) {
-    while (this.pending.length && this.pending[0].client_seq <= clientSeq) {
+    while (isCount(clientSeq) && this.pending.length && this.pending[0].client_seq <= clientSeq) {
       this.pendingBytes -= this.pending.shift().payload.length;
     }
     this.moveOn();
@@ -116,6 +125,7 @@ export class Session {
 
   // Queue a message; it goes out when the relay has acknowledged enough of what went before.
   send(payload, to) {
+    if (this.waiting.length >= MAX_WAITING) return;
     this.waiting.push(to ? { payload, to } : { payload });
     this.moveOn();
   }
@@ -159,6 +169,10 @@ export class Inbox {
     const taker = this.takers.shift();
     if (taker) taker.resolve(item);
     else this.items.push(item);
+  }
+
+  get isFull() {
+    return this.items.length >= MAX_INBOX;
   }
 
   end(error) {
