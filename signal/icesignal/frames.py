@@ -82,13 +82,17 @@ class FrameReader:
     It keeps at most one message and what was fed last.
     """
 
-    __slots__ = ("_data", "_fragments", "_fragments_bytes", "_fragments_opcode")
+    __slots__ = ("_data", "_fragments", "_fragments_opcode")
 
     def __init__(self, data: bytes = b"") -> None:
         self._data = bytearray(data)
-        self._fragments: list[bytes] | None = None
+        self._fragments: bytearray | None = None  # what has come of a message
         self._fragments_opcode = Opcode.BINARY
-        self._fragments_bytes = 0
+
+    @property
+    def is_within_message(self) -> bool:
+        """Whether a message has begun, of which fragments follow."""
+        return self._fragments is not None
 
     def feed(self, data: bytes) -> None:
         """Take what has come."""
@@ -107,12 +111,10 @@ class FrameReader:
             if self._fragments is None:
                 if is_final:
                     return opcode, payload
-                self._fragments, self._fragments_opcode = [], opcode
-            if payload:  # of empty ones there may be any number
-                self._fragments.append(payload)
-                self._fragments_bytes += len(payload)
+                self._fragments, self._fragments_opcode = bytearray(), opcode
+            self._fragments += payload
             if is_final:
-                message, self._fragments, self._fragments_bytes = b"".join(self._fragments), None, 0
+                message, self._fragments = bytes(self._fragments), None
                 return self._fragments_opcode, message
         return None
 
@@ -135,7 +137,7 @@ class FrameReader:
             size = int.from_bytes(data[2:begin], "big")
             if size < (_16_BITS if begin == 4 else 1 << 16):
                 raise BadFrames(1002, "a length that is longer than it need be")
-        if opcode in _DATA and self._fragments_bytes + size > MAX_MESSAGE_BYTES:
+        if opcode in _DATA and len(self._fragments or b"") + size > MAX_MESSAGE_BYTES:
             raise BadFrames(1009, f"a message has at most {MAX_MESSAGE_BYTES} bytes")
         end = begin + _MASK_BYTES + size
         if len(data) < end:

@@ -7,6 +7,7 @@ Source: RFC 6455.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import deque
@@ -32,6 +33,7 @@ from icesignal.transport import (
 )
 from icesignal.wire import CloseCode
 
+errors = logging.getLogger("icesignal.server.errors")
 CHECK_EVERY_S = 1.0
 WRITES_AT_ONCE = os.name == "posix"  # elsewhere a socket is no file
 RECEIVE_BYTES = 4_096  # as much as our clients take at once: a burst must not outrun its receiver, see the room's log
@@ -53,10 +55,12 @@ class ServedWebsocket:
         "_heard_at",
         "_hung_up",
         "_ignores",
+        "_is_cut",
         "_is_writing",
         "_outbox",
         "_outbox_bytes",
         "_pinged_at",
+        "_pong",
         "_since_message",
         "_socket",
         "_stream",
@@ -80,6 +84,8 @@ class ServedWebsocket:
         self._since_message = len(first)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
+        self._is_cut = False  # whether the first of it is the rest of a frame
+        self._pong: bytes | None = None
         self._is_writing = False
         self._writing: trio.CancelScope | None = None
         self._written: trio.Event | None = None  # for who waits until a task has written all
@@ -114,7 +120,6 @@ class ServedWebsocket:
                 self.abort(error.code, str(error))
                 message = None
             if message is not None:
-                self._since_message = 0
                 return message
             if self._ended is not None:
                 raise self._ended
@@ -124,6 +129,8 @@ class ServedWebsocket:
         """Return a message that is here; control frames before it are answered."""
         while self._ended is None and not self._ignores and (found := self._frames.next()) is not None:
             opcode, payload = found
+            if not self._frames.is_within_message:
+                self._since_message = 0
             if opcode is Opcode.BINARY:
                 return payload
             if opcode is Opcode.TEXT:
@@ -132,13 +139,20 @@ class ServedWebsocket:
                 except UnicodeDecodeError:
                     raise BadFrames(1007, "a text that is no UTF-8") from None
             if opcode is Opcode.PING and self.is_open:
-                if self._allow(0, 1):
-                    self._put(encode(Opcode.PONG, payload))
-                else:
-                    self.abort(CloseCode.TOO_FAST, "too many pings")
+                self._answer_ping(payload)
             elif opcode is Opcode.CLOSE:
                 self._take_close(*read_close(payload))
         return None
+
+    def _answer_ping(self, payload: bytes) -> None:
+        """Send a pong. While something waits before it the newest one is enough (RFC 6455 section 5.5.3)."""
+        pong = encode(Opcode.PONG, payload)
+        if not self._allow(0, 1):
+            self.abort(CloseCode.TOO_FAST, "too many pings")
+        elif self._is_writing:
+            self._pong = pong
+        else:
+            self._put(pong)
 
     def _take_close(self, code: int, reason: str) -> None:
         """Answer the client's close frame, unless it is the answer to ours."""
@@ -208,9 +222,14 @@ class ServedWebsocket:
 
     def abort(self, code: int, reason: str = "") -> None:
         """Close without writing the outbox, which nobody takes, or hearing what else is said; returns at once."""
+        if self._ignores:
+            return
         self._ignores = True
-        self._outbox.clear()
-        self._outbox_bytes = 0
+        if self._closing is None:
+            rest = self._outbox.popleft() if self._is_cut else b""  # of a frame that the client has the beginning of
+            self._outbox.clear()
+            self._outbox.extend([rest] if rest else [])
+            self._outbox_bytes = len(rest)
         self.close(code, reason)
 
     def give_up(self, code: int, reason: str) -> None:
@@ -234,12 +253,16 @@ class ServedWebsocket:
             except BlockingIOError:
                 written = 0
             except OSError as error:
-                self._hung_up = self._hung_up or is_reset(error)  # the reader learns it as well, and ends
+                if is_reset(error):
+                    self._hung_up = True  # the reader learns it as well, and ends
+                else:
+                    self.give_up(ABNORMAL, "the system takes nothing")
                 return
             if written == len(frame):
                 self._websockets.note_drained(self)
                 return
             frame = frame[written:]
+            self._is_cut = written > 0
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
         self._start_writing()
@@ -256,16 +279,27 @@ class ServedWebsocket:
                 await self._write_outbox()
         except BROKEN as error:
             self._end(ABNORMAL, "the connection broke", hung_up=is_reset(error))
+        except Exception:
+            # One connection must never end the others.
+            errors.exception("a connection ended by an error of the relay")
+            self.give_up(ABNORMAL, "an error of the relay")
         finally:
             self._writing, self._is_writing = None, False
             if self._written is not None:
                 self._written.set()
             self._websockets.note_drained(self)
 
-    async def _write_outbox(self) -> None:
-        while self._outbox:
+    def _next_frame(self) -> bytes | None:
+        if self._outbox:
             frame = self._outbox.popleft()
             self._outbox_bytes -= len(frame)
+            self._is_cut = False
+            return frame
+        pong, self._pong = self._pong, None
+        return pong
+
+    async def _write_outbox(self) -> None:
+        while (frame := self._next_frame()) is not None:
             with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
                 await self._stream.send_all(frame)
             if scope.cancelled_caught:
@@ -345,8 +379,13 @@ class Websockets:
 
     @staticmethod
     async def _tell(websocket: ServedWebsocket) -> None:
-        if websocket.is_drained and websocket.on_drained is not None:
+        if not websocket.is_drained or websocket.on_drained is None:
+            return
+        try:
             await websocket.on_drained()
+        except Exception:
+            errors.exception("a connection ended by an error of the relay")
+            websocket.abort(CloseCode.GOING_AWAY)
 
     async def _check(self) -> None:
         """Look once a second at who is still there."""

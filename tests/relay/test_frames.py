@@ -109,7 +109,7 @@ def test_empty_fragments_take_no_memory() -> None:
     for _ in range(10_000):
         reader.feed(frame(0x00))
         assert reader.next() is None
-    assert reader._fragments == [b"a"]
+    assert reader._fragments == b"a"
     reader.feed(frame(0x80))
     assert reader.next() == (Opcode.BINARY, b"a")
 

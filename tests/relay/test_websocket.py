@@ -203,6 +203,81 @@ async def test_pings_cost_their_sender(autojump_clock: trio.testing.MockClock) -
         assert sum(paid) == 3
 
 
+async def test_pongs_do_not_pile_up_for_who_does_not_read() -> None:
+    """A client that pings and takes nothing gets the newest pong, when it takes again."""
+    async with served() as (connection, client):
+        while not connection._is_writing:
+            connection.send_nowait(bytes(60_000))
+        waiting = connection._outbox_bytes
+        await client.stream.send_all(b"".join(frame(0x89, b"%d" % number) for number in range(500)) + frame(0x82, b"x"))
+        assert await connection.receive() == b"x"
+        assert connection._outbox_bytes <= waiting
+        frames = [("", b"")]
+        while frames[-1][0] != "PONG":
+            frames += await client.hear(1)
+        assert frames[-1][1] == b"499"
+
+
+async def test_ten_idle_days_are_no_message_without_end() -> None:
+    """One pong each 20 s makes 43,200, of two bytes and a mask."""
+    async with served() as (connection, client), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def idle() -> None:
+            for _ in range(440):
+                await client.stream.send_all(100 * frame(0x8A))
+            await client.stream.send_all(frame(0x82, b"x"))
+
+        assert await connection.receive() == b"x"
+
+
+async def test_a_frame_that_is_half_written_is_finished_before_the_goodbye() -> None:
+    """In the middle of it the code that says resume would be payload. It is not lost by a further reason either."""
+    async with served() as (connection, client):
+        sent = 0
+        while not connection._is_cut:
+            connection.send_nowait(bytes([65 + sent]) * 60_000)
+            sent += 1
+        connection.send_nowait(b"never written")
+        connection.abort(4003, "slow")
+        connection.abort(4004, "and fast")
+        got = b""
+        while len(got) < sent * 60_000:
+            got += b"".join(payload for _, payload in await client.hear(1))
+        assert got == b"".join(bytes([65 + number]) * 60_000 for number in range(sent))
+        while not (heard := [one for one in await client.hear(1) if one[1]]):
+            pass
+        assert heard == [("CLOSE", (4003).to_bytes(2, "big"))]
+
+
+async def test_an_error_of_one_owner_costs_that_one(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever is told that all is written may fail; the others are told all the same."""
+    told: list[str] = []
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("unforeseen")
+
+    async def note() -> None:
+        await trio.lowlevel.checkpoint()
+        told.append("told")
+
+    async with served() as (connection, client):
+        connection.on_drained = fail
+        connection.send_nowait(b"x")
+        assert [kind for kind, _ in await client.hear(2)] == ["BINARY", "CLOSE"]
+        other, theirs = socket.socketpair()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(other))
+        async with connection._websockets.accept(stream, ANSWER, b"") as second:
+            second.on_drained = note
+            second.send_nowait(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+            theirs.close()
+        await client.stream.aclose()
+    assert told == ["told"]
+    assert "unforeseen" in caplog.text
+
+
 async def test_nothing_is_left_of_who_has_gone() -> None:
     """Also not in the list of those to be looked at, or of those that have written all."""
     websockets = Websockets()
