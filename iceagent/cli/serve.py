@@ -19,11 +19,13 @@ from icesignal.config_checks import turn_offers
 from icesignal.config_option import config_option, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
+from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.log_format import LogFormat
 from icesignal.systemd import RELAY, HandedOver, Notifier, take_sockets
 from icesignal.tls import HTTP, ServerTls, TlsError
 from icesignal.turn_servers import Minted, TurnDirectory
+from icesignal.wire import MAX_ICE_URLS
 
 from iceagent.cli.listening import DEFAULT_LISTEN, parse_listen
 from iceagent.cli.options import Common, output_options
@@ -42,7 +44,6 @@ from iceagent.session.relay import best_address
 from iceagent.tunnel.binds import bind_error
 
 CREDENTIALS_S = 12 * 3600  # how long a member's credentials are good for new allocations
-MAX_URLS = 8  # of one entry, docs/relay-protocol.md section 9
 _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
 ServeRelay = Callable[..., AbstractAsyncContextManager[icesignal.Server]]
 _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when the system chooses
@@ -108,6 +109,7 @@ def command(
     """
     output = Common(as_json, quiet, verbose).open_output(log_format=log_format)
     try:
+        check_stun(stun)
         others = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -337,7 +339,7 @@ def _ice_servers(
         make = partial(turn.make_credentials_at, host, CREDENTIALS_S)
         username, credential, ttl_s = (minted or Minted()).get(host, make, CREDENTIALS_S)
         urls = list(dict.fromkeys(own_host_urls(turn)))  # both families have one name
-        servers.append({"urls": urls[:MAX_URLS], "username": username, "credential": credential, "ttl": ttl_s})
+        servers.append({"urls": urls[:MAX_ICE_URLS], "username": username, "credential": credential, "ttl": ttl_s})
     return servers if others is None else [*servers, *others.others.entries(host)]
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from icesignal import http, wire
 from icesignal.http import parse_origins
-from icesignal.sources import IPNetwork, parse_networks
+from icesignal.sources import UNKNOWN_SOURCE, IPNetwork, parse_networks
 
 OWNER = "owner"
 
@@ -47,15 +47,18 @@ IceServers = Sequence[Mapping[str, Any]] | Callable[[str], Sequence[Mapping[str,
 
 
 def servers_for_each(servers: IceServers) -> Callable[[str], list[wire.RTCIceServer]]:
-    """Return what gives the entries for a source; a fixed list is checked at once."""
+    """Return what gives the entries for a source. They are checked at once, those of a function by a sample."""
     if callable(servers):
         make = servers
+        _checked(make(UNKNOWN_SOURCE))
         return lambda source: _checked(make(source))
     fixed = _checked(servers)
     return lambda _: fixed
 
 
 def _checked(entries: Sequence[Mapping[str, Any]]) -> list[wire.RTCIceServer]:
+    if len(entries) > wire.MAX_MAP_KEYS:
+        raise ValueError(f"{len(entries)} ICE servers are too many; a frame has place for {wire.MAX_MAP_KEYS}")
     try:
         return msgspec.convert([dict(entry) for entry in entries], list[wire.RTCIceServer])
     except msgspec.ValidationError as error:

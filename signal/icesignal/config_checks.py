@@ -14,6 +14,7 @@ from cryptography import x509
 from icesignal.config import RelayConfig
 from icesignal.engines.choice import MEMORY, make_engine
 from icesignal.http import parse_origins
+from icesignal.ice_urls import check_stun, check_turn
 from icesignal.registry import RoomLimits
 from icesignal.sources import parse_networks
 from icesignal.tls import ServerTls, TlsError
@@ -35,17 +36,14 @@ def problems_of(path: Path, config: RelayConfig, unix_time: Callable[[], float] 
     for key, values, parse in (
         ("trusted_proxies", config.trusted_proxies, parse_networks),
         ("allow_origins", config.allow_origins, parse_origins),
+        ("stun", config.stun, check_stun),
+        *((f"turn[{number}].urls", one.urls, check_turn) for number, one in enumerate(config.turn)),
     ):
         try:
             parse(values)
         except ValueError as error:
             yield f"{path}: {key}: {error}"
-    for url in config.stun:
-        if not url.startswith(("stun:", "stuns:")):
-            yield f"{path}: stun: {url!r} is not a STUN URL, as in stun:stun.example:3478"
     for number, one in enumerate(config.turn):
-        if bad := [url for url in one.urls if not url.startswith(("turn:", "turns:"))]:
-            yield f"{path}: turn[{number}].urls: {bad[0]!r} is not a TURN URL, as in turn:turn.example:3478"
         if one.region and one.region not in config.regions:
             yield f"{path}: turn[{number}].region: {one.region!r} is not among regions, so nobody would be near"
         yield from turn_secret_problems(one.secret_file)
@@ -135,9 +133,7 @@ def turn_offers(config: RelayConfig, urls: Sequence[str], secret_file: str | Non
         return offers
     if not urls or secret_file is None:
         raise ValueError("--turn-url and --turn-secret-file belong together")
-    for url in urls:
-        if not url.startswith(("turn:", "turns:")):
-            raise ValueError(f"--turn-url {url!r} is not a TURN URL, as in turn:turn.example:3478?transport=udp")
+    check_turn(tuple(urls))
     for problem in turn_secret_problems(secret_file):
         raise ValueError(problem)
     return [TurnOffer(tuple(urls), read_secret(secret_file)), *offers]

@@ -19,6 +19,7 @@ from icesignal.config import RelayConfig, limits_of
 from icesignal.config_checks import problems_of, turn_offers
 from icesignal.config_option import check_file, config_option, relay_values, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
+from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.listener import raise_descriptor_limit
 from icesignal.log_format import LogFormat, handler_to
@@ -183,12 +184,10 @@ def main(
     logging.getLogger("trio-websocket").setLevel(logging.WARNING)  # at debug it would show message sizes and addresses
     raise_descriptor_limit()
     host, port = parse_listen(listen)
-    for url in stun:
-        if not url.startswith(("stun:", "stuns:")):
-            raise click.BadParameter(f"{url!r} is not a STUN URL, as in stun:stun.example:3478", param_hint="--stun")
     tls = _tls(tls_cert, tls_key)
     config: RelayConfig = context.obj
     try:
+        check_stun(stun)
         turn = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -38,6 +38,7 @@ _HELP = {
     "pages": "Pages served.",
     "rooms_forbidden": "Rooms refused because the relay has an owner.",
     "rooms_while_draining": "Rooms refused because the relay goes away.",
+    "servers_failed": "Times that a member was told of no ICE servers since they could not be made.",
     "servers_given": "Times that a member was given ICE servers anew.",
     "slow_consumers": "Connections closed because they took their messages too slowly.",
     "stun_connections": "Connections handed over to the TURN server on the same port.",

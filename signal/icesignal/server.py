@@ -354,7 +354,7 @@ class Server:
                 lambda: self._draining,
                 lambda: self._pseudonyms.of(party.name),
             )
-            ice_servers = partial(self.ice_servers, party.name)
+            ice_servers = partial(self._servers_for, party.name)
             peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters, self.outcomes)
             self._peers.add(peer)
             try:
@@ -362,6 +362,15 @@ class Server:
             finally:
                 self._peers.discard(peer)
                 self._left.set()
+
+    def _servers_for(self, source: str) -> list[wire.RTCIceServer]:
+        """Return the ICE servers of a member; none where they cannot be made: its place in the room is worth more."""
+        try:
+            return self.ice_servers(source)
+        except Exception:
+            self.counters["servers_failed"] += 1
+            errors.exception("ICE servers could not be made; a member is told of none")
+            return []
 
     def _allow(self, party: Party, size: int, pings: int) -> bool:
         now = trio.current_time()
@@ -410,7 +419,8 @@ async def serve(
         limits: what a source may ask for.
         ice_servers: what members of a room get: maps with `urls` and perhaps `username` and `credential`. A URL
             with an empty host, as in `stun::3478`, means the host under which the client reached this relay. A function
-            is called for each member that joins or resumes, so that credentials can be of its own and short-lived.
+            is called for each member that joins or resumes, so that credentials can be of its own and short-lived, and
+            once at the start with "unknown", to see whether its entries are any.
         ssl_context: with a certificate, for `wss`; a `Tls` where `ws` or STUN are to be served on the same port.
         engine: where the rooms are kept; in memory by default.
         trusted_proxies: addresses or networks whose `X-Forwarded-For`, `Forwarded` and PROXY headers are believed.

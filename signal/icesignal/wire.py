@@ -19,6 +19,8 @@ MAX_MESSAGE_BYTES = 65_536
 MAX_PAYLOAD_BYTES = 61_440
 MAX_OPENING_BYTES = 1_024
 MAX_MAP_KEYS = 32
+MAX_TEXT = 256  # characters of a name, a message or a URL
+MAX_ICE_URLS = 8  # of one entry
 SESSION_BYTES = 16
 TOKEN_BYTES = 16
 NAME_BYTES = 32
@@ -56,7 +58,7 @@ _NAMEPLATE = r"^[1-9][0-9]{0,8}\Z"
 Nameplate = Annotated[str, msgspec.Meta(pattern=_NAMEPLATE)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 ClientSeq = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
-Text = Annotated[str, msgspec.Meta(max_length=256)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Role = Literal["inviter", "joiner"]
 PeerPresence = Literal["absent", "present", "away"]
 MemberPresence = Literal["present", "away", "gone"]
@@ -242,7 +244,7 @@ class RTCIceServer(_SecretsHidden, frozen=True, kw_only=True, omit_defaults=True
     `ttl` is for how many seconds the credentials are good, from now on.
     """
 
-    urls: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=8)]
+    urls: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=MAX_ICE_URLS)]
     username: Text | None = None
     credential: Text | None = None
     ttl: Count | None = None

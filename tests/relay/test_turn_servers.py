@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import click
 import icesignal
 import pytest
 import trio
@@ -13,11 +14,13 @@ from click.testing import CliRunner
 from coturn import running_coturn
 from icesignal.config import RelayConfig, read_config
 from icesignal.config_checks import problems_of, turn_offers
+from icesignal.ice_urls import check_stun, check_turn
 from icesignal.main import main
 from icesignal.server import serve
 from icesignal.turn_servers import AGAIN_S, MAX_KEPT, MAX_OFFERED, TTL_S, Minted, TurnDirectory, TurnOffer
 from turn_wire import udp_client
 
+from iceagent.cli.serve import command as serve_command
 from iceagent.core.address import TransportAddress
 from iceagent.core.turn.server import SharedSecretUsers
 
@@ -135,6 +138,11 @@ GOOD = '[[turn]]\nurls = ["turn:t.example"]\nsecret_file = "secret"\nregion = "e
     [
         (GOOD, ""),
         (GOOD.replace("turn:t", "stun:t"), "turn[0].urls: 'stun:t.example' is not a TURN URL"),
+        (GOOD.replace("turn:t", "turn:t t"), "turn[0].urls: 'turn:t t.example' is not a TURN URL"),
+        (
+            GOOD.replace("turn:t", f"turn:{'t' * 300}"),
+            "turn[0].urls: 'turn:tttttttttttttttttttttttttt",
+        ),
         (GOOD.replace('"eu"\n', '"ue"\n'), "turn[0].region: 'ue' is not among regions"),
         (GOOD.replace("192.0.2.0/24", "here"), "regions.eu: 'here'"),
         (GOOD.replace('"secret"', '"none"'), "none cannot be read: no such file"),
@@ -146,6 +154,68 @@ def test_check_config_looks_at_turn_servers(tmp_path: Path, text: str, words: st
     problems = list(problems_of(path, read_config(path, RelayConfig)))
     assert len(problems) == (1 if words else 0)
     assert words in "".join(problems)
+
+
+GOOD_URLS = ("stun:a.example", "stuns:[2001:db8::1]:5349", "stun::3478", "turn:1.2.3.4?transport=udp", "turns::1")
+BAD_URLS = (
+    *("stun:", "turn:", "stun", "stun:a b", "stun:a:0", "stun:a:65536", "stun:a:", "stun:a:x", "stun://a", "stun:[a]"),
+    *("stun:a?transport=udp", "turn:a?transport=tls", "turn:?transport=udp", "turn:a#b", "http:a", "STUN:a"),
+)
+
+
+@pytest.mark.parametrize("url", [*GOOD_URLS, *BAD_URLS])
+def test_urls_are_those_that_browsers_take(url: str) -> None:
+    """An empty host is the relay's own, and then there is a port."""
+    check = check_turn if url.startswith("turn") else check_stun
+    if url in GOOD_URLS:
+        check((url,))
+    else:
+        with pytest.raises(ValueError, match="as in"):
+            check((url,))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--stun", "stun:"],
+        ["--stun", f"stun:{'a' * 600}"],
+        [word for number in range(33) for word in ("--stun", f"stun:{number}.example")],
+        ["--turn-url", "turn:a b", "--turn-secret-file", "secret"],
+        [*(["--turn-url", "turn:a"] * 9), "--turn-secret-file", "secret"],
+    ],
+)
+@pytest.mark.parametrize("command", [main, serve_command], ids=["icesignal-relay", "serve"])
+def test_what_no_frame_could_hold_stops_the_start(command: click.Command, arguments: list[str]) -> None:
+    """Else every join would end by it."""
+    done = CliRunner().invoke(command, [*arguments, "--listen", "127.0.0.1:0"])
+    assert done.exit_code == 2
+    assert "URL" in done.output
+    assert len(done.output.splitlines()) < 6
+
+
+async def test_servers_that_are_none_stop_the_start() -> None:
+    """A function is asked once for a sample."""
+    for entries in ([{"urls": ["turn:a"] * 9}], [{"urls": ["stun:a"]}] * 33):
+        with pytest.raises(ValueError):
+            async with serve(ice_servers=lambda _, found=entries: found):  # type: ignore[misc]
+                pass
+
+
+async def test_a_member_without_servers_is_a_member() -> None:
+    """Where they cannot be made its room is there all the same."""
+    fails: list[bool] = []
+
+    def make(source: str) -> list[dict[str, object]]:
+        if fails:
+            raise ZeroDivisionError
+        return [{"urls": ["stun:a"]}]
+
+    async with serve(ice_servers=make) as server:
+        fails.append(True)
+        async with icesignal.open_client(server.url) as client:
+            await client.allocate()
+            assert client.ice_servers == []
+        assert server.counters["servers_failed"] == 2  # at the welcome, too
 
 
 def test_a_secret_that_is_none_is_told(tmp_path: Path) -> None:
