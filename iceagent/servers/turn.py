@@ -192,7 +192,13 @@ class TurnService:
     async def run_client(
         self, path: ClientPath, send: Sender, client: StreamOrDtlsClient, run: Callable[[], Awaitable[None]]
     ) -> None:
-        """Run a connected client; at its end its allocation and its connections end, too."""
+        """Run a connected client; at its end its allocation and its connections end, too.
+
+        One whose 5-tuple another has, as proxies may claim, is not served: it would have the other's allocation.
+        """
+        if path in self._clients:
+            self.counters["path_in_use"] += 1
+            return
         self._senders[path] = send
         self._clients[path] = client
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from icesignal import http
-from icesignal.proxy import ProxyHeaderError, begins_like_proxy_header, parse_proxy_header_untrusted
+from icesignal.proxy import Client, ProxyHeaderError, begins_like_proxy_header, parse_proxy_header_untrusted
 from icesignal.tls import HTTP
 from icesignal.transport import PrefixedStream
 
@@ -24,7 +24,7 @@ class StunConnection:
 
     Attributes:
         stream: gives everything from the first byte of STUN on.
-        local, remote: host and port; where a trusted proxy named the client, the client's host.
+        local, remote: host and port; where a trusted proxy named the client, the client's.
         settle: to be called once it has earned its place; until then it may be ended for others.
     """
 
@@ -49,8 +49,8 @@ class Tls:
     serve_stun: Callable[[StunConnection], Awaitable[None]] | None = None
 
 
-async def read_proxy_header(stream: trio.abc.ReceiveStream) -> tuple[str | None, bytes]:
-    """Return the client's address if a PROXY header has it, and the bytes that were read too far.
+async def read_proxy_header(stream: trio.abc.ReceiveStream) -> tuple[Client | None, bytes]:
+    """Return the client's address and port if a PROXY header has it, and the bytes that were read too far.
 
     Raises:
         http.BadRequest: it begins like one and is none.

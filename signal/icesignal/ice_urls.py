@@ -12,7 +12,7 @@ from icesignal.wire import MAX_ICE_URLS, MAX_TEXT
 
 MAX_STUN = 24  # ours: STUN servers beside our own and four entries of TURN, within the 32 entries of a frame
 _URL = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<host>[^:\[\]?]*))(?::(?P<port>[0-9]{1,5}))?(?P<query>\?.*)?")
-_QUERIES = {"stun": {None}, "turn": {None, "?transport=udp", "?transport=tcp"}}  # with another browsers refuse it
+_QUERIES: dict[str, set[str | None]] = {"stun": {None}, "turn": {None, "?transport=udp", "?transport=tcp"}}
 _EXAMPLES = {
     "stun": "a STUN URL, as in stun:stun.example:3478",
     "turn": "a TURN URL, as in turn:turn.example:3478?transport=udp",

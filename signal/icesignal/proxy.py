@@ -19,6 +19,7 @@ V1_MAX_BYTES = 107
 V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V2_HEADER_BYTES = 16
 V2_MAX_BODY = 1_024
+MAX_PORT = 0xFFFF
 _PORT = r"(?::[0-9]{1,5})?"
 _NODE = re.compile(
     rf"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)(?:%[^\]]*)?\]{_PORT}|(?P<v4>[0-9.]+){_PORT}|(?P<v6>[0-9A-Fa-f:.]+)(?:%.*)?)\Z"
@@ -35,10 +36,14 @@ def begins_like_proxy_header(data: bytes) -> bool:
     return any(data[: len(start)] == start[: len(data)] for start in (V1_PREFIX, V2_SIGNATURE))
 
 
-def parse_proxy_header_untrusted(data: bytes) -> tuple[str | None, int] | None:
-    """Return the client's address and the header's length; None while bytes are missing.
+Client = tuple[str, int]
+"""The host and port that a proxy names."""
 
-    The address is None when the proxy speaks for itself (`UNKNOWN`, `LOCAL`).
+
+def parse_proxy_header_untrusted(data: bytes) -> tuple[Client | None, int] | None:
+    """Return the client's address and port, and the header's length; None while bytes are missing.
+
+    There is no client when the proxy speaks for itself (`UNKNOWN`, `LOCAL`).
 
     Raises:
         ProxyHeaderError: the header is malformed.
@@ -50,7 +55,7 @@ def parse_proxy_header_untrusted(data: bytes) -> tuple[str | None, int] | None:
     return None
 
 
-def _parse_v1(data: bytes) -> tuple[str | None, int] | None:
+def _parse_v1(data: bytes) -> tuple[Client | None, int] | None:
     line, end, _ = data[: V1_MAX_BYTES + 1].partition(b"\r\n")
     if not end:
         if len(data) >= V1_MAX_BYTES:
@@ -61,13 +66,15 @@ def _parse_v1(data: bytes) -> tuple[str | None, int] | None:
         return None, len(line) + 2
     if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
         raise ProxyHeaderError("a malformed PROXY line")
+    if not (words[4].isascii() and words[4].isdecimal() and int(words[4]) <= MAX_PORT):
+        raise ProxyHeaderError("a PROXY line without a port")
     try:
-        return str(ipaddress.ip_address(words[2])), len(line) + 2
+        return (str(ipaddress.ip_address(words[2])), int(words[4])), len(line) + 2
     except ValueError:
         raise ProxyHeaderError("a PROXY line without an address") from None
 
 
-def _parse_v2(data: bytes) -> tuple[str | None, int] | None:
+def _parse_v2(data: bytes) -> tuple[Client | None, int] | None:
     if len(data) < V2_HEADER_BYTES:
         return None
     version_command, family = data[12], data[13]
@@ -83,7 +90,8 @@ def _parse_v2(data: bytes) -> tuple[str | None, int] | None:
         return None, V2_HEADER_BYTES + size
     if len(body) < 2 * length + 4:
         raise ProxyHeaderError("a PROXY header too short for its addresses")
-    return str(ipaddress.ip_address(body[:length])), V2_HEADER_BYTES + size
+    port = int.from_bytes(body[2 * length : 2 * length + 2], "big")
+    return (str(ipaddress.ip_address(body[:length])), port), V2_HEADER_BYTES + size
 
 
 def forwarded_for(peer: str, values: Sequence[bytes], proxies: Sequence[IPNetwork]) -> str:

@@ -53,11 +53,13 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with,
 class Arrival:
     """A connection of which nothing is known but where it comes from; `party` is None while a proxy may name it.
 
-    `settle` keeps it from being ended when others need its place.
+    `host` and `port` are the client's as soon as a PROXY header has named them. `settle` keeps it from being ended when
+    others need its place.
     """
 
     raw: trio.SocketStream
     host: str
+    port: int
     party: Party | None
     holding: ExitStack
     settle: Callable[[], None]
@@ -203,7 +205,7 @@ class Server:
             stream.socket.close()
 
     async def _handle_stream(self, stream: trio.SocketStream) -> None:
-        host: str = stream.socket.getpeername()[0]
+        host, port = stream.socket.getpeername()[:2]
         with ExitStack() as holding:
             # A direct client is known at once, so that slow headers, too, count against it and nobody else. And whoever
             # has had enough goes before anything is held for him.
@@ -222,7 +224,7 @@ class Server:
             with trio.CancelScope() as scope:
                 self._unsettled[scope] = None
                 try:
-                    await self._serve(Arrival(stream, host, party, holding, partial(self._settle, scope)))
+                    await self._serve(Arrival(stream, host, port, party, holding, partial(self._settle, scope)))
                 finally:
                     self._unsettled.pop(scope, None)
                     self._open -= 1
@@ -313,7 +315,8 @@ class Server:
         """Note whom a trusted proxy names, if it does; return the bytes that were read too far."""
         client, first = await read_proxy_header(arrival.raw)
         if client is not None:
-            arrival.host, arrival.party = client, self._admit(client, arrival.holding)
+            arrival.host, arrival.port = client
+            arrival.party = self._admit(arrival.host, arrival.holding)
             if arrival.party is None:
                 raise http.BadRequest(429, "too many connections")
         return first
@@ -324,9 +327,8 @@ class Server:
         if party is None or self._tls is None or self._tls.serve_stun is None:
             return
         self.counters["stun_connections"] += 1
-        sock = arrival.raw.socket
-        remote = (arrival.host, sock.getpeername()[1])
-        await self._tls.serve_stun(StunConnection(stream, sock.getsockname()[:2], remote, arrival.settle))
+        local, remote = arrival.raw.socket.getsockname()[:2], (arrival.host, arrival.port)
+        await self._tls.serve_stun(StunConnection(stream, local, remote, arrival.settle))
 
     async def _answer(
         self, stream: trio.abc.Stream, request: http.HttpRequest, party: Party, settle: Callable[[], None]

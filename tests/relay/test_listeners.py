@@ -91,6 +91,28 @@ async def test_after_tls_stun_goes_to_the_turn_server(
     assert answer.startswith(b"stun" if is_stun else b"HTTP/1.1 200 ")
 
 
+async def test_a_turn_client_behind_a_proxy_is_where_the_proxy_says(
+    certified: tuple[ServerTls, ssl.SSLContext],
+) -> None:
+    """With its own port: two proxies may have the same one, and their clients were one to the TURN server."""
+    tls, trusting = certified
+    seen: list[tuple[str, int]] = []
+
+    async def serve_stun(connection: StunConnection) -> None:
+        seen.append(connection.remote)
+        await connection.stream.send_all(b"stun")
+
+    both = Tls(tls.context, is_required=False, serve_stun=serve_stun)
+    async with serve(ssl_context=both, trusted_proxies=["127.0.0.1"]) as server:
+        raw = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await raw.send_all(b"PROXY TCP4 192.0.2.9 192.0.2.1 1111 443\r\n")
+        async with trio.SSLStream(raw, trusting, server_hostname="127.0.0.1", https_compatible=True) as stream:
+            with trio.fail_after(60):
+                await stream.send_all(bytes.fromhex("000300002112a442"))
+                assert await stream.receive_some() == b"stun"
+    assert seen == [("192.0.2.9", 1111)]
+
+
 async def test_a_turn_client_without_allocation_gives_its_place_away(
     certified: tuple[ServerTls, ssl.SSLContext],
 ) -> None:

@@ -85,20 +85,23 @@ def test_trap_42_forwarded_for_counts_only_from_configured_proxies(peer: str, va
 
 
 @pytest.mark.parametrize(
-    ("header", "host"),
+    ("header", "client"),
     [
-        (b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 80\r\n", "198.51.100.7"),
-        (b"PROXY TCP6 2001:db8::7 2001:db8::1 5000 80\r\n", "2001:db8::7"),
+        (b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 80\r\n", ("198.51.100.7", 5000)),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 5000 80\r\n", ("2001:db8::7", 5000)),
         (b"PROXY UNKNOWN\r\n", None),
-        (V2_SIGNATURE + b"\x21\x11\x00\x0c" + bytes([198, 51, 100, 7, 192, 0, 2, 1, 0, 1, 0, 2]), "198.51.100.7"),
-        (V2_SIGNATURE + b"\x21\x21\x00\x24" + b"\x20\x01\x0d\xb8" + bytes(11) + b"\x07" + bytes(20), "2001:db8::7"),
+        (V2_SIGNATURE + b"\x21\x11\x00\x0c" + bytes([198, 51, 100, 7, 192, 0, 2, 1, 0, 1, 0, 2]), ("198.51.100.7", 1)),
+        (
+            V2_SIGNATURE + b"\x21\x21\x00\x24" + b"\x20\x01\x0d\xb8" + bytes(11) + b"\x07" + bytes(20),
+            ("2001:db8::7", 0),
+        ),
         (V2_SIGNATURE + b"\x20\x11\x00\x0c" + bytes(12), None),  # LOCAL: the proxy's own health check
         (V2_SIGNATURE + b"\x21\x31\x00\x02ab", None),  # a Unix socket
     ],
 )
-def test_proxy_headers_are_read_whole(header: bytes, host: str | None) -> None:
+def test_proxy_headers_are_read_whole(header: bytes, client: tuple[str, int] | None) -> None:
     """Both versions, wherever TCP cuts them."""
-    assert parse_proxy_header_untrusted(header + b"GET /") == (host, len(header))
+    assert parse_proxy_header_untrusted(header + b"GET /") == (client, len(header))
     for size in range(len(header)):
         assert begins_like_proxy_header(header[:size])
         assert parse_proxy_header_untrusted(header[:size]) is None
@@ -109,6 +112,8 @@ def test_proxy_headers_are_read_whole(header: bytes, host: str | None) -> None:
     [
         b"PROXY TCP4 nonsense 192.0.2.1 1 2\r\n",
         b"PROXY \r\n",
+        b"PROXY TCP4 192.0.2.2 192.0.2.1 x 2\r\n",
+        b"PROXY TCP4 192.0.2.2 192.0.2.1 65536 2\r\n",
         b"PROXY TCP4 1.2.3.4\r\n",
         b"PROXY " + b"x" * 200,
         V2_SIGNATURE + b"\x31\x11\x00\x0c" + bytes(12),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from turn_bench import error_of
 from turn_wire import (
     LOOPBACK,
@@ -225,6 +226,23 @@ async def test_closed_connection_takes_its_allocation_along() -> None:
         with trio.fail_after(60):
             while service.core.allocations:
                 await trio.lowlevel.checkpoint()
+
+
+async def test_a_path_that_is_in_use_is_not_served_twice() -> None:
+    """Proxies may claim the same client: the second must not get the first one's allocation, nor end it."""
+    local, remote = TransportAddress("127.0.0.1", 443), TransportAddress("127.0.0.1", 1111)
+    async with open_turn_server(options()) as service, trio.open_nursery() as nursery:
+        ours, theirs = trio.testing.memory_stream_pair()
+        nursery.start_soon(service.serve_stream, theirs, local, remote, lambda: None)
+        client = stream_client(ours)
+        with trio.fail_after(60):
+            await client.allocate()
+            _, second = trio.testing.memory_stream_pair()
+            await service.serve_stream(second, local, remote, lambda: None)
+            assert (service.counters["path_in_use"], len(service.core.allocations)) == (1, 1)
+            await client.permit(LOOPBACK)
+        await ours.aclose()
+    assert service.counters["internal_errors"] == 0
 
 
 async def test_refused_datagrams_are_reported_as_icmp() -> None:
