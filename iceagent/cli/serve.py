@@ -16,7 +16,7 @@ import icesignal
 import trio
 from icesignal.config import limits_of
 from icesignal.config_checks import turn_offers
-from icesignal.config_option import config_option, turn_url_options
+from icesignal.config_option import Seconds, config_option, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
 from icesignal.ice_urls import check_stun
@@ -72,7 +72,7 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
 @click.option("--admin-listen", metavar="HOST:PORT", help="Where operators read /metrics, which is nowhere else then.")
 @click.option(
     "--relay-drain",
-    type=click.FloatRange(0, 3600),
+    type=Seconds(0, 3600),
     default=DRAIN_S,
     show_default=True,
     help="Seconds over which the relay's clients are sent away after SIGTERM.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from icesignal.config_option import Seconds
 
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.core.turn.server import TurnLimits
@@ -70,7 +71,7 @@ _OPTIONS = (
     ),
     click.option("--max-rate", type=click.IntRange(1), metavar="BYTES/S", help="Relayed for a user, both directions."),
     click.option("--alternate", metavar="HOST:PORT", help="A second address, for NAT behaviour discovery (RFC 5780)."),
-    click.option("--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds after SIGTERM."),
+    click.option("--drain", type=Seconds(0), default=30.0, show_default=True, help="Seconds after SIGTERM."),
     click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics here."),
     click.option(
         "--insecure-dev", is_flag=True, help="For development: loopback only, peers at loopback, a made-up user."

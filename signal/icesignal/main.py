@@ -17,7 +17,7 @@ import trio
 
 from icesignal.config import RelayConfig, limits_of
 from icesignal.config_checks import problems_of, turn_offers
-from icesignal.config_option import check_file, config_option, relay_values, turn_url_options
+from icesignal.config_option import Seconds, check_file, config_option, relay_values, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
@@ -136,7 +136,7 @@ def _fail(as_json: bool, code: int, message: str) -> None:
 )
 @click.option(
     "--drain",
-    type=click.FloatRange(0, 3600),
+    type=Seconds(0, 3600),
     default=DRAIN_S,
     show_default=True,
     help="Seconds over which clients are sent away after SIGTERM.",

@@ -421,8 +421,7 @@ async def serve(
         limits: what a source may ask for.
         ice_servers: what members of a room get: maps with `urls` and perhaps `username` and `credential`. A URL
             with an empty host, as in `stun::3478`, means the host under which the client reached this relay. A function
-            is called for each member that joins or resumes, so that credentials can be of its own and short-lived, and
-            once at the start with "unknown", to see whether its entries are any.
+            is called for each member that joins or resumes, so that credentials can be short-lived; and at the start.
         ssl_context: with a certificate, for `wss`; a `Tls` where `ws` or STUN are to be served on the same port.
         engine: where the rooms are kept; in memory by default.
         trusted_proxies: addresses or networks whose `X-Forwarded-For`, `Forwarded` and PROXY headers are believed.

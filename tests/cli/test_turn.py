@@ -87,6 +87,12 @@ def test_mistakes_stop_the_start_with_a_sentence(arguments: tuple[str, ...], wor
     assert words in complaint("turn", *listen, *arguments)
 
 
+def test_a_drain_has_an_end() -> None:
+    """`nan` is in every range, and would be found at SIGTERM."""
+    for arguments in (("turn", "--drain", "nan"), ("turn", "--drain", "inf"), ("serve", "--relay-drain", "nan")):
+        assert "is no number of seconds" in complaint(*arguments)
+
+
 def test_short_secret_is_refused(tmp_path: Path) -> None:
     """Whoever guesses it relays for ever."""
     (tmp_path / "secret").write_text("hush\n")

@@ -49,6 +49,8 @@ def test_malformed_listen_addresses_come_with_an_example(text: str) -> None:
         ["--tls-cert", "only.pem"],
         ["--tls-cert", "missing.pem", "--tls-key", "missing.pem"],
         ["--trusted-proxy", "ten"],
+        ["--drain", "nan"],
+        ["--drain", "inf"],
     ],
 )
 def test_usage_errors_exit_2(arguments: list[str]) -> None:
