@@ -17,7 +17,7 @@ import msgspec
 from icesignal.registry import RoomLimits
 from icesignal.sources import Limits, Rate
 from icesignal.turn_servers import TTL_S
-from icesignal.wire import MAX_MEMBERS
+from icesignal.wire import MAX_MEMBERS, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES
 
 MAX_FILE_BYTES = 1 << 20  # ours: a configuration of more is a mistake, a device or a log
 MAX_NUMBER = 1e12  # ours: above it seconds and bytes mean nothing
@@ -26,12 +26,17 @@ Words = Annotated[str, msgspec.Meta(min_length=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=MAX_NUMBER)]
 Number = Annotated[float, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 Whole = Annotated[int, msgspec.Meta(ge=1, le=int(MAX_NUMBER))]
-# The limits that have another range than positive numbers.
+Seconds = Annotated[float, msgspec.Meta(ge=1, le=MAX_NUMBER)]
+# A payload of the largest, and what is counted beside it: whoever cannot have that can send nothing, some day.
+AtLeastAMessage = Annotated[int, msgspec.Meta(ge=MAX_MESSAGE_BYTES, le=int(MAX_NUMBER))]
+# The limits that have another range than positive numbers. With less than these nobody would be served.
 _RANGES: dict[str, object] = {
     "members": Annotated[int, msgspec.Meta(ge=2, le=MAX_MEMBERS)],
     "nameplate_digits": Annotated[int, msgspec.Meta(ge=1, le=9)],
     "nameplate_rest_s": Number,
-    "entry_bytes": Annotated[int, msgspec.Meta(ge=0, le=1 << 20)],
+    "entry_bytes": Annotated[int, msgspec.Meta(ge=0, le=MAX_MESSAGE_BYTES - MAX_PAYLOAD_BYTES)],
+    **dict.fromkeys(("header_timeout_s", "first_frame_s", "log_s", "resume_s", "unjoined_s"), Seconds),
+    **dict.fromkeys(("log_bytes", "log_bytes_per_source", "total_log_bytes", "window_bytes"), AtLeastAMessage),
 }
 _AT = re.compile(r" - at `(key in )?\$\.?(?P<key>[^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
@@ -73,8 +78,12 @@ class TurnTable(Table, frozen=True, kw_only=True):
 
 
 class _RateTable(Table, frozen=True, kw_only=True):
-    burst: Positive
+    burst: Annotated[float, msgspec.Meta(ge=1, le=MAX_NUMBER)]
     per_s: Number
+
+
+class _BytesTable(_RateTable, frozen=True, kw_only=True):
+    burst: Annotated[float, msgspec.Meta(ge=MAX_MESSAGE_BYTES, le=MAX_NUMBER)]
 
 
 class RelayConfig(Table, frozen=True, kw_only=True):
@@ -152,10 +161,11 @@ def limits_of(config: RelayConfig, kind: type[L]) -> L:
 
 def _table_of(kind: type[Limits] | type[RoomLimits]) -> type[msgspec.Struct]:
     """Return the table that has each limit under its name, none of them needed."""
+    ranges = {**_RANGES, "bytes": _BytesTable}
     usual: dict[type, object] = {int: Whole, float: Positive, Rate: _RateTable}
     return msgspec.defstruct(
         kind.__name__,
-        [(one.name, _RANGES.get(one.name, usual[type(one.default)]), msgspec.UNSET) for one in fields(kind)],
+        [(one.name, ranges.get(one.name, usual[type(one.default)]), msgspec.UNSET) for one in fields(kind)],
         bases=(Table,),
         frozen=True,
         kw_only=True,

@@ -37,8 +37,15 @@ def written(folder: Path, text: str) -> Path:
         ("[limits]\njoins = { burst = 9, per_s = -1 }", "limits.joins.per_s: expected a number >= 0.0"),
         ("[limits]\nmax_sources = true", "limits.max_sources: expected a whole number, got true or false"),
         ("[limits]\nmax_sources = 0", "limits.max_sources: expected a whole number >= 1"),
-        ("[limits]\nheader_timeout_s = nan", "limits.header_timeout_s: expected a number > 0.0"),
+        ("[limits]\nheader_timeout_s = nan", "limits.header_timeout_s: expected a number >= 1.0"),
         ("[limits]\nfailed_join_cost = 101", "limits.failed_join_cost: expected at most limits.joins.burst"),
+        ("[limits]\nclaims = { burst = 0.5, per_s = 9 }", "limits.claims.burst: expected a number >= 1.0"),
+        ("[limits]\nbytes = { burst = 65535, per_s = 9 }", "limits.bytes.burst: expected a number >= 65536.0"),
+        ("[limits]\nheader_timeout_s = 1e-9", "limits.header_timeout_s: expected a number >= 1.0"),
+        ("[rooms]\nunjoined_s = 1e-9", "rooms.unjoined_s: expected a number >= 1.0"),
+        ("[rooms]\nlog_bytes = 1", "rooms.log_bytes: expected a whole number >= 65536"),
+        ("[rooms]\nwindow_bytes = 1", "rooms.window_bytes: expected a whole number >= 65536"),
+        ("[rooms]\nentry_bytes = 9999", "rooms.entry_bytes: expected a whole number <= 4096"),
         ("[rooms]\nmembers = 65", "rooms.members: expected a whole number <= 64"),
         ("listen =", "is not TOML: invalid value"),
         ("a = 1\na = 2", "is not TOML: cannot overwrite a value"),
@@ -79,6 +86,10 @@ def test_every_limit_can_be_set_and_others_stay(tmp_path: Path, kind: type[Limit
         usual = field.default
         value: Rate | int
         value, shown = (Rate(7, 3), "{ burst = 7, per_s = 3 }") if isinstance(usual, Rate) else (2, "2")
+        if field.name == "bytes":
+            value, shown = Rate(70_000, 3), "{ burst = 70000, per_s = 3 }"
+        elif "log_bytes" in field.name or field.name == "window_bytes":
+            value, shown = 70_000, "70000"
         if field.name == "joins":
             value, shown = Rate(8, 3), "{ burst = 8, per_s = 3 }"
         config = read_config(written(tmp_path, f"[{where}]\n{field.name} = {shown}"), RelayConfig)
