@@ -213,11 +213,11 @@ class Server:
             if not is_within(host, self._access.proxies):
                 party = self._admit(host, holding)
                 if party is None:
-                    await self._turn_away(stream, 429)
+                    await self._turn_away(stream, 429, is_unread=True)
                     return
             if self._draining or not self._make_place():
                 self.counters["connections_over_limit"] += 1
-                await self._turn_away(stream, 503)
+                await self._turn_away(stream, 503, is_unread=True)
                 return
             self._open += 1
             self.counters["connections"] += 1
@@ -272,17 +272,24 @@ class Server:
         clients.info("%s has too many connections; another one is refused", source, extra=extra)
         return None
 
-    async def _turn_away(self, stream: trio.abc.Stream, status: int, patience_s: float = REFUSAL_S) -> None:
+    async def _turn_away(
+        self, stream: trio.abc.Stream, status: int, patience_s: float = REFUSAL_S, *, is_unread: bool = False
+    ) -> None:
         """Say no in no time: a refused connection must not hold a descriptor.
 
         What the client says at once is read, since to close with that unread resets the connection, and the answer may
-        be lost.
+        be lost. Of what `is_unread` the first byte is looked at: nobody can be told anything before his handshake.
         """
         is_raw = isinstance(stream, trio.SocketStream)
         if is_raw and self._tls is not None and self._tls.is_required:
             return  # nothing can be said before the handshake
         with trio.move_on_after(patience_s):
-            if is_raw and self._tls is not None and (await stream.receive_some(1)) in (b"", TLS_HANDSHAKE):
+            if (
+                is_raw
+                and is_unread
+                and self._tls is not None
+                and (await stream.receive_some(1)) in (b"", TLS_HANDSHAKE)
+            ):
                 return
             await stream.send_all(http.response(status))
             if isinstance(stream, trio.SocketStream):

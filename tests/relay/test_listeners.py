@@ -57,6 +57,20 @@ async def test_where_tls_is_required_nothing_is_said_without(
 
 
 @pytest.mark.parametrize(
+    "head",
+    [b"PROXY TCP4 192.0.2.9 192.0.2.1 1111 80\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n"],
+)
+async def test_a_client_behind_a_proxy_is_refused_without_another_byte(
+    certified: tuple[ServerTls, ssl.SSLContext], http_exchange: HttpExchange, head: bytes
+) -> None:
+    """Its request has been read: nothing more comes, and the first byte of TLS would not."""
+    limits = icesignal.Limits(connections=icesignal.Rate(0, 0))
+    tls = Tls(certified[0].context, is_required=False)
+    async with serve(ssl_context=tls, trusted_proxies=["127.0.0.1"], limits=limits) as server:
+        assert (await http_exchange(server.port, head)).startswith(b"HTTP/1.1 429 ")
+
+
+@pytest.mark.parametrize(
     ("alpn", "first", "is_stun"),
     [
         ([], bytes.fromhex("000300002112a442"), True),
