@@ -29,11 +29,14 @@ def split_listen(text: str) -> tuple[str, int]:
     return hosts[0], parse_port(port, zero=True)
 
 
-async def parse_listen(text: str) -> list[TransportAddress]:
+async def parse_listen(text: str, option: str = "--listen") -> list[TransportAddress]:
     """Return the addresses to bind of `HOST:PORT`, `[::1]:PORT`, `*:PORT` or `:PORT`, all with the same port.
 
     `*` is both families, and a name all its addresses that are this machine's.
 
+    Args:
+        text: as it was typed.
+        option: where.
     Raises:
         LocalError: the text is none of these, or the name does not resolve.
     """
@@ -46,7 +49,7 @@ async def parse_listen(text: str) -> list[TransportAddress]:
         ours = [one for one in found if len(found) == 1 or _is_ours(one.host)] or found[:1]
         return ours if number or len(ours) == 1 else _with_one_port(ours)
     except (ValueError, OSError) as error:
-        raise LocalError(f"--listen {text!r} cannot be: {error}. {A_RIGHT_ONE}") from None
+        raise LocalError(f"{option} {text!r} cannot be: {error}. {A_RIGHT_ONE}") from None
 
 
 def _is_ours(host: str) -> bool:

@@ -21,6 +21,7 @@ from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
 from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
+from icesignal.listener import AdminNotListening
 from icesignal.log_format import LogFormat
 from icesignal.systemd import RELAY, HandedOver, Notifier, take_sockets
 from icesignal.tls import HTTP, ServerTls, TlsError
@@ -165,7 +166,7 @@ async def _serve(plan: Plan, output: Output) -> None:
         arguments = await _turn_arguments(addresses, plan.turn_listen, values)
     elif plan.turn_listen is not None or values["users"] or values["secret_file"] or values["insecure_dev"]:
         raise LocalError("the options of a TURN server need --turn")
-    admin = None if plan.admin_listen is None else await parse_listen(plan.admin_listen)
+    admin = None if plan.admin_listen is None else await parse_listen(plan.admin_listen, "--admin-listen")
     relay = partial(
         plan.relay,
         admin=None if admin is None else ([one.host for one in admin], admin[0].port),
@@ -256,7 +257,7 @@ async def _turn_arguments(
         udp = list(addresses)
         tcp = [TransportAddress(one.host, DEFAULT_PORT if one.port else 0) for one in addresses]
     else:
-        tcp = await parse_listen(turn_listen)
+        tcp = await parse_listen(turn_listen, "--turn-listen")
         udp = list(dict.fromkeys([*addresses, *tcp]))
     return parse_turn(udp, values, tcp_listen=tcp, secret=secrets.token_urlsafe(32))
 
@@ -303,6 +304,8 @@ async def _open_servers(
                         turn.note_shared(TransportAddress(one.host, port))
             except ValueError as error:
                 raise LocalError(str(error)) from None
+            except AdminNotListening as error:
+                raise bind_error(plan.admin_listen or "", error) from error
             except OSError as error:
                 if addresses[0].port == 0 and attempt + 1 < _ATTEMPTS:
                     continue

@@ -18,6 +18,10 @@ COMPLAINT_INTERVAL_S = 60.0  # between two lines about that
 RESERVED_DESCRIPTORS = 128  # for all that is no connection of a client
 
 
+class AdminNotListening(OSError):
+    """The address of the operator's listener cannot be had, and not the relay's."""
+
+
 def raise_descriptor_limit() -> None:
     """Raise the number of descriptors that the process may have as far as it may by itself. For a program's start."""
     if sys.platform == "win32":
@@ -94,6 +98,7 @@ async def listen_all(
         admin: the same for its operator; None for no listener of its own.
         sockets: those that listen, under `relay` and `admin`.
     Raises:
+        AdminNotListening: the operator's address cannot be had.
         OSError: an address cannot be had.
     """
     listeners = _adopt(sockets.get(RELAY, ())) or await listen(host, port)
@@ -101,9 +106,11 @@ async def listen_all(
     if not admins and admin is not None:
         try:
             admins = await listen(*admin)
-        except BaseException:
+        except BaseException as error:
             for listener in listeners:
                 listener.socket.close()
+            if isinstance(error, OSError):
+                raise AdminNotListening(error.errno, error.strerror) from error
             raise
     return listeners, admins
 

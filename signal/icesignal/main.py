@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from icesignal.config_option import Seconds, check_file, config_option, relay_va
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
-from icesignal.listener import raise_descriptor_limit
+from icesignal.listener import AdminNotListening, raise_descriptor_limit
 from icesignal.log_format import LogFormat, handler_to
 from icesignal.registry import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.sources import Limits
-from icesignal.systemd import Notifier, take_sockets
+from icesignal.systemd import HandedOver, Notifier, take_sockets
 from icesignal.tls import ServerTls, TlsError
 from icesignal.turn_servers import TurnDirectory
 from icesignal.url import parse_host
@@ -77,6 +77,10 @@ def _problems_of(path: Path, config: RelayConfig) -> Iterator[str]:
     yield from problems_of(path, config)
 
 
+class CannotServe(Exception):
+    """What is configured cannot be served; the sentence says why."""
+
+
 class OutputFailed(Exception):
     """What whoever started the relay waits for cannot be written."""
 
@@ -110,7 +114,11 @@ async def _run(
         say(f"draining: {count} connections, {drain_s:g} s", kind="draining", connections=count, seconds=drain_s)
         await server.drain_within(drain_s)
 
-    async with open_relay() as server:
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(open_relay())
+        except ValueError as error:  # of what is configured; one that comes later is an error of ours
+            raise CannotServe(str(error)) from None
         ended_by = await serve_until_signal(
             (signal.SIGINT,), Notifier.of(os.environ), announce=announce, reload=reload, drain=drain
         )
@@ -206,12 +214,13 @@ def main(
     try:
         relay = partial(relay, sockets=take_sockets(os.environ))
         code = trio.run(_run, relay, tls, drain, as_json)
-    except ValueError as error:
+    except (CannotServe, HandedOver) as error:
         _fail(as_json, EXIT_USAGE, str(error))
     except OutputFailed as error:
         _fail(as_json, EXIT_LOCAL_IO, str(error))
     except OSError as error:
-        _fail(as_json, EXIT_LOCAL_IO, f"cannot listen on {listen}: {error.strerror or error}")
+        where = admin_listen if isinstance(error, AdminNotListening) else listen
+        _fail(as_json, EXIT_LOCAL_IO, f"cannot listen on {where}: {error.strerror or error}")
     else:
         sys.exit(code)
 

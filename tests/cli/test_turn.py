@@ -87,6 +87,16 @@ def test_mistakes_stop_the_start_with_a_sentence(arguments: tuple[str, ...], wor
     assert words in complaint("turn", *listen, *arguments)
 
 
+def test_the_operators_listener_is_told_by_its_own_name() -> None:
+    """Malformed, and taken: neither is the relay's fault, and no other port would help."""
+    assert "--admin-listen 'zz' cannot be" in complaint("serve", "--listen", "127.0.0.1:0", "--admin-listen", "zz")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = command("serve", "--listen", "127.0.0.1:0", "--admin-listen", address)
+    assert done.returncode == 9
+    assert address in done.stderr.decode()
+
+
 def test_a_drain_has_an_end() -> None:
     """`nan` is in every range, and would be found at SIGTERM."""
     for arguments in (("turn", "--drain", "nan"), ("turn", "--drain", "inf"), ("serve", "--relay-drain", "nan")):

@@ -71,6 +71,29 @@ def test_a_port_in_use_exits_9_with_a_json_line() -> None:
     assert address in done.stderr
 
 
+def test_an_operators_port_in_use_is_the_one_that_is_told() -> None:
+    """And not the relay's, which is free."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = CliRunner().invoke(main, ["--listen", "127.0.0.1:0", "--admin-listen", address])
+    assert done.exit_code == 9
+    assert f"cannot listen on {address}: " in done.output
+
+
+def test_an_error_of_ours_is_no_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator must not look for it in the configuration."""
+
+    async def fail(*_: object, **__: object) -> int:
+        raise ValueError("ours")
+
+    monkeypatch.setattr("icesignal.main.serve_until_signal", fail)
+    done = CliRunner().invoke(main, ["--listen", "127.0.0.1:0"])
+    assert done.exit_code == 1
+    assert done.exception is not None
+    done = CliRunner().invoke(main, ["--listen", "127.0.0.1:0", "--trusted-proxy", "ten"])
+    assert (done.exit_code, "'ten'" in done.output) == (2, True)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 async def test_it_listens_serves_and_ends_on_a_signal(number: int, code: int, tmp_path: Path) -> None:
     """One JSON line says where; a signal ends it at once."""
