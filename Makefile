@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough quick test-pythons mutants natlab natlab-hard interop cluster matrix sim soak fuzz bench bench-smoke js docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster matrix sim soak fuzz bench bench-smoke js docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -59,6 +59,10 @@ unit: $(STAMP)
 # The tests that try a part of their examples, seeds, mutants or pairs in `make unit`, with all of them.
 thorough: $(STAMP)
 	ICEAGENT_THOROUGH=1 $(PYTEST) tests -m thorough --ignore=tests/natlab --ignore=tests/interop -q $(PARALLEL)
+
+# A relay that lies as it likes, by 10,000 strategies in rooms of two and as many in rooms of many: some ten minutes.
+strategies: $(STAMP)
+	ICEAGENT_THOROUGH=1 ICEAGENT_STRATEGIES=10000 $(PYTEST) tests/relay/test_malicious_rooms.py -q $(PARALLEL)
 
 # Only what needs no other processes: the quick round while writing.
 quick: $(STAMP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +14,8 @@ from amount import amount
 from malicious_pair_relay import PairLiar
 from malicious_relay import Liar
 
-STRATEGIES = 10_000  # in parts, so that several workers have something of them
+STRATEGIES = int(os.environ.get("ICEAGENT_STRATEGIES", "1000"))
+"""Of each kind of room in `make thorough`; `make strategies` tries 10,000. In parts, for several workers."""
 PARTS = 20
 STEPS = 50
 
