@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import click
+import trio
 
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
@@ -72,6 +73,7 @@ def _list(store: PeerStore, output: Output) -> None:
 
 def _run(body: Callable[[PeerStore, Output], None], output: Output) -> int:
     async def run() -> None:
+        await trio.lowlevel.checkpoint()
         body(PeerStore.beside(Identity.load()), output)
 
     return run_verb(run, output)

@@ -106,13 +106,18 @@ async def listen_all(
     if not admins and admin is not None:
         try:
             admins = await listen(*admin)
-        except BaseException as error:
-            for listener in listeners:
-                listener.socket.close()
-            if isinstance(error, OSError):
-                raise AdminNotListening(error.errno, error.strerror) from error
+        except OSError as error:
+            _close(listeners)
+            raise AdminNotListening(error.errno, error.strerror) from error
+        except BaseException:
+            _close(listeners)
             raise
     return listeners, admins
+
+
+def _close(listeners: Sequence[trio.SocketListener]) -> None:
+    for listener in listeners:
+        listener.socket.close()
 
 
 def _adopt(sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:

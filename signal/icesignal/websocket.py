@@ -421,5 +421,5 @@ class Websockets:
             yield websocket
         finally:
             del self._open[websocket]
-            await websocket.finish()
+            await websocket.finish()  # noqa: ASYNC102 - shielded and bounded within
             self._drained.pop(websocket, None)

@@ -191,20 +191,26 @@ class _Meeting:
                 self.ended.set()
 
     async def _prove(self, channel: icesignal.SealedChannel) -> None:
+        refusal: PeerNotPinned | UnknownPeer
         try:
-            proof = MeetingProof(self._role, channel.key(MEET_PURPOSE), self._identity, self._expected())
             with trio.fail_after(PROOF_S):
-                for message in proof.begin():
-                    await channel.send(message)
-                while not proof.is_done:
-                    for message in proof.handle_untrusted(await channel.receive()):
-                        await channel.send(message)
+                await self._exchange_proofs(channel)
+            return
         except trio.TooSlowError:
             raise icesignal.PeerLeft(f"the other side has not proved who it is within {PROOF_S:g} s") from None
-        except (PeerNotPinned, UnknownPeer):
-            with suppress(icesignal.SignalError):  # it has left already
-                await channel.send(MeetingProof.refusal())
-            raise
+        except (PeerNotPinned, UnknownPeer) as error:
+            refusal = error
+        with suppress(icesignal.SignalError):  # it has left already
+            await channel.send(MeetingProof.refusal())
+        raise refusal
+
+    async def _exchange_proofs(self, channel: icesignal.SealedChannel) -> None:
+        proof = MeetingProof(self._role, channel.key(MEET_PURPOSE), self._identity, self._expected())
+        for message in proof.begin():
+            await channel.send(message)
+        while not proof.is_done:
+            for message in proof.handle_untrusted(await channel.receive()):
+                await channel.send(message)
 
     def _end_others(self, scope: trio.CancelScope) -> None:
         for other in self._scopes:

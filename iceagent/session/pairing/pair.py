@@ -173,7 +173,7 @@ async def pair(
     identity: Identity | None = None,
     store: PeerStore | None = None,
 ) -> AsyncIterator[Pairing]:
-    """Come to know another side for good: one makes a code, the other gives it; both accept.
+    """Come to know another side for good: one makes a code, the other gives it; both accept::
 
         async with iceagent.pair() as pairing:
             print(pairing.code)
