@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import trio
 
 FIRST_DESCRIPTOR = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
+MAX_SOCKETS = 64  # ours: a relay has one for each address that it listens at, an operator another
 RELAY, ADMIN = "relay", "admin"  # FileDescriptorName= of a socket unit
 
 
@@ -31,14 +32,16 @@ def take_sockets(environ: Mapping[str, str], first: int = FIRST_DESCRIPTOR) -> d
     Returns:
         For `relay` (also of a unit that names its sockets not at all) and `admin`, where there are any.
     Raises:
-        HandedOver: one of them is for something else, or does not listen for TCP.
+        HandedOver: one of them is for something else, or does not listen for TCP; or there are none where it says.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     count = environ.get("LISTEN_FDS", "0")
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     found: dict[str, list[socket.socket]] = {}
-    for number in range(int(count) if count.isdecimal() else 0):
+    if len(count) > len(str(MAX_SOCKETS)) or not count.isdecimal() or int(count) > MAX_SOCKETS:
+        raise HandedOver(f"LISTEN_FDS is not a number of sockets up to {MAX_SOCKETS}; start it by its socket unit")
+    for number in range(int(count)):
         name = names[number] if number < len(names) else ""
         use = RELAY if not name or name == "unknown" or name.endswith(".socket") else name
         if use not in (RELAY, ADMIN):
@@ -48,8 +51,13 @@ def take_sockets(environ: Mapping[str, str], first: int = FIRST_DESCRIPTOR) -> d
 
 
 def _listening(descriptor: int, use: str) -> socket.socket:
-    os.set_inheritable(descriptor, False)
-    sock = socket.socket(fileno=descriptor)
+    try:
+        os.set_inheritable(descriptor, False)
+        sock = socket.socket(fileno=descriptor)
+    except OSError:
+        raise HandedOver(
+            f"descriptor {descriptor}, which the service manager hands over as {use}, is no socket"
+        ) from None
     is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
     if not is_tcp or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise HandedOver(f"the socket that the service manager hands over as {use} is not one of ListenStream= for TCP")
