@@ -23,7 +23,8 @@ async def serve_until_signal(
 ) -> int:
     """Wait while a server serves; return the signal that ended it.
 
-    SIGHUP reloads, SIGTERM drains and then ends, a second one, or any other signal, ends at once.
+    SIGHUP reloads, while it drains, too, since clients are still there. SIGTERM drains and then ends; a second one, or
+    any other signal, ends at once.
 
     Args:
         signals: those to heed beside SIGTERM and SIGHUP.
@@ -41,9 +42,11 @@ async def serve_until_signal(
             is_draining = False
             async for number in received:
                 if number in HANGUP:
-                    notifier.reloading()
+                    if not is_draining:  # what has said that it ends is not ready again
+                        notifier.reloading()
                     reload()
-                    notifier.ready("serving")
+                    if not is_draining:
+                        notifier.ready("serving")
                 elif number == signal.SIGTERM and not is_draining:
                     is_draining = True
                     notifier.stopping("draining")

@@ -101,9 +101,11 @@ async def _run(
         say(f"listening on {server.url}{text}", kind="listening", url=server.url, **admin)
 
     def reload() -> None:
+        if tls is None:
+            say("nothing to read again: there is no certificate", kind="reloaded", ok=True)
+            return
         try:
-            if tls is not None:
-                tls.reload()
+            tls.reload()
         except TlsError as error:
             say(f"kept the old certificate: {error}", kind="reloaded", ok=False, message=str(error))
         else:

@@ -166,6 +166,35 @@ def handed_over(run: Processes, names: str, *command: str) -> tuple[Process, int
 
 
 @COMMANDS
+def test_sighup_while_draining_does_not_take_the_end_back(
+    run: Processes, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """A manager that hears READY after STOPPING takes the service for a running one."""
+    option = "--drain" if command is RELAY else "--relay-drain"
+    with manager(tmp_path) as (sock, address):
+        process = run.start(
+            *("env", f"NOTIFY_SOCKET={address}"), *command, "--json", "--listen", "127.0.0.1:0", option, "3600"
+        )
+        hear(sock, "READY=1")
+        line = process.wait_for("listening")
+
+        async def main() -> None:
+            async with icesignal.open_client(line["url"]) as member:
+                await member.allocate()
+                process.signal(signal.SIGTERM)
+                await trio.to_thread.run_sync(hear, sock, "STOPPING=1")
+                process.signal(signal.SIGHUP)
+                await trio.to_thread.run_sync(process.wait_for, "reloaded")
+                process.signal(signal.SIGTERM)
+                assert await trio.to_thread.run_sync(process.wait) == 0
+
+        trio.run(main)
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(4096)
+
+
+@COMMANDS
 def test_sockets_are_taken_over_by_name(run: Processes, command: tuple[str, ...]) -> None:
     """No descriptor is lost, no port needs a privilege, and connections wait while the service starts anew."""
     process, relay, admin = handed_over(run, "relay.socket:admin", *command, "--json", "--listen", "127.0.0.1:9")
