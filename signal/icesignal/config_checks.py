@@ -67,7 +67,11 @@ def certificate_problems(certificate: str, key: str, unix_time: Callable[[], flo
     except TlsError as error:
         yield str(error)
         return
-    first = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
+    try:
+        first = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
+    except ValueError:  # as of TRUSTED CERTIFICATE, which OpenSSL takes: when it ends cannot be told
+        yield f"{certificate} does not begin with a PEM certificate, as openssl x509 -in {certificate} prints it"
+        return
     now = datetime.fromtimestamp(unix_time(), UTC)
     if first.not_valid_after_utc < now:
         yield f"{certificate} has expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
@@ -82,7 +86,8 @@ def certificate_problems(certificate: str, key: str, unix_time: Callable[[], flo
 def secret_file_problems(path: str) -> Iterator[str]:
     """Give what is wrong with a file that holds a secret: it cannot be read, or everybody can."""
     try:
-        with open(path, "rb") as file:
+        # Without waiting: a FIFO would wait for whoever writes into it.
+        with open(path, "rb", opener=_open_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         yield f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
@@ -91,6 +96,10 @@ def secret_file_problems(path: str) -> Iterator[str]:
         yield f"{path} is no file"
     elif os.name == "posix" and mode & OTHERS:
         yield f"{path} holds a secret, and every user of this machine may open it; chmod 640 {path}"
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def turn_secret_problems(path: str) -> Iterator[str]:

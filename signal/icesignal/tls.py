@@ -51,7 +51,9 @@ def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise TlsError(f"{key} is not the key of the certificate in {certificate}") from None
-        raise TlsError(f"{certificate} and {key} are not a PEM certificate and its key: {error.reason}") from None
+        raise TlsError(
+            f"{certificate} and {key} are not a PEM certificate and its key: {error.reason or error}"
+        ) from None
     except OSError as error:
         raise TlsError(f"{_unreadable(certificate, key)} cannot be read: {(error.strerror or '').lower()}") from None
 

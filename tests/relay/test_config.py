@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from coturn import make_certificate
 from icesignal.config import ConfigError, RelayConfig, limits_of, read_config
-from icesignal.config_checks import problems_of
+from icesignal.config_checks import certificate_problems, problems_of, secret_file_problems
 from icesignal.main import main
 from icesignal.rooms import RoomLimits
 from icesignal.sources import Limits, Rate
@@ -130,6 +132,19 @@ def test_certificates_and_keys_are_looked_at(tmp_path: Path) -> None:
     assert problems(key) == [f"{key} holds a secret, and every user of this machine may open it; chmod 640 {key}"]
     key.write_text("nonsense")
     assert "not a PEM certificate and its key" in problems(key)[0]
+
+
+def test_a_certificate_of_another_form_and_a_file_that_waits_are_told(tmp_path: Path) -> None:
+    """OpenSSL takes TRUSTED CERTIFICATE; a FIFO would have check-config wait for ever."""
+    certificate, key = make_certificate(tmp_path, "localhost")
+    key.chmod(0o640)
+    trusted = tmp_path / "trusted.pem"
+    subprocess.run(["openssl", "x509", "-in", certificate, "-trustout", "-out", trusted], check=True, timeout=60)
+    assert "does not begin with a PEM certificate" in "".join(certificate_problems(str(trusted), str(key)))
+    os.mkfifo(tmp_path / "fifo")
+    assert list(secret_file_problems(str(tmp_path / "fifo"))) == [f"{tmp_path / 'fifo'} is no file"]
+    (tmp_path / "empty").touch()
+    assert "None" not in "".join(certificate_problems(str(tmp_path / "empty"), str(key)))
 
 
 def test_check_config_says_all_and_exits_2(tmp_path: Path) -> None:
