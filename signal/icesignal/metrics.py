@@ -70,11 +70,17 @@ def _family_of(name: str, value: int) -> Family:
     return Family(f"{name}_total", "counter", meaning, [("", (), value)])
 
 
+def _escaped(text: str, *, is_label: bool) -> str:
+    """Return a text as the format has it between its marks."""
+    text = text.replace("\\", r"\\").replace("\n", r"\n")
+    return text.replace('"', r"\"") if is_label else text
+
+
 def _lines(family: Family) -> Iterator[str]:
     name = PREFIX + _NOT_IN_A_NAME.sub("_", family.name)
-    yield f"# HELP {name} {family.meaning}"
+    yield f"# HELP {name} {_escaped(family.meaning, is_label=False)}"
     yield f"# TYPE {name} {family.kind}"
     for suffix, labels, value in family.samples:
-        shown = ",".join(f'{key}="{text}"' for key, text in labels)
+        shown = ",".join(f'{key}="{_escaped(text, is_label=True)}"' for key, text in labels)
         number = int(value) if float(value).is_integer() else value
         yield f"{name}{suffix}{f'{{{shown}}}' if shown else ''} {number}"

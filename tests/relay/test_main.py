@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ import icesignal
 import pytest
 from click.testing import CliRunner
 from icesignal.main import main, parse_listen
+from icesignal.metrics import Family, render
+from icesignal.systemd import HandedOver, take_sockets
 
 COMMAND = [sys.executable, "-c", "from icesignal.main import main; main()"]
 
@@ -78,6 +81,21 @@ def test_an_operators_port_in_use_is_the_one_that_is_told() -> None:
         done = CliRunner().invoke(main, ["--listen", "127.0.0.1:0", "--admin-listen", address])
     assert done.exit_code == 9
     assert f"cannot listen on {address}: " in done.output
+
+
+@pytest.mark.parametrize("count", ["1", "65", "9" * 5_000, "two"])
+def test_sockets_that_are_not_there_are_told(count: str) -> None:
+    """A manager's variables may be left over, and its descriptors closed."""
+    with pytest.raises(HandedOver):
+        take_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}, first=1_000_000)
+
+
+def test_metrics_are_escaped() -> None:
+    """As the text format wants it, whatever stands in a label."""
+    family = Family("a", "counter", "back\\slash\nand line", [("", (("why", 'q"\\\n'),), 1)])
+    help_line, _, sample = render({}, [family]).splitlines()
+    assert help_line == r"# HELP icesignal_a back\\slash\nand line"
+    assert sample == r'icesignal_a{why="q\"\\\n"} 1'
 
 
 def test_an_error_of_ours_is_no_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
