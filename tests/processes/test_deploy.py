@@ -209,14 +209,28 @@ def test_the_container_is_built_of_what_is_there() -> None:
 
 
 def test_the_compose_file_names_files_that_are_there() -> None:
-    """But for the secret, which is nobody's to share."""
+    """But for secret, certificate and key, which are nobody's to share; coturn's are where its configuration says."""
     yaml = pytest.importorskip("yaml")
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     assert set(services) == {"relay", "turn"}
     build = services["relay"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
     mounted = [volume.partition(":")[0] for one in services.values() for volume in one["volumes"]]
-    assert {name for name in mounted if not (DEPLOY / name).exists()} == {"./turn-secret"}
+    assert {name for name in mounted if not (DEPLOY / name).exists()} == {
+        *("./turn-secret", "./fullchain.pem", "./privkey.pem")
+    }
+    inside = {volume.split(":")[1] for volume in services["turn"]["volumes"]}
+    named = re.findall(r"^(?:cert|pkey)=(.*)$", (DEPLOY / "turnserver.conf").read_text(), re.MULTILINE)
+    assert inside == {"/etc/coturn/turnserver.conf", *named}
+
+
+def test_the_container_is_asked_where_operators_ask() -> None:
+    """A relay that is full answers 503 to all at its own port, and must not be ended for that."""
+    asked = re.search(r"127\.0\.0\.1:(\d+)/healthz", (DEPLOY / "Containerfile").read_text())
+    admin = read_config(DEPLOY / "relay.toml", RelayConfig).admin_listen
+    assert asked is not None
+    assert admin is not None
+    assert admin.endswith(f":{asked[1]}")
 
 
 def test_the_configuration_is_one_of_both_commands() -> None:
