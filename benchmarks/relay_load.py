@@ -74,6 +74,8 @@ PAYLOAD_BYTES = 100
 OUTSTANDING = 8
 """Messages of a sender that are not acknowledged yet."""
 ROOMS, MEMBERS = 64, 64
+PATIENCE_S = 0.1
+"""How long the clients wait for anything to happen before they look at the time again."""
 
 Talk = Generator[None, bytes, None]
 
@@ -202,7 +204,7 @@ class Loop:
         if self._clients.pop(client.socket.fileno(), None) is not None:
             self._epoll.unregister(client.socket.fileno())
 
-    def turn(self, timeout_s: float = 0.1) -> None:
+    def turn(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait once, and wake whom it concerns."""
         for number, events in self._epoll.poll(timeout_s):
             client = self._clients.get(number)
@@ -266,12 +268,11 @@ def frame_of(message: bytes) -> dict[str, object]:
     return cast("dict[str, object]", msgpack.unpackb(message))
 
 
-def rate(name: str, server: Server, loop: Loop, seconds: float, step: Callable[[], None], done: list[int]) -> float:
-    """Step until the time is over; print and return how many were done in a second."""
+def rate(name: str, server: Server, loop: Loop, seconds: float, step: Callable[[], float], done: list[int]) -> float:
+    """Step until the time is over, and wait as long as a step says; print and return how many a second were done."""
     began, cpu, before = time.perf_counter(), server.cpu_s(), done[0]
     while time.perf_counter() - began < seconds:
-        step()
-        loop.turn()
+        loop.turn(step())
     took, used, number = time.perf_counter() - began, server.cpu_s() - cpu, done[0] - before
     each = f"{number / used:9.0f} each second of the processor's" if used else ""
     print(f"{name:44}{number / took:9.0f}/s {each}", flush=True)
@@ -290,10 +291,11 @@ def echoes(seconds: float) -> float:
             done[0] += 1
             open_now[0] -= 1
 
-        def greet() -> None:
+        def greet() -> float:
             while open_now[0] < 2 * AT_ONCE:
                 open_now[0] += 1
                 loop.connect(talk)
+            return PATIENCE_S
 
         result = rate("bare echo: connections with one message", server, loop, seconds, greet, done)
         loop.close()
@@ -328,10 +330,11 @@ def joins(seconds: float) -> None:
             yield  # closed by the inviter
             open_now[0] -= 1
 
-        def meet() -> None:
+        def meet() -> float:
             while open_now[0] < AT_ONCE:
                 open_now[0] += 1
                 loop.connect(invite)
+            return PATIENCE_S
 
         result = rate("joins", server, loop, seconds, meet, done)
         print(f"    {result / yardstick:.2f} joins for each of the echo's connections")
@@ -410,10 +413,11 @@ class Pairs:
                 self.took_s.append(time.perf_counter() - sent_at)
                 self.done[0] += 1
 
-    def send(self) -> None:
-        """Send what may be sent, at most once for each sender."""
+    def send(self) -> float:
+        """Send what may be sent, at most once for each sender; return how long to wait for more."""
         for _ in range(min(len(self.free), PAIRS)):
             self.send_one()
+        return PATIENCE_S
 
     def send_one(self) -> None:
         """Send one message."""
@@ -433,11 +437,12 @@ def messages(seconds: float) -> None:
         pairs.took_s.clear()
         due = time.perf_counter()
 
-        def pace() -> None:
+        def pace() -> float:
             nonlocal due
             while due < time.perf_counter() and pairs.free:
                 pairs.send_one()
                 due += 2 / full
+            return max(0.0, due - time.perf_counter())
 
         rate("messages, at half of that", server, pairs.loop, seconds, pace, pairs.done)
         times = sorted(pairs.took_s)
