@@ -111,6 +111,17 @@ def fresh_log_limits() -> None:
                 limit._kinds.clear()
 
 
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Undo what a command that a test runs in this process does to our loggers: the next test may listen to them."""
+    loggers = [logging.getLogger(name) for name in ("iceagent", "icesignal")]
+    before = [(logger, list(logger.handlers), logger.level) for logger in loggers]
+    yield
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+
 class _Unforeseen(logging.Handler):
     """Keeps what is logged as unforeseen."""
 

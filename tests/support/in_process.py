@@ -6,7 +6,6 @@ That exit codes and output get out of a process is shown by those that have one.
 from __future__ import annotations
 
 import io
-import logging
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
@@ -24,16 +23,9 @@ class Ended(NamedTuple):
 
 
 def command(*arguments: str) -> Ended:
-    """Run a command to its end, without our environment; what it does to loggers is undone."""
-    loggers = [logging.getLogger(name) for name in ("iceagent", "icesignal", "")]
-    before = [(logger, list(logger.handlers), logger.level) for logger in loggers]
+    """Run a command to its end, without our environment; what it does to loggers is undone after each test."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ICEAGENT_")}
-    try:
-        with mock.patch.dict(os.environ, environment, clear=True), redirect_stdout(out), redirect_stderr(err):
-            code = main(list(arguments))
-    finally:
-        for logger, handlers, level in before:
-            logger.handlers[:] = handlers
-            logger.setLevel(level)
+    with mock.patch.dict(os.environ, environment, clear=True), redirect_stdout(out), redirect_stderr(err):
+        code = main(list(arguments))
     return Ended(code, *(one.buffer.getvalue() for one in (out, err)))
