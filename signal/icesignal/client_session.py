@@ -40,10 +40,13 @@ class ClientSession(MemberSession[bytes]):
     def _entry(self, welcome: wire.Welcome | None) -> wire.Frame:
         return self.entry
 
-    def _read(self, frame: wire.Message) -> bytes | None:
+    def _may_be(self, frame: wire.Message) -> bool:
         # While nobody is there nobody can have said it. Nobody reads it either, and a full inbox keeps us from the
         # relay.
-        return frame.payload if self._peer_seen else None
+        return self._peer_seen
+
+    def _hear(self, frame: wire.Message) -> None:
+        self.inbox.append(frame.payload)
 
     def _handle_own(self, frame: wire.Frame) -> list[wire.Frame]:
         match frame:

@@ -72,8 +72,12 @@ class MemberSession(ABC, Generic[M]):
         """Return what asks for the place on a connection with this welcome."""
 
     @abstractmethod
-    def _read(self, frame: wire.Message) -> M | None:
-        """Return what the application gets of a message; None if it cannot be."""
+    def _may_be(self, frame: wire.Message) -> bool:
+        """Return whether there is anybody who can have said this."""
+
+    @abstractmethod
+    def _hear(self, frame: wire.Message) -> None:
+        """Take a message in its place in the order."""
 
     @abstractmethod
     def _handle_own(self, frame: wire.Frame) -> list[wire.Frame]:
@@ -216,8 +220,7 @@ class MemberSession(ABC, Generic[M]):
         self.servers_given += 1
 
     def _handle_message(self, frame: wire.Message) -> Action:
-        item = self._read(frame)
-        if item is None:
+        if not self._may_be(frame):
             self.counters["unexpected_frames"] += 1
             return Action.NONE
         if (frame.epoch, frame.seq) <= self._position:
@@ -228,7 +231,7 @@ class MemberSession(ABC, Generic[M]):
             self.counters["inbox_full"] += 1
             return Action.RECONNECT
         self._position = (frame.epoch, frame.seq)
-        self.inbox.append(item)
+        self._hear(frame)
         return Action.NONE
 
     def _acknowledge(self, client_seq: int) -> None:

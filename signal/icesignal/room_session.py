@@ -153,8 +153,12 @@ class RoomSession(MemberSession[RoomEvent]):
         proof = self._key.prove(self._challenge, self._id, self.ticket_data)
         return wire.Enter(session=self._id, ticket=self.ticket_data, proof=proof, opening=self.circle.opening)
 
-    def _read(self, frame: wire.Message) -> RoomEvent | None:
-        raise NotImplementedError("a message is for the circle")  # pragma: no cover
+    def _may_be(self, frame: wire.Message) -> bool:
+        return frame.sender not in (None, self.ticket.id)
+
+    def _hear(self, frame: wire.Message) -> None:
+        assert frame.sender is not None, "as `_may_be` has seen"
+        self.circle.handle_message(frame.sender, frame.payload)
 
     def _handle_own(self, frame: wire.Frame) -> list[wire.Frame]:
         match frame:
@@ -197,20 +201,6 @@ class RoomSession(MemberSession[RoomEvent]):
             self._listed.add(frame.member)
             if not self._to_list:
                 self._handle_all_listed()
-
-    def _handle_message(self, frame: wire.Message) -> Action:
-        if frame.sender is None or frame.sender == self.ticket.id:
-            self.counters["unexpected_frames"] += 1
-            return Action.NONE
-        if (frame.epoch, frame.seq) <= self._position:
-            self.counters["duplicates"] += 1
-            return Action.NONE
-        if len(self.inbox) >= INBOX_MESSAGES:
-            self.counters["inbox_full"] += 1
-            return Action.RECONNECT
-        self._position = (frame.epoch, frame.seq)
-        self.circle.handle_message(frame.sender, frame.payload)
-        return Action.NONE
 
     def _handle_error(self, frame: wire.Error) -> Action:
         if self.has_place and frame.code in (*_ABOUT_TICKETS, RelayErrorCode.REMOVED):
