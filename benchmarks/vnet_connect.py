@@ -247,7 +247,7 @@ def _burst(checks: int) -> Iterator[None]:
         original(self, now)
         sent[id(self)] += 1
         if sent[id(self)] < checks:
-            self._context.slots.next_at = now + 0.005
+            self._facts.slots.postpone(now + 0.005)
 
     Scheduler.send_next = send_next  # type: ignore[method-assign]
     try:

@@ -15,10 +15,9 @@ from typing import Final
 from iceagent.agent.config import AgentConfig, parse_prefixes
 from iceagent.agent.gather.servers import IceServer
 from iceagent.core import ice
-from iceagent.core.address import IPAddress, TransportAddress, inner_addresses
+from iceagent.core.address import IPAddress, TransportAddress, inner_addresses, without_zone
 from iceagent.core.discovery.nat64 import extract
 from iceagent.core.ice import CandidateType
-from iceagent.core.ice.model.candidate import without_zone
 from iceagent.net.api import InterfaceAddress
 from iceagent.net.tasks import contained
 

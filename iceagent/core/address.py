@@ -70,6 +70,12 @@ def parse_address(text: str) -> TransportAddress:
     return make_address(host, int(port))
 
 
+def without_zone(address: TransportAddress) -> TransportAddress:
+    """Return the address without the zone of a link-local one: zones mean nothing to the peer (RFC 4007 section 11)."""
+    host, percent, _ = address.host.partition("%")
+    return TransportAddress(host, address.port) if percent else address
+
+
 def is_private(host: str) -> bool:
     """Return whether nobody on the internet can send to an address: it belongs to this host or a network of its own.
 

@@ -135,7 +135,7 @@ async def test_trap_20_a_name_that_does_not_resolve_stalls_nothing(vnet: Any) ->
             assert (
                 pair.remote.type is CandidateType.HOST
             )  # told, and taken at once; not found out by a check of the peer's
-            table = alice._driver.ice._sessions.current.context.table
+            table = alice._driver.ice._sessions.current.facts.table
             assert table.remote_ended is not names
             await trio.sleep(2 * LOOKUP_S)
             assert table.remote_ended

@@ -14,7 +14,7 @@ ASKED = {"checks_sent", "counters", "current_pairs", "generation", "heard_at", "
 ASKED |= {"path_is_silent", "remote_candidates", "remote_candidates_ended", "remote_credentials", "restarting", "role"}
 ASKED |= {"signs", "state", "stranded", "uses_path", "component", "gives_up_at"}
 """What may be asked and need not be, and `uses_path`, which matters to TCP."""
-OF_THE_CHECKLIST_SET = {"current_context", "note_slot_used", "schedules", "settle_alone"}
+OF_THE_CHECKLIST_SET = {"current_facts", "note_slot_used", "schedules", "settle_alone"}
 
 
 def test_the_program_of_the_page_runs(capsys):

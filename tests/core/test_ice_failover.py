@@ -174,7 +174,7 @@ def test_best_backups_are_asked_instead_so_that_consent_to_them_stands() -> None
     world, a, b = two_paths(backup_is_valid=True)
     world.run(120)
     for one in (a, b):
-        inside = one._sessions.current.context
+        inside = one._sessions.current.facts
         backup = next(pair for pair in inside.checklist if pair.base in (A2, B2) and pair.is_valid)
         assert inside.has_fresh_consent(world.now, backup)
         assert backup.rtt_samples >= 7
@@ -327,7 +327,7 @@ def test_without_renomination_in_both_descriptions_nothing_is_switched() -> None
 def test_nomination_that_was_overtaken_is_ignored() -> None:
     """draft-thatcher-ice-renomination: the highest value wins, not the last to arrive."""
     world, a, b = two_paths(backup_is_valid=True)
-    b._sessions.current.context.renominates = True
+    b._sessions.current.facts.renominates = True
     newer = request(b, peer=a.credentials, nominate=True, extra=(stun.Nomination(7),), transaction_id=b"newer-check!")
     older = request(b, peer=a.credentials, nominate=True, extra=(stun.Nomination(6),), transaction_id=b"older-check!")
     b.handle_datagram(world.now, B2, A2, newer)

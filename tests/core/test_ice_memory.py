@@ -10,13 +10,13 @@ from ice_harness import A4, B4, World, both, connected_pair
 from iceagent.core import constants, ice
 from iceagent.core.address import make_address
 from iceagent.core.ice import AgentState, Role
-from iceagent.core.ice.context import Context
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.streams import StreamSet
 
 
-def sessions_of(one: ice.IceAgent) -> weakref.WeakSet[Context]:
+def sessions_of(one: ice.IceAgent) -> weakref.WeakSet[SessionFacts]:
     """The facts of its live sessions, which hold all else of them."""
-    return weakref.WeakSet(session.context for session in one._sessions.all())
+    return weakref.WeakSet(session.facts for session in one._sessions.all())
 
 
 def restart(world: World, a: ice.IceAgent, b: ice.IceAgent) -> None:
@@ -60,7 +60,7 @@ def test_trap_56_a_restart_that_failed_leaves_nothing() -> None:
     """The old session goes on; of the other one not even the slot of its last check is kept."""
     world, a, b = connected_pair()
     a.restart(world.now)
-    fresh = weakref.ref(a.current_context())
+    fresh = weakref.ref(a.current_facts())
     world.host(a, make_address("192.0.2.9", 9))
     a.set_remote_credentials(world.now, ice.Credentials("else", "e" * 24))
     a.add_remote_candidate(world.now, ice.host_candidate(make_address("203.0.113.9", 9)))
@@ -83,7 +83,7 @@ def test_trap_56_a_closed_agent_keeps_no_session_but_the_last() -> None:
     gc.collect()
     assert len(known) == 1
     assert a.next_timeout() is None
-    last = weakref.ref(a.current_context())
+    last = weakref.ref(a.current_facts())
     del a, b, world
     gc.collect()
     assert last() is None

@@ -171,7 +171,7 @@ def test_rule_5_every_table_is_bounded_though_the_peer_misbehaves(seed: int) -> 
             if transmit.data[:2] == b"\x00\x01" and chance.random() < 0.2:
                 mapped = make_address("203.0.113.99", chance.randrange(1, 65536))
                 one.handle_datagram(now, A4, transmit.remote, answer(transmit, PEER, mapped=mapped))
-    inside = one._sessions.current.context
+    inside = one._sessions.current.facts
     assert len(one.pairs) <= constants.MAX_PAIRS
     assert len(one.remote_candidates) <= constants.MAX_REMOTE_CANDIDATES
     assert len(one.local_candidates) <= constants.MAX_LOCAL_CANDIDATES

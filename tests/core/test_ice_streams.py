@@ -443,7 +443,7 @@ def test_one_stream_with_one_component_is_an_agent_without_a_checklist_set() -> 
     """The simple case costs nothing."""
     one = streams(Role.CONTROLLING, (1,))
     assert one.component()._membership is None
-    assert one.component()._sessions.current.context.checklist.in_set is None
+    assert one.component()._sessions.current.facts.checklist.in_set is None
 
 
 # Datagrams.
@@ -622,7 +622,7 @@ def test_rule_5_the_set_is_bounded_though_the_peer_misbehaves(seed: int) -> None
     assert sum(len(agent.pairs) for agent in one.agents.values()) <= constants.MAX_PAIRS
     for agent in one.agents.values():
         assert len(agent.remote_candidates) <= constants.MAX_REMOTE_CANDIDATES
-        assert len(agent._sessions.current.context.checklist.triggered) <= constants.MAX_PAIRS
+        assert len(agent._sessions.current.facts.checklist.triggered) <= constants.MAX_PAIRS
 
 
 @given(SEEDS)

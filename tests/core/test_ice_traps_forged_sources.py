@@ -29,6 +29,7 @@ from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import MAX_REMOTE_CANDIDATES
 from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
+from iceagent.core.ice.checks.scheduler import start_check
 from iceagent.core.ice.checks.transactions import CheckKind
 from iceagent.core.transmit import Transmit
 
@@ -220,12 +221,12 @@ def test_a_dead_pair_that_gives_way_while_it_is_being_nominated_leaves_the_nomin
         for again in requests_in(sent_by_timers(one, now, now + 0.06) + transmits_of(one)):
             one.handle_datagram(now + 0.06, A4, again.remote, answer(again, PEER))
     transmits_of(one)
-    inside, nominator = one._sessions.current.context, one._sessions.current._nominator
+    inside, nominator = one._sessions.current.facts, one._sessions.current._nominator
     now = 2.6 + inside.config.consent_expiry_s + 0.5
     _live_on(one, 2.6, now)
     dead = [pair for pair in inside.checklist if pair.is_valid and not inside.has_fresh_consent(now, pair)]
     victim = min(dead, key=lambda pair: pair.last_response_at)
-    nominator._nominating = inside.start_check(now, victim, CheckKind.NOMINATION)
+    nominator._nominating = start_check(inside, now, victim, CheckKind.NOMINATION)
     one.handle_datagram(now, A4, make_address(VICTIM.host, 7777), request(one, peer=PEER))
     assert victim not in list(inside.checklist)
     assert nominator._nominating is None or nominator._nominating.pair is not victim

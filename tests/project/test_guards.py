@@ -151,6 +151,33 @@ def test_the_guard_sees_a_circle():
     assert modules_in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}, "e": set()}) == {"b", "c"}
 
 
+def facts_written(tree: ast.Module) -> set[str]:
+    """Return which facts of an ICE session a file writes: stores to attributes of what is called facts."""
+    stores = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    holders = ((node.attr, node.value) for node in stores)
+    return {
+        name
+        for name, holder in holders
+        if (isinstance(holder, ast.Attribute) and holder.attr in ("facts", "_facts"))
+        or (isinstance(holder, ast.Name) and holder.id == "facts")
+    }
+
+
+def test_each_fact_of_a_session_is_written_by_one_file():
+    """Who wonders how a fact came to be opens one file; parts with facts of their own write them by their methods."""
+    writers: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "iceagent" / "core" / "ice").rglob("*.py")):
+        for name in facts_written(tree_of(path)):
+            writers.setdefault(name, []).append(path.name)
+    assert len(writers) > 10
+    assert {name: files for name, files in writers.items() if len(files) > 1} == {}
+
+
+def test_the_guard_sees_who_writes_a_fact():
+    text = "self._facts.one = session.facts.two = facts.three = 1; facts.health.four += 1; x = facts.five; self.six = 1"
+    assert facts_written(ast.parse(text)) == {"one", "two", "three"}
+
+
 def test_networks_are_interchangeable():
     """`net/api.py` says what networks and sockets can do; who asks for a class shuts out whatever stands before it."""
     asks = re.compile(r"isinstance\([^)]*\bSystem\w+")

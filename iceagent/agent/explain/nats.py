@@ -20,8 +20,7 @@ from iceagent.agent.explain.facts import Facts, listed
 from iceagent.agent.report.events import ServerAnswered
 from iceagent.agent.report.signalling_times import AT_ONCE_S
 from iceagent.core import ice
-from iceagent.core.address import TransportAddress
-from iceagent.core.ice.model.candidate import without_zone
+from iceagent.core.address import TransportAddress, without_zone
 
 _OR_HELD: Final = "its NAT maps per destination (symmetric), or something holds that port there"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from iceagent.core.address import without_zone
 from iceagent.core.ice.agent import IceAgent
 from iceagent.core.ice.checks.pacer import Pacer
 from iceagent.core.ice.checks.signs import CredentialSigns
@@ -51,7 +52,6 @@ from iceagent.core.ice.model.candidate import (
     host_candidate,
     relay_candidate,
     srflx_candidate,
-    without_zone,
 )
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
 from iceagent.core.ice.model.pair import PAIR_TRANSITIONS, CandidatePair, PairFacts, PairState, PathAddresses

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.checks.pacer import Pacer
+from iceagent.core.ice.checks.pacer import Pacer, Slots
 from iceagent.core.ice.checks.probe import Probing
 from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.checks.signs import CredentialSigns
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.context import Activity, Context, Slots
 from iceagent.core.ice.events import AgentState, DropReason, Effect, IceEvent, Verdict
+from iceagent.core.ice.facts import Activity, SessionFacts
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
 from iceagent.core.ice.model.pair import CandidatePair, PathAddresses
@@ -88,18 +88,18 @@ class IceAgent:
 
     # For the checklist set.
 
-    def current_context(self) -> Context:
+    def current_facts(self) -> SessionFacts:
         """For the checklist set: the facts of the session that candidates and credentials belong to."""
-        return self._sessions.current.context
+        return self._sessions.current.facts
 
-    def schedules(self) -> tuple[tuple[Context, Scheduler], ...]:
+    def schedules(self) -> tuple[tuple[SessionFacts, Scheduler], ...]:
         """For the checklist set: the facts and the scheduler of each session that may have a check to send."""
-        return tuple((session.context, session.scheduler) for session in self._sessions.live())
+        return tuple((session.facts, session.scheduler) for session in self._sessions.live())
 
     def note_slot_used(self, next_slot_at: float) -> None:
         """For the checklist set: take note that some component has sent a check, and when the next may go."""
         self._due_known = False
-        self._slots.next_at = next_slot_at
+        self._slots.postpone(next_slot_at)
 
     def settle_alone(self, now: float) -> None:
         """For the checklist set: let every session do what the new facts call for."""
@@ -116,12 +116,12 @@ class IceAgent:
     @property
     def credentials(self) -> Credentials:
         """Our username fragment and password, to be sent to the peer; a restart makes new ones."""
-        return self._sessions.current.context.keys.local
+        return self._sessions.current.facts.keys.local
 
     @property
     def remote_credentials(self) -> Credentials | None:
         """The peer's, or None before they came, as after a restart of ours."""
-        return self._sessions.current.context.keys.remote
+        return self._sessions.current.facts.keys.remote
 
     @property
     def generation(self) -> int:
@@ -136,12 +136,12 @@ class IceAgent:
     @property
     def stranded(self) -> bool:
         """Whether neither the path in use nor another has answered for a second or two: a restart may find one."""
-        return self._sessions.carrier.context.health.stranded
+        return self._sessions.carrier.facts.health.stranded
 
     @property
     def path_is_silent(self) -> bool:
         """Whether the path in use goes unanswered, or its socket is gone, though consent to it may have time left."""
-        return self._sessions.carrier.context.health.silent or self._sessions.carrier.context.health.stranded
+        return self._sessions.carrier.facts.health.silent or self._sessions.carrier.facts.health.stranded
 
     @property
     def gives_up_at(self) -> float:
@@ -154,7 +154,7 @@ class IceAgent:
     @property
     def heard_at(self) -> float:
         """When the peer last answered on any pair, those of sessions before a restart included; 0 for never."""
-        return self._sessions.carrier.context.health.heard_at
+        return self._sessions.carrier.facts.health.heard_at
 
     @property
     def role(self) -> Role:
@@ -169,7 +169,7 @@ class IceAgent:
     @property
     def selected_pair(self) -> CandidatePair | None:
         """The pair both agents agreed on, or None before nomination and after the end."""
-        selected = self._sessions.carrier.context.selected
+        selected = self._sessions.carrier.facts.selected
         return None if selected is None else selected.view()
 
     @property
@@ -189,22 +189,22 @@ class IceAgent:
     @property
     def signs(self) -> CredentialSigns:
         """What messages say about who holds whose credentials (live object, do not change)."""
-        return self._sessions.current.context.runner.signs
+        return self._sessions.current.facts.runner.signs
 
     @property
     def local_candidates(self) -> tuple[Candidate, ...]:
         """Our candidates since the last restart, peer-reflexive ones included, oldest first."""
-        return tuple(self._sessions.current.context.table.local.values())
+        return tuple(self._sessions.current.facts.table.local.values())
 
     @property
     def remote_candidates(self) -> tuple[Candidate, ...]:
         """The peer's candidates since the last restart, peer-reflexive ones included, oldest first."""
-        return tuple(self._sessions.current.context.table.remote.values())
+        return tuple(self._sessions.current.facts.table.remote.values())
 
     @property
     def remote_candidates_ended(self) -> bool:
         """Whether the peer has said, since the last restart, that no more candidates follow (RFC 8838 section 13)."""
-        return self._sessions.current.context.table.remote_ended
+        return self._sessions.current.facts.table.remote_ended
 
     @property
     def counters(self) -> Counter[DropReason]:
@@ -219,12 +219,12 @@ class IceAgent:
     @property
     def probing(self) -> Probing:
         """What techniques that guess at addresses need of the current session."""
-        return Probing(self._sessions.current.context)
+        return Probing(self._sessions.current.facts)
 
     def is_validated(self, local: TransportAddress, remote: TransportAddress) -> bool:
         """Whether data from `remote` at the socket `local` may reach the user; one set lookup."""
         path = (local, remote)
-        return path in self._sessions.current.context.validated or any(path in paths for paths in self._sessions.older)
+        return path in self._sessions.current.facts.validated or any(path in paths for paths in self._sessions.older)
 
     def uses_path(self, local: TransportAddress, remote: TransportAddress) -> bool:
         """Whether a TCP connection is worth keeping: its path is valid, being checked, or was checked by the peer."""
@@ -240,7 +240,7 @@ class IceAgent:
 
     def other_paths(self, now: float) -> list[PathAddresses]:
         """Return the other paths over UDP, (local base, remote), on which the peer has granted consent; best first."""
-        consented = [pair for session in self._sessions.live() for pair in session.context.consented(now)]
+        consented = [pair for session in self._sessions.live() for pair in session.facts.consented(now)]
         pairs = [pair for pair in consented if not pair.is_tcp]
         pairs.sort(key=lambda pair: pair.priority, reverse=True)
         return [path for path in dict.fromkeys(pair.path for pair in pairs) if path != self._sessions.data_path]
@@ -275,7 +275,7 @@ class IceAgent:
         if self._sessions.standing.over or credentials in self._signalled:
             return
         self._signalled = (*self._signalled, credentials)[-constants.MAX_REMOTE_CREDENTIALS :]
-        if self._sessions.current.context.keys.remote is not None:
+        if self._sessions.current.facts.keys.remote is not None:
             self._sessions.restart(now, ours or generate_credentials(self._randbytes), by_peer=True)
         renomination = "renomination" in options
         self._sessions.current.set_remote_credentials(
@@ -301,7 +301,7 @@ class IceAgent:
         """
         if self._sessions.standing.over:
             raise ValueError("the session is over; a new one needs a new agent")
-        if self._sessions.current.context.keys.remote is None:
+        if self._sessions.current.facts.keys.remote is None:
             return self.credentials
         if credentials is not None and self._sessions.knows(credentials):
             raise ValueError("a restart needs credentials that were not used before")
@@ -317,7 +317,7 @@ class IceAgent:
         if self._sessions.standing.over:
             return False
         added = self._sessions.current.add_local_candidate(now, candidate)
-        if self._sessions.carrier is not self._sessions.current and not self._sessions.carrier.context.over:
+        if self._sessions.carrier is not self._sessions.current and not self._sessions.carrier.facts.over:
             # A restart may never be answered; then the old session finds the new address of ours by itself.
             self._sessions.carrier.add_local_candidate(now, candidate, report=False)
         self._settle(now)
@@ -325,7 +325,7 @@ class IceAgent:
 
     def end_of_local_candidates(self, now: float) -> None:
         """Take note that gathering is over."""
-        self._sessions.current.context.table.local_ended = True
+        self._sessions.current.facts.table.local_ended = True
         self._settle(now)
 
     def add_remote_candidate(self, now: float, candidate: Candidate | None) -> bool:
@@ -354,8 +354,8 @@ class IceAgent:
         if not stun.looks_like_stun(data):
             return self._handle_data((local, remote), data)
         generation, due = self._roles.generation, self._drive(now)
-        result = self._handle_stun(now, local, remote, data)
         is_due = due is not None and due <= now
+        result = self._handle_stun(now, local, remote, data, is_due=is_due)
         if result is Effect.SETTLE or is_due or self._roles.generation != generation:
             self._settle(now)
         if isinstance(result, Effect):
@@ -394,8 +394,8 @@ class IceAgent:
         if self._sessions.standing.over:
             return
         for session in self._sessions.live():
-            session.context.health.doubt()
-            session.context.runner.hurry(now)
+            session.facts.health.doubt()
+            session.facts.runner.hurry(now)
         self._settle(now)
 
     def handle_timeout(self, now: float) -> None:
@@ -450,7 +450,7 @@ class IceAgent:
         due = self.next_timeout()
         if due is not None and now - max(due, self._driven_at) > constants.STOPPED_S:
             for session in self._sessions.live():
-                session.context.runner.note_stop()
+                session.facts.runner.note_stop()
         self._driven_at = now
         return due
 
@@ -461,15 +461,16 @@ class IceAgent:
         return holder.hold_data(path, data)
 
     def _handle_stun(
-        self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes
+        self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes, *, is_due: bool
     ) -> DropReason | Effect:
         message = read_message(data)
         if not isinstance(message, stun.Message):
             return Effect.NONE if message is None else message
-        for session in self._sessions.live():
-            session.consent.expire(now)
+        if is_due:  # it may be that consent has run out, and then this message comes too late
+            for session in self._sessions.live():
+                session.consent.expire(now)
         if message.message_class is stun.MessageClass.REQUEST:
-            return self._sessions.called(message).handle_request(now, local, remote, message)
+            return self._sessions.called(message).requests.handle(now, local, remote, message)
         effect = self._sessions.asked(message).handle_response(now, local, remote, message)
         if effect is Effect.NONE:
             self._follow_consent(now)

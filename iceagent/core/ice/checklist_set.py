@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from iceagent.core.ice.checks.pacer import Pacer
 from iceagent.core.ice.checks.scheduler import Scheduler
-from iceagent.core.ice.context import Context
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.membership import Membership
 from iceagent.core.ice.model.checklist import Checklist
 from iceagent.core.ice.roles import RoleKeeper
@@ -29,11 +29,11 @@ from iceagent.core.ice.roles import RoleKeeper
 class SetMember(Protocol):
     """What the set asks of a component, and reports to it."""
 
-    def current_context(self) -> Context:
+    def current_facts(self) -> SessionFacts:
         """Return the facts of the session that candidates and credentials belong to."""
         ...
 
-    def schedules(self) -> tuple[tuple[Context, Scheduler], ...]:
+    def schedules(self) -> tuple[tuple[SessionFacts, Scheduler], ...]:
         """Return the facts and the scheduler of each session that may have a check to send."""
         ...
 
@@ -50,13 +50,13 @@ class _Checker(NamedTuple):
     """One session of one component, as far as its checks are concerned."""
 
     membership: Membership
-    context: Context
+    facts: SessionFacts
     scheduler: Scheduler
 
     def may_check(self) -> bool:
         """Whether ordinary checks are to be sent."""
-        context = self.context
-        return context.checks_by_itself and not context.concluded and context.checklist.started
+        facts = self.facts
+        return facts.checks_by_itself and not facts.concluded and facts.checklist.started
 
 
 class ChecklistSet:
@@ -84,12 +84,12 @@ class ChecklistSet:
 
     def checklists(self) -> list[Checklist]:
         """Return the current checklists of all components."""
-        return [agent.current_context().checklist for _, agent in self.members.items()]
+        return [agent.current_facts().checklist for _, agent in self.members.items()]
 
     def undecided(self) -> list[Checklist]:
         """Return those that are being checked: begun, neither failed nor with a selected pair that answers."""
-        contexts = (agent.current_context() for _, agent in self.members.items())
-        return [context.checklist for context in contexts if context.running and not context.concluded]
+        all_facts = (agent.current_facts() for _, agent in self.members.items())
+        return [facts.checklist for facts in all_facts if facts.running and not facts.concluded]
 
     def turns(self, stream: int) -> int:
         """Return how many turns there are until a component of a stream has the next one, if all go on checking.
@@ -109,7 +109,7 @@ class ChecklistSet:
     def note_changed(self, checklist: Checklist) -> None:
         """Take note that a list was changed for the sake of another, so that its events are drained, too."""
         for membership, agent in self.members.items():
-            if agent.current_context().checklist is checklist:
+            if agent.current_facts().checklist is checklist:
                 membership.touched = True
 
     # After each change of one component.
@@ -139,11 +139,11 @@ class ChecklistSet:
 
     def _checkers(self, stream: int) -> list[_Checker]:
         return [
-            _Checker(membership, context, scheduler)
+            _Checker(membership, facts, scheduler)
             for membership, agent in self.members.items()
             if membership.stream == stream
-            for context, scheduler in agent.schedules()
-            if context.running
+            for facts, scheduler in agent.schedules()
+            if facts.running
         ]
 
     # Whose turn it is.
@@ -161,10 +161,10 @@ class ChecklistSet:
         self._reserved_at = None
         stream = chosen.membership.stream
         self._thaw(self._checkers(stream))
-        membership, context, scheduler = self._first_of(self._checkers(stream)) or chosen
+        membership, facts, scheduler = self._first_of(self._checkers(stream)) or chosen
         self._next_stream = stream + 1
         scheduler.send_next(now)
-        self._next_slot_at = now + max(self._ta_s, context.ta_s)
+        self._next_slot_at = now + max(self._ta_s, facts.ta_s)
         membership.touched = True
         for agent in self.members.values():
             agent.note_slot_used(self._next_slot_at)
@@ -194,24 +194,20 @@ class ChecklistSet:
         triggered = [
             (pair.triggered_as, checker)
             for checker in checkers
-            if (pair := next(iter(checker.context.checklist.triggered), None))
+            if (pair := next(iter(checker.facts.checklist.triggered), None))
         ]
         if triggered:
             return min(triggered, key=lambda one: one[0])[1]
         ready = [checker for checker in checkers if checker.may_check()]
-        waiting = [
-            (pair.check_order, checker) for checker in ready if (pair := checker.context.checklist.best_waiting())
-        ]
+        waiting = [(pair.check_order, checker) for checker in ready if (pair := checker.facts.checklist.best_waiting())]
         if waiting:
             return max(waiting, key=lambda one: one[0])[1]  # of equals the first, that is the lowest component
-        return next((checker for checker in ready if checker.context.checklist.has_ordinary()), None)
+        return next((checker for checker in ready if checker.facts.checklist.has_ordinary()), None)
 
     def _thaw(self, checkers: list[_Checker]) -> None:
         """Thaw the free foundations of a stream in which nothing waits (RFC 8445 section 6.1.4.2 step 2)."""
         ready = [
-            checker.context.checklist
-            for checker in checkers
-            if checker.may_check() and checker.context.checklist.in_set
+            checker.facts.checklist for checker in checkers if checker.may_check() and checker.facts.checklist.in_set
         ]
         if not ready or any(map(_has_waiting, ready)) or any(one.triggered for one in ready):
             return

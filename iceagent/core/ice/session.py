@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.checks.pacer import Pacer
+from iceagent.core.ice.checks.pacer import Pacer, Slots
+from iceagent.core.ice.checks.reflexive import add_remote
 from iceagent.core.ice.checks.requests import RequestHandler
 from iceagent.core.ice.checks.responses import ResponseHandler
 from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.context import Activity, Context, Slots
 from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded, RemoteCandidateAdded, Verdict
+from iceagent.core.ice.facts import Activity, SessionFacts
 from iceagent.core.ice.health.consent import ConsentKeeper, Keepalive
 from iceagent.core.ice.health.lifecycle import Lifecycle
 from iceagent.core.ice.model.candidate import Candidate
@@ -46,8 +47,8 @@ class IceSession:
         activity: of application data; shared by the sessions of an agent.
         slots: in which new checks go; shared likewise.
         pacer: shared by all agents of the machine.
-        steady: retransmit every second rather than ever more seldom; see `Context.steady`.
-        membership: see `Context.membership`.
+        steady: retransmit every second rather than ever more seldom; see `SessionFacts.steady`.
+        membership: see `SessionFacts.membership`.
     """
 
     def __init__(
@@ -64,31 +65,30 @@ class IceSession:
         steady: bool = False,
         membership: Membership | None = None,
     ) -> None:
-        context = Context(outbox, roles, randbytes, config, credentials, activity, slots, pacer, membership)
-        context.steady = steady
-        self.context = context
-        self._nominator = Nominator(context)
-        self.consent = ConsentKeeper(context, self._nominator)
-        self._responses = ResponseHandler(context, self._nominator, self.consent)
-        self._requests = RequestHandler(context, self._nominator)
-        self._keepalive = Keepalive(context)
-        self.scheduler = Scheduler(context)
-        self.lifecycle = Lifecycle(context)
+        facts = SessionFacts(outbox, roles, randbytes, config, credentials, activity, slots, pacer, membership, steady)
+        self.facts = facts
+        self._nominator = Nominator(facts)
+        self.consent = ConsentKeeper(facts, self._nominator)
+        self._responses = ResponseHandler(facts, self._nominator, self.consent)
+        self.requests = RequestHandler(facts, self._nominator)
+        self._keepalive = Keepalive(facts)
+        self.scheduler = Scheduler(facts)
+        self.lifecycle = Lifecycle(facts)
         self._ranked_generation = roles.generation
         self._calm_until = -math.inf  # until then, and the next `settle`, nothing but consent can have anything to do
 
     def views(self) -> list[CandidatePair]:
         """Return the pairs as they are now, best first."""
-        ranked = sorted(self.context.checklist, key=lambda pair: pair.priority, reverse=True)
+        ranked = sorted(self.facts.checklist, key=lambda pair: pair.priority, reverse=True)
         return [pair.view() for pair in ranked]
 
     def pair_reports(self) -> list[PairReport]:
         """Return the pairs with what they have counted, best first."""
-        context = self.context
-        remote = context.keys.remote
-        ufrags = (context.keys.local.ufrag, "" if remote is None else remote.ufrag)
-        ranked = sorted(context.checklist, key=lambda pair: pair.priority, reverse=True)
-        return [report_pair(pair, *ufrags, selected=pair is context.selected) for pair in ranked]
+        facts = self.facts
+        remote = facts.keys.remote
+        ufrags = (facts.keys.local.ufrag, "" if remote is None else remote.ufrag)
+        ranked = sorted(facts.checklist, key=lambda pair: pair.priority, reverse=True)
+        return [report_pair(pair, *ufrags, selected=pair is facts.selected) for pair in ranked]
 
     # What changes it; `settle` is to follow.
 
@@ -96,134 +96,127 @@ class IceSession:
         self, now: float, credentials: Credentials, *, lite: bool, renomination: bool, pacing_s: float
     ) -> None:
         """Take the peer's credentials and begin to check."""
-        context = self.context
-        context.ta_s = max(context.config.ta_s, min(pacing_s, constants.TA_MAX_S))
-        context.renominates = renomination and context.config.renomination
-        context.keys.set_remote(credentials)
-        context.started_at = now
-        if lite and not context.roles.controlling:
-            context.roles.switch()
-            context.role_changed()
-        context.checklist.start()
-        self._requests.process_early(now)
+        facts = self.facts
+        facts.ta_s = max(facts.config.ta_s, min(pacing_s, constants.TA_MAX_S))
+        facts.renominates = renomination and facts.config.renomination
+        facts.keys.set_remote(credentials)
+        facts.started_at = now
+        if lite and not facts.roles.controlling:
+            facts.roles.switch()
+            self._nominator.role_changed()
+        facts.checklist.start()
+        self.requests.process_early(now)
 
     def add_local_candidate(self, now: float, candidate: Candidate, *, report: bool = True) -> bool:
         """Use a gathered candidate; False if it is redundant or unusable (RFC 8445 section 5.1.3, RFC 8838 section 10).
 
         Its pairs are formed with all remote candidates known.
         """
-        context = self.context
-        added = context.table.add_local(candidate)
+        facts = self.facts
+        added = facts.table.add_local(candidate)
         if not isinstance(added, Added):
-            context.drop(added)
+            facts.outbox.drop(added)
             return False
-        context.candidate_at = now
+        facts.candidate_at = now
         if report:
-            context.outbox.emit(LocalCandidateAdded(candidate))
+            facts.outbox.emit(LocalCandidateAdded(candidate))
         if added is Added.UPGRADED:
             self._upgrade_local(candidate)
-        self._form((candidate, remote) for remote in context.table.remote.values())
+        self._form((candidate, remote) for remote in facts.table.remote.values())
         return True
 
     def add_remote_candidate(self, now: float, candidate: Candidate | None) -> bool:
         """Use a candidate of the peer or, with None, its end-of-candidates; False if it was dropped."""
-        context = self.context
+        facts = self.facts
         if candidate is None:
-            context.table.remote_ended = True
+            facts.table.remote_ended = True
             return True
-        added = context.add_remote(candidate)
+        added = add_remote(facts, candidate)
         if not isinstance(added, Added):
-            context.drop(added)
+            facts.outbox.drop(added)
             return False
-        context.candidate_at = now
-        context.outbox.emit(RemoteCandidateAdded(candidate))
+        facts.candidate_at = now
+        facts.outbox.emit(RemoteCandidateAdded(candidate))
         if added is Added.UPGRADED:
             self._upgrade_remote(candidate)
-        self._form((local, candidate) for local in list(context.table.local.values()))
-        if added is Added.NEW and context.is_settled(now):
+        self._form((local, candidate) for local in list(facts.table.local.values()))
+        if added is Added.NEW and facts.is_settled(now):
             self._check_late(candidate)
         self._nominator.refresh(now)
         return True
-
-    def handle_request(
-        self, now: float, local: TransportAddress, remote: TransportAddress, request: stun.Message
-    ) -> DropReason | Effect:
-        """Deal with a check of the peer; return why it was dropped, or what follows."""
-        return self._requests.handle(now, local, remote, request)
 
     def handle_response(
         self, now: float, local: TransportAddress, remote: TransportAddress, response: stun.Message
     ) -> DropReason | Effect:
         """Deal with an answer to a check of ours; return why it was dropped, or what follows."""
-        outcome = self.context.runner.handle_response(now, local, remote, response)
+        outcome = self.facts.runner.handle_response(now, local, remote, response)
         return outcome if isinstance(outcome, DropReason) else self._responses.apply(now, outcome)
 
     def has_heard(self, path: PathAddresses) -> bool:
         """Whether an authenticated check came from there, so that its data may be held until ours is answered."""
-        pair = self.context.checklist.pairs.get(path)
-        return self._requests.has_early(path) if pair is None else pair.heard and not pair.consent_lost
+        pair = self.facts.checklist.pairs.get(path)
+        return self.requests.has_early(path) if pair is None else pair.heard and not pair.consent_lost
 
     def hold_data(self, path: PathAddresses, data: bytes) -> Verdict:
         """Keep data of a path that is not validated, if an authenticated check came from there; else drop it."""
-        context = self.context
+        facts = self.facts
         if not self.has_heard(path):
-            context.drop(DropReason.DATA_UNVALIDATED)
+            facts.outbox.drop(DropReason.DATA_UNVALIDATED)
             return Verdict.DROPPED
-        if not context.held.hold(path, data):
-            context.drop(DropReason.DATA_HELD_OVERFLOW)
+        if not facts.held.hold(path, data):
+            facts.outbox.drop(DropReason.DATA_HELD_OVERFLOW)
             return Verdict.DROPPED
         return Verdict.HELD
 
     def uses_path(self, path: PathAddresses) -> bool:
         """Whether a pair of that path waits for its check, or an authenticated check came from there."""
-        pair = self.context.checklist.pairs.get(path)
+        pair = self.facts.checklist.pairs.get(path)
         return self.has_heard(path) or (pair is not None and pair.is_pending)
 
     def handle_unreachable(self, now: float, path: PathAddresses) -> None:
         """Take note of an ICMP error, or at a TCP base of a connection that is gone or cannot be opened."""
-        context = self.context
-        pair = context.checklist.pairs.get(path)
+        facts = self.facts
+        pair = facts.checklist.pairs.get(path)
         if pair is None or not pair.is_tcp:
-            context.runner.handle_unreachable(now, path)
+            facts.runner.handle_unreachable(now, path)
             return
         # Other than ICMP, nobody off the path can say so. RFC 6544 section 7.1: the check has failed.
-        for check in context.runner.connection_lost(now, pair):
+        for check in facts.runner.connection_lost(now, pair):
             self._responses.failed(check)
-        if pair is context.data_pair:
-            context.health.doubt()  # the probing check that follows opens another connection, where that is ours to do
+        if pair is facts.data_pair:
+            facts.health.doubt()  # the probing check that follows opens another connection, where that is ours to do
         elif pair.is_valid and pair.is_passive:
             self._nominator.invalidate(now, pair)
 
     def handle_timeout(self, now: float) -> None:
         """Retransmit, and take note of the checks that nobody answered."""
-        for check in self.context.runner.handle_timeout(now):
+        for check in self.facts.runner.handle_timeout(now):
             self._responses.failed(check)
 
     def settle(self, now: float) -> None:
         """Let every part do what the new facts call for; afterwards nothing is due at or before `now`."""
-        context = self.context
+        facts = self.facts
         self._calm_until = -math.inf
-        if context.over or context.retired:
+        if facts.over or facts.retired:
             return
-        if self._ranked_generation != context.roles.generation:
-            # The role is the agent's; another session of it may have learned of a conflict.
-            self._ranked_generation = context.roles.generation
-            context.checklist.rank_all(context.roles.controlling)
-            self._nominator.role_changed()
+        if self._ranked_generation != facts.roles.generation:
+            # The role is the agent's; another session of it may have learned of a conflict, and told of it.
+            self._ranked_generation = facts.roles.generation
+            self._nominator.role_changed(told=True)
         self.consent.advance(now)
         self._nominator.advance(now)
         self._keepalive.advance(now)
         self.scheduler.advance(now)
         self.lifecycle.advance(now)
-        if context.over:
+        if facts.over:
             self.wind_up()
 
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` and `settle` want to be called, or None."""
-        if self.context.over or self.context.retired:
+        if self.facts.over or self.facts.retired:
             return None
         parts = (
-            self.context.runner.next_timeout(),
+            self.facts.runner.next_timeout(),
             self.scheduler.next_timeout(),
             self._nominator.next_timeout(),
             self._keepalive.next_timeout(),
@@ -248,59 +241,59 @@ class IceSession:
 
     def _is_calm(self) -> bool:
         """Whether one pair is selected, no other one is valid, and no check of any is wanted: nearly always."""
-        context = self.context
+        facts = self.facts
         return (
-            context.selected is not None
-            and context.selected is context.data_pair
-            and len(context.validated) < 2
-            and len(context.checklist.pairs) < 2  # with others there is the search for a better one
-            and not (context.health.doubted or context.checklist.triggered)
+            facts.selected is not None
+            and facts.selected is facts.data_pair
+            and len(facts.validated) < 2
+            and len(facts.checklist.pairs) < 2  # with others there is the search for a better one
+            and not (facts.health.doubted or facts.checklist.triggered)
         )
 
     def retire(self) -> None:
         """Send nothing on its own any more, but answer checks and deliver data."""
-        context = self.context
-        context.retired = True
-        context.runner.clear()
-        context.held.clear()
-        self._requests.clear()
+        facts = self.facts
+        facts.retired = True
+        facts.runner.clear()
+        facts.held.clear()
+        self.requests.clear()
 
     def wind_up(self) -> None:
         """Forget what only a living session needs."""
-        context = self.context
-        context.runner.clear()
-        context.held.clear()
-        context.validated.clear()
-        self._requests.clear()
+        facts = self.facts
+        facts.runner.clear()
+        facts.held.clear()
+        facts.validated.clear()
+        self.requests.clear()
         self._nominator.forget()
 
     # Within.
 
     def _form(self, candidates: Iterable[tuple[Candidate, Candidate]]) -> None:
-        if not self.context.checklist.form(candidates, self.context.roles.controlling):
-            self.context.drop(DropReason.PAIR_LIMIT)
+        if not self.facts.checklist.form(candidates, self.facts.roles.controlling):
+            self.facts.outbox.drop(DropReason.PAIR_LIMIT)
 
     def _check_late(self, candidate: Candidate) -> None:
         """Check the pairs of a candidate that comes long after a pair was selected: the peer may have lost its path.
 
         Without that a peer whose relay was restarted could not be reached until our side has noticed, too.
         """
-        self.context.health.doubt()
-        for pair in self.context.checklist:
+        self.facts.health.doubt()
+        for pair in self.facts.checklist:
             if pair.remote is candidate:
-                self.context.checklist.set_state(pair, PairState.WAITING)
-                self.context.checklist.trigger(pair)
+                self.facts.checklist.set_state(pair, PairState.WAITING)
+                self.facts.checklist.trigger(pair)
 
     def _upgrade_remote(self, candidate: Candidate) -> None:
         """Let the pairs of a peer-reflexive candidate show its signalled twin, nomination kept."""
-        for pair in self.context.checklist:
+        for pair in self.facts.checklist:
             if (pair.remote.transport, pair.remote.address) == (candidate.transport, candidate.address):
                 pair.remote = candidate
-                pair.rank(self.context.roles.controlling)
+                pair.rank(self.facts.roles.controlling)
 
     def _upgrade_local(self, candidate: Candidate) -> None:
-        for pair in self.context.checklist:
+        for pair in self.facts.checklist:
             valid = pair.valid_local
             if valid is not None and (valid.address, valid.base) == (candidate.address, candidate.base):
                 pair.valid_local = candidate
-                pair.rank(self.context.roles.controlling)
+                pair.rank(self.facts.roles.controlling)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from iceagent.core import constants, stun
-from iceagent.core.ice.context import Slots
+from iceagent.core.ice.checks.pacer import Slots
 from iceagent.core.ice.events import (
     AGENT_TRANSITIONS,
     AgentState,
@@ -82,7 +82,7 @@ class Retired:
 
     def add(self, now: float, session: IceSession) -> None:
         """Retire a session; one that has failed is forgotten at once."""
-        if session.context.over:
+        if session.facts.over:
             self.count_forgotten(session)
             return
         session.retire()
@@ -92,7 +92,7 @@ class Retired:
 
     def count_forgotten(self, session: IceSession) -> None:
         """Add the counts of a session that is forgotten."""
-        self.checks_sent += session.context.runner.checks_sent
+        self.checks_sent += session.facts.runner.checks_sent
 
     def expire(self, now: float) -> bool:
         """Forget those whose time is over; return whether there were any."""
@@ -173,33 +173,33 @@ class Sessions:
         if username is None or len(self.older) == 0:
             return self.current
         ufrag = username.value.partition(":")[0]
-        named = (session for session in self.all() if session.context.keys.local.ufrag == ufrag)
+        named = (session for session in self.all() if session.facts.keys.local.ufrag == ufrag)
         return next(named, self.current)
 
     def asked(self, response: stun.Message) -> IceSession:
         """Return the session whose check a response answers; the current one counts those of none."""
-        asked = (session for session in self.live() if session.context.runner.knows(response.transaction_id))
+        asked = (session for session in self.live() if session.facts.runner.knows(response.transaction_id))
         return next(asked, self.current)
 
     def knows(self, credentials: Credentials) -> bool:
         """Whether some session has this ufrag of ours."""
-        return any(credentials.ufrag == session.context.keys.local.ufrag for session in self.all())
+        return any(credentials.ufrag == session.facts.keys.local.ufrag for session in self.all())
 
     @property
     def awaits_answer(self) -> bool:
         """Whether a restart of ours has not been answered, and another session carries the data meanwhile."""
-        return self.carrier is not self.current and self.current.context.keys.remote is None
+        return self.carrier is not self.current and self.current.facts.keys.remote is None
 
     @property
     def checks_sent(self) -> int:
         """Requests sent by all of them, those forgotten included."""
-        return self.retired.checks_sent + sum(session.context.runner.checks_sent for session in self.all())
+        return self.retired.checks_sent + sum(session.facts.runner.checks_sent for session in self.all())
 
     @property
     def gives_up_at(self) -> float:
         """See `IceAgent.gives_up_at`."""
-        current = self.current.context
-        at = max(current.health.heard_at, self.carrier.context.health.heard_at) + current.config.consent_expiry_s
+        current = self.current.facts
+        at = max(current.health.heard_at, self.carrier.facts.health.heard_at) + current.config.consent_expiry_s
         if current.started_at is not None and self.current is not self.carrier:
             return max(at, current.started_at + current.config.patience_s)
         return max(at, current.restarted_at + constants.RESTART_PATIENCE_S) if current.restarted_at else at
@@ -216,15 +216,15 @@ class Sessions:
         """Begin a session; the one before carries the data until this one has a nominated pair."""
         replaced = self.current
         self.current = self._new_session(credentials, steady=True)
-        self.current.context.restarted_at = now
-        self.current.context.health.inherit(replaced.context.health.heard_at)
+        self.current.facts.restarted_at = now
+        self.current.facts.health.inherit(replaced.facts.health.heard_at)
         self.generation += 1
         if replaced is not self.carrier:
             self.retired.add(now, replaced)
-        if self.carrier.context.data_pair is None:
+        if self.carrier.facts.data_pair is None:
             self.retired.add(now, self.carrier)
             self.carrier = self.current
-            self.current.context.alone_since = now
+            self.current.facts.alone_since = now
         self._list_older()
         self._join()
         self._outbox.emit(Restarted(credentials, by_peer))
@@ -239,7 +239,7 @@ class Sessions:
             self._hand_over(now)
         if self.retired.expire(now):
             self._list_older()
-        self.data_path = self.carrier.context.data_path
+        self.data_path = self.carrier.facts.data_path
         self._conclude()
 
     def wind_up(self) -> None:
@@ -247,7 +247,7 @@ class Sessions:
         for session in self.live():
             session.wind_up()
         self.retired.clear()
-        self._slots.used_by = None
+        self._slots.disown()
         self.older = ()
         self.data_path = None
 
@@ -256,23 +256,23 @@ class Sessions:
     def _by_turn(self) -> tuple[IceSession, ...]:
         """Return the live ones, first the one that has not sent the last check: they share the slots of Ta."""
         sessions = self.live()
-        return sessions[::-1] if sessions[0].context is self._slots.used_by else sessions
+        return sessions[::-1] if sessions[0].facts is self._slots.used_by else sessions
 
     def _join(self) -> None:
         """Let the current session's checklist, and no other, be part of the checklist set."""
         if self._membership is not None:
             for session in self.all():
-                session.context.checklist.in_set = self._membership.in_set if session is self.current else None
+                session.facts.checklist.in_set = self._membership.in_set if session is self.current else None
 
     def _list_older(self) -> None:
         """Take note of which sessions there are; nothing is to keep another one alive."""
-        if all(session.context is not self._slots.used_by for session in self.live()):
-            self._slots.used_by = None
-        self.older = tuple(session.context.validated for session in self.all() if session is not self.current)
+        if all(session.facts is not self._slots.used_by for session in self.live()):
+            self._slots.disown()
+        self.older = tuple(session.facts.validated for session in self.all() if session is not self.current)
 
     def _hand_over(self, now: float) -> None:
         """Let the current session carry the data once it has a nominated pair, or any while the old path is lost."""
-        current, carrier = self.current.context, self.carrier.context
+        current, carrier = self.current.facts, self.carrier.facts
         if current.over and not carrier.over:
             self._outbox.emit(RestartFailed(current.failure))
             self.retired.count_forgotten(self.current)
@@ -282,13 +282,13 @@ class Sessions:
             old, self.carrier = self.carrier, self.current
             self.retired.add(now, old)
         elif carrier.over and current.alone_since is None:
-            current.alone_since = now
+            self.current.facts.alone_since = now
             current.health.inherit(carrier.health.heard_at)
             self.current.settle(now)  # its patience may have run out already
         self._list_older()
 
     def _conclude(self) -> None:
-        current, carrier = self.current.context, self.carrier.context
+        current, carrier = self.current.facts, self.carrier.facts
         if not carrier.over:
             is_anew = carrier.state is AgentState.NEW and self.generation > 0
             self.standing.follow(AgentState.CHECKING if is_anew else carrier.state)

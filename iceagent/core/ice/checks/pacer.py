@@ -1,8 +1,35 @@
-"""The pacing of checks across all agents of a machine: RFC 8445 section 14.2."""
+"""When new checks may go: the slots of an agent, and the pacing of all agents of a machine. RFC 8445 section 14.2."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from iceagent.core import constants
+
+
+@dataclass(slots=True)
+class Slots:
+    """The slots of Ta, in which an agent's new checks go: one row of them for all its sessions.
+
+    Attributes:
+        next_at: before this no new check is sent.
+        used_by: the session that sent the last one; another that has a check comes first then.
+    """
+
+    next_at: float = float("-inf")
+    used_by: object | None = None
+
+    def use(self, session: object, next_at: float) -> None:
+        """A session takes the slot that has come; the next one comes then."""
+        self.used_by, self.next_at = session, next_at
+
+    def postpone(self, next_at: float) -> None:
+        """Another component has taken the slot."""
+        self.next_at = next_at
+
+    def disown(self) -> None:
+        """Keep a session that has ended alive no longer."""
+        self.used_by = None
 
 
 class Pacer:

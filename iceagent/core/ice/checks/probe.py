@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.context import Context
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.model.candidate import host_candidate
 from iceagent.core.ice.model.candidates import Added
 from iceagent.core.ice.model.credentials import KeyRing
@@ -49,29 +49,29 @@ class Probing:
     """What techniques need of a session: probes to send, and a say about what arrives at sockets it does not know.
 
     Args:
-        context: of the current session.
+        facts: of the current session.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, facts: SessionFacts) -> None:
+        self._facts = facts
 
     def build(self) -> bytes | None:
         """Return a fresh probe, or None while the peer's credentials are unknown."""
-        context = self._context
-        return build_probe(context.keys, context.roles, context.randbytes)
+        facts = self._facts
+        return build_probe(facts.keys, facts.roles, facts.randbytes)
 
     def is_check(self, data: bytes) -> bool:
         """Return whether a datagram is an authenticated check of the peer; never raises."""
-        return is_check_for(self._context.keys, data)
+        return is_check_for(self._facts.keys, data)
 
     def adopt(self, base: TransportAddress) -> bool:
         """Take a socket, at which a check of the peer's has arrived, as one more base; False if there is no room.
 
         It becomes a host candidate of low rank that is not paired with anything: pairs come of the checks that arrive.
         """
-        candidate = host_candidate(base, 0, self._context.table.component)
-        added = self._context.table.add_local(candidate)
+        candidate = host_candidate(base, 0, self._facts.table.component)
+        added = self._facts.table.add_local(candidate)
         if not isinstance(added, Added):
-            self._context.drop(added)
+            self._facts.outbox.drop(added)
             return False
         return True

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from iceagent.core import constants, stun
-from iceagent.core.address import TransportAddress
-from iceagent.core.ice.checks.transactions import CheckKind, mapped_address
+from iceagent.core.address import TransportAddress, without_zone
+from iceagent.core.ice.checks.reflexive import learn_remote
+from iceagent.core.ice.checks.scheduler import start_check
+from iceagent.core.ice.checks.transactions import CheckKind
 from iceagent.core.ice.choice.nomination import Nominator
-from iceagent.core.ice.context import Context
-from iceagent.core.ice.events import DropReason, Effect, RemoteCandidateAdded
-from iceagent.core.ice.model.candidate import Candidate, remote_prflx_candidate, without_zone
-from iceagent.core.ice.model.candidates import Added, can_reach, is_usable
+from iceagent.core.ice.events import DropReason, Effect
+from iceagent.core.ice.facts import SessionFacts
+from iceagent.core.ice.model.candidate import Candidate
+from iceagent.core.ice.model.candidates import can_reach, is_usable
 from iceagent.core.ice.model.checklist import path_of
 from iceagent.core.ice.model.pair import CheckPair, PairState, PathAddresses
 from iceagent.core.ice.model.priority import CandidateType
-from iceagent.core.ice.model.tcp import COUNTERPART
 from iceagent.core.ice.roles import Conflict
 
 
@@ -33,8 +34,8 @@ class IncomingCheck(NamedTuple):
 class RequestHandler:
     """Answers every authenticated check, whatever the state of its pair."""
 
-    def __init__(self, context: Context, nominator: Nominator) -> None:
-        self._context = context
+    def __init__(self, facts: SessionFacts, nominator: Nominator) -> None:
+        self._facts = facts
         self._nominator = nominator
         self._early: list[IncomingCheck] = []  # not a deque, which takes 700 bytes of each agent for ever
         self._answered: TransportAddress | None = None  # whom the last success response went to,
@@ -49,18 +50,18 @@ class RequestHandler:
             # Deviation from RFC 8489 section 9.1.3, which answers 400 or 401: nothing is sent to whom we do not know,
             # so that nobody can find our ports or use us as a reflector.
             return ufrag_or_reason
-        context = self._context
+        facts = self._facts
         if not self._may_be_answered(local, remote):
             return DropReason.CANDIDATE_UNUSABLE
-        context.requests_received += 1
+        facts.requests_received += 1
         if request.unknown_comprehension_required:
-            context.drop(DropReason.STUN_UNKNOWN_ATTRIBUTE)
+            facts.outbox.drop(DropReason.STUN_UNKNOWN_ATTRIBUTE)
             unknown = stun.UnknownAttributes(request.unknown_comprehension_required)
             self._answer(local, remote, stun.error(request, 420, "Unknown Attribute", unknown))
             return Effect.SETTLE
         priority = request.get(stun.Priority)
         if priority is None and self._find_remote(local, remote) is None:
-            context.drop(DropReason.STUN_NO_PRIORITY)
+            facts.outbox.drop(DropReason.STUN_NO_PRIORITY)
             self._answer(local, remote, stun.error(request, 400, "Bad Request"))
             return Effect.SETTLE
         check = self._read(local, remote, ufrag_or_reason, request)
@@ -71,7 +72,7 @@ class RequestHandler:
             # destination the 487 comes from another address than was asked, and is dropped. Our own check of where the
             # peer's came from asks it to switch as well, and gets there.
             check = check._replace(use_candidate=False, nomination=0)
-        if context.keys.remote is None:
+        if facts.keys.remote is None:
             self._keep_early(check)
             return Effect.SETTLE
         return self._process(now, check)
@@ -109,19 +110,19 @@ class RequestHandler:
         if username is None:
             return DropReason.STUN_NO_USERNAME
         ours, colon, theirs = username.value.partition(":")
-        if not colon or ours != self._context.keys.local.ufrag:
+        if not colon or ours != self._facts.keys.local.ufrag:
             if self._seems_the_peers(remote, theirs, request):
-                self._context.runner.signs.requests_naming_old += 1
+                self._facts.runner.signs.requests_naming_old += 1
             return DropReason.STUN_WRONG_USERNAME
-        if not request.verify_integrity(self._context.keys.local_key):
+        if not request.verify_integrity(self._facts.keys.local_key):
             if self._seems_the_peers(remote, theirs, request):
-                self._context.runner.signs.requests_keyed_wrong += 1
+                self._facts.runner.signs.requests_keyed_wrong += 1
             return DropReason.STUN_BAD_INTEGRITY
         return theirs
 
     def _may_be_answered(self, local: TransportAddress, remote: TransportAddress) -> bool:
         """Whether a check came from where a candidate can be: an answer to anywhere else is for somebody else."""
-        if (local, remote) in self._context.checklist.pairs:
+        if (local, remote) in self._facts.checklist.pairs:
             return True
         return remote.port != 0 and is_usable(remote.host) and can_reach(local.host, remote.host)
 
@@ -131,54 +132,52 @@ class RequestHandler:
         From an address that the peer has signalled, one that names somebody else is worth remembering, too. What was
         damaged on its way, its FINGERPRINT perhaps so that it is none, says nothing.
         """
-        context = self._context
-        if context.keys.remote is None or not request.verify_fingerprint():
+        facts = self._facts
+        if facts.keys.remote is None or not request.verify_fingerprint():
             return False
-        if ufrag == context.keys.local.ufrag:
+        if ufrag == facts.keys.local.ufrag:
             return False  # our own: the peer's address is one of ours, too, in a network numbered like its own
         source = without_zone(remote)
-        candidates = context.table.remote.values()
-        if context.keys.remote.ufrag != ufrag:
+        candidates = facts.table.remote.values()
+        if facts.keys.remote.ufrag != ufrag:
             if any(one.address == source and one.type is not CandidateType.PRFLX for one in candidates):
-                context.runner.signs.requests_of_nobody += 1
+                facts.runner.signs.requests_of_nobody += 1
             return False
         return any(candidate.address.host == source.host for candidate in candidates)
 
     def _settle_roles(self, local: TransportAddress, remote: TransportAddress, request: stun.Message) -> bool:
         """Send 487 or switch, never both (RFC 8445 section 7.3.1.1); return whether to go on."""
-        context = self._context
-        conflict = context.roles.judge(request)
+        facts = self._facts
+        conflict = facts.roles.judge(request)
         # A lite agent cannot lead (RFC 8445 section 6.1.1), so the other one has to, whatever the tiebreakers.
-        if conflict is Conflict.REFUSE or (conflict is Conflict.SWITCH and context.config.lite):
-            context.drop(DropReason.ROLE_CONFLICT_REFUSED)
+        if conflict is Conflict.REFUSE or (conflict is Conflict.SWITCH and facts.config.lite):
+            facts.outbox.drop(DropReason.ROLE_CONFLICT_REFUSED)
             self._answer(local, remote, stun.error(request, 487, "Role Conflict"))
             return False
         if conflict is Conflict.SWITCH:
-            context.roles.switch()
-            context.role_changed()
+            facts.roles.switch()
             self._nominator.role_changed()
         return True
 
     def _succeed(self, local: TransportAddress, remote: TransportAddress, request: stun.Message) -> None:
-        context = self._context
+        facts = self._facts
         if remote.family == 6:  # an XORed IPv6 address is another for each transaction
-            self._answer(local, remote, stun.success(request, mapped_address(remote)))
+            self._answer(local, remote, stun.success(request, _mapped(remote)))
             return
         if remote != self._answered or self._template is None:
             self._answered = remote
-            attributes = (mapped_address(remote),)
-            self._template = stun.Template(stun.MessageClass.SUCCESS, stun.Method.BINDING, attributes)
-        self._send(local, remote, self._template.seal(request.transaction_id, context.keys.local_key))
+            self._template = stun.Template(stun.MessageClass.SUCCESS, stun.Method.BINDING, (_mapped(remote),))
+        self._send(local, remote, self._template.seal(request.transaction_id, facts.keys.local_key))
 
     def _answer(self, local: TransportAddress, remote: TransportAddress, response: stun.Message) -> None:
-        self._send(local, remote, stun.encode(response, key=self._context.keys.local_key))
+        self._send(local, remote, stun.encode(response, key=self._facts.keys.local_key))
 
     def _send(self, local: TransportAddress, remote: TransportAddress, response: bytes) -> None:
-        pair = self._context.checklist.pairs.get((local, remote))
+        pair = self._facts.checklist.pairs.get((local, remote))
         if pair is not None:
             pair.requests_received += 1
             pair.responses_sent += 1
-        self._context.outbox.send(local, remote, response)
+        self._facts.outbox.send(local, remote, response)
 
     def _keep_early(self, check: IncomingCheck) -> None:
         for index, known in enumerate(self._early):
@@ -187,41 +186,40 @@ class RequestHandler:
                     self._early[index] = check
                 return
         if len(self._early) >= constants.MAX_EARLY_CHECKS:
-            self._context.drop(DropReason.CHECK_EARLY_OVERFLOW)
+            self._facts.outbox.drop(DropReason.CHECK_EARLY_OVERFLOW)
             return
         self._early.append(check)
 
     def _process(self, now: float, check: IncomingCheck) -> Effect:
-        context = self._context
-        if not context.running:
+        facts = self._facts
+        if not facts.running:
             return Effect.SETTLE
-        assert context.keys.remote is not None
-        if check.remote_ufrag != context.keys.remote.ufrag:
-            context.runner.signs.requests_of_another += 1
-            context.drop(DropReason.CHECK_OTHER_GENERATION)
+        assert facts.keys.remote is not None
+        if check.remote_ufrag != facts.keys.remote.ufrag:
+            facts.runner.signs.requests_of_another += 1
+            facts.outbox.drop(DropReason.CHECK_OTHER_GENERATION)
             return Effect.SETTLE
-        context.runner.signs.requests_right += 1
-        pair = context.checklist.pairs.get((check.local, check.remote)) or self._new_pair(now, check)
+        facts.runner.signs.requests_right += 1
+        pair = facts.checklist.pairs.get((check.local, check.remote)) or self._new_pair(now, check)
         if pair is None or pair.consent_lost:
             return Effect.SETTLE
         is_first, pair.heard, pair.granted = not pair.heard, True, constants.CHECK_RC
         nominates = self._nominates(check)
         if nominates:
-            context.nominations_heard += 1
-            pair.nominated_as, pair.nominated_at = context.nominations_heard, now
-        if context.config.lite:
-            context.health.hear(now)
+            pair.nominated_as, pair.nominated_at = facts.nominations.count(), now
+        if facts.config.lite:
+            facts.health.hear(now)
             if not nominates:
-                return Effect.NONE if pair is context.data_pair else Effect.SETTLE
-        elif pair is not context.data_pair and context.is_settled(now):
-            context.health.doubt()
-        if is_first and pair is context.selected and context.roles.controlling:
+                return Effect.NONE if pair is facts.data_pair else Effect.SETTLE
+        elif pair is not facts.data_pair and facts.is_settled(now):
+            facts.health.doubt()
+        if is_first and pair is facts.selected and facts.roles.controlling:
             # A peer that answers checks before it has our description may keep only the first one of each pair, and
             # miss what later ones say. Now it has our description: so one more, at once.
-            context.start_check(now, pair, CheckKind.CONSENT)
+            start_check(facts, now, pair, CheckKind.CONSENT)
             return Effect.SETTLE
         if pair.state is PairState.SUCCEEDED:  # RFC 8445 section 7.3.1.4: no triggered check
-            if pair is context.data_pair and (not nominates or pair is context.selected):
+            if pair is facts.data_pair and (not nominates or pair is facts.selected):
                 return Effect.NONE
             self._nominate_valid(now, pair, nominates)
             return Effect.SETTLE
@@ -237,118 +235,55 @@ class RequestHandler:
 
         Source: draft-thatcher-ice-renomination section 4.
         """
-        context = self._context
-        if context.roles.controlling:
+        facts = self._facts
+        if facts.roles.controlling:
             return False
-        if check.nomination and context.renominates:
-            if check.nomination < context.nomination:
-                return False
-            context.nomination = check.nomination
-            return True
+        if check.nomination and facts.renominates:
+            return facts.nominations.accept(check.nomination)
         return check.use_candidate
 
     def _nominate_valid(self, now: float, pair: CheckPair, nominates: bool) -> None:
-        context = self._context
-        if not nominates or pair is context.selected:
+        facts = self._facts
+        if not nominates or pair is facts.selected:
             return
-        if now < pair.last_response_at + context.config.consent_expiry_s / 2:
+        if now < pair.last_response_at + facts.config.consent_expiry_s / 2:
             self._nominator.nominated(now, pair)
         else:  # a backup last checked long ago: it is used once our own check is answered
             pair.nominate_on_success = True
-            context.checklist.trigger(pair)
+            facts.checklist.trigger(pair)
 
     def _trigger(self, pair: CheckPair) -> None:
         """Queue a triggered check; one that is in progress is cancelled for it (RFC 8445 section 7.3.1.4)."""
-        context = self._context
+        facts = self._facts
         if pair.state is PairState.IN_PROGRESS:
-            context.runner.cancel(pair.check)
+            facts.runner.cancel(pair.check)
             pair.check = None
-        context.checklist.set_state(pair, PairState.WAITING)
-        context.checklist.trigger(pair)
+        facts.checklist.set_state(pair, PairState.WAITING)
+        facts.checklist.trigger(pair)
 
     def _new_pair(self, now: float, check: IncomingCheck) -> CheckPair | None:
-        context = self._context
-        local = context.table.local_at(check.local)
+        facts = self._facts
+        local = facts.table.local_at(check.local)
         if local is None:
-            context.drop(DropReason.CHECK_UNKNOWN_LOCAL)
+            facts.outbox.drop(DropReason.CHECK_UNKNOWN_LOCAL)
             return None
-        remote = self._find_remote(check.local, check.remote) or self._learn(now, check, local)
+        remote = self._find_remote(check.local, check.remote) or learn_remote(
+            facts, self._nominator, now, local, (check.local, check.remote), check.priority
+        )
         if remote is None or path_of(local, remote) is None:
             return None
         pair = CheckPair(local, remote, check.local, check.remote, priority=0)
         pair.requests_received = pair.responses_sent = 1  # the one that revealed it
-        pair.rank(context.roles.controlling)
-        if not context.checklist.insert(pair, needed=True):
-            context.drop(DropReason.PAIR_LIMIT)
-        return context.checklist.pairs.get(pair.path)
+        pair.rank(facts.roles.controlling)
+        if not facts.checklist.insert(pair, needed=True):
+            facts.outbox.drop(DropReason.PAIR_LIMIT)
+        return facts.checklist.pairs.get(pair.path)
 
     def _find_remote(self, local: TransportAddress, remote: TransportAddress) -> Candidate | None:
-        table = self._context.table
+        table = self._facts.table
         return table.find_remote(remote, table.transport_of(local))
 
-    def _learn(self, now: float, check: IncomingCheck, local: Candidate) -> Candidate | None:
-        """Add the peer-reflexive candidate the check reveals (RFC 8445 section 7.3.1.3)."""
-        context = self._context
-        if local.transport == "tcp":
-            self._forget_dead_connections(check)
-        if not self._make_room(now, check):
-            context.drop(DropReason.CANDIDATE_LIMIT)
-            return None
-        tcp_type = COUNTERPART.get(local.tcp_type or "")  # RFC 6544 section 7.2
-        fresh = remote_prflx_candidate(
-            without_zone(check.remote),
-            check.priority,
-            context.table.component,
-            transport=local.transport,
-            tcp_type=tcp_type,
-        )
-        added = context.add_remote(fresh)
-        if not isinstance(added, Added):
-            context.drop(added)
-            return None
-        context.outbox.emit(RemoteCandidateAdded(fresh))
-        return fresh
 
-    def _forget_dead_connections(self, check: IncomingCheck) -> None:
-        """Make room for a peer that connects again: an active candidate has another port each time."""
-        context = self._context
-        for pair in list(context.checklist):
-            same_host = pair.base == check.local and pair.destination.host == check.remote.host
-            is_dead = pair.state is PairState.FAILED and pair is not context.data_pair
-            if same_host and is_dead and pair.remote.type is CandidateType.PRFLX:
-                context.forget_pair(pair)
-                context.table.forget_remote(pair.remote)
-
-    def _make_room(self, now: float, check: IncomingCheck) -> bool:
-        """Return whether another address of the host that a check came from may be learnt, in place of one if need be.
-
-        Deviation from RFC 8445 section 7.3.1.3, which learns them all: two NATs that map per destination and filter
-        nothing show every check under a new address. Each triggers the next, none can succeed, and since triggered
-        checks go first no other pair, that of a relay for instance, would ever get its turn. So a host has but so many
-        addresses that lead nowhere. One that a NAT has replaced since gives way, or else the one asked longest ago,
-        once its check is out of reach: who sends forged checks, or gets another port every hour, locks no host out.
-        """
-        context = self._context
-        fruitless = [
-            pair
-            for pair in context.checklist
-            if pair.remote.type is CandidateType.PRFLX
-            and pair.base == check.local
-            and pair.destination.host == check.remote.host
-            and pair is not context.data_pair
-            and pair is not context.selected
-            and not pair.consent_lost
-            and not context.has_fresh_consent(now, pair)
-        ]
-        if len(fruitless) < constants.MAX_FRUITLESS_REFLEXIVE:
-            return True
-        oldest = min(fruitless, key=lambda pair: (not pair.is_valid, pair.last_response_at, pair.last_sent_at))
-        out_of_reach = not oldest.is_pending and now >= oldest.last_sent_at + constants.CHECK_TIMEOUT_S
-        if not (oldest.is_valid or out_of_reach):
-            return False
-        if oldest.is_valid:
-            self._nominator.invalidate(now, oldest)  # it may be about to be nominated
-        context.forget_pair(oldest)
-        if all(pair.remote is not oldest.remote for pair in context.checklist):
-            context.table.forget_remote(oldest.remote)
-        return True
+def _mapped(remote: TransportAddress) -> stun.XorMappedAddress:
+    """Return what tells the peer its address as we see it; zones are ours, not its."""
+    return stun.XorMappedAddress(without_zone(remote))

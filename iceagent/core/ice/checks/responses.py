@@ -5,8 +5,8 @@ from __future__ import annotations
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.transactions import Check, CheckKind, CheckOutcome, CheckResult
 from iceagent.core.ice.choice.nomination import Nominator
-from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.health.consent import ConsentKeeper
 from iceagent.core.ice.model.candidate import Candidate, local_prflx_candidate
 from iceagent.core.ice.model.candidates import Added
@@ -17,16 +17,16 @@ from iceagent.core.ice.model.priority import as_peer_reflexive
 class ResponseHandler:
     """Applies outcomes of checks."""
 
-    def __init__(self, context: Context, nominator: Nominator, consent: ConsentKeeper) -> None:
-        self._context = context
+    def __init__(self, facts: SessionFacts, nominator: Nominator, consent: ConsentKeeper) -> None:
+        self._facts = facts
         self._nominator = nominator
         self._consent = consent
 
     def apply(self, now: float, outcome: CheckOutcome) -> Effect:
         """Apply an authenticated answer; return what follows."""
         check = outcome.check
-        if self._context.checklist.pairs.get(check.pair.path) is not check.pair or check.pair.consent_lost:
-            self._context.drop(DropReason.RESPONSE_UNKNOWN_TRANSACTION)  # the pair has been given up meanwhile
+        if self._facts.checklist.pairs.get(check.pair.path) is not check.pair or check.pair.consent_lost:
+            self._facts.outbox.drop(DropReason.RESPONSE_UNKNOWN_TRANSACTION)  # the pair has been given up meanwhile
         elif outcome.result is CheckResult.SUCCESS:
             return self._succeeded(now, check, check.pair.base if outcome.mapped is None else outcome.mapped)
         elif outcome.result is CheckResult.ROLE_CONFLICT:
@@ -46,29 +46,29 @@ class ResponseHandler:
         elif check.kind is CheckKind.ORDINARY and pair.check is check:
             pair.check = None
             if pair.state is PairState.IN_PROGRESS:
-                self._context.checklist.set_state(pair, PairState.FAILED)
-                if self._context.held.release(pair.path):
-                    self._context.drop(DropReason.DATA_UNVALIDATED)
+                self._facts.checklist.set_state(pair, PairState.FAILED)
+                if self._facts.held.release(pair.path):
+                    self._facts.outbox.drop(DropReason.DATA_UNVALIDATED)
 
     def _succeeded(self, now: float, check: Check, mapped: TransportAddress) -> Effect:
-        context, pair = self._context, check.pair
+        facts, pair = self._facts, check.pair
         if check.kind is CheckKind.CONSENT and self._is_routine(pair, mapped):
             pair.last_response_at = now
-            context.health.hear(now)
+            facts.health.hear(now)
             self._consent.refreshed(now, pair)
             return Effect.NONE
-        context.checklist.untrigger(pair)
+        facts.checklist.untrigger(pair)
         if pair.check is not None and pair.check is not check:
-            context.runner.cancel(pair.check)
+            facts.runner.cancel(pair.check)
         pair.check = None
         newly_valid = not pair.is_valid
-        context.checklist.set_state(pair, PairState.SUCCEEDED)
+        facts.checklist.set_state(pair, PairState.SUCCEEDED)
         self._nominator.validate(now, pair, self._local_seen_as(check, mapped))
         if newly_valid:
-            context.checklist.thaw_foundation(pair.foundation)
+            facts.checklist.thaw_foundation(pair.foundation)
         self._consent.refreshed(now, pair)
-        we_nominate = check.kind is CheckKind.NOMINATION and context.roles.controlling
-        they_nominated = pair.nominate_on_success and not context.roles.controlling
+        we_nominate = check.kind is CheckKind.NOMINATION and facts.roles.controlling
+        they_nominated = pair.nominate_on_success and not facts.roles.controlling
         if we_nominate or they_nominated:
             pair.nominate_on_success = False
             self._nominator.nominated(now, pair)
@@ -78,45 +78,44 @@ class ResponseHandler:
 
     def _is_routine(self, pair: CheckPair, mapped: TransportAddress) -> bool:
         """Whether an answer on a pair says but that the path in use works as before: nearly all answers there are."""
-        context = self._context
+        facts = self._facts
         return (
-            pair is context.selected
-            and pair is context.data_pair
+            pair is facts.selected
+            and pair is facts.data_pair
             and pair.check is None
-            and not (context.health.faltering or context.health.silent or context.health.doubted)
-            and not context.checklist.triggered
+            and not (facts.health.faltering or facts.health.silent or facts.health.doubted)
+            and not facts.checklist.triggered
             and not pair.nominate_on_success
-            and context.table.local_seen_as(mapped, pair.base) is pair.valid_local is not None
+            and facts.table.local_seen_as(mapped, pair.base) is pair.valid_local is not None
         )
 
     def _local_seen_as(self, check: Check, mapped: TransportAddress) -> Candidate:
         # RFC 8445 section 7.2.5.3.1: a mapped address nobody knew is a peer-reflexive local candidate.
-        context, pair = self._context, check.pair
-        known = context.table.local_seen_as(mapped, pair.base)
+        facts, pair = self._facts, check.pair
+        known = facts.table.local_seen_as(mapped, pair.base)
         if known is None and mapped == pair.base:  # not reported, or no host candidate of ours: nothing is learnt
             known = pair.local
         if known is not None:
             return known
         fresh = local_prflx_candidate(mapped, pair.local, as_peer_reflexive(pair.local.priority, pair.local.transport))
-        added = context.table.add_local(fresh)
+        added = facts.table.add_local(fresh)
         if isinstance(added, Added):
-            context.outbox.emit(LocalCandidateAdded(fresh))
+            facts.outbox.emit(LocalCandidateAdded(fresh))
             return fresh
-        context.drop(added)
+        facts.outbox.drop(added)
         return pair.local
 
     def _role_conflict(self, now: float, check: Check) -> None:
         """Obey a 487 once, and check the pair again in the role we then have (RFC 8445 section 7.2.5.1)."""
-        context, pair = self._context, check.pair
-        if not context.config.lite and context.roles.obey_487(check.role_generation):
-            context.role_changed()
+        facts, pair = self._facts, check.pair
+        if not facts.config.lite and facts.roles.obey_487(check.role_generation):
             self._nominator.role_changed()
         else:
-            context.drop(DropReason.RESPONSE_STALE_ROLE_CONFLICT)
+            facts.outbox.drop(DropReason.RESPONSE_STALE_ROLE_CONFLICT)
         if check.kind is CheckKind.NOMINATION:
             self._nominator.nomination_ended(check)
         elif check.kind is CheckKind.ORDINARY and pair.check is check:
             pair.check = None
-            context.checklist.set_state(pair, PairState.WAITING)
-            context.checklist.trigger(pair)
+            facts.checklist.set_state(pair, PairState.WAITING)
+            facts.checklist.trigger(pair)
         self._nominator.refresh(now)

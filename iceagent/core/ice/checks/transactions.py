@@ -15,7 +15,6 @@ from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.signs import CredentialSigns
 from iceagent.core.ice.events import DropReason
-from iceagent.core.ice.model.candidate import without_zone
 from iceagent.core.ice.model.credentials import KeyRing
 from iceagent.core.ice.model.pair import CheckPair
 from iceagent.core.ice.model.priority import as_peer_reflexive
@@ -381,8 +380,3 @@ def _schedule(kind: CheckKind, rto: float) -> tuple[tuple[float, ...], float]:
 def _steady_schedule(rto: float) -> tuple[tuple[float, ...], float]:
     count = int(constants.CHECK_TIMEOUT_S / constants.CHECK_STEADY_GAP_S)
     return (rto, *(constants.CHECK_STEADY_GAP_S,) * count), constants.CHECK_TIMEOUT_S
-
-
-def mapped_address(remote: TransportAddress) -> stun.XorMappedAddress:
-    """Return the XOR-MAPPED-ADDRESS with a peer's own address; zones are ours, not its."""
-    return stun.XorMappedAddress(without_zone(remote))

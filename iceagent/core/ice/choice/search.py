@@ -7,7 +7,7 @@ import math
 from iceagent.core import constants
 from iceagent.core.ice.choice.controller import SearchQuestion
 from iceagent.core.ice.choice.decisions import best_first, facts_of
-from iceagent.core.ice.context import Context
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.model.pair import CheckPair, PairState
 
 
@@ -18,8 +18,8 @@ class PairSearch:
     direct path that comes late is still worth having; a line that loses packets may have cost it its first checks.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, facts: SessionFacts) -> None:
+        self._facts = facts
         self._rounds = 0
         self._last_at = 0.0
         self._at: float | None = None
@@ -28,8 +28,8 @@ class PairSearch:
 
     def begin(self, now: float) -> set[CheckPair]:
         """A pair was selected, or answers again: return the pairs whose checks go on beside it."""
-        if self._context.selected is not self._selected:
-            self._selected = self._context.selected
+        if self._facts.selected is not self._selected:
+            self._selected = self._facts.selected
             self._rounds, self._last_at = 0, now
         return self._ask(now, (PairState.FROZEN, PairState.WAITING, PairState.IN_PROGRESS))
 
@@ -37,28 +37,26 @@ class PairSearch:
         """Ask when the answer of last time has fallen due, or may have become another one."""
         asked_at, pairs = self._asked
         due = self._at is not None and now >= self._at
-        if due or len(self._context.checklist.pairs) != pairs or now >= asked_at + constants.SEARCH_FLOOR_S:
+        if due or len(self._facts.checklist.pairs) != pairs or now >= asked_at + constants.SEARCH_FLOOR_S:
             self._ask(now, (PairState.FROZEN, PairState.WAITING))
 
     def next_timeout(self) -> float | None:
         """Return when the next round is due."""
-        return self._at if self._context.concluded else None
+        return self._at if self._facts.concluded else None
 
     def _ask(self, now: float, states: tuple[PairState, ...]) -> set[CheckPair]:
-        context = self._context
+        facts = self._facts
         self._at = None
-        if not context.renominates or context.config.lite or context.selected is None:
+        if not facts.renominates or facts.config.lite or facts.selected is None:
             return set()
-        self._asked = (now, len(context.checklist.pairs))
-        others = best_first(
-            pair for pair in context.checklist if pair is not context.selected and not pair.consent_lost
-        )
+        self._asked = (now, len(facts.checklist.pairs))
+        others = best_first(pair for pair in facts.checklist if pair is not facts.selected and not pair.consent_lost)
         unchecked = [pair for pair in others if pair.state in states]
         failed = [pair for pair in others if pair.state is PairState.FAILED and pair.is_vouched_for]
         question = SearchQuestion(
-            context.selected.facts(), facts_of(unchecked), facts_of(failed), self._rounds, self._last_at, now
+            facts.selected.facts(), facts_of(unchecked), facts_of(failed), self._rounds, self._last_at, now
         )
-        plan = context.decisions.search(question, (*unchecked, *failed))
+        plan = facts.decisions.search(question, (*unchecked, *failed))
         if plan is None:
             return set()
         pairs, at = plan
@@ -70,7 +68,7 @@ class PairSearch:
         return self._check(now, pairs)
 
     def _check(self, now: float, pairs: list[CheckPair]) -> set[CheckPair]:
-        checklist = self._context.checklist
+        checklist = self._facts.checklist
         again = [pair for pair in pairs if pair.state is PairState.FAILED][: constants.MAX_SEARCHED]
         if again:
             self._rounds += 1

@@ -23,18 +23,20 @@ import math
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
+from iceagent.core.ice.checks.reflexive import forget_pair
+from iceagent.core.ice.checks.scheduler import start_check
 from iceagent.core.ice.checks.transactions import Check, CheckKind
 from iceagent.core.ice.choice.nomination import Nominator
-from iceagent.core.ice.context import Context
 from iceagent.core.ice.events import ConsentLost, PathUnanswered
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.model.pair import CheckPair, PairState
 
 
 class ConsentKeeper:
-    """Watches `context.data_pair`."""
+    """Watches `facts.data_pair`."""
 
-    def __init__(self, context: Context, nominator: Nominator) -> None:
-        self._context = context
+    def __init__(self, facts: SessionFacts, nominator: Nominator) -> None:
+        self._facts = facts
         self._nominator = nominator
         self._pair: CheckPair | None = None
         self._next_at = 0.0
@@ -47,14 +49,14 @@ class ConsentKeeper:
 
     def advance(self, now: float) -> None:
         """Do what is due."""
-        context = self._context
+        facts = self._facts
         self.expire(now)
-        if self._pair is None or context.over:
+        if self._pair is None or facts.over:
             return
         if now < self._next_at and self._is_at_ease():
             return
         if now >= self._next_at:
-            context.start_check(now, self._pair, CheckKind.CONSENT)
+            start_check(facts, now, self._pair, CheckKind.CONSENT)
             self._next_at = self._next_check_at(now)
             if self._unanswered_since is None:
                 self._unanswered_since = now
@@ -62,31 +64,31 @@ class ConsentKeeper:
             # Nobody answered it: the next one follows at once. On a line that loses 30 % each way, consent checks alone
             # (six in 30 s, one packet each) would lose consent to a living peer every half hour.
             self._probe = None
-        if self._probe is None and (now >= self._suspicious_at() or context.health.doubted):
+        if self._probe is None and (now >= self._suspicious_at() or facts.health.doubted):
             self._suspect(now, self._pair)
-        context.health.allay()
+        facts.health.allay()
         if now >= self._asks_backups_at():
             self._ask_backups(self._pair)
-        if not context.health.faltering and now >= self._falters_at():
-            context.health.falter()
+        if not facts.health.faltering and now >= self._falters_at():
+            facts.health.falter()
         if now >= self._stranded_at():
-            context.health.strand()
-            context.outbox.emit(PathUnanswered(self._pair.view()))
-        if not context.health.silent and now >= self._silent_at():
-            context.health.fall_silent()
+            facts.health.strand()
+            facts.outbox.emit(PathUnanswered(self._pair.view()))
+        if not facts.health.silent and now >= self._silent_at():
+            facts.health.fall_silent()
             self._backups_at = now
-        if context.health.silent and now >= self._backups_at:
+        if facts.health.silent and now >= self._backups_at:
             self._probe_backups()
             self._backups_at = now + constants.BACKUP_PROBE_S
 
     def repeat(self, now: float) -> bool:
         """Send the next check if that is all there is to do; return whether it was."""
-        pair, context = self._pair, self._context
-        if pair is None or pair is not context.data_pair:
+        pair, facts = self._pair, self._facts
+        if pair is None or pair is not facts.data_pair:
             return False
         if now < self._next_at or now >= self._expires_at() or not self._is_at_ease():
             return False
-        context.start_check(now, pair, CheckKind.CONSENT)
+        start_check(facts, now, pair, CheckKind.CONSENT)
         self._next_at = self._next_check_at(now)
         self._unanswered_since = now
         return True
@@ -94,20 +96,20 @@ class ConsentKeeper:
     def expire(self, now: float) -> None:
         """Give up the pairs whose consent has run out; to be called before a late answer is looked at."""
         self._follow(now)
-        while self._pair is not None and not self._context.over and now >= self._expires_at():
-            seconds = self._context.config.consent_expiry_s
+        while self._pair is not None and not self._facts.over and now >= self._expires_at():
+            seconds = self._facts.config.consent_expiry_s
             self.lose(now, self._pair, f"the peer has not answered for {seconds:g} s, and no other path to it works")
             self._follow(now)
 
     def next_timeout(self) -> float | None:
         """Return when `advance` will have something to do."""
-        if self._pair is None or self._context.over:
+        if self._pair is None or self._facts.over:
             return None
         if self._is_at_ease():
             return min(self._next_at, self._expires_at())
         times = [self._expires_at(), self._next_at, self._asks_backups_at(), self._falters_at(), self._stranded_at()]
         times.append(self._suspicious_at() if self._probe is None else self._probe.expires_at)
-        if self._context.health.silent:
+        if self._facts.health.silent:
             times.append(self._backups_at)
         else:
             times.append(self._silent_at())
@@ -118,8 +120,8 @@ class ConsentKeeper:
         if pair is self._pair:
             self._learn_loss(now, pair)
             self._quiet()
-            if self._context.health.faltering:
-                self._context.health.recover()
+            if self._facts.health.faltering:
+                self._facts.health.recover()
                 self._nominator.recovered(now)
 
     def lose_base(self, now: float, base: TransportAddress) -> None:
@@ -128,26 +130,24 @@ class ConsentKeeper:
         The one that carries data counts as silent where no other works yet, so that the others are checked and the
         session lives on for as long as consent would have.
         """
-        context = self._context
-        context.table.forget_base(base)
-        has_other = any(pair.base != base and context.has_fresh_consent(now, pair) for pair in context.checklist)
-        for pair in [pair for pair in context.checklist if pair.base == base]:
-            if pair is context.data_pair and not has_other:
-                context.health.fall_silent()
+        facts = self._facts
+        facts.table.forget_base(base)
+        has_other = any(pair.base != base and facts.has_fresh_consent(now, pair) for pair in facts.checklist)
+        for pair in [pair for pair in facts.checklist if pair.base == base]:
+            if pair is facts.data_pair and not has_other:
+                facts.health.fall_silent()
                 self._backups_at = now
                 continue
             if pair.is_valid:
-                context.loss = "the socket it used is gone, and no other path to the peer works"
+                facts.loss = "the socket it used is gone, and no other path to the peer works"
                 self._nominator.invalidate(now, pair)
-            context.runner.discard_pair(pair)
-            context.checklist.forget(pair)
-            context.validated.discard(pair.path)
+            forget_pair(facts, pair)
 
     def _suspect(self, now: float, pair: CheckPair) -> None:
         """Ask whether the path works."""
-        self._context.health.suspect(now)
-        self._probe = self._context.start_check(now, pair, CheckKind.PROBE)
-        self._gives_way_at = self._context.decisions.gives_way_at(pair, self._probe, self._is_lossy(), now)
+        self._facts.health.suspect(now)
+        self._probe = start_check(self._facts, now, pair, CheckKind.PROBE)
+        self._gives_way_at = self._facts.decisions.gives_way_at(pair, self._probe, self._is_lossy(), now)
         self._asked_backups = False
 
     def _ask_backups(self, pair: CheckPair) -> None:
@@ -156,16 +156,16 @@ class ConsentKeeper:
         No sooner: to the peer a check elsewhere is a reason to doubt the path, too.
         """
         self._asked_backups = True
-        context = self._context
-        ranked = sorted(context.checklist, key=lambda other: other.priority, reverse=True)
+        facts = self._facts
+        ranked = sorted(facts.checklist, key=lambda other: other.priority, reverse=True)
         backups = [other for other in ranked if other is not pair and other.is_valid]
         for backup in backups[: constants.WARM_BACKUPS]:
-            context.checklist.trigger(backup)
+            facts.checklist.trigger(backup)
 
     def _quiet(self) -> None:
         self._unanswered_since = None
-        self._context.activity.unheard_since = None
-        self._context.runner.cancel(self._probe)
+        self._facts.activity.unheard_since = None
+        self._facts.runner.cancel(self._probe)
         self._probe = None
 
     def _learn_loss(self, now: float, pair: CheckPair) -> None:
@@ -180,12 +180,12 @@ class ConsentKeeper:
         if not pair.is_valid:
             return
         view = pair.view()
-        self._context.loss = why
+        self._facts.loss = why
         self._nominator.invalidate(now, pair)
-        self._context.outbox.emit(ConsentLost(view, revoked))
+        self._facts.outbox.emit(ConsentLost(view, revoked))
 
     def _follow(self, now: float) -> None:
-        pair = self._context.data_pair
+        pair = self._facts.data_pair
         if pair is not self._pair:
             self._pair = pair
             # A backup that takes over may have answered last long ago: then its consent is checked at once.
@@ -194,17 +194,17 @@ class ConsentKeeper:
 
     def _is_at_ease(self) -> bool:
         """Whether there is nothing to do but the next check and, without answers, the loss: nearly always."""
-        context = self._context
+        facts = self._facts
         return (
             self._probe is None
             and self._unanswered_since is None
-            and context.activity.unheard_since is None
-            and not (context.health.doubted or context.health.silent or context.health.faltering)
+            and facts.activity.unheard_since is None
+            and not (facts.health.doubted or facts.health.silent or facts.health.faltering)
         )
 
     def _expires_at(self) -> float:
         assert self._pair is not None
-        return self._pair.last_response_at + self._context.config.consent_expiry_s
+        return self._pair.last_response_at + self._facts.config.consent_expiry_s
 
     def _suspicious_at(self) -> float:
         if self._pair is None:
@@ -213,7 +213,7 @@ class ConsentKeeper:
         at = math.inf
         if self._unanswered_since is not None:
             at = self._unanswered_since + constants.CONSENT_SUSPICION_S + 3 * rtt_s
-        unheard_since = self._context.activity.unheard_since
+        unheard_since = self._facts.activity.unheard_since
         if unheard_since is not None:
             window_s = max(constants.DATA_SUSPICION_MIN_S, constants.CONSENT_SUSPICION_S + 1.5 * rtt_s)
             at = min(at, unheard_since + min(window_s, constants.DATA_SUSPICION_MAX_S))
@@ -242,19 +242,17 @@ class ConsentKeeper:
         return probe.started_at + sum(probe.gaps_s[: sends - 1]) + rtt_s + constants.FALTER_SLACK_S
 
     def _falters_at(self) -> float:
-        return math.inf if self._context.health.faltering or self._probe is None else self._gives_way_at
+        return math.inf if self._facts.health.faltering or self._probe is None else self._gives_way_at
 
     def _stranded_at(self) -> float:
         """Return when the answer to the eighth to twelfth probing check is overdue; over TCP one is sent, so never.
 
         As for any other time, infinite if that is not going to happen, or has happened.
         """
-        context, probe, pair = self._context, self._probe, self._pair
-        if not context.health.faltering or context.health.stranded or probe is None or pair is None or pair.is_tcp:
+        facts, probe, pair = self._facts, self._probe, self._pair
+        if not facts.health.faltering or facts.health.stranded or probe is None or pair is None or pair.is_tcp:
             return math.inf
-        if any(
-            other is not pair and other.last_response_at > context.health.suspected_at for other in context.checklist
-        ):
+        if any(other is not pair and other.last_response_at > facts.health.suspected_at for other in facts.checklist):
             return math.inf
         spread = constants.STRANDED_SENDS_LOSSY - constants.STRANDED_SENDS
         sends = constants.STRANDED_SENDS + round(self._is_lossy() * spread)
@@ -269,11 +267,11 @@ class ConsentKeeper:
     def _silent_at(self) -> float:
         if self._pair is None or self._probe is None:
             return math.inf
-        quiet_until = self._pair.last_response_at + self._context.config.disconnected_after_s
+        quiet_until = self._pair.last_response_at + self._facts.config.disconnected_after_s
         return max(quiet_until, self._probe.started_at + constants.DISCONNECTED_PROBE_S)
 
     def _probe_backups(self) -> None:
-        checklist = self._context.checklist
+        checklist = self._facts.checklist
         for pair in checklist:
             if pair is not self._pair and pair.state is PairState.SUCCEEDED:
                 checklist.trigger(pair)
@@ -281,11 +279,11 @@ class ConsentKeeper:
     def _next_check_at(self, now: float) -> float:
         # RFC 7675 section 5.1: 0.8 to 1.2 times the basic period, at random. The times of all agents fall on one grid,
         # so that a thousand of them wake their process a few times a second and not two hundred times.
-        config = self._context.config
+        config = self._facts.config
         period_s = config.consent_interval_s
         if config.lite:
             period_s = max(period_s, min(constants.CONSENT_INTERVAL_LITE_S, config.consent_expiry_s / 2))
-        part = int.from_bytes(self._context.randbytes(4), "big") / 2**32
+        part = int.from_bytes(self._facts.randbytes(4), "big") / 2**32
         at = now + period_s * (1 + constants.CONSENT_JITTER * (2 * part - 1))
         at -= at % constants.CONSENT_GRID_S
         earliest = now + period_s * (1 - constants.CONSENT_JITTER)
@@ -301,37 +299,37 @@ class Keepalive:
     which keepalives end on other pairs once one is selected: those are the backups, and their NAT bindings must live.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, facts: SessionFacts) -> None:
+        self._facts = facts
 
     def advance(self, now: float) -> None:
         """Send what is due."""
-        context = self._context
+        facts = self._facts
         pairs = self._pairs()
-        if not pairs or now < min(pair.last_sent_at for pair in pairs) + context.config.keepalive_s:
+        if not pairs or now < min(pair.last_sent_at for pair in pairs) + facts.config.keepalive_s:
             return
         warm = (
             []
-            if context.config.lite
+            if facts.config.lite
             else sorted(pairs, key=lambda pair: pair.priority, reverse=True)[: constants.WARM_BACKUPS]
         )
         for pair in pairs:
-            if now >= pair.last_sent_at + context.config.keepalive_s:
+            if now >= pair.last_sent_at + facts.config.keepalive_s:
                 pair.last_sent_at = now
                 if pair in warm:
-                    context.checklist.trigger(pair)
+                    facts.checklist.trigger(pair)
                     continue
-                indication = stun.binding_indication(context.randbytes(12))
-                context.outbox.send(pair.base, pair.destination, stun.encode(indication))
+                indication = stun.binding_indication(facts.randbytes(12))
+                facts.outbox.send(pair.base, pair.destination, stun.encode(indication))
 
     def next_timeout(self) -> float | None:
         """Return when the next one is due."""
-        return min((pair.last_sent_at + self._context.config.keepalive_s for pair in self._pairs()), default=None)
+        return min((pair.last_sent_at + self._facts.config.keepalive_s for pair in self._pairs()), default=None)
 
     def _pairs(self) -> list[CheckPair]:
-        context = self._context
-        if not context.running:
+        facts = self._facts
+        if not facts.running:
             return []
-        if len(context.checklist.pairs) == 1 and context.data_pair is not None:
+        if len(facts.checklist.pairs) == 1 and facts.data_pair is not None:
             return []
-        return [pair for pair in context.checklist if pair.is_valid and pair is not context.data_pair]
+        return [pair for pair in facts.checklist if pair.is_valid and pair is not facts.data_pair]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from iceagent.core import sdp
-from iceagent.core.address import TransportAddress, make_address
+from iceagent.core.address import TransportAddress, make_address, without_zone
 from iceagent.core.ice.model.priority import CandidateType, candidate_priority, foundation
 from iceagent.errors import WrongType
 
@@ -105,12 +105,6 @@ class Candidate:
     def path_base(self) -> TransportAddress:
         """The address packets of this candidate leave from: its base, or for want of one its own address."""
         return self.address if self.base is None else self.base
-
-
-def without_zone(address: TransportAddress) -> TransportAddress:
-    """Return the address without the zone of a link-local one: zones mean nothing to the peer (RFC 4007 section 11)."""
-    host, percent, _ = address.host.partition("%")
-    return TransportAddress(host, address.port) if percent else address
 
 
 def host_candidate(address: TransportAddress, local_preference: int = 65535, component: int = 1) -> Candidate:

@@ -7,9 +7,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
-from iceagent.core.address import IPAddress, TransportAddress, is_private
+from iceagent.core.address import IPAddress, TransportAddress, is_private, without_zone
 from iceagent.core.ice.events import DropReason
-from iceagent.core.ice.model.candidate import Candidate, without_zone
+from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.pair import PathAddresses
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.model.tcp import ACTIVE, COUNTERPART, FIRST_TCP_PORT, WEB_PORTS
