@@ -22,7 +22,7 @@ from iceagent.core import ice, sdp
 from iceagent.core.checked import checked
 from iceagent.core.constants import TA_OFFERED_S, TA_S
 from iceagent.errors import LocalError, RemoteError, WrongType
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 from iceagent.net.system import SystemNetwork
 from iceagent.net.tasks import open_background, run_contained
 

@@ -19,7 +19,8 @@ from iceagent.agent.report.events import AgentEvent
 from iceagent.agent.report.traffic import PathAddresses
 from iceagent.core import ice
 from iceagent.core.checked import check_datagrams
-from iceagent.net.api import Batch, Network, UdpSocket
+from iceagent.net.api import Network, UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.tasks import contained, run_contained
 
 if TYPE_CHECKING:

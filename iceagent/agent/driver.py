@@ -25,7 +25,8 @@ from iceagent.core import ice
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import DATA_SUSPICION_MIN_S
 from iceagent.errors import NetworkError
-from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.api import UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.logs import limited_logger
 from iceagent.net.shared_port import SharedSocket
 from iceagent.net.tasks import contained, log_unforeseen

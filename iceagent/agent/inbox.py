@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 _BATCH_OVERHEAD = 128
 """Bytes charged per batch beside its data, so that a flood of empty datagrams is bounded, too."""

@@ -30,7 +30,7 @@ from iceagent.link.errors import AuthenticationError, LinkCode, LinkError, LinkU
 from iceagent.link.liveness import Due, Liveness
 from iceagent.link.quic import QuicEndpoint
 from iceagent.link.streams import BadHeader, StreamState, encode_header
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 CONTROL_STREAM = 0
 _PROBE_GAPS_S = (0.1, 0.3, 1.0)  # a lost ping on a fresh path would leave a transfer to its probe back-off, a minute

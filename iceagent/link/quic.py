@@ -30,7 +30,7 @@ from msgspec import Struct
 from iceagent.core.constants import STOPPED_S
 from iceagent.link.config import LinkConfig, LinkRole
 from iceagent.link.identity import LinkIdentity
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 from iceagent.net.logs import limited_logger
 
 ALPN = "iceagent-link/2"  # 1: the end of a stream had no byte

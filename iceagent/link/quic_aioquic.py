@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from iceagent.link.config import MAX_STREAMS, LinkRole
 from iceagent.link.quic import QuicEndpoint
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 
 class AioquicEndpoint(QuicEndpoint):

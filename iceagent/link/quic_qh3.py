@@ -17,7 +17,7 @@ from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_
 from iceagent.errors import LocalError
 from iceagent.link.config import MAX_STREAMS, LinkRole
 from iceagent.link.quic import QuicEndpoint
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 _FIXED_LIMITS = (100, 103)  # bidirectional and unidirectional streams, written into qh3 2.x as numbers
 _LIMITS_AT = slice(21, 23)  # where its core takes them

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 
 class DatagramTransport(Protocol):

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from iceagent.net.api import Batch, IcmpError, InterfaceAddress, Network, SocketStatistics, UdpSocket
+from iceagent.net.api import IcmpError, InterfaceAddress, Network, SocketStatistics, UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.system import SystemNetwork
 from iceagent.net.udp import SystemUdpSocket, open_udp_socket
 

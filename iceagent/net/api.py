@@ -9,37 +9,10 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 import trio
 
 from iceagent.core.address import TransportAddress
+from iceagent.net.batch import Batch
 from iceagent.net.tasks import PerRun
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Datagrams of one remote address that arrived together, as one buffer.
-
-    `data` holds them back to back: each is `segment_size` bytes long, the last one may be shorter. That is what the
-    kernel delivers with UDP_GRO, and it is kept whole so that a bulk flow costs one Python object per 50 packets.
-
-    `local` is the address of ours that they came to, where the socket is bound to a wildcard and the system says; with
-    its zone if link-local. An answer leaves from there: `send_nowait(..., source=batch.local)`.
-    """
-
-    remote: TransportAddress
-    data: bytes
-    segment_size: int
-    local: str | None = None
-
-    def __len__(self) -> int:
-        """Return the number of datagrams; 1 for an empty datagram."""
-        return max(1, -(-len(self.data) // self.segment_size))
-
-    def datagrams(self) -> list[bytes]:
-        """Return the datagrams one by one, in order."""
-        size = self.segment_size
-        if len(self.data) <= size:
-            return [self.data]
-        return [self.data[at : at + size] for at in range(0, len(self.data), size)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from iceagent.core.address import TransportAddress
 from iceagent.net.api import IcmpError
-from iceagent.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT
+from iceagent.net.batch import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from iceagent.net.sockaddr import AddressBook, zone_index, zone_name
 
 RECEIVE_BUFFER = 4 * 1024 * 1024

@@ -8,7 +8,8 @@ from typing import Final
 
 import trio
 
-from iceagent.net.api import Batch, IcmpError, SocketStatistics
+from iceagent.net.api import IcmpError, SocketStatistics
+from iceagent.net.batch import Batch
 
 _MAX_ERRORS: Final = 64
 _BATCH_COST: Final = 128  # bytes charged per batch besides its content

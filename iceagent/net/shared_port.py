@@ -16,7 +16,8 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
-from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics, UdpSocket
+from iceagent.net.api import IcmpError, Network, SocketStatistics, UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.demultiplexer import Demultiplexer, PortMember
 from iceagent.net.options import bound_to
 from iceagent.net.tasks import log_unforeseen

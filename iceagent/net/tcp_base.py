@@ -20,10 +20,10 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.net.accepting import accept_next
-from iceagent.net.api import Batch, IcmpError, Network, SocketStatistics
+from iceagent.net.api import IcmpError, Network, SocketStatistics
+from iceagent.net.batch import Batch, run_end
 from iceagent.net.framing import MAX_FRAME, frame
 from iceagent.net.queues import ReceiveQueue
-from iceagent.net.segmentation import run_end
 from iceagent.net.tasks import run_contained
 from iceagent.net.tcp import peer_address
 from iceagent.net.tcp_peer import TcpPeer

@@ -15,9 +15,9 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.net import options
-from iceagent.net.api import Batch, IcmpError, SocketStatistics
+from iceagent.net.api import IcmpError, SocketStatistics
+from iceagent.net.batch import MAX_PAYLOAD, Arrival, Batch, join_arrivals, run_end, segment_cmsg
 from iceagent.net.options import Ancillary, read_ancillary, read_error_queue, source_cmsg
-from iceagent.net.segmentation import MAX_PAYLOAD, Arrival, join_arrivals, run_end, segment_cmsg
 from iceagent.net.sockaddr import AddressBook, SockAddr, bind_sockaddr, local_address
 
 MAX_RECEIVE_CALLS = 64

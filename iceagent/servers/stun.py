@@ -11,7 +11,8 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.stun import BindingLimits, BindingServer
-from iceagent.net.api import Batch, Network, UdpSocket
+from iceagent.net.api import Network, UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.options import bound_to
 from iceagent.net.tasks import open_background
 

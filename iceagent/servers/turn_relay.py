@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from iceagent.core.turn.server import PeerDatagrams, RelayedAddress, ToPeer
-from iceagent.net.api import Batch, HasDescriptor, SetsFragments, UdpSocket
+from iceagent.net.api import HasDescriptor, SetsFragments, UdpSocket
+from iceagent.net.batch import Batch
 
 if TYPE_CHECKING:
     from iceagent.servers.turn import TurnService

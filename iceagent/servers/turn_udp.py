@@ -8,7 +8,8 @@ import trio
 
 from iceagent.core.stun import Method
 from iceagent.core.turn.server import Allocation, ClientPath
-from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.api import UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.options import bound_to
 
 if TYPE_CHECKING:

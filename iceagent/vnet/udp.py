@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import Batch, IcmpError, SocketStatistics
+from iceagent.net.api import IcmpError, SocketStatistics
+from iceagent.net.batch import Batch
 from iceagent.vnet.packet import is_multicast
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from virtual_sites import STUN, TURN, site
 from iceagent.agent.report.timeline import MAX_EVENTS, Timeline
 from iceagent.agent.report.traffic import MAX_PATHS, Traffic
 from iceagent.core.address import make_address
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 from iceagent.vnet import FULL_CONE, PORT_RESTRICTED, SYMMETRIC
 
 # https://www.w3.org/TR/webrtc-stats/: the members of the dictionaries, in their order there.

@@ -30,7 +30,7 @@ from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import MAX_REMOTE_CANDIDATES
 from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
 from iceagent.core.ice.checks.scheduler import start_check
-from iceagent.core.ice.checks.transactions import CheckKind
+from iceagent.core.ice.model.pair import CheckKind
 from iceagent.core.transmit import Transmit
 
 VICTIM = make_address("203.0.113.66", 6666)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from iceagent.core import stun
-from iceagent.core.stun import integrity
+from iceagent.core.stun import raw
 from iceagent.core.stun.auth_attributes import ALGORITHM_MD5, ALGORITHM_SHA256
 from iceagent.core.stun.error_attributes import REASONS
 from iceagent.core.stun.registry import DECODERS, KNOWN_ATTRIBUTES
@@ -112,9 +112,9 @@ def test_attribute_types_are_those_of_the_registry() -> None:
 
 def test_closing_attribute_types_are_those_of_the_registry() -> None:
     """These three are no classes: they are computed, not said."""
-    assert IANA_ATTRIBUTES["MESSAGE-INTEGRITY"] == integrity.MESSAGE_INTEGRITY
-    assert IANA_ATTRIBUTES["MESSAGE-INTEGRITY-SHA256"] == integrity.MESSAGE_INTEGRITY_SHA256
-    assert IANA_ATTRIBUTES["FINGERPRINT"] == integrity.FINGERPRINT
+    assert IANA_ATTRIBUTES["MESSAGE-INTEGRITY"] == raw.MESSAGE_INTEGRITY
+    assert IANA_ATTRIBUTES["MESSAGE-INTEGRITY-SHA256"] == raw.MESSAGE_INTEGRITY_SHA256
+    assert IANA_ATTRIBUTES["FINGERPRINT"] == raw.FINGERPRINT
 
 
 def test_every_registered_comprehension_required_attribute_is_known() -> None:

@@ -22,7 +22,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import RESTART_LINGER_S
 from iceagent.core.deadlines import Deadline, Deadlines
 from iceagent.core.discovery import Discovery, DiscoverySockets
-from iceagent.core.ice.checks.transactions import Check
+from iceagent.core.ice.model.pair import Check
 from iceagent.core.ice.session import IceSession
 from iceagent.core.portmap.port_mapper import PortMapper
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter

@@ -13,7 +13,7 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.link import Link, LinkConfig, LinkIdentity, LinkRole, generate_identity, open_link
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 ADDRESS = TransportAddress("198.51.100.1", 1)
 

@@ -11,7 +11,7 @@ from iceagent.core.address import TransportAddress
 from iceagent.link import LinkConfig, LinkRole, generate_identity
 from iceagent.link.backends import create_endpoint
 from iceagent.link.quic import QuicEndpoint
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 PEER = TransportAddress("192.0.2.1", 1)
 DELAY_S = 0.02

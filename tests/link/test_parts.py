@@ -28,7 +28,7 @@ from iceagent.link.control import (
 from iceagent.link.credit import CreditExceeded, ReceiveCredit, SendCredit
 from iceagent.link.quic import initial_cids_untrusted
 from iceagent.link.streams import BadHeader, StreamState, encode_header
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 KEY = b"k" * 32
 PEER = TransportAddress("192.0.2.1", 1)

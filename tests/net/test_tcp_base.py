@@ -9,7 +9,7 @@ import trio
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 from iceagent.net.framing import frame
 from iceagent.net.tcp_base import MAX_STRANGERS, MAX_STRANGERS_PER_SOURCE, RECEIVE_BUFFER, TcpBase
 from iceagent.net.tcp_peer import SEND_BUFFER, STALL_S, STRANGER_BYTES

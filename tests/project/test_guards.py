@@ -119,7 +119,6 @@ def test_the_guard_sees_an_upward_import(tmp_path, monkeypatch):
 
 # Circles that there may be, by room: how many modules are in them at most, and why.
 CIRCLES = {
-    "iceagent.core.ice": 4,  # a pair names its check, a check its pair, an event the pair it tells of
     "iceagent.servers": 8,  # the TURN service and its sockets: each works on all of the service's state
     "iceagent.vnet": 6,  # hosts and routers are nodes of the network that they belong to
 }

@@ -85,7 +85,7 @@ def test_trap_06_attributes_between_the_two_integrities_are_ignored() -> None:
 
 
 def _sha256(data: bytes) -> bytes:
-    from iceagent.core.stun.integrity import MESSAGE_INTEGRITY_SHA256, integrity_attribute
+    from iceagent.core.stun.raw import MESSAGE_INTEGRITY_SHA256, integrity_attribute
 
     return integrity_attribute(MESSAGE_INTEGRITY_SHA256, data, KEY, 32)
 

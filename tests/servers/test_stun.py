@@ -12,7 +12,8 @@ import trio.testing
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.net import SystemNetwork
-from iceagent.net.api import Batch, IcmpError, InterfaceAddress, SocketStatistics
+from iceagent.net.api import IcmpError, InterfaceAddress, SocketStatistics
+from iceagent.net.batch import Batch
 from iceagent.servers.stun import open_stun_server
 
 LOCAL = TransportAddress("192.0.2.1", 3478)

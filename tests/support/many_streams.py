@@ -19,7 +19,7 @@ from typing import Any
 from iceagent.core.address import TransportAddress
 from iceagent.link import LinkConfig, LinkRole, generate_identity
 from iceagent.link.backends import create_endpoint
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 ADDRESS = TransportAddress("198.51.100.1", 1)
 SIZES = (10, 500, 30_000, 30_000)

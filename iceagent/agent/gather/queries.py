@@ -38,6 +38,10 @@ class Queries:
 
     Args:
         randbytes: source of the transaction ids.
+
+    Attributes:
+        busy: whether there is anything to do or to wait for; if not, none of the other methods need be called. An
+            attribute, since it is looked at four times a datagram.
     """
 
     def __init__(self, randbytes: Callable[[int], bytes]) -> None:
@@ -45,15 +49,11 @@ class Queries:
         self._open: dict[bytes, Query] = {}
         self._paths: Counter[tuple[TransportAddress, TransportAddress]] = Counter()
         self._keepalives: list[Transmit] = []
+        self.busy = False
 
     @cached_property
     def _client(self) -> stun.StunClient:
         return stun.StunClient()  # most agents ask nobody, and each would carry two kilobytes of empty queues
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is anything to do or to wait for; if not, none of the other methods need be called."""
-        return bool(self._paths or self._keepalives)
 
     def start(self, now: float, base: TransportAddress, server: TransportAddress) -> Query:
         """Ask `server` how it sees the socket at `base`."""
@@ -62,6 +62,7 @@ class Queries:
         query.transaction_id = self._client.start(now, base, server, request)
         self._open[query.transaction_id] = query
         self._paths[base, server] += 1
+        self.busy = True
         return query
 
     def cancel(self, query: Query) -> None:
@@ -72,11 +73,13 @@ class Queries:
         self._paths[path] -= 1
         if self._paths[path] <= 0:
             del self._paths[path]
+        self._note_busy()
 
     def keep_alive(self, base: TransportAddress, server: TransportAddress) -> None:
         """Send a Binding indication, which keeps a NAT's binding open and is not answered."""
         indication = stun.binding_indication(self._randbytes(_ID_SIZE))
         self._keepalives.append(Transmit(base, server, stun.encode(indication)))
+        self.busy = True
 
     def handle_datagram(self, now: float, base: TransportAddress, remote: TransportAddress, data: bytes) -> bool:
         """Return whether the datagram was an answer to an open query; never raises."""
@@ -116,13 +119,21 @@ class Queries:
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
-        return self._keepalives.pop(0) if self._keepalives else self._client.poll_transmit()
+        if not self._keepalives:
+            return self._client.poll_transmit()
+        keepalive = self._keepalives.pop(0)
+        self._note_busy()
+        return keepalive
 
     def close(self) -> None:
         """Forget all; no timer is left."""
         for query in list(self._open.values()):
             self.cancel(query)
         self._keepalives.clear()
+        self._note_busy()
+
+    def _note_busy(self) -> None:
+        self.busy = bool(self._paths or self._keepalives)
 
     def _finish_answered(self) -> None:
         while (event := self._client.poll_event()) is not None:

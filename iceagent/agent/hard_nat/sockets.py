@@ -9,7 +9,8 @@ import trio
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.hard_nat import is_target
-from iceagent.net.api import Batch, LimitsHops, UdpSocket
+from iceagent.net.api import LimitsHops, UdpSocket
+from iceagent.net.batch import Batch
 
 MAX_OPEN: Final = 512
 """Ours: sockets of all pools of a process; systems commonly grant a process 1,024 descriptors."""

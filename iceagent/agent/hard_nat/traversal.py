@@ -44,7 +44,8 @@ from iceagent.core.hard_nat import (
     kind_by_checks,
 )
 from iceagent.core.hard_nat.traversal import BASE, MAX_PER_SECOND, SHOWN_S
-from iceagent.net.api import Batch, Network, RealHost, UdpSocket
+from iceagent.net.api import Network, RealHost, UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.tasks import PerRun
 
 logger = logging.getLogger("iceagent.agent")

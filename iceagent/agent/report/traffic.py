@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import Batch
+from iceagent.net.batch import Batch
 
 MAX_PATHS: Final = 64  # ours: of the paths before those only the sum is kept
 

@@ -22,7 +22,6 @@ from iceagent.core.ice.model.pair import CandidatePair, PathAddresses
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.report import PairReport
 from iceagent.core.ice.roles import Role, RoleKeeper
-from iceagent.core.ice.session import IceSession
 from iceagent.core.ice.sessions import Sessions, read_message
 from iceagent.core.transmit import Transmit
 
@@ -76,10 +75,10 @@ class IceAgent:
         self._roles = roles = RoleKeeper(role, randbytes) if membership is None else membership.in_set.roles
         self._slots = slots = Slots()
         self.activity = activity = Activity()
-        new_session = partial(IceSession, out, roles, randbytes, config, activity=activity, slots=slots)
-        new_session = partial(new_session, pacer=pacer, membership=membership)
+        new_facts = partial(SessionFacts, out, roles, randbytes, config, activity=activity, slots=slots)
+        new_facts = partial(new_facts, pacer=pacer, membership=membership)
         first = credentials or generate_credentials(randbytes)
-        self._sessions = Sessions(out, new_session, first, slots, membership)
+        self._sessions = Sessions(out, new_facts, first, slots, membership)
         self._signalled: tuple[Credentials, ...] = ()  # the peer's, in the order of their coming
         self._due: float | None = None  # what `next_timeout` said, good until the next mutation
         self._due_known = False

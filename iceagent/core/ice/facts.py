@@ -110,6 +110,7 @@ class SessionFacts:
         randbytes: Callable[[int], bytes],
         config: IceConfig,
         credentials: Credentials,
+        *,
         activity: Activity,
         slots: Slots,
         pacer: Pacer | None = None,

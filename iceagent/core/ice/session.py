@@ -7,65 +7,38 @@ during a restart also the earlier one, which carries the data.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.checks.pacer import Pacer, Slots
 from iceagent.core.ice.checks.reflexive import add_remote
 from iceagent.core.ice.checks.requests import RequestHandler
 from iceagent.core.ice.checks.responses import ResponseHandler
 from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.choice.nomination import Nominator
-from iceagent.core.ice.config import IceConfig
 from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded, RemoteCandidateAdded, Verdict
-from iceagent.core.ice.facts import Activity, SessionFacts
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.health.consent import ConsentKeeper, Keepalive
 from iceagent.core.ice.health.lifecycle import Lifecycle
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import Added
 from iceagent.core.ice.model.credentials import Credentials
 from iceagent.core.ice.model.pair import CandidatePair, PairState, PathAddresses
-from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.report import PairReport, report_pair
-from iceagent.core.ice.roles import RoleKeeper
 
 if TYPE_CHECKING:
-    from iceagent.core.ice.membership import Membership
+    pass
 
 
 class IceSession:
     """The parts of one session, and the order in which they act.
 
     Args:
-        outbox: where datagrams and events go; shared by the sessions of an agent.
-        roles: our role, which outlives a restart (RFC 8445 section 6.1.1).
-        randbytes: source of unpredictable bytes.
-        config: settings.
-        credentials: our own, of this session alone.
-        activity: of application data; shared by the sessions of an agent.
-        slots: in which new checks go; shared likewise.
-        pacer: shared by all agents of the machine.
-        steady: retransmit every second rather than ever more seldom; see `SessionFacts.steady`.
-        membership: see `SessionFacts.membership`.
+        facts: what the parts share; of this session alone.
     """
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        roles: RoleKeeper,
-        randbytes: Callable[[int], bytes],
-        config: IceConfig,
-        credentials: Credentials,
-        *,
-        activity: Activity,
-        slots: Slots,
-        pacer: Pacer | None = None,
-        steady: bool = False,
-        membership: Membership | None = None,
-    ) -> None:
-        facts = SessionFacts(outbox, roles, randbytes, config, credentials, activity, slots, pacer, membership, steady)
+    def __init__(self, facts: SessionFacts) -> None:
         self.facts = facts
         self._nominator = Nominator(facts)
         self.consent = ConsentKeeper(facts, self._nominator)
@@ -74,7 +47,7 @@ class IceSession:
         self._keepalive = Keepalive(facts)
         self.scheduler = Scheduler(facts)
         self.lifecycle = Lifecycle(facts)
-        self._ranked_generation = roles.generation
+        self._ranked_generation = facts.roles.generation
         self._calm_until = -math.inf  # until then, and the next `settle`, nothing but consent can have anything to do
 
     def views(self) -> list[CandidatePair]:

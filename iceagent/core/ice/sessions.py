@@ -16,6 +16,7 @@ from iceagent.core.ice.events import (
     RestartFailed,
     StateChanged,
 )
+from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.model.credentials import Credentials
 from iceagent.core.ice.model.pair import PathAddresses
 from iceagent.core.ice.outbox import Outbox
@@ -121,7 +122,7 @@ class Sessions:
 
     Args:
         outbox: where datagrams and events go.
-        new_session: makes one, given credentials and `steady`.
+        new_facts: makes those of a session, given its credentials and `steady`.
         credentials: of the first session.
         slots: which all sessions share.
         membership: the place among components that share a checklist set, or None.
@@ -139,7 +140,7 @@ class Sessions:
     def __init__(
         self,
         outbox: Outbox,
-        new_session: Callable[..., IceSession],
+        new_facts: Callable[..., SessionFacts],
         credentials: Credentials,
         slots: Slots,
         membership: Membership | None,
@@ -147,9 +148,9 @@ class Sessions:
         self._outbox = outbox
         self._slots = slots
         self._membership = membership
-        self._new_session = new_session
+        self._new_facts = new_facts
         self.standing = Standing(outbox)
-        self.current = self.carrier = new_session(credentials, steady=False)
+        self.current = self.carrier = IceSession(new_facts(credentials, steady=False))
         self.retired = Retired()
         self.older: tuple[set[PathAddresses], ...] = ()
         self.data_path: PathAddresses | None = None
@@ -215,7 +216,7 @@ class Sessions:
     def restart(self, now: float, credentials: Credentials, *, by_peer: bool) -> None:
         """Begin a session; the one before carries the data until this one has a nominated pair."""
         replaced = self.current
-        self.current = self._new_session(credentials, steady=True)
+        self.current = IceSession(self._new_facts(credentials, steady=True))
         self.current.facts.restarted_at = now
         self.current.facts.health.inherit(replaced.facts.health.heard_at)
         self.generation += 1

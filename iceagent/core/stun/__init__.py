@@ -53,8 +53,6 @@ from iceagent.core.stun.credentials import (
 )
 from iceagent.core.stun.error_attributes import Code, ErrorCode, UnknownAttributes
 from iceagent.core.stun.errors import StunError, StunErrorReason
-from iceagent.core.stun.header import MAGIC_COOKIE, MessageClass, Method, attributes_of, looks_like_stun
-from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import (
     Message,
     Template,
@@ -65,6 +63,7 @@ from iceagent.core.stun.message import (
     error,
     success,
 )
+from iceagent.core.stun.raw import MAGIC_COOKIE, Integrity, MessageClass, Method, attributes_of, looks_like_stun
 from iceagent.core.stun.transaction import DEFAULT_SCHEDULE, ClientTransaction, FailureReason, RetransmissionSchedule
 from iceagent.core.stun.turn_attributes import (
     TRANSPORT_TCP,

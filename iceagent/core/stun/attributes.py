@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Self
 
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.stun.errors import bad_attribute
-from iceagent.core.stun.header import COOKIE_BYTES, MAGIC_COOKIE
+from iceagent.core.stun.raw import COOKIE_BYTES, MAGIC_COOKIE
 
 COMPREHENSION_OPTIONAL = 0x8000
 """Types from here on may be ignored by who does not know them; those below may not."""

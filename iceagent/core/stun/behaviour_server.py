@@ -9,9 +9,9 @@ from iceagent.core.stun.attributes import Attribute, XorMappedAddress
 from iceagent.core.stun.behaviour_attributes import ChangeRequest, OtherAddress, Padding, ResponseOrigin, ResponsePort
 from iceagent.core.stun.error_attributes import Code, UnknownAttributes
 from iceagent.core.stun.errors import StunError
-from iceagent.core.stun.header import MessageClass, Method, looks_like_stun
 from iceagent.core.stun.message import Message, decode, encode, error, success
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
+from iceagent.core.stun.raw import MessageClass, Method, looks_like_stun
 from iceagent.core.stun.server import BindingLimits, BindingServer
 
 BEHAVIOUR_LIMITS: Final = BindingLimits(rate_per_s=20.0, burst=100.0)

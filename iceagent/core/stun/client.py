@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_TRANSACTIONS
-from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import Message, encode
+from iceagent.core.stun.raw import Integrity
 from iceagent.core.stun.transaction import (
     DEFAULT_SCHEDULE,
     ClientTransaction,

@@ -14,30 +14,28 @@ from iceagent.core.constants import STUN_MAX_ATTRIBUTES
 from iceagent.core.stun.attributes import COMPREHENSION_OPTIONAL, Attribute, RawAttribute
 from iceagent.core.stun.error_attributes import REASONS, ErrorCode
 from iceagent.core.stun.errors import StunError, StunErrorReason
-from iceagent.core.stun.header import (
-    HEADER_LENGTH,
-    MAGIC_COOKIE,
-    MAX_METHOD,
-    TRANSACTION_ID_LENGTH,
-    MessageClass,
-    Method,
-    attributes_of,
-    looks_like_stun,
-    message_type,
-    split_message_type,
-)
-from iceagent.core.stun.integrity import (
+from iceagent.core.stun.raw import (
     FINGERPRINT,
     FINGERPRINT_LENGTH,
     FINGERPRINT_XOR,
+    HEADER_LENGTH,
+    MAGIC_COOKIE,
+    MAX_METHOD,
     MESSAGE_INTEGRITY,
     MESSAGE_INTEGRITY_SHA256,
     SHA1_LENGTH,
     SHA256_LENGTH,
     SHA256_MIN_LENGTH,
+    TRANSACTION_ID_LENGTH,
     Integrity,
+    MessageClass,
+    Method,
+    attributes_of,
     fingerprint_attribute,
     integrity_attribute,
+    looks_like_stun,
+    message_type,
+    split_message_type,
     verify_fingerprint_at,
     verify_integrity_at,
 )

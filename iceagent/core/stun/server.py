@@ -25,9 +25,9 @@ from iceagent.core.stun.attributes import (
 from iceagent.core.stun.auth_attributes import PasswordAlgorithm, Userhash
 from iceagent.core.stun.error_attributes import Code, UnknownAttributes
 from iceagent.core.stun.errors import StunError
-from iceagent.core.stun.header import COOKIE_BYTES, MessageClass, Method, looks_like_stun
 from iceagent.core.stun.message import Message, decode, encode, error, success
 from iceagent.core.stun.rate_limit import AnswerBudget, RateLimiter
+from iceagent.core.stun.raw import COOKIE_BYTES, MessageClass, Method, looks_like_stun
 
 _TOLERATED: Final = frozenset((Username, Userhash, Realm, Nonce, PasswordAlgorithm))
 """Comprehension-required attributes we know and have no use for: we answer whether or not a client has credentials."""

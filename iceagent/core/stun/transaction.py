@@ -11,9 +11,8 @@ from typing import Final, Self
 from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_RC, STUN_RC, STUN_RM, STUN_RTO_S, STUN_TI_S
 from iceagent.core.stun.error_attributes import ErrorCode
-from iceagent.core.stun.header import MessageClass
-from iceagent.core.stun.integrity import Integrity
 from iceagent.core.stun.message import Message
+from iceagent.core.stun.raw import Integrity, MessageClass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from iceagent.core.stun.header import COOKIE_BYTES
+from iceagent.core.stun.raw import COOKIE_BYTES
 
 CHANNEL_MIN: Final = 0x4000  # RFC 8656 section 12
 CHANNEL_MAX: Final = 0x4FFF

@@ -17,7 +17,8 @@ import trio
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
-from iceagent.net.api import Batch, IcmpError, Network
+from iceagent.net.api import IcmpError, Network
+from iceagent.net.batch import Batch
 from iceagent.net.logs import limited_logger
 from iceagent.net.machine import MachineTimer
 from iceagent.net.staggered import first_of, summary

@@ -15,7 +15,8 @@ from OpenSSL.crypto import X509
 
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
-from iceagent.net.api import Batch, IcmpError, SetsFragments, UdpSocket
+from iceagent.net.api import IcmpError, SetsFragments, UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.dtls import MAX_MESSAGE, DtlsConnection, prepare
 from iceagent.net.host_names import tls_name
 from iceagent.net.turn.transport import CLOSED, batches_of

@@ -10,7 +10,8 @@ import trio
 
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import Batch, IcmpError, SocketStatistics
+from iceagent.net.api import IcmpError, SocketStatistics
+from iceagent.net.batch import Batch
 from iceagent.net.queues import ReceiveQueue
 from iceagent.net.turn.transport import TurnTransport
 

@@ -10,7 +10,8 @@ import trio
 
 from iceagent.core import turn
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import Batch, UdpSocket
+from iceagent.net.api import UdpSocket
+from iceagent.net.batch import Batch
 from iceagent.net.queues import SendQueue
 
 STREAM_BUFFER: Final = 256 * 1024

@@ -8,14 +8,13 @@ from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress, without_zone
 from iceagent.core.ice.checks.reflexive import learn_remote
 from iceagent.core.ice.checks.scheduler import start_check
-from iceagent.core.ice.checks.transactions import CheckKind
 from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.events import DropReason, Effect
 from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.candidates import can_reach, is_usable
 from iceagent.core.ice.model.checklist import path_of
-from iceagent.core.ice.model.pair import CheckPair, PairState, PathAddresses
+from iceagent.core.ice.model.pair import CheckKind, CheckPair, PairState, PathAddresses
 from iceagent.core.ice.model.priority import CandidateType
 from iceagent.core.ice.roles import Conflict
 

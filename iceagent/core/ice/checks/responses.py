@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from iceagent.core.address import TransportAddress
-from iceagent.core.ice.checks.transactions import Check, CheckKind, CheckOutcome, CheckResult
+from iceagent.core.ice.checks.transactions import CheckOutcome, CheckResult
 from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded
 from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.health.consent import ConsentKeeper
 from iceagent.core.ice.model.candidate import Candidate, local_prflx_candidate
 from iceagent.core.ice.model.candidates import Added
-from iceagent.core.ice.model.pair import CheckPair, PairState
+from iceagent.core.ice.model.pair import Check, CheckKind, CheckPair, PairState
 from iceagent.core.ice.model.priority import as_peer_reflexive
 
 

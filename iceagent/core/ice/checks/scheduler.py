@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from iceagent.core import constants
-from iceagent.core.ice.checks.transactions import Check, CheckKind, rto_s
+from iceagent.core.ice.checks.transactions import rto_s
 from iceagent.core.ice.choice.controller import CheckQuestion
 from iceagent.core.ice.choice.decisions import facts_of
 from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.model.checklist import Checklist
-from iceagent.core.ice.model.pair import CheckPair, PairState
+from iceagent.core.ice.model.pair import Check, CheckKind, CheckPair, PairState
 
 
 class Scheduler:

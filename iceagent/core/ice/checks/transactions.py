@@ -6,7 +6,6 @@ RFC 8445 sections 7.2.4 and 7.2.5 without the meaning of a response; RFC 8489 se
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from msgspec import Struct
@@ -16,23 +15,10 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.signs import CredentialSigns
 from iceagent.core.ice.events import DropReason
 from iceagent.core.ice.model.credentials import KeyRing
-from iceagent.core.ice.model.pair import CheckPair
+from iceagent.core.ice.model.pair import Check, CheckKind, CheckPair
 from iceagent.core.ice.model.priority import as_peer_reflexive
 from iceagent.core.ice.outbox import Outbox
 from iceagent.core.ice.roles import RoleKeeper
-
-
-class CheckKind(Enum):
-    """What a check is for.
-
-    ORDINARY decides its pair's state. NOMINATION carries USE-CANDIDATE. CONSENT is sent once (RFC 7675 section 5.1).
-    PROBE is an ordinary check of a valid pair that went silent; its failure decides nothing.
-    """
-
-    ORDINARY = "ordinary"
-    NOMINATION = "nomination"
-    CONSENT = "consent"
-    PROBE = "probe"
 
 
 class CheckResult(Enum):
@@ -42,36 +28,6 @@ class CheckResult(Enum):
     ROLE_CONFLICT = "role-conflict"
     REVOKED = "revoked"  # 403 to a consent check, RFC 7675 section 5.2
     FAILED = "failed"
-
-
-@dataclass(slots=True, eq=False)
-class Check:
-    """One transaction. `gaps_s[i]` is the wait after the i-th send.
-
-    `astray`: an authenticated answer has come, but on another path, so that the check is sent no more.
-    `is_timed`: nobody has stopped us since it was sent, so that its answer shows the round-trip time.
-    """
-
-    pair: CheckPair
-    kind: CheckKind
-    transaction_id: bytes
-    data: bytes
-    role_generation: int
-    rto_s: float
-    gaps_s: tuple[float, ...]
-    started_at: float
-    expires_at: float
-    sent_at: float
-    next_at: float
-    sends: int = 1
-    cancelled: bool = False
-    astray: bool = False
-    is_timed: bool = True
-
-    @property
-    def is_first_try(self) -> bool:
-        """Whether the first request has been out for less than the first timeout, and may be answered yet."""
-        return self.sends <= 1 and not self.astray
 
 
 class CheckOutcome(Struct, frozen=True):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from iceagent.core.ice.checks.transactions import Check
 from iceagent.core.ice.choice.controller import (
     CheckQuestion,
     Choice,
@@ -19,7 +18,7 @@ from iceagent.core.ice.choice.controller import (
     SwitchQuestion,
 )
 from iceagent.core.ice.events import ControllerFailed
-from iceagent.core.ice.model.pair import CheckPair, PairFacts, PathAddresses
+from iceagent.core.ice.model.pair import Check, CheckPair, PairFacts, PathAddresses
 from iceagent.core.ice.outbox import Outbox
 
 T = TypeVar("T")

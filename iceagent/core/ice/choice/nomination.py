@@ -6,14 +6,13 @@ import math
 
 from iceagent.core import constants
 from iceagent.core.ice.checks.scheduler import start_check
-from iceagent.core.ice.checks.transactions import Check, CheckKind
 from iceagent.core.ice.choice.controller import NominationQuestion, SwitchQuestion
 from iceagent.core.ice.choice.decisions import best_first, facts_of
 from iceagent.core.ice.choice.search import PairSearch
 from iceagent.core.ice.events import HeldDataReleased, PairNominated, PairValidated, RoleChanged, SelectedPairChanged
 from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.model.candidate import Candidate
-from iceagent.core.ice.model.pair import CheckPair, PairState
+from iceagent.core.ice.model.pair import Check, CheckKind, CheckPair, PairState
 
 
 class Nominator:

@@ -25,11 +25,10 @@ from iceagent.core import constants, stun
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.checks.reflexive import forget_pair
 from iceagent.core.ice.checks.scheduler import start_check
-from iceagent.core.ice.checks.transactions import Check, CheckKind
 from iceagent.core.ice.choice.nomination import Nominator
 from iceagent.core.ice.events import ConsentLost, PathUnanswered
 from iceagent.core.ice.facts import SessionFacts
-from iceagent.core.ice.model.pair import CheckPair, PairState
+from iceagent.core.ice.model.pair import Check, CheckKind, CheckPair, PairState
 
 
 class ConsentKeeper:

@@ -1,19 +1,16 @@
-"""Candidate pairs and their states: RFC 8445 section 6.1.2."""
+"""Candidate pairs, their states and their checks: RFC 8445 section 6.1.2."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
 from iceagent.core.address import TransportAddress
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.priority import CandidateType, pair_priority
-
-if TYPE_CHECKING:
-    from iceagent.core.ice.checks.transactions import Check
 
 PathAddresses: TypeAlias = tuple[TransportAddress, TransportAddress]  # (local base, remote address): what packets know
 
@@ -257,3 +254,46 @@ class CheckPair:
         return CandidatePair(
             local, self.remote, self.state, self.nominated, self.rtt_s, self.priority, self.valid_local is not None
         )
+
+
+class CheckKind(Enum):
+    """What a check is for.
+
+    ORDINARY decides its pair's state. NOMINATION carries USE-CANDIDATE. CONSENT is sent once (RFC 7675 section 5.1).
+    PROBE is an ordinary check of a valid pair that went silent; its failure decides nothing.
+    """
+
+    ORDINARY = "ordinary"
+    NOMINATION = "nomination"
+    CONSENT = "consent"
+    PROBE = "probe"
+
+
+@dataclass(slots=True, eq=False)
+class Check:
+    """One transaction. `gaps_s[i]` is the wait after the i-th send.
+
+    `astray`: an authenticated answer has come, but on another path, so that the check is sent no more.
+    `is_timed`: nobody has stopped us since it was sent, so that its answer shows the round-trip time.
+    """
+
+    pair: CheckPair
+    kind: CheckKind
+    transaction_id: bytes
+    data: bytes
+    role_generation: int
+    rto_s: float
+    gaps_s: tuple[float, ...]
+    started_at: float
+    expires_at: float
+    sent_at: float
+    next_at: float
+    sends: int = 1
+    cancelled: bool = False
+    astray: bool = False
+    is_timed: bool = True
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether the first request has been out for less than the first timeout, and may be answered yet."""
+        return self.sends <= 1 and not self.astray

@@ -22,14 +22,14 @@ from iceagent.core.address import TransportAddress
 from iceagent.core.constants import STUN_MAX_ATTRIBUTES
 from iceagent.core.stun import SecurityFeature, make_nonce
 from iceagent.core.stun.errors import StunError
-from iceagent.core.stun.header import attributes_of
-from iceagent.core.stun.integrity import (
+from iceagent.core.stun.raw import (
     FINGERPRINT,
     FINGERPRINT_LENGTH,
     MESSAGE_INTEGRITY,
     MESSAGE_INTEGRITY_SHA256,
     SHA1_LENGTH,
     SHA256_LENGTH,
+    attributes_of,
     verify_fingerprint_at,
     verify_integrity_at,
 )

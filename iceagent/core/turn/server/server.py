@@ -10,7 +10,7 @@ from typing import Final
 
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
-from iceagent.core.stun.header import split_message_type
+from iceagent.core.stun.raw import split_message_type
 from iceagent.core.turn.server import connections, relaying
 from iceagent.core.turn.server.addresses import set_own_addresses, set_relay_hosts
 from iceagent.core.turn.server.allocate import handle_allocate, relay_failed, relay_opened

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.api import Batch
 
 SOL_UDP = 17
 UDP_SEGMENT = 103  # linux/udp.h
@@ -23,6 +23,34 @@ MAX_BATCH = 65535  # bytes; the longest buffer the kernel merges, kept as the bo
 
 Arrival = tuple[TransportAddress, int, int, int, str | None]
 """One receive call: remote, segment size, where it lies in the scratch buffer (start, end), and the local address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Datagrams of one remote address that arrived together, as one buffer.
+
+    `data` holds them back to back: each is `segment_size` bytes long, the last one may be shorter. That is what the
+    kernel delivers with UDP_GRO, and it is kept whole so that a bulk flow costs one Python object per 50 packets.
+
+    `local` is the address of ours that they came to, where the socket is bound to a wildcard and the system says; with
+    its zone if link-local. An answer leaves from there: `send_nowait(..., source=batch.local)`.
+    """
+
+    remote: TransportAddress
+    data: bytes
+    segment_size: int
+    local: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of datagrams; 1 for an empty datagram."""
+        return max(1, -(-len(self.data) // self.segment_size))
+
+    def datagrams(self) -> list[bytes]:
+        """Return the datagrams one by one, in order."""
+        size = self.segment_size
+        if len(self.data) <= size:
+            return [self.data]
+        return [self.data[at : at + size] for at in range(0, len(self.data), size)]
 
 
 def run_end(datagrams: Sequence[bytes], start: int) -> int:

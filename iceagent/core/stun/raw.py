@@ -1,10 +1,12 @@
-"""The 20-byte header: classes, methods and the magic cookie. RFC 8489 section 5."""
+"""A message as bytes: its header, where its attributes lie, what secures it. RFC 8489 sections 5 and 14.5 to 14.7."""
 
 from __future__ import annotations
 
+import hmac
 import struct
+import zlib
 from collections.abc import Iterator
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Final
 
 from iceagent.core.stun.errors import StunError, StunErrorReason
@@ -15,8 +17,21 @@ HEADER_LENGTH: Final = 20
 TRANSACTION_ID_LENGTH: Final = 12
 MAX_METHOD: Final = 0xFFF
 
+MESSAGE_INTEGRITY: Final = 0x0008
+MESSAGE_INTEGRITY_SHA256: Final = 0x001C
+FINGERPRINT: Final = 0x8028
+
+SHA1_LENGTH: Final = 20
+SHA256_LENGTH: Final = 32
+SHA256_MIN_LENGTH: Final = 16  # RFC 8489 section 14.6, where the usage allows truncation
+FINGERPRINT_LENGTH: Final = 4
+FINGERPRINT_XOR: Final = 0x5354554E
+
 _START: Final = struct.Struct("!HHI")
 _ATTRIBUTE: Final = struct.Struct("!HH")
+_UINT16: Final = struct.Struct("!H")
+_UINT32: Final = struct.Struct("!I")
+_DIGESTS: Final = {MESSAGE_INTEGRITY: "sha1", MESSAGE_INTEGRITY_SHA256: "sha256"}
 
 
 class MessageClass(IntEnum):
@@ -92,3 +107,41 @@ def attributes_of(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = following
     if at < end:
         raise StunError(StunErrorReason.TRUNCATED_ATTRIBUTE, f"the attribute at {at} reaches past the message's end")
+
+
+class Integrity(Enum):
+    """Which integrity attributes a message carries."""
+
+    SHA1 = "sha1"
+    SHA256 = "sha256"
+    BOTH = "both"
+
+
+def _covered(message: bytes, at: int, attribute_length: int) -> bytes:
+    """Return what an attribute at offset `at` covers: all before it, the length as if the message ended with it."""
+    length = at + 4 + attribute_length - HEADER_LENGTH
+    return message[:2] + _UINT16.pack(length) + message[4:at]
+
+
+def integrity_attribute(kind: int, message: bytes, key: bytes, length: int) -> bytes:
+    """Return the integrity attribute, header included, that belongs at the end of `message`."""
+    value = hmac.digest(key, _covered(message, len(message), length), _DIGESTS[kind])
+    return _ATTRIBUTE.pack(kind, length) + value[:length]
+
+
+def verify_integrity_at(kind: int, message: bytes, at: int, length: int, key: bytes) -> bool:
+    """Return, in constant time, whether the attribute of `length` bytes at offset `at` is the one that `key` gives."""
+    expected = hmac.digest(key, _covered(message, at, length), _DIGESTS[kind])
+    return hmac.compare_digest(expected[:length], message[at + 4 : at + 4 + length])
+
+
+def fingerprint_attribute(message: bytes) -> bytes:
+    """Return the FINGERPRINT attribute, header included, that belongs at the end of `message`."""
+    crc = zlib.crc32(_covered(message, len(message), FINGERPRINT_LENGTH)) ^ FINGERPRINT_XOR
+    return _ATTRIBUTE.pack(FINGERPRINT, FINGERPRINT_LENGTH) + _UINT32.pack(crc)
+
+
+def verify_fingerprint_at(message: bytes, at: int) -> bool:
+    """Return whether the FINGERPRINT at offset `at` matches."""
+    crc = zlib.crc32(_covered(message, at, FINGERPRINT_LENGTH)) ^ FINGERPRINT_XOR
+    return bool(crc == _UINT32.unpack_from(message, at + 4)[0])

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iceagent.core.address import TransportAddress
-from iceagent.net.segmentation import (
+from iceagent.net.batch import (
     MAX_BATCH,
     MAX_PAYLOAD,
     MAX_SEGMENTS,
