@@ -5,10 +5,13 @@ Source: docs/relay-protocol.md sections 3 and 4.
 
 from __future__ import annotations
 
+import msgspec
+
 from icesignal import wire
 from icesignal.errors import CodeExpired, CodeUnknown, CodeWrong, Crowded, PeerLeft, SignalError
 from icesignal.member_session import MemberSession
 from icesignal.wire import RelayErrorCode
+from icesignal.work import Work
 
 NEW_CODE = "Ask the other side for a new code."
 
@@ -37,8 +40,27 @@ class ClientSession(MemberSession[bytes]):
         """Whether the relay says at this moment that the peer's connection is gone."""
         return self.over is None and self.is_live and self.peer == "away"
 
-    def _entry(self, welcome: wire.Welcome | None) -> wire.Frame:
+    def _entry(self, welcome: wire.Welcome | None) -> wire.Frame | None:
+        if welcome is not None and welcome.work and isinstance(self.entry, wire.Join):
+            self._take_puzzle(welcome.work)
+            return None
         return self.entry
+
+    @property
+    def does_work(self) -> bool:
+        """Whether it has a place for which work can be asked."""
+        return not isinstance(self.entry, wire.Meet)
+
+    def work_subject(self) -> bytes:
+        """Return what a solution of `puzzle` is bound to: the session, and the nameplate if there is one."""
+        return self.entry.session + (self.entry.nameplate.encode() if isinstance(self.entry, wire.Join) else b"")
+
+    def solved(self, puzzle: Work, solution: bytes) -> wire.Frame | None:
+        """Return what asks for the place with a solution; None where that is no longer wanted."""
+        if self.puzzle is not puzzle or isinstance(self.entry, wire.Meet):
+            return None
+        self.puzzle = None
+        return msgspec.structs.replace(self.entry, work=solution)
 
     def _may_be(self, frame: wire.Message) -> bool:
         # While nobody is there nobody can have said it. Nobody reads it either, and a full inbox keeps us from the

@@ -18,6 +18,7 @@ from icesignal.registry import RoomLimits
 from icesignal.sources import Limits, Rate
 from icesignal.turn_servers import TTL_S
 from icesignal.wire import MAX_MEMBERS, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES
+from icesignal.work import MAX_ROUNDS, ROUNDS
 
 MAX_FILE_BYTES = 1 << 20  # ours: a configuration of more is a mistake, a device or a log
 MAX_NUMBER = 1e12  # ours: above it seconds and bytes mean nothing
@@ -26,6 +27,7 @@ Words = Annotated[str, msgspec.Meta(min_length=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=MAX_NUMBER)]
 Number = Annotated[float, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 Whole = Annotated[int, msgspec.Meta(ge=1, le=int(MAX_NUMBER))]
+Tries = Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUNDS // ROUNDS)]  # with more no client would do it
 Seconds = Annotated[float, msgspec.Meta(ge=1, le=MAX_NUMBER)]
 # A payload of the largest, and what is counted beside it: whoever cannot have that can send nothing, some day.
 AtLeastAMessage = Annotated[int, msgspec.Meta(ge=MAX_MESSAGE_BYTES, le=int(MAX_NUMBER))]
@@ -34,6 +36,7 @@ _RANGES: dict[str, object] = {
     "members": Annotated[int, msgspec.Meta(ge=2, le=MAX_MEMBERS)],
     "nameplate_digits": Annotated[int, msgspec.Meta(ge=1, le=9)],
     "nameplate_rest_s": Number,
+    **dict.fromkeys(("work_tries", "dear_tries"), Tries),
     "entry_bytes": Annotated[int, msgspec.Meta(ge=0, le=MAX_MESSAGE_BYTES - MAX_PAYLOAD_BYTES)],
     **dict.fromkeys(("header_timeout_s", "first_frame_s", "log_s", "resume_s", "unjoined_s"), Seconds),
     **dict.fromkeys(("log_bytes", "log_bytes_per_source", "total_log_bytes", "window_bytes"), AtLeastAMessage),

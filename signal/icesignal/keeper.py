@@ -107,9 +107,9 @@ class Keeper:
         if self._failure is not None:
             raise self._failure
 
-    def transmit(self, frame: wire.Frame) -> None:
-        """Send a frame, if there is a connection."""
-        if self.connection is None:
+    def transmit(self, frame: wire.Frame | None) -> None:
+        """Send a frame, if there is one, and a connection."""
+        if self.connection is None or frame is None:
             return
         try:
             self.connection.send_nowait(wire.encode(frame))
@@ -242,6 +242,7 @@ class Keeper:
         """Exchange frames until the connection ends; return its close code."""
         if self.session is not None and self.session.over is None:
             self.transmit(self.session.begin(self._welcome))
+            self.notify()  # it may have to be worked for
         while True:
             try:
                 message = await connection.receive()

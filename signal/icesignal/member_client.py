@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 from typing import Any, Generic, Literal, TypeVar
 
@@ -13,6 +14,7 @@ from icesignal.errors import MessagesLost, RelayRefused, RelayUnreachable, Signa
 from icesignal.keeper import Keeper, RelayState
 from icesignal.member_session import Lost, MemberSession
 from icesignal.url import RelayUrl
+from icesignal.work import Work, solve
 
 M = TypeVar("M")
 S = TypeVar("S", bound=MemberSession[Any])
@@ -175,7 +177,10 @@ class MemberClient(Generic[S]):
         try:
             with trio.move_on_after(self._keeper.timeout_s):
                 while not session.has_place and session.refused is None and session.over is None:
-                    await self.wait_change()
+                    if session.puzzle is None:
+                        await self.wait_change()
+                    else:
+                        await self._work(session, session.puzzle)
         finally:
             if not session.has_place:
                 self._session = None
@@ -184,6 +189,17 @@ class MemberClient(Generic[S]):
             return
         silent = RelayUnreachable(f"the relay {self.url} did not answer within {self._keeper.timeout_s:g} s. {ADVICE}")
         raise session.refused or session.over or silent
+
+    async def _work(self, session: S, puzzle: Work) -> None:
+        """Solve what the relay asks for, and ask for the place with the solution."""
+        stop = threading.Event()
+        try:
+            solution = await trio.to_thread.run_sync(
+                solve, puzzle, session.work_subject(), stop.is_set, abandon_on_cancel=True
+            )
+        finally:
+            stop.set()  # a thread that is left alone ends soon
+        self._keeper.transmit(session.solved(puzzle, solution))
 
     def _transmit_live(self, frame: wire.Frame) -> None:
         """Send what the session has numbered, unless it waits for its place: then it goes out with the answer."""

@@ -16,10 +16,12 @@ from typing import ClassVar, Generic, TypeVar
 from icesignal import wire
 from icesignal.errors import PeerLeft, ProtocolMismatch, RelayRefused, SessionLost, SignalError
 from icesignal.wire import CloseCode, RelayErrorCode
+from icesignal.work import ALGORITHM, Work
 
 INBOX_MESSAGES = 512  # twice what a relay replays at most
 MAX_UNACKNOWLEDGED = 64
 MAX_UNACKNOWLEDGED_BYTES = 512 << 10  # all of it goes out at once after a resume, and must fit into the outbox
+MAX_PUZZLES = 4  # of one entry: with the welcome, as the price has risen, and twice more
 RESUME_S = 120.0  # until the relay says how long it keeps a session
 _CODE = re.compile(r"[a-z-]{1,40}\Z")
 
@@ -52,6 +54,7 @@ class MemberSession(ABC, Generic[M]):
         self.is_live = False
         self.resumed_here = False
         self.resume_s: float = RESUME_S
+        self.puzzle: Work | None = None  # what the relay wants to have solved before it lets us in
         self.ice_servers: Sequence[wire.RTCIceServer] = ()
         self.servers_given = 0  # how often the relay has named its ICE servers
         self.counters: Counter[str] = Counter()
@@ -61,6 +64,7 @@ class MemberSession(ABC, Generic[M]):
         self._client_seq = 0
         self._pending: deque[wire.Send] = deque()
         self._pending_bytes = 0
+        self._puzzles = 0
 
     @property
     @abstractmethod
@@ -68,8 +72,8 @@ class MemberSession(ABC, Generic[M]):
         """Whether somebody is waited for who cannot come while the relay is away."""
 
     @abstractmethod
-    def _entry(self, welcome: wire.Welcome | None) -> wire.Frame:
-        """Return what asks for the place on a connection with this welcome."""
+    def _entry(self, welcome: wire.Welcome | None) -> wire.Frame | None:
+        """Return what asks for the place on a connection with this welcome; None while it takes work, see `puzzle`."""
 
     @abstractmethod
     def _may_be(self, frame: wire.Message) -> bool:
@@ -102,13 +106,27 @@ class MemberSession(ABC, Generic[M]):
         """Whether the inbox takes a whole replay."""
         return len(self.inbox) < INBOX_MESSAGES // 2
 
-    def begin(self, welcome: wire.Welcome | None = None) -> wire.Frame:
-        """Return what to say first on a new connection, which began with this welcome."""
+    def begin(self, welcome: wire.Welcome | None = None) -> wire.Frame | None:
+        """Return what to say first on a new connection, which began with this welcome; None while it takes work."""
         self.is_live = self.resumed_here = False
+        self.puzzle = None
         if not self.has_place:
             return self._entry(welcome)
         epoch, seq = self._position
         return wire.Resume(session=self._id, token=self._token, epoch=epoch, seq=seq)
+
+    @property
+    def does_work(self) -> bool:
+        """Whether it has a place for which work can be asked."""
+        return False
+
+    def work_subject(self) -> bytes:
+        """Return what a solution of `puzzle` is bound to."""
+        return self._id
+
+    def solved(self, puzzle: Work, solution: bytes) -> wire.Frame | None:
+        """Return what asks for the place with a solution; None where that is no longer wanted."""
+        return None
 
     def send(self, payload: bytes, to: list[bytes] | None = None) -> wire.Send:
         """Number a message and keep it until it is acknowledged; the shell sends it if `is_live`."""
@@ -184,6 +202,16 @@ class MemberSession(ABC, Generic[M]):
         self._acknowledge(frame.client_seq)
         return list(self._pending)
 
+    def _take_puzzle(self, work: Work) -> None:
+        """Note what is to be solved. Too much and too often are refused: a relay may lie."""
+        self._puzzles += 1
+        if self._puzzles > MAX_PUZZLES or work.algorithm != ALGORITHM or not work.is_bearable:
+            self.refused = RelayRefused(
+                "the relay asks for more work, or another one, than this program does; use another relay, or update it"
+            )
+        else:
+            self.puzzle = work
+
     def _note_loss(self) -> None:
         """Note that messages are missing at this place."""
         self.inbox.append(Lost.LOST)
@@ -202,6 +230,8 @@ class MemberSession(ABC, Generic[M]):
                 return ProtocolMismatch("the relay does not speak this protocol version; update the older one")
             case RelayErrorCode.RATE:
                 return RelayRefused("too many codes were made or tried from this network; wait a minute", frame.code)
+            case RelayErrorCode.WORK:
+                return RelayRefused("the relay asks for work that this program cannot do; update it", frame.code)
             case RelayErrorCode.FORBIDDEN:
                 return RelayRefused(
                     "this relay belongs to one command of somebody else and makes no rooms for others; "
@@ -241,7 +271,10 @@ class MemberSession(ABC, Generic[M]):
     def _handle_error(self, frame: wire.Error) -> Action:
         self.counters["errors"] += 1
         if not self.has_place:
-            self.refused = self._entry_error(frame)
+            if frame.work and self.does_work:
+                self._take_puzzle(frame.work)
+            else:
+                self.refused = self._entry_error(frame)
         elif frame.code in (RelayErrorCode.UNKNOWN_SESSION, RelayErrorCode.BAD_TOKEN):
             self.finish(
                 SessionLost(

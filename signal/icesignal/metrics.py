@@ -13,6 +13,8 @@ _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
 _GAUGES = {
     "connections_open": "Connections now.",
     "sources": "Sources and networks of sources that are remembered.",
+    "work_tries": "Hashes that a join costs now, 0 for none.",
+    "engine_guesses": "Guesses of codes of late, at all nodes; those of five minutes ago count half.",
     "engine_rooms": "Rooms now.",
     "engine_sessions": "Sessions now, those that may resume included.",
     "engine_log_bytes": "Bytes in the logs of all rooms.",
@@ -20,6 +22,7 @@ _GAUGES = {
 }
 _HELP = {
     "bad_requests": "Requests that were none.",
+    "claims_beyond_budget": "Claims beyond the budget of their source, each paid for by work.",
     "bytes_over_limit": "Times that a source sent more bytes than its budget.",
     "connections": "Connections that were let in.",
     "connections_broken": "Connections that broke.",
@@ -42,6 +45,9 @@ _HELP = {
     "servers_given": "Times that a member was given ICE servers anew.",
     "slow_consumers": "Connections closed because they took their messages too slowly.",
     "stun_connections": "Connections handed over to the TURN server on the same port.",
+    "work_asked": "Puzzles that were given.",
+    "work_done": "Entries with a right solution.",
+    "work_wrong": "Entries with a wrong solution.",
     "websockets": "Websockets that were opened.",
 }
 

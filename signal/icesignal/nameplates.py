@@ -12,7 +12,13 @@ from typing import Protocol
 
 MAX_DIGITS = 9
 FEW_GUESSES = 8.0  # ours: people mistype, too
+NUMBERS_PER_CODE = 1_000  # ours: with work for each guess a code that is burnt costs minutes of a processor
 GUESS_HALF_LIFE_S = 300.0  # ours: an attack of long ago must not make everybody's codes longer
+
+
+def sparse_digits(waiting: int) -> int:
+    """Return how many digits numbers have of which so many wait to be claimed: a guess finds one of 1,000 at most."""
+    return next((n for n in range(1, MAX_DIGITS) if NUMBERS_PER_CODE * waiting <= 9 * 10 ** (n - 1)), MAX_DIGITS)
 
 
 class Guesses:
@@ -55,6 +61,14 @@ class NameplateBook(Protocol):
         """Note that somebody named a number that leads nowhere, or took a place without proving himself."""
         ...
 
+    def guesses_of_late(self, now: float) -> float:
+        """Return how many there have been of late."""
+        ...
+
+    def claim(self, number: str) -> None:
+        """Note that somebody has come under a number: it can be guessed no more."""
+        ...
+
     def rest(self, now: float, number: str) -> None:
         """Take a number back; it rests from now on."""
         ...
@@ -89,17 +103,19 @@ class Nameplates:
         self._rest_s = rest_s
         self._max_resting = max_resting
         self._taken: set[str] = set()
+        self._claimed: set[str] = set()  # of those
         self._resting: OrderedDict[str, float] = OrderedDict()  # number -> when it may come again, oldest first
         self._unavailable = [0] * (MAX_DIGITS + 1)  # by number of digits
         self._guesses = Guesses()
 
     def take(self, now: float = 0.0) -> str:
-        """Return a number that nobody has, of the fewest digits that are less than half used, or more.
+        """Return a number that nobody has, of the fewest digits that are sparse enough, or more.
 
         Args:
             now: the time, by which old guesses count less.
         """
-        shortest = self._roomy(self._min_digits)
+        sparse = sparse_digits(len(self._taken) - len(self._claimed) + 1)
+        shortest = self._roomy(max(self._min_digits, sparse))
         digits = self._roomy(min(MAX_DIGITS, shortest + self._guesses.digits(now)))
         lowest = 10 ** (digits - 1)
         while True:  # more than half is free, so two tries on average
@@ -113,6 +129,15 @@ class Nameplates:
         """Note that somebody named a number that leads nowhere, or took a place without proving himself."""
         self._guesses.note(now)
 
+    def guesses_of_late(self, now: float) -> float:
+        """Return how many there have been of late."""
+        return self._guesses.amount(now)
+
+    def claim(self, number: str) -> None:
+        """Note that somebody has come under a number: it can be guessed no more."""
+        if number in self._taken:
+            self._claimed.add(number)
+
     def _roomy(self, digits: int) -> int:
         """Return the fewest digits, at least so many, whose numbers are less than half used."""
         return next((n for n in range(digits, MAX_DIGITS) if 2 * self._unavailable[n] < 9 * 10 ** (n - 1)), MAX_DIGITS)
@@ -120,6 +145,7 @@ class Nameplates:
     def rest(self, now: float, number: str) -> None:
         """Take a number back; it rests from now on."""
         self._taken.discard(number)
+        self._claimed.discard(number)
         self._resting[number] = now + self._rest_s
         if len(self._resting) > self._max_resting:
             self._wake()

@@ -45,6 +45,7 @@ class PairDoor:
             self._registry.refuse(connection, RelayErrorCode.CROWDED, "two peers have met under this nameplate")
         else:
             self._registry.counters["joined"] += 1
+            self._registry.nameplates.claim(frame.nameplate)
             self._enter_one_of_two(now, connection, room, JOINER, frame.session, frame.opening)
 
     def handle_meet(self, now: float, connection: int, frame: wire.Meet, levels: Levels) -> None:

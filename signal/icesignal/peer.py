@@ -12,12 +12,14 @@ from functools import partial
 
 import msgspec
 import trio
+from msgspec import UNSET
 
 from icesignal import wire
 from icesignal.engines import Engine
 from icesignal.logs import FewLines
 from icesignal.outcomes import Outcomes
 from icesignal.sources import Levels, Limits, Party
+from icesignal.toll import Pressure, Toll
 from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull
 from icesignal.websocket import ServedWebsocket
 from icesignal.wire import CloseCode, RelayErrorCode
@@ -35,7 +37,8 @@ _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 class ServedClient:
     """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one.
 
-    `is_draining` returns whether the relay goes away: it makes no rooms any more. `pseudonym` returns its name in logs.
+    `is_draining` returns whether the relay goes away: it makes no rooms any more. `pseudonym` returns its name in logs,
+    `pressure` how hard the relay is pressed.
     """
 
     party: Party
@@ -43,6 +46,7 @@ class ServedClient:
     on_entered: Callable[[], None]
     is_draining: Callable[[], bool] = lambda: False
     pseudonym: Callable[[], str] = lambda: ""
+    pressure: Callable[[], Pressure] = Pressure
 
 
 class RelayPeer:
@@ -65,6 +69,7 @@ class RelayPeer:
         self._ice_servers = ice_servers
         self._counters = counters
         self._outcomes = outcomes
+        self._toll = Toll(client.party, limits, client.pressure, counters)
         self._entering = b""  # the session that asks for a place
         self._session = b""  # the one that has it
         self._malformed = 0
@@ -110,9 +115,7 @@ class RelayPeer:
 
     def confirm(self) -> None:
         """Give back what a claim costs that turned out to be no guess."""
-        now = trio.current_time()
-        self._client.party.charge("claims", now, -1.0)
-        self._client.party.charge("joins", now, 1.0 - self._limits.failed_join_cost)
+        self._toll.give_back(trio.current_time())
 
     # -- the connection's task
 
@@ -125,7 +128,11 @@ class RelayPeer:
             *([wire.OFFERS_ROOMS] if self._client.may_make_rooms else []),
             *([wire.OFFERS_TURN] if self._has_turn() else []),
         ]
-        self.deliver(wire.Welcome(versions=[wire.VERSION], relay=RELAY_NAME, offers=offers, challenge=self._challenge))
+        work = self._toll.puzzle() or UNSET
+        welcome = wire.Welcome(
+            versions=[wire.VERSION], relay=RELAY_NAME, offers=offers, challenge=self._challenge, work=work
+        )
+        self.deliver(welcome)
         try:
             while (message := await self._receive()) is not None:
                 await self._handle_message(message)
@@ -175,11 +182,10 @@ class RelayPeer:
         elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and self._client.is_draining():
             self._counters["rooms_while_draining"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.BUSY, message="this relay goes away; use another one"))
-        elif isinstance(frame, _ENTRIES) and not self._pay_for_entry(now, frame):
-            self._note("joins_over_limit", "tries too many codes, and is refused")
-            self.deliver(
-                wire.Error(code=RelayErrorCode.RATE, message="too many codes from your network; wait a minute")
-            )
+        elif isinstance(frame, _ENTRIES) and (refusal := self._toll.take(now, frame)) is not None:
+            if refusal.code == RelayErrorCode.RATE:
+                self._note("joins_over_limit", "tries too many codes, and is refused")
+            self.deliver(refusal)
         else:
             if isinstance(frame, _WITH_SESSION) and not self._is_in_room:
                 self._entering = frame.session
@@ -204,19 +210,6 @@ class RelayPeer:
             self.deliver(wire.Servers(ice_servers=self._ice_servers()))
         else:
             self.deliver(wire.Error(code=RelayErrorCode.NOT_JOINED, message="enter a room first"))
-
-    def _pay_for_entry(self, now: float, frame: wire.Frame) -> bool:
-        """Take what an entry costs; return whether there was enough.
-
-        Each claim of a nameplate may be a guess, and kills the code if it is. So it is paid for as one, until the
-        engine says otherwise: whoever is refused, leaves or is found wrong gets nothing back.
-        """
-        party = self._client.party
-        if not isinstance(frame, wire.Join):
-            return party.take("joins", now)
-        if not (party.has("joins", now, self._limits.failed_join_cost) and party.take("claims", now)):
-            return False
-        return party.take("joins", now, self._limits.failed_join_cost)
 
     def _refuse(self, error: wire.BadFrame) -> None:
         self._counters[f"frames_{error.reason.value}"] += 1

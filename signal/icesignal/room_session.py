@@ -85,7 +85,7 @@ class RoomSession(MemberSession[RoomEvent]):
         """Whether little enough waits to be sent for the application to say more."""
         return len(self.circle.outbox) < wire.MAX_MEMBERS
 
-    def begin(self, welcome: wire.Welcome | None = None) -> wire.Frame:
+    def begin(self, welcome: wire.Welcome | None = None) -> wire.Frame | None:
         """Return what to say first on a new connection, which began with this welcome."""
         self._challenge = b"" if welcome is None else welcome.challenge
         self._to_list = 0

@@ -73,6 +73,10 @@ class RoomTable:
         """The bytes that all logs take."""
         return self._registry.log_bytes
 
+    def guesses(self, now: float) -> float:
+        """Return how much guessing there has been of late."""
+        return self._registry.nameplates.guesses_of_late(now)
+
     # -- the sans-IO contract
 
     def handle_frame(

@@ -13,7 +13,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
@@ -33,6 +33,7 @@ from icesignal.proxy import forwarded_for, forwarded_values
 from icesignal.pseudonyms import Pseudonyms
 from icesignal.sources import Limits, Party, SourceTable, is_within
 from icesignal.tasks import open_background
+from icesignal.toll import Pressure, tries_for_claim
 from icesignal.transport import PrefixedStream
 from icesignal.websocket import Websockets
 
@@ -113,7 +114,8 @@ class Server:
 
     def statistics(self) -> Mapping[str, int]:
         """Return the totals of the relay and its engine, and the gauges `connections_open` and `sources`."""
-        gauges = {"connections_open": self._open, "sources": len(self._sources)}
+        price = tries_for_claim(self._limits, self._pressure())
+        gauges = {"connections_open": self._open, "sources": len(self._sources), "work_tries": price}
         engine = {f"engine_{name}": value for name, value in self._engine.statistics().items()}
         return {**self.counters, **gauges, **engine}
 
@@ -362,6 +364,7 @@ class Server:
                 settle,
                 lambda: self._draining,
                 lambda: self._pseudonyms.of(party.name),
+                self._pressure,
             )
             ice_servers = partial(self._servers_for, party.name)
             peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters, self.outcomes)
@@ -371,6 +374,11 @@ class Server:
             finally:
                 self._peers.discard(peer)
                 self._left.set()
+
+    def _pressure(self) -> Pressure:
+        """Return how hard we are pressed: by guesses, and by what is nearest to its end, connections or rooms."""
+        pressure = self._engine.pressure()
+        return replace(pressure, load=max(pressure.load, self._open / max(1, self._max_connections)))
 
     def _servers_for(self, source: str) -> list[wire.RTCIceServer]:
         """Return the ICE servers of a member; none where they cannot be made: its place in the room is worth more."""

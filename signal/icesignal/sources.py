@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from icesignal.expect import expect, expect_fields
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-Kind = Literal["connections", "joins", "claims", "messages", "bytes"]
+Kind = Literal["connections", "joins", "claims", "dear_claims", "messages", "bytes"]
 Levels = tuple[tuple[str, float], ...]
 """A source and the networks around it, by name, each with how many times the budgets of one source it has."""
 UNKNOWN_SOURCE = "unknown"
@@ -56,9 +56,14 @@ class Limits:
     connections: Rate = Rate(100, 5)
     joins: Rate = Rate(100, 0.5)
     claims: Rate = Rate(10, 0.1)
+    dear_claims: Rate = Rate(10, 0.5)
     messages: Rate = Rate(1_000, 100)
     bytes: Rate = Rate(4 << 20, 512 << 10)
     failed_join_cost: float = 5.0
+    work_from_guesses: float = 8.0
+    work_from_load: float = 0.75
+    work_tries: int = 2_048
+    dear_tries: int = 8_192
     header_timeout_s: float = 10.0
     first_frame_s: float = 30.0
     malformed_frames: int = 10
@@ -227,6 +232,7 @@ class SourceTable:
                 "connections": limits.connections,
                 "joins": limits.joins,
                 "claims": limits.claims,
+                "dear_claims": limits.dear_claims,
                 "messages": limits.messages,
                 "bytes": limits.bytes,
             }

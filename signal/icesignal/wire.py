@@ -13,6 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgpack
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from icesignal.work import Solution, Work
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 65_536
@@ -131,9 +134,12 @@ class RelayErrorCode(enum.StrEnum):
     BAD_TICKET = "bad-ticket"
     EXPIRED_TICKET = "expired-ticket"
     REMOVED = "removed"
+    WORK = "work"
 
 
-_UNSHOWN = frozenset({"session", "token", "opening", "payload", "name", "credential", "ticket", "proof", "challenge"})
+_UNSHOWN = frozenset(
+    {"session", "token", "opening", "payload", "name", "credential", "ticket", "proof", "challenge", "work"}
+)
 
 
 class _SecretsHidden(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +162,7 @@ class Allocate(Frame, frozen=True, kw_only=True):
     type: ClassVar[str] = "allocate"
     session: SessionId
     opening: Opening = b""
+    work: Solution | UnsetType = UNSET
 
 
 class Join(Frame, frozen=True, kw_only=True):
@@ -165,6 +172,7 @@ class Join(Frame, frozen=True, kw_only=True):
     session: SessionId
     nameplate: Nameplate
     opening: Opening = b""
+    work: Solution | UnsetType = UNSET
 
 
 class Meet(Frame, frozen=True, kw_only=True):
@@ -259,6 +267,7 @@ class Welcome(Frame, frozen=True, kw_only=True):
     max_payload: Count = MAX_PAYLOAD_BYTES
     offers: Annotated[list[Text], msgspec.Meta(max_length=MAX_MAP_KEYS)] = []
     challenge: Challenge = b""
+    work: Work | UnsetType = UNSET
 
 
 class Joined(Frame, frozen=True, kw_only=True):
@@ -369,6 +378,7 @@ class Error(Frame, frozen=True, kw_only=True):
     type: ClassVar[str] = "error"
     code: Text
     message: Text
+    work: Work | UnsetType = UNSET
 
 
 _CLIENT_TYPES: dict[str, type[Frame]] = {

@@ -21,7 +21,7 @@ import msgpack
 import pytest
 import trio
 from icesignal import MemberKey, RoomKey, RoomMessage
-from icesignal.server import Server
+from icesignal.server import Server, serve
 from memory_relay import play_relay
 from relay_client import Restartable
 
@@ -165,6 +165,24 @@ async def test_we_invite_and_it_joins(relay: Server, cut: bool) -> None:
         hello = await channel.receive()
         assert hello == {"hello": b"from javascript", "number": 2**40, "list": [1, "two", None, True, -5]}
         await exchange(channel, javascript, cut=cut)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_it_works_for_its_place(*, is_full: bool) -> None:
+    """While there is guessing, and where a relay has hardly any place: what our client does it does, too."""
+    limits = icesignal.Limits(work_tries=512, work_from_load=0.0 if is_full else 2.0, dear_tries=0)
+    async with serve(limits=limits) as relay, program("invite", relay.url, "guitar-ozone") as javascript:
+        code = (await javascript.hear_until())["code"]
+        if not is_full:
+            async with icesignal.open_client(relay.url) as client:
+                for number in range(9):
+                    with pytest.raises(icesignal.CodeUnknown):
+                        await client.join(str(900_000_000 + number))
+        async with program("join", relay.url, code) as joiner:
+            await joiner.hear_until(open=True)
+            await javascript.hear_until(open=True)
+        assert relay.counters["work_done"] == (2 if is_full else 1)
+        assert relay.counters["work_wrong"] == 0
 
 
 async def test_a_wrong_code_is_wrong_on_both_sides(relay: Server) -> None:

@@ -153,12 +153,24 @@ def test_nothing_is_due_in_an_empty_table(make_seeded: Callable[[int], Callable[
 
 
 def test_nameplates_are_short_while_few_are_taken(make_seeded: Callable[[int], Callable[[int], bytes]]) -> None:
-    """People read these out: one digit for the first few, more only when a range is half full."""
+    """People read these out: no longer than it takes for 1,000 numbers to each code that waits for somebody."""
     plates = Nameplates(make_seeded(1), rest_s=600, max_resting=1_000)
     numbers = [plates.take() for _ in range(100)]
     assert len(set(numbers)) == 100
-    assert [len(number) for number in numbers[:5]] == [1] * 5
-    assert max(len(number) for number in numbers) == 3
+    assert [len(number) for number in numbers] == [4] * 9 + [5] * 81 + [6] * 10
+    for number in numbers[:95]:
+        plates.claim(number)
+    assert len(plates.take()) == 4, "what is claimed cannot be guessed any more"
+
+
+def test_nameplates_are_never_more_than_half_of_a_range(make_seeded: Callable[[int], Callable[[int], bytes]]) -> None:
+    """A number that is free must be found soon, also where thousands are in use or rest."""
+    plates = Nameplates(make_seeded(1), rest_s=600, max_resting=100_000)
+    numbers = []
+    for _ in range(6_000):
+        numbers.append(plates.take())
+        plates.claim(numbers[-1])
+    assert [len(number) for number in numbers] == [4] * 4_500 + [5] * 1_500
 
 
 def test_a_nameplate_rests_before_it_comes_again(make_seeded: Callable[[int], Callable[[int], bytes]]) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from icesignal import wire
 from icesignal.sources import Levels
+from icesignal.toll import Pressure
 
 
 class Subscriber(Protocol):
@@ -66,6 +67,10 @@ class Engine(Protocol):
 
     def is_ready(self) -> bool:
         """Return whether this node takes rooms now."""
+        ...
+
+    def pressure(self) -> Pressure:
+        """Return how much guessing there is, at all nodes, and which share of its rooms this one has."""
         ...
 
     def statistics(self) -> Mapping[str, int]:

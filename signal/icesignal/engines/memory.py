@@ -15,6 +15,7 @@ from icesignal.engines.engine import Subscriber
 from icesignal.expect import expect, expect_function
 from icesignal.rooms import RoomLimits, RoomTable
 from icesignal.tasks import open_background
+from icesignal.toll import Pressure
 
 TICK_S = 1.0  # how late an expiry may come; each tick looks at every room once
 
@@ -84,12 +85,18 @@ class MemoryEngine:
         """Return whether another room has place."""
         return self._table.room_count < self._table.limits.max_rooms
 
+    def pressure(self) -> Pressure:
+        """Return what the table says; see `Engine`."""
+        load = self._table.room_count / max(1, self._table.limits.max_rooms)
+        return Pressure(self._table.guesses(trio.current_time()), load)
+
     def statistics(self) -> Mapping[str, int]:
         """Return the table's counters and gauges."""
         gauges = {
             "rooms": self._table.room_count,
             "sessions": self._table.session_count,
             "log_bytes": self._table.log_bytes,
+            "guesses": int(self._table.guesses(trio.current_time())),
         }
         return {**self._table.counters, **gauges}
 

@@ -106,7 +106,8 @@ for i = at, #ARGV do redis.call('PUBLISH', ARGV[i], ARGV[1]) end
 return {t[1], t[2], 1}
 """
 )
-# KEYS: the guesses. ARGV: how many more, the half-life, for how long.
+# KEYS: the guesses. ARGV: how many more, the half-life, for how long; then which node asks, how many of its nameplates
+# wait to be claimed, for how long that counts.
 GUESSES = (
     _NOW
     + """
@@ -115,9 +116,17 @@ local amount = (tonumber(known[1]) or 0) * 2 ^ (((tonumber(known[2]) or now) - n
 if tonumber(ARGV[1]) > 0 then
   amount = amount + ARGV[1]
   redis.call('HSET', KEYS[1], 'amount', tostring(amount), 'at', string.format('%.0f', now))
-  redis.call('EXPIRE', KEYS[1], ARGV[3])
 end
-return {t[1], t[2], tostring(amount)}
+redis.call('HSET', KEYS[1], 'w:' .. ARGV[4], ARGV[5] .. ':' .. string.format('%.0f', now + ARGV[6]))
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+local waiting, fields = 0, redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  if string.sub(fields[i], 1, 2) == 'w:' then
+    local count, last = string.match(fields[i + 1], '(%d+):(%d+)')
+    if tonumber(last) > now then waiting = waiting + count else redis.call('HDEL', KEYS[1], fields[i]) end
+  end
+end
+return {t[1], t[2], tostring(amount), tostring(waiting)}
 """
 )
 
@@ -194,7 +203,7 @@ class RedisStore:
         try:
             with trio.fail_after(CONNECT_S):
                 async with self._open() as client:
-                    await self._call(client, GUESSES, [b"ice:g"], [b"0", b"1", b"1"])
+                    await self._call(client, GUESSES, [b"ice:g"], [b"0", b"1", b"1", b"0", b"0", b"0"])
         except StoreRefused:
             raise
         except (BaseExceptionGroup, *_BROKEN) as error:
@@ -350,9 +359,10 @@ class RedisStore:
     async def _beat(self, client: Client, request: Beat) -> Reply:
         await client.set(_node(request.node), b"1", px=int(1000 * NODE_S))
         alive = {other for other in request.others if await client.exists([_node(other)])}
-        arguments = [str(request.guesses).encode(), str(GUESS_HALF_LIFE_S).encode(), str(GUESSES_S).encode()]
-        time, amount = await self._ask(client, GUESSES, [b"ice:g"], arguments)
-        return Reply(time, Pulse(frozenset(alive), float(amount) if isinstance(amount, bytes) else 0.0))
+        numbers = (request.guesses, GUESS_HALF_LIFE_S, GUESSES_S, request.node, request.waiting, int(1000 * NODE_S))
+        answer = await self._call(client, GUESSES, [b"ice:g"], [str(number).encode() for number in numbers])
+        amount, waiting = (float(part) if isinstance(part, bytes) else 0.0 for part in answer[ANSWER : ANSWER + 2])
+        return Reply(_seconds(answer), Pulse(frozenset(alive), amount, int(waiting)))
 
     async def _time(self, client: Client) -> float:
         time, _ = await self._ask(client, LOOKUP, [b"ice:g:"], [])

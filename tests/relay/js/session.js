@@ -1,6 +1,7 @@
 // A session at a relay, which survives its connections: docs/relay-protocol.md sections 3, 4 and 11.
 
 import { encode, isBytes, random, readMap } from "./wire.js";
+import { isBearable, solve, subjectOf } from "./work.js";
 
 const FINAL = new Set([1000, 1009, 4000, 4001, 4002, 4006]);
 const MAX_UNACKNOWLEDGED = 64;
@@ -9,6 +10,7 @@ const MAX_WAITING = 1024; // messages that the relay has not been given yet; wha
 const MAX_INBOX = 512; // twice what a relay replays at most
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
+const MAX_PUZZLES = 4; // for one place
 const ENTRIES = new Set(["joined", "resumed", "resync", "entered"]);
 
 const isCount = (...values) => values.every((value) => Number.isSafeInteger(value) && value >= 0);
@@ -27,7 +29,7 @@ export class Session {
   constructor(url, entry, on, WebSocketClass = globalThis.WebSocket) {
     Object.assign(this, { url, entry, on, WebSocketClass, id: random(16), place: null, token: null, isLive: false });
     Object.assign(this, { clientSeq: 0, pending: [], pendingBytes: 0, waiting: [], error: null, pause: FIRST_PAUSE_MS });
-    Object.assign(this, { position: [0, 0], entries: 0 }); // how often we have asked for our place
+    Object.assign(this, { position: [0, 0], entries: 0, puzzles: 0 }); // how often we have asked for our place, and worked
     this.connect();
   }
 
@@ -69,8 +71,19 @@ export class Session {
     const [epoch, seq] = this.position;
     if (this.place === null) {
       this.entries += 1;
-      this.transmit(this.entry(welcome, this.id));
+      const frame = this.entry(welcome, this.id);
+      if (frame.type === "join" && welcome.work) this.work(frame, welcome.work);
+      else this.transmit(frame);
     } else this.transmit({ type: "resume", session: this.id, token: this.token, epoch, seq });
+  }
+
+  // Solve what the relay asks for, and ask for the place with the solution.
+  async work(frame, puzzle) {
+    const socket = this.socket;
+    if (++this.puzzles > MAX_PUZZLES || !isBearable(puzzle)) return this.finish(new RelayError("work", "it asks for too much work"));
+    const isWanted = () => socket === this.socket && this.error === null && this.place === null;
+    const work = await solve(puzzle, subjectOf(frame), isWanted);
+    if (work !== null && isWanted()) this.transmit({ ...frame, work });
   }
 
   take(frame) {
@@ -109,7 +122,9 @@ export class Session {
     this.moveOn();
   }
 
-  fail({ code }) {
+  fail({ code, work }) {
+    const frame = work && this.place === null ? this.entry(this.welcome, this.id) : null;
+    if (frame?.type === "join" || frame?.type === "allocate") return void this.work(frame, work);
     const isForgotten = code === "unknown-session" || code === "bad-token";
     if (this.place !== null && !this.isLive && isForgotten && this.on.forgotten) {
       Object.assign(this, { id: random(16), place: null, token: null, position: [0, 0], clientSeq: 0, pending: [] });

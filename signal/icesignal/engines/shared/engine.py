@@ -20,6 +20,7 @@ from icesignal.engines.shared.state import Change
 from icesignal.pauses import jittered
 from icesignal.registry import RoomLimits
 from icesignal.tasks import open_background
+from icesignal.toll import Pressure
 
 logger = logging.getLogger("icesignal.engine")
 TICK_S: Final = 1.0  # how late an expiry may come; each tick looks at every room once
@@ -172,11 +173,16 @@ class SharedEngine:
         """Return whether the store answers and another room has place."""
         return not self.node.is_away and self.node.has_place()
 
+    def pressure(self) -> Pressure:
+        """Return what the node knows; see `Engine`."""
+        return self.node.pressure(self._now())
+
     def statistics(self) -> Mapping[str, int]:
         """Return this node's counters and gauges; what several nodes work on is counted by each."""
         node = self.node
         gauges = {"rooms": node.room_count, "sessions": node.session_count, "log_bytes": node.log_bytes}
-        return {**node.counters, **gauges, "store_away": int(node.is_away)}
+        guesses = int(node.pressure(self._now()).guesses)
+        return {**node.counters, **gauges, "guesses": guesses, "store_away": int(node.is_away)}
 
     # -- the store
 

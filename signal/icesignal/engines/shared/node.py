@@ -27,11 +27,12 @@ from icesignal.engines.shared.replica import (
     run,
 )
 from icesignal.engines.shared.requests import Answer, Beat, Lookup, Pulse, Request, Retire
-from icesignal.engines.shared.state import EMPTY, Change, connection_of
-from icesignal.nameplates import MAX_DIGITS, Guesses
+from icesignal.engines.shared.state import EMPTY, PAIR, Change, connection_of
+from icesignal.nameplates import MAX_DIGITS, Guesses, sparse_digits
 from icesignal.registry import ConnectionAction, RoomLimits
 from icesignal.sources import Levels, Shares
 from icesignal.ticket_door import MANY
+from icesignal.toll import Pressure
 
 BEAT_S: Final = 2.5
 NODE_S: Final = 10.0
@@ -56,6 +57,7 @@ class _Held:
     log_bytes: int = 0
     sessions: int = 0
     is_room: bool = False
+    is_waiting: bool = False  # for somebody to come under its nameplate
     connections: frozenset[int] = frozenset()
 
 
@@ -78,6 +80,7 @@ class Node:
         self.log_bytes = 0
         self.room_count = 0
         self.session_count = 0
+        self.waiting_count = 0
         self.is_away = True
         self._desks: dict[str, Desk] = {}
         self._held: dict[str, _Held] = {}
@@ -93,6 +96,7 @@ class Node:
         self._guesses = Guesses()
         self._new_guesses = 0
         self._digits = limits.nameplate_digits
+        self._waiting_elsewhere = 0
         self._collisions = 0
         self._shorter_at = math.inf
 
@@ -228,12 +232,13 @@ class Node:
         if self._beat_at <= now and not self.is_away:
             self._beat_at = now + BEAT_S
             others = {node for desk in self._desks.values() for node in desk.state.nodes()} - {self.number}
-            beat = Beat(self.number, tuple(sorted(others)), self._new_guesses)
+            beat = Beat(self.number, tuple(sorted(others)), self._new_guesses, self.waiting_count)
             self._new_guesses = 0
             self._ask(beat, None)
 
     def _take_pulse(self, now: float, beat: Beat, pulse: Pulse) -> None:
         self._guesses.set(now, pulse.guesses)
+        self._waiting_elsewhere = max(0, pulse.waiting - beat.waiting)
         for node in set(beat.others) - pulse.alive:
             for desk in list(self._desks.values()):
                 if node in desk.state.nodes():
@@ -241,7 +246,7 @@ class Node:
 
     def first_beat(self) -> Beat:
         """Return a sign of life, for a node that has not been heard of yet or for a while."""
-        return Beat(self.number, (), 0)
+        return Beat(self.number, (), 0, self.waiting_count)
 
     # Finding a room
 
@@ -293,8 +298,9 @@ class Node:
                 return None
 
     def _draw(self, now: float) -> str:
-        """Return a number, longer while there is guessing or where many are taken."""
-        digits = min(MAX_DIGITS, self._digits + self._guesses.digits(now))
+        """Return a number, longer while there is guessing or where many are taken or wait to be claimed."""
+        sparse = sparse_digits(self.waiting_count + self._waiting_elsewhere + 1)
+        digits = min(MAX_DIGITS, max(self._digits, sparse) + self._guesses.digits(now))
         lowest = 10 ** (digits - 1)
         return str(lowest + int.from_bytes(self.randbytes(8), "big") % (9 * lowest))
 
@@ -338,6 +344,10 @@ class Node:
         """Return whether a connection of ours is still there."""
         return connection in self._open
 
+    def pressure(self, now: float) -> Pressure:
+        """Return how much guessing there is, and which share of its rooms this node has."""
+        return Pressure(self._guesses.amount(now), self.room_count / max(1, self.limits.max_rooms))
+
     def has_place(self) -> bool:
         """Return whether another room may be worked on here."""
         return self.room_count < self.limits.max_rooms
@@ -354,6 +364,7 @@ class Node:
         self.room_count += now.is_room - held.is_room
         self.log_bytes += now.log_bytes - held.log_bytes
         self.session_count += now.sessions - held.sessions
+        self.waiting_count += now.is_waiting - held.is_waiting
         for connection in held.connections - now.connections:
             self._homes.pop(connection, None)
         for connection in now.connections:
@@ -377,4 +388,12 @@ def _held_by(desk: Desk, entry_bytes: int) -> _Held:
     if state.founding is None:
         return _Held(connections=connections)
     size = sum(len(entry.payload) + entry_bytes for entry in state.log)
-    return _Held(state.founding.levels, size, len(state.seats), is_room=True, connections=connections)
+    is_waiting = state.founding.kind == PAIR and not state.course.claimed
+    return _Held(
+        state.founding.levels,
+        size,
+        len(state.seats),
+        is_room=True,
+        is_waiting=is_waiting,
+        connections=connections,
+    )

@@ -73,25 +73,30 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """Say that a node lives; ask which others do, and how much guessing there is. Answer: a `Pulse`.
+    """Say that a node lives; ask which others do, and how much there is to be guessed. Answer: a `Pulse`.
 
     Attributes:
         node: which.
         others: those asked about.
         guesses: that this node has seen since the last one.
+        waiting: how many of its nameplates wait to be claimed.
     """
 
     node: int
     others: tuple[int, ...]
     guesses: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Which of the nodes asked about are alive, and the guesses at all nodes of late (`nameplates.Guesses`)."""
+    """Which of the nodes asked about are alive; of all nodes the guesses of late (`nameplates.Guesses`), and how many
+    nameplates wait to be claimed.
+    """
 
     alive: frozenset[int]
     guesses: float
+    waiting: int = 0
 
 
 Request = Lookup | Load | Prepare | Step | Retire | Beat
