@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.link import Link, LinkConfig, LinkIdentity, LinkRole, generate_identity, open_link
+from iceagent.link import LinkConfig, LinkIdentity, LinkRole, QuicLink, generate_identity, open_link
 from iceagent.net import Batch, SystemUdpSocket, open_udp_socket
 
 CHUNK = bytes(256 * 1024)
@@ -47,7 +47,7 @@ def resident_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-async def write(link: Link, size: int) -> None:
+async def write(link: QuicLink, size: int) -> None:
     async with await link.open_stream("bulk") as stream:
         sent = 0
         while sent < size:
@@ -55,7 +55,7 @@ async def write(link: Link, size: int) -> None:
             sent += len(CHUNK)
 
 
-async def read(link: Link, options: argparse.Namespace, received: list[int]) -> None:
+async def read(link: QuicLink, options: argparse.Namespace, received: list[int]) -> None:
     async with await link.accept_stream() as stream:
         async for data in stream:
             received[0] += len(data)
@@ -64,7 +64,7 @@ async def read(link: Link, options: argparse.Namespace, received: list[int]) -> 
                 options.stall = 0
 
 
-async def flood(link: Link, options: argparse.Namespace) -> None:
+async def flood(link: QuicLink, options: argparse.Namespace) -> None:
     """Send datagrams of 1 to 1,200 bytes at a steady rate."""
     start = trio.current_time()
     for number in range(options.datagrams):
@@ -75,7 +75,7 @@ async def flood(link: Link, options: argparse.Namespace) -> None:
     await trio.sleep(0.5)
 
 
-async def catch(link: Link, received: list[int]) -> None:
+async def catch(link: QuicLink, received: list[int]) -> None:
     with contextlib.suppress(trio.BrokenResourceError):
         while True:
             await link.receive_datagram()

@@ -24,8 +24,8 @@ from iceagent.core.ice import (
     CandidateType,
     HeldDataReleased,
     IceAgent,
+    Received,
     Role,
-    Verdict,
     host_candidate,
     srflx_candidate,
 )
@@ -107,7 +107,7 @@ class AsyncioAgent:
         now = self._loop.time()
         if self._is_servers_answer(now, local, remote, data):
             pass
-        elif self._ice.handle_datagram(now, local, remote, data) is Verdict.APPLICATION_DATA:
+        elif self._ice.handle_datagram(now, local, remote, data) is Received.APPLICATION_DATA:
             self._deliver(data)
         self._settle()
 

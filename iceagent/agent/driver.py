@@ -215,19 +215,19 @@ class Driver:
         if not self.policy.permits(remote):
             self.policy.drop("datagram of a forbidden address dropped")
             return
-        verdict = self.ice.handle_datagram(now, base, remote, datagram)
-        if verdict is ice.Verdict.CONSUMED and datagram.startswith(_BINDING_REQUEST):
+        received = self.ice.handle_datagram(now, base, remote, datagram)
+        if received is ice.Received.CONSUMED and datagram.startswith(_BINDING_REQUEST):
             self.checks_received += 1
             self.checked_at = now
-        if verdict is ice.Verdict.CONSUMED:
+        if received is ice.Received.CONSUMED:
             sock = self.sockets.get(base)
             if isinstance(sock, SharedSocket):
                 sock.note_authenticated(now, remote, datagram, valid=self.ice.is_validated(base, remote))
-        elif verdict is ice.Verdict.APPLICATION_DATA:
+        elif received is ice.Received.APPLICATION_DATA:
             self._activity.unheard_since = None
             self._deliver(now, base, Batch(remote, datagram, len(datagram) or 1))
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s: received %d bytes: %s", base, len(datagram), verdict.value)
+            logger.debug("%s: received %d bytes: %s", base, len(datagram), received.value)
         self._settle(now)
 
     def _note_unreachable(self, base: TransportAddress, remote: TransportAddress, errno: int) -> None:

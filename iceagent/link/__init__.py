@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         WishRefused,
     )
     from iceagent.link.identity import LinkIdentity, generate_identity
-    from iceagent.link.link import Link, LinkStatistics, open_link
+    from iceagent.link.link import LinkStatistics, QuicLink, open_link
     from iceagent.link.stream import LinkStream
     from iceagent.link.transport import DatagramTransport
 else:
@@ -37,7 +37,7 @@ else:
                 "StreamCode StreamReset WishRefused"
             ),
             "identity": "LinkIdentity generate_identity",
-            "link": "Link LinkStatistics open_link",
+            "link": "QuicLink LinkStatistics open_link",
             "backends": "gather_entropy preload",
             "stream": "LinkStream",
             "transport": "DatagramTransport",
@@ -48,7 +48,6 @@ __all__ = [
     "AuthenticationError",
     "DatagramTransport",
     "Ledger",
-    "Link",
     "LinkClosedByPeer",
     "LinkCode",
     "LinkConfig",
@@ -60,6 +59,7 @@ __all__ = [
     "LinkStream",
     "LinkUnanswered",
     "PeerRefused",
+    "QuicLink",
     "StreamCode",
     "StreamReset",
     "WishRefused",

@@ -42,7 +42,7 @@ class LinkStatistics(Struct, frozen=True):
     counters: dict[str, int]
 
 
-class Link:
+class QuicLink:
     """Streams and datagrams to one authenticated peer. Made by `open_link`.
 
     Attributes:
@@ -252,7 +252,7 @@ async def open_link(
     config: LinkConfig | None = None,
     backend: str = "qh3",
     ledger: Ledger = PROCESS_LEDGER,
-) -> AsyncIterator[Link]:
+) -> AsyncIterator[QuicLink]:
     """Open an authenticated link to the peer at the other end of `transport`.
 
     When the block ends, what was written is handed over for as long as the peer goes on taking it (`close_timeout_s`),
@@ -290,7 +290,7 @@ async def open_link(
             nursery.start_soon(driver.run)
             try:
                 await _wait_open(driver, config)
-                yield Link(driver.protocol, driver.parked, config)
+                yield QuicLink(driver.protocol, driver.parked, config)
                 await _deliver(driver, config)
             except BaseException as error:
                 failure = error

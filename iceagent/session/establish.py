@@ -16,7 +16,7 @@ from iceagent.agent import Agent, AgentConfig, CandidateType, Description, Role,
 from iceagent.agent.outlook import heard_at, wait_hopeless
 from iceagent.core.ice import SelectedPairChanged
 from iceagent.errors import NetworkError
-from iceagent.link import Link, LinkIdentity, LinkRole, open_link
+from iceagent.link import LinkIdentity, LinkRole, QuicLink, open_link
 from iceagent.net.tasks import open_background, run_contained
 from iceagent.session.description import PeersDescription, send_descriptions
 from iceagent.session.endings import failure_of, left_early, no_link, no_path, peer_gone
@@ -125,8 +125,8 @@ async def establish(
 
 @asynccontextmanager
 async def _opened(
-    opening: AbstractAsyncContextManager[Link], agent: Agent, report_failed: Callable[[str], None]
-) -> AsyncIterator[Link]:
+    opening: AbstractAsyncContextManager[QuicLink], agent: Agent, report_failed: Callable[[str], None]
+) -> AsyncIterator[QuicLink]:
     """Open a link; if it does not come about for a reason that is not the peer's, say what the agent knows."""
     async with AsyncExitStack() as stack:
         try:
@@ -302,7 +302,7 @@ def _peer_left() -> Iterator[None]:
         raise PeerLeft(f"{left} before a path was found{why}") from error
 
 
-async def _follow_path(agent: Agent, link: Link, session: Session) -> None:
+async def _follow_path(agent: Agent, link: QuicLink, session: Session) -> None:
     """Notify both of another path, and the session if a late candidate shows that the present one leads to a relay."""
     path = _path_of(agent)
     async for event in agent.events():
@@ -314,7 +314,7 @@ async def _follow_path(agent: Agent, link: Link, session: Session) -> None:
             session.notify_path_changed()
 
 
-def _outage_reporter(session: Session, link: Link) -> Callable[[Outage], None]:
+def _outage_reporter(session: Session, link: QuicLink) -> Callable[[Outage], None]:
     """Return a function that reports outages to a session, and at their end wakes its link, whose probes wait longer
     and longer.
     """

@@ -44,7 +44,7 @@ class NamedStream(ByteStream, Protocol):
 
 
 class RawLink(Protocol):
-    """Streams and datagrams to one authenticated peer: `iceagent.link.Link`."""
+    """Streams and datagrams to one authenticated peer: `iceagent.link.QuicLink`."""
 
     async def open_stream(self, name: str) -> LinkStream:
         """Open a stream; the first bytes may be sent at once."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         PortAllocation,
     )
     from iceagent.vnet.network import Network
-    from iceagent.vnet.oracle import Path, Reachability, Relay, Side, reachability
+    from iceagent.vnet.oracle import PossiblePath, Reachability, Relay, Side, reachability
     from iceagent.vnet.router import Router
     from iceagent.vnet.scheduling import deterministic_scheduling, run
     from iceagent.vnet.tcp import VirtualTcpListener, VirtualTcpStream
@@ -64,8 +64,8 @@ __all__ = [
     "Network",
     "NetworkFactory",
     "NetworkStatistics",
-    "Path",
     "PortAllocation",
+    "PossiblePath",
     "Reachability",
     "Relay",
     "Router",
@@ -85,7 +85,7 @@ _HOMES = {
     "host": ("Host",),
     "link": ("Burst", "Direction", "Link"),
     "network": ("Network",),
-    "oracle": ("Path", "Reachability", "Relay", "Side", "reachability"),
+    "oracle": ("PossiblePath", "Reachability", "Relay", "Side", "reachability"),
     "router": ("Router",),
     "scheduling": ("deterministic_scheduling", "run"),
     "tcp": ("VirtualTcpListener", "VirtualTcpStream"),

@@ -68,7 +68,7 @@ class Side:
         return not any(ip in ip_network(network) for network in self.deny_remote)
 
 
-class Path(NamedTuple):
+class PossiblePath(NamedTuple):
     """One way for the two to talk: the kind of candidate at each end, in the words of ICE, and the family of each."""
 
     kinds: tuple[str, str]
@@ -84,7 +84,7 @@ class Path(NamedTuple):
 class Reachability:
     """All ways in which two hosts can talk."""
 
-    paths: frozenset[Path]
+    paths: frozenset[PossiblePath]
 
     @property
     def is_direct(self) -> bool:
@@ -283,7 +283,7 @@ class _Play:
                 self._signalled[1 - number].update(at for at, kind in signalled if self._takes(1 - number, at, kind))
 
     def result(self) -> Reachability:
-        paths: set[Path] = set()
+        paths: set[PossiblePath] = set()
         for _ in range(MAX_ROUNDS):
             before = self._progress(paths)
             for number in (0, 1):
@@ -294,7 +294,7 @@ class _Play:
                 break
         return Reachability(frozenset(paths))
 
-    def _progress(self, paths: set[Path]) -> tuple[int, ...]:
+    def _progress(self, paths: set[PossiblePath]) -> tuple[int, ...]:
         heard = sum(len(one.heard) for sockets in self._sockets for one in sockets)
         return self._world.changes, heard, len(paths)
 
@@ -307,7 +307,7 @@ class _Play:
         side = self._sides[number]
         return kind in side.kinds and side.permits(remote.host)
 
-    def _check(self, number: int, sender: _Socket, target: _Endpoint) -> Iterator[Path]:
+    def _check(self, number: int, sender: _Socket, target: _Endpoint) -> Iterator[PossiblePath]:
         """Send one check; its answer makes a path."""
         target = _as_reached(sender, target)
         if sender.at.family != target.family:
@@ -325,7 +325,7 @@ class _Play:
         if answer is not None and answer.socket is sender and answer.source == target:
             ends = [(_kind(sender, arrival.source), sender.at.family), (_kind(arrival.socket, target), target.family)]
             first, second = ends if number == 0 else reversed(ends)
-            yield Path((first[0], second[0]), (first[1], second[1]))
+            yield PossiblePath((first[0], second[0]), (first[1], second[1]))
 
     def _open(self, number: int, side: Side) -> Iterator[_Socket]:
         for interface in side.host.attachments():

@@ -13,7 +13,7 @@ from typing import Final
 from icesignal import wire
 from icesignal.expect import expect_fields
 from icesignal.nameplates import NameplateBook, Nameplates
-from icesignal.room import LogEntry, Member, Room, RoomOfMany, RoomOfTwo
+from icesignal.room import AnyRoom, LogEntry, Member, RoomOfMany, RoomOfTwo
 from icesignal.sources import Levels, ShareBook, Shares
 from icesignal.wire import CloseCode, RelayErrorCode
 
@@ -90,7 +90,7 @@ class Registry:
             randbytes, limits.nameplate_rest_s, 4 * limits.max_rooms, limits.nameplate_digits
         )
         self.shares: ShareBook = shares or Shares(limits.rooms_per_source, limits.log_bytes_per_source)
-        self.rooms: dict[str, Room] = {}
+        self.rooms: dict[str, AnyRoom] = {}
         self.sessions: dict[bytes, Member] = {}
         self.connections: dict[int, Member] = {}
         self.outputs: deque[ConnectionAction] = deque()
@@ -109,12 +109,12 @@ class Registry:
             return True
         return False
 
-    def add(self, room: Room) -> None:
+    def add(self, room: AnyRoom) -> None:
         """Take a new room in."""
         self.rooms[room.key] = room
         self.shares.open(room.levels)
 
-    def end(self, now: float, room: Room, reason: str) -> None:
+    def end(self, now: float, room: AnyRoom, reason: str) -> None:
         """End a room for all who are in it."""
         self.rooms.pop(room.key, None)
         held = self._bytes_of(room)
@@ -127,7 +127,7 @@ class Registry:
         for member in room.members.values():
             self.dismiss(now, member, reason)
 
-    def trim(self, now: float, room: Room) -> None:
+    def trim(self, now: float, room: AnyRoom) -> None:
         """Forget of a room's log what is too old or too much."""
         before = self._bytes_of(room)
         room.trim(now, self.limits.log_s, max_messages=self.limits.log_messages, max_bytes=self.limits.log_bytes)
@@ -138,7 +138,7 @@ class Registry:
             if member.connection is not None and room.lost(member.place) > member.sent_seq:
                 self.pump(now, member)
 
-    def _bytes_of(self, room: Room) -> int:
+    def _bytes_of(self, room: AnyRoom) -> int:
         """Return what a room's log takes: of the smallest messages most is not payload."""
         return room.log_bytes + len(room.log) * self.limits.entry_bytes
 

@@ -45,7 +45,7 @@ class Member:
     entered with, and `until` when that expires, in seconds.
     """
 
-    room: Room
+    room: AnyRoom
     place: str
     session: bytes = field(repr=False)
     opening: bytes = field(repr=False)
@@ -79,7 +79,7 @@ class Member:
 
 
 @dataclass(slots=True, eq=False)
-class Room(ABC):
+class AnyRoom(ABC):
     """What was said in a room, and who hears it.
 
     `key` is under what a table keeps it, `name` what its members call it.
@@ -168,7 +168,7 @@ class Room(ABC):
 
 
 @dataclass(slots=True, eq=False)
-class RoomOfTwo(Room):
+class RoomOfTwo(AnyRoom):
     """An inviter and a joiner, met by a nameplate or by a rendezvous name."""
 
     is_rendezvous: bool = False
@@ -215,7 +215,7 @@ class RoomOfTwo(Room):
 
 
 @dataclass(slots=True, eq=False)
-class RoomOfMany(Room):
+class RoomOfMany(AnyRoom):
     """Members that have tickets of the room's owner. It lasts as long as there is one."""
 
     barred: dict[str, None] = field(default_factory=dict[str, None])

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from icesignal import tickets, wire
 from icesignal.pair_door import CONFIRMED_AFTER, PairDoor
 from icesignal.registry import ConnectionAction, Registry, RoomLimits
-from icesignal.room import INVITER, Member, Room, RoomOfMany, RoomOfTwo
+from icesignal.room import INVITER, AnyRoom, Member, RoomOfMany, RoomOfTwo
 from icesignal.sources import Levels
 from icesignal.ticket_door import TicketDoor
 from icesignal.wire import CloseCode, RelayErrorCode
@@ -140,7 +140,7 @@ class RoomTable:
                 self._expire(now, room)
         self._registry.nameplates.forget(now)
 
-    def _expire(self, now: float, room: Room) -> None:
+    def _expire(self, now: float, room: AnyRoom) -> None:
         """End a room of two of which one is over; of many, those members' stay."""
         if not isinstance(room, RoomOfMany):
             self._registry.counters["rooms_expired"] += 1

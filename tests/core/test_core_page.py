@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from iceagent.core.ice import IceAgent, IceEvent, Verdict
+from iceagent.core.ice import IceAgent, IceEvent, Received
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "core.md").read_text(encoding="utf-8")
 ASKED = {"checks_sent", "counters", "current_pairs", "generation", "heard_at", "pairs", "pair_reports", "probing"}
@@ -32,7 +32,7 @@ def test_every_event_and_verdict_is_on_the_page():
     """An event that nobody told of is one that a shell loses: two of them carry data, and credentials."""
     for event in get_args(IceEvent):
         assert f"`{event.__name__}" in PAGE
-    for verdict in Verdict:
+    for verdict in Received:
         assert f"`{verdict.name}`" in PAGE
 
 

@@ -24,7 +24,7 @@ from ice_harness import A4, B4, World, agent, both, connected_pair, transmits_of
 
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.ice import AgentState, Role, Verdict
+from iceagent.core.ice import AgentState, Received, Role
 
 STEP = amount(1, 4)
 UNTOUCHED = {
@@ -98,13 +98,13 @@ class Mutator:
     world: World
     messages: int = 0
     count: int = 0
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    verdicts: Counter[Received] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
 
     def guard(self, one: ice.IceAgent) -> None:
         original = one.handle_datagram
 
-        def handle(now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Verdict:
+        def handle(now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Received:
             if stun.looks_like_stun(data):
                 self.try_all(one, now, local, remote, data)
             return original(now, local, remote, data)
@@ -125,10 +125,12 @@ class Mutator:
             target = one if stun.looks_like_stun(mutant) else duplicate(one)
             verdict = self.original(target, now, local, remote, mutant)
             self.verdicts[verdict] += 1
-            if verdict is Verdict.APPLICATION_DATA:
+            if verdict is Received.APPLICATION_DATA:
                 assert valid
                 assert target is not one
-            if verdict is Verdict.CONSUMED:  # an indication keeps NATs awake, needs no integrity and means nothing else
+            if (
+                verdict is Received.CONSUMED
+            ):  # an indication keeps NATs awake, needs no integrity and means nothing else
                 assert stun.decode(mutant).message_class is stun.MessageClass.INDICATION
             assert target.is_validated(local, remote) is valid
             assert visible(target) == outside

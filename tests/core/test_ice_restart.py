@@ -79,10 +79,10 @@ def test_trap_25_checks_of_the_old_generation_are_answered_until_consent_to_it_h
     b.handle_datagram(world.now, B4, A4, check)
     (response,) = responses_in(transmits_of(b))
     assert response.get(stun.XorMappedAddress) == stun.XorMappedAddress(A4)
-    assert b.handle_datagram(world.now, B4, A4, stranger) is ice.Verdict.DROPPED
+    assert b.handle_datagram(world.now, B4, A4, stranger) is ice.Received.DROPPED
     assert not responses_in(transmits_of(b))
     world.run(31)
-    assert b.handle_datagram(world.now, B4, A4, check) is ice.Verdict.DROPPED
+    assert b.handle_datagram(world.now, B4, A4, check) is ice.Received.DROPPED
 
 
 def test_restart_over_the_same_ports_keeps_the_role_and_asks_consent_of_the_new_session_only() -> None:

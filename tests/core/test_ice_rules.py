@@ -29,7 +29,7 @@ from ice_harness import (
 
 from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.ice import AgentState, Role, Verdict
+from iceagent.core.ice import AgentState, Received, Role
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = examples(40, 10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -97,8 +97,8 @@ def test_rule_1_no_bytes_from_the_network_raise(datagrams: list[tuple[bytes, boo
             data = b"\x00\x01" + len(body).to_bytes(2, "big") + b"\x21\x12\xa4\x42" + b"transaction!" + body
         before = one.counters.total()
         verdict = one.handle_datagram(0.01, A4, B4 if from_peer else make_address("203.0.113.9", 9), data)
-        assert verdict is not Verdict.APPLICATION_DATA
-        assert (verdict is Verdict.DROPPED) == (one.counters.total() > before)
+        assert verdict is not Received.APPLICATION_DATA
+        assert (verdict is Received.DROPPED) == (one.counters.total() > before)
 
 
 def mirrored(path: tuple[TransportAddress, TransportAddress] | None) -> tuple[TransportAddress, ...] | None:
@@ -200,7 +200,7 @@ def test_a_single_bit_flipped_in_an_answer_never_validates_a_pair() -> None:
     for bit in range(len(whole) * 8):
         mutant = bytearray(whole)
         mutant[bit // 8] ^= 1 << (bit % 8)
-        assert one.handle_datagram(0.01, A4, B4, bytes(mutant)) is Verdict.DROPPED, f"bit {bit}"
+        assert one.handle_datagram(0.01, A4, B4, bytes(mutant)) is Received.DROPPED, f"bit {bit}"
         assert not one.is_validated(A4, B4)
         assert one.data_pair() is None
     one.handle_datagram(0.02, A4, B4, whole)
@@ -221,7 +221,7 @@ def test_a_single_bit_flipped_in_a_check_never_has_any_effect() -> None:
         for source in (B4, stranger):
             # A flip in the magic cookie or length makes it data to the eye: from a validated path that is the user's.
             verdict = one.handle_datagram(0.02, A4, source, bytes(mutant))
-            assert verdict is Verdict.DROPPED or (source is B4 and verdict is Verdict.APPLICATION_DATA), f"bit {bit}"
+            assert verdict is Received.DROPPED or (source is B4 and verdict is Received.APPLICATION_DATA), f"bit {bit}"
     assert transmits_of(one) == []
     assert events_of(one) == []
     assert one.selected_pair is None

@@ -17,7 +17,7 @@ from ice_harness import Link, World, agent
 
 from iceagent.core import constants, ice
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.ice import AgentState, Role, Verdict
+from iceagent.core.ice import AgentState, Received, Role
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(
@@ -171,9 +171,9 @@ class Chaos:
         before = one.counters.total()
         valid = one.is_validated(local, remote)
         verdict = one.handle_datagram(self.world.now, local, remote, data)
-        assert verdict is not Verdict.CONSUMED or data[:2] == b"\x00\x11"
-        assert verdict is not Verdict.APPLICATION_DATA or valid
-        assert (verdict is Verdict.DROPPED) == (one.counters.total() > before)
+        assert verdict is not Received.CONSUMED or data[:2] == b"\x00\x11"
+        assert verdict is not Received.APPLICATION_DATA or valid
+        assert (verdict is Received.DROPPED) == (one.counters.total() > before)
 
     def replay(self, number: int) -> None:
         if self.seen:

@@ -14,7 +14,7 @@ from ice_harness import PEER, Air, Link, answer, randbytes_of, request, requests
 
 from iceagent.core import constants, ice, stun
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.ice import AgentState, ChecklistState, PairState, Role, StreamSet, Verdict
+from iceagent.core.ice import AgentState, ChecklistState, PairState, Received, Role, StreamSet
 from iceagent.core.transmit import Transmit
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -230,7 +230,7 @@ def test_triggered_checks_go_before_ordinary_ones_in_the_order_of_their_coming()
     for component, host in sources:
         remote = base(f"198.51.100.{host}", 0, component)
         data = request(one.component(0, component), peer=PEER)
-        assert one.handle_datagram(0.01, base("192.0.2.1", 0, component), remote, data) is Verdict.CONSUMED
+        assert one.handle_datagram(0.01, base("192.0.2.1", 0, component), remote, data) is Received.CONSUMED
     found = []
     for step in (0.05, 0.11, 0.17):
         one.handle_timeout(step)
@@ -453,13 +453,13 @@ def test_data_at_the_socket_of_another_component_is_not_delivered() -> None:
     """Trap 3 for each component: the path is valid for one, not for its neighbour."""
     _, a, _ = connected((2,))
     for local, remote, verdict in (
-        ((0, 1), (0, 1), Verdict.APPLICATION_DATA),
-        ((0, 2), (0, 1), Verdict.DROPPED),
-        ((0, 1), (0, 2), Verdict.DROPPED),
+        ((0, 1), (0, 1), Received.APPLICATION_DATA),
+        ((0, 2), (0, 1), Received.DROPPED),
+        ((0, 1), (0, 2), Received.DROPPED),
     ):
         where = base("192.0.2.1", *local), base("198.51.100.1", *remote)
         assert a.handle_datagram(9.0, *where, b"data") is verdict
-    assert a.handle_datagram(9.0, make_address("192.0.2.9", 9), base("198.51.100.1", 0, 1), b"data") is Verdict.DROPPED
+    assert a.handle_datagram(9.0, make_address("192.0.2.9", 9), base("198.51.100.1", 0, 1), b"data") is Received.DROPPED
 
 
 # Restart.
@@ -560,7 +560,7 @@ def test_rule_1_no_bytes_raise_at_any_component(datagrams: list[tuple[bytes, boo
             body = datagram + bytes(-len(datagram) % 4)
             data = b"\x00\x01" + len(body).to_bytes(2, "big") + b"\x21\x12\xa4\x42" + b"transaction!" + body
         local = base("192.0.2.1", *((0, 1), (0, 2), (1, 1), (5, 5))[where])
-        assert one.handle_datagram(0.01, local, base("198.51.100.1", 0, 1), data) is Verdict.DROPPED
+        assert one.handle_datagram(0.01, local, base("198.51.100.1", 0, 1), data) is Received.DROPPED
 
 
 @given(SEEDS)

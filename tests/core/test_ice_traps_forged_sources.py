@@ -28,7 +28,7 @@ from ice_harness import (
 from iceagent.core import ice
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.core.constants import MAX_REMOTE_CANDIDATES
-from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
+from iceagent.core.ice import AgentState, DropReason, PairState, Received, Role
 from iceagent.core.ice.checks.scheduler import start_check
 from iceagent.core.ice.model.pair import CheckKind
 from iceagent.core.transmit import Transmit
@@ -55,11 +55,11 @@ def test_trap_58_a_lite_agent_sends_nothing_to_an_address_that_has_not_answered(
     one = lite_in_use()
     replayed = request(one, peer=PEER, nominate=True)
     for step in range(20):
-        assert one.handle_datagram(1 + step / 10, A4, VICTIM, replayed) is Verdict.CONSUMED
+        assert one.handle_datagram(1 + step / 10, A4, VICTIM, replayed) is Received.CONSUMED
         assert one.data_pair() == (A4, B4)
         assert not one.is_validated(A4, VICTIM)
     assert {pair.remote.address for pair in one.pairs if pair.valid} == {B4}
-    assert one.handle_datagram(3.5, A4, VICTIM, b"from there") is not Verdict.APPLICATION_DATA
+    assert one.handle_datagram(3.5, A4, VICTIM, b"from there") is not Received.APPLICATION_DATA
 
 
 def test_trap_58_nor_to_the_first_address_that_is_nominated() -> None:
@@ -132,7 +132,7 @@ def test_trap_59_an_answer_from_elsewhere_is_dropped(code: int | None, where: st
         "another socket": (make_address(A4.host, A4.port + 1), B4),
     }[where]
     true = answer(check, PEER, code=code)
-    assert one.handle_datagram(0.1, local, remote, true) is Verdict.DROPPED
+    assert one.handle_datagram(0.1, local, remote, true) is Received.DROPPED
     assert one.counters[DropReason.RESPONSE_WRONG_PATH] == 1
     assert one.pairs[0].state is PairState.IN_PROGRESS
     assert one.role is Role.CONTROLLING
@@ -253,7 +253,7 @@ def test_trap_59_consent_is_neither_renewed_nor_revoked_from_elsewhere() -> None
             checks = [t for _, one, t in world.sent[seen:] if one is a and requests_in([t])]
         check = checks[0]
         copy = answer(check, b.credentials, code=code)
-        assert a.handle_datagram(world.now, A4, VICTIM, copy) is Verdict.DROPPED
+        assert a.handle_datagram(world.now, A4, VICTIM, copy) is Received.DROPPED
         assert a.state is AgentState.COMPLETED
 
 
@@ -424,7 +424,7 @@ def test_trap_61_an_address_that_no_host_has_is_no_candidate(host: str) -> None:
     assert not one.add_remote_candidate(0.0, ice.host_candidate(bad))
     assert not one.add_local_candidate(0.0, ice.host_candidate(bad))
     assert not one.add_local_candidate(0.0, ice.srflx_candidate(bad, base, "198.51.100.100"))
-    assert one.handle_datagram(0.1, base, bad, request(one, peer=PEER, nominate=True)) is Verdict.DROPPED
+    assert one.handle_datagram(0.1, base, bad, request(one, peer=PEER, nominate=True)) is Received.DROPPED
     assert one.counters[DropReason.CANDIDATE_UNUSABLE] == 4
     run_timers(one, 0.1, 30.0)
     assert transmits_of(one) == []
@@ -472,7 +472,7 @@ def test_trap_61_addresses_of_different_scope_are_no_pair(ours: str, theirs: str
     one.set_remote_credentials(0.0, PEER)
     one.add_remote_candidate(0.0, ice.host_candidate(remote))
     assert one.pairs == ()
-    assert one.handle_datagram(0.1, base, remote, request(one, peer=PEER, nominate=True)) is Verdict.DROPPED
+    assert one.handle_datagram(0.1, base, remote, request(one, peer=PEER, nominate=True)) is Received.DROPPED
     run_timers(one, 0.1, 30.0)
     assert transmits_of(one) == []
 

@@ -27,7 +27,7 @@ from ice_harness import (
 
 from iceagent.core import ice, sdp, stun
 from iceagent.core.address import make_address
-from iceagent.core.ice import AgentState, DropReason, PairState, Role, Verdict
+from iceagent.core.ice import AgentState, DropReason, PairState, Received, Role
 
 
 def completed(**config: Any) -> ice.IceAgent:
@@ -241,7 +241,7 @@ def test_trap_18_checks_before_the_answer_are_answered_at_once_and_acted_upon_la
     (response,) = responses_in(transmits_of(one))
     assert response.message_class is stun.MessageClass.SUCCESS
     assert one.state is AgentState.NEW
-    assert one.handle_datagram(0.15, A4, B4, b"early data") is Verdict.HELD
+    assert one.handle_datagram(0.15, A4, B4, b"early data") is Received.HELD
     one.set_remote_credentials(0.2, PEER)
     (check,) = requests_in(transmits_of(one))
     assert check.remote == B4
@@ -358,8 +358,8 @@ def test_trap_27_no_timer_and_no_datagram_after_close(moment: str) -> None:
     one.set_remote_credentials(now, PEER)
     one.end_of_local_candidates(now)
     one.handle_unreachable(now, A4, B4)
-    assert one.handle_datagram(now, A4, B4, request(one, peer=PEER)) is Verdict.DROPPED
-    assert one.handle_datagram(now, A4, B4, b"data") is Verdict.DROPPED
+    assert one.handle_datagram(now, A4, B4, request(one, peer=PEER)) is Received.DROPPED
+    assert one.handle_datagram(now, A4, B4, b"data") is Received.DROPPED
     assert transmits_of(one) == []
     assert one.next_timeout() is None
     assert one.data_pair() is None

@@ -25,7 +25,7 @@ from ice_harness import (
 
 from iceagent.core import ice, stun
 from iceagent.core.address import TransportAddress, make_address
-from iceagent.core.ice import DropReason, Role, Verdict
+from iceagent.core.ice import DropReason, Received, Role
 
 STRANGER = make_address("203.0.113.66", 6666)
 STUN_SERVER = make_address("198.51.100.100", 3478)
@@ -37,11 +37,11 @@ def test_trap_01_a_response_without_integrity_changes_nothing(code: int | None) 
     one = lone()
     (check,) = transmits_of(one)
     forged = answer(check, PEER, code=code, signed=False)
-    assert one.handle_datagram(0.01, A4, B4, forged) is Verdict.DROPPED
+    assert one.handle_datagram(0.01, A4, B4, forged) is Received.DROPPED
     assert one.counters[DropReason.STUN_NO_INTEGRITY] == 1
     assert one.pairs[0].state is ice.PairState.IN_PROGRESS
     assert one.role is Role.CONTROLLING
-    assert one.handle_datagram(0.02, A4, B4, answer(check, PEER)) is Verdict.CONSUMED, "the true answer still counts"
+    assert one.handle_datagram(0.02, A4, B4, answer(check, PEER)) is Received.CONSUMED, "the true answer still counts"
     assert one.pairs[0].state is ice.PairState.SUCCEEDED
 
 
@@ -51,7 +51,7 @@ def test_trap_01_a_response_with_a_wrong_key_changes_nothing(code: int | None) -
     one = lone()
     (check,) = transmits_of(one)
     forged = answer(check, ice.Credentials("peer", "x" * 24), code=code)
-    assert one.handle_datagram(0.01, A4, B4, forged) is Verdict.DROPPED
+    assert one.handle_datagram(0.01, A4, B4, forged) is Received.DROPPED
     assert one.counters[DropReason.STUN_BAD_INTEGRITY] == 1
     assert one.pairs[0].state is ice.PairState.IN_PROGRESS
     assert one.role is Role.CONTROLLING
@@ -72,7 +72,7 @@ def test_trap_02_an_unauthentic_request_has_no_effect_at_all(change: dict[str, A
     transmits_of(one)
     events_of(one)
     bait = request(one, peer=PEER, role=stun.IceControlled(0), nominate=True, **change)
-    assert one.handle_datagram(0.01, A4, STRANGER, bait) is Verdict.DROPPED
+    assert one.handle_datagram(0.01, A4, STRANGER, bait) is Received.DROPPED
     assert one.counters[reason] == 1
     assert transmits_of(one) == []
     assert events_of(one) == []
@@ -85,7 +85,7 @@ def test_trap_02_a_request_without_integrity_has_no_effect_at_all() -> None:
     one = lone()
     transmits_of(one)
     plain = stun.encode(stun.binding_request(b"plain-bind-1"))
-    assert one.handle_datagram(0.01, A4, STRANGER, plain) is Verdict.DROPPED
+    assert one.handle_datagram(0.01, A4, STRANGER, plain) is Received.DROPPED
     assert transmits_of(one) == []
     assert one.counters[DropReason.STUN_NO_INTEGRITY] == 1
 
@@ -95,13 +95,13 @@ def test_trap_03_only_data_from_validated_paths_reaches_the_user() -> None:
     one = lone()
     (check,) = transmits_of(one)
     assert not one.is_validated(A4, B4)
-    assert one.handle_datagram(0.01, A4, B4, b"early") is Verdict.DROPPED
-    assert one.handle_datagram(0.01, A4, STRANGER, b"evil") is Verdict.DROPPED
+    assert one.handle_datagram(0.01, A4, B4, b"early") is Received.DROPPED
+    assert one.handle_datagram(0.01, A4, STRANGER, b"evil") is Received.DROPPED
     one.handle_datagram(0.02, A4, B4, answer(check, PEER))
     assert one.is_validated(A4, B4)
-    assert one.handle_datagram(0.03, A4, B4, b"data") is Verdict.APPLICATION_DATA
-    assert one.handle_datagram(0.03, A4, STRANGER, b"evil") is Verdict.DROPPED
-    assert one.handle_datagram(0.03, make_address("192.0.2.9", 9), B4, b"evil") is Verdict.DROPPED
+    assert one.handle_datagram(0.03, A4, B4, b"data") is Received.APPLICATION_DATA
+    assert one.handle_datagram(0.03, A4, STRANGER, b"evil") is Received.DROPPED
+    assert one.handle_datagram(0.03, make_address("192.0.2.9", 9), B4, b"evil") is Received.DROPPED
     assert one.counters[DropReason.DATA_UNVALIDATED] == 4
 
 
@@ -110,8 +110,8 @@ def test_trap_03_data_that_overtakes_the_answer_is_held_until_the_path_is_valida
     one = lone()
     (check,) = transmits_of(one)
     one.handle_datagram(0.01, A4, B4, request(one, peer=PEER))
-    assert one.handle_datagram(0.01, A4, B4, b"first") is Verdict.HELD
-    assert one.handle_datagram(0.01, A4, B4, b"second") is Verdict.HELD
+    assert one.handle_datagram(0.01, A4, B4, b"first") is Received.HELD
+    assert one.handle_datagram(0.01, A4, B4, b"second") is Received.HELD
     assert not one.is_validated(A4, B4)
     assert [e for e in events_of(one) if isinstance(e, ice.HeldDataReleased)] == []
     one.handle_datagram(0.02, A4, B4, answer(check, PEER))
@@ -124,7 +124,7 @@ def test_trap_03_held_data_is_bounded() -> None:
     one = lone()
     one.handle_datagram(0.01, A4, B4, request(one, peer=PEER))
     verdicts = [one.handle_datagram(0.01, A4, B4, bytes(1200)) for _ in range(1000)]
-    assert verdicts.count(Verdict.HELD) == 64
+    assert verdicts.count(Received.HELD) == 64
     assert one.counters[DropReason.DATA_HELD_OVERFLOW] == 936
 
 
@@ -139,7 +139,7 @@ def test_trap_06_attributes_after_the_integrity_are_ignored() -> None:
     appended = appended[:2] + length.to_bytes(2, "big") + appended[4:]
     crc = stun_crc(appended)
     message = appended + b"\x80\x28\x00\x04" + crc
-    assert one.handle_datagram(0.02, A4, B4, message) is Verdict.CONSUMED, "the check itself is authentic"
+    assert one.handle_datagram(0.02, A4, B4, message) is Received.CONSUMED, "the check itself is authentic"
     assert one.selected_pair is None, "but nobody nominated"
 
 
@@ -164,7 +164,7 @@ def test_trap_06_mutilated_messages_never_raise() -> None:
             if bytes(mutant) != whole:
                 one.handle_datagram(0.01, A4, B4, bytes(mutant))
     assert not one.is_validated(A4, B4)
-    assert one.handle_datagram(0.02, A4, B4, answer(check, PEER)) is Verdict.CONSUMED
+    assert one.handle_datagram(0.02, A4, B4, answer(check, PEER)) is Received.CONSUMED
     assert one.is_validated(A4, B4)
 
 

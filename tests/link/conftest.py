@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from iceagent.core.address import TransportAddress
-from iceagent.link import Link, LinkConfig, LinkIdentity, LinkRole, generate_identity, open_link
+from iceagent.link import LinkConfig, LinkIdentity, LinkRole, QuicLink, generate_identity, open_link
 from iceagent.net.batch import Batch
 
 ADDRESS = TransportAddress("198.51.100.1", 1)
@@ -109,7 +109,7 @@ class Ends:
     server_key: bytes = b"k" * 32
     config: LinkConfig = field(default_factory=LinkConfig)
 
-    def client(self) -> contextlib.AbstractAsyncContextManager[Link]:
+    def client(self) -> contextlib.AbstractAsyncContextManager[QuicLink]:
         return open_link(
             self.client_transport,
             role=LinkRole.CLIENT,
@@ -120,7 +120,7 @@ class Ends:
             backend=self.backend,
         )
 
-    def server(self) -> contextlib.AbstractAsyncContextManager[Link]:
+    def server(self) -> contextlib.AbstractAsyncContextManager[QuicLink]:
         return open_link(
             self.server_transport,
             role=LinkRole.SERVER,
@@ -132,10 +132,10 @@ class Ends:
         )
 
     @contextlib.asynccontextmanager
-    async def links(self) -> AsyncIterator[tuple[Link, Link]]:
+    async def links(self) -> AsyncIterator[tuple[QuicLink, QuicLink]]:
         """Open both ends at once; yield client and server."""
         async with trio.open_nursery() as nursery:
-            links: list[Link] = []
+            links: list[QuicLink] = []
             opened, done, closed = trio.Event(), trio.Event(), trio.Event()
 
             async def serve() -> None:

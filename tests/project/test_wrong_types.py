@@ -188,7 +188,7 @@ NOTHING_TO_PASS = {
     ),  # come from us
     *("DatagramTransport", "OpenStream"),  # protocols
 }
-HELD = {"Agent", "Link", "Pairing", "LinkStream", "Invitation", "Client", "SealedChannel", "Room"}
+HELD = {"Agent", "Link", "QuicLink", "Pairing", "LinkStream", "Invitation", "Client", "SealedChannel", "Room"}
 
 
 def named(case: Any) -> str:
@@ -299,7 +299,7 @@ def test_a_url_is_a_server() -> None:
 
 
 async def test_a_link_and_its_streams_refuse_wrong_types() -> None:
-    link = iceagent.link.Link.__new__(iceagent.link.Link)
+    link = iceagent.link.QuicLink.__new__(iceagent.link.QuicLink)
     stream = iceagent.link.LinkStream.__new__(iceagent.link.LinkStream)
     link._protocol = stream._protocol = stream._state = None  # type: ignore[assignment]
     await refused((link.open_stream, [1], {}, "name"))

@@ -39,7 +39,7 @@ HARMLESS = {
     "icesignal.config.TlsTable.key": "the path of a file",
     "iceagent.vnet.nat.Mapping.key": "an address of the virtual network",
     "icesignal.sources.Bucket.tokens": "how many requests are left",
-    "icesignal.room.Room.key": "under what a table keeps a room: what its members call it",
+    "icesignal.room.AnyRoom.key": "under what a table keeps a room: what its members call it",
     "icesignal.room.RoomOfTwo.key": "the same",
     "icesignal.room.RoomOfMany.key": "the same",
     "icesignal.room.Member.key": "a public key",

@@ -21,7 +21,7 @@ class Machine(Protocol):
 
     def handle_datagram(
         self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes, /
-    ) -> ice.Verdict: ...
+    ) -> ice.Received: ...
     def handle_timeout(self, now: float) -> None: ...
     def next_timeout(self) -> float | None: ...
     def poll_transmit(self) -> Transmit | None: ...
@@ -163,7 +163,7 @@ class Air(Generic[M]):
                 self.waiting.append(flight)
                 continue
             verdict = flight.target.handle_datagram(self.now, flight.destination, flight.source, flight.data)
-            if verdict is ice.Verdict.APPLICATION_DATA:
+            if verdict is ice.Received.APPLICATION_DATA:
                 self.received[id(flight.target)].append(flight.data)
             self.drain(flight.target)
 

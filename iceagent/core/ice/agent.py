@@ -14,7 +14,7 @@ from iceagent.core.ice.checks.probe import Probing
 from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.checks.signs import CredentialSigns
 from iceagent.core.ice.config import IceConfig
-from iceagent.core.ice.events import AgentState, DropReason, Effect, IceEvent, Verdict
+from iceagent.core.ice.events import AgentState, DropReason, Effect, IceEvent, Received
 from iceagent.core.ice.facts import Activity, SessionFacts
 from iceagent.core.ice.model.candidate import Candidate
 from iceagent.core.ice.model.credentials import Credentials, generate_credentials
@@ -344,12 +344,12 @@ class IceAgent:
         self._settle(now)
         return added
 
-    def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Verdict:
+    def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Received:
         """Deal with a datagram that came from `remote` at the socket bound to `local`; never raises."""
         if self._sessions.standing.over:
             # A failed agent no longer answers either: answers would keep up the peer's consent to a dead session.
             self._outbox.drop(DropReason.SESSION_OVER)
-            return Verdict.DROPPED
+            return Received.DROPPED
         if not stun.looks_like_stun(data):
             return self._handle_data((local, remote), data)
         generation, due = self._roles.generation, self._drive(now)
@@ -358,9 +358,9 @@ class IceAgent:
         if result is Effect.SETTLE or is_due or self._roles.generation != generation:
             self._settle(now)
         if isinstance(result, Effect):
-            return Verdict.CONSUMED
+            return Received.CONSUMED
         self._outbox.drop(result)
-        return Verdict.DROPPED
+        return Received.DROPPED
 
     def handle_unreachable(self, now: float, local: TransportAddress, remote: TransportAddress) -> None:
         """Take note of an ICMP error: a datagram from `local` to `remote` did not arrive, they say.
@@ -453,9 +453,9 @@ class IceAgent:
         self._driven_at = now
         return due
 
-    def _handle_data(self, path: PathAddresses, data: bytes) -> Verdict:
+    def _handle_data(self, path: PathAddresses, data: bytes) -> Received:
         if self.is_validated(*path):
-            return Verdict.APPLICATION_DATA
+            return Received.APPLICATION_DATA
         holder = next((session for session in self._sessions.live() if session.has_heard(path)), self._sessions.current)
         return holder.hold_data(path, data)
 

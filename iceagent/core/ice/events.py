@@ -1,4 +1,4 @@
-"""What the ICE core reports to its shell: agent states, verdicts on datagrams, events, reasons for drops."""
+"""What the ICE core reports to its shell: agent states, what became of datagrams, events, reasons for drops."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Effect(Enum):
     SETTLE = "settle"
 
 
-class Verdict(Enum):
+class Received(Enum):
     """What became of a datagram.
 
     CONSUMED: it was STUN and is dealt with. APPLICATION_DATA: hand it to the user. HELD: data that overtook the answer

@@ -17,7 +17,7 @@ from iceagent.core.ice.checks.requests import RequestHandler
 from iceagent.core.ice.checks.responses import ResponseHandler
 from iceagent.core.ice.checks.scheduler import Scheduler
 from iceagent.core.ice.choice.nomination import Nominator
-from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded, RemoteCandidateAdded, Verdict
+from iceagent.core.ice.events import DropReason, Effect, LocalCandidateAdded, Received, RemoteCandidateAdded
 from iceagent.core.ice.facts import SessionFacts
 from iceagent.core.ice.health.consent import ConsentKeeper, Keepalive
 from iceagent.core.ice.health.lifecycle import Lifecycle
@@ -130,16 +130,16 @@ class IceSession:
         pair = self.facts.checklist.pairs.get(path)
         return self.requests.has_early(path) if pair is None else pair.heard and not pair.consent_lost
 
-    def hold_data(self, path: PathAddresses, data: bytes) -> Verdict:
+    def hold_data(self, path: PathAddresses, data: bytes) -> Received:
         """Keep data of a path that is not validated, if an authenticated check came from there; else drop it."""
         facts = self.facts
         if not self.has_heard(path):
             facts.outbox.drop(DropReason.DATA_UNVALIDATED)
-            return Verdict.DROPPED
+            return Received.DROPPED
         if not facts.held.hold(path, data):
             facts.outbox.drop(DropReason.DATA_HELD_OVERFLOW)
-            return Verdict.DROPPED
-        return Verdict.HELD
+            return Received.DROPPED
+        return Received.HELD
 
     def uses_path(self, path: PathAddresses) -> bool:
         """Whether a pair of that path waits for its check, or an authenticated check came from there."""

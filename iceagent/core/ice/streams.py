@@ -24,8 +24,8 @@ from iceagent.core.ice.events import (
     ComponentGivenUp,
     DropReason,
     IceEvent,
+    Received,
     StateChanged,
-    Verdict,
 )
 from iceagent.core.ice.membership import Membership
 from iceagent.core.ice.model.candidate import Candidate
@@ -312,14 +312,14 @@ class StreamSet:
             self._give_up(now, stream, component)
         self._settle(now)
 
-    def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Verdict:
+    def handle_datagram(self, now: float, local: TransportAddress, remote: TransportAddress, data: bytes) -> Received:
         """Deal with a datagram that came to the socket at `local`; one look-up finds whose that is."""
         agent = self._bases.get(local)
         if agent is None:
-            return Verdict.DROPPED
-        verdict = agent.handle_datagram(now, local, remote, data)
+            return Received.DROPPED
+        received = agent.handle_datagram(now, local, remote, data)
         self._settle(now)
-        return verdict
+        return received
 
     def handle_unreachable(self, now: float, local: TransportAddress, remote: TransportAddress) -> None:
         """Take note of an ICMP error; see `IceAgent.handle_unreachable`."""

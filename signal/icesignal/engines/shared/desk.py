@@ -23,7 +23,7 @@ from icesignal.engines.shared.replica import (
     DrainedCommand,
     FrameCommand,
     LossCommand,
-    Outcome,
+    RunResult,
     Surroundings,
     TimeoutCommand,
     TouchCommand,
@@ -82,7 +82,7 @@ class Hub(Protocol):
         """Have something done on connections of the node."""
         ...
 
-    def finish(self, now: float, commands: Iterable[Command], outcome: Outcome) -> None:
+    def finish(self, now: float, commands: Iterable[Command], outcome: RunResult) -> None:
         """Note that commands have been done."""
         ...
 
@@ -117,7 +117,7 @@ class Trial:
     """A step under way, and what is to be said once it is stored."""
 
     commands: tuple[Command, ...]
-    outcome: Outcome
+    outcome: RunResult
     change: Change
     is_restored: bool = False
 
@@ -353,7 +353,9 @@ class Desk:
         if trial.is_restored or trial.change.before == self.state.version:
             self._is_current = False
 
-    def _release(self, now: float, commands: tuple[Command, ...], outcome: Outcome, version: str | None = None) -> None:
+    def _release(
+        self, now: float, commands: tuple[Command, ...], outcome: RunResult, version: str | None = None
+    ) -> None:
         """Say what follows from commands, now that it is stored."""
         self.state = outcome.state if version is None else replace(outcome.state, version=version)
         self.windows = outcome.windows
@@ -400,7 +402,7 @@ class Desk:
         """Store again what the store has lost: each of its parts was acknowledged."""
         after = next_version(self.state.version, self._hub.randbytes(TAG_BYTES))
         change = difference(self.key, stored, self.state, after, is_whole=True)
-        kept = Outcome(self.state, self.windows, (), Counter(restored=1), 0, self._due_at)
+        kept = RunResult(self.state, self.windows, (), Counter(restored=1), 0, self._due_at)
         self._trial = Trial((), kept, change, is_restored=True)
         founding = self.state.founding
         sessions = tuple(sorted(seat.session for seat in self.state.seats.values()))

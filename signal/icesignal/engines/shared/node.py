@@ -22,7 +22,7 @@ from icesignal.engines.shared.replica import (
     DrainedCommand,
     FrameCommand,
     NodeGoneCommand,
-    Outcome,
+    RunResult,
     Surroundings,
     run,
 )
@@ -330,7 +330,7 @@ class Node:
         """Have something done on our connections."""
         self._actions.extend(actions)
 
-    def finish(self, now: float, commands: Iterable[Command], outcome: Outcome) -> None:
+    def finish(self, now: float, commands: Iterable[Command], outcome: RunResult) -> None:
         """Note that commands have been done."""
         self.counters.update(outcome.counters)
         self._new_guesses += outcome.guesses

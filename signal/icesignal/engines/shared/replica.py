@@ -24,7 +24,7 @@ from icesignal.engines.shared.state import (
     node_of,
 )
 from icesignal.registry import ENDED_ON_PURPOSE, ConnectionAction, Registry, RoomLimits
-from icesignal.room import Member, Room, RoomOfMany, RoomOfTwo
+from icesignal.room import AnyRoom, Member, RoomOfMany, RoomOfTwo
 from icesignal.rooms import RoomTable
 from icesignal.sources import Levels, ShareBook
 from icesignal.ticket_door import MANY as MANY_KEY
@@ -146,7 +146,7 @@ class _Recorder(Registry):
     parted: tuple[tuple[bytes, str], ...] = ()
     parted_before: Mapping[bytes, str] = {}  # in a room of many, as it is stored
 
-    def end(self, now: float, room: Room, reason: str) -> None:
+    def end(self, now: float, room: AnyRoom, reason: str) -> None:
         """End a room, and note why."""
         self.ended = reason
         super().end(now, room, reason)
@@ -182,7 +182,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunResult:
     """What commands make of a room.
 
     Attributes:
@@ -204,7 +204,7 @@ class Outcome:
 
 def run(
     key: str, state: RoomState, windows: Windows, commands: Iterable[Command], now: float, around: Surroundings
-) -> Outcome:
+) -> RunResult:
     """Return what commands make of a room.
 
     Args:
@@ -234,7 +234,7 @@ def run(
         if connection in known
     }
     new = _read_back(state, room, after, registry, book, around.randbytes)
-    return Outcome(
+    return RunResult(
         new,
         ours,
         tuple(one for one in registry.outputs if node_of(one.connection) == around.node),
@@ -244,7 +244,7 @@ def run(
     )
 
 
-def due_at(room: Room | None, limits: RoomLimits) -> float:
+def due_at(room: AnyRoom | None, limits: RoomLimits) -> float:
     """Return when something of a room ends by itself."""
     return float("inf") if room is None else room.next_timeout(limits.log_s, limits.resume_s, limits.unjoined_s)
 
@@ -282,7 +282,7 @@ def _run_one(table: RoomTable, registry: Registry, command: Command, now: float,
 # From what is stored, and back
 
 
-def _fill(registry: Registry, key: str, state: RoomState, windows: Windows) -> Room | None:
+def _fill(registry: Registry, key: str, state: RoomState, windows: Windows) -> AnyRoom | None:
     """Put the stored room into a registry; return it."""
     if state.founding is None:
         return None
@@ -297,9 +297,9 @@ def _fill(registry: Registry, key: str, state: RoomState, windows: Windows) -> R
     return room
 
 
-def make_room(key: str, founding: Founding, course: Course, state: RoomState) -> Room:
+def make_room(key: str, founding: Founding, course: Course, state: RoomState) -> AnyRoom:
     """Return a room without members, with the log and what is lost of a state."""
-    room: Room
+    room: AnyRoom
     if founding.kind == MANY:
         room = RoomOfMany(key, founding.name, course.epoch, founding.created_at, founding.levels)
         room.barred = dict.fromkeys(state.barred)
@@ -315,7 +315,7 @@ def make_room(key: str, founding: Founding, course: Course, state: RoomState) ->
     return room
 
 
-def make_member(room: Room, place: str, seat: Seat, windows: Windows) -> Member:
+def make_member(room: AnyRoom, place: str, seat: Seat, windows: Windows) -> Member:
     """Return a member as it is stored, at a connection of this node with what that was given."""
     window = None if seat.connection is None else windows.get(seat.connection)
     return Member(
@@ -342,8 +342,8 @@ def make_member(room: Room, place: str, seat: Seat, windows: Windows) -> Member:
 
 def _read_back(
     old: RoomState,
-    before: Room | None,
-    room: Room | None,
+    before: AnyRoom | None,
+    room: AnyRoom | None,
     registry: _Recorder,
     book: OneNameplate,
     randbytes: Callable[[int], bytes],
@@ -382,12 +382,12 @@ def _read_back(
     )
 
 
-def _found(room: Room, randbytes: Callable[[int], bytes]) -> Founding:
+def _found(room: AnyRoom, randbytes: Callable[[int], bytes]) -> Founding:
     kind = MANY if not isinstance(room, RoomOfTwo) else RENDEZVOUS if room.is_rendezvous else PAIR
     return Founding(kind, room.name, room.created_at, tuple(room.levels), randbytes(BIRTH_BYTES))
 
 
-def _course(room: Room) -> Course:
+def _course(room: AnyRoom) -> Course:
     if isinstance(room, RoomOfTwo):
         return Course(room.epoch, room.seq, room.claimed, room.inviter_said, room.is_confirmed)
     return Course(room.epoch, room.seq)

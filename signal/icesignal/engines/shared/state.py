@@ -102,7 +102,7 @@ class RoomState:
     Attributes:
         version: empty while nothing is stored under this key.
         founding: None where there is no room.
-        lost: see `Room.lost_seq`.
+        lost: see `AnyRoom.lost_seq`.
         seats: the members, by place.
         log: oldest first; of a room that has ended, what may not have been given to everybody.
         parted: sessions of late whose stay ended before the room's, and why.
