@@ -29,6 +29,7 @@ _HELP = {
     "connections_over_limit": "Connections refused because the relay was full or draining.",
     "connections_refused": "Connections refused because their source had too many.",
     "connections_shed": "Connections in no room that ended for the sake of others.",
+    "engine_unreadable": "Times that a stored room could not be read here, and who was in it was sent away.",
     "frames_in": "Frames of clients.",
     "frames_out": "Frames to clients.",
     "headers_too_slow": "Requests that took too long.",

@@ -13,6 +13,7 @@ from typing import Protocol
 MAX_DIGITS = 9
 FEW_GUESSES = 8.0  # ours: people mistype, too
 NUMBERS_PER_CODE = 1_000  # ours: with work for each guess a code that is burnt costs minutes of a processor
+MOST_GUESSES = 1e9  # ours: more make no number longer
 GUESS_HALF_LIFE_S = 300.0  # ours: an attack of long ago must not make everybody's codes longer
 
 
@@ -30,12 +31,12 @@ class Guesses:
 
     def note(self, now: float) -> None:
         """Count one."""
-        self._amount = self.amount(now) + 1.0
+        self._amount = min(self.amount(now) + 1.0, MOST_GUESSES)
         self._at = now
 
     def set(self, now: float, amount: float) -> None:
         """Take an amount that was counted elsewhere, too."""
-        self._amount, self._at = amount, now
+        self._amount, self._at = min(amount, MOST_GUESSES) if amount > 0.0 else 0.0, now  # nor NaN
 
     def digits(self, now: float) -> int:
         """Return by how many digits new numbers are to be longer.
@@ -47,7 +48,7 @@ class Guesses:
 
     def amount(self, now: float) -> float:
         """Return how many there have been of late."""
-        return self._amount * math.exp2((self._at - now) / GUESS_HALF_LIFE_S)
+        return self._amount * math.exp2(min(0.0, self._at - now) / GUESS_HALF_LIFE_S)  # clocks are set back, too
 
 
 class NameplateBook(Protocol):

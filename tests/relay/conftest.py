@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-import coredis
 import pytest
 import trio
 import trio.testing
 from icesignal import wire
 from icesignal.engines import Engine, MemoryEngine
-from icesignal.engines.redis import RedisStore, parse_redis_url
+from icesignal.engines.redis import RedisStore
+from icesignal.engines.redis_url import parse_redis_url
 from icesignal.engines.shared import SharedEngine
 from icesignal.room import LogEntry
 from icesignal.rooms import RoomLimits
 from icesignal.server import Server, serve
-from icesignal.sources import Levels
+from listeners import Listener, settled
 from local_store import SharedLocalStore
 from redis_process import running_redis
 from relay_client import RawClient, connect_raw
@@ -36,43 +35,6 @@ def seeded(seed: int) -> Callable[[int], bytes]:
         return hashlib.shake_256(f"{seed}/{count}".encode()).digest(size)
 
     return randbytes
-
-
-@dataclass(eq=False)
-class Listener:
-    """A subscriber that remembers."""
-
-    frames: list[wire.Frame] = field(default_factory=list)
-    closed: wire.CloseCode | None = None
-    levels: Levels = (("test", 1.0),)
-    confirmed: int = 0
-    challenge: bytes = b"c" * 32
-
-    copies: int = 0
-
-    def confirm(self) -> None:
-        self.confirmed += 1
-
-    def charge(self, copies: int, size: int) -> None:
-        self.copies += copies
-
-    def deliver(self, frame: wire.Frame) -> None:
-        assert self.closed is None, "nothing is delivered after the close"
-        self.frames.append(frame)
-
-    def close(self, code: wire.CloseCode) -> None:
-        self.closed = code
-
-    def take(self, kind: type[wire.Frame] | None = None) -> list[wire.Frame]:
-        """Return and forget the frames, of one kind if asked."""
-        taken = [frame for frame in self.frames if kind is None or type(frame) is kind]
-        self.frames = [frame for frame in self.frames if frame not in taken] if kind is not None else []
-        return taken
-
-    def one(self, kind: type[wire.Frame]) -> wire.Frame:
-        """Return the only frame of a kind, and forget it."""
-        (frame,) = self.take(kind)
-        return frame
 
 
 class ContractNode:
@@ -145,21 +107,6 @@ async def redis_nodes(limits: RoomLimits | None = None) -> AsyncIterator[tuple[C
             settle = partial(settled, client, one, other)
             await settle()
             yield shared_node(one, settle), shared_node(other, settle)
-
-
-async def settled(client: coredis.Redis[bytes], *engines: SharedEngine) -> None:
-    """Wait until nothing is under way, and both nodes know of each room what Redis has."""
-    with trio.fail_after(60):
-        while True:
-            idle = all(engine.is_in_touch and engine.node.is_idle for engine in engines)
-            known = {(key, version) for engine in engines for key, version in engine.node.versions.items()}
-            if idle and all([await stored_version(client, key) == version for key, version in known]):
-                return
-            await trio.sleep(0.002)
-
-
-async def stored_version(client: coredis.Redis[bytes], key: str) -> str:
-    return ((await client.hget(f"ice:{{{key}}}:room", "v")) or b"").decode()
 
 
 # Each engine brings a function that yields two nodes which share their rooms.

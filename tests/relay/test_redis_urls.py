@@ -7,7 +7,8 @@ import trio
 from click.testing import CliRunner
 from coturn import free_port
 from icesignal.engines.choice import ENGINE_VARIABLE, make_engine
-from icesignal.engines.redis import RedisAddress, RedisStore, parse_redis_url
+from icesignal.engines.redis import RedisStore
+from icesignal.engines.redis_url import RedisAddress, parse_redis_url
 from icesignal.engines.shared import StoreRefused
 from icesignal.main import main
 from icesignal.registry import RoomLimits

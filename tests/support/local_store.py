@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import trio
 from icesignal.engines.shared import StoreAway
 from icesignal.engines.shared.desk import KEEP_S
@@ -22,6 +23,7 @@ from icesignal.engines.shared.requests import (
     Request,
     Retire,
     Step,
+    Unreadable,
 )
 from icesignal.engines.shared.state import EMPTY, Change, decode_change, encode_change, read_state
 from icesignal.nameplates import Guesses
@@ -55,7 +57,10 @@ class LocalStore:
                 key, until = self.sessions.get(session, (None, 0.0))
                 return (key if until > now else None), []
             case Load(key):
-                return self.load(now, key), []
+                try:
+                    return self.load(now, key), []
+                except msgspec.DecodeError:
+                    return Unreadable(), []
             case Prepare(key, sessions, levels, keep_s):
                 return self._prepare(now, key, sessions, levels, keep_s), []
             case Step(change, nodes, keep_s):
@@ -65,11 +70,12 @@ class LocalStore:
                     self.usage[name].pop(key, None)
                 return None, []
             case Beat(node, others, guesses):
+                is_known = self.nodes.get(node, 0.0) > now
                 self.nodes[node] = now + NODE_S
                 for _ in range(guesses):
                     self.guesses.note(now)
                 alive = frozenset(other for other in others if self.nodes.get(other, 0.0) > now)
-                return Pulse(alive, self.guesses.amount(now)), []
+                return Pulse(alive, self.guesses.amount(now), is_known=is_known), []
         raise AssertionError(request)
 
     def load(self, now: float, key: str):

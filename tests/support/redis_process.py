@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import coredis
@@ -68,3 +68,21 @@ async def running_redis(*options: str, password: str = "") -> AsyncIterator[Runn
             yield redis
         finally:
             redis.kill()
+
+
+@asynccontextmanager
+async def running_cluster(servers: int = 3) -> AsyncIterator[list[RunningRedis]]:
+    """Run so many servers, the fewest of a cluster being three, which share the slots while the block lasts."""
+    async with AsyncExitStack() as stack:
+        running = []
+        for _ in range(servers):
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+            running.append(await stack.enter_async_context(running_redis(*options)))
+        places = [f"127.0.0.1:{redis.port}" for redis in running]
+        await trio.run_process(["redis-cli", "--cluster", "create", *places, "--cluster-yes"], capture_stdout=True)
+        with trio.fail_after(60):
+            for redis in running:
+                async with redis.client() as client:
+                    while (await client.cluster_info())["cluster_state"] != "ok":
+                        await trio.sleep(0.05)
+        yield running

@@ -20,7 +20,7 @@ def make_engine(url: str, limits: RoomLimits) -> Engine:
     """Return the engine that a URL names; what it needs is imported here only.
 
     Args:
-        url: `memory` or `redis://…`, see `redis.parse_redis_url`.
+        url: `memory` or `redis://…`, see `redis_url.parse_redis_url`.
         limits: the bounds of rooms and logs.
     Raises:
         ValueError: it is none, or a package is missing. The text does not have the URL's password.
@@ -28,13 +28,13 @@ def make_engine(url: str, limits: RoomLimits) -> Engine:
     if url == MEMORY:
         return MemoryEngine(limits=limits)
     try:
-        from icesignal.engines import redis
+        from icesignal.engines import redis, redis_url
         from icesignal.engines.shared import SharedEngine
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("coredis", "anyio"):
             raise
         raise ValueError("this engine needs coredis: pip install 'iceagent[redis]'") from None
-    store = redis.RedisStore(redis.parse_redis_url(url), max_rooms=limits.rooms_per_source)
+    store = redis.RedisStore(redis_url.parse_redis_url(url), max_rooms=limits.rooms_per_source)
     return SharedEngine(store, limits=limits)
 
 

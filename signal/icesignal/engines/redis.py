@@ -7,13 +7,13 @@ channel of its own, so that a room costs no subscription; in a cluster these mes
 
 from __future__ import annotations
 
+import logging
 import math
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from hashlib import sha1
+from traceback import walk_tb
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 import anyio
 import coredis
@@ -30,25 +30,38 @@ from coredis.exceptions import (
     RedisError,
     ResponseError,
     UnknownCommandError,
+    WrongTypeError,
 )
 from coredis.response.types import PubSubMessage
 from coredis.retry import NoRetryPolicy
 
+from icesignal.engines.redis_scripts import DIGESTS, GUESSES, LOAD, LOOKUP, PREPARE, STEP
+from icesignal.engines.redis_url import RedisAddress
 from icesignal.engines.shared.engine import StoreAway, StoreRefused
 from icesignal.engines.shared.node import NODE_S
-from icesignal.engines.shared.requests import Beat, Load, Lookup, Prepare, Pulse, Reply, Request, Retire, Step
+from icesignal.engines.shared.requests import (
+    Beat,
+    Load,
+    Lookup,
+    Prepare,
+    Pulse,
+    Reply,
+    Request,
+    Retire,
+    Step,
+    Unreadable,
+)
 from icesignal.engines.shared.state import EMPTY, Change, decode_change, encode_change, read_state
 from icesignal.nameplates import GUESS_HALF_LIFE_S
 from icesignal.sources import Levels
 
+logger = logging.getLogger("icesignal.engine")
 CONNECT_S: Final = 3.0
 REQUEST_S: Final = 5.0  # within the patience of a client, twice
 CONNECTIONS: Final = 16
 QUIET_S: Final = 5.0  # a channel that is silent is asked for a sign of life
 GUESSES_S: Final = 3_600  # after twelve half-lives there is nothing to be kept
-DEFAULT_PORT: Final = 6379
 ANSWER: Final = 2  # at least: every script begins with seconds and microseconds of the server's time
-EXAMPLE: Final = "redis://127.0.0.1:6379/0"
 _BROKEN = (
     RedisError,
     OSError,
@@ -60,122 +73,6 @@ _BROKEN = (
     anyio.ClosedResourceError,
     anyio.EndOfStream,
 )
-
-_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) "
-LOOKUP = _NOW + "return {t[1], t[2], redis.call('GET', KEYS[1])}"
-LOAD = _NOW + "return {t[1], t[2], redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}"
-# KEYS: ARGV[1] sources, then sessions. ARGV: that, the room, for how long, how many rooms each source may have.
-PREPARE = (
-    _NOW
-    + """
-local levels = tonumber(ARGV[1])
-for i = 1, levels do
-  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
-  if not redis.call('ZSCORE', KEYS[i], ARGV[2]) and redis.call('ZCARD', KEYS[i]) >= tonumber(ARGV[3 + i]) then
-    return {t[1], t[2], 0}
-  end
-end
-for i = 1, levels do
-  redis.call('ZADD', KEYS[i], now + ARGV[3], ARGV[2])
-  redis.call('PEXPIRE', KEYS[i], ARGV[3])
-end
-for i = levels + 1, #KEYS do redis.call('SET', KEYS[i], ARGV[2], 'PX', ARGV[3]) end
-return {t[1], t[2], 1}
-"""
-)
-# KEYS: the room's fields, its log. ARGV: the change as it is published, for how long, the version it was made from,
-# the one that it makes, whether what was stored goes first; then four lists with their lengths before them: fields and
-# values, fields that go, entries by seq, seqs that go. What is left are the channels of the nodes that are told.
-STEP = (
-    _NOW
-    + """
-if (redis.call('HGET', KEYS[1], 'v') or '') ~= ARGV[3] then return {t[1], t[2], 0} end
-if ARGV[5] == '1' then redis.call('DEL', KEYS[1], KEYS[2]) end
-redis.call('HSET', KEYS[1], 'v', ARGV[4])
-local at = 6
-for _, list in ipairs({{KEYS[1], 2}, {KEYS[1], 1}, {KEYS[2], 2}, {KEYS[2], 1}}) do
-  local last = at + tonumber(ARGV[at]) * list[2]
-  for i = at + 1, last, list[2] do
-    if list[2] == 2 then redis.call('HSET', list[1], ARGV[i], ARGV[i + 1]) else redis.call('HDEL', list[1], ARGV[i]) end
-  end
-  at = last + 1
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
-for i = at, #ARGV do redis.call('PUBLISH', ARGV[i], ARGV[1]) end
-return {t[1], t[2], 1}
-"""
-)
-# KEYS: the guesses. ARGV: how many more, the half-life, for how long; then which node asks, how many of its nameplates
-# wait to be claimed, for how long that counts.
-GUESSES = (
-    _NOW
-    + """
-local known = redis.call('HMGET', KEYS[1], 'amount', 'at')
-local amount = (tonumber(known[1]) or 0) * 2 ^ (((tonumber(known[2]) or now) - now) / 1000 / ARGV[2])
-if tonumber(ARGV[1]) > 0 then
-  amount = amount + ARGV[1]
-  redis.call('HSET', KEYS[1], 'amount', tostring(amount), 'at', string.format('%.0f', now))
-end
-redis.call('HSET', KEYS[1], 'w:' .. ARGV[4], ARGV[5] .. ':' .. string.format('%.0f', now + ARGV[6]))
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-local waiting, fields = 0, redis.call('HGETALL', KEYS[1])
-for i = 1, #fields, 2 do
-  if string.sub(fields[i], 1, 2) == 'w:' then
-    local count, last = string.match(fields[i + 1], '(%d+):(%d+)')
-    if tonumber(last) > now then waiting = waiting + count else redis.call('HDEL', KEYS[1], fields[i]) end
-  end
-end
-return {t[1], t[2], tostring(amount), tostring(waiting)}
-"""
-)
-
-
-@dataclass(frozen=True, slots=True)
-class RedisAddress:
-    """Where a Redis is, and as whom it is spoken to."""
-
-    host: str
-    port: int
-    db: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    is_tls: bool = False
-    is_cluster: bool = False
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.is_tls else 'redis'}://{host}:{self.port}"
-
-
-def parse_redis_url(url: str) -> RedisAddress:
-    """Return where `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?cluster=yes]`, or the same with `rediss`, leads.
-
-    Raises:
-        ValueError: it is none of these. The text does not have the password.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"the engine's URL has no port from 1 to 65535; a right one: {EXAMPLE}") from None
-    if parts.scheme not in ("redis", "rediss"):
-        raise ValueError(f"no engine is called {parts.scheme or 'so'!r}; there are memory and {EXAMPLE}")
-    db = parts.path.strip("/") or "0"
-    if not parts.hostname or not (db.isascii() and db.isdigit() and len(db) < 4) or parts.fragment:
-        raise ValueError(f"the engine's URL is not redis://[USER:PASSWORD@]HOST[:PORT][/DB]; a right one: {EXAMPLE}")
-    if parts.query not in ("", "cluster=yes"):
-        raise ValueError("the engine's URL may end with ?cluster=yes, and with nothing else")
-    return RedisAddress(
-        host=parts.hostname,
-        port=DEFAULT_PORT if port is None else port,
-        db=int(db),
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        is_tls=parts.scheme == "rediss",
-        is_cluster=parts.query != "",
-    )
-
 
 Client = coredis.Redis[bytes] | coredis.RedisCluster[bytes]
 
@@ -193,6 +90,8 @@ class RedisStore:
         self.address = address
         self._max_rooms = max_rooms
         self._client: Client | None = None
+        self._has_told_unreadable = False
+        self._has_told_eviction = False
 
     async def check(self) -> None:
         """Raise what waiting would not mend; a Redis that does not answer now may do so later.
@@ -204,9 +103,12 @@ class RedisStore:
             with trio.fail_after(CONNECT_S):
                 async with self._open() as client:
                     await self._call(client, GUESSES, [b"ice:g"], [b"0", b"1", b"1", b"0", b"0", b"0"])
+                    await client.publish(_channel(0), b"")  # who may not subscribe may not do this either
         except StoreRefused:
             raise
-        except (BaseExceptionGroup, *_BROKEN) as error:
+        except Exception as error:
+            if not all(map(_is_theirs, _leaves(error))):
+                raise
             self._say_what_lasts(error)
 
     async def perform(self, request: Request) -> Reply:
@@ -217,7 +119,9 @@ class RedisStore:
         try:
             with trio.fail_after(REQUEST_S):
                 return await self._perform(client, request)
-        except _BROKEN as error:
+        except Exception as error:
+            if not _is_theirs(error):
+                raise
             raise StoreAway(self._why(error)) from None
 
     @asynccontextmanager
@@ -234,29 +138,52 @@ class RedisStore:
                     max_idle_seconds=QUIET_S,
                 ) as heard,
             ):
+                await self._look_at_memory(client)
                 self._client = client
                 yield _changes(heard)
         except StoreAway:
             raise
-        except _BROKEN as error:
-            raise StoreAway(self._why(error)) from None
         except BaseExceptionGroup as group:
-            expected, others = group.split((StoreAway, *_BROKEN))
+            expected, others = group.split(lambda error: isinstance(error, StoreAway) or _is_theirs(error))
             if others is not None:
                 raise others from None
             raise StoreAway(self._why(expected or group)) from None
+        except Exception as error:
+            if not _is_theirs(error):
+                raise
+            raise StoreAway(self._why(error)) from None
         finally:
             self._client = None
 
+    async def _look_at_memory(self, client: Client) -> None:
+        """Warn of a Redis that throws rooms away where it has no place; once."""
+        if self._has_told_eviction:
+            return
+        try:
+            memory = await client.info(b"memory")
+        except ResponseError:
+            return  # this user may not ask
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if memory.get("maxmemory") and policy != "noeviction":
+            self._has_told_eviction = True
+            logger.warning(
+                "Redis at %s throws away what it has no place for, rooms among it (maxmemory-policy %s); set it to "
+                "noeviction",
+                self.address,
+                policy,
+            )
+
     def _open(self) -> Client:
         address = self.address
+        # coredis' own context looks at no name. This one takes what SSL_CERT_FILE names for authorities, too.
+        context = ssl.create_default_context() if address.is_tls else None
         if address.is_cluster:
             return coredis.RedisCluster(
                 address.host,
                 address.port,
                 username=address.username,
                 password=address.password,
-                ssl=address.is_tls,
+                ssl_context=context,
                 connect_timeout=CONNECT_S,
                 stream_timeout=REQUEST_S,
                 retry_policy=NoRetryPolicy(),
@@ -267,7 +194,7 @@ class RedisStore:
             address.db,
             username=address.username,
             password=address.password,
-            ssl=address.is_tls,
+            ssl_context=context,
             connect_timeout=CONNECT_S,
             stream_timeout=REQUEST_S,
             max_connections=CONNECTIONS,
@@ -277,10 +204,17 @@ class RedisStore:
     def _say_what_lasts(self, error: BaseException) -> None:
         """Raise StoreRefused where trying again would not help."""
         for leaf in _leaves(error):
-            if isinstance(leaf, AuthenticationError | AuthorizationError):
+            if isinstance(leaf, AuthenticationError):
                 raise StoreRefused(
                     f"Redis at {self.address} does not take this user and password; put the right ones into the "
                     "engine's URL, or into ICEAGENT_ENGINE"
+                ) from None
+            if isinstance(leaf, ssl.SSLCertVerificationError):
+                raise StoreRefused(self._why_distrusted(leaf)) from None
+            if isinstance(leaf, AuthorizationError):
+                raise StoreRefused(
+                    f"Redis at {self.address} lets this user do too little ({_shown(leaf)}); docs/operate.md has what "
+                    "it must be allowed"
                 ) from None
             if isinstance(leaf, UnknownCommandError):
                 raise StoreRefused(f"what answers at {self.address} is older than Redis 7, or no Redis") from None
@@ -291,16 +225,46 @@ class RedisStore:
 
     def _why(self, error: BaseException) -> str:
         """Return one sentence for people."""
-        leaf = next(iter(_leaves(error)), error)
+        leaves = _leaves(error)
+        for leaf in leaves:
+            if isinstance(leaf, ssl.SSLCertVerificationError):
+                return self._why_distrusted(leaf)
+        leaf = next(iter(leaves), error)
         if isinstance(leaf, StoreAway):
             return str(leaf)
         if isinstance(leaf, ResponseError):
-            return f"Redis at {self.address} says: {str(leaf)[:200]}"
+            return f"Redis at {self.address} says: {_shown(leaf)}"
         return f"Redis at {self.address} does not answer ({type(leaf).__name__})"
+
+    def _why_distrusted(self, error: ssl.SSLCertVerificationError) -> str:
+        return (
+            f"the certificate of Redis at {self.address} is not to be trusted ({error.verify_message}); one of an "
+            "authority of your own is, if SSL_CERT_FILE names that"
+        )
 
     # Requests
 
     async def _perform(self, client: Client, request: Request) -> Reply:
+        """Do what is asked. What is wrong with one room's keys is no fault of the store's."""
+        try:
+            return await self._perform_readable(client, request)
+        except (msgspec.DecodeError, ValueError, WrongTypeError) as error:
+            if not isinstance(request, Load | Step | Lookup):
+                raise
+            self._tell_unreadable(error)
+        return Reply(await self._time(client), None if isinstance(request, Lookup) else Unreadable())
+
+    def _tell_unreadable(self, error: Exception) -> None:
+        if not self._has_told_unreadable:
+            self._has_told_unreadable = True
+            logger.warning(
+                "a room that is stored in Redis at %s is not one of this version, and who is in it is sent away; "
+                "have all nodes run the newest version (%s; said once)",
+                self.address,
+                error,
+            )
+
+    async def _perform_readable(self, client: Client, request: Request) -> Reply:
         match request:
             case Lookup(session):
                 time, answer = await self._ask(client, LOOKUP, [_session(session)], [])
@@ -314,8 +278,7 @@ class RedisStore:
                 time, answer = await self._ask(client, STEP, _room(change.key), arguments)
                 return Reply(time, answer == 1)
             case Retire(key, levels):
-                for name, _ in levels:
-                    await client.zrem(_usage(name), [key])
+                await self._retire(client, key, levels)
                 return Reply(await self._time(client), None)
             case Beat():
                 return await self._beat(client, request)
@@ -328,20 +291,17 @@ class RedisStore:
         if not version:
             return Reply(time, EMPTY)
         log = {int(seq): value for seq, value in _pairs(entries)}
-        try:
-            state = read_state(version, known, log)
-        except msgspec.DecodeError as error:
-            raise StoreAway(f"what is stored in Redis at {self.address} is not ours: {error}") from None
-        return Reply(time, state)
+        return Reply(time, read_state(version, known, log))
 
     async def _prepare(self, client: Client, request: Prepare) -> Reply:
         levels, sessions = request.levels, [_session(one) for one in request.sessions]
         if not self.address.is_cluster:
             return await self._prepare_some(client, request, levels, sessions)
         reply = await self._prepare_some(client, request, (), [])
-        for level in levels:  # each in a slot of its own
+        for at, level in enumerate(levels):  # each in a slot of its own
             reply = await self._prepare_some(client, request, (level,), [])
             if not reply.answer:
+                await self._retire(client, request.key, levels[:at])
                 return reply
         for session in sessions:
             reply = await self._prepare_some(client, request, (), [session])
@@ -356,13 +316,18 @@ class RedisStore:
         time, answer = await self._ask(client, PREPARE, keys, arguments)
         return Reply(time, answer == 1)
 
+    @staticmethod
+    async def _retire(client: Client, key: str, levels: Levels) -> None:
+        for name, _ in levels:
+            await client.zrem(_usage(name), [key])
+
     async def _beat(self, client: Client, request: Beat) -> Reply:
-        await client.set(_node(request.node), b"1", px=int(1000 * NODE_S))
+        before = await client.set(_node(request.node), b"1", px=int(1000 * NODE_S), get=True)
         alive = {other for other in request.others if await client.exists([_node(other)])}
         numbers = (request.guesses, GUESS_HALF_LIFE_S, GUESSES_S, request.node, request.waiting, int(1000 * NODE_S))
         answer = await self._call(client, GUESSES, [b"ice:g"], [str(number).encode() for number in numbers])
         amount, waiting = (float(part) if isinstance(part, bytes) else 0.0 for part in answer[ANSWER : ANSWER + 2])
-        return Reply(_seconds(answer), Pulse(frozenset(alive), amount, int(waiting)))
+        return Reply(_seconds(answer), Pulse(frozenset(alive), amount, int(waiting), is_known=before is not None))
 
     async def _time(self, client: Client) -> float:
         time, _ = await self._ask(client, LOOKUP, [b"ice:g:"], [])
@@ -377,18 +342,12 @@ class RedisStore:
     @staticmethod
     async def _call(client: Client, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> list[object]:
         try:
-            answer = await client.evalsha(_DIGESTS[script], keys, arguments)
+            answer = await client.evalsha(DIGESTS[script], keys, arguments)
         except NoScriptError:
             answer = await client.eval(script, keys, arguments)
         if not isinstance(answer, list) or len(answer) < ANSWER:
             raise ProtocolError("a script has answered something else")
         return list[object](answer)
-
-
-_DIGESTS = {
-    script: sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (LOOKUP, LOAD, PREPARE, STEP, GUESSES)
-}
 
 
 async def _changes(heard: AsyncIterator[PubSubMessage]) -> AsyncIterator[Change]:
@@ -416,9 +375,22 @@ def _length(values: Collection[object]) -> bytes:
     return b"%d" % len(values)
 
 
+def _is_theirs(error: BaseException) -> bool:
+    """Return whether something is wrong with Redis or the way to it: not all that coredis raises has a public name."""
+    if isinstance(error, BaseExceptionGroup):
+        return False  # its parts are asked about
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return isinstance(error, _BROKEN) or bool(frames and frames[-1].f_globals["__name__"].startswith("coredis."))
+
+
+def _shown(error: Exception) -> str:
+    return "".join(one if one.isprintable() else " " for one in str(error)[:200])
+
+
 def _leaves(error: BaseException) -> list[BaseException]:
+    """Return what has gone wrong, what it comes of after it."""
     if not isinstance(error, BaseExceptionGroup):
-        return [error]
+        return [error, *(() if error.__cause__ is None else _leaves(error.__cause__))]
     return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
 
 

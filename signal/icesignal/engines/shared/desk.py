@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+import msgspec
+
 from icesignal import wire
 from icesignal.engines.shared.lineage import Lineage, lineage
 from icesignal.engines.shared.news import news
@@ -30,7 +32,7 @@ from icesignal.engines.shared.replica import (
     Windows,
     run,
 )
-from icesignal.engines.shared.requests import Answer, Load, Prepare, Request, Step
+from icesignal.engines.shared.requests import Answer, Load, Prepare, Request, Step, Unreadable
 from icesignal.engines.shared.state import (
     EMPTY,
     Change,
@@ -217,7 +219,7 @@ class Desk:
     def handle_change(self, now: float, change: Change) -> None:
         """Take what another node has stored."""
         if self._is_current and change.before == self.state.version:
-            self._adopt(now, follow(self.state, change))
+            self._follow(now, change)
         elif self._phase is not Phase.IDLE:
             self._early.append(change)
             if len(self._early) > EARLY:
@@ -230,6 +232,9 @@ class Desk:
     def handle_answer(self, now: float, answer: Answer) -> None:
         """Take the store's answer to what was asked last."""
         phase, self._phase = self._phase, Phase.IDLE
+        if isinstance(answer, Unreadable):
+            self._give_up(now)
+            return
         match phase:
             case Phase.LOADING if isinstance(answer, RoomState):
                 self._take_stored(now, answer)
@@ -424,9 +429,36 @@ class Desk:
         early, self._early = self._early, []
         for change in early:
             if self._is_current and change.before == self.state.version:
-                self._adopt(now, follow(self.state, change))
+                self._follow(now, change)
             elif count_of(change.after) > count_of(self.state.version):
                 self._is_current = False
+
+    def _follow(self, now: float, change: Change) -> None:
+        try:
+            new = follow(self.state, change)
+        except msgspec.DecodeError:
+            self._is_current = False
+        else:
+            self._adopt(now, new)
+
+    def _give_up(self, now: float) -> None:
+        """Send away who is in the room or on the way into it, as nobody here can read what is stored of it."""
+        trial = self._trial or self._unsure
+        commands = (*(trial.commands if trial is not None else ()), *self._queue)
+        drawn = [one for one in commands if isinstance(one, FrameCommand) and isinstance(one.frame, wire.Allocate)]
+        commands = tuple(one for one in commands if one not in drawn)
+        waiting = dict.fromkeys(one.connection for one in commands if isinstance(one, FrameCommand))
+        self._queue.clear()
+        self._early.clear()
+        self._trial = self._unsure = None
+        gone = tuple(ConnectionAction(one, close=wire.CloseCode.GOING_AWAY) for one in {**self.windows, **waiting})
+        self.state, self.windows, self._due_at = EMPTY, {}, math.inf
+        self._is_known, self._is_current = False, True
+        self._hub.act(gone)
+        self._hub.finish(now, commands, RunResult(EMPTY, {}, gone, Counter(unreadable=1), 0, math.inf))
+        self._hub.settle(self)
+        for command in drawn:  # another number does as well
+            self._hub.reroute(now, command)
 
     def _is_steward(self) -> bool:
         connected = [seat.connection for seat in self.state.seats.values() if seat.connection is not None]

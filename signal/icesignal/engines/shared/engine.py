@@ -28,6 +28,7 @@ REQUESTS: Final = 32  # to the store at once; each waits for one answer
 PATIENCE_S: Final = 5.0  # how long a client waits for a store that is away; it gives up itself after twice as long
 FIRST_PAUSE_S: Final = 0.05  # before a store that is away is tried again; each is twice the one before
 LONGEST_PAUSE_S: Final = 1.0
+STEADY_S: Final = 10.0  # after so long without a fault the pauses are short again
 FLUSH_S: Final = 2.0  # at the end, for what is under way: that members are away
 
 
@@ -204,12 +205,13 @@ class SharedEngine:
         """Hear what other nodes do; begin again, after growing pauses, when the store is away."""
         pause_s = FIRST_PAUSE_S
         while True:
+            back_at = math.inf
             with trio.CancelScope() as self._listening:
                 try:
                     async with self._store.listen(self.node.number) as changes:
                         self._offset_s = (await self._store.perform(self.node.first_beat())).time - trio.current_time()
                         self._say_back()
-                        pause_s = FIRST_PAUSE_S
+                        back_at = trio.current_time()
                         self.node.handle_back(self._now())
                         self._drain()
                         async for change in changes:
@@ -220,6 +222,8 @@ class SharedEngine:
             self.node.handle_lost()
             self._say_away()
             self._drain()
+            if trio.current_time() - back_at >= STEADY_S:
+                pause_s = FIRST_PAUSE_S
             await trio.sleep(jittered(pause_s, self._randbytes(1)[0]))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -229,7 +229,8 @@ class Node:
         if self._shorter_at <= now and self._digits > self.limits.nameplate_digits:
             self._digits -= 1
             self._shorter_at = now + SHORTER_S
-        if self._beat_at <= now and not self.is_away:
+        is_due = not now < self._beat_at <= now + BEAT_S  # the store's clock may have been set back
+        if is_due and not self.is_away:
             self._beat_at = now + BEAT_S
             others = {node for desk in self._desks.values() for node in desk.state.nodes()} - {self.number}
             beat = Beat(self.number, tuple(sorted(others)), self._new_guesses, self.waiting_count)
@@ -239,6 +240,9 @@ class Node:
     def _take_pulse(self, now: float, beat: Beat, pulse: Pulse) -> None:
         self._guesses.set(now, pulse.guesses)
         self._waiting_elsewhere = max(0, pulse.waiting - beat.waiting)
+        if not pulse.is_known:  # it may have been emptied, or have thrown keys away: those of the others as well
+            self.handle_gap(now)
+            return
         for node in set(beat.others) - pulse.alive:
             for desk in list(self._desks.values()):
                 if node in desk.state.nodes():

@@ -19,6 +19,7 @@ from icesignal.engines.shared.state import (
     Course,
     Ended,
     Founding,
+    Kind,
     RoomState,
     Seat,
     node_of,
@@ -383,7 +384,7 @@ def _read_back(
 
 
 def _found(room: AnyRoom, randbytes: Callable[[int], bytes]) -> Founding:
-    kind = MANY if not isinstance(room, RoomOfTwo) else RENDEZVOUS if room.is_rendezvous else PAIR
+    kind: Kind = MANY if not isinstance(room, RoomOfTwo) else RENDEZVOUS if room.is_rendezvous else PAIR
     return Founding(kind, room.name, room.created_at, tuple(room.levels), randbytes(BIRTH_BYTES))
 
 

@@ -21,7 +21,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is stored of a room. Answer: a `RoomState`, empty where there is nothing."""
+    """What is stored of a room. Answer: a `RoomState`, empty where there is nothing; or `Unreadable`."""
 
     key: str = field(repr=False)  # a nameplate is a part of a code
 
@@ -50,7 +50,7 @@ class Prepare:
 class Step:
     """Store a change if what is stored is still the version that it was made from, and tell other nodes.
 
-    Answer: whether it was.
+    Answer: whether it was; or `Unreadable`.
 
     Attributes:
         change: what is to be stored.
@@ -90,17 +90,28 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Which of the nodes asked about are alive; of all nodes the guesses of late (`nameplates.Guesses`), and how many
-    nameplates wait to be claimed.
+    """What a node is told at its sign of life.
+
+    Attributes:
+        alive: of the nodes asked about.
+        guesses: at all nodes of late (`nameplates.Guesses`).
+        waiting: nameplates at all nodes that wait to be claimed.
+        is_known: whether the last sign of life of the one that asks was still stored.
     """
 
     alive: frozenset[int]
     guesses: float
     waiting: int = 0
+    is_known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Instead of any answer about a room: what is stored of it is none of ours, or of a version that this is not."""
 
 
 Request = Lookup | Load | Prepare | Step | Retire | Beat
-Answer = RoomState | Pulse | str | bool | None
+Answer = RoomState | Pulse | Unreadable | str | bool | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec.msgpack import Decoder
 
 from icesignal.room import LogEntry
 
-PAIR, RENDEZVOUS, MANY = "pair", "rendezvous", "many"
+Kind = Literal["pair", "rendezvous", "many"]
+PAIR: Final = "pair"
+RENDEZVOUS: Final = "rendezvous"
+MANY: Final = "many"
 _SEAT = "m"  # before a member's place, in the name of its field
 _NUMBER_BITS = 32
 
 T = TypeVar("T")
+Version = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9]{1,15}-[0-9a-f]*)?\Z")]
 
 
 def connection_of(node: int, number: int) -> int:
@@ -42,7 +46,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
 class Founding(_Stored, frozen=True, array_like=True):
     """What never changes of a room. `birth` tells rooms apart that have one key after each other."""
 
-    kind: str
+    kind: Kind
     name: str
     created_at: float
     levels: tuple[tuple[str, float], ...]
@@ -150,8 +154,8 @@ class Change(_Stored, frozen=True, array_like=True):
     """
 
     key: str
-    before: str
-    after: str
+    before: Version
+    after: Version
     is_whole: bool = False
     put: dict[str, bytes] = {}
     drop: list[str] = []
@@ -207,7 +211,11 @@ def difference(key: str, old: RoomState, new: RoomState, after: str, *, is_whole
 
 
 def follow(state: RoomState, change: Change) -> RoomState:
-    """Return what a change makes of the state that it was made from."""
+    """Return what a change makes of the state that it was made from.
+
+    Raises:
+        msgspec.DecodeError: one of its values is none of ours.
+    """
     base, put = EMPTY if change.is_whole else state, change.put
     seats = {place: seat for place, seat in base.seats.items() if _SEAT + place not in change.drop}
     seats |= {name[len(_SEAT) :]: _seat.decode(data) for name, data in put.items() if name.startswith(_SEAT)}
@@ -226,7 +234,12 @@ def follow(state: RoomState, change: Change) -> RoomState:
 
 
 def read_state(version: str, fields: dict[str, bytes], entries: dict[int, bytes]) -> RoomState:
-    """Return what is stored."""
+    """Return what is stored.
+
+    Raises:
+        msgspec.DecodeError: it is none of ours.
+    """
+    msgspec.convert(version, Version)
     return follow(EMPTY, Change("", "", version, put=fields, entries=entries))
 
 
