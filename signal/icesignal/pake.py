@@ -15,7 +15,6 @@ from typing import Literal
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-from spake2 import SPAKE2_A, SPAKE2_B
 
 Role = Literal["inviter", "joiner"]
 APP_ID = "icesignal/1"
@@ -95,6 +94,8 @@ class Pake:
             app_id: bound into the keys.
             randbytes: a cryptographic source.
         """
+        from spake2 import SPAKE2_A, SPAKE2_B  # here: a twentieth of a start, and paired peers never need it
+
         kind = SPAKE2_A if role == "inviter" else SPAKE2_B
         self.role: Role = role
         self._app_id = app_id
