@@ -25,7 +25,7 @@ from iceagent.agent import RelayReason, Verdict, VerdictKind
 # closed for a slow relay, or for an end of candidates that a restart had overtaken; a role conflict never settled; a
 # session over TCP that consent ended, as it had to; sides that both tried another port, and each closed the one that
 # the other had found its way to.
-REMEMBERED = (628, 761, 30316, 32137, 32781, 40005, 40078, 7770226, 7771006, 7771164, 7771265, 20261130202)
+REMEMBERED = (628, 761, 30316, 32137, 32781, 40005, 40078, 7770226, 7771006, 7771164, 7771265, 20261130202, 20261206615)
 TAUGHT = range(FIRST_SEED, FIRST_SEED + 12)
 
 
