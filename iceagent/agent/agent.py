@@ -242,6 +242,24 @@ class Agent(trio.abc.Channel[bytes]):
             raise LocalError("this session has failed and cannot restart; open a new agent")
         return self._roaming.restart(stream)
 
+    def gather_again(self) -> None:
+        """Ask all servers again, without a restart: what they saw minutes ago may no longer hold.
+
+        What is new comes out of `late_candidates()` and `descriptions()`.
+
+        Raises:
+            trio.ClosedResourceError: the agent is closed.
+        """
+        self._check_open()
+        self._roaming.gather_again()
+
+    def give_up(self) -> None:
+        """Wait no longer for a path to come back (`AgentConfig.outage_s`): somebody knows that the peer is gone.
+
+        An agent without a path fails at once, or when consent ends; one that has a path goes on.
+        """
+        self._roaming.give_up()
+
     @checked
     def set_servers(self, servers: Sequence[IceServer | str]) -> None:
         """Take other STUN and TURN servers, or the same with other credentials, while the session lasts.

@@ -313,6 +313,7 @@ def _ice_config(config: AgentConfig) -> ice.IceConfig:
         ta_s=TA_OFFERED_S if config.ta_s is None else config.ta_s,
         lite=config.ice_lite,
         controller=config.controller or ice.DefaultController(),
+        outage_s=config.outage_s or 0.0,
     )
 
 

@@ -86,6 +86,10 @@ class AgentConfig:
             end-of-candidates waits for whatever may still come, 39.5 s at most. Else it waits for the budgets only.
         auto_restart: restart ICE when the path goes silent or the network changes. It helps only where the events
             `Restarted` are answered by carrying the new credentials and candidates to the peer, as sessions do.
+        outage_s: how long an agent whose paths are all lost goes on restarting, seconds since the peer's last answer,
+            before it fails; senders wait meanwhile. 0: it fails when consent to its last path ends. Needs
+            `auto_restart`, or an application that restarts it. None: 0, and in sessions 10 minutes, with a paired peer
+            a day.
         ta_s: pacing of checks, seconds, and of what is proposed to the peer; None: 20 ms with a peer that proposes as
             little (`set_remote_credentials(pacing_s=…)`, as sessions do), 50 ms with others (RFC 8445 section 14.2).
         controller: decides which pairs are checked, nominated and switched to; None for `DefaultController`.
@@ -134,6 +138,7 @@ class AgentConfig:
     ice_lite: bool = False
     full_trickle: bool = False
     auto_restart: bool = False
+    outage_s: float | None = None
     ta_s: float | None = None
     controller: ice.Controller | None = None
     credentials: ice.Credentials | None = field(default=None, repr=False)
@@ -159,6 +164,8 @@ class AgentConfig:
                 raise LocalError(f"port_range {self.port_range!r} must be (lowest, highest) within 1 to 65535")
         if self.ta_s is not None and not TA_MIN_S <= self.ta_s <= 10:
             raise LocalError(f"ta_s {self.ta_s!r} is not within {TA_MIN_S} and 10 seconds (RFC 8445 section 14.2)")
+        if self.outage_s is not None and not self.outage_s >= 0:  # so that NaN is none, either
+            raise LocalError(f"outage_s {self.outage_s!r} is no number of seconds")
         if not (self.gather_budget_s >= 0 and self.receive_queue_bytes > 0):  # so that NaN is none, either
             raise LocalError("gather_budget_s and receive_queue_bytes must be positive")
 

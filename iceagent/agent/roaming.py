@@ -72,6 +72,16 @@ class Roaming:
                         component.driver.mutate(partial(_offer, core, candidate))
                 self._gather(component)
 
+    def gather_again(self) -> None:
+        """Find candidates anew for the present credentials."""
+        for component in self._living:
+            self._gather(component)
+
+    def give_up(self) -> None:
+        """Have the agent fail, if it has no path."""
+        for component in self._living:
+            component.driver.mutate(component.driver.ice.give_up)
+
     def _gather(self, component: Component) -> None:
         self._to_gather.append(component)
         self._again.set()
@@ -93,7 +103,7 @@ class Roaming:
         """Restart when no path answers any more; the peer, who hears as little, does the same.
 
         At most every `RESTART_INTERVAL_S`, lest a line that loses nearly everything be asked for more and more; but
-        when the path is DISCONNECTED, in any case.
+        when the path is DISCONNECTED, or all are lost, in any case.
 
         Also when data has fallen back from a direct path to a relay: it works, but what servers reported of our
         addresses may no longer hold (a NAT was rebooted, a router got another address), and nothing else asks again.
@@ -106,7 +116,8 @@ class Roaming:
                     continue
                 has_fallen_back = self._has_fallen_back(core, direct)
                 is_stranded = core.stranded and trio.current_time() >= stranded_again_at
-                if core.state is ice.AgentState.DISCONNECTED or is_stranded or has_fallen_back:
+                is_silent = core.state is ice.AgentState.DISCONNECTED or core.is_lost
+                if is_silent or is_stranded or has_fallen_back:
                     words = "the direct path has died" if has_fallen_back else "the path is silent"
                     if is_stranded:
                         stranded_again_at = trio.current_time() + constants.RESTART_INTERVAL_S
@@ -163,8 +174,7 @@ class Roaming:
             logger.info("%s: the network changed, so ICE restarts", core.credentials.ufrag)
             self.restart()
         else:
-            for component in self._living:
-                self._gather(component)
+            self.gather_again()
 
     async def _rebind(self, component: Component, changes: frozenset[Change], nursery: trio.Nursery) -> bool:
         """Let a component have the sockets that go with the addresses of now; return whether there are others."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import icesignal
 import trio
 
+from iceagent.agent import AgentConfig
 from iceagent.core.checked import checked
 from iceagent.net.tasks import open_background
 from iceagent.session.errors import NobodyCame, RelayMissing
@@ -37,12 +39,12 @@ from iceagent.session.session import Session
 if TYPE_CHECKING:
     from icesignal.pake import Role
 
-    from iceagent.agent import AgentConfig
     from iceagent.session.pairing.identity import Identity
     from iceagent.session.pairing.store import PeerStore
     from iceagent.session.pairing.words import Verify
 
 S = TypeVar("S", bound=Session)
+PAIRED_OUTAGE_S = 86_400.0  # ours: paired peers are there again the next morning
 
 _PARTS = (
     *(
@@ -71,6 +73,7 @@ class Invitation(Generic[S]):
         config: AgentConfig | None,
         progress: Progress,
         verify: Verify | None = None,
+        relays: Sequence[str] = (),
     ) -> None:
         self.relay_url = relay_url
         self._signaling = signaling
@@ -79,6 +82,7 @@ class Invitation(Generic[S]):
         self._config = config
         self._progress = progress
         self._verify = verify
+        self._relays = relays
 
     @property
     def code(self) -> str:
@@ -106,6 +110,7 @@ class Invitation(Generic[S]):
         for part in _PARTS:  # while nobody is there yet
             import_module(part)
         from iceagent.session.establish import establish
+        from iceagent.session.reunion import Reunion
 
         preload()
         identity = generate_identity()
@@ -118,7 +123,10 @@ class Invitation(Generic[S]):
         await _verified(channel, self._verify)
         servers_of = partial(session_servers, self._config, self._relay_host)
         config = agent_config(self._config, self._relay_host, channel.ice_servers)
-        async with establish(self._session_type, channel, identity, config, self._progress, servers_of) as session:
+        reunion = Reunion(self._relays, self._config, channel.rendezvous)
+        async with establish(
+            self._session_type, channel, identity, config, self._progress, servers_of, reunion
+        ) as session:
             yield session
 
 
@@ -156,6 +164,7 @@ async def invite(
             config=config,
             progress=progress,
             verify=verify,
+            relays=_serving_first(client, place.urls),
         )
 
 
@@ -193,7 +202,8 @@ async def join(
             progress.is_peer_away = lambda: client.is_peer_away
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
         await _verified(channel, verify)
-        session = _session_over(session_type, channel, host_of(url), config, progress)
+        peers_relay = None if named_relays(relay) else (client.place.host, client.place.port)
+        session = _session_over(session_type, channel, [url], config, progress, peers_relay=peers_relay)
         yield await stack.enter_async_context(session)
 
 
@@ -243,7 +253,10 @@ async def meet_peer(
         except trio.TooSlowError:
             raise NobodyCame(f"{name} did not come within {timeout_s:g} s") from None
         await _verified(met.channel, verify)
-        session = _session_over(session_type, met.channel, met.client.place.host, config, progress)
+        relays = _serving_first(met.client, urls)
+        if config is None or config.outage_s is None:
+            config = replace(config or AgentConfig(), outage_s=PAIRED_OUTAGE_S)
+        session = _session_over(session_type, met.channel, relays, config, progress)
         yield await stack.enter_async_context(session)
 
 
@@ -263,19 +276,30 @@ async def _verified(channel: icesignal.SealedChannel, verify: Verify | None) -> 
         await verify_words(channel, verify)
 
 
+def _serving_first(client: icesignal.Client, urls: Sequence[str]) -> Sequence[str]:
+    """Return the URLs of relays, the one that serves before the others."""
+    return sorted(urls, key=lambda url: not icesignal.parse_relay_url(url).is_same_place(client.place))
+
+
 def _session_over(
     session_type: Callable[..., S],
     channel: icesignal.SealedChannel,
-    relay_host: str,
+    relays: Sequence[str],
     config: AgentConfig | None,
     progress: Progress,
+    *,
+    peers_relay: tuple[str, int] | None = None,
 ) -> AbstractAsyncContextManager[S]:
+    """Return a session over a channel; the first of `relays` has led to it, and may be the peer's own."""
     from iceagent.link import generate_identity
     from iceagent.session.establish import establish
+    from iceagent.session.reunion import Reunion
 
+    reunion = Reunion(relays, config, channel.rendezvous, peers_relay)
+    relay_host = host_of(relays[0])
     servers_of = partial(session_servers, config, relay_host)
     config = agent_config(config, relay_host, channel.ice_servers)
-    return establish(session_type, channel, generate_identity(), config, progress, servers_of)
+    return establish(session_type, channel, generate_identity(), config, progress, servers_of, reunion)
 
 
 async def _preload() -> None:

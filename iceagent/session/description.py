@@ -139,8 +139,17 @@ class PeersDescription:
     Where the peer wants five words compared before it says anything, its questions are answered.
     """
 
-    def __init__(self, channel: SealedChannel, on_words: Callable[[Words], None] = lambda words: None) -> None:
-        """`on_words` is called with the words that the peer's user compares; it must return at once."""
+    def __init__(
+        self, channel: SealedChannel, on_words: Callable[[Words], None] = lambda words: None, fingerprint: bytes = b""
+    ) -> None:
+        """Take what comes out of a channel.
+
+        Args:
+            channel: to the peer.
+            on_words: called with the words that the peer's user compares; it must return at once.
+            fingerprint: what the peer has said in an earlier conversation; empty if this is the first.
+        """
+        self._expected = fingerprint
         self._channel = channel
         self._on_words = on_words
         self._words: WordsExchange | None = None
@@ -149,7 +158,7 @@ class PeersDescription:
     @property
     def fingerprint(self) -> bytes:
         """That of the certificate it will show: what its first description says, however often it describes itself."""
-        return b"" if self._last is None else self._last.fingerprint
+        return self._expected if self._last is None else self._last.fingerprint
 
     async def receive(self) -> Description:
         """Wait for the next part; the first one has no candidates. What makes no sense is left out.

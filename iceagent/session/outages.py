@@ -12,17 +12,20 @@ from msgspec import Struct
 from iceagent.agent import Agent, AgentState
 from iceagent.agent.explain import VerdictKind
 from iceagent.agent.outlook import gives_up_in, was_stopped, what_is_tried
+from iceagent.core.constants import CONSENT_EXPIRY_S
 
 
 class OutageKind(Enum):
     """What is reported of an outage.
 
-    SILENT: nothing is answered. RESTARTING: ICE looks for another way. TRYING: it lasts, and so much is being done.
-    BACK: the other side answers again.
+    SILENT: nothing is answered. RESTARTING: ICE looks for another way. RECONNECTING: consent to all paths has ended,
+    and the two sides meet again at the relay to agree on another. TRYING: it lasts, and so much is being done. BACK:
+    the other side answers again.
     """
 
     SILENT = "silent"
     RESTARTING = "restarting"
+    RECONNECTING = "reconnecting"
     TRYING = "trying"
     BACK = "back"
 
@@ -37,7 +40,7 @@ class Outage(Struct, frozen=True):
             need not be the cause.
         stopped_s: how long it slept or was stopped, seconds.
         trying: for TRYING, what is being done.
-        gives_up_s: for TRYING, in how many seconds the session is given up if nothing answers.
+        gives_up_s: for RECONNECTING and TRYING, in how many seconds the session is given up if nothing answers.
     """
 
     kind: OutageKind
@@ -61,11 +64,21 @@ class Outage(Struct, frozen=True):
                 return f"the other side has not answered for {seconds}; the session waits for it"
             case OutageKind.RESTARTING:
                 return f"no path has answered for {seconds}; looking for another one"
+            case OutageKind.RECONNECTING:
+                until = "" if self.gives_up_s is None else f" for up to {format_time(self.gives_up_s)}"
+                return f"the other side is out of reach; reconnecting{until}"
             case OutageKind.TRYING:
-                until = "" if self.gives_up_s is None else f"; giving up in about {self.gives_up_s:.0f} s"
+                until = "" if self.gives_up_s is None else f"; giving up in about {format_time(self.gives_up_s)}"
                 return f"still nothing after {seconds}; {self.trying}{until}"
             case OutageKind.BACK:
                 return f"the other side answers again, after {seconds}"
+
+
+def format_time(seconds: float) -> str:
+    """Return a time in the largest unit that says it well: `40 s`, `10 min`, `24 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 LOOK_S = 0.2  # between two looks at an agent whose path is silent; no event says that the same path answers again
@@ -95,7 +108,7 @@ async def _watch_one(agent: Agent, report: Callable[[Outage], None]) -> None:
     stopped_s = was_stopped(agent)
     is_ours = bool(stopped_s) or agent.explain().kind is VerdictKind.NETWORK_CHANGED
     report(Outage(OutageKind.SILENT, begun_at - last_answer_at, is_ours, stopped_s))
-    is_restart_reported = False
+    is_restart_reported = is_reconnecting = False
     moments = _moments(begun_at)
     again_at = next(moments)
     while agent.state not in _OVER:
@@ -107,6 +120,11 @@ async def _watch_one(agent: Agent, report: Callable[[Outage], None]) -> None:
         if agent.is_restarting and not is_restart_reported:
             is_restart_reported = True
             report(Outage(OutageKind.RESTARTING, now - last_answer_at))
+        if now - heard_at >= CONSENT_EXPIRY_S and not is_reconnecting:
+            is_reconnecting = True
+            again_at = next(at for at in moments if at > now + AGAIN_S[0])
+            left_s = gives_up_in(agent)
+            report(Outage(OutageKind.RECONNECTING, now - last_answer_at, is_ours, stopped_s, gives_up_s=left_s))
         if now >= again_at:
             again_at = next(at for at in moments if at > now)
             trying, gives_up_s = what_is_tried(agent), gives_up_in(agent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from iceagent.agent import Agent, CandidateType
 from iceagent.core.address import TransportAddress
 
 
@@ -36,6 +37,17 @@ class Path(Struct, frozen=True):
         rtt = "" if self.rtt_s is None else f" rtt {format_ms(self.rtt_s)} ms"
         because = f" ({self.because})" if self.because else ""
         return f"{kind} {self.transport} {self.remote}{rtt}{because}"
+
+
+def path_of(agent: Agent) -> Path | None:
+    """Return the path that an agent uses; None while it has none."""
+    pair = agent.selected_pair
+    if pair is None:
+        return None
+    is_relayed = CandidateType.RELAY in (pair.local.type, pair.remote.type)
+    transport = f"turn-{agent.relay_transport or 'udp'}" if is_relayed else pair.local.transport
+    route = (not is_relayed, transport, pair.local.path_base, pair.remote.address)
+    return Path(*route, rtt_s=pair.rtt_s, because=agent.relayed_because)
 
 
 def format_ms(seconds: float) -> str:

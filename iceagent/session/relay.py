@@ -168,6 +168,11 @@ async def open_client(
         yield client
 
 
+def is_proxied(host: str, port: int, config: AgentConfig | None) -> bool:
+    """Return whether a relay is reached through a proxy."""
+    return _proxy_to(host, port, config or AgentConfig()) is not None
+
+
 def _proxy_to(host: str, port: int, config: AgentConfig) -> Proxy | None:
     """Return the proxy to a relay: the configured one, where `""` means none, or the environment's."""
     if config.proxy is None:

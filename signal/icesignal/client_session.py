@@ -113,7 +113,7 @@ class ClientSession(MemberSession[bytes]):
             case "expired":
                 return PeerLeft("the other side stayed away for too long")
             case "done":
-                return PeerLeft("the other side is done", said_goodbye=True)
+                return PeerLeft("the other side is done", said_goodbye=True, is_done=True)
             case _:
                 return PeerLeft("the other side left", said_goodbye=True)
 

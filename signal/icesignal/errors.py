@@ -38,11 +38,13 @@ class PeerLeft(SignalError):
 
     Attributes:
         said_goodbye: whether it ended the conversation itself.
+        is_done: whether it did so because nothing is left to say.
     """
 
-    def __init__(self, text: str, *, said_goodbye: bool = False) -> None:
+    def __init__(self, text: str, *, said_goodbye: bool = False, is_done: bool = False) -> None:
         super().__init__(text)
         self.said_goodbye = said_goodbye
+        self.is_done = is_done
 
 
 class RoomOver(SignalError):

@@ -9,6 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -51,6 +53,15 @@ def start_relay(run: Processes, port: int) -> Process:
     relay = run.iceagent("serve", "--json", "--listen", f"127.0.0.1:{port}")
     relay.wait_for("listening")
     return relay
+
+
+def wait_for_rooms(port: int, number: int) -> None:
+    """Wait until the relay's metrics count so many rooms."""
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            if f"icesignal_engine_rooms {number}" in answer.read().decode().splitlines():
+                return
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -153,9 +164,10 @@ def test_one_of_two_relays_is_dead(homes: tuple[Home, Home, int]) -> None:
 
 def test_a_removed_peer_does_not_get_in(homes: tuple[Home, Home, int]) -> None:
     """Also where somebody has been waiting for it since before; it is told."""
-    one, two, _ = homes
+    one, two, port = homes
+    wait_for_rooms(port, 0)  # that of the pairing is over
     listener = listen(one)
-    listener.wait_for("listening")
+    wait_for_rooms(port, 1)  # what it prints first says nothing about the relay
     one.peers("rename", "office", "work")
     one.peers("rename", "work", "office")
     one.peers("remove", "office")

@@ -21,8 +21,9 @@ from memory_relay import open_memory_relay, play_relay
 from iceagent.agent import AgentConfig
 from iceagent.link import generate_identity
 from iceagent.session.errors import PeerLeft
-from iceagent.session.establish import SPEECH_S, establish
+from iceagent.session.establish import establish
 from iceagent.session.session import Session
+from iceagent.session.signaling import SPEECH_S
 
 JOINED = wire.Joined(
     room="7",

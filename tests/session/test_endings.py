@@ -23,6 +23,7 @@ from iceagent.errors import LocalError
 from iceagent.link import LinkConfig, generate_identity, open_link
 from iceagent.net import monitor
 from iceagent.session import establish as establishing
+from iceagent.session import signaling
 from iceagent.session.endings import PEER_LOST
 from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost
 from iceagent.session.outages import Outage, OutageKind
@@ -606,5 +607,5 @@ def test_what_ends_at_the_relay_ends_no_open_session(caplog, reason):
                     assert await other.receive_some() == b"hello"
 
     run(main)
-    told = [one.getMessage() for one in caplog.records if one.name == establishing.__name__]
+    told = [one.getMessage() for one in caplog.records if one.name == signaling.__name__]
     assert told == [f"the conversation at the relay has ended, and the session goes on: {reason}"]

@@ -13,8 +13,8 @@ from iceagent.agent.config import TransportPolicy
 from iceagent.core.address import TransportAddress, make_address
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
-from iceagent.session.establish import _follow_path, _path_of
-from iceagent.session.path import Path
+from iceagent.session.establish import _follow_path
+from iceagent.session.path import Path, path_of
 from iceagent.vnet import PORT_RESTRICTED
 
 HERE, THERE = make_address("192.0.2.1", 1000), make_address("203.0.113.5", 41000)
@@ -45,7 +45,7 @@ class _Follower:
         self._agent = agent
 
     def notify_path_changed(self) -> None:
-        path = _path_of(self._agent)
+        path = path_of(self._agent)
         assert path is not None
         self.shown.append(path.direct)
 
@@ -77,7 +77,7 @@ async def test_a_path_to_the_peers_relay_is_said_to_be_one_once_its_candidate_co
                 there.add_remote_candidate(candidate)
         relayed = [candidate async for candidate in there.local_candidates()]
         await here.wait_connected()
-        path = _path_of(here)
+        path = path_of(here)
         assert path is not None
         assert path.direct  # as far as anybody can know
         follower = _Follower(here)

@@ -23,6 +23,7 @@ from iceagent.link import AuthenticationError, generate_identity
 from iceagent.net.tasks import open_background
 from iceagent.session import establish as establishing
 from iceagent.session import relay as relays
+from iceagent.session import signaling
 from iceagent.session.endings import PEER_LOST
 from iceagent.session.errors import (
     CodeError,
@@ -301,7 +302,7 @@ def hang_up(client: icesignal.Client) -> None:
 @pytest.mark.parametrize("is_described", [False, True])
 async def test_a_peer_killed_before_there_is_a_path_is_missed_at_the_relay(monkeypatch, is_described):
     """Its checks would not be missed for 39.5 s; its system ends its connection to the relay with it."""
-    monkeypatch.setattr(establishing, "GONE_S", 0.3)
+    monkeypatch.setattr(signaling, "GONE_S", 0.3)
     progress = Progress()
     async with iceagent.invite(progress=progress) as invitation, trio.open_nursery() as nursery:
 
@@ -336,7 +337,7 @@ async def test_a_peer_killed_before_there_is_a_path_is_missed_at_the_relay(monke
 
 async def test_a_peer_that_only_lost_its_relay_is_waited_for(monkeypatch):
     """Whoever is away for most of two minutes, as between two networks, lives, and has its place when it is back."""
-    monkeypatch.setattr(establishing, "GONE_S", 0.0)
+    monkeypatch.setattr(signaling, "GONE_S", 0.0)
     progress = Progress()
     async with iceagent.invite(progress=progress) as invitation, trio.open_nursery() as nursery:
 
@@ -407,13 +408,13 @@ async def test_another_version_of_the_session_protocol_is_named():
 
 async def test_an_impostor_with_another_certificate_gets_nothing(monkeypatch):
     """The fingerprint travels sealed; whoever answers on the network must have the key that belongs to it."""
-    init = establishing._Signaling.__init__
+    init = signaling.Signaling.__init__
     wrong = generate_identity().fingerprint
 
-    def announce_another(self, channel, agent, _fingerprint) -> None:
-        init(self, channel, agent, wrong)
+    def announce_another(self, channel, agent, _fingerprint, *more) -> None:
+        init(self, channel, agent, wrong, *more)
 
-    monkeypatch.setattr(establishing._Signaling, "__init__", announce_another)
+    monkeypatch.setattr(signaling.Signaling, "__init__", announce_another)
     async with iceagent.invite() as invitation, open_background() as nursery:
 
         async def accept() -> None:

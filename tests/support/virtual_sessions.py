@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import icesignal
 import msgpack
 import trio
 
@@ -47,6 +48,7 @@ class Channel:
 
     ice_servers: tuple[()] = ()
     is_peer_away = False
+    has_peer_hung_up = False
 
     def __init__(self, role: str, is_up: Callable[[], bool]) -> None:
         self.role = role
@@ -59,9 +61,12 @@ class Channel:
         assert self.peer is not None
         packed = msgpack.packb(message)
         await trio.sleep(SIGNALING_S)
-        while not self._is_up():
+        while not self._is_up() and self._over is None:
             await trio.sleep(SIGNALING_S)
-        self.peer._put.send_nowait(packed)
+        if self._over is not None:
+            raise self._over
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self.peer._put.send_nowait(packed)
 
     async def receive(self) -> dict[str, Any]:
         try:
@@ -70,10 +75,16 @@ class Channel:
             assert self._over is not None
             raise self._over from None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be said."""
+        return self._over is not None
+
     def finish(self, reason: Exception) -> None:
         """End the conversation, as the relay does."""
-        self._over = reason
-        self._put.close()
+        if self._over is None:
+            self._over = reason
+            self._put.close()
 
     def key(self, purpose: str, length: int = 32) -> bytes:
         return hashlib.sha256(purpose.encode()).digest()[:length]
@@ -92,6 +103,69 @@ class Channel:
         """End the conversation."""
 
 
+class Relay:
+    """Where two sides meet again: a room for one conversation after the other, while both are on the network.
+
+    Attributes:
+        channels: of the present conversation, the joiner's and the inviter's; also of the first one.
+        is_open: whether the relay runs; without it nobody meets, and nothing is said.
+        meetings: how many conversations there have been.
+    """
+
+    def __init__(self, is_up: Callable[[], bool]) -> None:
+        self.channels: list[Channel] = []
+        self.is_open = True
+        self.meetings = 0
+        self._is_up = is_up
+        self._present: set[int] = set()
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a conversation."""
+        ends = [Channel("joiner", self._works), Channel("inviter", self._works)]
+        ends[0].peer, ends[1].peer = reversed(ends)
+        self.channels = ends
+        self.meetings += 1
+
+    def restart(self) -> None:
+        """Forget all that there is."""
+        for channel in self.channels:
+            channel.finish(icesignal.SessionLost("the relay no longer knows this session"))
+
+    def _works(self) -> bool:
+        return self.is_open and self._is_up()
+
+    @asynccontextmanager
+    async def meet(self, number: int) -> AsyncIterator[Channel]:
+        """Wait for the other side, and talk to it until the conversation ends."""
+        self._present.add(number)
+        try:
+            while len(self._present) < 2 or not self._works():
+                await trio.sleep(SIGNALING_S)
+            if all(channel.is_over for channel in self.channels):
+                self.begin()
+            yield self.channels[number]
+        finally:
+            self._present.discard(number)
+
+
+@dataclass
+class MeetAgain:
+    """What a session is given, in the place of `iceagent.session.reunion.Reunion`."""
+
+    relay: Relay
+    number: int
+    peers_relay_has_ended: bool = False
+
+    def open(self) -> Any:
+        """Meet the other side."""
+        return self.relay.meet(self.number)
+
+    async def has_peers_relay_ended(self) -> bool:
+        """Whether it is known to have."""
+        return self.peers_relay_has_ended
+
+
 @dataclass
 class VirtualSessions:
     """A network with two hosts whose sessions are connected."""
@@ -102,6 +176,8 @@ class VirtualSessions:
     more: list[Router] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     channels: list[Channel] = field(default_factory=list)
+    relay: Relay | None = None
+    reunions: list[MeetAgain] = field(default_factory=list)
 
     def another_home(self, nat: Nat = HOME) -> Router:
         """Return a home that nobody is in yet."""
@@ -123,7 +199,14 @@ class VirtualSessions:
 
 @asynccontextmanager
 async def connected(
-    seed: int, *, nat: Nat = HOME, backup: bool = False, loss: float = 0.0, turn: bool = False
+    seed: int,
+    *,
+    nat: Nat = HOME,
+    backup: bool = False,
+    loss: float = 0.0,
+    turn: bool = False,
+    outage_s: float | None = None,
+    meet_again: bool = False,
 ) -> AsyncIterator[VirtualSessions]:
     """Yield two connected sessions, each behind a home.
 
@@ -133,6 +216,8 @@ async def connected(
         backup: alice has a second line in another home.
         loss: of the lines of both.
         turn: the server on the internet relays, too.
+        outage_s: of the agents' configuration.
+        meet_again: whether the two can meet again when their conversation has ended.
     """
     net = Network(seed)
     homes = [net.router(net.internet, nat=nat) for _ in range(2)]
@@ -148,16 +233,17 @@ async def connected(
     def is_up() -> bool:
         return all(any(_works(wire) for wire in host.attachments()) for host in lab.hosts)
 
-    ends = [Channel("joiner", is_up), Channel("inviter", is_up)]
-    ends[0].peer, ends[1].peer = reversed(ends)
-    lab.channels = ends
+    relay = lab.relay = Relay(is_up)
+    lab.reunions = [MeetAgain(relay, number) for number in (0, 1)]
+    ends = lab.channels = relay.channels
 
     async def open_session(number: int, *, task_status: Any) -> None:
         host = lab.hosts[number]
         servers = [IceServer("stun:stun.example"), *[IceServer(TURN_URL, username="u", credential="p")] * turn]
-        config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes)
+        config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes, outage_s=outage_s)
         end: Any = ends[number]
-        async with establish(Session, end, generate_identity(), config) as session:
+        reunion: Any = lab.reunions[number] if meet_again else None
+        async with establish(Session, end, generate_identity(), config, reunion=reunion) as session:
             task_status.started(session)
             await trio.sleep_forever()
 

@@ -138,6 +138,11 @@ class IceAgent:
         return self._sessions.carrier.facts.health.stranded
 
     @property
+    def is_lost(self) -> bool:
+        """Whether all paths are lost, and only a restart can find another; until `gives_up_at`, then it fails."""
+        return self._sessions.is_lost
+
+    @property
     def path_is_silent(self) -> bool:
         """Whether the path in use goes unanswered, or its socket is gone, though consent to it may have time left."""
         return self._sessions.carrier.facts.health.silent or self._sessions.carrier.facts.health.stranded
@@ -307,6 +312,11 @@ class IceAgent:
         self._sessions.restart(now, credentials or generate_credentials(self._randbytes), by_peer=False)
         self._settle(now)
         return self.credentials
+
+    def give_up(self, now: float) -> None:
+        """Let `IceConfig.outage_s` end now: somebody knows that the peer is gone. A path that works is not touched."""
+        self._sessions.give_up()
+        self._settle(now)
 
     def add_local_candidate(self, now: float, candidate: Candidate) -> bool:
         """Use a gathered candidate; return False if it is redundant or unusable (see `counters`).

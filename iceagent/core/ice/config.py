@@ -21,6 +21,8 @@ class IceConfig:
         consent_interval_s: basic period of consent checks, seconds; at least 5 s (RFC 7675 section 5.1).
         consent_expiry_s: a pair without a valid answer for this long is dead, seconds.
         disconnected_after_s: silence after which the state becomes DISCONNECTED, seconds.
+        outage_s: how long an agent whose paths are all lost may still be restarted, seconds since the peer's last
+            answer; 0: it fails as its last path does. What the restarts need has to be signalled.
         keepalive_s: Tr of RFC 8445 section 11, seconds; at least 15 s.
         controller: decides what to check, nominate and switch to.
         lite: be a lite implementation (RFC 8445 section 2.5): answer checks, send none but those that ask for consent
@@ -40,6 +42,7 @@ class IceConfig:
     consent_interval_s: float = constants.CONSENT_INTERVAL_S
     consent_expiry_s: float = constants.CONSENT_EXPIRY_S
     disconnected_after_s: float = constants.DISCONNECTED_AFTER_S
+    outage_s: float = 0.0
     keepalive_s: float = constants.KEEPALIVE_S
     controller: Controller = field(default_factory=DefaultController)
     lite: bool = False
@@ -54,6 +57,8 @@ class IceConfig:
             )
         if not self.consent_interval_s * 2 <= self.consent_expiry_s <= constants.CONSENT_EXPIRY_S:
             raise ValueError(f"consent_expiry_s {self.consent_expiry_s} is not within two consent intervals and 30 s")
+        if not self.outage_s >= 0:
+            raise ValueError(f"outage_s {self.outage_s} is no number of seconds")
         if self.keepalive_s < constants.KEEPALIVE_S:
             raise ValueError(f"keepalive_s {self.keepalive_s} is below 15: RFC 8445 section 11 allows no faster ones")
         if min(self.max_pairs, self.max_local_candidates, self.max_remote_candidates) < 1:

@@ -85,6 +85,7 @@ class SessionFacts:
         *By `sessions`:*
         restarted_at: for a session begun by a restart, when.
         alone_since: for such a session, since when no older one has carried data; None while one does.
+        outage_s: how long the agent may be without a path, seconds; see `IceConfig`.
 
         *By `choice.nomination`:*
         selected: the nominated pair data goes over, or None.
@@ -143,6 +144,7 @@ class SessionFacts:
         self.retired = False
         self.restarted_at = 0.0
         self.alone_since: float | None = None
+        self.outage_s = config.outage_s
         self.selected: CheckPair | None = None
         self.data_pair: CheckPair | None = None
         self.data_path: PathAddresses | None = None

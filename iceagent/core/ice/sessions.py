@@ -134,6 +134,7 @@ class Sessions:
         older: the validated paths of all sessions but the current one.
         standing: what the agent has come to as a whole.
         data_path: (base, remote) of the pair that carries data.
+        is_lost: all paths are, and only a restart can find another; see `IceConfig.outage_s`.
         generation: how many restarts there have been.
     """
 
@@ -154,6 +155,7 @@ class Sessions:
         self.retired = Retired()
         self.older: tuple[set[PathAddresses], ...] = ()
         self.data_path: PathAddresses | None = None
+        self.is_lost = False
         self.generation = 0
         self._join()
 
@@ -200,16 +202,27 @@ class Sessions:
     def gives_up_at(self) -> float:
         """See `IceAgent.gives_up_at`."""
         current = self.current.facts
-        at = max(current.health.heard_at, self.carrier.facts.health.heard_at) + current.config.consent_expiry_s
+        at = self._heard_at + max(current.config.consent_expiry_s, current.outage_s)
         if current.started_at is not None and self.current is not self.carrier:
             return max(at, current.started_at + current.config.patience_s)
         return max(at, current.restarted_at + constants.RESTART_PATIENCE_S) if current.restarted_at else at
 
     def next_timeout(self) -> float | None:
         """Return when one of them, or the end of a retired one, is due."""
+        if self.is_lost:
+            return self._ends_at
         times = [session.next_timeout() for session in self.live()]
         times.append(self.retired.next_timeout())
         return min((at for at in times if at is not None), default=None)
+
+    @property
+    def _heard_at(self) -> float:
+        return max(self.current.facts.health.heard_at, self.carrier.facts.health.heard_at)
+
+    @property
+    def _ends_at(self) -> float:
+        """When an agent without any path fails, if no restart comes."""
+        return self._heard_at + self.current.facts.outage_s
 
     # What changes them.
 
@@ -220,6 +233,7 @@ class Sessions:
         self.current.facts.restarted_at = now
         self.current.facts.health.inherit(replaced.facts.health.heard_at)
         self.generation += 1
+        self.is_lost = False
         if replaced is not self.carrier:
             self.retired.add(now, replaced)
         if self.carrier.facts.data_pair is None:
@@ -229,6 +243,10 @@ class Sessions:
         self._list_older()
         self._join()
         self._outbox.emit(Restarted(credentials, by_peer))
+
+    def give_up(self) -> None:
+        """Wait no longer for a path that comes back; the next `settle` draws the conclusion."""
+        self.current.facts.outage_s = 0.0
 
     def settle(self, now: float) -> None:
         """Let every session do what the new facts call for, and draw the conclusions."""
@@ -241,7 +259,7 @@ class Sessions:
         if self.retired.expire(now):
             self._list_older()
         self.data_path = self.carrier.facts.data_path
-        self._conclude()
+        self._conclude(now)
 
     def wind_up(self) -> None:
         """Forget what only a living agent needs."""
@@ -288,12 +306,15 @@ class Sessions:
             self.current.settle(now)  # its patience may have run out already
         self._list_older()
 
-    def _conclude(self) -> None:
+    def _conclude(self, now: float) -> None:
         current, carrier = self.current.facts, self.carrier.facts
         if not carrier.over:
             is_anew = carrier.state is AgentState.NEW and self.generation > 0
             self.standing.follow(AgentState.CHECKING if is_anew else carrier.state)
         elif not current.over:
+            self.standing.follow(AgentState.CHECKING)
+        elif now < self._ends_at and self._heard_at:
+            self.is_lost = True
             self.standing.follow(AgentState.CHECKING)
         else:
             reason = current.failure

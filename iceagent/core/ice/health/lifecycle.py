@@ -63,7 +63,9 @@ class Lifecycle:
             # data last may be a backup that was asked long ago.
             if facts.alone_since is None:
                 return None
-            answered_until = facts.health.heard_at + facts.config.consent_expiry_s
+            # An agent that may be without a path for longer goes on for as long as it may.
+            allowed_s = max(facts.config.consent_expiry_s, facts.outage_s)
+            answered_until = facts.health.heard_at + allowed_s
             return max(facts.alone_since, facts.restarted_at + constants.RESTART_PATIENCE_S, answered_until)
         if facts.data_pair is not None:
             return None
