@@ -9,6 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
+from icesignal.seconds import Seconds
 
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
@@ -25,6 +26,7 @@ class ConnectionOptions:
     relay_only: bool = False
     only_ipv4: bool = False
     only_ipv6: bool = False
+    give_up_after_s: float | None = None
 
     def config(self) -> AgentConfig | None:
         """Return a configuration, None for the defaults, with what was asked for.
@@ -50,6 +52,7 @@ class ConnectionOptions:
             deny_remote_prefixes=self.deny_remote,
             transport_policy="relay" if self.relay_only else "all",
             families=(4,) if self.only_ipv4 else (6,) if self.only_ipv6 else (4, 6),
+            outage_s=self.give_up_after_s,
         )
 
 
@@ -101,6 +104,13 @@ _OPTIONS = (
         "--relay-only",
         is_flag=True,
         help="Connect through a TURN server only, and show the other side no address of this machine (docs/turn.md).",
+    ),
+    click.option(
+        "--give-up-after",
+        "give_up_after_s",
+        type=Seconds(min=0),
+        metavar="SECONDS",
+        help="How long an open session may be without a path before it ends; 10 minutes, with a paired peer a day.",
     ),
     click.option(
         "--hard-nat",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Literal, TypeVar
 
 import click
 from icesignal.log_format import handler_to
+from icesignal.seconds import Seconds
 
 from iceagent.cli.output import Output
 
@@ -79,15 +79,7 @@ def timeout_option(help_text: str) -> Callable[[F], F]:
     return click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(min=0, min_open=True),
-        callback=_refuse_nan,
+        type=Seconds(min=0, min_open=True),
         metavar="SECONDS",
         help=help_text,
     )
-
-
-def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    """Refuse what is neither less nor more than anything, and so in every range."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("'nan' is not a number of seconds")
-    return value

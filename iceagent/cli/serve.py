@@ -16,13 +16,14 @@ import icesignal
 import trio
 from icesignal.config import limits_of
 from icesignal.config_checks import turn_offers
-from icesignal.config_option import Seconds, config_option, turn_url_options
+from icesignal.config_option import config_option, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
 from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.listener import AdminNotListening
 from icesignal.log_format import LogFormat
+from icesignal.seconds import Seconds
 from icesignal.systemd import RELAY, HandedOver, Notifier, take_sockets
 from icesignal.tls import HTTP, ServerTls, TlsError
 from icesignal.turn_servers import Minted, TurnDirectory

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from icesignal.config_option import Seconds
+from icesignal.seconds import Seconds
 
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.core.turn.server import TurnLimits

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -40,6 +41,26 @@ class Access:
         if self.owner is None:
             return True
         return any(hmac.compare_digest(value, self.owner) for value in request.values(b"authorization"))
+
+
+class OwnersMeetings:
+    """The rendezvous names that a relay's owner has met somebody at: those others may enter, too, and no others.
+
+    Whoever knows such a name has had it from the owner, sealed. The latest are remembered, `MOST` of them.
+    """
+
+    MOST: Final = 64
+
+    def __init__(self) -> None:
+        self._names: deque[bytes] = deque(maxlen=self.MOST)
+
+    def note(self, name: bytes) -> None:
+        """Take note that the owner is there."""
+        if name not in self._names:
+            self._names.append(name)
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._names
 
 
 IceServers = Sequence[Mapping[str, Any]] | Callable[[str], Sequence[Mapping[str, Any]]]

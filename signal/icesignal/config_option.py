@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,17 +12,6 @@ from icesignal.config import ConfigError, RelayConfig, read_config
 
 C = TypeVar("C", bound=RelayConfig)
 F = TypeVar("F", bound=Callable[..., object])
-
-
-class Seconds(click.FloatRange):
-    """A time that ends: `nan` is in every range, and `inf` in those without an end."""
-
-    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds; what is no finite number of the range is told."""
-        seconds = super().convert(value, param, ctx)
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is no number of seconds, as in 30", param, ctx)
-        return seconds
 
 
 def config_option(

@@ -17,13 +17,14 @@ import trio
 
 from icesignal.config import RelayConfig, limits_of
 from icesignal.config_checks import problems_of, turn_offers
-from icesignal.config_option import Seconds, check_file, config_option, relay_values, turn_url_options
+from icesignal.config_option import check_file, config_option, relay_values, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
 from icesignal.listener import AdminNotListening, raise_descriptor_limit
 from icesignal.log_format import LogFormat, handler_to
 from icesignal.registry import RoomLimits
+from icesignal.seconds import Seconds
 from icesignal.server import Server, serve
 from icesignal.sources import Limits
 from icesignal.systemd import HandedOver, Notifier, take_sockets

@@ -7,7 +7,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -15,6 +15,7 @@ import trio
 from msgspec import UNSET
 
 from icesignal import wire
+from icesignal.access import OwnersMeetings
 from icesignal.engines import Engine
 from icesignal.logs import FewLines
 from icesignal.outcomes import Outcomes
@@ -37,13 +38,14 @@ _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 class ServedClient:
     """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one.
 
-    `is_draining` returns whether the relay goes away: it makes no rooms any more. `pseudonym` returns its name in logs,
-    `pressure` how hard the relay is pressed.
+    `meetings` are those of the relay's owner, which others may come to. `is_draining` returns whether the relay goes
+    away: it makes no rooms any more. `pseudonym` returns its name in logs, `pressure` how hard the relay is pressed.
     """
 
     party: Party
     may_make_rooms: bool
     on_entered: Callable[[], None]
+    meetings: OwnersMeetings = field(default_factory=OwnersMeetings)
     is_draining: Callable[[], bool] = lambda: False
     pseudonym: Callable[[], str] = lambda: ""
     pressure: Callable[[], Pressure] = Pressure
@@ -176,7 +178,7 @@ class RelayPeer:
             self._give_servers()
         elif isinstance(frame, wire.Outcome):
             self._take_outcome(frame)
-        elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and not self._client.may_make_rooms:
+        elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and not self._may_make(frame):
             self._counters["rooms_forbidden"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
         elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and self._client.is_draining():
@@ -190,6 +192,15 @@ class RelayPeer:
             if isinstance(frame, _WITH_SESSION) and not self._is_in_room:
                 self._entering = frame.session
             await self._engine.handle_frame(self, frame)
+
+    def _may_make(self, entry: wire.Allocate | wire.Meet | wire.Enter) -> bool:
+        """Return whether the client may make the room it asks for, or the relay's owner has made it."""
+        meetings = self._client.meetings
+        if not self._client.may_make_rooms:
+            return isinstance(entry, wire.Meet) and entry.name in meetings
+        if isinstance(entry, wire.Meet):
+            meetings.note(entry.name)
+        return True
 
     def _note(self, event: str, text: str) -> None:
         """Count what a client did wrong, and log it, its address as today's pseudonym."""

@@ -19,7 +19,7 @@ from functools import partial
 import trio
 
 from icesignal import http, metrics, wire
-from icesignal.access import Access, IceServers, servers_for_each
+from icesignal.access import Access, IceServers, OwnersMeetings, servers_for_each
 from icesignal.engines import Engine, MemoryEngine
 from icesignal.expect import expect, expect_list
 from icesignal.first_bytes import TLS_HANDSHAKE, StunConnection, Tls, open_stream, read_proxy_header
@@ -93,6 +93,7 @@ class Server:
         self._access = access
         self._sources = SourceTable(limits)
         self._peers: set[RelayPeer] = set()
+        self._meetings = OwnersMeetings()
         self._unsettled: dict[trio.CancelScope, None] = {}  # connections that are in no room, the oldest first
         self._open = 0
         self._draining = False
@@ -362,6 +363,7 @@ class Server:
                 party,
                 self._access.may_make_rooms(request),
                 settle,
+                self._meetings,
                 lambda: self._draining,
                 lambda: self._pseudonyms.of(party.name),
                 self._pressure,

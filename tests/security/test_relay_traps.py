@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from secrets import token_bytes
 
@@ -566,8 +566,30 @@ async def test_trap_51_the_relay_of_one_command_serves_its_room_only(monkeypatch
                 async with icesignal.open_join(None, invitation.code):
                     pass
             assert len(invitation.nameplate) >= 4, "its code carries an address; the number is not to be gone through"
+            await _meet_again_at_a_relay_with_an_owner(place.url, outside)
         assert "owner" not in repr(place)
         assert place.shown == outside
+
+
+async def _meet_again_at_a_relay_with_an_owner(inside: str, outside: str) -> None:
+    """The two of a session may, once the owner is there; nobody else knows where."""
+    name, key = token_bytes(32), token_bytes(32)
+    owner, guest = (icesignal.Rendezvous(role, name, key) for role in ("inviter", "joiner"))
+    with pytest.raises(icesignal.RelayRefused):
+        async with icesignal.open_rendezvous(outside, guest):
+            pass
+    met = trio.Event()
+
+    async def wait() -> None:
+        async with icesignal.open_rendezvous(inside, owner):
+            met.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        while not met.is_set():
+            with suppress(icesignal.RelayRefused):  # before the owner is
+                async with icesignal.open_rendezvous(outside, guest):
+                    await met.wait()
 
 
 # -- 42: who is behind a proxy
