@@ -142,6 +142,9 @@ class SealedChannel:
     async def send(self, message: Mapping[str, Any]) -> None:
         """Send a map of msgpack's types.
 
+        When the conversation is over, what the peer said last is heard first: until it has been received nothing is
+        raised, and nothing sent. It may say why the peer has left.
+
         Raises:
             TypeError: it is no map.
             ValueError: it holds something else, or is longer than `MAX_BODY_BYTES` when packed.
@@ -154,9 +157,16 @@ class SealedChannel:
             raise ValueError(f"only what msgpack can express may be sent: {error}") from None
         if len(body) > MAX_BODY_BYTES:
             raise ValueError(f"a message has at most {MAX_BODY_BYTES} bytes when packed, not {len(body)}")
-        if self._over is not None:
-            raise self._over
-        await self._send_sealed(KIND_MAP + body)
+        try:
+            if self._over is not None:
+                raise self._over
+            await self._send_sealed(KIND_MAP + body)
+        except SignalError:
+            while self._over is None and not self._inbox:  # what has arrived is being opened
+                await self._changed.wait()
+            await trio.lowlevel.checkpoint()
+            if not self._inbox:
+                raise
 
     async def receive(self) -> dict[str, Any]:
         """Return the peer's next map.

@@ -138,6 +138,25 @@ async def test_leaving_is_heard_by_the_other_side_after_what_was_said(relay: Ser
             await joined.send({"last": "words"})
 
 
+@pytest.mark.parametrize("is_opened", [False, True])
+async def test_who_sends_to_a_peer_that_has_left_hears_its_last_words_first(relay: Server, is_opened: bool) -> None:
+    """They may say why: somebody who was refused took it for a peer that went away, and waited for another."""
+    async with sealed_pair(relay.url) as (inviter, joiner):
+        await inviter.send({"refusal": "you are not who you were"})
+        inviter.close()
+        if is_opened:
+            await trio.sleep(0.2)
+        else:  # it has arrived, and nobody has looked at it yet
+            while joiner._client.over is None:
+                await trio.lowlevel.checkpoint()
+        await joiner.send({"hello": "there"})
+        assert "refusal" in await joiner.receive()
+        with pytest.raises(icesignal.PeerLeft):
+            await joiner.send({"hello": "there"})
+        with pytest.raises(icesignal.PeerLeft):
+            await joiner.receive()
+
+
 async def test_the_block_s_own_error_leaves_unwrapped(relay: Server) -> None:
     """A user catches his own exception, not a group of it."""
     with pytest.raises(ZeroDivisionError):
