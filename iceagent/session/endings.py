@@ -11,6 +11,7 @@ from iceagent.core.constants import CONSENT_EXPIRY_S
 from iceagent.errors import IceError
 from iceagent.link import LinkLost
 from iceagent.session.errors import NoLink, NoPath, PeerLeft, PeerLost, RelayError
+from iceagent.session.outages import format_time
 
 PEER_LOST = (
     f"the other side has not answered for {CONSENT_EXPIRY_S:.0f} s; it was stopped, or its network or this one is down"
@@ -20,6 +21,7 @@ _NO_SIGNALING = (
     "The path has been silent for 30 s, and the conversation at the relay, over which another path could have been "
     "agreed on, had ended before."
 )
+_AWAY = "The other side has not answered for {}, on no path and through no relay, and is waited for no longer."
 _AGAIN = "Connect again, with a new code; a relay that keeps running keeps sessions through changes of networks."
 _NOT_TRIED = frozenset((VerdictKind.CLOSED, VerdictKind.WAITING_FOR_CREDENTIALS, VerdictKind.WAITING_FOR_CANDIDATES))
 _NO_PATH = "no path to the other side"
@@ -91,7 +93,9 @@ def failure_of(agent: Agent, *, signaling_ended: bool = False) -> Verdict | None
     if signaling_ended:
         return replace(verdict, summary=_NO_SIGNALING, remedy=_AGAIN)
     entry = CATALOGUE[VerdictKind.CONSENT_LOST]
-    return replace(verdict, kind=VerdictKind.CONSENT_LOST, summary=entry.meaning, remedy=entry.remedy)
+    silent_s = agent.silent_s or 0.0
+    summary = entry.meaning if silent_s < 2 * CONSENT_EXPIRY_S else _AWAY.format(format_time(silent_s))
+    return replace(verdict, kind=VerdictKind.CONSENT_LOST, summary=summary, remedy=entry.remedy)
 
 
 def peer_lost(reason: LinkLost, verdict: Verdict | None) -> PeerLost:

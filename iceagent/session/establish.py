@@ -102,7 +102,6 @@ async def establish(
                 session_key=channel.key(KEY_PURPOSE),
             )
             async with _opened(opening, agent, signaling.report_failed) as link:
-                signaling.is_open = True
                 session = session_type(
                     link,
                     inviter=is_inviter,

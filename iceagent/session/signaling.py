@@ -98,7 +98,8 @@ class Signaling:
         self._channel.close()
 
     def report_open(self) -> None:
-        """Report to the relay's operator that the two sides reach each other, and how."""
+        """Take note that the session is open, and report to the relay's operator how the two sides reach each other."""
+        self.is_open = True
         path = path_of(self._agent)
         if path is None or path.direct:  # what explains others is imported for them alone
             outcome: Literal["direct", "relayed"] = "direct"

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from icesignal.access import OWNER
     from icesignal.channel import (
         Invitation,
-        Rendezvous,
         SealedChannel,
         open_invitation,
         open_join,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
         SignalError,
     )
     from icesignal.keeper import RelayState
+    from icesignal.pake import Rendezvous
     from icesignal.pauses import BACK_S
     from icesignal.room_client import Room, open_room
     from icesignal.room_events import (
@@ -124,7 +124,7 @@ __all__ = [
 
 _NAMES_OF = {
     "access": ("OWNER",),
-    "channel": ("Invitation", "Rendezvous", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
+    "channel": ("Invitation", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
     "client": ("Client", "open_client"),
     "keeper": ("RelayState",),
     "code": ("Code", "parse_code"),
@@ -147,6 +147,7 @@ _NAMES_OF = {
         "SessionLost",
         "SignalError",
     ),
+    "pake": ("Rendezvous",),
     "pauses": ("BACK_S",),
     "room_client": (
         "Room",

@@ -10,7 +10,6 @@ import ssl
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgpack
@@ -21,7 +20,7 @@ from icesignal.client import Client, open_client
 from icesignal.code import Code, generate_words, parse_code, parse_host_port
 from icesignal.errors import ChannelBroken, CodeMalformed, CodeUnknown, CodeWrong, MessagesLost, PeerLeft, SignalError
 from icesignal.expect import expect
-from icesignal.pake import Role, SessionKeys
+from icesignal.pake import Rendezvous, Role, SessionKeys
 from icesignal.pauses import BACK_S, TIMEOUT_S
 from icesignal.secretbox import COUNTER_BYTES, OVERHEAD_BYTES, Opener, OpenError, Sealer
 from icesignal.tasks import open_background
@@ -34,15 +33,6 @@ KIND_REPEAT = b"\x01"
 MAX_BODY_BYTES = wire.MAX_PAYLOAD_BYTES - OVERHEAD_BYTES - 1
 CONFIRM_TIMEOUT_S = 30.0
 INBOX_MAPS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Rendezvous:
-    """What two peers keep to meet again without a code."""
-
-    role: Role
-    name: bytes = field(repr=False)
-    key: bytes = field(repr=False)
 
 
 class SealedChannel:

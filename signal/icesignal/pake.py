@@ -124,6 +124,15 @@ class Pake:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """What two peers keep to meet again without a code."""
+
+    role: Role
+    name: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+
+
 class Meeting:
     """One side of a rendezvous: keys of a key that both have, and of an X25519 exchange made for this one alone.
 

@@ -117,9 +117,10 @@ def test_trap_14_an_authenticated_answer_after_expiry_does_not_bring_consent_bac
     assert one.data_pair() is None
 
 
-def test_trap_14_a_403_to_a_consent_check_revokes_at_once() -> None:
-    """RFC 7675 section 5.2."""
-    one = completed()
+@pytest.mark.parametrize("outage_s", [0.0, 600.0])
+def test_trap_14_a_403_to_a_consent_check_revokes_at_once(outage_s: float) -> None:
+    """RFC 7675 section 5.2; who waits for a path to come back does not wait for this peer."""
+    one = completed(outage_s=outage_s)
     sent = run_timers(one, 0.02, 6.2)
     one.handle_datagram(6.3, A4, B4, answer(sent[0][1], PEER, code=403))
     assert one.state is AgentState.FAILED

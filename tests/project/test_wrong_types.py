@@ -68,6 +68,7 @@ CONFIG: dict[str, Any] = {
     "mdns": True,
     "ice_lite": 1,
     "auto_restart": "no",
+    "outage_s": "long",
     "controller": object(),
     "tcp_candidates": "yes",
     "shared_port": 4000,

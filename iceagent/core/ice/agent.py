@@ -43,9 +43,9 @@ class IceAgent:
     did. Local addresses are those of sockets, that is the bases of candidates.
 
     Attributes:
-        activity: the shell sets `activity.unheard_since` to the present when it sends data and finds None there, and
-            to None when data of a validated path came. So a path that dies in mid-transfer is noticed within half a
-            second; without it, with the next consent check. After setting a time, `next_timeout` is another.
+        activity: the shell sets `activity.unheard_since` to the present as it sends data and finds None there, and to
+            None when data of a validated path came; then `next_timeout` is another. So a path that dies in mid-transfer
+            is noticed within half a second; without it, with the next consent check.
 
     Args:
         role: CONTROLLED for a lite agent, else CONTROLLING for the side that starts (RFC 8445 section 6.1.1); a
@@ -84,8 +84,6 @@ class IceAgent:
         self._due_known = False
         self._due_unheard_since: float | None = None
         self._driven_at = float("-inf")  # when a datagram or a timeout was last dealt with
-
-    # For the checklist set.
 
     def current_facts(self) -> SessionFacts:
         """For the checklist set: the facts of the session that candidates and credentials belong to."""
@@ -145,7 +143,7 @@ class IceAgent:
     @property
     def path_is_silent(self) -> bool:
         """Whether the path in use goes unanswered, or its socket is gone, though consent to it may have time left."""
-        return self._sessions.carrier.facts.health.silent or self._sessions.carrier.facts.health.stranded
+        return self._sessions.carrier.facts.health.silent or self.stranded
 
     @property
     def gives_up_at(self) -> float:
@@ -314,7 +312,7 @@ class IceAgent:
         return self.credentials
 
     def give_up(self, now: float) -> None:
-        """Let `IceConfig.outage_s` end now: somebody knows that the peer is gone. A path that works is not touched."""
+        """Let `IceConfig.outage_s` end now, since the peer is known to be gone; a path that works is not touched."""
         self._sessions.give_up()
         self._settle(now)
 

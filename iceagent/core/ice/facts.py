@@ -99,6 +99,7 @@ class SessionFacts:
 
         *By `health.consent`:*
         loss: why the last path was lost, in words.
+        revoked: the peer itself has ended it: nothing brings the session back (RFC 7675 section 5.2).
 
         *By `checks.requests`:*
         requests_received: authenticated checks of the peer.
@@ -152,6 +153,7 @@ class SessionFacts:
         self.state = AgentState.NEW
         self.failure = ""
         self.loss = ""
+        self.revoked = False
         self.requests_received = 0
 
     @property

@@ -222,7 +222,8 @@ class Sessions:
     @property
     def _ends_at(self) -> float:
         """When an agent without any path fails, if no restart comes."""
-        return self._heard_at + self.current.facts.outage_s
+        is_revoked = self.current.facts.revoked or self.carrier.facts.revoked
+        return self._heard_at + (0.0 if is_revoked else self.current.facts.outage_s)
 
     # What changes them.
 

@@ -180,6 +180,7 @@ class ConsentKeeper:
             return
         view = pair.view()
         self._facts.loss = why
+        self._facts.revoked = revoked
         self._nominator.invalidate(now, pair)
         self._facts.outbox.emit(ConsentLost(view, revoked))
 
