@@ -2,15 +2,34 @@
 
 A world is a value: it is copied by pickling, and two worlds that pickle alike are the same one. So the orders in which
 things can happen make a graph without circles, of which each world is visited once and all paths are counted.
+
+In a room of 16 most members only listen, and orders that differ in nothing that anybody could see are tried once. That
+leaves none out, for these reasons:
+
+- What a listener takes note of (a message, an acknowledgement, that it is in) changes the listener and the queue of its
+  connection, and makes it say nothing. No node, no store and no other client looks at either while its node lives, so
+  it comes in the same order with all they do. What tells whether it was before the end of the node is how much of the
+  queue had arrived by then, and so this is drawn when a node is killed (`World.cuts`), and not before. Where no node
+  can be killed any more, it arrives at once.
+- How much each listener of a killed node has had matters to this listener alone: what it is given when it is back
+  follows from its own position and the room's log, which are no other listener's. So it is enough that each of them is
+  cut off after each of its messages, with all that the others do; not with all that the other listeners have had. The
+  queues are cut at each place of one order of all that is in them, the first of each, then the second of each.
+- Listeners of one node are alike but for their names, which no rule of the relay's looks at but to tell them apart, and
+  `min(connection)`, which names a node. So they come back in the order of their names; and one after the other, since
+  a command that waits in a desk's queue is seen by nobody until its turn comes: to arrive then is the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import pickle
+import random
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeVar
 
 import msgspec
@@ -26,7 +45,9 @@ LONGEST = 300  # things that happen one after the other: more are a circle
 LATER_S = 10.0  # longer than a beat, and so short that no session ends
 NOW = 1_700_000_000.0
 T = TypeVar("T")
+NOTED = wire.Message | wire.Ack | wire.Entered
 _ENCODER = msgspec.msgpack.Encoder()
+_TOKEN = re.compile(rb"token[0-9]{11}")
 Choice = tuple[str, ...] | tuple[object, ...]
 
 
@@ -43,11 +64,9 @@ class Seeded:
 
     def __call__(self, size: int) -> bytes:
         self.count += size == wire.TOKEN_BYTES
-        return (
-            hashlib.shake_256(f"{self.seed}/{self.count}".encode()).digest(size)
-            if size == wire.TOKEN_BYTES
-            else self.seed.encode()[-size:].rjust(size)
-        )
+        if size == wire.TOKEN_BYTES:
+            return b"token" + f"{self.seed[-1]}{self.count:010}".encode()
+        return self.seed.encode()[-size:].rjust(size)
 
 
 @dataclass
@@ -69,6 +88,9 @@ class Client:
     repeats: int = 0
     dials: int = 0
     over: str = ""
+    will_leave: bool = False
+    since: tuple[int, int] = (0, 0)  # what was said up to here is not for it
+    places: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def hello(self) -> wire.Frame:
         if not self.token:
@@ -91,7 +113,7 @@ class Client:
                 if isinstance(frame, wire.Entered) and frame.arrival == "resync":
                     raise Broken(f"{self.name} is told that messages are lost")
                 if not self.token:
-                    self.position = (frame.epoch, frame.seq)
+                    self.position = self.since = (frame.epoch, frame.seq)
                 self.token, self.is_live = frame.token, True
                 self._acknowledge(frame.client_seq)
                 return [*self.pending, *self.say()]
@@ -99,7 +121,7 @@ class Client:
                 if (frame.epoch, frame.seq) <= self.position:
                     self.repeats += 1
                 else:
-                    self.position = (frame.epoch, frame.seq)
+                    self.position = self.places[frame.payload] = (frame.epoch, frame.seq)
                     self.heard.append(frame.payload)
             case wire.Ack():
                 self._acknowledge(frame.client_seq)
@@ -141,6 +163,7 @@ class World:
     hops: dict[str, int] = field(default_factory=dict)
     losses: int = 0
     symmetric: int = 2  # clients from here on are alike but for their names: they take their turns in order
+    listeners: int = 1_000  # clients from here on only listen, those that are `symmetric` as well
 
     # What can happen
 
@@ -150,7 +173,7 @@ class World:
             if not host.is_alive:
                 continue
             if self.kills and host.may_die:  # never all of them
-                yield ("kill", at)
+                yield from (("kill", at, cut) for cut in range(len(self.cuts(at)) + 1))
             for number in host.requests:
                 yield ("ask", at, number)
                 if self.losses:
@@ -174,6 +197,8 @@ class World:
                 yield from (("dial", index, at) for at in self._where(client))
             elif client.connection and self.hops.get(client.name) and client.is_live:
                 yield ("hop", index)
+            elif client.connection and client.will_leave and client.is_live:
+                yield ("leave", index)
 
     def _names_the_dead(self, host: Host) -> bool:
         dead = {other.node.number for other in self.hosts if not other.is_alive}
@@ -189,7 +214,7 @@ class World:
         is_one_served = False
         for index, client in enumerate(self.clients):
             connection = client.connection
-            if client.node != at or not host.to_clients.get(connection):
+            if client.node != at or not host.to_clients.get(connection) or self._is_for_later(index, host):
                 continue
             if index >= self.symmetric:
                 if is_one_served:
@@ -199,6 +224,19 @@ class World:
         for connection in host.to_clients:
             if not any(client.connection == connection for client in self.clients):
                 yield ("gone", at, connection)
+
+    def _is_for_later(self, index: int, host: Host) -> bool:
+        """Return whether it is drawn at the end of the node whether a listener has had what is next for it."""
+        queue = host.to_clients[self.clients[index].connection]
+        return index >= self.listeners and isinstance(queue[0], NOTED)
+
+    def cuts(self, at: int) -> list[int]:
+        """Return whose turn it is, in the one order in which listeners of a node are given what is in their queues."""
+        host, turns = self.hosts[at], []
+        for index, client in enumerate(self.clients[self.listeners :], self.listeners):
+            queue = host.to_clients.get(client.connection, ())
+            turns += [(turn, index) for turn, _ in enumerate(takewhile(lambda one: isinstance(one, NOTED), queue))]
+        return [index for _, index in sorted(turns)]
 
     # What then happens
 
@@ -212,9 +250,14 @@ class World:
                 self.hand_over(host)
                 self.catch_up(host)
 
-    def _kill(self, at: int) -> None:
+    def _kill(self, at: int, cut: int) -> None:
         self.kills -= 1
         host = self.hosts[at]
+        for index in self.cuts(at)[:cut]:
+            client = self.clients[index]
+            frame = host.to_clients[client.connection].popleft()
+            assert isinstance(frame, NOTED)
+            client.hear(frame)
         host.is_alive = False
         for part in (host.requests, host.answers, host.changes, host.to_clients):
             part.clear()
@@ -275,6 +318,12 @@ class World:
         others = [at for at, host in enumerate(self.hosts) if host.is_alive and at != client.node]
         self._dial(index, others[0])
 
+    def _leave(self, index: int) -> None:
+        """A member leaves for good, and does not wait to hear that it has."""
+        client = self.clients[index]
+        self.say(client, [wire.Close(reason="left")])
+        client.will_leave, client.over, client.connection = False, "left", 0
+
     def _gone(self, at: int, connection: int) -> None:
         """A connection that its client has left is found to be gone, at last."""
         host = self.hosts[at]
@@ -318,11 +367,14 @@ class World:
 
     def hand_over(self, host: Host) -> None:
         """Give clients what they only take note of."""
-        if not self.is_calm:
+        if self.kills:
             return
-        for client in self.clients:
+        for index, client in enumerate(self.clients):
+            is_listener = index >= self.listeners
             queue = host.to_clients.get(client.connection)
-            while queue and isinstance(frame := queue[0], wire.Message | wire.Ack):
+            if not (is_listener or self.is_calm):
+                continue
+            while queue and isinstance(frame := queue[0], NOTED if is_listener else wire.Message | wire.Ack):
                 queue.popleft()
                 client.hear(frame)
 
@@ -368,7 +420,10 @@ class World:
             for desk in node._desks.values():
                 parts += [desk.state, _ordered(desk.windows), list(desk._queue), desk._phase.value, desk._is_known]
                 parts += [desk._is_current, desk._early, desk._trial, desk._unsure, desk._touched_at]
-        return hashlib.blake2b(_ENCODER.encode(parts), digest_size=16).digest()
+        # Which tokens there were before tells no worlds apart: a token is only ever compared with another one.
+        names: dict[bytes, bytes] = {}
+        text = _TOKEN.sub(lambda found: names.setdefault(found[0], b"token%011d" % len(names)), _ENCODER.encode(parts))
+        return hashlib.blake2b(text, digest_size=16).digest()
 
     # What must hold
 
@@ -386,13 +441,17 @@ class World:
         """When nothing more can happen: everything was acknowledged, and heard by all, in one order."""
         said = {client.name: client.acked for client in self.clients}
         orders = []
+        places = {payload: at for client in self.clients for payload, at in client.places.items()}
         for client in self.clients:
+            orders.append(list(client.heard))
+            if client.over:
+                continue
             if client.pending or client.to_say:
                 raise Broken(f"{client.name} waits for ever: {client.pending}")
-            missed = {one for name, all_of in said.items() for one in all_of if name != client.name} - set(client.heard)
+            others = {one for name, all_of in said.items() for one in all_of if name != client.name}
+            missed = {one for one in others if places.get(one, (9, 0)) > client.since} - set(client.heard)
             if missed:
                 raise Broken(f"{client.name} has not heard {missed}")
-            orders.append(list(client.heard))
         for one in orders:
             for other in orders:
                 common = [payload for payload in one if payload in other]
@@ -413,8 +472,15 @@ class Explored:
     ends: int = 0
 
 
-def explore(world: World, at_most: int = 1_000_000) -> Explored:
+def explore(world: World, at_most: int = 1_000_000, *, recoveries: int = 0) -> Explored:
     """Try every order in which things can happen from a world on.
+
+    Args:
+        world: where it begins; all its faults have yet to come.
+        at_most: worlds, after which this is given up.
+        recoveries: 0 for every order to the very end. Else so many orders of what follows after the last fault, when
+            nothing can be cut off any more: all who were cut off come back, and with 16 of them the orders of that are
+            too many.
 
     Raises:
         Broken: with the choices that led there.
@@ -429,6 +495,11 @@ def explore(world: World, at_most: int = 1_000_000) -> Explored:
         if explored.worlds > at_most:
             raise RuntimeError(f"more than {at_most} worlds")
         data = pickle.dumps(world, pickle.HIGHEST_PROTOCOL)
+        if recoveries and world.is_calm and path:
+            for number in range(recoveries):
+                explored.worlds += _recover(pickle.loads(data), random.Random(number), path)
+            explored.ends += recoveries
+            return recoveries
         choices = list(world.choices())
         orders = 0
         for choice in choices:
@@ -455,6 +526,23 @@ def explore(world: World, at_most: int = 1_000_000) -> Explored:
 
     explored.orders = visit(world, world.value(), ())
     return explored
+
+
+def _recover(world: World, draw: random.Random, path: tuple[Choice, ...]) -> int:
+    """Let things happen in a drawn order to their end; return how many have."""
+    happened: list[Choice] = []
+    try:
+        while choices := list(world.choices()):
+            happened.append(draw.choice(choices))
+            world.do(happened[-1])
+            world.check()
+            if len(happened) > LONGEST:
+                raise Broken("it does not end")
+        world.check_end()
+    except Exception as error:
+        error.add_note("\n".join(map(str, (*path, *happened))))
+        raise
+    return len(happened)
 
 
 def settle(world: World) -> None:
