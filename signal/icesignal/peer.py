@@ -7,8 +7,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import msgspec
 import trio
@@ -34,58 +33,106 @@ _WITH_SESSION = (*_ENTRIES, wire.Resume)
 _KNOWN_CODES = frozenset({*map(int, CloseCode), ABNORMAL})
 
 
-@dataclass(frozen=True, slots=True)
-class ServedClient:
-    """Who is at the other end: who pays, and whether it may make rooms. `on_entered` is called once it is in one.
+class Encoder:
+    """Encodes frames; one that goes to many, one after the other, is encoded once."""
 
-    `meetings` are those of the relay's owner, which others may come to. `is_draining` returns whether the relay goes
-    away: it makes no rooms any more. `pseudonym` returns its name in logs, `pressure` how hard the relay is pressed.
+    def __init__(self) -> None:
+        self._frame: wire.Frame | None = None
+        self._message = b""
+
+    def encode(self, frame: wire.Frame) -> bytes:
+        """Return the websocket message of a frame."""
+        if frame is not self._frame:
+            self._frame, self._message = frame, wire.encode(frame)
+        return self._message
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What all peers of a relay share.
+
+    Attributes:
+        engine: where the rooms are.
+        limits: what a client may ask for.
+        counters, outcomes: what became of what was asked.
+        encode: gives the websocket message of a frame.
+        ice_servers: returns what a member is told, given its source.
+        pseudonym: returns the name of a source in logs.
+        meetings: those of the relay's owner, which others may come to.
+        is_draining: returns whether the relay goes away: it makes no rooms any more.
+        pressure: returns how hard the relay is pressed.
     """
 
-    party: Party
-    may_make_rooms: bool
-    on_entered: Callable[[], None]
-    meetings: OwnersMeetings = field(default_factory=OwnersMeetings)
-    is_draining: Callable[[], bool] = lambda: False
-    pseudonym: Callable[[], str] = lambda: ""
-    pressure: Callable[[], Pressure] = Pressure
+    engine: Engine
+    limits: Limits
+    counters: Counter[str]
+    outcomes: Outcomes
+    encode: Callable[[wire.Frame], bytes]
+    ice_servers: Callable[[str], list[wire.RTCIceServer]]
+    pseudonym: Callable[[str], str]
+    meetings: OwnersMeetings
+    is_draining: Callable[[], bool]
+    pressure: Callable[[], Pressure]
 
 
 class RelayPeer:
     """The relay's side of one websocket. An engine knows it as a `Subscriber`."""
 
+    __slots__ = (
+        "_challenge",
+        "_connection",
+        "_counters",
+        "_enter_by",
+        "_entering",
+        "_host",
+        "_is_in_room",
+        "_malformed",
+        "_may_make_rooms",
+        "_on_entered",
+        "_party",
+        "_session",
+        "_toll",
+    )
+
     def __init__(
         self,
         connection: ServedWebsocket,
-        engine: Engine,
-        client: ServedClient,
-        limits: Limits,
-        ice_servers: Callable[[], list[wire.RTCIceServer]],
-        counters: Counter[str],
-        outcomes: Outcomes,
+        host: Host,
+        party: Party,
+        on_entered: Callable[[], None],
+        *,
+        may_make_rooms: bool = True,
     ) -> None:
+        """Make one.
+
+        Args:
+            connection: to the client.
+            host: what it shares with the others.
+            party: who is at the other end, and pays.
+            on_entered: called once it is in a room.
+            may_make_rooms: whether the client may.
+        """
         self._connection = connection
-        self._engine = engine
-        self._client = client
-        self._limits = limits
-        self._ice_servers = ice_servers
-        self._counters = counters
-        self._outcomes = outcomes
-        self._toll = Toll(client.party, limits, client.pressure, counters)
+        self._host = host
+        self._party = party
+        self._on_entered = on_entered
+        self._may_make_rooms = may_make_rooms
+        self._counters = host.counters
+        self._toll = Toll(party, host.limits, host.pressure, host.counters)
         self._entering = b""  # the session that asks for a place
         self._session = b""  # the one that has it
         self._malformed = 0
         self._challenge = secrets.token_bytes(wire.CHALLENGE_BYTES)
         self._is_in_room = False
-        self._enter_by = trio.current_time() + limits.first_frame_s
-        connection.on_drained = partial(engine.drained, self)
+        self._enter_by = trio.current_time() + host.limits.first_frame_s
+        connection.on_drained = self._tell_drained
 
     # -- what the engine calls
 
     @property
     def levels(self) -> Levels:
         """Who is connected."""
-        return self._client.party.levels
+        return self._party.levels
 
     @property
     def challenge(self) -> bytes:
@@ -97,9 +144,9 @@ class RelayPeer:
         if isinstance(frame, wire.Joined | wire.Entered):
             frame = msgspec.structs.replace(frame, ice_servers=self._ice_servers())
             self._enter_by, self._is_in_room, self._session = math.inf, True, self._entering
-            self._client.on_entered()
+            self._on_entered()
         try:
-            self._connection.send_nowait(wire.encode(frame))
+            self._connection.send_nowait(self._host.encode(frame))
             self._counters["frames_out"] += 1
         except OutboxFull:
             self._note("slow_consumers", "takes its messages too slowly, and its connection is closed")
@@ -112,12 +159,18 @@ class RelayPeer:
     def charge(self, copies: int, size: int) -> None:
         """Have the client pay for what went to several: an eighth of a message for each copy, and its bytes."""
         now = trio.current_time()
-        self._client.party.charge("messages", now, copies * COPY_COST)
-        self._client.party.charge("bytes", now, size)
+        self._party.charge("messages", now, copies * COPY_COST)
+        self._party.charge("bytes", now, size)
 
     def confirm(self) -> None:
         """Give back what a claim costs that turned out to be no guess."""
         self._toll.give_back(trio.current_time())
+
+    def _tell_drained(self) -> None:
+        self._host.engine.drained(self)
+
+    def _ice_servers(self) -> list[wire.RTCIceServer]:
+        return self._host.ice_servers(self._party.name)
 
     # -- the connection's task
 
@@ -127,7 +180,7 @@ class RelayPeer:
         offers = [
             wire.OFFERS_SERVERS,
             wire.OFFERS_OUTCOMES,
-            *([wire.OFFERS_ROOMS] if self._client.may_make_rooms else []),
+            *([wire.OFFERS_ROOMS] if self._may_make_rooms else []),
             *([wire.OFFERS_TURN] if self._has_turn() else []),
         ]
         work = self._toll.puzzle() or UNSET
@@ -148,7 +201,7 @@ class RelayPeer:
             raise
         finally:
             with trio.CancelScope(shield=True):  # bounded by the engine; the memory engine does not wait at all
-                await self._engine.disconnect(self, hung_up=hung_up)
+                await self._host.engine.disconnect(self, hung_up=hung_up)
 
     def _has_turn(self) -> bool:
         """Return whether members get a TURN server: who needs one must know before it uses somebody's code up."""
@@ -165,7 +218,7 @@ class RelayPeer:
     async def _handle_message(self, message: bytes | str) -> None:
         now = trio.current_time()
         self._counters["frames_in"] += 1
-        if not self._client.party.take("messages", now):
+        if not self._party.take("messages", now):
             self._note("messages_over_limit", "sends too many frames, and its connection is closed")
             self._connection.abort(CloseCode.TOO_FAST, "too many messages; resume after a pause")
             return
@@ -181,7 +234,7 @@ class RelayPeer:
         elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and not self._may_make(frame):
             self._counters["rooms_forbidden"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.FORBIDDEN, message="this relay makes rooms for its owner only"))
-        elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and self._client.is_draining():
+        elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and self._host.is_draining():
             self._counters["rooms_while_draining"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.BUSY, message="this relay goes away; use another one"))
         elif isinstance(frame, _ENTRIES) and (refusal := self._toll.take(now, frame)) is not None:
@@ -191,12 +244,12 @@ class RelayPeer:
         else:
             if isinstance(frame, _WITH_SESSION) and not self._is_in_room:
                 self._entering = frame.session
-            await self._engine.handle_frame(self, frame)
+            await self._host.engine.handle_frame(self, frame)
 
     def _may_make(self, entry: wire.Allocate | wire.Meet | wire.Enter) -> bool:
         """Return whether the client may make the room it asks for, or the relay's owner has made it."""
-        meetings = self._client.meetings
-        if not self._client.may_make_rooms:
+        meetings = self._host.meetings
+        if not self._may_make_rooms:
             return isinstance(entry, wire.Meet) and entry.name in meetings
         if isinstance(entry, wire.Meet):
             meetings.note(entry.name)
@@ -205,12 +258,12 @@ class RelayPeer:
     def _note(self, event: str, text: str) -> None:
         """Count what a client did wrong, and log it, its address as today's pseudonym."""
         self._counters[event] += 1
-        source = self._client.pseudonym()
+        source = self._host.pseudonym(self._party.name)
         logger.info("%s %s", source, text, extra={"event": event, "source": source})
 
     def _take_outcome(self, frame: wire.Outcome) -> None:
         """Count how the connection of a member turned out: once for each session."""
-        if self._is_in_room and self._outcomes.note(self._session, frame):
+        if self._is_in_room and self._host.outcomes.note(self._session, frame):
             return
         self._counters["outcomes_left_out"] += 1
 
@@ -229,5 +282,5 @@ class RelayPeer:
             self.close(CloseCode.VERSION)
         elif error.reason is wire.BadFrameReason.MALFORMED:
             self._malformed += 1
-            if self._malformed >= self._limits.malformed_frames:
+            if self._malformed >= self._host.limits.malformed_frames:
                 self.close(CloseCode.PROTOCOL_ERROR)

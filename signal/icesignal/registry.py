@@ -95,6 +95,7 @@ class Registry:
         self.connections: dict[int, Member] = {}
         self.outputs: deque[ConnectionAction] = deque()
         self.log_bytes = 0
+        self._said: tuple[LogEntry, wire.Message] | None = None  # what was given to a member last
         self._ended: dict[bytes, tuple[float, str]] = {}  # by session, when and why; the oldest first
 
     # Rooms
@@ -245,13 +246,16 @@ class Registry:
     def _give(self, connection: int, member: Member, entry: LogEntry) -> None:
         member.sent_seq = entry.seq
         member.in_flight += len(entry.payload)
-        self.output(connection, member.room.message(entry))
+        if self._said is None or self._said[0] is not entry:
+            self._said = (entry, member.room.message(entry))
+        self.output(connection, self._said[1])  # to all who hear it the same, so that it is encoded once
 
     def notify_others(self, member: Member) -> None:
         """Tell the others in its room how a member is."""
+        news = member.room.news_of(member)
         for other in member.room.others(member):
             if other.connection is not None:
-                self.output(other.connection, member.room.news_of(member))
+                self.output(other.connection, news)
 
     def output(self, connection: int, frame: wire.Frame) -> None:
         """Have a frame sent."""

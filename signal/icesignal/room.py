@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -92,7 +91,7 @@ class AnyRoom(ABC):
     levels: Levels = ()  # who made it
     members: dict[str, Member] = field(default_factory=dict[str, Member])
     seq: int = 0
-    log: deque[LogEntry] = field(default_factory=deque[LogEntry])
+    log: list[LogEntry] = field(default_factory=list[LogEntry])  # some hundreds at most, and of most rooms none
     log_bytes: int = 0
     # The newest message for each place that the log no longer holds: a position before it cannot be replayed from.
     lost_seq: dict[str, int] = field(default_factory=dict[str, int])
@@ -151,7 +150,7 @@ class AnyRoom(ABC):
         while self.log and (
             self.log[0].at + max_age_s <= now or len(self.log) > max_messages or self.log_bytes > max_bytes
         ):
-            entry = self.log.popleft()
+            entry = self.log.pop(0)
             self.log_bytes -= len(entry.payload)
             for place in self.places():
                 if entry.is_for(place):

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from icesignal.http import may_come_from
 from icesignal.listener import accept_forever, connections_possible, listen_all
 from icesignal.logs import FewLines
 from icesignal.outcomes import Outcomes
-from icesignal.peer import RelayPeer, ServedClient
+from icesignal.peer import Encoder, Host, RelayPeer
 from icesignal.peer import logger as clients
 from icesignal.proxy import forwarded_for, forwarded_values
 from icesignal.pseudonyms import Pseudonyms
@@ -35,7 +35,7 @@ from icesignal.sources import Limits, Party, SourceTable, is_within
 from icesignal.tasks import open_background
 from icesignal.toll import Pressure, tries_for_claim
 from icesignal.transport import PrefixedStream
-from icesignal.websocket import Websockets
+from icesignal.websocket import ServedWebsocket, Websockets
 
 logger = logging.getLogger("icesignal.server")
 errors = logging.getLogger("icesignal.server.errors")  # limited: a client may have found a way to cause them
@@ -61,9 +61,8 @@ class Arrival:
     raw: trio.SocketStream
     host: str
     port: int
-    party: Party | None
-    holding: ExitStack
     settle: Callable[[], None]
+    party: Party | None = None
 
 
 class Server:
@@ -92,8 +91,19 @@ class Server:
         self._more_metrics = more_metrics or (lambda: "")
         self._access = access
         self._sources = SourceTable(limits)
+        self._host = Host(
+            engine=engine,
+            limits=limits,
+            counters=self.counters,
+            outcomes=self.outcomes,
+            encode=Encoder().encode,
+            ice_servers=self._servers_for,
+            pseudonym=self._pseudonyms.of,
+            meetings=OwnersMeetings(),
+            is_draining=lambda: self._draining,
+            pressure=self._pressure,
+        )
         self._peers: set[RelayPeer] = set()
-        self._meetings = OwnersMeetings()
         self._unsettled: dict[trio.CancelScope, None] = {}  # connections that are in no room, the oldest first
         self._open = 0
         self._draining = False
@@ -209,28 +219,30 @@ class Server:
 
     async def _handle_stream(self, stream: trio.SocketStream) -> None:
         host, port = stream.socket.getpeername()[:2]
-        with ExitStack() as holding:
+        scope = trio.CancelScope()
+        arrival = Arrival(stream, host, port, partial(self._settle, scope))
+        try:
             # A direct client is known at once, so that slow headers, too, count against it and nobody else. And whoever
             # has had enough goes before anything is held for him.
-            party = None
-            if not is_within(host, self._access.proxies):
-                party = self._admit(host, holding)
-                if party is None:
-                    await self._turn_away(stream, 429, is_unread=True)
-                    return
+            if not (is_within(host, self._access.proxies) or self._admit(arrival, host)):
+                await self._turn_away(stream, 429, is_unread=True)
+                return
             if self._draining or not self._make_place():
                 self.counters["connections_over_limit"] += 1
                 await self._turn_away(stream, 503, is_unread=True)
                 return
             self._open += 1
             self.counters["connections"] += 1
-            with trio.CancelScope() as scope:
+            with scope:
                 self._unsettled[scope] = None
                 try:
-                    await self._serve(Arrival(stream, host, port, party, holding, partial(self._settle, scope)))
+                    await self._serve(arrival)
                 finally:
                     self._unsettled.pop(scope, None)
                     self._open -= 1
+        finally:
+            if arrival.party is not None:
+                arrival.party.count_connections(-1)
 
     def _settle(self, scope: trio.CancelScope) -> None:
         self._unsettled.pop(scope, None)
@@ -253,27 +265,32 @@ class Server:
         stream, request = await self._read_request(arrival)
         if request is None:
             return
-        party = arrival.party
-        if party is None:
+        if arrival.party is None:
             chain = forwarded_values(request.values(b"x-forwarded-for"), request.values(b"forwarded"))
-            party = self._admit(forwarded_for(arrival.host, chain, self._access.proxies), arrival.holding)
-        if party is None:
+            self._admit(arrival, forwarded_for(arrival.host, chain, self._access.proxies))
+        if arrival.party is None:
             await self._turn_away(stream, 429, REFUSAL_TIMEOUT_S)
             return
-        await self._answer(stream, request, party, arrival.settle)
+        websocket = await self._answer(stream, request, arrival.party)
+        if websocket is not None:
+            may_make_rooms = self._access.may_make_rooms(request)
+            del request  # which takes more than all else, and the websocket may last for days
+            peer = RelayPeer(websocket, self._host, arrival.party, arrival.settle, may_make_rooms=may_make_rooms)
+            await self._run(peer, websocket)
 
-    def _admit(self, host: str, holding: ExitStack) -> Party | None:
-        """Return who is connected, which counts the connection from now on; None when there are too many."""
+    def _admit(self, arrival: Arrival, host: str) -> bool:
+        """Note who is connected, which counts the connection from now on; return False when there are too many."""
         now = trio.current_time()
         party = self._sources.party(now, host)
         if not party.is_full and party.take("connections", now):
-            holding.enter_context(party.hold())
-            return party
+            party.count_connections(1)
+            arrival.party = party
+            return True
         self.counters["connections_refused"] += 1
         source = self._pseudonyms.of(party.name)
         extra = {"event": "connections_refused", "source": source}
         clients.info("%s has too many connections; another one is refused", source, extra=extra)
-        return None
+        return False
 
     async def _turn_away(
         self, stream: trio.abc.Stream, status: int, patience_s: float = REFUSAL_S, *, is_unread: bool = False
@@ -326,27 +343,26 @@ class Server:
         client, first = await read_proxy_header(arrival.raw)
         if client is not None:
             arrival.host, arrival.port = client
-            arrival.party = self._admit(arrival.host, arrival.holding)
-            if arrival.party is None:
+            if not self._admit(arrival, arrival.host):
                 raise http.BadRequest(429, "too many connections")
         return first
 
     async def _serve_stun(self, arrival: Arrival, stream: trio.abc.Stream) -> None:
         """Hand a connection over to the TURN server on our port; it counts as one of ours to its end."""
-        party = arrival.party or self._admit(arrival.host, arrival.holding)
-        if party is None or self._tls is None or self._tls.serve_stun is None:
+        if arrival.party is None and not self._admit(arrival, arrival.host):
+            return
+        if self._tls is None or self._tls.serve_stun is None:
             return
         self.counters["stun_connections"] += 1
         local, remote = arrival.raw.socket.getsockname()[:2], (arrival.host, arrival.port)
         await self._tls.serve_stun(StunConnection(stream, local, remote, arrival.settle))
 
-    async def _answer(
-        self, stream: trio.abc.Stream, request: http.HttpRequest, party: Party, settle: Callable[[], None]
-    ) -> None:
+    async def _answer(self, stream: trio.abc.Stream, request: http.HttpRequest, party: Party) -> ServedWebsocket | None:
+        """Return the websocket that is asked for; None where it was something else, or is refused, and is answered."""
         if not (request.wants_websocket and request.path in WEBSOCKET_PATHS):
             self.counters["pages"] += 1
             await self._respond(stream, self._page(request, is_admin=not self.admin_addresses))
-            return
+            return None
         try:
             answer = http.upgrade(request)
             if not may_come_from(request.values(b"origin"), self._access.origins):
@@ -355,21 +371,12 @@ class Server:
         except http.BadRequest as error:
             self.counters["bad_requests"] += 1
             await self._respond(stream, http.response(error.status, f"{error}\n"))
-            return
-        allow = partial(self._allow, party)
-        async with self.websockets.accept(stream, answer, request.trailing, allow=allow) as connection:
+            return None
+        return self.websockets.accept(stream, answer, request.trailing, allow=partial(self._allow, party))
+
+    async def _run(self, peer: RelayPeer, websocket: ServedWebsocket) -> None:
+        async with websocket:
             self.counters["websockets"] += 1
-            client = ServedClient(
-                party,
-                self._access.may_make_rooms(request),
-                settle,
-                self._meetings,
-                lambda: self._draining,
-                lambda: self._pseudonyms.of(party.name),
-                self._pressure,
-            )
-            ice_servers = partial(self._servers_for, party.name)
-            peer = RelayPeer(connection, self._engine, client, self._limits, ice_servers, self.counters, self.outcomes)
             self._peers.add(peer)
             try:
                 await peer.run()

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -76,29 +75,27 @@ class Limits:
 
 def source_of(host: str) -> str:
     """Return what a peer address counts as; IPv4-mapped IPv6 as IPv4, other IPv6 as its /64."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return UNKNOWN_SOURCE
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-    return str(address)
+    return levels_of(host)[0][0]
 
 
 def levels_of(host: str) -> Levels:
     """Return the source of a peer address and the networks around it, each with the scale of its budgets."""
-    source = source_of(host)
-    if source == UNKNOWN_SOURCE:
-        return ((source, 1.0),)
-    address = ipaddress.ip_address(source.partition("/")[0])
-    networks = IPV4_NETWORKS if address.version == 4 else IPV6_NETWORKS
-    around = (
-        (str(ipaddress.ip_network((int(address) >> (size := address.max_prefixlen - prefix) << size, prefix))), scale)
-        for prefix, scale in networks
-    )
-    return ((source, 1.0), *around)
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return ((UNKNOWN_SOURCE, 1.0),)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    is_ipv4 = isinstance(address, ipaddress.IPv4Address)
+    source = str(address) if is_ipv4 else _around(address, 64)
+    networks: tuple[tuple[int, float], ...] = IPV4_NETWORKS if is_ipv4 else IPV6_NETWORKS
+    return ((source, 1.0), *((_around(address, prefix), scale) for prefix, scale in networks))
+
+
+def _around(address: ipaddress.IPv4Address | ipaddress.IPv6Address, prefix: int) -> str:
+    """Return the network of an address, as `ipaddress` spells it, which takes five times as long for it."""
+    size = address.max_prefixlen - prefix
+    return f"{type(address)(int(address) >> size << size)}/{prefix}"
 
 
 def parse_networks(texts: Sequence[str]) -> tuple[IPNetwork, ...]:
@@ -112,6 +109,8 @@ def parse_networks(texts: Sequence[str]) -> tuple[IPNetwork, ...]:
 
 def is_within(host: str, networks: Sequence[IPNetwork]) -> bool:
     """Return whether an address belongs to one of the networks."""
+    if not networks:
+        return False
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -156,15 +155,6 @@ class SourceBudget:
     max_connections: int
     open_connections: int = 0
 
-    @contextmanager
-    def hold(self) -> Generator[None, None, None]:
-        """Count one open connection while the block lasts."""
-        self.open_connections += 1
-        try:
-            yield
-        finally:
-            self.open_connections -= 1
-
 
 @dataclass(frozen=True, slots=True)
 class Party:
@@ -199,13 +189,10 @@ class Party:
         for source in self.sources:
             source.buckets[kind].charge(now, cost)
 
-    @contextmanager
-    def hold(self) -> Generator[None, None, None]:
-        """Count one open connection at every level while the block lasts."""
-        with ExitStack() as stack:
-            for source in self.sources:
-                stack.enter_context(source.hold())
-            yield
+    def count_connections(self, number: int) -> None:
+        """Count so many more open connections at every level, or fewer if negative."""
+        for source in self.sources:
+            source.open_connections += number
 
 
 @dataclass(slots=True)
@@ -214,6 +201,7 @@ class SourceTable:
 
     limits: Limits
     _sources: OrderedDict[str, SourceBudget] = field(default_factory=OrderedDict[str, SourceBudget])
+    _rates: dict[float, dict[Kind, Rate]] = field(default_factory=dict[float, "dict[Kind, Rate]"])  # by scale
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -227,6 +215,18 @@ class SourceTable:
         """Return the source of this name, new with full budgets, `scale` times as large as those of one source."""
         source = self._sources.get(name)
         if source is None:
+            source = SourceBudget(
+                {kind: rate.bucket(now) for kind, rate in self._scaled(scale).items()},
+                max_connections=int(self.limits.max_connections_per_source * scale),
+            )
+            self._forget_one()
+            self._sources[name] = source
+        self._sources.move_to_end(name)
+        return source
+
+    def _scaled(self, scale: float) -> dict[Kind, Rate]:
+        """Return the rates of what has so many times the budgets of a source: the same objects for all of these."""
+        if scale not in self._rates:
             limits = self.limits
             rates: dict[Kind, Rate] = {
                 "connections": limits.connections,
@@ -236,14 +236,8 @@ class SourceTable:
                 "messages": limits.messages,
                 "bytes": limits.bytes,
             }
-            source = SourceBudget(
-                {kind: rate.scaled(scale).bucket(now) for kind, rate in rates.items()},
-                max_connections=int(limits.max_connections_per_source * scale),
-            )
-            self._forget_one()
-            self._sources[name] = source
-        self._sources.move_to_end(name)
-        return source
+            self._rates[scale] = {kind: rate.scaled(scale) for kind, rate in rates.items()}
+        return self._rates[scale]
 
     def _forget_one(self) -> None:
         if len(self._sources) < self.limits.max_sources:

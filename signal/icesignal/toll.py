@@ -68,6 +68,8 @@ class Paid(enum.Enum):
 class Toll:
     """What one connection pays for its entries."""
 
+    __slots__ = ("_counters", "_limits", "_party", "_pressure", "_puzzle", "paid")
+
     def __init__(self, party: Party, limits: Limits, pressure: Callable[[], Pressure], counters: Counter[str]) -> None:
         self.paid = Paid.NOTHING
         self._party = party

@@ -122,6 +122,8 @@ class TurnDirectory:
 
     def entries(self, source: str) -> list[dict[str, Any]]:
         """Return what a member is told, given its source: the near servers first, then others."""
+        if not self._offers:
+            return []
         region = self.region_of(source)
         near = [offer for offer in self._offers if offer.region == region]
         far = [offer for offer in self._offers if offer.region != region]

@@ -1,7 +1,8 @@
 """The relay's side of its websockets: one task for each, which reads; writing needs none while a client takes it.
 
-What is sent is written at once, as far as the system takes it, and a task writes the rest. What all have in common, who
-is to be told that all is written and whether the other side is still there, is the work of two tasks for all of them.
+What is sent while others have their turn is written in one go, as far as the system takes it: a write costs more than
+all else that a frame does. A task writes the rest. What all have in common, to write, to tell who is to know that all
+is written, and to see whether the other side is still there, is the work of two tasks for all of them.
 Source: RFC 6455.
 """
 
@@ -13,6 +14,8 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Self
 
 import trio
 
@@ -21,7 +24,6 @@ from icesignal.tasks import open_background
 from icesignal.transport import (
     ABNORMAL,
     CLOSE_TIMEOUT_S,
-    HANDSHAKE_TIMEOUT_S,
     MAX_BYTES_BETWEEN_MESSAGES,
     OUTBOX_BYTES,
     PING_INTERVAL_S,
@@ -36,6 +38,10 @@ from icesignal.wire import CloseCode
 errors = logging.getLogger("icesignal.server.errors")
 CHECK_EVERY_S = 1.0
 WRITES_AT_ONCE = os.name == "posix"  # elsewhere a socket is no file
+FRAMES_AT_ONCE = 512  # of one write; systems take 1,024 pieces
+WAITING_BYTES = 16_384  # ours: with so much no write is put off
+MESSAGES_AT_ONCE = 8  # ours: of a client, before others have their turn; what they lead to is written together
+TOLD_AT_ONCE = 64  # ours: owners who are told that all is written before other tasks have their turn
 RECEIVE_BYTES = 4_096  # as much as our clients take at once: a burst must not outrun its receiver, see the room's log
 BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
@@ -43,10 +49,11 @@ Allow = Callable[[int, int], bool]
 
 
 class ServedWebsocket:
-    """A websocket that carries binary messages both ways. Made by `Websockets.accept`."""
+    """A websocket that carries binary messages both ways. Made by `Websockets.accept`; `async with` serves it."""
 
     __slots__ = (
         "_allow",
+        "_at_once",
         "_close_by",
         "_closing",
         "_ended",
@@ -71,8 +78,10 @@ class ServedWebsocket:
         "received",
     )
 
-    def __init__(self, stream: trio.abc.Stream, first: bytes, allow: Allow, websockets: Websockets) -> None:
-        self.on_drained: Callable[[], Awaitable[None]] | None = None  # called each time the outbox has been written
+    def __init__(
+        self, stream: trio.abc.Stream, answer: bytes, first: bytes, allow: Allow, websockets: Websockets
+    ) -> None:
+        self.on_drained: Callable[[], None] | None = None  # called each time the outbox has been written
         self.received = self._heard = len(first)
         self._heard_at = trio.current_time()
         self._pinged_at: float | None = None
@@ -82,8 +91,9 @@ class ServedWebsocket:
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._frames = FrameReader(first)
         self._since_message = len(first)
-        self._outbox: deque[bytes] = deque()
-        self._outbox_bytes = 0
+        self._at_once = 0  # messages since others had their turn
+        self._outbox: deque[bytes] | None = deque([answer])  # None when there is nothing: most of the time, of most
+        self._outbox_bytes = len(answer)
         self._is_cut = False  # whether the first of it is the rest of a frame
         self._pong: bytes | None = None
         self._is_writing = False
@@ -94,6 +104,16 @@ class ServedWebsocket:
         self._closing: tuple[int, str] | None = None
         self._close_by = math.inf
         self._ended: ConnectionEnded | None = None
+
+    async def __aenter__(self) -> Self:
+        self._websockets.add(self)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await self._finish()
+        finally:
+            self._websockets.remove(self)
 
     @property
     def is_open(self) -> bool:
@@ -113,6 +133,9 @@ class ServedWebsocket:
         Raises:
             ConnectionEnded: there will be none.
         """
+        if self._at_once >= MESSAGES_AT_ONCE:
+            self._at_once = 0
+            await trio.lowlevel.checkpoint()
         while True:
             try:
                 message = self._next_message()
@@ -120,9 +143,11 @@ class ServedWebsocket:
                 self.abort(error.code, str(error))
                 message = None
             if message is not None:
+                self._at_once += 1
                 return message
             if self._ended is not None:
                 raise self._ended
+            self._at_once = 0
             await self._read()
 
     def _next_message(self) -> bytes | str | None:
@@ -215,10 +240,11 @@ class ServedWebsocket:
     def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
         """Close after the outbox is written; returns at once. The first call counts."""
         if self._closing is None:
-            patience_s = WRITE_TIMEOUT_S if self._outbox or self._is_writing else CLOSE_TIMEOUT_S
-            self._closing, self._close_by = (code, reason), trio.current_time() + patience_s
+            self._closing = (code, reason)
             if self._ended is None:
                 self._put(encode_close(code, reason))
+            self.flush()
+            self._close_by = trio.current_time() + (WRITE_TIMEOUT_S if self._is_writing else CLOSE_TIMEOUT_S)
 
     def abort(self, code: int, reason: str = "") -> None:
         """Close without writing the outbox, which nobody takes, or hearing what else is said; returns at once."""
@@ -226,10 +252,13 @@ class ServedWebsocket:
             return
         self._ignores = True
         if self._closing is None:
-            rest = self._outbox.popleft() if self._is_cut else b""  # of a frame that the client has the beginning of
-            self._outbox.clear()
-            self._outbox.extend([rest] if rest else [])
-            self._outbox_bytes = len(rest)
+            self.flush()  # what it still takes
+            if self._outbox:
+                rest = (
+                    self._outbox.popleft() if self._is_cut else b""
+                )  # of a frame that the client has the beginning of
+                self._outbox = deque([rest] if rest else [])
+                self._outbox_bytes = len(rest)
         self.close(code, reason)
 
     def give_up(self, code: int, reason: str) -> None:
@@ -245,32 +274,54 @@ class ServedWebsocket:
             self._websockets.start(trio.aclose_forcefully, self._stream)
 
     def _put(self, frame: bytes) -> None:
-        """Write a frame at once where nothing waits before it; the rest is for a task."""
-        if self._socket is not None and WRITES_AT_ONCE and not self._outbox and not self._is_writing:
+        """Have a frame written: soon, and with what else is sent until then."""
+        if self._outbox is None:
+            self._outbox = deque()
+        self._outbox.append(frame)
+        self._outbox_bytes += len(frame)
+        if self._outbox_bytes >= WAITING_BYTES:
+            self.flush()
+        elif not self._is_writing:
+            self._websockets.note_waiting(self)
+
+    def flush(self) -> None:
+        """Write the outbox, as far as the system takes it; the rest is for a task."""
+        if self._is_writing or self._outbox is None:
+            return
+        while self._outbox and self._socket is not None and WRITES_AT_ONCE:
             try:
                 # The descriptor is asked for each time: it is -1 once the socket is closed.
-                written = os.write(self._socket.fileno(), frame)
+                if len(self._outbox) == 1:
+                    written = os.write(self._socket.fileno(), self._outbox[0])
+                else:
+                    written = os.writev(self._socket.fileno(), list(islice(self._outbox, FRAMES_AT_ONCE)))
             except BlockingIOError:
-                written = 0
+                break
             except OSError as error:
                 if is_reset(error):
                     self._hung_up = True  # the reader learns it as well, and ends
                 else:
                     self.give_up(ABNORMAL, "the system takes nothing")
+                self._outbox, self._outbox_bytes = None, 0
                 return
-            if written == len(frame):
-                self._websockets.note_drained(self)
-                return
-            frame = frame[written:]
-            self._is_cut = written > 0
-        self._outbox.append(frame)
-        self._outbox_bytes += len(frame)
-        self._start_writing()
-
-    def _start_writing(self) -> None:
-        if not self._is_writing:
+            if self._take_out(self._outbox, written):
+                break
+        if self._outbox:
             self._is_writing = True
             self._websockets.start(self._write)
+        else:
+            self._outbox = None
+            self._websockets.note_drained(self)
+
+    def _take_out(self, outbox: deque[bytes], size: int) -> bool:
+        """Take so many bytes out of the outbox, which are written; return whether a frame was cut."""
+        self._outbox_bytes -= size
+        while outbox and size >= len(outbox[0]):
+            size -= len(outbox.popleft())
+        self._is_cut = size > 0
+        if size:
+            outbox[0] = outbox[0][size:]
+        return self._is_cut
 
     async def _write(self) -> None:
         """Write the outbox. Shielded, so that a cancelled relay still says goodbye; it is bounded."""
@@ -295,6 +346,7 @@ class ServedWebsocket:
             self._outbox_bytes -= len(frame)
             self._is_cut = False
             return frame
+        self._outbox = None
         pong, self._pong = self._pong, None
         return pong
 
@@ -315,13 +367,14 @@ class ServedWebsocket:
                 (code, reason), hung_up = self._closing, False
             self._ended = ConnectionEnded(code, reason, hung_up=hung_up)
 
-    async def finish(self) -> None:
+    async def _finish(self) -> None:
         """Close, and read on for a moment until the client has closed, too. Then nothing is left."""
         self.close()
         try:
             with trio.move_on_after(2 * CLOSE_TIMEOUT_S, shield=True):
                 while self._ended is None:
                     await self.receive()
+                self.flush()
                 if self._is_writing:  # as our answer to its close frame
                     self._written = trio.Event()
                     await self._written.wait()
@@ -339,8 +392,9 @@ class Websockets:
 
     def __init__(self) -> None:
         self._nursery: trio.Nursery | None = None
-        self._drained: dict[ServedWebsocket, None] = {}
-        self._some_drained = trio.Event()
+        self._waiting: dict[ServedWebsocket, None] = {}  # to be written
+        self._drained: dict[ServedWebsocket, None] = {}  # whose owner is to be told
+        self._some_waiting = trio.Event()  # of either
         self._open: dict[ServedWebsocket, None] = {}
         self._some_open = trio.Event()
 
@@ -349,40 +403,79 @@ class Websockets:
         """Do what is common while the block lasts, in which all of them end."""
         async with open_background() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._tell_drained)
+            nursery.start_soon(self._write)
             nursery.start_soon(self._check)
             yield
+
+    def accept(
+        self, stream: trio.abc.Stream, answer: bytes, first: bytes, *, allow: Allow = lambda size, pings: True
+    ) -> ServedWebsocket:
+        """Return the server's side of a websocket, which is served while an `async with` of it lasts, and then closed.
+
+        Args:
+            stream: where the request came from.
+            answer: to the request; see `http.upgrade`. It goes out with what is sent first.
+            first: what has come after the request.
+            allow: called with the bytes that came and the pings that are to be answered; False closes with 4004.
+        """
+        return ServedWebsocket(stream, answer, first, allow, self)
+
+    # -- for the websockets
+
+    def add(self, websocket: ServedWebsocket) -> None:
+        """Note that a websocket is served from now on, and has an answer to write."""
+        self._open[websocket] = None
+        self._some_open.set()
+        self.note_waiting(websocket)
+
+    def remove(self, websocket: ServedWebsocket) -> None:
+        """Forget a websocket."""
+        del self._open[websocket]
+        self._waiting.pop(websocket, None)
+        self._drained.pop(websocket, None)
 
     def start(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Run a task of a websocket's."""
         assert self._nursery is not None, "websockets are accepted while `run` does"
         self._nursery.start_soon(task, *arguments)
 
+    def note_waiting(self, websocket: ServedWebsocket) -> None:
+        """Have a websocket be written when the others have had their turn."""
+        self._waiting[websocket] = None
+        self._some_waiting.set()
+
     def note_drained(self, websocket: ServedWebsocket) -> None:
         """Have a websocket's owner be told that all is written."""
         if websocket.on_drained is not None:
             self._drained[websocket] = None
-            self._some_drained.set()
+            self._some_waiting.set()
 
-    async def _tell_drained(self) -> None:
-        """Tell owners, as long as there are any."""
+    # -- tasks
+
+    async def _write(self) -> None:
+        """Write what waits, and tell owners, who may send more, as long as there are any."""
         while True:
-            await self._some_drained.wait()
-            self._some_drained = trio.Event()
-            while self._drained:
-                await self._tell(self._next_drained())
+            await self._some_waiting.wait()
+            self._some_waiting = trio.Event()
+            while self._waiting or self._drained:
+                self._flush()
+                await trio.lowlevel.checkpoint()
 
-    def _next_drained(self) -> ServedWebsocket:
-        websocket = next(iter(self._drained))
-        del self._drained[websocket]
-        return websocket
+    def _flush(self) -> None:
+        """Write what waits, and tell some of the owners."""
+        waiting, self._waiting = self._waiting, {}
+        for websocket in waiting:
+            websocket.flush()
+        for websocket in list(islice(self._drained, TOLD_AT_ONCE)):
+            del self._drained[websocket]
+            self._tell(websocket)
 
     @staticmethod
-    async def _tell(websocket: ServedWebsocket) -> None:
+    def _tell(websocket: ServedWebsocket) -> None:
         if not websocket.is_drained or websocket.on_drained is None:
             return
         try:
-            await websocket.on_drained()
+            websocket.on_drained()
         except Exception:
             errors.exception("a connection ended by an error of the relay")
             websocket.abort(CloseCode.GOING_AWAY)
@@ -397,29 +490,3 @@ class Websockets:
                 websocket.check(now)
             if not self._open:
                 self._some_open = trio.Event()
-
-    @asynccontextmanager
-    async def accept(
-        self, stream: trio.abc.Stream, answer: bytes, first: bytes, *, allow: Allow = lambda size, pings: True
-    ) -> AsyncGenerator[ServedWebsocket, None]:
-        """Run the server's side of a websocket, and close it when the body ends.
-
-        Args:
-            stream: where the request came from.
-            answer: to the request; see `http.upgrade`.
-            first: what has come after the request.
-            allow: called with the bytes that came and the pings that are to be answered; False closes with 4004.
-        Raises:
-            trio.BrokenResourceError, trio.TooSlowError: the client went away.
-        """
-        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-            await stream.send_all(answer)
-        websocket = ServedWebsocket(stream, first, allow, self)
-        self._open[websocket] = None
-        self._some_open.set()
-        try:
-            yield websocket
-        finally:
-            del self._open[websocket]
-            await websocket.finish()  # noqa: ASYNC102 - shielded and bounded within
-            self._drained.pop(websocket, None)

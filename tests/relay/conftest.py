@@ -56,7 +56,8 @@ class ContractNode:
         await self.settle()
 
     async def drained(self, subscriber: Listener) -> None:
-        await self.engine.drained(subscriber)
+        self.engine.drained(subscriber)
+        await trio.lowlevel.checkpoint()
         await self.settle()
 
     async def disconnect(self, subscriber: Listener, *, hung_up: bool = False) -> None:

@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 from icesignal import tickets, wire
+from icesignal.peer import Encoder
 from icesignal.registry import MAX_ENDED, Registry
 from icesignal.room import Member, RoomOfMany
 from icesignal.rooms import RoomLimits
@@ -94,6 +95,28 @@ async def test_all_hear_all_in_one_order(make_nodes, new_listener, size) -> None
                 assert places.setdefault(one.payload, (one.epoch, one.seq)) == (one.epoch, one.seq)
             ack = listener.one(wire.Ack)
             assert places.get(b"from %d" % number, (ack.epoch, ack.seq)) == (ack.epoch, ack.seq)
+
+
+async def test_what_many_hear_is_made_and_encoded_once(make_nodes, new_listener, monkeypatch) -> None:
+    """All members of a node get the same frame, one after the other: 63 copies would be 63 times the work."""
+    encoded: list[wire.Frame] = []
+
+    def encode(frame: wire.Frame) -> bytes:
+        encoded.append(frame)
+        return b"message"
+
+    monkeypatch.setattr(wire, "encode", encode)
+    async with make_nodes() as nodes:
+        crowd = await Crowd(nodes, new_listener, 6).meet()
+        for listener in crowd.listeners:
+            listener.take(wire.Member)
+        await crowd.say(0, b"to all")
+        heard = [listener.one(wire.Message) for listener in crowd.listeners[1:]]
+        assert heard[0] is heard[2] is heard[4]
+        assert heard[1] is heard[3]
+        encoder = Encoder()
+        assert [encoder.encode(one) for one in heard[0::2] + heard[1::2]] == [b"message"] * 5
+        assert len(encoded) == len({id(one) for one in heard})
 
 
 async def test_a_message_to_some_reaches_those(make_nodes, new_listener) -> None:

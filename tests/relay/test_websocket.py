@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,12 +74,8 @@ async def test_what_the_system_does_not_take_is_written_later_in_order() -> None
     """The first message is cut by the socket's buffer; the client reads all of them whole, and then it is drained."""
     drained = trio.Event()
 
-    async def told() -> None:
-        await trio.lowlevel.checkpoint()
-        drained.set()
-
     async with served() as (connection, client):
-        connection.on_drained = told
+        connection.on_drained = drained.set
         sent = [bytes((number,)) * 60_000 for number in range(30)]
         for message in sent:
             connection.send_nowait(message)
@@ -90,6 +87,67 @@ async def test_what_the_system_does_not_take_is_written_later_in_order() -> None
             received += b"".join(payload for _, payload in await client.hear(1))
         assert received == b"".join(sent)
         await drained.wait()
+
+
+async def test_what_is_sent_in_one_turn_goes_out_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write costs more than all else that a frame does: a goodbye goes with what it follows, a place with members."""
+    writes: list[int] = []
+
+    def write(descriptor: int, frame: bytes) -> int:
+        writes.append(1)
+        return real_write(descriptor, frame)
+
+    def write_all(descriptor: int, frames: list[bytes]) -> int:
+        writes.append(len(frames))
+        return real_writev(descriptor, frames)
+
+    real_write, real_writev = os.write, os.writev
+    async with served() as (connection, client):
+        monkeypatch.setattr(websocket.os, "write", write)
+        monkeypatch.setattr(websocket.os, "writev", write_all)
+        for number in range(600):
+            connection.send_nowait(b"%d" % number)
+        await trio.testing.wait_all_tasks_blocked()
+        assert writes == [websocket.FRAMES_AT_ONCE, 600 - websocket.FRAMES_AT_ONCE]
+        connection.send_nowait(b"last")
+        connection.close(1000)
+        assert writes[2:] == [2]
+        assert [data for _, data in await client.hear(601)] == [*(b"%d" % number for number in range(600)), b"last"]
+        await client.stream.aclose()
+
+
+async def test_what_waits_for_its_turn_is_not_lost_when_a_client_is_sent_away() -> None:
+    """An abort drops what a client does not take, not what it had taken if it had been written at once."""
+    async with served() as (connection, client):
+        connection.send_nowait(b"acknowledged")
+        connection.abort(4004, "too fast")
+        assert await client.hear(2) == [
+            ("BINARY", b"acknowledged"),
+            ("CLOSE", (4004).to_bytes(2, "big")),
+        ]
+        await client.stream.aclose()
+
+
+async def test_who_sends_much_at_once_leaves_others_their_turn() -> None:
+    """After some messages of one read, others run before the next."""
+    async with served() as (connection, client):
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        number = 20 * websocket.MESSAGES_AT_ONCE
+        await client.stream.send_all(number * frame(0x82, b"x"))
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            for _ in range(number):
+                assert await connection.receive() == b"x"
+            assert turns >= 19
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -254,12 +312,10 @@ async def test_an_error_of_one_owner_costs_that_one(caplog: pytest.LogCaptureFix
     """Whoever is told that all is written may fail; the others are told all the same."""
     told: list[str] = []
 
-    async def fail() -> None:
-        await trio.lowlevel.checkpoint()
+    def fail() -> None:
         raise RuntimeError("unforeseen")
 
-    async def note() -> None:
-        await trio.lowlevel.checkpoint()
+    def note() -> None:
         told.append("told")
 
     async with served() as (connection, client):
@@ -280,13 +336,13 @@ async def test_an_error_of_one_owner_costs_that_one(caplog: pytest.LogCaptureFix
 
 async def test_nothing_is_left_of_who_has_gone() -> None:
     """Also not in the list of those to be looked at, or of those that have written all."""
-    websockets = Websockets()
+    websockets, told = Websockets(), trio.Event()
     async with websockets.run():
         for _ in range(3):
             ours, theirs = socket.socketpair()
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
             async with websockets.accept(stream, ANSWER, b"") as connection:
-                connection.on_drained = trio.lowlevel.checkpoint
+                connection.on_drained = told.set
                 connection.send_nowait(b"x")
                 theirs.close()
             del connection, stream

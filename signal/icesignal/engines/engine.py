@@ -52,8 +52,11 @@ class Engine(Protocol):
         """Take a frame from a client; what follows is delivered, to it and to its peer, in the room's order."""
         ...
 
-    async def drained(self, subscriber: Subscriber) -> None:
-        """Note that all that was delivered has been written; messages that had no place before follow."""
+    def drained(self, subscriber: Subscriber) -> None:
+        """Note that all that was delivered has been written; messages that had no place before follow.
+
+        Returns at once.
+        """
         ...
 
     async def disconnect(self, subscriber: Subscriber, *, hung_up: bool = False) -> None:

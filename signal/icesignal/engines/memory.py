@@ -63,15 +63,14 @@ class MemoryEngine:
             return  # closed, and still talking
         self._table.handle_frame(trio.current_time(), connection, frame, subscriber.levels, subscriber.challenge)
         self._drain()
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def drained(self, subscriber: Subscriber) -> None:
+    def drained(self, subscriber: Subscriber) -> None:
         """Give a connection more; see `Engine`."""
         connection = self._by_subscriber.get(subscriber)
         if connection is not None:
             self._table.handle_drained(trio.current_time(), connection)
             self._drain()
-        await trio.lowlevel.checkpoint()
 
     async def disconnect(self, subscriber: Subscriber, *, hung_up: bool = False) -> None:
         """Note that a connection is gone; see `Engine`. Not a checkpoint, so that cleanup needs no shield."""

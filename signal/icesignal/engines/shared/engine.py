@@ -153,13 +153,12 @@ class SharedEngine:
             self.node.withdraw(connection)
             self._close(connection, wire.CloseCode.GOING_AWAY)
 
-    async def drained(self, subscriber: Subscriber) -> None:
+    def drained(self, subscriber: Subscriber) -> None:
         """Give a connection more; see `Engine`."""
         connection = self._by_subscriber.get(subscriber)
         if connection is not None:
             self.node.handle_drained(self._now(), connection)
             self._drain()
-        await trio.lowlevel.checkpoint()
 
     async def disconnect(self, subscriber: Subscriber, *, hung_up: bool = False) -> None:
         """Note that a connection is gone; see `Engine`. Not a checkpoint: the store hears of it when it can."""
