@@ -1,33 +1,33 @@
 """What one relay process bears, beside a bare trio-websocket echo that the same clients talk to in the same run.
 
-    relay_load.py [--only joins|idle|messages|rooms] [--seconds 30] [--members 10000] [--smoke]
+    relay_load.py [--only joins|idle|messages|rooms|nodes] [--seconds 30] [--members 10000] [--smoke]
 
-The clients are of one process with one `epoll`, and cost less than the relay: no PAKE, no TLS, websocket frames put
-together by hand. Each says by X-Forwarded-For that it comes from a source of its own, as through a load balancer, so
-that the limits per source are those of the default. The last column is what counts on a busy machine: how much a second
-of the server's processor does.
+Each measure is a line of JSON with its target, whether that is met, and the yardstick beside it. The server is on one
+core, the clients are on the others: one process with one `epoll`, that costs less than the relay, without PAKE or TLS,
+websocket frames put together by hand. Each says by X-Forwarded-For that it comes from a source of its own, as through a
+load balancer, so that the limits per source are those of the default. `per_cpu_s`, how much a second of the servers'
+processor does, is what counts on a machine that has other things to do.
 
 - joins: pairs that meet (two connections, `allocate`, `join`) and part; a member that has its place counts as one join
 - idle: members in rooms, and the memory of the process that each takes
-- messages: pairs that send 100 bytes as fast as they are acknowledged, then at half of that, and how long each took
+- messages: pairs that send 100 bytes as fast as they are acknowledged, and then at half of the target, and how long
+  each took
 - rooms: 64 rooms of 64; how long a message to all takes to the last
+- nodes: joins at one node and at two that share a Redis, each member at any of them; what Redis has to do for a join.
+  `gain` is by the processor time of the nodes: the clients and Redis need a processor, too, which one of two nodes on
+  two cores has to share with them. `gain_of_wall_clock` is what that leaves
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import secrets
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -37,34 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from cheap_clients import PATIENCE_S, Client, Loop, Talk, frame_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from icesignal import tickets, wire
+from relay_processes import Rate, Redis, Server, echo, leave_first_core, rate_of, relay, running_redis, tell
 
-CONFIG = """
-listen = "127.0.0.1:0"
-trusted_proxies = ["127.0.0.1"]
-[limits]
-max_connections = 1000000
-max_sources = 1000000
-messages = { burst = 1000000000, per_s = 1000000000 }
-bytes = { burst = 1000000000000, per_s = 1000000000000 }
-first_frame_s = 3600
-[rooms]
-max_rooms = 1000000
-"""
-ECHO = """
-import trio, trio_websocket
-async def echo(request):
-    websocket = await request.accept()
-    try:
-        while True:
-            await websocket.send_message(await websocket.get_message())
-    except trio_websocket.ConnectionClosed:
-        pass
-async def main():
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(trio_websocket.serve_websocket, echo, "127.0.0.1", 0, None)
-        print(f"ws://127.0.0.1:{server.port}", flush=True)
-trio.run(main)
-"""
 AT_ONCE = 64
 """Pairs that are on their way to meet at the same time."""
 PAIRS = 64
@@ -73,63 +47,13 @@ PAYLOAD_BYTES = 100
 OUTSTANDING = 8
 """Messages of a sender that are not acknowledged yet."""
 ROOMS, MEMBERS = 64, 64
+# The targets.
+JOINS_PER_S, IDLE_MB, IDLE_MEMBERS, MESSAGES_PER_S, P99_MS, LAST_MS, GAIN = 1_000, 250, 10_000, 8_000, 25, 50, 1.6
 
 
-@dataclass(slots=True)
-class Server:
-    """A process that serves."""
-
-    pid: int
-    url: str
-
-    def cpu_s(self) -> float:
-        """Return the processor's time it has had."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_mb(self) -> float:
-        """Return the memory that it takes."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[Server]:
-    """Run a server that prints its URL in its first line."""
-    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield Server(process.pid, process.stdout.readline().split()[-1])
-        finally:
-            process.terminate()
-            process.wait()
-
-
-@contextmanager
-def relay() -> Iterator[Server]:
-    """Run a relay as `icesignal-relay` does."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "relay.toml")
-        config.write_text(CONFIG)
-        code = "import sys; sys.stderr = sys.stdout; from icesignal.main import main; main()"
-        with serving("-c", code, "--config", str(config)) as server:
-            yield server
-
-
-def rate(name: str, server: Server, loop: Loop, seconds: float, step: Callable[[], float], done: list[int]) -> float:
-    """Step until the time is over, and wait as long as a step says; print and return how many a second were done."""
-    began, cpu, before = time.perf_counter(), server.cpu_s(), done[0]
-    while time.perf_counter() - began < seconds:
-        loop.turn(step())
-    took, used, number = time.perf_counter() - began, server.cpu_s() - cpu, done[0] - before
-    each = f"{number / used:9.0f} each second of the processor's" if used else ""
-    print(f"{name:44}{number / took:9.0f}/s {each}", flush=True)
-    return number / took
-
-
-def echoes(seconds: float) -> float:
-    """Measure the yardstick: connections, each with one message and its echo."""
-    with serving("-c", ECHO) as server:
+def echoed_connections(seconds: float) -> Rate:
+    """Measure the yardstick of joins: connections, each with one message and its echo."""
+    with echo() as server:
         loop, done, open_now = Loop(server.url), [0], [0]
 
         def talk(client: Client) -> Talk:
@@ -145,52 +69,115 @@ def echoes(seconds: float) -> float:
                 loop.connect(talk)
             return PATIENCE_S
 
-        result = rate("bare echo: connections with one message", server, loop, seconds, greet, done)
+        result = rate_of([server], loop, seconds, greet, done)
         loop.close()
     return result
 
 
+def echoed_messages(seconds: float) -> Rate:
+    """Measure the yardstick of messages: as many connections as there are pairs, and what they send comes back."""
+    with echo() as server:
+        loop, done = Loop(server.url), [0]
+
+        def talk(client: Client) -> Talk:
+            yield
+            for _ in range(OUTSTANDING):
+                client.send_bytes(b"x" * PAYLOAD_BYTES)
+            while True:
+                yield
+                done[0] += 1
+                client.send_bytes(b"x" * PAYLOAD_BYTES)
+
+        for _ in range(PAIRS):
+            loop.connect(talk)
+        result = rate_of([server], loop, seconds, lambda: PATIENCE_S, done)
+        loop.close()
+    return result
+
+
+def idle_echoes(number: int) -> float:
+    """Measure the yardstick of idle members: kilobytes of the server's for each connection."""
+    with echo() as server:
+        loop, here = Loop(server.url), [0]
+
+        def stay(client: Client) -> Talk:
+            yield
+            here[0] += 1
+            while True:
+                yield
+
+        before = server.resident_mb()
+        _gather(loop, stay, number, here)
+        result = 1024 * (server.resident_mb() - before) / number
+        loop.close()
+    return result
+
+
+def _gather(loop: Loop, stay: Callable[[Client], Talk], number: int, here: list[int]) -> None:
+    """Have so many come, not too many at once."""
+    for asked in range(number):
+        loop.connect(stay)
+        while asked - here[0] > AT_ONCE:
+            loop.turn()
+    while here[0] < number:
+        loop.turn()
+
+
+def joins_at(servers: list[Server], seconds: float) -> tuple[Rate, int]:
+    """Have pairs meet, each member at any of the servers; return how fast, and how many joins there were in all."""
+    loop, done, open_now = Loop(*(server.url for server in servers)), [0], [0]
+
+    def invite(client: Client) -> Talk:
+        yield
+        yield  # welcome
+        client.send(wire.Allocate(session=secrets.token_bytes(16), opening=b"o" * 33))
+        room = str(frame_of((yield))["room"])
+        done[0] += 1
+        loop.connect(lambda other: join(other, room))
+        yield  # the peer is there
+        client.send(wire.Close(reason="done"))
+        yield
+
+    def join(client: Client, room: str) -> Talk:
+        yield
+        yield
+        client.send(wire.Join(session=secrets.token_bytes(16), nameplate=room, opening=b"o" * 33))
+        answer = frame_of((yield))
+        if answer["type"] != "joined":
+            raise SystemExit(f"no join: {answer}")
+        done[0] += 1
+        yield  # closed by the inviter
+        open_now[0] -= 1
+
+    def meet() -> float:
+        while open_now[0] < AT_ONCE:
+            open_now[0] += 1
+            loop.connect(invite)
+        return PATIENCE_S
+
+    result = rate_of(servers, loop, seconds, meet, done)
+    loop.close()
+    return result, done[0]
+
+
 def joins(seconds: float) -> None:
     """Measure how fast pairs meet."""
-    yardstick = echoes(seconds / 3)
+    yardstick = echoed_connections(seconds / 3)
     with relay() as server:
-        loop, done, open_now = Loop(server.url), [0], [0]
-
-        def invite(client: Client) -> Talk:
-            yield
-            yield  # welcome
-            client.send(wire.Allocate(session=secrets.token_bytes(16), opening=b"o" * 33))
-            room = str(frame_of((yield))["room"])
-            done[0] += 1
-            loop.connect(lambda other: join(other, room))
-            yield  # the peer is there
-            client.send(wire.Close(reason="done"))
-            yield
-
-        def join(client: Client, room: str) -> Talk:
-            yield
-            yield
-            client.send(wire.Join(session=secrets.token_bytes(16), nameplate=room, opening=b"o" * 33))
-            answer = frame_of((yield))
-            if answer["type"] != "joined":
-                raise SystemExit(f"no join: {answer}")
-            done[0] += 1
-            yield  # closed by the inviter
-            open_now[0] -= 1
-
-        def meet() -> float:
-            while open_now[0] < AT_ONCE:
-                open_now[0] += 1
-                loop.connect(invite)
-            return PATIENCE_S
-
-        result = rate("joins", server, loop, seconds, meet, done)
-        print(f"    {result / yardstick:.2f} joins for each of the echo's connections")
-        loop.close()
+        result, _ = joins_at([server], seconds)
+    tell(
+        "joins",
+        is_met=result.per_s >= JOINS_PER_S,
+        **result.rounded(),
+        target_per_s=JOINS_PER_S,
+        seconds=seconds,
+        echoed_connections=yardstick.rounded(),
+    )
 
 
 def idle(members: int, seconds: float) -> None:
     """Measure what members take who do nothing."""
+    yardstick = idle_echoes(members // 5)
     with relay() as server:
         loop, here = Loop(server.url), [0]
 
@@ -204,20 +191,21 @@ def idle(members: int, seconds: float) -> None:
                 yield
 
         before = server.resident_mb()
-        for asked in range(members):
-            loop.connect(stay)
-            while asked - here[0] > AT_ONCE:
-                loop.turn()
-        while here[0] < members:
-            loop.turn()
+        _gather(loop, stay, members, here)
         cpu, began = server.cpu_s(), time.perf_counter()
         while time.perf_counter() - began < seconds:
             loop.turn()
         share = (server.cpu_s() - cpu) / (time.perf_counter() - began)
         now = server.resident_mb()
-        print(
-            f"{members} idle members: {now:.0f} MB in all, {1024 * (now - before) / members:.1f} KB each, "
-            f"{share:.1%} of a core (target for 10,000: 250 MB)"
+        tell(
+            "idle",
+            is_met=now <= IDLE_MB if members >= IDLE_MEMBERS else None,
+            mb=round(now),
+            target_mb=IDLE_MB,
+            members=members,
+            kb_each=round(1024 * (now - before) / members, 1),
+            share_of_a_core=round(share, 4),
+            echo_kb_each=round(yardstick, 1),
         )
         loop.close()
 
@@ -276,25 +264,38 @@ class Pairs:
 
 
 def messages(seconds: float) -> None:
-    """Measure how many messages are relayed, and how long they take at half of that."""
+    """Measure how many messages are relayed, and how long they take at half of the target."""
+    yardstick = echoed_messages(seconds / 2)
     with relay() as server:
         pairs = Pairs(server, PAIRS)
-        full = rate("messages, as many as go", server, pairs.loop, seconds, pairs.send, pairs.done)
+        full = rate_of([server], pairs.loop, seconds, pairs.send, pairs.done)
         while len(pairs.free) < PAIRS * OUTSTANDING:
             pairs.loop.turn()
         pairs.took_s.clear()
+        paced = min(MESSAGES_PER_S, full.per_s) / 2
         due = time.perf_counter()
 
         def pace() -> float:
             nonlocal due
             while due < time.perf_counter() and pairs.free:
                 pairs.send_one()
-                due += 2 / full
+                due += 1 / paced
             return max(0.0, due - time.perf_counter())
 
-        rate("messages, at half of that", server, pairs.loop, seconds, pace, pairs.done)
+        half = rate_of([server], pairs.loop, seconds, pace, pairs.done)
         times = sorted(pairs.took_s)
-        print(f"    median {1e3 * statistics.median(times):.2f} ms, p99 {1e3 * times[len(times) * 99 // 100]:.2f} ms")
+        p99_ms = 1e3 * times[len(times) * 99 // 100]
+        tell(
+            "messages",
+            is_met=full.per_s >= MESSAGES_PER_S and p99_ms <= P99_MS,
+            **full.rounded(),
+            target_per_s=MESSAGES_PER_S,
+            paced=half.rounded(),
+            paced_median_ms=round(1e3 * statistics.median(times), 2),
+            paced_p99_ms=round(p99_ms, 2),
+            target_p99_ms=P99_MS,
+            echoed_messages=yardstick.rounded(),
+        )
         pairs.loop.close()
 
 
@@ -342,7 +343,9 @@ class Many:
 def rooms(number: int, members: int, rounds: int) -> None:
     """Measure how long a message to all takes to the last."""
     with relay() as server:
+        cpu = server.cpu_s()
         many, took_ms = Many(server, number, members), list[float]()
+        entered_ms = 1e3 * (server.cpu_s() - cpu) / (number * members)
         cpu = server.cpu_s()
         for count in range(1, rounds + 1):
             for speaker in many.speakers:
@@ -351,29 +354,69 @@ def rooms(number: int, members: int, rounds: int) -> None:
                 while many.heard < members - 1:
                     many.loop.turn()
                 took_ms.append(1e3 * (time.perf_counter() - began))
-        each_ms = 1e3 * (server.cpu_s() - cpu) / len(took_ms)
-        print(
-            f"{number} rooms of {members}: a message to all is with the last after {statistics.median(took_ms):.1f} ms "
-            f"(median), {max(took_ms):.1f} ms (worst); {each_ms:.1f} ms of the processor (target 50 ms)"
+        tell(
+            "rooms",
+            is_met=max(took_ms) <= LAST_MS if (number, members) == (ROOMS, MEMBERS) else None,
+            worst_ms=round(max(took_ms), 1),
+            target_ms=LAST_MS,
+            median_ms=round(statistics.median(took_ms), 1),
+            cpu_ms_each=round(1e3 * (server.cpu_s() - cpu) / len(took_ms), 2),
+            cpu_ms_entry=round(entered_ms, 2),
+            rooms=number,
+            members=members,
         )
         many.loop.close()
+
+
+def nodes(seconds: float) -> None:
+    """Measure what a second node brings, and what Redis does for a join."""
+    with running_redis() as redis:
+        with relay(redis.url) as one:
+            alone, _ = joins_at([one], seconds)
+        with relay(redis.url) as one, relay(redis.url, core=1) as other:
+            before = redis.information()
+            both, number = joins_at([one, other], seconds)
+            after = redis.information()
+        gain = 2 * both.per_cpu_s / alone.per_cpu_s
+        tell(
+            "nodes",
+            is_met=gain >= GAIN,
+            gain=round(gain, 2),
+            target_gain=GAIN,
+            gain_of_wall_clock=round(both.per_s / alone.per_s, 2),
+            one=alone.rounded(),
+            two=both.rounded(),
+            redis_for_a_join=_for_each(redis, before, after, number),
+        )
+
+
+def _for_each(redis: Redis, before: dict[str, float], after: dict[str, float], number: int) -> dict[str, float]:
+    """Return what Redis has done for each join."""
+    used = {key: after[key] - before[key] for key in before}
+    return {
+        "commands": round(used["total_commands_processed"] / number, 1),
+        "cpu_us": round(1e6 * (used["used_cpu_user"] + used["used_cpu_sys"]) / number),
+        "kb": round((used["total_net_input_bytes"] + used["total_net_output_bytes"]) / number / 1024, 1),
+    }
 
 
 def main() -> None:
     """Measure once and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("joins", "idle", "messages", "rooms"))
+    parser.add_argument("--only", choices=("joins", "idle", "messages", "rooms", "nodes"))
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--members", type=int, default=10_000)
+    parser.add_argument("--members", type=int, default=IDLE_MEMBERS)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, 2 * (resource.getrlimit(resource.RLIMIT_NOFILE)[1],))
+    leave_first_core()
     seconds, members = (1.0, 200) if options.smoke else (options.seconds, options.members)
     runs: dict[str, Callable[[], None]] = {
         "joins": lambda: joins(seconds),
         "idle": lambda: idle(members, min(seconds, 10.0)),
         "messages": lambda: messages(seconds / 3),
         "rooms": lambda: rooms(*((2, 8, 2) if options.smoke else (ROOMS, MEMBERS, 4))),
+        "nodes": lambda: nodes(seconds / 3),
     }
     for name, run in runs.items():
         if options.only in (None, name):

@@ -22,7 +22,7 @@ from icesignal.errors import RelayUnreachable, SignalError
 from icesignal.expect import expect, expect_function
 from icesignal.logs import LossLog
 from icesignal.member_session import Action, MemberSession
-from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered
+from icesignal.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, TOO_FAST_PAUSE_S, jittered, longer
 from icesignal.race import FIRST_TO_ANSWER, Choice, Reached, Way, dial_first
 from icesignal.tasks import open_background
 from icesignal.transport import ConnectionEnded, OutboxFull, WebsocketConnection
@@ -198,7 +198,7 @@ class Keeper:
                 await self.wait_change()
             is_too_fast = code == wire.CloseCode.TOO_FAST
             await self.pause(max(pause_s, TOO_FAST_PAUSE_S) if is_too_fast else jittered(pause_s, self.randbytes(1)[0]))
-            pause_s = FIRST_PAUSE_S if self._nudged.is_set() else min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = FIRST_PAUSE_S if self._nudged.is_set() else longer(pause_s)
             self._nudged = trio.Event()
 
     async def pause(self, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -216,6 +217,7 @@ def main(
     )
     try:
         relay = partial(relay, sockets=take_sockets(os.environ))
+        gc.freeze()  # what is there now stays, and need not be looked at whenever rooms have come and gone
         code = trio.run(_run, relay, tls, drain, as_json)
     except (CannotServe, HandedOver) as error:
         _fail(as_json, EXIT_USAGE, str(error))

@@ -13,6 +13,11 @@ gateway is starting, `LONGEST_PAUSE_S` and its jitter follow, and the next attem
 Source: docs/relay-protocol.md section 4."""
 
 
+def longer(pause_s: float) -> float:
+    """Return the pause after one that was in vain."""
+    return min(2 * pause_s, LONGEST_PAUSE_S)
+
+
 def jittered(pause_s: float, byte: int) -> float:
     """Return a pause, seconds, more or less by chance: `byte` is a random one."""
     return pause_s * (1.0 - JITTER + 2.0 * JITTER * byte / 255)

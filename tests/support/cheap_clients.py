@@ -106,10 +106,10 @@ class Client:
 class Loop:
     """The clients, and what wakes them."""
 
-    def __init__(self, url: str) -> None:
-        """Make one without clients."""
-        host, _, port = url.removeprefix("ws://").rpartition(":")
-        self._address = (host, int(port))
+    def __init__(self, *urls: str) -> None:
+        """Make one without clients, whose clients each choose one of the URLs."""
+        places = [url.removeprefix("ws://").rpartition(":") for url in urls]
+        self._addresses = [(host, int(port)) for host, _, port in places]
         self._epoll = select.epoll()
         self._clients: dict[int, Client] = {}
         self._random = random.Random(1)
@@ -119,10 +119,11 @@ class Loop:
         sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect_ex(self._address)
+        address = self._random.choice(self._addresses)
+        sock.connect_ex(address)
         source = ".".join(str(self._random.randrange(256)) for _ in range(3))
         request = (
-            f"GET / HTTP/1.1\r\nHost: {self._address[0]}:{self._address[1]}\r\nUpgrade: websocket\r\n"
+            f"GET / HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
             f"X-Forwarded-For: 11.{source}\r\n\r\n"
         )
