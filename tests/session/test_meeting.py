@@ -102,6 +102,27 @@ async def test_two_meet_with_clocks_a_day_apart(autojump_clock: object, clock_s:
         assert waits.at == comes.at
 
 
+async def test_who_waits_moves_on_where_its_clock_is_set(autojump_clock: object) -> None:
+    """A machine that has no clock of its own begins days ago; then it hears the time, and somebody comes by that."""
+    async with open_memory_relay() as relay:
+        waits, comes = sides(relay)
+        waits.clock_s = -30 * DAY_S
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits.run, comes)
+            await trio.sleep(20)
+            waits.clock_s = 0.0
+            with trio.fail_after(600):
+                await comes.run(waits)
+
+
+async def test_two_meet_where_both_clocks_stand_at_their_beginning(autojump_clock: object) -> None:
+    """And who comes looks into the rooms of the day before that, too."""
+    async with open_memory_relay() as relay:
+        waits, comes = sides(relay)
+        waits.clock_s = comes.clock_s = -NOON + 60
+        await meet_once(comes, waits, 30.0)
+
+
 async def test_who_waits_moves_on_with_the_day(autojump_clock: object) -> None:
     """It may wait for weeks; the name of the first day is not where the other one looks then."""
     async with open_memory_relay() as relay:

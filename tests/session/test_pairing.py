@@ -9,6 +9,7 @@ import stat
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,7 @@ def test_trap_83_a_pinned_name_does_not_go_to_another_key(tmp_path: Path) -> Non
     assert {name: peer.identity for name, peer in store.peers().items()} == {"office": one, "home": two}
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"version":2,"peers":{}}', b'{"version":1,"peers":{"7-guitar":{}}}', b"[" * 100_000]
-)
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"version":1,"peers":{"7-guitar":{}}}', b"[" * 100_000])
 def test_a_damaged_list_of_peers_is_told_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     """Also when something is about to be added to it."""
     store = PeerStore(tmp_path / "peers.json")
@@ -201,6 +200,42 @@ def test_a_damaged_list_of_peers_is_told_and_left_as_it_is(tmp_path: Path, conte
     with pytest.raises(IdentityError, match="no list of peers, or a damaged one"):
         store.pin("office", Identity.generate().public)
     assert store.path.read_bytes() == content
+
+
+def test_a_list_of_a_newer_version_is_told_as_such_and_left_as_it_is(tmp_path: Path) -> None:
+    """To move it away, as a damaged one, would lose all peers."""
+    store = PeerStore(tmp_path / "peers.json")
+    store.path.write_bytes(content := b'{"version":2,"peers":[]}')
+    store.path.chmod(0o600)
+    with pytest.raises(IdentityError, match=r"newer iceagent.*leave the file"):
+        store.pin("office", Identity.generate().public)
+    assert store.path.read_bytes() == content
+
+
+@pytest.mark.parametrize("clock", [-5.0, 1e15])
+def test_whatever_the_clock_says_the_list_of_peers_can_be_shown(tmp_path: Path, clock: float) -> None:
+    """A date goes from 1 to 9999; a machine without a clock of its own starts anywhere."""
+    store = PeerStore(tmp_path / "peers.json", now=lambda: clock)
+    store.pin("office", Identity.generate().public)
+    assert datetime.fromtimestamp(store.get("office").paired_at, UTC).year in (1970, 9999)
+
+
+def test_a_date_that_is_none_is_a_damaged_list(tmp_path: Path) -> None:
+    """And no error of the program."""
+    store = PeerStore(tmp_path / "peers.json", now=lambda: 1_000.0)
+    store.pin("office", Identity.generate().public)
+    store.path.write_bytes(store.path.read_bytes().replace(b"1000", b"99999999999999999"))
+    with pytest.raises(IdentityError, match="damaged one"):
+        store.peers()
+
+
+def test_a_key_with_which_nobody_can_meet_is_not_pinned() -> None:
+    """Of a small order: what the two compute of it is nothing, so every meeting would fail."""
+    peer = Identity.generate()
+    side = PairingExchange("inviter", bytes(32), Identity.generate(), "a")
+    hello = {"type": "pair", "version": 1, "key": peer.public.key, "exchange": bytes(32), "name": "b"}
+    with pytest.raises(RemoteError, match="does not keep"):
+        side.handle_untrusted(hello)
 
 
 def _pin(path: Path, number: int) -> None:
@@ -476,6 +511,34 @@ async def paired(
         nursery.start_soon(other, first.code, relay.url)
         await run(first, 0)
     return words, stores
+
+
+async def test_two_pairings_at_once_with_machines_of_one_name_have_two_names(tmp_path: Path) -> None:
+    """Both had found `laptop` free; the second is `laptop-2`, and not pinned on one side alone."""
+    identities = [Identity.load(tmp_path / side / "identity") for side in ("one", "two")]
+    begun = trio.Event()
+
+    class Watched(PeerStore):
+        def check_free(self, name: str, identity: PublicIdentity) -> None:
+            super().check_free(name, identity)
+            begun.set()  # `accept` has looked, and waits for the other side
+
+    store = Watched(tmp_path / "one" / "peers.json")
+    async with icesignal.serve() as relay, trio.open_nursery() as nursery:
+
+        async def other(code: str) -> None:
+            async with iceagent.pair(code, relay=relay.url, identity=identities[1], own_name="laptop") as second:
+                await second.wait_peer()
+                await begun.wait()
+                store.pin("laptop", Identity.generate().public)  # another command, while people compare words
+                await second.accept()
+
+        async with iceagent.pair(relay=relay.url, identity=identities[0], store=store, own_name="office") as first:
+            nursery.start_soon(other, first.code)
+            await first.wait_peer()
+            assert await first.accept() == "laptop-2"
+    assert sorted(store.peers()) == ["laptop", "laptop-2"]
+    assert list(PeerStore.beside(identities[1]).peers()) == ["office"]
 
 
 async def test_two_users_pair_through_a_relay(tmp_path: Path) -> None:

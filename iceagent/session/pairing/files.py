@@ -147,7 +147,10 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise IdentityError(f"{lock} cannot be opened: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # some folders of a network lock nothing
+            raise IdentityError(f"{lock} cannot be locked: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)

@@ -36,6 +36,7 @@ from iceagent.session.pairing.proof import MEET_PURPOSE, MeetingProof
 DAY_S: Final = 86_400
 NEIGHBOUR_AFTER_S: Final = 3.0  # ours: until whoever comes looks into the rooms of yesterday and of tomorrow, too
 FIRST_PAUSE_S: Final = 0.5
+LOOK_S: Final = 60.0  # ours: how often whoever waits looks whether its clock was set
 LONGEST_PAUSE_S: Final = 30.0  # each is twice the one before
 PROOF_S: Final = 30.0  # ours: for the other side's proof, which it can give at once
 
@@ -50,10 +51,10 @@ def rendezvous(identity: Identity, peer: PublicIdentity, role: Role, day: int) -
         identity: ours.
         peer: the other one.
         role: ours.
-        day: since the epoch.
+        day: since the epoch; a clock may be before that.
     """
     first, second = (identity.public, peer) if role == "inviter" else (peer, identity.public)
-    context = first.packed + second.packed + day.to_bytes(8, "big")
+    context = first.packed + second.packed + day.to_bytes(8, "big", signed=True)
     shared = identity.shared_with(peer)
     name, key = (
         HKDF(SHA256(), 32, None, b"iceagent/1 rendezvous " + label + b"\0" + context).derive(shared)
@@ -104,6 +105,7 @@ async def meet(
             nursery.start_soon(meeting.attend, url, 0, 0.0)
             for distance in (-1, 1) if role == "joiner" else ():
                 nursery.start_soon(meeting.attend, url, distance, NEIGHBOUR_AFTER_S)
+        nursery.start_soon(meeting.keep_to_the_day)
         with trio.fail_after(math.inf if timeout_s is None else timeout_s):
             await meeting.decided.wait()
         if meeting.met is None:
@@ -145,7 +147,7 @@ class _Meeting:
         self._told: set[str] = set()
         # A comer proves itself in one room after the other, so that it is found in one; who waits hears all of them.
         self._proving = trio.CapacityLimiter(1 if role == "joiner" else math.inf)
-        self._scopes: set[trio.CancelScope] = set()
+        self._scopes: dict[trio.CancelScope, int] = {}  # each with the day that it is of
 
     async def attend(self, url: str, distance: int, delay_s: float) -> None:
         """Be in the rooms of one relay, those of so many days from now, until the peer is found in one of them all."""
@@ -166,11 +168,20 @@ class _Meeting:
             await trio.sleep(jittered(pause_s, secrets.randbelow(256)))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
+    async def keep_to_the_day(self) -> None:
+        """Leave the rooms of a day that is none any more, as the clock was set: at the start of a machine, say."""
+        while not self.decided.is_set():
+            await trio.sleep(LOOK_S)
+            today = int(self._now() // DAY_S)
+            for scope, day in list(self._scopes.items()):
+                if day != today and not self.decided.is_set():
+                    scope.cancel()
+
     async def _attend_a_day(self, url: str, distance: int) -> None:
         day, seconds = divmod(self._now(), DAY_S)
         place = rendezvous(self._identity, self._expected(), self._role, int(day) + distance)
         scope, is_chosen = trio.CancelScope(deadline=trio.current_time() + DAY_S - seconds), False
-        self._scopes.add(scope)
+        self._scopes[scope] = int(day)
         try:
             with scope:
                 async with self._open_client(url) as client:
@@ -186,7 +197,7 @@ class _Meeting:
                         if is_chosen:
                             await self.over.wait()
         finally:
-            self._scopes.discard(scope)
+            self._scopes.pop(scope, None)
             if is_chosen:
                 self.ended.set()
 

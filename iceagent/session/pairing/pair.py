@@ -107,7 +107,10 @@ class Pairing:
                 await self._say(exchange.says("accept"))
                 while not exchange.is_accepted:
                     await self._say(*exchange.handle_untrusted(await channel.receive()))
-            self._store.pin(name, peer)
+            if self._name is None:  # another pairing may have taken the name meanwhile
+                name = self._store.pin_like(safe_name(exchange.proposed), peer)
+            else:
+                self._store.pin(name, peer)
         await self._say_goodbye(channel, exchange)
         return name
 

@@ -31,7 +31,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 from iceagent.errors import RemoteError
-from iceagent.session.errors import PeerNotPinned, PeerTurnedAway, VersionMismatch, shown_version
+from iceagent.session.errors import IdentityError, PeerNotPinned, PeerTurnedAway, VersionMismatch, shown_version
 from iceagent.session.pairing.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
 
 VERSION: Final = 1
@@ -136,6 +136,10 @@ class PairingExchange:
             raise RemoteError(
                 "the other side has this very identity; a machine pairs with another one, or with another user"
             )
+        try:
+            self._identity.shared_with(peer)
+        except IdentityError:
+            raise RemoteError(_BROKEN) from None  # with such a key the two could never meet
         self.peer, self.proposed = peer, hello.name
         signature = self._identity.sign(_PAIR + self._role.encode() + self._transcript())
         return [{"type": "pair-proof", "signature": signature}]

@@ -23,6 +23,7 @@ MAX_PEERS: Final = 1_000  # ours
 MAX_NAME: Final = 32
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")  # unlike a code it begins with a letter
 _VERSION: Final = 1
+_LATEST: Final = 253_402_300_799  # the end of the year 9999, which is all that a date can say
 
 _Key = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 
@@ -37,12 +38,16 @@ class Peer(msgspec.Struct, frozen=True):
 
     key: _Key
     exchange: _Key
-    paired_at: int = 0
+    paired_at: Annotated[int, msgspec.Meta(ge=0, le=_LATEST)] = 0
 
     @property
     def identity(self) -> PublicIdentity:
         """Who it is."""
         return PublicIdentity(self.key, self.exchange)
+
+
+class _Head(msgspec.Struct):
+    version: int
 
 
 class _File(msgspec.Struct):
@@ -112,6 +117,11 @@ class PeerStore:
         if content is None:
             return {}
         try:
+            if (version := msgspec.json.decode(content, type=_Head).version) > _VERSION:
+                raise IdentityError(
+                    f"{self.path} was written by a newer iceagent (version {version} of the list of peers, this one "
+                    f"reads {_VERSION}); install that one here, and leave the file as it is"
+                )
             file = msgspec.json.decode(content, type=_File)
             if file.version != _VERSION or not all(map(is_name, file.peers)) or len(file.peers) > MAX_PEERS:
                 raise ValueError
@@ -167,14 +177,29 @@ class PeerStore:
         Raises:
             IdentityError: another identity has this name, or the file cannot be written.
         """
-        peer = Peer(identity.key, identity.exchange, int(self._now()))
         make_folder(self.path.parent)
         with locked(self.path):
             self.check_free(name, identity)
-            others = {known: one for known, one in self.peers().items() if one.identity != identity}
-            if len(others) >= MAX_PEERS:
-                raise IdentityError(f"there are {MAX_PEERS} peers already; remove some with `iceagent peers remove`")
-            self._write({**others, name: peer})
+            return self._pin(name, identity)
+
+    def pin_like(self, wanted: str, identity: PublicIdentity) -> str:
+        """Pin an identity under the name that it has, `wanted`, or one like it; return which.
+
+        Raises:
+            IdentityError: the file cannot be written.
+        """
+        make_folder(self.path.parent)
+        with locked(self.path):
+            name = self.free_name(wanted, identity)
+            self._pin(name, identity)
+        return name
+
+    def _pin(self, name: str, identity: PublicIdentity) -> Peer:
+        peer = Peer(identity.key, identity.exchange, min(max(0, int(self._now())), _LATEST))
+        others = {known: one for known, one in self.peers().items() if one.identity != identity}
+        if len(others) >= MAX_PEERS:
+            raise IdentityError(f"there are {MAX_PEERS} peers already; remove some with `iceagent peers remove`")
+        self._write({**others, name: peer})
         return peer
 
     def rename(self, name: str, new_name: str) -> None:
