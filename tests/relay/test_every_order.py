@@ -150,6 +150,7 @@ def test_one_of_16_leaves_when_it_has_spoken(capsys) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(600)
 def test_trap_75_a_node_that_is_killed_under_a_room_of_16(capsys) -> None:
     """Between any two steps of a send, the speaker's node or that of those who listen.
 
@@ -163,6 +164,7 @@ def test_trap_75_a_node_that_is_killed_under_a_room_of_16(capsys) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(600)
 def test_trap_75_a_node_that_is_killed_while_members_of_five_speak_come_and_go(capsys) -> None:
     """As above, while two speak, one joins or one leaves; each with all the others."""
     for who in ("leaves", "joins", "speaks") if THOROUGH else ("leaves",):
