@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster matrix sim soak fuzz bench bench-relay bench-smoke js docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay bench-smoke js docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -94,6 +94,11 @@ interop: $(STAMP) build/interop/.installed
 
 build/interop/.installed: tests/interop/install $(STAMP)
 	tests/interop/install $(BIN)/python build/interop
+
+# How many codes a guesser with 500 sources spoils in a minute at a relay process; prints one line of JSON.
+GUESSER ?=
+guesses: $(STAMP)
+	$(BIN)/python benchmarks/relay_guesses.py $(GUESSER)
 
 # Three relays behind haproxy and one Redis: 200 rooms of two and 20 of eight talk while nodes are killed, and Redis once.
 cluster: $(STAMP)

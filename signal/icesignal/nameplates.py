@@ -12,13 +12,13 @@ from typing import Protocol
 
 MAX_DIGITS = 9
 FEW_GUESSES = 8.0  # ours: people mistype, too
-NUMBERS_PER_CODE = 1_000  # ours: with work for each guess a code that is burnt costs minutes of a processor
+NUMBERS_PER_CODE = 4_500  # ours: with work for each guess a code that is burnt costs 20 minutes of a processor
 MOST_GUESSES = 1e9  # ours: more make no number longer
 GUESS_HALF_LIFE_S = 300.0  # ours: an attack of long ago must not make everybody's codes longer
 
 
 def sparse_digits(waiting: int) -> int:
-    """Return how many digits numbers have of which so many wait to be claimed: a guess finds one of 1,000 at most."""
+    """Return how many digits numbers have of which so many wait to be claimed: one guess of 4,500 finds one."""
     return next((n for n in range(1, MAX_DIGITS) if NUMBERS_PER_CODE * waiting <= 9 * 10 ** (n - 1)), MAX_DIGITS)
 
 

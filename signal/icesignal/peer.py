@@ -183,7 +183,7 @@ class RelayPeer:
             *([wire.OFFERS_ROOMS] if self._may_make_rooms else []),
             *([wire.OFFERS_TURN] if self._has_turn() else []),
         ]
-        work = self._toll.puzzle() or UNSET
+        work = self._toll.puzzle(trio.current_time()) or UNSET
         welcome = wire.Welcome(
             versions=[wire.VERSION], relay=RELAY_NAME, offers=offers, challenge=self._challenge, work=work
         )

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 from icesignal.expect import expect, expect_fields
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-Kind = Literal["connections", "joins", "claims", "dear_claims", "messages", "bytes"]
+Kind = Literal["connections", "joins", "claims", "dear_claims", "doubts", "messages", "bytes"]
 Levels = tuple[tuple[str, float], ...]
 """A source and the networks around it, by name, each with how many times the budgets of one source it has."""
 UNKNOWN_SOURCE = "unknown"
@@ -56,6 +56,7 @@ class Limits:
     joins: Rate = Rate(100, 0.5)
     claims: Rate = Rate(10, 0.1)
     dear_claims: Rate = Rate(10, 0.5)
+    doubts: Rate = Rate(2, 1 / 60)
     messages: Rate = Rate(1_000, 100)
     bytes: Rate = Rate(4 << 20, 512 << 10)
     failed_join_cost: float = 5.0
@@ -184,6 +185,12 @@ class Party:
         """Return whether `cost` could be paid at every level."""
         return all(source.buckets[kind].has(now, cost) for source in self.sources)
 
+    def used(self, kind: Kind, now: float) -> float:
+        """Return how much the source alone has paid of late, that has not come back to it yet."""
+        bucket = self.sources[0].buckets[kind]
+        bucket.has(now, 0.0)
+        return bucket.rate.burst - bucket.tokens
+
     def charge(self, kind: Kind, now: float, cost: float) -> None:
         """Pay `cost` at every level even if that leaves debts; a negative one gives back."""
         for source in self.sources:
@@ -233,6 +240,7 @@ class SourceTable:
                 "joins": limits.joins,
                 "claims": limits.claims,
                 "dear_claims": limits.dear_claims,
+                "doubts": limits.doubts,
                 "messages": limits.messages,
                 "bytes": limits.bytes,
             }

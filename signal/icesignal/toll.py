@@ -20,6 +20,7 @@ from icesignal.work import Work, is_solved, make_puzzle
 
 STEPS: Final = 3  # from a quarter of the price to all of it
 WRONG_COST: Final = 10.0  # frames: what a wrong solution costs to look at, some 0.1 ms, is bounded by that
+MOST_DOUBLINGS: Final = 2
 Entry = wire.Allocate | wire.Join | wire.Meet | wire.Enter
 
 
@@ -78,9 +79,9 @@ class Toll:
         self._counters = counters
         self._puzzle: Work | None = None
 
-    def puzzle(self) -> Work | None:
+    def puzzle(self, now: float) -> Work | None:
         """Return what a client of now may begin to solve at once; None while a claim costs no work."""
-        tries = tries_for_claim(self._limits, self._pressure())
+        tries = self._tries_for_claim(now)
         return self._new_puzzle(tries) if tries else None
 
     def take(self, now: float, frame: Entry) -> wire.Error | None:
@@ -101,7 +102,7 @@ class Toll:
             self.paid = Paid.BUDGET
             return None
         is_within = party.has("joins", now, limits.failed_join_cost) and party.has("claims", now)
-        tries = tries_for_claim(limits, self._pressure())
+        tries = self._tries_for_claim(now)
         if not is_within:
             # Work instead of waiting: who shares the address of a guesser is not locked out as long as that one likes.
             if not limits.dear_tries or not party.has("dear_claims", now):
@@ -112,6 +113,7 @@ class Toll:
         if is_within:
             party.charge("joins", now, limits.failed_join_cost)
             party.charge("claims", now, 1.0)
+            party.take("doubts", now)  # without debts: two are forgotten after two minutes
             self.paid = Paid.BUDGET
         else:
             self._counters["claims_beyond_budget"] += 1
@@ -123,10 +125,17 @@ class Toll:
         """Give back what a claim has cost beside an entry: it was no guess."""
         if self.paid is Paid.BUDGET:
             self._party.charge("claims", now, -1.0)
+            self._party.charge("doubts", now, -1.0)
             self._party.charge("joins", now, 1.0 - self._limits.failed_join_cost)
         elif self.paid is Paid.WORK:
             self._party.charge("dear_claims", now, -1.0)
         self.paid = Paid.NOTHING
+
+    def _tries_for_claim(self, now: float) -> int:
+        """Return what a claim costs our source now: twice as much for each of its own that was not confirmed."""
+        tries = tries_for_claim(self._limits, self._pressure())
+        doubts = math.ceil(self._party.used("doubts", now))
+        return min(tries << min(MOST_DOUBLINGS, doubts), max(tries, self._limits.dear_tries))
 
     def _is_worked(self, now: float, frame: wire.Allocate | wire.Join, tries: int) -> bool:
         """Return whether an entry brings the solution of our last puzzle, if that is worth what is asked now.

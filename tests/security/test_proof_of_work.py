@@ -31,7 +31,7 @@ from relay_client import RawClient, connect_raw
 
 LOOPBACK = ["127.0.0.0/8"]
 FREE = Rate(10_000, 10_000)
-EASY = Limits(work_tries=512, claims=FREE, joins=FREE)
+EASY = Limits(work_tries=512, claims=FREE, joins=FREE, doubts=FREE)
 """Work that takes hardly any time, and budgets that are never used up."""
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "relay-protocol.md"
 
@@ -180,12 +180,12 @@ async def test_trap_92_guesses_switch_work_on_and_it_goes_off_by_itself(autojump
 
 
 @pytest.mark.parametrize("waiting", [1, 9, 50, 300])
-def test_trap_92_a_guess_finds_one_code_of_a_thousand(waiting: int) -> None:
-    """The price of a code that is burnt is that of a guess, a thousand times."""
+def test_trap_92_one_guess_of_4500_finds_a_code(waiting: int) -> None:
+    """The price of a code that is burnt is that of a guess, 4,500 times."""
     plates = Nameplates(Random(1).randbytes, rest_s=600, max_resting=1_000)
     numbers = [plates.take() for _ in range(waiting)]
     for digits in range(1, 10):
-        assert 1_000 * sum(len(number) == digits for number in numbers) <= 9 * 10 ** (digits - 1)
+        assert 4_500 * sum(len(number) == digits for number in numbers) <= 9 * 10 ** (digits - 1)
 
 
 async def test_trap_92_without_work_no_code_is_burnt() -> None:
@@ -227,6 +227,24 @@ async def test_trap_92_cheap_puzzles_are_not_kept_for_dear_times() -> None:
                         await guesser.ask(worked(join("999999999"), puzzle))
             puzzle = await asked(collector, worked(join("999999998"), cheap))
             assert puzzle.tries == 512
+
+
+async def test_trap_92_a_source_pays_more_for_each_guess(autojump_clock: object) -> None:
+    """500 sources once are what a guesser has at the price of honest people; the same ones again are dearer."""
+    async with serve(limits=Limits(work_tries=32, dear_tries=128), trusted_proxies=LOOPBACK) as relay:
+        await guess(relay, 9)
+        prices = []
+        for _ in range(4):
+            async with connect_raw(relay.url, source="198.51.100.9") as guesser:
+                puzzle = guesser.welcome.work
+                assert isinstance(puzzle, Work)
+                prices.append(puzzle.tries)
+                await guesser.ask(worked(join("999999999"), puzzle))
+        assert prices == [8, 16, 32, 32], "twice as much each time, up to four times"
+        await trio.sleep(120)
+        async with connect_raw(relay.url, source="198.51.100.9") as guesser:
+            assert isinstance(guesser.welcome.work, Work)
+            assert guesser.welcome.work.tries == 8
 
 
 async def test_trap_92_a_wrong_solution_costs_frames() -> None:
