@@ -56,7 +56,7 @@ class Limits:
     joins: Rate = Rate(100, 0.5)
     claims: Rate = Rate(10, 0.1)
     dear_claims: Rate = Rate(10, 0.5)
-    doubts: Rate = Rate(2, 1 / 60)
+    doubts: Rate = Rate(2, 0.0167)
     messages: Rate = Rate(1_000, 100)
     bytes: Rate = Rate(4 << 20, 512 << 10)
     failed_join_cost: float = 5.0
