@@ -164,7 +164,8 @@ class RelayPeer:
 
     def confirm(self) -> None:
         """Give back what a claim costs that turned out to be no guess."""
-        self._toll.give_back(trio.current_time())
+        back = self._toll.give_back(trio.current_time())
+        self._engine.give_back(self._client.party.levels, back)
 
     def _tell_drained(self) -> None:
         self._host.engine.drained(self)
@@ -237,7 +238,7 @@ class RelayPeer:
         elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and self._host.is_draining():
             self._counters["rooms_while_draining"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.BUSY, message="this relay goes away; use another one"))
-        elif isinstance(frame, _ENTRIES) and (refusal := self._toll.take(now, frame)) is not None:
+        elif isinstance(frame, _ENTRIES) and (refusal := await self._pay(now, frame)) is not None:
             if refusal.code == RelayErrorCode.RATE:
                 self._note("joins_over_limit", "tries too many codes, and is refused")
             self.deliver(refusal)
@@ -254,6 +255,14 @@ class RelayPeer:
         if isinstance(entry, wire.Meet):
             meetings.note(entry.name)
         return True
+
+    async def _pay(self, now: float, frame: wire.Allocate | wire.Join | wire.Meet | wire.Enter) -> wire.Error | None:
+        """Take what an entry costs, here and of what all nodes share; return what is said where it is refused."""
+        refusal = self._toll.take(now, frame)
+        if refusal is None:
+            balance = await self._engine.pay(self._client.party.levels, self._toll.charges)
+            refusal = self._toll.settle(trio.current_time(), frame, balance)
+        return refusal
 
     def _note(self, event: str, text: str) -> None:
         """Count what a client did wrong, and log it, its address as today's pseudonym."""

@@ -121,6 +121,27 @@ def is_within(host: str, networks: Sequence[IPNetwork]) -> bool:
     return any(address in network for network in networks)
 
 
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What is to be paid from one kind of budget at every level; a negative cost gives back.
+
+    `is_needed`: without it nothing is paid at all; else what cannot be paid is left out.
+    """
+
+    kind: Kind
+    cost: float
+    rate: Rate
+    is_needed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What became of charges at budgets that several nodes share: what each is left with, by level, then by charge."""
+
+    is_paid: bool
+    left: tuple[tuple[float, ...], ...]
+
+
 @dataclass(slots=True)
 class Bucket:
     """The state of one token bucket."""
@@ -195,6 +216,14 @@ class Party:
         """Pay `cost` at every level even if that leaves debts; a negative one gives back."""
         for source in self.sources:
             source.buckets[kind].charge(now, cost)
+
+    def adopt(self, now: float, charges: Sequence[Charge], balance: Balance) -> None:
+        """Take over what is left at all nodes together, where that is less; infinity where it is not known."""
+        for source, left in zip(self.sources, balance.left, strict=True):
+            for charge, tokens in zip(charges, left, strict=True):
+                bucket = source.buckets[charge.kind]
+                bucket.has(now, 0.0)
+                bucket.tokens = min(bucket.tokens, tokens)
 
     def count_connections(self, number: int) -> None:
         """Count so many more open connections at every level, or fewer if negative."""

@@ -5,16 +5,15 @@ Source: docs/relay-protocol.md sections 10 and 10.1.
 
 from __future__ import annotations
 
-import enum
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from icesignal import wire
-from icesignal.sources import Limits, Party
+from icesignal.sources import Balance, Charge, Kind, Limits, Party, Rate
 from icesignal.wire import RelayErrorCode
 from icesignal.work import Work, is_solved, make_puzzle
 
@@ -58,21 +57,13 @@ def _stepped(tries: int, steps: float) -> int:
     return tries >> max(0, STEPS - 1 - int(steps))
 
 
-class Paid(enum.Enum):
-    """From what an entry was paid, so that it can be given back."""
-
-    NOTHING = enum.auto()
-    BUDGET = enum.auto()
-    WORK = enum.auto()
-
-
 class Toll:
     """What one connection pays for its entries."""
 
     __slots__ = ("_counters", "_limits", "_party", "_pressure", "_puzzle", "paid")
 
     def __init__(self, party: Party, limits: Limits, pressure: Callable[[], Pressure], counters: Counter[str]) -> None:
-        self.paid = Paid.NOTHING
+        self.charges: tuple[Charge, ...] = ()
         self._party = party
         self._limits = limits
         self._pressure = pressure
@@ -98,8 +89,7 @@ class Toll:
                 tries = tries_for_room(limits, self._pressure())
                 if tries and not self._is_worked(now, frame, tries):
                     return self._ask(RelayErrorCode.WORK, tries)
-            party.charge("joins", now, 1.0)
-            self.paid = Paid.BUDGET
+            self._pay(now, [self._charge("joins", 1.0)])
             return None
         is_within = party.has("joins", now, limits.failed_join_cost) and party.has("claims", now)
         tries = self._tries_for_claim(now)
@@ -111,25 +101,39 @@ class Toll:
         if tries and not self._is_worked(now, frame, tries):
             return self._ask(RelayErrorCode.WORK if is_within else RelayErrorCode.RATE, tries)
         if is_within:
-            party.charge("joins", now, limits.failed_join_cost)
-            party.charge("claims", now, 1.0)
-            party.take("doubts", now)  # without debts: two are forgotten after two minutes
-            self.paid = Paid.BUDGET
+            joins = self._charge("joins", limits.failed_join_cost)
+            # Doubts have no debts: two are forgotten after two minutes.
+            self._pay(now, [joins, self._charge("claims", 1.0), self._charge("doubts", 1.0, is_needed=False)])
         else:
             self._counters["claims_beyond_budget"] += 1
-            party.charge("dear_claims", now, 1.0)
-            self.paid = Paid.WORK
+            self._pay(now, [self._charge("dear_claims", 1.0)])
         return None
 
-    def give_back(self, now: float) -> None:
-        """Give back what a claim has cost beside an entry: it was no guess."""
-        if self.paid is Paid.BUDGET:
-            self._party.charge("claims", now, -1.0)
-            self._party.charge("doubts", now, -1.0)
-            self._party.charge("joins", now, 1.0 - self._limits.failed_join_cost)
-        elif self.paid is Paid.WORK:
-            self._party.charge("dear_claims", now, -1.0)
-        self.paid = Paid.NOTHING
+    def settle(self, now: float, frame: Entry, balance: Balance | None) -> wire.Error | None:
+        """Take what all nodes together say of the charges that were paid here, None for nothing; return as `take`."""
+        if balance is None:
+            return None
+        self._party.adopt(now, self.charges, balance)
+        if balance.is_paid:
+            return None
+        return self.take(now, frame) or _too_many()  # where it was paid here again the clocks are apart
+
+    def give_back(self, now: float) -> tuple[Charge, ...]:
+        """Give back what a claim has cost beside an entry, as it was no guess; return what that was."""
+        back = [replace(one, cost=-one.cost + (one.kind == "joins"), is_needed=False) for one in self.charges]
+        for one in back:
+            self._party.charge(one.kind, now, one.cost)
+        self.charges = ()
+        return tuple(back)
+
+    def _charge(self, kind: Kind, cost: float, *, is_needed: bool = True) -> Charge:
+        rate: Rate = getattr(self._limits, kind)
+        return Charge(kind, cost, rate, is_needed)
+
+    def _pay(self, now: float, charges: Sequence[Charge]) -> None:
+        for one in charges:
+            self._party.take(one.kind, now, one.cost)
+        self.charges = tuple(charges)
 
     def _tries_for_claim(self, now: float) -> int:
         """Return what a claim costs our source now: twice as much for each of its own that was not confirmed."""

@@ -17,6 +17,7 @@ from icesignal.engines.shared.requests import (
     Beat,
     Load,
     Lookup,
+    Pay,
     Prepare,
     Pulse,
     Reply,
@@ -27,6 +28,7 @@ from icesignal.engines.shared.requests import (
 )
 from icesignal.engines.shared.state import EMPTY, Change, decode_change, encode_change, read_state
 from icesignal.nameplates import Guesses
+from icesignal.sources import Balance, Bucket
 
 AGE_S = 1_700_000_000.0  # what is stored has another time than the nodes
 
@@ -49,6 +51,8 @@ class LocalStore:
     usage: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     nodes: dict[int, float] = field(default_factory=dict)
     guesses: Guesses = field(default_factory=Guesses)
+    waiting: dict[int, tuple[int, float]] = field(default_factory=dict)
+    budgets: dict[tuple[str, str], Bucket] = field(default_factory=dict)
 
     def perform(self, now: float, request: Request) -> tuple[Answer, list[tuple[int, Change]]]:
         """Do what is asked; return the answer, and what is published to which node."""
@@ -69,14 +73,34 @@ class LocalStore:
                 for name, _ in levels:
                     self.usage[name].pop(key, None)
                 return None, []
-            case Beat(node, others, guesses):
+            case Beat(node, others, guesses, waiting):
                 is_known = self.nodes.get(node, 0.0) > now
                 self.nodes[node] = now + NODE_S
                 for _ in range(guesses):
                     self.guesses.note(now)
                 alive = frozenset(other for other in others if self.nodes.get(other, 0.0) > now)
-                return Pulse(alive, self.guesses.amount(now), is_known=is_known), []
+                self.waiting[node] = (waiting, now + NODE_S)
+                waits = sum(count for count, until in self.waiting.values() if until > now)
+                return Pulse(alive, self.guesses.amount(now), waits, is_known=is_known), []
+            case Pay(levels, charges):
+                return self._pay(now, levels, charges), []
         raise AssertionError(request)
+
+    def _pay(self, now, levels, charges) -> Balance:
+        buckets = [
+            [self.budgets.setdefault((name, one.kind), one.rate.scaled(scale).bucket(now)) for one in charges]
+            for name, scale in levels
+        ]
+        is_paid = all(
+            bucket.has(now, one.cost) or not one.is_needed
+            for level in buckets
+            for bucket, one in zip(level, charges, strict=True)
+        )
+        for level in buckets if is_paid else ():
+            for bucket, one in zip(level, charges, strict=True):
+                bucket.take(now, one.cost)
+                bucket.tokens = min(bucket.tokens, bucket.rate.burst)
+        return Balance(is_paid, tuple(tuple(bucket.tokens for bucket in level) for level in buckets))
 
     def load(self, now: float, key: str):
         room = self.rooms.get(key)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from icesignal import wire
-from icesignal.sources import Levels
+from icesignal.sources import Balance, Charge, Levels
 from icesignal.toll import Pressure
 
 
@@ -70,6 +70,17 @@ class Engine(Protocol):
 
     def is_ready(self) -> bool:
         """Return whether this node takes rooms now."""
+        ...
+
+    async def pay(self, levels: Levels, charges: Sequence[Charge]) -> Balance | None:
+        """Take from the budgets that all nodes share: all that is needed at every level, or nothing.
+
+        None where there is but one node, or nothing is known of the others: what this one has counted itself holds.
+        """
+        ...
+
+    def give_back(self, levels: Levels, charges: Sequence[Charge]) -> None:
+        """Give back to those budgets, some time; returns at once, and never raises."""
         ...
 
     def pressure(self) -> Pressure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -14,6 +14,7 @@ from icesignal import wire
 from icesignal.engines.engine import Subscriber
 from icesignal.expect import expect, expect_function
 from icesignal.rooms import RoomLimits, RoomTable
+from icesignal.sources import Balance, Charge, Levels
 from icesignal.tasks import open_background
 from icesignal.toll import Pressure
 
@@ -83,6 +84,13 @@ class MemoryEngine:
     def is_ready(self) -> bool:
         """Return whether another room has place."""
         return self._table.room_count < self._table.limits.max_rooms
+
+    async def pay(self, levels: Levels, charges: Sequence[Charge]) -> Balance | None:
+        """Return None: there is but one node. Not a checkpoint, as the engine has one when it takes the frame."""
+        return None
+
+    def give_back(self, levels: Levels, charges: Sequence[Charge]) -> None:
+        """Do nothing: there is but one node."""
 
     def pressure(self) -> Pressure:
         """Return what the table says; see `Engine`."""

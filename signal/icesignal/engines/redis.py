@@ -12,6 +12,7 @@ import math
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from traceback import walk_tb
 from typing import Final
 
@@ -35,7 +36,7 @@ from coredis.exceptions import (
 from coredis.response.types import PubSubMessage
 from coredis.retry import NoRetryPolicy
 
-from icesignal.engines.redis_scripts import DIGESTS, GUESSES, LOAD, LOOKUP, PREPARE, STEP
+from icesignal.engines.redis_scripts import DIGESTS, GUESSES, LOAD, LOOKUP, PAY, PREPARE, STEP
 from icesignal.engines.redis_url import RedisAddress
 from icesignal.engines.shared.engine import StoreAway, StoreRefused
 from icesignal.engines.shared.node import NODE_S
@@ -43,6 +44,7 @@ from icesignal.engines.shared.requests import (
     Beat,
     Load,
     Lookup,
+    Pay,
     Prepare,
     Pulse,
     Reply,
@@ -50,10 +52,11 @@ from icesignal.engines.shared.requests import (
     Retire,
     Step,
     Unreadable,
+    keep_budgets_s,
 )
 from icesignal.engines.shared.state import EMPTY, Change, decode_change, encode_change, read_state
 from icesignal.nameplates import GUESS_HALF_LIFE_S
-from icesignal.sources import Levels
+from icesignal.sources import Balance, Levels
 
 logger = logging.getLogger("icesignal.engine")
 CONNECT_S: Final = 3.0
@@ -282,6 +285,8 @@ class RedisStore:
                 return Reply(await self._time(client), None)
             case Beat():
                 return await self._beat(client, request)
+            case Pay():
+                return await self._pay(client, request)
 
     async def _load(self, client: Client, key: str) -> Reply:
         answer = await self._call(client, LOAD, _room(key), [])
@@ -328,6 +333,35 @@ class RedisStore:
         answer = await self._call(client, GUESSES, [b"ice:g"], [str(number).encode() for number in numbers])
         amount, waiting = (float(part) if isinstance(part, bytes) else 0.0 for part in answer[ANSWER : ANSWER + 2])
         return Reply(_seconds(answer), Pulse(frozenset(alive), amount, int(waiting), is_known=before is not None))
+
+    async def _pay(self, client: Client, request: Pay) -> Reply:
+        if not self.address.is_cluster:
+            return await self._pay_some(client, request)
+        left: list[tuple[float, ...]] = []
+        back = tuple(replace(one, cost=-one.cost, is_needed=False) for one in request.charges)
+        for number, level in enumerate(request.levels):  # each in a slot of its own
+            reply = await self._pay_some(client, Pay((level,), request.charges))
+            if not isinstance(reply.answer, Balance) or not reply.answer.is_paid:
+                for paid in request.levels[:number]:
+                    await self._pay_some(client, Pay((paid,), back))
+                known = reply.answer.left if isinstance(reply.answer, Balance) else ()
+                unknown = (math.inf,) * len(request.charges)
+                others = len(request.levels) - number - len(known)
+                return Reply(reply.time, Balance(False, (*(unknown for _ in left), *known, *(unknown,) * others)))
+            left += reply.answer.left
+        return Reply(await self._time(client), Balance(True, tuple(left)))
+
+    async def _pay_some(self, client: Client, request: Pay) -> Reply:
+        arguments: list[object] = [len(request.charges), int(1000 * keep_budgets_s(request.charges))]
+        for one in request.charges:
+            arguments += [one.kind, one.cost, int(one.is_needed), one.rate.burst, one.rate.per_s]
+        arguments += [scale for _, scale in request.levels]
+        keys = [b"ice:budget:" + name.encode() for name, _ in request.levels]
+        answer = await self._call(client, PAY, keys, [str(one).encode() for one in arguments])
+        flat = [float(part) for part in answer[ANSWER + 1 :] if isinstance(part, bytes)]
+        count = len(request.charges)
+        left = tuple(tuple(flat[at : at + count]) for at in range(0, len(flat), count))
+        return Reply(_seconds(answer), Balance(answer[ANSWER] == 1, left))
 
     async def _time(self, client: Client) -> float:
         time, _ = await self._ask(client, LOOKUP, [b"ice:g:"], [])

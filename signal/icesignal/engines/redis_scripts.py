@@ -72,8 +72,43 @@ end
 return {t[1], t[2], tostring(amount), tostring(waiting)}
 """
 )
+# KEYS: budgets, one for each level. ARGV: how many charges, for how long; of each its kind, its cost, whether it is
+# needed, burst and rate; then each level's scale. Answer: whether it was paid, then what is left, by level and charge.
+PAY = (
+    _NOW
+    + """
+local count, left, paid = tonumber(ARGV[1]), {}, 1
+for i, key in ipairs(KEYS) do
+  local scale = tonumber(ARGV[2 + 5 * count + i])
+  for k = 1, count do
+    local at = 2 + 5 * (k - 1)
+    local burst, per_s = ARGV[at + 4] * scale, ARGV[at + 5] * scale
+    local tokens, stored = burst, redis.call('HGET', key, ARGV[at + 1])
+    if stored then
+      local held, since = string.match(stored, '([^:]+):([^:]+)')
+      tokens = math.min(burst, held + math.max(0, now - since) / 1000 * per_s)
+    end
+    left[#left + 1] = tokens
+    if ARGV[at + 3] == '1' and tokens < tonumber(ARGV[at + 2]) then paid = 0 end
+  end
+end
+local answer = {t[1], t[2], paid}
+for i, key in ipairs(KEYS) do
+  for k = 1, count do
+    local at, n = 2 + 5 * (k - 1), (i - 1) * count + k
+    if paid == 1 and left[n] >= tonumber(ARGV[at + 2]) then
+      left[n] = math.min(ARGV[at + 4] * ARGV[2 + 5 * count + i], left[n] - ARGV[at + 2])
+      redis.call('HSET', key, ARGV[at + 1], string.format('%.6f:%.0f', left[n], now))
+    end
+    answer[#answer + 1] = tostring(left[n])
+  end
+  if paid == 1 then redis.call('PEXPIRE', key, ARGV[2]) end
+end
+return answer
+"""
+)
 
 DIGESTS = {
     script: sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (LOOKUP, LOAD, PREPARE, STEP, GUESSES)
+    for script in (LOOKUP, LOAD, PREPARE, STEP, GUESSES, PAY)
 }

@@ -6,8 +6,8 @@ import itertools
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Final, Protocol
 
 import trio
@@ -15,16 +15,19 @@ import trio
 from icesignal import wire
 from icesignal.engines.engine import Subscriber
 from icesignal.engines.shared.node import Asked, Node
-from icesignal.engines.shared.requests import Reply, Request
+from icesignal.engines.shared.requests import Pay, Reply, Request
 from icesignal.engines.shared.state import Change
 from icesignal.pauses import jittered
 from icesignal.registry import RoomLimits
+from icesignal.sources import Balance, Charge, Levels
 from icesignal.tasks import open_background
 from icesignal.toll import Pressure
 
 logger = logging.getLogger("icesignal.engine")
 TICK_S: Final = 1.0  # how late an expiry may come; each tick looks at every room once
 REQUESTS: Final = 32  # to the store at once; each waits for one answer
+PAYMENTS: Final = 8  # at once
+BACKS: Final = 1_000  # payments that wait to be given back
 PATIENCE_S: Final = 5.0  # how long a client waits for a store that is away; it gives up itself after twice as long
 FIRST_PAUSE_S: Final = 0.05  # before a store that is away is tried again; each is twice the one before
 LONGEST_PAUSE_S: Final = 1.0
@@ -103,6 +106,8 @@ class SharedEngine:
         self._why_away = ""
         self._flushed: trio.Event | None = None
         self._is_said_away: bool | None = None
+        self._paying = trio.CapacityLimiter(PAYMENTS)
+        self._backs_in, self._backs_out = trio.open_memory_channel[Pay](BACKS)
         self._requests_in, self._requests_out = trio.open_memory_channel[Asked](math.inf)  # one a room at most, and
         # one for each connection that is on its way into one
 
@@ -117,6 +122,7 @@ class SharedEngine:
         async with open_background() as nursery:
             for _ in range(REQUESTS):
                 nursery.start_soon(self._work)
+            nursery.start_soon(self._give_back)
             nursery.start_soon(self._stay_in_touch)
             nursery.start_soon(self._tick)
             try:
@@ -172,6 +178,33 @@ class SharedEngine:
     def is_ready(self) -> bool:
         """Return whether the store answers and another room has place."""
         return not self.node.is_away and self.node.has_place()
+
+    async def pay(self, levels: Levels, charges: Sequence[Charge]) -> Balance | None:
+        """Take from the budgets in the store; None while it is away, where each node counts for itself."""
+        await trio.lowlevel.checkpoint()
+        if self.node.is_away or not charges:
+            return None
+        with trio.move_on_after(self._patience_s):
+            async with self._paying:
+                try:
+                    answer = (await self._store.perform(Pay(levels, tuple(charges)))).answer
+                except StoreAway:
+                    return None
+                return answer if isinstance(answer, Balance) else None
+        return None
+
+    def give_back(self, levels: Levels, charges: Sequence[Charge]) -> None:
+        """Give back to the budgets in the store; what has no place in the queue comes back by itself, later."""
+        if charges:
+            with suppress(trio.WouldBlock):
+                self._backs_in.send_nowait(Pay(levels, tuple(charges)))
+
+    async def _give_back(self) -> None:
+        """Take what is given back to the store, one at a time."""
+        async for back in self._backs_out:
+            if not self.node.is_away:
+                with suppress(StoreAway):
+                    await self._store.perform(back)
 
     def pressure(self) -> Pressure:
         """Return what the node knows; see `Engine`."""

@@ -6,10 +6,14 @@ Every answer comes with the store's own time, which is the only one that is stor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from icesignal.engines.shared.state import Change, RoomState
-from icesignal.sources import Levels
+from icesignal.sources import Balance, Charge, Levels
+
+MOST_S: Final = 3_600.0  # how long a budget that is not full is remembered at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,26 @@ class Unreadable:
     """Instead of any answer about a room: what is stored of it is none of ours, or of a version that this is not."""
 
 
-Request = Lookup | Load | Prepare | Step | Retire | Beat
-Answer = RoomState | Pulse | Unreadable | str | bool | None
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Take from budgets of sources: all that is needed at every level, or nothing. Answer: a `Balance`.
+
+    Attributes:
+        levels: who pays, each with how many times the budgets of one source.
+        charges: what; at least one.
+    """
+
+    levels: Levels
+    charges: tuple[Charge, ...]
+
+
+def keep_budgets_s(charges: Sequence[Charge]) -> float:
+    """Return how long budgets are to be kept: what is forgotten is full again."""
+    return max(min(one.rate.burst * 2 / one.rate.per_s, MOST_S) if one.rate.per_s else MOST_S for one in charges)
+
+
+Request = Lookup | Load | Prepare | Step | Retire | Beat | Pay
+Answer = RoomState | Pulse | Balance | Unreadable | str | bool | None
 
 
 @dataclass(frozen=True, slots=True)
