@@ -385,9 +385,13 @@ class Server:
                 self._left.set()
 
     def _pressure(self) -> Pressure:
-        """Return how hard we are pressed: by guesses, and by what is nearest to its end, connections or rooms."""
+        """Return how hard we are pressed: by guesses, and by what is nearest to its end, rooms or connections in them.
+
+        Connections in no room make place for others, and would have honest people work for theirs.
+        """
         pressure = self._engine.pressure()
-        return replace(pressure, load=max(pressure.load, self._open / max(1, self._max_connections)))
+        members = self._open - len(self._unsettled)
+        return replace(pressure, load=max(pressure.load, members / max(1, self._max_connections)))
 
     def _servers_for(self, source: str) -> list[wire.RTCIceServer]:
         """Return the ICE servers of a member; none where they cannot be made: its place in the room is worth more."""

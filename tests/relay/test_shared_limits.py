@@ -9,7 +9,8 @@ import trio
 import trio.testing
 from icesignal import wire
 from icesignal.engines import Engine
-from icesignal.engines.redis import RedisStore, parse_redis_url
+from icesignal.engines.redis import RedisStore
+from icesignal.engines.redis_url import parse_redis_url
 from icesignal.engines.shared import SharedEngine
 from icesignal.engines.shared.node import Node
 from icesignal.engines.shared.requests import Beat, Pulse
@@ -23,7 +24,6 @@ from redis_process import running_redis
 from relay_client import connect_raw
 
 LOOPBACK = ["127.0.0.0/8"]
-NO_WORK = {"work_tries": 0, "dear_tries": 0}
 
 
 def join() -> wire.Join:
@@ -61,7 +61,7 @@ def doors(nodes, limits: Limits) -> tuple[Door, Door]:
 async def test_trap_95_claims_count_at_all_nodes_together(make_nodes) -> None:
     """Else who goes round the nodes has as many budgets as there are nodes."""
     async with make_nodes() as nodes:
-        first, second = doors(nodes, Limits(claims=Rate(5, 0), **NO_WORK))
+        first, second = doors(nodes, Limits(claims=Rate(5, 0), work_tries=0, dear_tries=0))
         went = [await door.enter("203.0.113.1", join()) for door in (first, second, second, first, second)]
         assert all(went)
         for door in (first, second):
@@ -72,7 +72,7 @@ async def test_trap_95_claims_count_at_all_nodes_together(make_nodes) -> None:
 async def test_trap_95_entries_count_at_all_nodes_together(make_nodes) -> None:
     """Rooms that are made, too; and a whole network has its multiple, at all nodes."""
     async with make_nodes() as nodes:
-        first, second = doors(nodes, Limits(joins=Rate(2, 0), failed_join_cost=1, **NO_WORK))
+        first, second = doors(nodes, Limits(joins=Rate(2, 0), failed_join_cost=1, work_tries=0, dear_tries=0))
         made = 0
         for number in range(12):
             for door in (first, second):
@@ -85,7 +85,7 @@ async def test_trap_95_entries_count_at_all_nodes_together(make_nodes) -> None:
 async def test_trap_95_what_was_no_guess_comes_back_at_all_nodes(make_nodes) -> None:
     """Honest people behind one address are not fewer because there are more nodes."""
     async with make_nodes() as nodes:
-        first, second = doors(nodes, Limits(claims=Rate(1, 0), joins=Rate(5_000, 0), **NO_WORK))
+        first, second = doors(nodes, Limits(claims=Rate(1, 0), joins=Rate(5_000, 0), work_tries=0, dear_tries=0))
         for _ in range(5):
             for door in (first, second):
                 paid = None
@@ -101,7 +101,7 @@ async def test_trap_95_what_was_no_guess_comes_back_at_all_nodes(make_nodes) -> 
 async def test_trap_95_a_budget_that_all_share_is_refilled_by_time(make_nodes) -> None:
     """By the store's clock, which is the same for all."""
     async with make_nodes() as nodes:
-        first, second = doors(nodes, Limits(claims=Rate(1, 10), **NO_WORK))
+        first, second = doors(nodes, Limits(claims=Rate(1, 10), work_tries=0, dear_tries=0))
         assert await first.enter("203.0.113.1", join())
         with trio.fail_after(30):
             while await second.enter("203.0.113.1", join()) is None:
@@ -136,7 +136,7 @@ async def test_a_store_that_is_away_refuses_nobody_for_that() -> None:
         await trio.testing.wait_all_tasks_blocked()
         store.go_away()
         await trio.testing.wait_all_tasks_blocked()
-        door = Door(engine, SourceTable(Limits(claims=Rate(1, 0), **NO_WORK)))
+        door = Door(engine, SourceTable(Limits(claims=Rate(1, 0), work_tries=0, dear_tries=0)))
         assert await door.enter("203.0.113.1", join())
         assert await door.enter("203.0.113.1", join()) is None
 
