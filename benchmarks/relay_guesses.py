@@ -6,13 +6,16 @@ The guesser has so many sources, each in a network of its own, and 8 cores at 10
 which is twice what OpenSSL does: his work is credited, not done, and the relay is told to take it
 (`tests/support/guesser.py`). He knows how long codes are, takes what is free at once from all sources together, repeats
 no number, and pays where it is cheapest. Honest pairs open codes, read them out for 2 to 10 s, and join with our own
-client, which does its work; they are in a process of their own. Some codes are there before he comes, and wait until he
-is gone. Prints one line of JSON; the times of joins are those of this machine under whatever else it does.
+client; they are in a process of their own, and as each of them has a machine of his own, but here all have the same two
+cores, four of five wait as long as their work takes of a core, and one does it. Some codes are there before he comes,
+and wait until he is gone. Prints one line of JSON; the times of joins are those of this machine under whatever else it
+does.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -34,7 +37,7 @@ import icesignal
 import trio
 from guesser import CORES, CREDIT, ROUNDS_PER_S, Guesser
 from icesignal import member_client, wire
-from icesignal.work import Work, solve
+from icesignal.work import ROUNDS, Work, solve
 from relay_client import RawClient, connect_raw, speaking_for
 
 CONFIG = """
@@ -53,6 +56,8 @@ toll.is_solved = credited(toll.is_solved)
 main()
 """
 SUPPORT = str(Path(__file__).resolve().parent.parent / "tests" / "support")
+REAL = 5
+"""Each fifth honest join does its work; the others, which would have the same two cores, wait."""
 LOOK_S = 5.0
 """How often the guesser makes a code himself, to see how long they are now."""
 
@@ -126,8 +131,7 @@ class Honest:
 async def be_honest(url: str, seconds: float, standing: int, per_s: float) -> None:
     """Have pairs meet; say when the standing codes are made, and at the end what became of all."""
     honest, random, over = Honest(url), Random(7), trio.Event()
-    solved: list[float] = []
-    timed(solved)
+    solver = Solver(Random(8))
     async with trio.open_nursery() as nursery:
         for number in range(standing):
             made = trio.Event()
@@ -150,7 +154,8 @@ async def be_honest(url: str, seconds: float, standing: int, per_s: float) -> No
             {
                 "became": honest.became,
                 "digits": honest.digits,
-                "solved": solved,
+                "solved": solver.cpu_s,
+                "modelled": solver.modelled_s,
                 "joins": honest.joins[:during] or honest.joins,
                 "codes": sum(honest.became.values()),
             }
@@ -159,17 +164,37 @@ async def be_honest(url: str, seconds: float, standing: int, per_s: float) -> No
     )
 
 
-def timed(found: list[float]) -> None:
-    """Note the processor's time of each solution: what a join takes of a quiet machine is hardly more."""
+def own_core_rounds_per_s() -> float:
+    """Return how many rounds one core of this machine does in a second, by the processor's own time."""
+    began = time.thread_time()
+    for number in range(200):
+        hashlib.pbkdf2_hmac("sha256", number.to_bytes(8, "big"), bytes(64), ROUNDS)
+    return 200 * ROUNDS / (time.thread_time() - began)
 
-    def timed_solve(work: Work, subject: bytes, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
-        began = time.thread_time()
-        try:
-            return solve(work, subject, is_stopped)
-        finally:
-            found.append(time.thread_time() - began)
 
-    member_client.solve = timed_solve
+class Solver:
+    """Solves for honest people, who have a machine each: all but each fifth wait for as long as it takes."""
+
+    def __init__(self, random: Random) -> None:
+        self.cpu_s: list[float] = []
+        self.modelled_s: list[float] = []
+        self._random = random
+        self._rounds_per_s = own_core_rounds_per_s()
+        self._count = 0
+        member_client.solve = self.solve
+
+    def solve(self, work: Work, subject: bytes, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
+        """Return a solution, in a thread."""
+        self._count += 1
+        if self._count % REAL == 0:
+            began = time.thread_time()
+            solution = solve(work, subject, is_stopped)
+            self.cpu_s.append(time.thread_time() - began)
+            return solution
+        took = self._random.gammavariate(work.parts, (work.rounds << work.bits) / self._rounds_per_s)
+        self.modelled_s.append(took)
+        time.sleep(took)
+        return CREDIT
 
 
 # -- the guesser
@@ -262,6 +287,7 @@ def main(arguments: argparse.Namespace) -> None:
         "digits": told["digits"],
         "join_s": spread(told["joins"]),
         "work_cpu_s": spread(told["solved"]),
+        "work_modelled_s": spread(told["modelled"]),
         "guesses": guesser.guesses,
         "free_guesses": guesser.free,
         "hits": guesser.hits,
