@@ -165,7 +165,7 @@ class RelayPeer:
     def confirm(self) -> None:
         """Give back what a claim costs that turned out to be no guess."""
         back = self._toll.give_back(trio.current_time())
-        self._engine.give_back(self._client.party.levels, back)
+        self._host.engine.give_back(self._party.levels, back)
 
     def _tell_drained(self) -> None:
         self._host.engine.drained(self)
@@ -260,7 +260,7 @@ class RelayPeer:
         """Take what an entry costs, here and of what all nodes share; return what is said where it is refused."""
         refusal = self._toll.take(now, frame)
         if refusal is None:
-            balance = await self._engine.pay(self._client.party.levels, self._toll.charges)
+            balance = await self._host.engine.pay(self._party.levels, self._toll.charges)
             refusal = self._toll.settle(trio.current_time(), frame, balance)
         return refusal
 

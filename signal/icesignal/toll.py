@@ -60,7 +60,7 @@ def _stepped(tries: int, steps: float) -> int:
 class Toll:
     """What one connection pays for its entries."""
 
-    __slots__ = ("_counters", "_limits", "_party", "_pressure", "_puzzle", "paid")
+    __slots__ = ("_counters", "_limits", "_party", "_pressure", "_puzzle", "charges")
 
     def __init__(self, party: Party, limits: Limits, pressure: Callable[[], Pressure], counters: Counter[str]) -> None:
         self.charges: tuple[Charge, ...] = ()
