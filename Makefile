@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay bench-smoke js docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay bench-smoke js screenshots docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -144,6 +144,10 @@ bench-relay: $(STAMP)
 
 bench-smoke: $(STAMP)
 	for one in benchmarks/*.py; do echo "== $$one"; $(BIN)/python $$one --smoke || exit 1; done
+
+# The picture of the relay's status page in docs/operate.md, after a minute of traffic; needs chromium.
+screenshots: $(STAMP)
+	$(BIN)/python tests/support/status_world.py docs/status.png
 
 # The pages of docs/, those of every public name among them, in build/docs. A warning is an error.
 docs: $(VENV)/.installed-docs

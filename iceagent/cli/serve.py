@@ -15,8 +15,8 @@ import click
 import icesignal
 import trio
 from icesignal.config import limits_of
-from icesignal.config_checks import turn_offers
-from icesignal.config_option import config_option, turn_url_options
+from icesignal.config_checks import read_status_token, turn_offers
+from icesignal.config_option import config_option, status_option, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.first_bytes import STUN_ALPN, StunConnection, Tls
 from icesignal.ice_urls import check_stun
@@ -72,6 +72,7 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
     "--allow-origin", metavar="ORIGIN", multiple=True, help="A web page that may use the relay: https://page.example."
 )
 @click.option("--admin-listen", metavar="HOST:PORT", help="Where operators read /metrics, which is nowhere else then.")
+@status_option
 @click.option(
     "--relay-drain",
     type=Seconds(0, 3600),
@@ -94,6 +95,7 @@ def command(
     trusted_proxy: tuple[str, ...],
     allow_origin: tuple[str, ...],
     admin_listen: str | None,
+    status_token_file: str | None,
     relay_drain: float,
     turn_url: tuple[str, ...],
     turn_secret_file: str | None,
@@ -113,6 +115,7 @@ def command(
     try:
         check_stun(stun)
         others = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
+        status_token = read_status_token(status_token_file)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     relay = partial(
@@ -121,6 +124,7 @@ def command(
         allow_origins=allow_origin,
         limits=limits_of(config, icesignal.Limits),
         engine=chosen_engine(engine, limits_of(config, icesignal.RoomLimits)),
+        status_token=status_token,
     )
     plan = Plan(listen, admin_listen, turn_listen, with_turn, stun, others, values, relay_drain, relay)
     return run_verb(lambda: _serve(plan, output), output)

@@ -94,6 +94,7 @@ class RelayConfig(Table, frozen=True, kw_only=True):
 
     listen: Words | None = None
     admin_listen: Words | None = None
+    status_token_file: Words | None = None
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] | None = None
     stun: tuple[Words, ...] = ()
     engine: Words | None = None
@@ -135,7 +136,8 @@ def read_config(path: Path, kind: type[C]) -> C:
         raise ConfigError(f"{path}: {error}") from None
     turn = tuple(msgspec.structs.replace(one, secret_file=beside(path, one.secret_file)) for one in config.turn)
     tls = config.tls and TlsTable(cert=beside(path, config.tls.cert), key=beside(path, config.tls.key))
-    return msgspec.structs.replace(config, tls=tls, turn=turn)
+    token_file = config.status_token_file and beside(path, config.status_token_file)
+    return msgspec.structs.replace(config, tls=tls, turn=turn, status_token_file=token_file)
 
 
 def beside(path: Path, name: str) -> str:

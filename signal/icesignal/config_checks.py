@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from icesignal.turn_servers import TurnOffer
 
 MIN_SECRET_BYTES = 16  # as iceagent's TURN server wants it
 MAX_SECRET_BYTES = 4096  # of the first line
+TOKEN = re.compile(rb"[\x21-\x2b\x2d-\x7e]+")  # what a header can carry; a comma would begin another value of it
 OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IXOTH  # a group may read: so services are given their secrets
 
 
@@ -56,6 +58,8 @@ def problems_of(path: Path, config: RelayConfig, unix_time: Callable[[], float] 
         make_engine(config.engine or MEMORY, RoomLimits())
     except ValueError as error:
         yield f"{path}: engine: {error}"
+    if config.status_token_file is not None:
+        yield from status_token_problems(config.status_token_file)
     if config.tls is not None:
         yield from certificate_problems(config.tls.cert, config.tls.key, unix_time)
 
@@ -127,6 +131,27 @@ def read_secret(path: str) -> bytes:
             f"{path}: a secret has at least {MIN_SECRET_BYTES} characters; make one: openssl rand -base64 33"
         )
     return secret
+
+
+def status_token_problems(path: str) -> Iterator[str]:
+    """Give what is wrong with the file of the token of the status page."""
+    found = list(turn_secret_problems(path))
+    yield from found
+    if not found and TOKEN.fullmatch(read_secret(path)) is None:
+        yield f"{path}: a token has letters, digits and marks of ASCII, no spaces; make one: openssl rand -base64 33"
+
+
+def read_status_token(path: str | None) -> str | None:
+    """Return the token of a file, its first line; None where no file is named.
+
+    Raises:
+        ValueError: it cannot be used; the sentence says why.
+    """
+    if path is None:
+        return None
+    for problem in status_token_problems(path):
+        raise ValueError(problem)
+    return read_secret(path).decode("ascii")
 
 
 def turn_offers(config: RelayConfig, urls: Sequence[str], secret_file: str | None) -> list[TurnOffer]:

@@ -57,6 +57,7 @@ def relay_values(_: Path, config: RelayConfig) -> dict[str, Any]:
     return {
         "listen": config.listen,
         "admin_listen": config.admin_listen,
+        "status_token_file": config.status_token_file,
         "drain": config.drain_s,
         "log_format": config.log_format,
         "trusted_proxy": config.trusted_proxies or None,
@@ -74,6 +75,15 @@ def check_file(path: Path, kind: type[C], problems_of: Callable[[Path, C], Itera
         return list(problems_of(path, read_config(path, kind)))
     except ConfigError as error:
         return [str(error)]
+
+
+def status_option(function: F) -> F:
+    """Add `--status-token-file`."""
+    return click.option(
+        "--status-token-file",
+        metavar="FILE",
+        help="The token for /status, a page of numbers and charts at --admin-listen.",
+    )(function)
 
 
 def turn_url_options(function: F) -> F:

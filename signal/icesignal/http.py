@@ -110,6 +110,7 @@ def status_page(statistics: Mapping[str, int]) -> str:
 
 MAX_REQUEST_BYTES = 16_384
 RECEIVE_BYTES = 4_096
+RESPONSE_TIMEOUT_S = 5.0
 
 
 class BadRequest(Exception):
@@ -201,6 +202,7 @@ def upgrade(request: HttpRequest) -> bytes:
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -212,16 +214,25 @@ _REASONS = {
 }
 
 
+PLAIN_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
 def response(
-    status: int, body: str = "", *, content_type: str = "text/plain; charset=utf-8", head: bool = False
+    status: int,
+    body: str = "",
+    *,
+    content_type: str = "text/plain; charset=utf-8",
+    head: bool = False,
+    policy: str = PLAIN_POLICY,
 ) -> bytes:
     """Return a whole answer that ends the connection.
 
     Args:
-        status: one of those in docs/relay-protocol.md section 2.
+        status: one of those in docs/relay-protocol.md section 2; to operators 401, too.
         body: its text; the reason phrase when empty.
         content_type: of the body.
         head: leave the body out, as HEAD wants it.
+        policy: what a browser may do with it. Source: Content Security Policy Level 3.
     """
     reason = _REASONS.get(status, "Error")
     payload = (body or reason + "\n").encode()
@@ -232,9 +243,27 @@ def response(
         "Cache-Control: no-store",
         f"Date: {formatdate(time.time(), usegmt=True)}",
         "X-Content-Type-Options: nosniff",
-        "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'",
+        f"Content-Security-Policy: {policy}",
+        "X-Frame-Options: DENY",
+        "Referrer-Policy: no-referrer",
+        "Cross-Origin-Resource-Policy: same-origin",
         "Connection: close",
         *(["Retry-After: 10"] if status in (429, 503) else []),
+        *(["WWW-Authenticate: Bearer"] if status == 401 else []),
         *(["Sec-WebSocket-Version: 13"] if status == 426 else []),
     ]
     return "\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if head else payload)
+
+
+async def respond(stream: trio.abc.Stream, answer: bytes) -> None:
+    """Send a whole answer, in a bounded time, and end a connection so that the client can read it."""
+    with trio.move_on_after(RESPONSE_TIMEOUT_S):
+        await stream.send_all(answer)
+        if isinstance(stream, trio.SocketStream):
+            # Let the client read the answer before the socket goes: what it still sends would reset the connection.
+            await stream.send_eof()
+            for _ in range(16):
+                if not await stream.receive_some(RECEIVE_BYTES):
+                    break
+        else:
+            await stream.aclose()

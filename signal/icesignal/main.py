@@ -17,8 +17,8 @@ import click
 import trio
 
 from icesignal.config import RelayConfig, limits_of
-from icesignal.config_checks import problems_of, turn_offers
-from icesignal.config_option import check_file, config_option, relay_values, turn_url_options
+from icesignal.config_checks import problems_of, read_status_token, turn_offers
+from icesignal.config_option import check_file, config_option, relay_values, status_option, turn_url_options
 from icesignal.engines.choice import chosen_engine, engine_option
 from icesignal.ice_urls import check_stun
 from icesignal.lifecycle import DRAIN_S, at, serve_until_signal
@@ -146,6 +146,7 @@ def _fail(as_json: bool, code: int, message: str) -> None:
     metavar="HOST:PORT",
     help="Where operators read /metrics, /healthz and /readyz; /metrics is nowhere else then.",
 )
+@status_option
 @click.option(
     "--drain",
     type=Seconds(0, 3600),
@@ -175,6 +176,7 @@ def main(
     context: click.Context,
     listen: str,
     admin_listen: str | None,
+    status_token_file: str | None,
     drain: float,
     stun: tuple[str, ...],
     turn_url: tuple[str, ...],
@@ -201,6 +203,7 @@ def main(
     try:
         check_stun(stun)
         turn = TurnDirectory(turn_offers(config, turn_url, turn_secret_file), config.regions)
+        status_token = read_status_token(status_token_file)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     relay = partial(
@@ -214,6 +217,7 @@ def main(
         trusted_proxies=trusted_proxy,
         allow_origins=allow_origin,
         admin=None if admin_listen is None else parse_listen(admin_listen),
+        status_token=status_token,
     )
     try:
         relay = partial(relay, sockets=take_sockets(os.environ))

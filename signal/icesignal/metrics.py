@@ -11,6 +11,7 @@ PREFIX = "icesignal_"
 Labels = tuple[tuple[str, str], ...]
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
 _GAUGES = {
+    "connections_limit": "Connections that there may be.",
     "connections_open": "Connections now.",
     "sources": "Sources and networks of sources that are remembered.",
     "work_tries": "Hashes that a join costs now, 0 for none.",
@@ -45,6 +46,7 @@ _HELP = {
     "servers_failed": "Times that a member was told of no ICE servers since they could not be made.",
     "servers_given": "Times that a member was given ICE servers anew.",
     "slow_consumers": "Connections closed because they took their messages too slowly.",
+    "status_tokens_wrong": "Requests for the numbers of the status page without its token.",
     "stun_connections": "Connections handed over to the TURN server on the same port.",
     "work_asked": "Puzzles that were given.",
     "work_done": "Entries with a right solution.",

@@ -15,11 +15,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import trio
 
 from icesignal import http, metrics, wire
 from icesignal.access import Access, IceServers, OwnersMeetings, servers_for_each
+from icesignal.admin import AdminDesk
 from icesignal.engines import Engine, MemoryEngine
 from icesignal.expect import expect, expect_list
 from icesignal.first_bytes import TLS_HANDSHAKE, StunConnection, Tls, open_stream, read_proxy_header
@@ -32,6 +34,8 @@ from icesignal.peer import logger as clients
 from icesignal.proxy import forwarded_for, forwarded_values
 from icesignal.pseudonyms import Pseudonyms
 from icesignal.sources import Limits, Party, SourceTable, is_within
+from icesignal.status.desk import StatusDesk
+from icesignal.systemd import ADMIN
 from icesignal.tasks import open_background
 from icesignal.toll import Pressure, tries_for_claim
 from icesignal.transport import PrefixedStream
@@ -40,12 +44,10 @@ from icesignal.websocket import ServedWebsocket, Websockets
 logger = logging.getLogger("icesignal.server")
 errors = logging.getLogger("icesignal.server.errors")  # limited: a client may have found a way to cause them
 errors.addFilter(FewLines())
-RESPONSE_TIMEOUT_S = 5.0
 REFUSAL_S = 0.01  # ours: a client of this machine gets its answer; at 1,000 refusals a second 10 descriptors are busy
 LEAVING_S = 5.0  # ours: a client that was told to go has its close frame answered by then, or never
 REFUSAL_TIMEOUT_S = 0.1  # for a refusal that has to go through TLS or to a configured proxy
 _random = secrets.SystemRandom().random
-MAX_ADMIN_CONNECTIONS = 64  # ours: a scraper and some people; the listener is not for strangers
 WEBSOCKET_PATHS = frozenset({"/", "/v1"})
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 
@@ -76,6 +78,7 @@ class Server:
         tls: Tls | None,
         access: Access,
         more_metrics: Callable[[], str] | None = None,
+        status_token: str | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.websockets = Websockets()
@@ -108,7 +111,11 @@ class Server:
         self._open = 0
         self._draining = False
         self._left = trio.Event()
-        self._admin_open = 0
+        self._status: StatusDesk | None = None
+        if status_token is not None:
+            self._status = StatusDesk(status_token.encode(), self.metrics, lambda: self.state, self.counters)
+        page = partial(self._page, is_admin=True)
+        self._admin = AdminDesk(page, self._status, access.proxies, self.counters, limits.header_timeout_s)
 
     @property
     def port(self) -> int:
@@ -124,16 +131,29 @@ class Server:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def statistics(self) -> Mapping[str, int]:
-        """Return the totals of the relay and its engine, and the gauges `connections_open` and `sources`."""
-        price = tries_for_claim(self._limits, self._pressure())
-        gauges = {"connections_open": self._open, "sources": len(self._sources), "work_tries": price}
+        """Return the totals of the relay and its engine, and gauges such as `connections_open` and `sources`."""
+        gauges = {
+            "connections_open": self._open,
+            "connections_limit": self._max_connections,
+            "sources": len(self._sources),
+            "work_tries": tries_for_claim(self._limits, self._pressure()),
+        }
         engine = {f"engine_{name}": value for name, value in self._engine.statistics().items()}
         return {**self.counters, **gauges, **engine}
 
     @property
     def is_ready(self) -> bool:
         """Whether the relay takes new rooms."""
-        return not self._draining and self._engine.is_ready() and self._open < self._max_connections
+        return self.state == "ready"
+
+    @property
+    def state(self) -> Literal["ready", "full", "draining", "store-away"]:
+        """Whether the relay takes new rooms, or why not."""
+        if self._draining:
+            return "draining"
+        if not self._engine.is_ready():
+            return "store-away"
+        return "ready" if self._open < self._max_connections else "full"
 
     @property
     def is_draining(self) -> bool:
@@ -167,40 +187,28 @@ class Server:
                 self._left = trio.Event()
                 await self._left.wait()
 
+    def metrics(self) -> str:
+        """Return all that is counted, as Prometheus' text."""
+        return metrics.render(self.statistics(), self.outcomes.families()) + self._more_metrics()
+
     def _page(self, request: http.HttpRequest, *, is_admin: bool) -> bytes:
-        statistics = self.statistics()
-        return http.page(
-            request,
-            statistics if is_admin else None,
-            lambda: metrics.render(statistics, self.outcomes.families()) + self._more_metrics(),
-            is_ready=self.is_ready,
-        )
+        return http.page(request, self.statistics() if is_admin else None, self.metrics, is_ready=self.is_ready)
 
-    # -- the operator's own listener
-
-    async def handle_admin_stream(self, stream: trio.SocketStream) -> None:
-        """Answer one request with a page. Never raises but for cancellation."""
-        if self._admin_open >= MAX_ADMIN_CONNECTIONS:
-            await trio.aclose_forcefully(stream)
-            return
-        self._admin_open += 1
-        try:
-            with trio.move_on_after(self._limits.header_timeout_s):
-                try:
-                    request = await http.read_request(stream)
-                except http.BadRequest as error:
-                    await self._respond(stream, http.response(error.status, f"{error}\n"))
-                else:
-                    if request is not None:
-                        await self._respond(stream, self._page(request, is_admin=True))
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            self.counters["connections_broken"] += 1
-        except Exception:
-            self.counters["internal_errors"] += 1
-            errors.exception("a page could not be made")
-        finally:
-            self._admin_open -= 1
-            await trio.aclose_forcefully(stream)
+    def start(
+        self,
+        nursery: trio.Nursery,
+        listeners: Sequence[trio.SocketListener],
+        admins: Sequence[trio.SocketListener],
+    ) -> None:
+        """Serve in a nursery what comes to the listeners, those of the relay and those of its operator."""
+        self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
+        self.admin_addresses = [listener.socket.getsockname()[:2] for listener in admins]
+        for listener in listeners:
+            nursery.start_soon(accept_forever, listener, self.handle_stream, self.shed_oldest)
+        for listener in admins:
+            nursery.start_soon(accept_forever, listener, self._admin.handle_stream, self.shed_oldest)
+        if self._status is not None:
+            nursery.start_soon(self._status.run)
 
     # -- one connection
 
@@ -335,7 +343,7 @@ class Server:
             await self._turn_away(stream, bad.status, REFUSAL_TIMEOUT_S)
         else:
             self.counters["headers_too_slow" if scope.cancelled_caught else "bad_requests"] += 1
-            await self._respond(stream, http.response(bad.status, f"{bad}\n"))
+            await http.respond(stream, http.response(bad.status, f"{bad}\n"))
         return stream, None
 
     async def _read_proxy_header(self, arrival: Arrival) -> bytes:
@@ -361,7 +369,7 @@ class Server:
         """Return the websocket that is asked for; None where it was something else, or is refused, and is answered."""
         if not (request.wants_websocket and request.path in WEBSOCKET_PATHS):
             self.counters["pages"] += 1
-            await self._respond(stream, self._page(request, is_admin=not self.admin_addresses))
+            await http.respond(stream, self._page(request, is_admin=not self.admin_addresses))
             return None
         try:
             answer = http.upgrade(request)
@@ -370,7 +378,7 @@ class Server:
                 raise http.BadRequest(403, "this relay is not for that web page; its operator may allow the origin")
         except http.BadRequest as error:
             self.counters["bad_requests"] += 1
-            await self._respond(stream, http.response(error.status, f"{error}\n"))
+            await http.respond(stream, http.response(error.status, f"{error}\n"))
             return None
         return self.websockets.accept(stream, answer, request.trailing, allow=partial(self._allow, party))
 
@@ -412,18 +420,6 @@ class Server:
             return False
         return True
 
-    async def _respond(self, stream: trio.abc.Stream, answer: bytes) -> None:
-        with trio.move_on_after(RESPONSE_TIMEOUT_S):
-            await stream.send_all(answer)
-            if isinstance(stream, trio.SocketStream):
-                # Let the client read the answer before the socket goes: what it still sends would reset the connection.
-                await stream.send_eof()
-                for _ in range(16):
-                    if not await stream.receive_some(http.RECEIVE_BYTES):
-                        break
-            else:
-                await stream.aclose()
-
 
 @asynccontextmanager
 async def serve(
@@ -439,6 +435,7 @@ async def serve(
     owner_password: str | None = None,
     admin: tuple[str | Sequence[str] | None, int] | None = None,
     more_metrics: Callable[[], str] | None = None,
+    status_token: str | None = None,
     sockets: Mapping[str, Sequence[socket.socket]] | None = None,
 ) -> AsyncGenerator[Server, None]:
     """Run a relay while the block lasts.
@@ -459,29 +456,28 @@ async def serve(
         admin: host and port of a listener of its own for `/metrics` and the other pages, which strangers must not
             reach; `/metrics` and `/` are on no other one then.
         more_metrics: gives further text for `/metrics`.
+        status_token: where given, `/status` of the operator's listener is a page for whoever has it.
         sockets: listening ones to use instead of `host` and `port` (`relay`) and of `admin`.
     Raises:
         OSError: the address cannot be bound, as it came from the system.
-        ValueError: an entry of `ice_servers`, `trusted_proxies` or `allow_origins` is malformed.
+        ValueError: an entry of `ice_servers`, `trusted_proxies` or `allow_origins` is malformed, or
+            `status_token` is given without `admin`.
     """
     expect(int, port=port)
     expect(Limits, None, limits=limits)
     expect(ssl.SSLContext, Tls, None, ssl_context=ssl_context)
-    expect(str, None, owner_password=owner_password)
+    expect(str, None, owner_password=owner_password, status_token=status_token)
     expect_list(trusted_proxies=trusted_proxies, allow_origins=allow_origins)
     expect(str, list, tuple, None, host=host)
     rooms = engine or MemoryEngine()
     access = Access.parse(trusted_proxies, allow_origins, owner_password)
     tls = Tls(ssl_context) if isinstance(ssl_context, ssl.SSLContext) else ssl_context
-    server = Server(rooms, limits or Limits(), servers_for_each(ice_servers), tls, access, more_metrics)
+    if status_token is not None and admin is None and not (sockets or {}).get(ADMIN):
+        raise ValueError("a status page is for operators: give them a listener of their own (--admin-listen)")
+    server = Server(rooms, limits or Limits(), servers_for_each(ice_servers), tls, access, more_metrics, status_token)
     listeners, admins = await listen_all(host, port, admin, sockets or {})
-    server.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
-    server.admin_addresses = [listener.socket.getsockname()[:2] for listener in admins]
     async with rooms.run(), server.websockets.run(), open_background() as nursery:
-        for listener in listeners:
-            nursery.start_soon(accept_forever, listener, server.handle_stream, server.shed_oldest)
-        for listener in admins:
-            nursery.start_soon(accept_forever, listener, server.handle_admin_stream, server.shed_oldest)
+        server.start(nursery, listeners, admins)
         try:
             yield server
         finally:
