@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 import icesignal
@@ -39,6 +39,8 @@ SPEECH_S = 120.0
 """Ours: from the proof of the code to the first description; the relay holds an absent one's place so long."""
 COMPARE_S = 900.0  # ours: for a person who hears five words and reads five out
 GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then
+ALONE_S = 5.0  # ours: a peer that lost its connection, and not its network, is back sooner
+BACK_LOOK_S = 1.0
 LOOK_S = 0.2  # between two looks at the path of a peer that left the conversation
 REFUSED_EVERY_S = 2.0  # ours: between two looks whether the peer's own relay, and so its program, is gone
 
@@ -72,7 +74,6 @@ class Signaling:
         self.is_open = False
         self.has_ended = False
         self._all_signalled = trio.Event()
-        self._ended = trio.Event()
         self._gone = trio.Event()
         self._goodbye: icesignal.SignalError | None = None
         self._is_needed = True
@@ -179,13 +180,13 @@ class Signaling:
 
     async def _tolerate(self, talk: Callable[[], Awaitable[None]]) -> None:
         """Talk at the relay; what ends that while a path is looked for is raised; afterwards it is logged."""
+        channel = self._channel
         try:
             with signal_errors(), _peer_left():
                 await talk()
         except SessionError as error:
             if not self._is_needed:
-                reason = error.__cause__ or error
-                self._note_end(reason)
+                self._note_end(channel, error.__cause__ or error)
             elif isinstance(error, RelayError | PeerLeft):
                 raise left_early(self._agent, error) from error.__cause__
             else:
@@ -196,16 +197,22 @@ class Signaling:
     # Later
 
     async def keep(self) -> None:
-        """Meet the peer again each time that the conversation has ended, for as long as the session lasts."""
-        await self._ended.wait()
+        """Meet the peer again each time that the conversation has ended, for as long as the session lasts.
+
+        Also where it goes on without the peer: what ended it for that side may be told here only minutes later.
+        """
         reunion, pause_s = self._reunion, FIRST_PAUSE_S
         while reunion is not None and not self._gone.is_set():
+            await self._wait_alone()
             began_at = trio.current_time()
             try:
-                async with reunion.open() as channel:
-                    await self._converse(channel)
+                async with open_background() as nursery:
+                    nursery.start_soon(self._wait_back, self._channel, nursery.cancel_scope)
+                    async with reunion.open() as channel:
+                        self._channel, self.has_ended = channel, False
+                        await self._tolerate(self._converse)
             except icesignal.SignalError as error:
-                self._note_end(error)
+                _log.debug("the two sides have not met again: %s", error)
             except trio.ClosedResourceError:
                 return  # the agent was closed meanwhile
             if trio.current_time() - began_at >= LONGEST_PAUSE_S:
@@ -213,13 +220,25 @@ class Signaling:
             await trio.sleep(jittered(pause_s, secrets.randbelow(256)))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _converse(self, channel: icesignal.SealedChannel) -> None:
+    async def _wait_alone(self) -> None:
+        """Wait until the present conversation has ended, or the peer has been away from it for a while."""
+        with suppress(icesignal.SignalError):
+            await self._channel.wait_peer_gone(ALONE_S, hung_up=False)
+
+    async def _wait_back(self, channel: icesignal.SealedChannel, reunion: trio.CancelScope) -> None:
+        """Leave the reunion once the peer is back in the conversation there was, unless the two have met already."""
+        while channel is self._channel and not channel.is_over:
+            if not channel.is_peer_away:
+                reunion.cancel()
+            await trio.sleep(BACK_LOOK_S)
+
+    async def _converse(self) -> None:
         """Say what has to be said over another conversation, until that has ended, too.
 
         Raises:
             SignalError: so it has.
         """
-        self._channel, self.has_ended = channel, False
+        channel = self._channel
         _log.info("the two sides have met again at the relay")
         self._take_servers(channel)
         peers = PeersDescription(channel, fingerprint=self._peers_fingerprint)
@@ -302,18 +321,17 @@ class Signaling:
         agent = self._agent
         return agent.state not in _OVER and not agent.is_answering and (agent.silent_s or 0.0) >= CONSENT_EXPIRY_S
 
-    def _note_end(self, reason: BaseException) -> None:
-        """Take note that the present conversation carries no more messages; `reason` is the relay's text."""
+    def _note_end(self, channel: icesignal.SealedChannel, reason: BaseException) -> None:
+        """Take note that a conversation carries no more messages; `reason` is the relay's text."""
+        if channel is not self._channel:
+            return  # the two have met elsewhere since
         if isinstance(reason, icesignal.PeerLeft) and reason.said_goodbye and (reason.is_done or not self.is_open):
             self._goodbye = reason
             self._gone.set()
-        self.has_ended = True
-        if not self._ended.is_set():
-            self._ended.set()
+        if not self.has_ended:
+            self.has_ended = True
             when = "and the session goes on" if self.is_open else "though a path is found and the link being opened"
             _log.info("the conversation at the relay has ended, %s: %s", when, reason)
-        else:
-            _log.debug("no conversation at the relay: %s", reason)
 
 
 @contextmanager

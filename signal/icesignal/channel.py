@@ -94,23 +94,23 @@ class SealedChannel:
         """Whether the peer is away and has closed its connection without a goodbye; see `Client.has_peer_hung_up`."""
         return self._client.has_peer_hung_up
 
-    async def wait_peer_gone(self, seconds: float = BACK_S) -> None:
+    async def wait_peer_gone(self, seconds: float = BACK_S, *, hung_up: bool = True) -> None:
         """Wait until the peer has hung up and not been back for so long, as the relay says: it is gone, most likely.
 
-        A peer whose connection has gone silent may be without a network and well; the relay keeps its place, and says
-        at last that it has not come back. While our own connection is gone nothing is known of the peer, and the time
-        begins anew: what cuts one, as a gateway that is started again, cuts both.
+        A peer whose connection has gone silent may be without a network and well: with `hung_up` False it is waited for
+        that, too. While our own connection is gone nothing is known of the peer, and the time begins anew: what cuts
+        one, as a gateway that is started again, cuts both.
 
         Raises:
             SignalError: the conversation is over.
         """
         while True:
-            while not self.has_peer_hung_up:
+            while not (self.has_peer_hung_up if hung_up else self.is_peer_away):
                 if self._client.over is not None:
                     raise self._client.over
                 await self._client.wait_change()
             with trio.move_on_after(seconds) as patience:
-                while self.has_peer_hung_up:
+                while self.has_peer_hung_up if hung_up else self.is_peer_away:
                     await self._client.wait_change()
             if patience.cancelled_caught:
                 return
@@ -132,8 +132,8 @@ class SealedChannel:
     async def send(self, message: Mapping[str, Any]) -> None:
         """Send a map of msgpack's types.
 
-        When the conversation is over, what the peer said last is heard first: until it has been received nothing is
-        raised, and nothing sent. It may say why the peer has left.
+        When the conversation is over, what the peer said last, perhaps why, is heard first: until it has been received
+        nothing is raised, and nothing sent.
 
         Raises:
             TypeError: it is no map.

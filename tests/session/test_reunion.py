@@ -122,6 +122,43 @@ def test_a_relay_that_forgets_all_a_hundred_times():
     run(main)
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_where_one_side_knows_only_that_the_other_is_away_it_goes_and_meets_it(side):
+    """A relay that slept with its machine keeps the place of somebody who has given up on it long ago."""
+
+    async def main():
+        async with connected(1, meet_again=True) as lab:
+            assert lab.relay is not None
+            await trio.sleep(30)
+            lab.channels[side].finish(icesignal.SessionLost("the relay no longer knows this session"))
+            await trio.sleep(60)
+            assert lab.relay.meetings == 1, "the other side hears nothing of that"
+            lab.channels[1 - side].is_peer_away = True
+            with trio.fail_after(12):
+                while lab.relay.meetings == 1:
+                    await trio.sleep(0.1)
+
+    run(main)
+
+
+def test_a_peer_that_is_back_in_the_conversation_there_was_is_met_nowhere_else():
+    """It had lost its connection for a moment, which is no reason to meet anew."""
+
+    async def main():
+        async with connected(1, meet_again=True) as lab:
+            assert lab.relay is not None
+            await trio.sleep(30)
+            lab.channels[0].is_peer_away = True
+            await trio.sleep(20)
+            lab.channels[0].is_peer_away = False
+            await trio.sleep(20)
+            lab.channels[1].finish(icesignal.SessionLost("the relay no longer knows this session"))
+            await trio.sleep(60)
+            assert lab.relay.meetings == 1, "the first side has left the place where they meet"
+
+    run(main)
+
+
 async def follow(lab: VirtualSessions, number: int, told: list[Outage]) -> None:
     async for outage in lab.sessions[number].outages():
         told.append(outage)
@@ -213,8 +250,8 @@ def test_a_peer_whose_own_relay_ended_with_its_program_is_not_waited_for():
 def test_a_peer_that_hung_up_at_the_relay_and_is_silent_is_not_waited_for(monkeypatch):
     """kill -9 of a program that used a relay of others: its system closes the connection, and nobody comes back."""
 
-    async def wait_peer_gone(channel: virtual_sessions.Channel, seconds: float) -> None:
-        while not channel.has_peer_hung_up:
+    async def wait_peer_gone(channel: virtual_sessions.Channel, seconds: float, *, hung_up: bool = True) -> None:
+        while not (channel.has_peer_hung_up and hung_up):
             await trio.sleep(1)
 
     monkeypatch.setattr(virtual_sessions.Channel, "wait_peer_gone", wait_peer_gone)

@@ -95,9 +95,12 @@ class Channel:
     def look_again(self, present: Collection[str] | None = None) -> None:
         """See whether the connection works: it does as soon as there is a network."""
 
-    async def wait_peer_gone(self, seconds: float) -> None:
-        """Wait for what the relay says of the peer's connection: nothing."""
-        await trio.sleep_forever()
+    async def wait_peer_gone(self, seconds: float = 0.0, *, hung_up: bool = True) -> None:
+        """Wait for what the relay says of the peer's connection: nothing, until the conversation ends."""
+        while self._over is None and (hung_up or not self.is_peer_away):
+            await trio.sleep(SIGNALING_S)
+        if self._over is not None:
+            raise self._over
 
     def close(self) -> None:
         """End the conversation."""
@@ -118,6 +121,7 @@ class Relay:
         self.meetings = 0
         self._is_up = is_up
         self._present: set[int] = set()
+        self._has_begun = False
         self.begin()
 
     def begin(self) -> None:
@@ -142,11 +146,13 @@ class Relay:
         try:
             while len(self._present) < 2 or not self._works():
                 await trio.sleep(SIGNALING_S)
-            if all(channel.is_over for channel in self.channels):
+            if not self._has_begun:
                 self.begin()
+                self._has_begun = True
             yield self.channels[number]
         finally:
             self._present.discard(number)
+            self._has_begun = False
 
 
 @dataclass
