@@ -9,6 +9,7 @@ import trio
 from virtual_sites import STUN, TURN, TURN_TCP, Site, assert_verdict, site
 
 from iceagent.agent import AgentState, CandidateType, IceServer, RelayReason, ServerAnswered, VerdictKind
+from iceagent.agent.report.events import NetworkChanged, RelayAllocated
 from iceagent.core import stun
 from iceagent.core.address import TransportAddress
 from iceagent.net.gateway import Gateway
@@ -107,6 +108,29 @@ async def test_what_one_component_hears_over_udp_gets_into_this_machine(vnet: An
         verdict = town.alice.explain()
         assert verdict.kind is VerdictKind.RELAYED
         assert verdict.because is not RelayReason.UDP_BLOCKED, str(verdict)
+
+
+async def test_a_socket_that_is_gone_with_its_interface_may_have_heard_something_over_udp(vnet: Any) -> None:
+    """The interface was off for a moment, and the relay over TCP lived through it: UDP is as open as it was."""
+    async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, firewalls=(UDP_BLOCKED, None)) as town:
+        await town.serve_turn(tcp=True)
+        await town.open_both(*STUN, TURN_TCP)
+        await town.connect()
+        await relayed(town, RelayReason.UDP_BLOCKED, "no answer over UDP of")
+        (stream,) = town.alice.streams
+        driver = stream.components[0].driver
+        gone = TransportAddress("192.168.7.7", 7)
+        driver.note(ServerAnswered(STUN[0].url, gone, TransportAddress("203.0.113.9", 9), 0.1, gone))
+        await trio.sleep(0.1)
+        driver.note(NetworkChanged(("addresses",), (gone,), ()))
+        assert town.alice.explain().because is not RelayReason.UDP_BLOCKED
+        # On another network, where the relay was found anew after UDP had been tried, it says nothing.
+        pair = town.alice.selected_pair
+        assert pair is not None
+        allocated = next(one for _, one in driver.timeline.latest(RelayAllocated) if one.address == pair.local.base)
+        await trio.sleep(0.1)
+        driver.note(allocated)
+        await relayed(town, RelayReason.UDP_BLOCKED, "no answer over UDP of")
 
 
 async def test_relayed_because_both_nats_map_per_destination(vnet: Any) -> None:

@@ -158,6 +158,17 @@ class Facts:
         """Whether any component of the agent ever heard anything over UDP."""
         return any(one.hears_udp for one in self._components())
 
+    def heard_udp_beside(self, relayed: TransportAddress) -> bool:
+        """Whether a server has answered over UDP on the network that this relayed address was allocated on, or later.
+
+        The socket that heard it may be gone since, with an interface that was off for a moment.
+        """
+        timeline = self.driver.timeline
+        heard = max((at for at, event in timeline.latest(ServerAnswered) if event.transport == "udp"), default=None)
+        allocated = max((at for at, event in timeline.latest(RelayAllocated) if event.address == relayed), default=0.0)
+        changed = self.last(NetworkChanged)
+        return heard is not None and not (changed is not None and heard < changed[0] < allocated)
+
     @property
     def hears_udp(self) -> bool:
         """Whether this component ever heard anything over UDP: a server, the peer, or an answer of the peer's."""

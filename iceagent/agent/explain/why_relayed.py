@@ -63,7 +63,7 @@ def _past(facts: Facts) -> Because | None:
 def _udp(facts: Facts, pair: ice.CandidatePair) -> Because | None:
     """UDP was tried with the very server that answers otherwise, and nothing has ever answered over it."""
     transport = facts.driver.relay_transports.get(pair.local.path_base)
-    if facts.udp_answers or transport not in ("tcp", "tls"):
+    if facts.udp_answers or transport not in ("tcp", "tls") or facts.heard_udp_beside(pair.local.path_base):
         return None
     # Each transport starts after the better one has had its head start, so UDP was tried before this.
     servers = facts.driver.servers
