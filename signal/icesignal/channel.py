@@ -9,7 +9,7 @@ import logging
 import ssl
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
 import msgpack
@@ -147,16 +147,15 @@ class SealedChannel:
             raise ValueError(f"only what msgpack can express may be sent: {error}") from None
         if len(body) > MAX_BODY_BYTES:
             raise ValueError(f"a message has at most {MAX_BODY_BYTES} bytes when packed, not {len(body)}")
-        try:
-            if self._over is not None:
-                raise self._over
-            await self._send_sealed(KIND_MAP + body)
-        except SignalError:
-            while self._over is None and not self._inbox:  # what has arrived is being opened
-                await self._changed.wait()
-            await trio.lowlevel.checkpoint()
-            if not self._inbox:
-                raise
+        with suppress(SignalError):
+            if self._over is None:
+                await self._send_sealed(KIND_MAP + body)
+                return
+        await trio.lowlevel.checkpoint()
+        while self._over is None and not self._inbox:  # what has arrived is being opened
+            await self._changed.wait()
+        if self._over is not None and not self._inbox:
+            raise self._over
 
     async def receive(self) -> dict[str, Any]:
         """Return the peer's next map.
