@@ -243,3 +243,40 @@ async def stay(url: str, number: int) -> None:
     async with connect_raw(url) as member:
         await member.ask(wire.Allocate(session=bytes([number]) * 16))
         await member.end()
+
+
+ROWS = """[[0, 'a', 0], [1000, 'a', 1], [3000, 'a', 5], [4000, 'a', 4], [5000, '', null],
+    [6000, 'b', 9], [7000, 'b', 12]].map(([t, run, n]) => ({t, run, values: n === null ? null : {n}}))"""
+
+
+async def test_what_is_not_known_is_neither_a_number_nor_drawn(run: Processes, tmp_path: Path) -> None:
+    """Between two processes, where a counter went back, and before there are two looks; in words for people."""
+    line = start(run, RELAY, tmp_path).wait_for("listening")
+    async with a_page() as page:
+        await page.go(f"{line['admin']}/status")
+
+        async def value(expression: str) -> Any:
+            return await page.js(
+                f"import('./status/chart.js').then((c) => {{ const rows = {ROWS}; return {expression}; }})"
+            )
+
+        assert await value("[0, 7, 1234, 0.256, 12.34, 123.4, 2.5e6, null, undefined, NaN].map(c.count)") == [
+            *("0", "7", "1,234", "0.26", "12.3", "123", "2.5 M"),
+            *("unknown", "unknown", "unknown"),
+        ]
+        assert await value("[c.amount(1536, 'bytes'), c.amount(999, 'bit/s'), c.amount(237800, 'bit/s')]") == [
+            ["1.50", "KiB"],
+            ["999", "bit/s"],
+            ["237.8", "kbit/s"],
+        ]
+        assert await value("c.amount(null, 'bit/s')") == ["unknown", ""]
+        assert await value("[89, 90, 7260, 200000].map(c.duration)") == ["89 s", "2 min", "2 h 1 min", "2 d 7 h"]
+        assert await value("[0, 0.3, 1, 1.1, 7, 100].map(c.ceiling)") == [1, 0.5, 1, 2, 10, 100]
+        assert await value("c.levels(rows, 'n').map((point) => point.y)") == [0, 1, 5, 4, None, 9, 12]
+        assert await value("c.rates(rows, 'n', 60).map((point) => point.y)") == [None, 60, 120, None, None, None, 180]
+        assert await value("c.rates(rows, 'other', 60).map((point) => point.y)") == [None] * 7
+        path = await value("c.path(c.levels(rows, 'n'), (t) => t / 1000, (y) => y)")
+        assert path == "M0.0 0.0L1.0 1.0L3.0 5.0L4.0 4.0M6.0 9.0L7.0 12.0"
+        dot = await value("c.path(c.rates(rows, 'n', 60), (t) => t / 1000, (y) => y)")
+        assert dot == "M1.0 60.0L3.0 120.0M7.0 180.0h0.1"
+        assert page.complaints == []
