@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from cheap_clients import PATIENCE_S, Client, Loop, Talk, frame_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from icesignal import tickets, wire
-from relay_processes import Rate, Redis, Server, echo, leave_first_core, rate_of, relay, running_redis, tell
+from relay_processes import Rate, Server, echo, leave_first_core, rate_of, relay, running_redis, tell
 
 AT_ONCE = 64
 """Pairs that are on their way to meet at the same time."""
@@ -47,6 +47,7 @@ PAYLOAD_BYTES = 100
 OUTSTANDING = 8
 """Messages of a sender that are not acknowledged yet."""
 ROOMS, MEMBERS = 64, 64
+MEMBERS_IN_REDIS = 500
 # The targets.
 JOINS_PER_S, IDLE_MB, IDLE_MEMBERS, MESSAGES_PER_S, P99_MS, LAST_MS, GAIN = 1_000, 250, 10_000, 8_000, 25, 50, 1.6
 
@@ -175,23 +176,29 @@ def joins(seconds: float) -> None:
     )
 
 
+def members_at(server: Server, number: int) -> Loop:
+    """Have so many members wait in rooms of their own."""
+    loop, here = Loop(server.url), [0]
+
+    def stay(client: Client) -> Talk:
+        yield
+        yield
+        client.send(wire.Allocate(session=secrets.token_bytes(16), opening=b"o" * 33))
+        yield
+        here[0] += 1
+        while True:
+            yield
+
+    _gather(loop, stay, number, here)
+    return loop
+
+
 def idle(members: int, seconds: float) -> None:
     """Measure what members take who do nothing."""
     yardstick = idle_echoes(members // 5)
     with relay() as server:
-        loop, here = Loop(server.url), [0]
-
-        def stay(client: Client) -> Talk:
-            yield
-            yield
-            client.send(wire.Allocate(session=secrets.token_bytes(16), opening=b"o" * 33))
-            yield
-            here[0] += 1
-            while True:
-                yield
-
         before = server.resident_mb()
-        _gather(loop, stay, members, here)
+        loop = members_at(server, members)
         cpu, began = server.cpu_s(), time.perf_counter()
         while time.perf_counter() - began < seconds:
             loop.turn()
@@ -377,6 +384,10 @@ def nodes(seconds: float) -> None:
             before = redis.information()
             both, number = joins_at([one, other], seconds)
             after = redis.information()
+        with relay(redis.url) as one:
+            empty = redis.information()
+            members_at(one, MEMBERS_IN_REDIS).close()
+            full = redis.information()
         gain = 2 * both.per_cpu_s / alone.per_cpu_s
         tell(
             "nodes",
@@ -386,15 +397,16 @@ def nodes(seconds: float) -> None:
             gain_of_wall_clock=round(both.per_s / alone.per_s, 2),
             one=alone.rounded(),
             two=both.rounded(),
-            redis_for_a_join=_for_each(redis, before, after, number),
+            redis_for_a_join=_for_each(before, after, number),
+            redis_kb_each_member=round((full["used_memory"] - empty["used_memory"]) / MEMBERS_IN_REDIS / 1024, 2),
         )
 
 
-def _for_each(redis: Redis, before: dict[str, float], after: dict[str, float], number: int) -> dict[str, float]:
+def _for_each(before: dict[str, float], after: dict[str, float], number: int) -> dict[str, float]:
     """Return what Redis has done for each join."""
-    used = {key: after[key] - before[key] for key in before}
+    used = {key: value - before.get(key, 0.0) for key, value in after.items()}
     return {
-        "commands": round(used["total_commands_processed"] / number, 1),
+        "scripts": round(used["cmdstat_evalsha"] / number, 1),
         "cpu_us": round(1e6 * (used["used_cpu_user"] + used["used_cpu_sys"]) / number),
         "kb": round((used["total_net_input_bytes"] + used["total_net_output_bytes"]) / number / 1024, 1),
     }

@@ -120,7 +120,9 @@ class Redis:
             file.flush()
             size = int(file.readline()[1:])
             lines = (line.partition(":") for line in file.read(size).decode().splitlines())
-            return {key: float(value) for key, _, value in lines if value.replace(".", "", 1).isdigit()}
+            # Of a command the number of calls: `cmdstat_get:calls=21,usec=175,…`
+            numbers = ((key, value.removeprefix("calls=").partition(",")[0]) for key, _, value in lines)
+            return {key: float(value) for key, value in numbers if value.replace(".", "", 1).isdigit()}
 
 
 @contextmanager
