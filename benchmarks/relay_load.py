@@ -388,6 +388,10 @@ def nodes(seconds: float) -> None:
             empty = redis.information()
             members_at(one, MEMBERS_IN_REDIS).close()
             full = redis.information()
+        with relay(redis.url) as one:
+            pairs = Pairs(one, PAIRS)
+            relayed = rate_of([one], pairs.loop, seconds / 2, pairs.send, pairs.done)
+            pairs.loop.close()
         gain = 2 * both.per_cpu_s / alone.per_cpu_s
         tell(
             "nodes",
@@ -398,6 +402,7 @@ def nodes(seconds: float) -> None:
             one=alone.rounded(),
             two=both.rounded(),
             redis_for_a_join=_for_each(before, after, number),
+            messages_of_one=relayed.rounded(),
             redis_kb_each_member=round((full["used_memory"] - empty["used_memory"]) / MEMBERS_IN_REDIS / 1024, 2),
         )
 
