@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay bench-smoke js screenshots docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay scale bench-smoke js screenshots docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -141,6 +141,10 @@ bench: $(STAMP)
 # What one relay bears, and two with a Redis, in some three minutes: lines of JSON, each with its target.
 bench-relay: $(STAMP)
 	$(BIN)/python benchmarks/relay_load.py
+
+# What a million members would take: the tables of docs/scale.md, from measured figures and a simulation.
+scale: $(STAMP)
+	$(BIN)/python benchmarks/scale.py
 
 bench-smoke: $(STAMP)
 	for one in benchmarks/*.py; do echo "== $$one"; $(BIN)/python $$one --smoke || exit 1; done

@@ -8,7 +8,8 @@ websocket frames put together by hand. Each says by X-Forwarded-For that it come
 load balancer, so that the limits per source are those of the default. `per_cpu_s`, how much a second of the servers'
 processor does, is what counts on a machine that has other things to do.
 
-- joins: pairs that meet (two connections, `allocate`, `join`) and part; a member that has its place counts as one join
+- joins: pairs that meet (two connections, `allocate`, `join`) and part; a member that has its place counts as one join;
+  and how many clients a second of the processor sends away that have given up before their turn came
 - idle: members in rooms, and the memory of the process that each takes
 - messages: pairs that send 100 bytes as fast as they are acknowledged, and then at half of the target, and how long
   each took
@@ -29,6 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import cast
 
@@ -48,6 +50,8 @@ OUTSTANDING = 8
 """Messages of a sender that are not acknowledged yet."""
 ROOMS, MEMBERS = 64, 64
 MEMBERS_IN_REDIS = 500
+GIVEN_UP = 2_000
+"""Fewer than the system lets wait to be accepted."""
 # The targets.
 JOINS_PER_S, IDLE_MB, IDLE_MEMBERS, MESSAGES_PER_S, P99_MS, LAST_MS, GAIN = 1_000, 250, 10_000, 8_000, 25, 50, 1.6
 
@@ -161,17 +165,35 @@ def joins_at(servers: list[Server], seconds: float) -> tuple[Rate, int]:
     return result, done[0]
 
 
+def given_up(server: Server) -> float:
+    """Return how many clients that have given up before their turn came a second of the processor sends away."""
+    server.pause()
+    loop = Loop(server.url)
+    for _ in range(GIVEN_UP):
+        loop.connect(lambda client: cast("Talk", repeat(None)))
+        loop.turn(0.0)
+    loop.close()
+    used, before = -1.0, server.cpu_s()
+    server.go_on()
+    while server.cpu_s() - before > used:  # until it does nothing any more
+        used = server.cpu_s() - before
+        time.sleep(1.0)
+    return GIVEN_UP / max(used, 0.01)
+
+
 def joins(seconds: float) -> None:
     """Measure how fast pairs meet."""
     yardstick = echoed_connections(seconds / 3)
     with relay() as server:
         result, _ = joins_at([server], seconds)
+        abandoned = given_up(server)
     tell(
         "joins",
         is_met=result.per_s >= JOINS_PER_S,
         **result.rounded(),
         target_per_s=JOINS_PER_S,
         seconds=seconds,
+        given_up_per_cpu_s=round(abandoned),
         echoed_connections=yardstick.rounded(),
     )
 
@@ -390,7 +412,9 @@ def nodes(seconds: float) -> None:
             full = redis.information()
         with relay(redis.url) as one:
             pairs = Pairs(one, PAIRS)
+            quiet = redis.information()
             relayed = rate_of([one], pairs.loop, seconds / 2, pairs.send, pairs.done)
+            loud = redis.information()
             pairs.loop.close()
         gain = 2 * both.per_cpu_s / alone.per_cpu_s
         tell(
@@ -403,12 +427,13 @@ def nodes(seconds: float) -> None:
             two=both.rounded(),
             redis_for_a_join=_for_each(before, after, number),
             messages_of_one=relayed.rounded(),
+            redis_for_a_message=_for_each(quiet, loud, pairs.done[0]),
             redis_kb_each_member=round((full["used_memory"] - empty["used_memory"]) / MEMBERS_IN_REDIS / 1024, 2),
         )
 
 
 def _for_each(before: dict[str, float], after: dict[str, float], number: int) -> dict[str, float]:
-    """Return what Redis has done for each join."""
+    """Return what Redis has done for each join or message."""
     used = {key: value - before.get(key, 0.0) for key, value in after.items()}
     return {
         "scripts": round(used["cmdstat_evalsha"] / number, 1),

@@ -10,21 +10,25 @@ node dies, drains or loses its store come back one by one, with the pauses of th
 from __future__ import annotations
 
 import argparse
+import enum
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from icesignal.engines.shared.engine import PATIENCE_S as STORE_PATIENCE_S
 from icesignal.pauses import FIRST_PAUSE_S, TIMEOUT_S, jittered, longer
 from icesignal.rooms import RoomLimits
+from icesignal.server import LEAVING_S
 from icesignal.transport import PING_INTERVAL_S, PING_TIMEOUT_S
 
 DAY_S, MINUTE_S = 86_400, 60
 SEED = 1
 STANDS_FOR = 10
 """Of those who come back one is followed for so many, at nodes that are so many times as slow."""
+BACKLOG = 4_096  # of connections that a node has not accepted: /proc/sys/net/core/somaxconn
 RESUME_S = RoomLimits().resume_s
 DRAINS_S = (5.0, 30.0, 120.0)
 
@@ -35,21 +39,22 @@ class Measured:
 
     Attributes:
         joins: of one node that shares a Redis, each second of its processor's.
+        given_up: clients that have given up before their turn, the same.
         messages: that such a node relays, the same.
         member_kb: memory of a node for each idle member.
         node_mb: of a node without members.
-        redis_join_us: what a join costs a Redis, its processor's time.
-        redis_join_scripts: and how many scripts it is.
+        redis_join_us, redis_message_us: what a join and a message cost a Redis, its processor's time.
         redis_member_kb: memory of a Redis for each waiting member.
         turn_kpps: thousands of packets that a core of our TURN server relays, one by one.
     """
 
     joins: float
+    given_up: float
     messages: float
     member_kb: float
     node_mb: float
     redis_join_us: float
-    redis_join_scripts: float
+    redis_message_us: float
     redis_member_kb: float
     turn_kpps: float
 
@@ -93,11 +98,12 @@ class Assumed:
 
 MEASURED = Measured(
     joins=450,
-    messages=3_000,
+    given_up=3_200,
+    messages=2_300,
     member_kb=13.1,
     node_mb=42,
-    redis_join_us=150,
-    redis_join_scripts=4.8,
+    redis_join_us=140,
+    redis_message_us=35,
     redis_member_kb=1.1,
     turn_kpps=90,
 )
@@ -173,6 +179,7 @@ def needs(measured: Measured, assumed: Assumed, busiest: Day) -> list[Needs]:
     entries = busiest.joins + busiest.resumes
     # Joins and messages are work of the same processor.
     work = entries / measured.joins + busiest.messages / measured.messages
+    redis_us = entries * measured.redis_join_us + busiest.messages * measured.redis_message_us
     relayed_mbit = turn_mbit(assumed)
     return [
         Needs(
@@ -185,7 +192,7 @@ def needs(measured: Measured, assumed: Assumed, busiest: Day) -> list[Needs]:
         Needs(
             "Redis shards",
             {
-                "processor": entries * measured.redis_join_us / 1e6 / assumed.busy,
+                "processor": redis_us / 1e6 / assumed.busy,
                 "memory": busiest.members * measured.redis_member_kb / 1024 / assumed.redis_mb,
             },
         ),
@@ -208,6 +215,14 @@ def turn_mbit(assumed: Assumed) -> float:
 # -- those who come back
 
 
+class Step(enum.IntEnum):
+    """What happens next: a client tries or has waited for too long, or a node has time for the next one."""
+
+    ATTEMPT = 0
+    GIVE_UP = 1
+    FREE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Back:
     """How those whose connection was lost came back.
@@ -227,40 +242,92 @@ class Back:
     late: float
 
 
-def come_back(noticed_at: Iterator[float], nodes: int, rate: float, draw: random.Random, away_s: float = 0.0) -> Back:
-    """Have clients come back as the real one does.
+class Comeback:
+    """Clients that come back as the real one does, and the nodes that take them, each in the order of their coming.
 
     Args:
-        noticed_at: when each of them notices that its connection is gone, seconds.
         nodes: that they may come to; each attempt is sent to any of them.
-        rate: how many entries a second each of these has time for.
+        entry_s, given_up_s: of a node's time for one that is let in, and for one that has given up before its turn.
         draw: by which nodes are chosen, and pauses drawn.
         away_s: until then no entry succeeds, as the store is away; each waits at its node first.
     """
-    rate /= STANDS_FOR
-    free_at, back_at, attempts = [0.0] * nodes, list[float](), 0
-    due = [(at + _pause(FIRST_PAUSE_S, draw), number, FIRST_PAUSE_S) for number, at in enumerate(noticed_at)]
-    heapq.heapify(due)
-    while due:
-        now, number, pause_s = heapq.heappop(due)
-        attempts += 1
-        node = int(draw.random() * nodes)
-        # Whoever has given up by the time its turn comes costs as much as if it were there: the worst case.
-        free_at[node] = max(free_at[node], now) + 1 / rate
-        if free_at[node] > now + TIMEOUT_S:
-            failed_at = now + TIMEOUT_S
-        elif free_at[node] < away_s:
-            failed_at = free_at[node] + _pause(STORE_PATIENCE_S, draw)
-        else:
-            back_at.append(free_at[node])
-            continue
-        pause_s = longer(pause_s)
-        heapq.heappush(due, (failed_at + _pause(pause_s, draw), number, pause_s))
-    back_at.sort()
-    number = len(back_at)
-    late = sum(at > RESUME_S for at in back_at) / number
-    most_s = back_at[number * 99 // 100]
-    return Back(STANDS_FOR * number, back_at[number // 2], most_s, back_at[-1], attempts / number, late)
+
+    def __init__(self, nodes: int, entry_s: float, given_up_s: float, draw: random.Random, away_s: float = 0.0) -> None:
+        self._queues: list[deque[tuple[float, int]]] = [deque() for _ in range(nodes)]
+        self._is_busy = [False] * nodes
+        self._entry_s, self._given_up_s = entry_s * STANDS_FOR, given_up_s * STANDS_FOR
+        self._draw = draw
+        self._away_s = away_s
+        self._pauses: list[float] = []
+        self._came_at: dict[int, float] = {}  # of those who wait at a node
+        self._back_at: list[float] = []
+        self._attempts = self._planned = 0
+        self._due: list[tuple[float, int, Step, int]] = []  # when, how many before it, what, and whose or which node
+
+    def run(self, noticed_at: Iterator[float]) -> Back:
+        """Return how it went, given when each client notices that its connection is gone, seconds."""
+        for client, at in enumerate(noticed_at):
+            self._pauses.append(FIRST_PAUSE_S)
+            self._plan(at + _pause(FIRST_PAUSE_S, self._draw), Step.ATTEMPT, client)
+        while self._due:
+            now, _, step, which = heapq.heappop(self._due)
+            if step is Step.ATTEMPT:
+                self._attempt(now, which)
+            elif step is Step.GIVE_UP:
+                self._give_up(now, which)
+            else:
+                self._is_busy[which] = False
+                self._serve(now, which)
+        return self._result()
+
+    def _plan(self, at: float, step: Step, which: int) -> None:
+        self._planned += 1
+        heapq.heappush(self._due, (at, self._planned, step, which))
+
+    def _attempt(self, now: float, client: int) -> None:
+        self._attempts += 1
+        node = int(self._draw.random() * len(self._queues))
+        if len(self._queues[node]) * STANDS_FOR >= BACKLOG:
+            self._fail(now + TIMEOUT_S, client)  # the system does not answer
+            return
+        self._queues[node].append((now, client))
+        self._came_at[client] = now
+        self._plan(now + TIMEOUT_S, Step.GIVE_UP, client)
+        if not self._is_busy[node]:
+            self._serve(now, node)
+
+    def _give_up(self, now: float, client: int) -> None:
+        """Have a client that waits turn to another node, if it is the wait that this was planned for."""
+        if self._came_at.get(client, math.inf) + TIMEOUT_S == now:
+            del self._came_at[client]
+            self._fail(now, client)
+
+    def _serve(self, now: float, node: int) -> None:
+        """Take the next one in that waits at a node."""
+        if not self._queues[node]:
+            return
+        came_at, client = self._queues[node].popleft()
+        is_there = self._came_at.get(client) == came_at
+        done_at = now + (self._entry_s if is_there else self._given_up_s)
+        if is_there and done_at <= came_at + TIMEOUT_S:  # else it gives up while it is let in
+            del self._came_at[client]
+            if done_at < self._away_s:
+                self._fail(done_at + _pause(STORE_PATIENCE_S, self._draw), client)
+            else:
+                self._back_at.append(done_at)
+        self._is_busy[node] = True
+        self._plan(done_at, Step.FREE, node)
+
+    def _fail(self, at: float, client: int) -> None:
+        """Have a client try again."""
+        self._pauses[client] = longer(self._pauses[client])
+        self._plan(at + _pause(self._pauses[client], self._draw), Step.ATTEMPT, client)
+
+    def _result(self) -> Back:
+        back_at, number = sorted(self._back_at), len(self._back_at)
+        most_s = back_at[number * 99 // 100]
+        late = sum(at > RESUME_S for at in back_at) / number
+        return Back(STANDS_FOR * number, back_at[number // 2], most_s, back_at[-1], self._attempts / number, late)
 
 
 def _pause(pause_s: float, draw: random.Random) -> float:
@@ -290,10 +357,9 @@ def shard_is_lost(number: int, draw: random.Random, assumed: Assumed) -> Iterato
             yield asked_at + _pause(STORE_PATIENCE_S, draw)
 
 
-def moves(nodes: int, draw: random.Random) -> float:
+def moves(nodes: int) -> float:
     """Return how often a member is moved while all nodes are started anew, one after the other."""
-    members = [1.0] * nodes
-    moved = 0.0
+    members, moved = [1.0] * nodes, 0.0
     for node in range(nodes):
         leaving, members[node] = members[node], 0.0
         moved += leaving
@@ -314,9 +380,12 @@ def tables(measured: Measured = MEASURED, assumed: Assumed | None = None) -> str
     parts = needs(measured, assumed, busiest)
     return "\n\n".join(
         [
+            _fields_table("measured", measured),
+            _fields_table("assumed", assumed),
             _day_table(busiest),
             _needs_table(parts),
             _waves_table(measured, assumed, busiest, parts[0].number, parts[1].number, draw),
+            _rollout_table(parts[0].number),
             _turn_table(measured, assumed),
         ]
     )
@@ -325,6 +394,11 @@ def tables(measured: Measured = MEASURED, assumed: Assumed | None = None) -> str
 def _table(head: str, rows: list[str]) -> str:
     columns = head.count("|") - 1
     return "\n".join([head, "|" + "---|" * columns, *rows])
+
+
+def _fields_table(head: str, values: Measured | Assumed) -> str:
+    rows = [f"| `{field.name}` | {getattr(values, field.name):,.10g} |" for field in fields(values)]
+    return _table(f"| {head} | value |", rows)
 
 
 def _day_table(busiest: Day) -> str:
@@ -353,7 +427,7 @@ def _waves_table(
     rows = []
     for number in (nodes, 2 * nodes, 4 * nodes):
         # What is left of a node's processor beside what it does anyhow: the same work, spread over more nodes.
-        spare = measured.joins * (1 - assumed.busy * nodes / number)
+        spare = 1 - assumed.busy * nodes / number
         each = busiest.members // number
         waves = [
             ("a process dies", process_dies(each, draw), number - 1, 0.0),
@@ -362,12 +436,20 @@ def _waves_table(
             ("a shard is lost", shard_is_lost(busiest.members // shards, draw, assumed), number, assumed.failover_s),
         ]
         for name, noticed, left, away_s in waves:
-            back = come_back(noticed, left, spare, draw, away_s)
-            rows.append(
-                f"| {number} | {name} | {back.number:,} | {back.half_s:.0f} s | {back.most_s:.0f} s | {back.all_s:.0f} s "
-                f"| {back.attempts:.1f} | {back.late:.0%} |"
-            )
+            back = Comeback(left, 1 / measured.joins / spare, 1 / measured.given_up / spare, draw, away_s).run(noticed)
+            times = f"{back.half_s:.0f} s | {back.most_s:.0f} s | {back.all_s:.0f} s"
+            rows.append(f"| {number} | {name} | {back.number:,} | {times} | {back.attempts:.1f} | {back.late:.0%} |")
     return _table("| nodes | what happens | members | half back | 99 % | all | attempts | sessions over |", rows)
+
+
+def _rollout_table(nodes: int) -> str:
+    rows = []
+    for number in (nodes, 2 * nodes, 4 * nodes):
+        minutes = " | ".join(f"{number * (drain_s + LEAVING_S) / 60:.0f} min" for drain_s in DRAINS_S)
+        rows.append(f"| {number} | {moves(number):.2f} | {minutes} |")
+    return _table(
+        "| nodes | moves of a member | " + " | ".join(f"drain of {drain_s:.0f} s" for drain_s in DRAINS_S) + " |", rows
+    )
 
 
 def _turn_table(measured: Measured, assumed: Assumed) -> str:

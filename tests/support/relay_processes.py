@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -59,6 +60,14 @@ class Server:
         """Return the processor's time it has had."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def pause(self) -> None:
+        """Have it do nothing until `go_on`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have it do again what there is to do."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def resident_mb(self) -> float:
         """Return the memory that it takes."""
