@@ -87,8 +87,15 @@ async def idle_bytes(url: str, count: int = 200) -> float:
 async def main(runs: int) -> None:
     """Run all and print."""
     rate = icesignal.Rate(1e9, 1e9)
+    # Whoever joins and leaves without another word, as here, counts as a guesser.
     limits = icesignal.Limits(
-        connections=rate, joins=rate, claims=rate, messages=rate, bytes=rate, max_connections_per_source=10_000
+        connections=rate,
+        joins=rate,
+        claims=rate,
+        messages=rate,
+        bytes=rate,
+        max_connections_per_source=10_000,
+        work_from_guesses=1e9,
     )
     engine = icesignal.MemoryEngine(limits=icesignal.RoomLimits(rooms_per_source=10_000))
     async with icesignal.serve(limits=limits, engine=engine) as relay:

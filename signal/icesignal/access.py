@@ -56,8 +56,9 @@ class OwnersMeetings:
 
     def note(self, name: bytes) -> None:
         """Take note that the owner is there."""
-        if name not in self._names:
-            self._names.append(name)
+        if name in self._names:
+            self._names.remove(name)
+        self._names.append(name)
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._names
