@@ -213,11 +213,16 @@ class Tunnel:
 
         Where all is as it was, say since a lost path came back, none comes and none is needed.
         """
-        deadline = time.monotonic() + timeout_s
-        with suppress(Ended):
-            while not any(line["kind"] == "path" and line["direct"] for line in self.forwarder.lines[number:]):
-                self.forwarder.wait_for("path", timeout_s=max(0.1, deadline - time.monotonic()))
+        wait_direct_since(self.forwarder, number, timeout_s)
         return bool([line for line in self.forwarder.lines if line["kind"] == "path"][-1]["direct"])
+
+
+def wait_direct_since(side: Process, number: int, timeout_s: float) -> None:
+    """Wait for a path line beyond the first `number` lines of a side that is direct, at most so long."""
+    deadline = time.monotonic() + timeout_s
+    with suppress(Ended):
+        while not any(line["kind"] == "path" and line["direct"] for line in side.lines[number:]):
+            side.wait_for("path", timeout_s=max(0.1, deadline - time.monotonic()))
 
 
 @contextmanager
@@ -284,8 +289,12 @@ def carry_out(scenario: Scenario) -> Outcome:
             expected = hashlib.sha256(data).digest()
             whole = hashlib.sha256(tunnel.fetch()).digest() == expected
             if whole and scenario.moves:
+                # Who sees the other end move gets another path line; before that the last one is of the old address.
+                seer = tunnel.forwarder if scenario.moves == "b" else tunnel.listener
+                before = len(seer.lines)
                 tunnel.lab.move_home(scenario.moves)
                 whole = hashlib.sha256(tunnel.fetch()).digest() == expected
+                wait_direct_since(seer, before, SWITCH_S)
             seconds = time.monotonic() - tunnel.forwarder.started_at
             if scenario.direct:
                 tunnel.wait_direct()
