@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,8 +16,6 @@ STAY_S = 20.0
 """Ours: how long the inviter stays at one of several relays where nobody comes; the joiner a third of that, so that
 it finds the inviter at each of them in turn."""
 LOOK_S = 1.0  # for a relay on the other side's machine to refuse a connection
-
-_log = logging.getLogger(__name__)
 
 
 class Reunion:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import pytest
 from natlab import Home, Natlab
-from natlab_experiments import Scenario, open_tunnel
+from natlab_experiments import Scenario, open_tunnel, side_by_side
 
 WORKERS = 3  # at once: what is measured here is seconds
 DATA = b"x" * 10_000
@@ -68,11 +68,7 @@ def carry_out(change: Callable[[Natlab], None]) -> Changed:
 @pytest.fixture(scope="module")
 def changed(request: pytest.FixtureRequest, laboratory: None) -> Iterator[dict[str, Future[Changed]]]:
     """The outcomes to come of the changes that selected tests name: they are carried out side by side."""
-    specs = [getattr(item, "callspec", None) for item in request.session.items]
-    names = [spec.params["change"] for spec in specs if spec is not None and "change" in spec.params]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        yield {name: pool.submit(carry_out, CHANGES[name]) for name in names}
-        pool.shutdown(cancel_futures=True)
+    yield from side_by_side(request, "change", lambda name: carry_out(CHANGES[name]), WORKERS)
 
 
 @pytest.mark.timeout(300)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from natlab_experiments import Scenario, Tunnel, open_tunnel, socket_in
+from natlab_experiments import Scenario, Tunnel, open_tunnel, side_by_side, socket_in
 
 DROP_ALL = """
 add table inet outage
@@ -135,11 +135,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def endured(request: pytest.FixtureRequest, laboratory: None) -> Iterator[dict[str, Future[Endured]]]:
     """The outcomes to come of the cases that selected tests name: they are carried out side by side."""
-    specs = [getattr(item, "callspec", None) for item in request.session.items]
-    names = [spec.params["case"] for spec in specs if spec is not None and "case" in spec.params]
-    with ThreadPoolExecutor(len(CASES)) as pool:
-        yield {name: pool.submit(endure, CASES[name], what=name) for name in names}
-        pool.shutdown(cancel_futures=True)
+    yield from side_by_side(request, "case", lambda name: endure(CASES[name], what=name), len(CASES))
 
 
 @pytest.mark.timeout(600)

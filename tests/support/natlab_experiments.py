@@ -14,16 +14,19 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 from coturn import make_certificate
 from natlab import DEAD_HOST, OTHER_INTERNET_HOST, Home, Internet, NatKind, Natlab, open_natlab
 from processes import Ended, Process, Processes, processes
 
+T = TypeVar("T")
 FILE_BYTES = 1_000_000
 WORKERS = 5  # experiments at once: two keep two cores busy, those that wait for a failure cost nothing
 PATIENCE_S = 60.0  # more than the 39.5 s after which the agent gives up (RFC 8863)
@@ -223,6 +226,17 @@ def wait_direct_since(side: Process, number: int, timeout_s: float) -> None:
     with suppress(Ended):
         while not any(line["kind"] == "path" and line["direct"] for line in side.lines[number:]):
             side.wait_for("path", timeout_s=max(0.1, deadline - time.monotonic()))
+
+
+def side_by_side(
+    request: pytest.FixtureRequest, parameter: str, carry_out: Callable[[str], T], workers: int
+) -> Iterator[dict[str, Future[T]]]:
+    """Yield the outcomes to come of what selected tests name by a parameter: so many are carried out at once."""
+    specs = [getattr(item, "callspec", None) for item in request.session.items]
+    names = [spec.params[parameter] for spec in specs if spec is not None and parameter in spec.params]
+    with ThreadPoolExecutor(workers) as pool:
+        yield {name: pool.submit(carry_out, name) for name in names}
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -179,10 +179,10 @@ class VirtualSessions:
     net: Network
     hosts: list[Host]
     homes: list[Router]
+    relay: Relay
     more: list[Router] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     channels: list[Channel] = field(default_factory=list)
-    relay: Relay | None = None
     reunions: list[MeetAgain] = field(default_factory=list)
 
     def another_home(self, nat: Nat = HOME) -> Router:
@@ -201,6 +201,22 @@ class VirtualSessions:
         path = self.sessions[0].path
         assert path is not None
         return next(one for one in self.hosts[0].attachments() if path.local.host in [a.host for a in one.addresses])
+
+
+def _built(seed: int, nat: Nat, loss: float) -> VirtualSessions:
+    """Return two hosts, each behind a home, and the relay where they meet; nobody is connected yet."""
+    net = Network(seed)
+    homes = [net.router(net.internet, nat=nat) for _ in range(2)]
+    hosts = [net.host(home, name=name) for home, name in zip(homes, ("alice", "bob"), strict=True)]
+    for host in hosts:
+        host.link.change(delay_s=DELAY_S, rate_bps=RATE_BPS, queue_bytes=QUEUE_BYTES, loss=loss)
+
+    def is_up() -> bool:
+        return all(any(_works(wire) for wire in host.attachments()) for host in hosts)
+
+    relay = Relay(is_up)
+    reunions = [MeetAgain(relay, number) for number in (0, 1)]
+    return VirtualSessions(net, hosts, homes, relay, channels=relay.channels, reunions=reunions)
 
 
 @asynccontextmanager
@@ -225,29 +241,17 @@ async def connected(
         outage_s: of the agents' configuration.
         meet_again: whether the two can meet again when their conversation has ended.
     """
-    net = Network(seed)
-    homes = [net.router(net.internet, nat=nat) for _ in range(2)]
-    lab = VirtualSessions(
-        net, [net.host(home, name=name) for home, name in zip(homes, ("alice", "bob"), strict=True)], homes
-    )
-    for host in lab.hosts:
-        host.link.change(delay_s=DELAY_S, rate_bps=RATE_BPS, queue_bytes=QUEUE_BYTES, loss=loss)
+    lab = _built(seed, nat, loss)
+    net = lab.net
     if backup:
         lab.hosts[0].attach(lab.another_home(nat), lab.line())
     stun = net.host(net.internet, name="stun.example")
-
-    def is_up() -> bool:
-        return all(any(_works(wire) for wire in host.attachments()) for host in lab.hosts)
-
-    relay = lab.relay = Relay(is_up)
-    lab.reunions = [MeetAgain(relay, number) for number in (0, 1)]
-    ends = lab.channels = relay.channels
 
     async def open_session(number: int, *, task_status: Any) -> None:
         host = lab.hosts[number]
         servers = [IceServer("stun:stun.example"), *[IceServer(TURN_URL, username="u", credential="p")] * turn]
         config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes, outage_s=outage_s)
-        end: Any = ends[number]
+        end: Any = lab.channels[number]
         reunion: Any = lab.reunions[number] if meet_again else None
         async with establish(Session, end, generate_identity(), config, reunion=reunion) as session:
             task_status.started(session)
