@@ -7,34 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import icesignal
 import pytest
 import trio
 import virtual_sessions
-from virtual_sessions import RANDOM_HOME, Change, VirtualSessions, connected
+from virtual_sessions import HOUR_S, RANDOM_HOME, Change, VirtualSessions, connected, endures
 
 from iceagent.session import establish as establishing
 from iceagent.session.errors import PeerLost
 from iceagent.session.outages import Outage, OutageKind
 from iceagent.vnet import run
-
-HOUR_S = 3600.0
-
-
-def endures(change: Change, *, seed: int = 1, within_s: float, longest_s: float = 2 * HOUR_S, **options: Any) -> None:
-    """Demand that transfers both ways survive a change, and go on so soon after the network is back."""
-
-    async def main() -> None:
-        with trio.fail_after(longest_s):
-            async with connected(seed, meet_again=True, **({"outage_s": 2 * HOUR_S} | options)) as lab:
-                await trio.sleep(3)
-                figures = await virtual_sessions.carry(lab, change)
-                assert figures.after_s is not None
-                assert figures.after_s <= within_s
-
-    run(main, seed=seed)
 
 
 def asleep(seconds: float, *, reboots: bool = False, moves: bool = False, forgets: bool = False) -> Change:

@@ -36,6 +36,7 @@ SIGNALING_S = 0.030
 TURN_URL = "turn:stun.example?transport=udp"
 RATE_BPS = 4_000_000
 QUEUE_BYTES = 16 * 1024
+HOUR_S = 3600.0
 SIZE = 512 * 1024
 """Bytes each way: a second of the line."""
 
@@ -362,6 +363,20 @@ def measure(seed: int, change: Change, *, size: int = SIZE, **options: Any) -> F
                 return await carry(lab, change, size=size)
 
     return run(main, seed=seed)
+
+
+def endures(change: Change, *, seed: int = 1, within_s: float, longest_s: float = 2 * HOUR_S, **options: Any) -> None:
+    """Demand that transfers both ways survive a change, and go on so soon after the network is back."""
+
+    async def main() -> None:
+        with trio.fail_after(longest_s):
+            async with connected(seed, meet_again=True, **({"outage_s": 2 * HOUR_S} | options)) as lab:
+                await trio.sleep(3)
+                figures = await carry(lab, change)
+                assert figures.after_s is not None
+                assert figures.after_s <= within_s
+
+    run(main, seed=seed)
 
 
 # What may happen to a network. Alice's it is, but where it says otherwise.
