@@ -46,7 +46,8 @@ def test_trap_76_a_url_that_is_none_is_one_sentence_without_its_password(url: st
 
 def test_trap_76_a_password_is_not_taken_from_the_command_line() -> None:
     """Everybody on the machine reads it there; in the environment it is read by us alone."""
-    result = CliRunner().invoke(main, ["--engine", "redis://:hunter2@127.0.0.1:1"])
+    # What is wrong besides is told only where the password was taken, and ends the command there, too.
+    result = CliRunner().invoke(main, ["--engine", "redis://:hunter2@127.0.0.1:1", "--drain", "-1"])
     assert result.exit_code == 2
     assert ENGINE_VARIABLE in result.output
     assert "hunter2" not in result.output

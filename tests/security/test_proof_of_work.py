@@ -394,18 +394,21 @@ def test_trap_93_who_enters_by_name_or_ticket_does_no_work(kind: str) -> None:
 
 
 async def test_trap_93_a_client_that_gives_up_leaves_no_thread_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancelled, it hangs up at once, and the thread ends with its next hash."""
-    ended = trio.Event()
+    """Cancelled, it hangs up at once, and the thread ends with its next hash, without a solution."""
+    ended, stopped = trio.Event(), []
     token = trio.lowlevel.current_trio_token()
 
     def watched(puzzle: Work, subject: bytes, is_stopped: Any) -> bytes:
         try:
             return solve(puzzle, subject, is_stopped)
+        except WorkStopped as error:
+            stopped.append(error)
+            raise
         finally:
             token.run_sync_soon(ended.set)
 
     monkeypatch.setattr(member_client, "solve", watched)
-    hard = Work(challenge=b"c", bits=19, parts=32, rounds=1)  # which nobody solves in the time of a test
+    hard = Work(challenge=b"c", bits=19, parts=32, rounds=1)  # half a minute of a fast machine
     async with lying([wire.Welcome(versions=[1], work=hard)]) as url:
         with trio.move_on_after(0.2) as scope:
             async with icesignal.open_client(url) as client:
@@ -413,6 +416,7 @@ async def test_trap_93_a_client_that_gives_up_leaves_no_thread_at_work(monkeypat
         assert scope.cancelled_caught
         with trio.fail_after(60):
             await ended.wait()
+        assert stopped, "it went on to the end"
 
 
 # -- 94: who shares an address with a guesser is not locked out
