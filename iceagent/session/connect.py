@@ -48,7 +48,7 @@ PAIRED_OUTAGE_S = 86_400.0  # ours: paired peers are there again the next mornin
 
 _PARTS = (
     *(
-        "icesignal.channel",
+        "icesignal.introductions",
         "iceagent.core.stun",
         "iceagent.core.ice",
         "iceagent.agent.report.events",
@@ -202,8 +202,10 @@ async def join(
             progress.is_peer_away = lambda: client.is_peer_away
             channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
         await _verified(channel, verify)
-        peers_relay = None if named_relays(relay) else (client.place.host, client.place.port)
-        session = _session_over(session_type, channel, [url], config, progress, peers_relay=peers_relay)
+        named = named_relays(relay)
+        peers_relay = None if named else (client.place.host, client.place.port)
+        relays = _serving_first(client, tuple(dict.fromkeys((url, *named))))
+        session = _session_over(session_type, channel, relays, config, progress, peers_relay=peers_relay)
         yield await stack.enter_async_context(session)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import icesignal
@@ -39,7 +39,7 @@ SPEECH_S = 120.0
 """Ours: from the proof of the code to the first description; the relay holds an absent one's place so long."""
 COMPARE_S = 900.0  # ours: for a person who hears five words and reads five out
 GONE_S = icesignal.BACK_S  # a live peer that lost its connection to the relay, not its network, has another by then
-ALONE_S = 5.0  # ours: a peer that lost its connection, and not its network, is back sooner
+ALONE_S = 5.0  # ours: who lost a connection, and not the network, is back sooner
 BACK_LOOK_S = 1.0
 LOOK_S = 0.2  # between two looks at the path of a peer that left the conversation
 REFUSED_EVERY_S = 2.0  # ours: between two looks whether the peer's own relay, and so its program, is gone
@@ -199,11 +199,13 @@ class Signaling:
     async def keep(self) -> None:
         """Meet the peer again each time that the conversation has ended, for as long as the session lasts.
 
-        Also where it goes on without the peer: what ended it for that side may be told here only minutes later.
+        Also where it goes on without the peer, or without the relay: what ended it for that side may be told here only
+        minutes later, and of several relays another one may serve both.
         """
         reunion, pause_s = self._reunion, FIRST_PAUSE_S
+        first = self._channel
         while reunion is not None and not self._gone.is_set():
-            await self._wait_alone()
+            await self._channel.wait_alone(ALONE_S)
             began_at = trio.current_time()
             try:
                 async with open_background() as nursery:
@@ -215,20 +217,17 @@ class Signaling:
                 _log.debug("the two sides have not met again: %s", error)
             except trio.ClosedResourceError:
                 return  # the agent was closed meanwhile
+            if not first.is_alone:  # it was taken up again as the two were about to meet elsewhere
+                self._channel, self.has_ended = first, False
             if trio.current_time() - began_at >= LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
             await trio.sleep(jittered(pause_s, secrets.randbelow(256)))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _wait_alone(self) -> None:
-        """Wait until the present conversation has ended, or the peer has been away from it for a while."""
-        with suppress(icesignal.SignalError):
-            await self._channel.wait_peer_gone(ALONE_S, hung_up=False)
-
     async def _wait_back(self, channel: icesignal.SealedChannel, reunion: trio.CancelScope) -> None:
-        """Leave the reunion once the peer is back in the conversation there was, unless the two have met already."""
+        """Leave the reunion once the conversation there was is taken up again, unless the two have met already."""
         while channel is self._channel and not channel.is_over:
-            if not channel.is_peer_away:
+            if not channel.is_alone:
                 reunion.cancel()
             await trio.sleep(BACK_LOOK_S)
 

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from icesignal.access import OWNER
-    from icesignal.channel import (
-        Invitation,
-        SealedChannel,
-        open_invitation,
-        open_join,
-        open_rendezvous,
-    )
+    from icesignal.channel import SealedChannel
     from icesignal.client import Client, open_client
     from icesignal.code import Code, parse_code
     from icesignal.dial import OpenStream
@@ -40,6 +34,7 @@ if TYPE_CHECKING:
         SessionLost,
         SignalError,
     )
+    from icesignal.introductions import Invitation, open_invitation, open_join, open_rendezvous
     from icesignal.keeper import RelayState
     from icesignal.pake import Rendezvous
     from icesignal.pauses import BACK_S
@@ -124,7 +119,7 @@ __all__ = [
 
 _NAMES_OF = {
     "access": ("OWNER",),
-    "channel": ("Invitation", "SealedChannel", "open_invitation", "open_join", "open_rendezvous"),
+    "channel": ("SealedChannel",),
     "client": ("Client", "open_client"),
     "keeper": ("RelayState",),
     "code": ("Code", "parse_code"),
@@ -147,6 +142,7 @@ _NAMES_OF = {
         "SessionLost",
         "SignalError",
     ),
+    "introductions": ("Invitation", "open_invitation", "open_join", "open_rendezvous"),
     "pake": ("Rendezvous",),
     "pauses": ("BACK_S",),
     "room_client": (

@@ -15,11 +15,12 @@ import msgspec
 import trio
 
 from icesignal import tickets, wire
-from icesignal.channel import SealedChannel, open_join
+from icesignal.channel import SealedChannel
 from icesignal.client import Client
 from icesignal.code import Code
 from icesignal.errors import ChannelBroken, RelayRefused
 from icesignal.expect import expect, expect_function
+from icesignal.introductions import open_join
 from icesignal.pauses import TIMEOUT_S
 from icesignal.room_keys import BadStatement, MemberKey, read_statement_untrusted
 from icesignal.room_session import read_own_ticket

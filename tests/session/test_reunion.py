@@ -237,8 +237,8 @@ def test_a_peer_whose_own_relay_ended_with_its_program_is_not_waited_for():
 def test_a_peer_that_hung_up_at_the_relay_and_is_silent_is_not_waited_for(monkeypatch):
     """kill -9 of a program that used a relay of others: its system closes the connection, and nobody comes back."""
 
-    async def wait_peer_gone(channel: virtual_sessions.Channel, seconds: float, *, hung_up: bool = True) -> None:
-        while not (channel.has_peer_hung_up and hung_up):
+    async def wait_peer_gone(channel: virtual_sessions.Channel, seconds: float) -> None:
+        while not channel.has_peer_hung_up:
             await trio.sleep(1)
 
     def hang_up(lab: VirtualSessions) -> None:

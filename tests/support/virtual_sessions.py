@@ -96,12 +96,21 @@ class Channel:
     def look_again(self, present: Collection[str] | None = None) -> None:
         """See whether the connection works: it does as soon as there is a network."""
 
-    async def wait_peer_gone(self, seconds: float = 0.0, *, hung_up: bool = True) -> None:
+    async def wait_peer_gone(self, seconds: float = 0.0) -> None:
         """Wait for what the relay says of the peer's connection: nothing, until the conversation ends."""
-        while self._over is None and (hung_up or not self.is_peer_away):
+        while self._over is None:
             await trio.sleep(SIGNALING_S)
-        if self._over is not None:
-            raise self._over
+        raise self._over
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the other side is away, or all is over."""
+        return self.is_over or self.is_peer_away
+
+    async def wait_alone(self, seconds: float) -> None:
+        """Wait until it has been so for a while, or all is over."""
+        while not self.is_alone:
+            await trio.sleep(SIGNALING_S)
 
     def close(self) -> None:
         """End the conversation."""
