@@ -133,6 +133,21 @@ def test_before_there_was_a_path_patience_is_what_it_was() -> None:
     assert a.state is AgentState.FAILED
 
 
+def test_who_knows_that_the_peer_is_gone_waits_for_no_check_of_a_restart_either() -> None:
+    """It had restarted before it went, and that was told late: its paths would be tried for 39.5 s."""
+    world, a, b = parted()
+    for one in (a, b):
+        one.restart(world.now)
+        world.drain(one)
+    meet_again(world, a, b)
+    world.link.blocked = lambda source, destination: True
+    world.run(1)
+    assert a.state is AgentState.CHECKING
+    a.give_up(world.now)
+    world.drain(a)
+    assert a.state is AgentState.FAILED
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_who_knows_that_the_peer_is_gone_ends_the_allowance_and_no_path_that_works(restarts: bool) -> None:
     world, a, b = parted()

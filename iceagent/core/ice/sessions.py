@@ -246,8 +246,12 @@ class Sessions:
         self._outbox.emit(Restarted(credentials, by_peer))
 
     def give_up(self) -> None:
-        """Wait no longer for a path that comes back; the next `settle` draws the conclusion."""
+        """Wait for no path to come back, nor for a restart's checks; the next `settle` draws the conclusion."""
         self.current.facts.outage_s = 0.0
+        sessions = [session for session in self.live() if not session.facts.over]
+        if self._heard_at and all(session.facts.data_pair is None for session in sessions):
+            for session in sessions:
+                session.lifecycle.fail(session.facts.loss or "and it is known that it will not come back")
 
     def settle(self, now: float) -> None:
         """Let every session do what the new facts call for, and draw the conclusions."""
