@@ -25,6 +25,7 @@ KIND_MAP = b"\x00"
 KIND_REPEAT = b"\x01"
 MAX_BODY_BYTES = wire.MAX_PAYLOAD_BYTES - OVERHEAD_BYTES - 1
 INBOX_MAPS = 256
+UNSAID = 16  # ours: a side that never listens is to know that nobody does either
 
 
 class SealedChannel:
@@ -43,6 +44,7 @@ class SealedChannel:
         self._over: SignalError | None = None
         self._changed = trio.Event()
         self._asked_for = -1
+        self._unsaid = 0  # since the peer was last heard
 
     @property
     def role(self) -> Role:
@@ -139,8 +141,8 @@ class SealedChannel:
     async def send(self, message: Mapping[str, Any]) -> None:
         """Send a map of msgpack's types.
 
-        When the conversation is over, what the peer said last, perhaps why, is heard first: until it has been received
-        nothing is raised, and nothing sent.
+        When the conversation is over, what the peer said last, perhaps why, is heard first: until it has been received,
+        or `UNSAID` times, nothing is raised, and nothing sent.
 
         Raises:
             TypeError: it is no map.
@@ -161,8 +163,9 @@ class SealedChannel:
         await trio.lowlevel.checkpoint()
         while self._over is None and not self._inbox:  # what has arrived is being opened
             await self._changed.wait()
-        if self._over is not None and not self._inbox:
-            raise self._over
+        self._unsaid += 1
+        if not self._inbox or self._unsaid > UNSAID:
+            raise self._over or SignalError("the conversation is over")
 
     async def receive(self) -> dict[str, Any]:
         """Return the peer's next map.
@@ -177,6 +180,7 @@ class SealedChannel:
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
         message = self._inbox.popleft()
+        self._unsaid = 0
         self._notify()
         return message
 
@@ -205,6 +209,8 @@ class SealedChannel:
                 await self._handle_payload(payload)
         except SignalError as error:
             self._over = error
+        finally:
+            self._over = self._over or SignalError("the conversation was ended here")
             self._notify()
 
     async def _handle_payload(self, payload: bytes) -> None:

@@ -19,7 +19,7 @@ from icesignal.engines import Engine
 from icesignal.logs import FewLines
 from icesignal.outcomes import Outcomes
 from icesignal.sources import Levels, Limits, Party
-from icesignal.toll import Pressure, Toll
+from icesignal.toll import Claims, Pressure, Toll
 from icesignal.transport import ABNORMAL, ConnectionEnded, OutboxFull
 from icesignal.websocket import ServedWebsocket
 from icesignal.wire import CloseCode, RelayErrorCode
@@ -58,7 +58,8 @@ class Host:
         encode: gives the websocket message of a frame.
         ice_servers: returns what a member is told, given its source.
         pseudonym: returns the name of a source in logs.
-        meetings: those of the relay's owner, which others may come to.
+        meetings: those of the relay's owner, which others may come to; None where everybody may make rooms.
+        claims: who has paid for those that nobody has confirmed yet.
         is_draining: returns whether the relay goes away: it makes no rooms any more.
         pressure: returns how hard the relay is pressed.
     """
@@ -70,7 +71,8 @@ class Host:
     encode: Callable[[wire.Frame], bytes]
     ice_servers: Callable[[str], list[wire.RTCIceServer]]
     pseudonym: Callable[[str], str]
-    meetings: OwnersMeetings
+    meetings: OwnersMeetings | None
+    claims: Claims
     is_draining: Callable[[], bool]
     pressure: Callable[[], Pressure]
 
@@ -163,9 +165,9 @@ class RelayPeer:
         self._party.charge("bytes", now, size)
 
     def confirm(self) -> None:
-        """Give back what a claim costs that turned out to be no guess."""
-        back = self._toll.give_back(trio.current_time())
-        self._host.engine.give_back(self._party.levels, back)
+        """Give back what a claim costs that turned out to be no guess, to whoever paid: perhaps before a resumption."""
+        toll = self._host.claims.take(self._session) or self._toll
+        self._host.engine.give_back(toll.levels, toll.give_back(trio.current_time()))
 
     def _tell_drained(self) -> None:
         self._host.engine.drained(self)
@@ -238,7 +240,7 @@ class RelayPeer:
         elif isinstance(frame, wire.Allocate | wire.Meet | wire.Enter) and self._host.is_draining():
             self._counters["rooms_while_draining"] += 1
             self.deliver(wire.Error(code=RelayErrorCode.BUSY, message="this relay goes away; use another one"))
-        elif isinstance(frame, _ENTRIES) and (refusal := await self._pay(now, frame)) is not None:
+        elif not self._is_in_room and isinstance(frame, _ENTRIES) and (refusal := await self._pay(now, frame)):
             if refusal.code == RelayErrorCode.RATE:
                 self._note("joins_over_limit", "tries too many codes, and is refused")
             self.deliver(refusal)
@@ -251,8 +253,8 @@ class RelayPeer:
         """Return whether the client may make the room it asks for, or the relay's owner has made it."""
         meetings = self._host.meetings
         if not self._may_make_rooms:
-            return isinstance(entry, wire.Meet) and entry.name in meetings
-        if isinstance(entry, wire.Meet):
+            return isinstance(entry, wire.Meet) and meetings is not None and entry.name in meetings
+        if isinstance(entry, wire.Meet) and meetings is not None:
             meetings.note(entry.name)
         return True
 
@@ -262,6 +264,8 @@ class RelayPeer:
         if refusal is None:
             balance = await self._host.engine.pay(self._party.levels, self._toll.charges)
             refusal = self._toll.settle(trio.current_time(), frame, balance)
+        if refusal is None and isinstance(frame, wire.Join):
+            self._host.claims.note(frame.session, self._toll)
         return refusal
 
     def _note(self, event: str, text: str) -> None:

@@ -37,7 +37,7 @@ from icesignal.sources import Limits, Party, SourceTable, is_within
 from icesignal.status.desk import StatusDesk
 from icesignal.systemd import ADMIN
 from icesignal.tasks import open_background
-from icesignal.toll import Pressure, tries_for_claim
+from icesignal.toll import Claims, Pressure, tries_for_claim
 from icesignal.transport import PrefixedStream
 from icesignal.websocket import ServedWebsocket, Websockets
 
@@ -102,7 +102,8 @@ class Server:
             encode=Encoder().encode,
             ice_servers=self._servers_for,
             pseudonym=self._pseudonyms.of,
-            meetings=OwnersMeetings(),
+            meetings=None if access.owner is None else OwnersMeetings(),
+            claims=Claims(),
             is_draining=lambda: self._draining,
             pressure=self._pressure,
         )
@@ -151,9 +152,9 @@ class Server:
         """Whether the relay takes new rooms, or why not."""
         if self._draining:
             return "draining"
-        if not self._engine.is_ready():
+        if self._engine.statistics().get("store_away"):
             return "store-away"
-        return "ready" if self._open < self._max_connections else "full"
+        return "ready" if self._open < self._max_connections and self._engine.is_ready() else "full"
 
     @property
     def is_draining(self) -> bool:
@@ -472,8 +473,8 @@ async def serve(
     rooms = engine or MemoryEngine()
     access = Access.parse(trusted_proxies, allow_origins, owner_password)
     tls = Tls(ssl_context) if isinstance(ssl_context, ssl.SSLContext) else ssl_context
-    if status_token is not None and admin is None and not (sockets or {}).get(ADMIN):
-        raise ValueError("a status page is for operators: give them a listener of their own (--admin-listen)")
+    if status_token is not None:
+        _check_status(status_token, has_listener=admin is not None or bool((sockets or {}).get(ADMIN)))
     server = Server(rooms, limits or Limits(), servers_for_each(ice_servers), tls, access, more_metrics, status_token)
     listeners, admins = await listen_all(host, port, admin, sockets or {})
     async with rooms.run(), server.websockets.run(), open_background() as nursery:
@@ -482,3 +483,10 @@ async def serve(
             yield server
         finally:
             server.drain()
+
+
+def _check_status(token: str, *, has_listener: bool) -> None:
+    if not token.strip():
+        raise ValueError("status_token is empty: everybody would have it")
+    if not has_listener:
+        raise ValueError("a status page is for operators: give them a listener of their own (--admin-listen)")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from icesignal import wire
-from icesignal.sources import Balance, Charge, Kind, Limits, Party, Rate
+from icesignal.sources import Balance, Charge, Kind, Levels, Limits, Party, Rate
 from icesignal.wire import RelayErrorCode
 from icesignal.work import Work, is_solved, make_puzzle
 
@@ -41,6 +41,8 @@ def tries_for_claim(limits: Limits, pressure: Pressure) -> int:
 
     A quarter of the price from `work_from_guesses` on, half at twice as many, all of it at four times as many.
     """
+    if limits.work_from_guesses <= 0:
+        return limits.work_tries
     if pressure.guesses >= limits.work_from_guesses:
         return _stepped(limits.work_tries, math.log2(pressure.guesses / limits.work_from_guesses))
     return tries_for_room(limits, pressure)
@@ -113,10 +115,26 @@ class Toll:
         """Take what all nodes together say of the charges that were paid here, None for nothing; return as `take`."""
         if balance is None:
             return None
+        if not balance.is_paid:
+            self._undo(now)
         self._party.adopt(now, self.charges, balance)
         if balance.is_paid:
             return None
-        return self.take(now, frame) or _too_many()  # where it was paid here again the clocks are apart
+        refusal = self.take(now, frame)
+        if refusal is None:  # it could be paid here again: the clocks are apart
+            self._undo(now)
+            refusal = _too_many()
+        return refusal
+
+    @property
+    def levels(self) -> Levels:
+        """Who has paid."""
+        return self._party.levels
+
+    def _undo(self, now: float) -> None:
+        """Take back what was paid here and nowhere else."""
+        for one in self.charges:
+            self._party.charge(one.kind, now, -one.cost)
 
     def give_back(self, now: float) -> tuple[Charge, ...]:
         """Give back what a claim has cost beside an entry, as it was no guess; return what that was."""
@@ -165,6 +183,25 @@ class Toll:
         self._counters["work_asked"] += 1
         self._puzzle = make_puzzle(tries, secrets.token_bytes)
         return self._puzzle
+
+
+class Claims:
+    """Who has paid for the claims that nobody has confirmed yet, by their sessions; the latest `MOST` of them."""
+
+    MOST: Final = 4_096
+
+    def __init__(self) -> None:
+        self._tolls: OrderedDict[bytes, Toll] = OrderedDict()
+
+    def note(self, session: bytes, toll: Toll) -> None:
+        """Note that a session's claim was paid for."""
+        self._tolls[session] = toll
+        if len(self._tolls) > self.MOST:
+            self._tolls.popitem(last=False)
+
+    def take(self, session: bytes) -> Toll | None:
+        """Return who has paid for a session, and forget it."""
+        return self._tolls.pop(session, None)
 
 
 def subject_of(frame: wire.Allocate | wire.Join) -> bytes:

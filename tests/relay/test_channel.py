@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 from icesignal import transport, wire
-from icesignal.channel import MAX_BODY_BYTES
+from icesignal.channel import MAX_BODY_BYTES, UNSAID
 from icesignal.code import Code
 from icesignal.pake import Pake
 from icesignal.server import Server
@@ -154,6 +154,28 @@ async def test_who_sends_to_a_peer_that_has_left_hears_its_last_words_first(rela
         with pytest.raises(icesignal.PeerLeft):
             await joiner.send({"hello": "there"})
         with pytest.raises(icesignal.PeerLeft):
+            await joiner.receive()
+
+
+async def test_who_never_listens_is_told_in_the_end_that_nobody_hears_it(relay: Server) -> None:
+    async with sealed_pair(relay.url) as (inviter, joiner):
+        await inviter.send({"last": "words"})
+        inviter.close()
+        await trio.sleep(0.2)
+        for _ in range(UNSAID):
+            await joiner.send({"hello": "there"})
+        with pytest.raises(icesignal.PeerLeft):
+            await joiner.send({"hello": "there"})
+        assert await joiner.receive() == {"last": "words"}
+
+
+async def test_a_channel_that_is_kept_beyond_its_block_is_over(relay: Server) -> None:
+    async with sealed_pair(relay.url) as (_, joiner):
+        pass
+    with trio.fail_after(1):
+        with pytest.raises(icesignal.SignalError):
+            await joiner.send({"hello": "there"})
+        with pytest.raises(icesignal.SignalError):
             await joiner.receive()
 
 

@@ -13,10 +13,10 @@ from icesignal.engines.redis import RedisStore
 from icesignal.engines.redis_url import parse_redis_url
 from icesignal.engines.shared import SharedEngine
 from icesignal.engines.shared.node import Node
-from icesignal.engines.shared.requests import Beat, Pulse
+from icesignal.engines.shared.requests import Beat, Pay, Pulse
 from icesignal.registry import RoomLimits
 from icesignal.server import serve
-from icesignal.sources import Limits, Rate, SourceTable
+from icesignal.sources import Balance, Charge, Limits, Rate, SourceTable
 from icesignal.toll import Toll
 from icesignal.wire import RelayErrorCode
 from local_store import LocalStore, SharedLocalStore
@@ -92,10 +92,16 @@ async def test_trap_95_what_was_no_guess_comes_back_at_all_nodes(make_nodes) -> 
                 with trio.fail_after(30):
                     while (paid := await door.enter("203.0.113.1", join())) is None:
                         await trio.sleep(0.01)  # it comes back some time
+                        forget_own(first, second)
                 door.give_back("203.0.113.1", paid)
-                for other in (first, second):  # what each remembers of its own is less than what is there
-                    bucket = other.table.party(0.0, "203.0.113.1").sources[0].buckets["claims"]
-                    bucket.tokens = bucket.rate.burst
+                forget_own(first, second)
+
+
+def forget_own(*sides: Door) -> None:
+    """What each remembers of its own is less than what is there, and does not grow here."""
+    for side in sides:
+        bucket = side.table.party(0.0, "203.0.113.1").sources[0].buckets["claims"]
+        bucket.tokens = bucket.rate.burst
 
 
 async def test_trap_95_a_budget_that_all_share_is_refilled_by_time(make_nodes) -> None:
@@ -164,3 +170,81 @@ async def test_redis_adds_up_what_waits_and_what_was_guessed() -> None:
     assert isinstance(pulse, Pulse)
     assert pulse.waiting == 7
     assert 2.9 < pulse.guesses <= 3.0
+
+
+class Slow(SharedLocalStore):
+    """A store that takes its time over payments once it is told to."""
+
+    is_slow = False
+
+    async def perform(self, request):
+        if self.is_slow and isinstance(request, Pay) and request.charges[0].cost > 0:
+            await trio.sleep(0.3)
+        return await super().perform(request)
+
+
+async def test_who_is_in_a_room_pays_for_no_second_one_and_is_refused() -> None:
+    """What was paid before is confirmed meanwhile; it was an error of ours, and the end of the connection."""
+    store = Slow()
+    async with (
+        serve(engine=SharedEngine(store), trusted_proxies=LOOPBACK) as relay,
+        connect_raw(relay.url, source="203.0.113.1") as inviter,
+        connect_raw(relay.url, source="203.0.113.2") as joiner,
+    ):
+        while not relay.is_ready:
+            await trio.sleep(0.01)
+        room = await inviter.ask(wire.Allocate(session=token_bytes(16)))
+        assert isinstance(room, wire.Joined)
+        await joiner.ask(wire.Join(session=token_bytes(16), nameplate=room.room))
+        store.is_slow = True
+        joiner.say(join())
+        await trio.sleep(0.1)
+        for number in (1, 2):
+            inviter.say(wire.Send(client_seq=number, payload=b"x"))
+        await trio.sleep(0.5)
+        assert relay.counters["internal_errors"] == 0
+        assert relay.statistics()["connections"] == 2
+
+
+async def test_what_a_claim_has_cost_comes_back_after_a_resumption() -> None:
+    """Whose network fails in the middle of a join is no guesser."""
+    async with (
+        serve(trusted_proxies=LOOPBACK) as relay,
+        connect_raw(relay.url, source="203.0.113.1") as inviter,
+    ):
+
+        def used() -> dict[str, float]:
+            now = trio.current_time()
+            party = relay._sources.party(now, "203.0.113.2")
+            return {kind: party.used(kind, now) for kind in ("joins", "claims", "doubts")}
+
+        room = await inviter.ask(wire.Allocate(session=token_bytes(16)))
+        assert isinstance(room, wire.Joined)
+        session = token_bytes(16)
+        async with connect_raw(relay.url, source="203.0.113.2") as joiner:
+            joined = await joiner.ask(wire.Join(session=session, nameplate=room.room))
+        assert isinstance(joined, wire.Joined)
+        assert used()["claims"] > 0.5
+        async with connect_raw(relay.url, source="203.0.113.2") as joiner:
+            await joiner.ask(wire.Resume(session=session, token=joined.token, epoch=joined.epoch, seq=0))
+            for number in (1, 2):
+                inviter.say(wire.Send(client_seq=number, payload=b"x"))
+            with trio.fail_after(5):
+                while used()["claims"] > 0.1:
+                    await trio.sleep(0.05)
+        assert used()["doubts"] < 0.1
+        assert used()["joins"] <= 1
+
+
+async def test_trap_95_a_payment_of_one_kind_shortens_the_life_of_no_other_budget() -> None:
+    """All budgets of a source are one key of Redis: with its end the others would be full again."""
+    async with running_redis() as redis:
+        store = RedisStore(parse_redis_url(redis.url), max_rooms=1)
+        levels = (("203.0.113.9", 1.0),)
+        await store.check()
+        async with store.listen(1):
+            for rate in (Rate(10, 0.05), Rate(10, 0.5)):
+                reply = await store.perform(Pay(levels, (Charge("claims", 1.0, rate),)))
+                assert isinstance(reply.answer, Balance)
+        async with redis.client() as client:
+            assert await client.pttl("ice:budget:203.0.113.9") > 100_000, "as long as the slower one takes"

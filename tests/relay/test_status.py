@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import icesignal
 import pytest
 import trio
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from icesignal.config_checks import read_status_token
 from icesignal.engines import MemoryEngine
 from icesignal.main import main
 from icesignal.metrics import Family, render
+from icesignal.registry import RoomLimits
 from icesignal.server import Server, serve
 from icesignal.status.door import GUESSES, TokenDoor, Verdict
 from icesignal.status.history import MAX_ROWS, SERIES, STEP_S, History, values_of
@@ -253,15 +255,42 @@ async def test_the_numbers_are_those_of_the_metrics(http_exchange: HttpExchange)
         assert (await told(http_exchange, server, "now"))["state"] == "draining"
 
 
-async def test_a_store_that_is_away_is_told(http_exchange: HttpExchange) -> None:
-    """As /readyz has it."""
+async def test_a_store_that_is_away_and_a_relay_that_is_full_of_rooms_are_told_apart(
+    http_exchange: HttpExchange,
+) -> None:
+    """As /readyz has it; an operator looked for a Redis that he does not have."""
 
     class Away(MemoryEngine):
-        def is_ready(self) -> bool:
-            return False
+        def statistics(self) -> dict[str, int]:
+            return {**super().statistics(), "store_away": 1}
 
     async with serve(admin=("127.0.0.1", 0), status_token=TOKEN, engine=Away()) as server:
         assert (await told(http_exchange, server, "now"))["state"] == "store-away"
+    full = MemoryEngine(limits=RoomLimits(max_rooms=1))
+    async with (
+        serve(admin=("127.0.0.1", 0), status_token=TOKEN, engine=full) as server,
+        icesignal.open_client(f"ws://127.0.0.1:{server.port}") as client,
+    ):
+        await client.allocate()
+        assert (await told(http_exchange, server, "now"))["state"] == "full"
+
+
+async def test_numbers_that_cannot_be_read_leave_a_gap_and_a_relay_that_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def break_down() -> str:
+        raise RuntimeError("a metric of somebody else's")
+
+    async with serve(admin=("127.0.0.1", 0), status_token=TOKEN, more_metrics=break_down) as server:
+        await trio.sleep(STEP_S * 2.5)
+        assert server.counters["internal_errors"] >= 2
+
+
+async def test_a_token_that_everybody_has_is_none() -> None:
+    for token in ("", "  "):
+        with pytest.raises(ValueError, match="empty"):
+            async with serve(admin=("127.0.0.1", 0), status_token=token):
+                pass
 
 
 async def test_the_past_is_there_when_a_page_opens(

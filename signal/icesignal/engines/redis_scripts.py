@@ -102,7 +102,8 @@ for i, key in ipairs(KEYS) do
     end
     answer[#answer + 1] = tostring(left[n])
   end
-  if paid == 1 then redis.call('PEXPIRE', key, ARGV[2]) end
+  -- The budgets of one source share a key: it lives as long as the slowest of them takes to be full again.
+  if paid == 1 and redis.call('PTTL', key) < tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
 end
 return answer
 """

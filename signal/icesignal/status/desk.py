@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import socket
 from collections import Counter
@@ -16,6 +17,8 @@ from icesignal import http
 from icesignal.status.door import TokenDoor, Verdict
 from icesignal.status.history import STEP_S, History, values_of
 from icesignal.status.readings import Readings
+
+logger = logging.getLogger("icesignal.server")
 
 VERSION = 1  # of the two answers in JSON
 POLL_S = 5.0  # ours: how often the page asks
@@ -64,10 +67,14 @@ class StatusDesk:
         self._pages = {path: (folder.joinpath(name).read_text("utf-8"), kind) for path, (name, kind) in _FILES.items()}
 
     async def run(self) -> None:
-        """Look at the numbers every few seconds."""
+        """Look at the numbers every few seconds. What goes wrong leaves a gap, and ends nothing else."""
         self._began_at = trio.current_time()
         while True:
-            self._history.note(trio.current_time(), Readings.of(self._metrics()))
+            try:
+                self._history.note(trio.current_time(), Readings.of(self._metrics()))
+            except Exception:
+                self._counters["internal_errors"] += 1
+                logger.debug("the numbers could not be read", exc_info=True)
             await trio.sleep(STEP_S)
 
     def answer(self, request: http.HttpRequest, host: str) -> bytes:

@@ -75,7 +75,7 @@ async function poll() {
     isStale = true;
     show();
   }
-  timer = setTimeout(poll, pollMs);
+  if (!document.hidden) timer = setTimeout(poll, pollMs);
 }
 
 /** Take over what the relay remembers: all of it for its own run, while what this page saw of others stays. */
