@@ -4,50 +4,40 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import click
 from click.exceptions import NoArgsIsHelpError
 
 from iceagent import __version__
 from iceagent.cli.exits import Exit
+from iceagent.cli.help import ALL, EVERYTHING, VerbContext, help_all_option, with_help_all
 from iceagent.cli.output import output_of
 
 VERBS = {
-    "serve": "Run a relay, and a STUN server on the UDP port of the same number; with --turn a TURN server, too.",
     "listen": "Print a code, and wait for the other side to use it.",
-    "connect": "Join your standard input and output with those of `iceagent listen` on the other machine.",
-    "pair": "Pair with another machine, or another user: from then on the two connect by name, without a code.",
-    "peers": "List the peers that this user has paired with; rename or remove one.",
-    "forward": "Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.",
+    "connect": "Join your standard input and output with those of the other side.",
+    "forward": "Forward local ports or sockets to the other side.",
+    "pair": "Pair with another machine: from then on connect by name.",
+    "peers": "List the peers this user has paired with; rename or remove one.",
+    "netcheck": "Tell what this network lets through, and what that means.",
+    "serve": "Run a relay and a STUN server; with --turn a TURN server, too.",
     "turn": "Run a STUN and TURN server.",
     "check-config": "Tell whether the configuration of a server can be used, and all that is wrong with it.",
-    "netcheck": "Tell what this network lets through, and what that means for connecting.",
 }
 """Each verb and its line in the list: the first of its own help, repeated here so that the list imports no verb."""
 
+SELDOM = ("serve", "turn", "check-config")
+"""Verbs of operators and for setting up: `iceagent --help` only names them, `--help-all` has a line for each."""
 
-class _Formatter(click.HelpFormatter):
-    """Colours headings and options in their text, where the terminal shows colours; click takes them out elsewhere."""
-
-    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        super().write_usage(prog, args, click.style("Usage: ", bold=True) if prefix is None else prefix)
-
-    def write_heading(self, heading: str) -> None:
-        self.write(f"{'':{self.current_indent}}{click.style(heading, bold=True)}:\n")
-
-    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        super().write_dl([(click.style(term, fg="cyan"), text) for term, text in rows], col_max, col_spacing)
-
-
-class _Context(click.Context):
-    formatter_class = _Formatter
+MEANT = {"help": "--help", "version": "--version", "relay": "serve", "join": "connect", "server": "serve"}
+"""What other programs call what we have, too."""
 
 
 class _Verbs(click.Group):
     """Imports a verb's module only when it is used, so that neither the others nor the list of them cost anything."""
 
-    context_class = _Context
+    context_class = VerbContext
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -56,10 +46,20 @@ class _Verbs(click.Group):
         """Return what the list shows of a verb."""
         return click.Command(cmd_name, short_help=VERBS[cmd_name]) if cmd_name in VERBS else None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs that everybody uses, and the names of the others."""
+        everything = ctx.meta.get(EVERYTHING, False)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, line in VERBS.items() if everything or name not in SELDOM])
+        if not everything:
+            formatter.write(f"\nFor servers and for setting up: {', '.join(SELDOM)} ({ALL})\n")
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the verb itself."""
+        """Return the verb itself; one that there is not is told with those like it."""
+        if args and args[0] not in VERBS and args[0][:1] != "-" and not ctx.resilient_parsing:
+            raise click.UsageError(_unknown_verb(args[0]), ctx)
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else load_verb(name), rest
 
@@ -68,8 +68,16 @@ def load_verb(name: str) -> click.Command:
     """Import a verb."""
     command = importlib.import_module(f"iceagent.cli.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
-    command.context_class = _Context
-    return command
+    return with_help_all(command)
+
+
+def _unknown_verb(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), [*VERBS, *MEANT], n=2, cutoff=0.6)
+    meant = dict.fromkeys(MEANT.get(one, one) for one in near)
+    shown = f"{name[:40]!r} is no command of iceagent"
+    return f"{shown}; did you mean {' or '.join(meant)}?" if meant else f"{shown}, which are {', '.join(VERBS)}"
 
 
 _SETTINGS = {
@@ -79,15 +87,16 @@ _SETTINGS = {
 }
 
 
-@click.group(cls=_Verbs, context_settings=_SETTINGS)
+_EXAMPLE = """
+On the machine with the service:  iceagent listen --allow tcp:localhost:22
+It prints the command for the other one. More: iceagent COMMAND --help
+"""
+
+
+@click.group(cls=_Verbs, context_settings=_SETTINGS, epilog=_EXAMPLE, params=[help_all_option()])
 @click.version_option(__version__, prog_name="iceagent", message="%(prog)s %(version)s")
 def app() -> None:
-    """Connect two machines, through any NAT, and use the sockets of one on the other.
-
-    On the machine with the service: iceagent listen --allow tcp:localhost:22
-
-    It prints the command for the other one.
-    """
+    """Connect two machines, through any NAT, and use the sockets of one on the other."""
 
 
 def run_app(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from iceagent.cli.options import Common, output_options
 from iceagent.cli.serve_config import ServeConfig, serve_problems
 
 
-@click.command("check-config")
+@click.command("check-config", epilog="Example:  iceagent check-config /etc/iceagent/serve.toml")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @output_options
 def command(file: Path, as_json: bool, quiet: bool, verbose: int) -> int:

@@ -16,8 +16,13 @@ from iceagent.cli.timeline import kept_timeline, timeline_option
 from iceagent.net.tasks import open_background
 from iceagent.tunnel.stdio import StandardStreams, run_pipe
 
+_EXAMPLE = """
+Example:  there$ tar c . | iceagent listen
+          here$  iceagent connect 7-guitar-ozone | tar x
+"""
 
-@click.command("connect")
+
+@click.command("connect", epilog=_EXAMPLE)
 @code_argument
 @timeout_option("With a name: give up if the peer does not come.")
 @verify_option
@@ -36,10 +41,10 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> int:
-    """Join your standard input and output with those of `iceagent listen` on the other machine.
+    """Join your standard input and output with those of the other side.
 
-    CODE is what the other side printed, or the name of a paired peer, which runs `iceagent listen --name`. Either
-    direction ends when its input ends.
+    CODE is what the other side's `iceagent listen` printed, or the name of a paired peer, which runs `iceagent listen
+    --name`. Either direction ends when its input ends.
     """
     output = Common(as_json, quiet, verbose).open_output(pipe=True)
     wish = JoinWish(code, relay, verification(output, wanted=verify), timeout_s)

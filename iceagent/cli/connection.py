@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from icesignal.seconds import Seconds
 
+from iceagent.cli.help import rare
+
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
+
+GROUP = "Connection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,4 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(connection=ConnectionOptions(**chosen), **arguments)
 
     wrapped: Callable[..., Any] = gathered
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped
+    return rare(GROUP, *_OPTIONS)(wrapped)

@@ -23,16 +23,18 @@ from iceagent.tunnel.spec import check_distinct, parse_forward
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
 
+_EXAMPLE = "Example:  iceagent forward -L 2222:localhost:22 7-guitar-ozone"
 
-@click.command("forward")
+
+@click.command("forward", epilog=_EXAMPLE)
 @code_argument
 @click.option(
     "-L",
     "specs",
-    metavar="[BIND:]PORT:HOST:PORT[/udp]",
+    metavar="PORT:HOST:PORT",
     multiple=True,
     required=True,
-    help="Forward PORT here to HOST:PORT there; unix:PATH may stand on either side. May be given again.",
+    help="Forward PORT here to HOST:PORT there; BIND:PORT, unix:PATH and a /udp at the end, too; again for more.",
 )
 @timeout_option("With a name: give up if the peer does not come.")
 @verify_option
@@ -52,9 +54,10 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> int:
-    """Forward local ports or sockets to the other side, which runs `iceagent listen --allow ...`.
+    """Forward local ports or sockets to the other side.
 
-    CODE is what the other side printed, or the name of a paired peer, which runs `iceagent listen --name`.
+    CODE is what the other side's `iceagent listen --allow` printed, or the name of a paired peer, which runs `iceagent
+    listen --name`.
     """
     output = Common(as_json, quiet, verbose).open_output()
 

@@ -34,20 +34,22 @@ AGAIN_S = 1.0  # ours: between a session that failed and the next
 LONGEST_PAUSE_S = 30.0  # each is twice the one before
 _log = logging.getLogger(__name__)
 
+_EXAMPLE = "Example:  iceagent listen --allow tcp:localhost:22"
 
-@click.command("listen")
+
+@click.command("listen", epilog=_EXAMPLE)
 @click.option(
     "--allow",
     metavar="RULE",
     multiple=True,
-    help="Let the other side reach tcp:HOST:PORT, udp:HOST:PORT, unix:PATH or any. May be given again. "
-    "Without it, your standard input and output are joined with those of the other side's `iceagent connect`.",
+    help="Let the other side reach tcp:HOST:PORT, udp:HOST:PORT, unix:PATH or any; again for more. Without it your "
+    "standard input and output are the pipe of `iceagent connect`.",
 )
 @click.option(
     "--name",
     "peer",
     metavar="NAME",
-    help="Wait for the paired peer NAME, which needs no code; with --allow again and again (docs/pairing.md).",
+    help="Wait for the paired peer NAME, which needs no code.",
 )
 @timeout_option("Give up if nobody comes.")
 @verify_option

@@ -30,17 +30,17 @@ class _CheckRequest:
     timeout_s: float | None
 
 
-@click.command("netcheck")
+@click.command("netcheck", epilog="Example:  iceagent netcheck --relay ws://relay.example:4433")
 @click.option(
     "--stun",
     "servers",
     metavar="URL",
     multiple=True,
-    help="A STUN or TURN server to ask, as stun:HOST[:PORT], turn:HOST or turns:HOST. May be given again.",
+    help="A STUN or TURN server to ask: stun:HOST[:PORT], turn:HOST or turns:HOST.",
 )
-@click.option("--invite", is_flag=True, help="Print a code; the other side runs --peer CODE. Both print the path.")
+@click.option("--invite", is_flag=True, help="Print a code for the other side's --peer CODE; both print the path.")
 @click.option("--peer", metavar="CODE", help="Compare with the side that printed CODE.")
-@click.option("--lifetime", is_flag=True, help="Also find out how long an idle mapping lives; takes five minutes.")
+@click.option("--lifetime", is_flag=True, help="Find out how long an idle mapping lives, in 5 minutes.")
 @click.option("--portal", "portal_url", metavar="URL", help="A page that answers 204, to find login pages with.")
 @click.option("--no-upnp", is_flag=True, help="Do not look for UPnP.")
 @timeout_option("With --invite: give up if nobody comes.")
@@ -59,7 +59,7 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> int:
-    """Tell what this network lets through, and what that means for connecting.
+    """Tell what this network lets through, and what that means.
 
     With --invite here and --peer CODE there, both sides tell whether they would be connected directly, and why.
     """

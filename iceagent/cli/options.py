@@ -37,9 +37,7 @@ class Common:
 
 def output_options(function: F) -> F:
     """Add `--json`, `-q` and `-v`."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print JSON lines for programs (docs/cli.md).")(
-        function
-    )
+    function = click.option("--json", "as_json", is_flag=True, help="Print JSON lines, for programs.")(function)
     function = click.option("-q", "--quiet", is_flag=True, help="Print only the code and errors.")(function)
     return click.option("-v", "--verbose", count=True, help="Print what happens; twice for everything.")(function)
 
@@ -51,8 +49,7 @@ def relay_option(function: F) -> F:
         callback=_refuse_empty,
         metavar="URL",
         multiple=True,
-        help="The relay where the two sides meet, as ws://HOST:PORT. May be given again: the first that answers "
-        "serves. [env var: ICEAGENT_RELAY, URLs with commas between them]",
+        help="Where the two sides meet: ws://HOST:PORT.  [env: ICEAGENT_RELAY]",
     )(function)
 
 

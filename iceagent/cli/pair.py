@@ -14,11 +14,16 @@ from iceagent.cli.run import run_verb
 from iceagent.session.errors import WordsRefused
 from iceagent.session.pairing.pair import pair
 
+_EXAMPLE = """
+Example:  office$ iceagent pair --name home
+          home$   iceagent pair --name office 7-guitar-ozone
+"""
 
-@click.command("pair")
+
+@click.command("pair", epilog=_EXAMPLE)
 @click.argument("code", nargs=-1, metavar="[CODE]")
-@click.option("--name", metavar="NAME", help="Call the other side NAME here; without it as it calls itself.")
-@click.option("--verify", is_flag=True, help="Ask here, on a terminal, whether both sides show the same five words.")
+@click.option("--name", metavar="NAME", help="Call the other side NAME here; else as it calls itself.")
+@click.option("--verify", is_flag=True, help="Ask whether both sides show the same five words.")
 @timeout_option("Without CODE: give up if nobody comes.")
 @relay_option
 @output_options
@@ -32,7 +37,7 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> int:
-    """Pair with another machine, or another user: from then on the two connect by name, without a code.
+    """Pair with another machine: from then on connect by name.
 
     Without CODE, print one for the other side; with CODE, use the one that the other side printed (docs/pairing.md).
     """

@@ -27,8 +27,7 @@ def verify_option(function: F) -> F:
     return click.option(
         "--verify",
         is_flag=True,
-        help="Before anything is opened, show five words on both sides, and ask here, on a terminal, whether they are "
-        "the same there.",
+        help="Ask first whether both sides show the same five words.",
     )(function)
 
 

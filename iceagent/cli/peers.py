@@ -15,11 +15,11 @@ from iceagent.session.pairing.identity import Identity
 from iceagent.session.pairing.store import PeerStore
 
 
-@click.group("peers", invoke_without_command=True)
+@click.group("peers", invoke_without_command=True, epilog="Example:  iceagent peers rename laptop home")
 @output_options
 @click.pass_context
 def command(context: click.Context, as_json: bool, quiet: bool, verbose: int) -> int | None:
-    """List the peers that this user has paired with; rename or remove one.
+    """List the peers this user has paired with; rename or remove one.
 
     A peer that was removed cannot connect any more; a session that is open stays open.
     """
@@ -27,7 +27,7 @@ def command(context: click.Context, as_json: bool, quiet: bool, verbose: int) ->
     return None if context.invoked_subcommand is not None else _run(_list, context.obj)
 
 
-@command.command("rename")
+@command.command("rename", epilog="Example:  iceagent peers rename laptop home")
 @click.argument("name")
 @click.argument("new_name")
 @click.pass_obj
@@ -41,7 +41,7 @@ def rename(output: Output, name: str, new_name: str) -> int:
     return _run(change, output)
 
 
-@command.command("remove")
+@command.command("remove", epilog="Example:  iceagent peers remove home")
 @click.argument("name")
 @click.pass_obj
 def remove(output: Output, name: str) -> int:

@@ -29,12 +29,14 @@ from icesignal.tls import HTTP, ServerTls, TlsError
 from icesignal.turn_servers import Minted, TurnDirectory
 from icesignal.wire import MAX_ICE_URLS
 
+from iceagent.cli.help import rare
 from iceagent.cli.listening import DEFAULT_LISTEN, parse_listen
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
 from iceagent.cli.serve_config import ServeConfig, serve_problems, serve_values
 from iceagent.cli.turn import drain_turn, own_host_urls, say_reloaded, serving_metrics, turn_urls
+from iceagent.cli.turn_options import GROUP as TURN_GROUP
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
@@ -51,37 +53,51 @@ ServeRelay = Callable[..., AbstractAsyncContextManager[icesignal.Server]]
 _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when the system chooses
 
 
-@click.command("serve")
+@click.command("serve", epilog="Example:  iceagent serve --listen 0.0.0.0:4433 --turn")
 @config_option(ServeConfig, serve_values, serve_problems)
-@click.option(
-    "--stun", metavar="URL", multiple=True, help="Another STUN server to tell peers of: stun:stun.example:3478."
-)
 @click.option(
     "--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, show_default=True, help="Where; port 0 for any free one."
 )
 @click.option("--turn", "with_turn", is_flag=True, help="Run a TURN server, too; members get credentials for it.")
-@click.option(
-    "--turn-listen",
-    metavar="HOST:PORT",
-    help="TURN over UDP and TCP here.  [default: UDP on the relay's port number, TCP on 3478]",
+@rare(
+    "Relay",
+    click.option(
+        "--stun", metavar="URL", multiple=True, help="Another STUN server to tell peers of: stun:stun.example:3478."
+    ),
+    click.option(
+        "--trusted-proxy",
+        metavar="NETWORK",
+        multiple=True,
+        help="Whose X-Forwarded-For, Forwarded and PROXY to believe.",
+    ),
+    click.option(
+        "--allow-origin",
+        metavar="ORIGIN",
+        multiple=True,
+        help="A web page that may use the relay: https://page.example.",
+    ),
+    click.option(
+        "--admin-listen", metavar="HOST:PORT", help="Where operators read /metrics, which is nowhere else then."
+    ),
+    status_option,
+    click.option(
+        "--relay-drain",
+        type=Seconds(0, 3600),
+        default=DRAIN_S,
+        show_default=True,
+        help="Seconds over which the relay's clients are sent away after SIGTERM.",
+    ),
+    turn_url_options,
+    engine_option(),
 )
-@click.option(
-    "--trusted-proxy", metavar="NETWORK", multiple=True, help="Whose X-Forwarded-For, Forwarded and PROXY to believe."
+@rare(
+    TURN_GROUP,
+    click.option(
+        "--turn-listen",
+        metavar="HOST:PORT",
+        help="TURN over UDP and TCP here.  [default: UDP on the relay's port number, TCP on 3478]",
+    ),
 )
-@click.option(
-    "--allow-origin", metavar="ORIGIN", multiple=True, help="A web page that may use the relay: https://page.example."
-)
-@click.option("--admin-listen", metavar="HOST:PORT", help="Where operators read /metrics, which is nowhere else then.")
-@status_option
-@click.option(
-    "--relay-drain",
-    type=Seconds(0, 3600),
-    default=DRAIN_S,
-    show_default=True,
-    help="Seconds over which the relay's clients are sent away after SIGTERM.",
-)
-@turn_url_options
-@engine_option()
 @turn_options
 @output_options
 @click.pass_obj
@@ -106,10 +122,10 @@ def command(
     verbose: int,
     **values: Any,
 ) -> int:
-    """Run a relay, and a STUN server on the UDP port of the same number; with --turn a TURN server, too.
+    """Run a relay and a STUN server; with --turn a TURN server, too.
 
-    With --tls-cert and --tls-key it is wss:// as well, on the same port. The other commands need to know only the
-    relay: `--relay URL`.
+    STUN is on the UDP port of the same number; with --tls-cert and --tls-key the relay is wss:// as well. The other
+    commands need to know only the relay: `--relay URL`.
     """
     output = Common(as_json, quiet, verbose).open_output(log_format=log_format)
     try:

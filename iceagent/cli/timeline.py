@@ -12,6 +12,9 @@ from typing import TypeVar
 
 import click
 
+from iceagent.cli.connection import GROUP
+from iceagent.cli.help import rare
+
 F = TypeVar("F", bound=Callable[..., object])
 
 _log = logging.getLogger(__name__)
@@ -19,11 +22,12 @@ _log = logging.getLogger(__name__)
 
 def timeline_option(function: F) -> F:
     """Add `--timeline`."""
-    return click.option(
+    option = click.option(
         "--timeline",
         metavar="FILE",
         help="Write what happened to the connection, as JSON, when the command ends (docs/explain.md).",
-    )(function)
+    )
+    return rare(GROUP, option)(function)
 
 
 class TimelineFile:

@@ -32,9 +32,9 @@ _WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (to be compared with)
 _SCHEMES = {"udp": ("turn", "udp"), "tcp": ("turn", "tcp"), "tls": ("turns", "tcp"), "dtls": ("turns", "udp")}
 
 
-@click.command("turn")
+@click.command("turn", epilog="Example:  iceagent turn --users /etc/iceagent/users")
 @click.option(
-    "--listen", metavar="HOST:PORT", multiple=True, help=f"Where, perhaps several times.  [default: {DEFAULT_LISTEN}]"
+    "--listen", metavar="HOST:PORT", multiple=True, help=f"Where; again for more.  [default: {DEFAULT_LISTEN}]"
 )
 @turn_options
 @output_options

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from icesignal.seconds import Seconds
 
+from iceagent.cli.help import rare
 from iceagent.core.address import TransportAddress, parse_address
 from iceagent.core.turn.server import TurnLimits
 from iceagent.core.turn.server.limits import FIRST_PORT, LAST_PORT
@@ -19,6 +20,7 @@ from iceagent.servers.turn_options import DEFAULT_REALM, TlsFiles, TurnOptions
 
 F = TypeVar("F", bound=Callable[..., object])
 
+GROUP = "TURN server"
 DEV_USER: str = "dev"
 DEFAULT_PORTS = f"{FIRST_PORT}-{LAST_PORT}"
 DEFAULT_QUOTAS = {"user": 64, "source": 256, "total": 4096}
@@ -33,16 +35,17 @@ def _quota(of: str, text: str) -> Callable[[F], F]:
 
 
 _OPTIONS = (
-    click.option("--realm", default=DEFAULT_REALM, show_default=True, help="The realm of the server's users."),
     click.option("--users", type=_FILE, help="A file of users, one NAME:PASSWORD a line."),
-    click.option(
-        "--secret-file", type=_FILE, help="A file with the secret that short-lived credentials are made with."
-    ),
-    click.option("--tls-cert", type=_FILE, help="Serve TLS and DTLS, too, with this certificate chain (PEM)."),
+    click.option("--secret-file", type=_FILE, help="The secret that short-lived credentials are made with."),
+    click.option("--tls-cert", type=_FILE, help="Serve TLS, too, with this certificate chain (PEM)."),
     click.option("--tls-key", type=_FILE, help="The certificate's key (PEM)."),
+    click.option("--external-ip", metavar="A", multiple=True, help="Others see this machine as A (one-to-one NAT)."),
+    click.option("--insecure-dev", is_flag=True, help="For development: loopback only, a made-up user."),
+)
+_RARE_OPTIONS = (
+    click.option("--realm", default=DEFAULT_REALM, show_default=True, help="The realm of the server's users."),
     click.option("--tls-listen", metavar="HOST:PORT", multiple=True, help="Where TLS and DTLS; else port 5349."),
     click.option("--no-tcp", is_flag=True, help="UDP only."),
-    click.option("--external-ip", metavar="A", multiple=True, help="Others see this machine as A (one-to-one NAT)."),
     click.option("--relay-ip", metavar="A", multiple=True, help="Relay from A instead of the listening address."),
     click.option("--ports", metavar="FIRST-LAST", default=DEFAULT_PORTS, show_default=True, help="Ports of relays."),
     click.option("--allow-peer", metavar="CIDR", multiple=True, help="Relay to this private or reserved network."),
@@ -73,9 +76,6 @@ _OPTIONS = (
     click.option("--alternate", metavar="HOST:PORT", help="A second address, for NAT behaviour discovery (RFC 5780)."),
     click.option("--drain", type=Seconds(0), default=30.0, show_default=True, help="Seconds after SIGTERM."),
     click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics here."),
-    click.option(
-        "--insecure-dev", is_flag=True, help="For development: loopback only, peers at loopback, a made-up user."
-    ),
 )
 
 
@@ -98,6 +98,7 @@ class TurnArguments:
 
 def turn_options(function: F) -> F:
     """Add the options of a TURN server."""
+    function = rare(GROUP, *_RARE_OPTIONS)(function)
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

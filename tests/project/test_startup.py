@@ -79,7 +79,13 @@ def test_the_list_of_verbs_imports_no_verb(arguments: list[str]) -> None:
     loaded = loaded_by(f"from iceagent.cli import main\nassert main({arguments!r}) in (0, 2)")
     assert loaded & HEAVY == set()
     ours = {name for name in loaded if name.startswith(("iceagent.", "icesignal"))}
-    assert ours <= {"iceagent.cli", "iceagent.cli.app", "iceagent.cli.exits", "iceagent.cli.output"}
+    assert ours <= {
+        "iceagent.cli",
+        "iceagent.cli.app",
+        "iceagent.cli.exits",
+        "iceagent.cli.help",
+        "iceagent.cli.output",
+    }
 
 
 @pytest.mark.processes
