@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay scale bench-smoke js screenshots docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay scale bench-smoke js screenshots schema docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -152,6 +152,10 @@ bench-smoke: $(STAMP)
 # The picture of the relay's status page in docs/operate.md, after a minute of traffic; needs chromium.
 screenshots: $(STAMP)
 	$(BIN)/python tests/support/status_world.py docs/status.png
+
+# What `--json` prints, for programs that check what they read.
+schema: $(STAMP)
+	$(BIN)/python -m iceagent.cli.json_lines >docs/json-lines.schema.json
 
 # The pages of docs/, those of every public name among them, in build/docs. A warning is an error.
 docs: $(VENV)/.installed-docs

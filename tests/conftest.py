@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import signal
@@ -10,12 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from amount import amount
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 from processes import Processes, processes
 
+from iceagent.cli.json_lines import check_line
+from iceagent.cli.output import SCHEMA, Output
 from iceagent.net.logs import RateLimit
 
 # The speed of the machine is no property of the code: neither a slow example nor slow drawing is a failure. Examples
@@ -149,6 +153,21 @@ def nothing_unforeseen(request: pytest.FixtureRequest) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
     assert not handler.words or "expects_unforeseen" in request.fixturenames, handler.words
+
+
+@pytest.fixture(autouse=True)
+def lines_are_of_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every line that a command of this process prints against its schema, whether or not it is printed as JSON.
+
+    Those of other processes are held against it in `processes.Process`.
+    """
+    line = Output.line
+
+    def checked(self: Output, kind: str, text: str, *, essential: bool = False, **fields: Any) -> None:
+        check_line(json.loads(json.dumps({"kind": kind, **fields, "schema": SCHEMA})))
+        line(self, kind, text, essential=essential, **fields)
+
+    monkeypatch.setattr(Output, "line", checked)
 
 
 @pytest.fixture

@@ -65,7 +65,8 @@ def test_a_traceback_keeps_its_lines(capsys: pytest.CaptureFixture[str], logged:
 
 def test_lines_of_ours_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """The code and the command for the other machine stand below each other."""
-    Output().line("code", "code: 7-guitar-ozone\non the other machine, run:  iceagent connect 7-guitar-ozone")
+    text = "code: 7-guitar-ozone\non the other machine, run:  iceagent connect 7-guitar-ozone"
+    Output().line("code", text, code="7-guitar-ozone", relay="ws://h:1", command="iceagent connect 7-guitar-ozone")
     assert capsys.readouterr().err.count("\n") == 2
 
 

@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from iceagent.cli.json_lines import check_line
+
 PATIENCE_S = 60.0
 """How long to wait for what is to come: so long that a busy machine is no reason to give up."""
 ICEAGENT = (sys.executable, "-m", "iceagent")
@@ -37,6 +39,7 @@ class Process:
         )
         self.lines: list[dict[str, Any]] = []
         self.errors: list[str] = []
+        self.against_schema: list[str] = []
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._threads = [
             threading.Thread(target=target, daemon=True) for target in (self._read_lines, self._read_errors)
@@ -48,10 +51,20 @@ class Process:
         assert self._popen.stdout is not None
         for line in self._popen.stdout:
             try:
-                self._queue.put(json.loads(line))
+                found = json.loads(line)
             except ValueError:
-                self._queue.put({"kind": "text", "text": line.rstrip("\n")})
+                found = {"kind": "text", "text": line.rstrip("\n")}
+            if isinstance(found, dict) and "schema" in found and "kind" in found:  # of our command, not of a helper
+                self._check(found)
+            self._queue.put(found)
         self._queue.put(None)
+
+    def _check(self, line: dict[str, Any]) -> None:
+        """Note what a line has that its published schema has not."""
+        try:
+            check_line(line)
+        except ValueError as error:
+            self.against_schema.append(str(error))
 
     def _read_errors(self) -> None:
         assert self._popen.stderr is not None
@@ -79,6 +92,7 @@ class Process:
                 self._queue.put(None)
                 raise Ended(self._story(f"ended before a {' or '.join(kinds)} line"))
             self.lines.append(line)
+            assert not self.against_schema, self._story(self.against_schema[0])
             if line.get("kind") in kinds:
                 return line
 
@@ -105,6 +119,7 @@ class Process:
             raise Ended(self._story(f"did not end within {timeout_s} s")) from None
         for thread in self._threads:
             thread.join(5)
+        assert not self.against_schema, self._story(self.against_schema[0])
         return code
 
     def signal(self, number: int) -> None:
