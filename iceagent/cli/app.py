@@ -20,6 +20,7 @@ VERBS = {
     "forward": "Forward local ports or sockets to the other side.",
     "pair": "Pair with another machine: from then on connect by name.",
     "peers": "List the peers this user has paired with; rename or remove one.",
+    "status": "Show what your running commands do: with whom, which way, since when.",
     "netcheck": "Tell what this network lets through, and what that means.",
     "serve": "Run a relay and a STUN server; with --turn a TURN server, too.",
     "turn": "Run a STUN and TURN server.",

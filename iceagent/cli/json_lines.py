@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from iceagent.cli.control.messages import SessionStatus
 from iceagent.cli.output import SCHEMA
 
 Maybe = UnsetType
@@ -119,6 +120,28 @@ class CodeLine(Line, frozen=True, kw_only=True, tag="code"):
     code: str
     relay: str
     command: str
+
+
+class StatusLine(Line, frozen=True, kw_only=True, tag="status"):
+    """`status`: what a running command does."""
+
+    pid: int
+    verb: str
+    since: float
+    program: str
+    sessions: tuple[SessionStatus, ...]
+    sessions_left_out: int
+
+
+class UnansweredLine(Line, frozen=True, kw_only=True, tag="unanswered"):
+    """`status`: a command is there, and does not answer."""
+
+    pid: int
+    reason: str
+
+
+class NoneLine(Line, frozen=True, kw_only=True, tag="none"):
+    """`status`: no command is running."""
 
 
 class PathLine(Line, frozen=True, kw_only=True, tag="path"):
@@ -274,6 +297,9 @@ AnyLine = (
     | Renamed
     | Removed
     | CodeLine
+    | StatusLine
+    | UnansweredLine
+    | NoneLine
     | PathLine
     | Forwarding
     | Waiting

@@ -41,6 +41,13 @@ class Output:
         elif essential or not self.quiet:
             _print(_shown(text), sys.stderr)
 
+    def raw(self, text: str) -> None:
+        """Write what a terminal obeys, such as how to go back to the beginning of a line; never words of others."""
+        if sys.stderr is not None:
+            with suppress(OSError):
+                sys.stderr.write(text)
+                sys.stderr.flush()
+
     def error(self, code: int, message: str, *, verdict: Mapping[str, object] | None = None) -> None:
         """Print why the command ends with a code other than 0, and the verdict of `Agent.explain()`."""
         extra = {} if verdict is None else {"verdict": verdict}

@@ -8,6 +8,7 @@ from functools import partial
 
 import trio
 
+from iceagent.cli.control.running import RUNNING
 from iceagent.cli.output import Output
 from iceagent.cli.peer_options import show_words
 from iceagent.cli.timeline import TimelineFile
@@ -28,13 +29,14 @@ async def shown_progress(output: Output, timeline: TimelineFile | None = None) -
     """
     progress = Progress(keep_timeline=timeline is not None)
     progress.on_words = partial(show_words, output=output)
-    async with open_background() as nursery:
-        nursery.start_soon(_show_progress, progress, output)
-        try:
-            yield progress
-        finally:
-            if timeline is not None:
-                timeline.text = progress.timeline or ""
+    with RUNNING.get().attempt(progress):
+        async with open_background() as nursery:
+            nursery.start_soon(_show_progress, progress, output)
+            try:
+                yield progress
+            finally:
+                if timeline is not None:
+                    timeline.text = progress.timeline or ""
 
 
 async def _show_progress(progress: Progress, output: Output) -> None:
@@ -69,12 +71,13 @@ async def follow_paths(
     session: Session, output: Output, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Print the session's path now, each one it moves to, and outages; started once the first path is printed."""
-    async with open_background() as nursery:
-        nursery.start_soon(_show_outages, session, output)
-        async for path in session.paths():
-            show_path(path, output)
-            task_status.started()
-            task_status = trio.TASK_STATUS_IGNORED
+    with RUNNING.get().session(session):
+        async with open_background() as nursery:
+            nursery.start_soon(_show_outages, session, output)
+            async for path in session.paths():
+                show_path(path, output)
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
 
 
 async def _show_outages(session: Session, output: Output) -> None:

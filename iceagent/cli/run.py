@@ -10,8 +10,10 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
+import click
 import trio
 
+from iceagent.cli.control import leftovers
 from iceagent.cli.exits import Exit, exit_of
 from iceagent.cli.output import Output
 
@@ -28,7 +30,7 @@ def run_verb(body: Callable[[], Awaitable[None]], output: Output, *, has_peer: b
         output: where to print.
         has_peer: it leaves somebody behind when its terminal is closed (SIGHUP), who is to be informed as after Ctrl-C.
     """
-    supervisor = _Supervisor(body, _signals(has_peer=has_peer))
+    supervisor = _Supervisor(_controlled(body) if has_peer else body, _signals(has_peer=has_peer))
     if not gc.isenabled():  # see `iceagent.cli.main`
         gc.freeze()  # what is there now stays
         gc.enable()
@@ -40,6 +42,23 @@ def run_verb(body: Callable[[], Awaitable[None]], output: Output, *, has_peer: b
         output.error(Exit.INTERRUPTED, "interrupted")
         return Exit.INTERRUPTED
     return Exit.OK
+
+
+def _controlled(body: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Return a verb that can be asked what it does while it runs (docs/status.md)."""
+    context = click.get_current_context(silent=True)
+    verb = "" if context is None else context.info_name or ""
+
+    async def run() -> None:
+        from iceagent.cli.control.running import RUNNING
+        from iceagent.cli.control.server import open_control
+
+        running = RUNNING.get()
+        running.verb = verb
+        async with open_control(running):
+            await body()
+
+    return run
 
 
 def _signals(*, has_peer: bool) -> Sequence[int]:
@@ -81,6 +100,7 @@ class _Supervisor:
 
 
 def _exit_now() -> NoReturn:
+    leftovers.remove_all()
     os._exit(Exit.INTERRUPTED)
 
 

@@ -155,6 +155,7 @@ async def invite(
             signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
         url = place.shown if place.address else client.url
         agent_config(config, host_of(url), signaling.ice_servers)  # what it lacks is said before there is a code
+        progress.peer = _numbered(signaling.code)
         progress.enter(Stage.CODE)
         yield Invitation(
             signaling,
@@ -191,7 +192,7 @@ async def join(
 
     gather_entropy()
     progress = progress or Progress()
-    progress.relay = host_of(url)
+    progress.relay, progress.peer = host_of(url), _numbered(code)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(open_background())
         nursery.start_soon(_preload)
@@ -243,6 +244,7 @@ async def meet_peer(
     check_addresses(config, peer_may_be_here=any(is_loopback(host_of(url)) for url in urls))
     progress = progress or Progress()
     progress.relay = " or ".join(map(host_of, urls))
+    progress.peer = name
     progress.enter(Stage.CODE if role == "inviter" else Stage.MEET)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(open_background())
@@ -276,6 +278,11 @@ async def _verified(channel: icesignal.SealedChannel, verify: Verify | None) -> 
 
     with signal_errors():
         await verify_words(channel, verify)
+
+
+def _numbered(code: str) -> str:
+    """Return what may be shown of a code: its number, which is no secret."""
+    return f"code {parse_code(code).nameplate}"
 
 
 def _serving_first(client: icesignal.Client, urls: Sequence[str]) -> Sequence[str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import icesignal
 import trio
@@ -102,12 +102,8 @@ async def establish(
                 session_key=channel.key(KEY_PURPOSE),
             )
             async with _opened(opening, agent, signaling.report_failed) as link:
-                session = session_type(
-                    link,
-                    inviter=is_inviter,
-                    read_path=lambda: path_of(agent),
-                    read_failure=lambda: failure_of(agent, signaling_ended=signaling.has_ended),
-                )
+                session = session_type(link, inviter=is_inviter, **_readers(agent, signaling))
+                session.peer, session.relay = progress.peer, progress.relay
                 for task in (signaling.keep, signaling.watch_peers_relay):
                     nursery.start_soon(task)
                 nursery.start_soon(hurry_restarts, agent, signaling.look_again)
@@ -120,6 +116,20 @@ async def establish(
                         yield session
                 finally:
                     signaling.close()
+
+
+def _readers(agent: Agent, signaling: Signaling) -> dict[str, Callable[[], Any]]:
+    """Return what a session asks its agent for."""
+
+    def read_traffic() -> tuple[int, int]:
+        total = agent.statistics().transport
+        return total.bytes_sent, total.bytes_received
+
+    return {
+        "read_path": lambda: path_of(agent),
+        "read_failure": lambda: failure_of(agent, signaling_ended=signaling.has_ended),
+        "read_traffic": read_traffic,
+    }
 
 
 def _session_config(config: AgentConfig, reunion: Reunion | None) -> AgentConfig:

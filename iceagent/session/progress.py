@@ -36,6 +36,7 @@ class Progress:
         stage: what is being waited for.
         since: when the waiting for it began, Trio's time.
         relay: the relay's host, once it is known.
+        peer: whom it is with, for people: a paired peer's name, or a code's number; never the code's words.
         is_peer_away: whether the relay says now that the other side's connection to it is gone.
         on_words: called with five words, where the other side's user compares them with those here.
         timeline: what happened to the connection, as `Agent.timeline_json()` had it when the session ended, well or
@@ -51,6 +52,7 @@ class Progress:
         self.stage = Stage.RELAY
         self.since = trio.current_time()
         self.relay = ""
+        self.peer = ""
         self.is_peer_away: Callable[[], bool] = lambda: False
         self.on_words: Callable[[Sequence[str]], None] = lambda words: None
         self._explain: Callable[[], Verdict] | None = None

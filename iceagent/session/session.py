@@ -39,20 +39,28 @@ class Session:
         inviter: bool,
         read_path: Callable[[], Path | None] = lambda: None,
         read_failure: Callable[[], Verdict | None] = lambda: None,
+        read_traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         """`inviter` distinguishes the two sides; `read_path` returns the path of this moment.
 
-        `read_failure` returns the verdict on an agent that has failed, None while it lives.
+        `read_failure` returns the verdict on an agent that has failed, None while it lives; `read_traffic` how many
+        bytes have gone to the other side and come from it.
         """
+        self.peer = ""
+        """Whom it is with, for people: a paired peer's name, or a code's number; never the code's words."""
+        self.relay = ""
+        """The host of the relay where the two sides met."""
         self.inviter = inviter
         self.streams = StreamRouter(link)
         self.datagrams = DatagramRouter(link, first_flow=1 if inviter else 2)
         self._link = link
         self._read_path = read_path
         self._read_failure = read_failure
+        self._read_traffic = read_traffic
         self._path_changed = trio.Event()
         self._outages = trio.open_memory_channel[Outage](MAX_OUTAGES)
         self._outage: Outage | None = None
+        self._outage_since: float | None = None
         self._outage_changed = trio.Event()
 
     @checked
@@ -120,6 +128,10 @@ class Session:
     def notify_outage(self, outage: Outage) -> None:
         """Report to whoever follows `outages()`, and remember."""
         self._outage = None if outage.kind is OutageKind.BACK else outage
+        if self._outage is None:
+            self._outage_since = None
+        elif self._outage_since is None and trio.lowlevel.in_trio_run():
+            self._outage_since = trio.current_time() - outage.seconds
         self._outage_changed.set()
         self._outage_changed = trio.Event()
         with suppress(trio.WouldBlock):
@@ -129,6 +141,11 @@ class Session:
     def outage(self) -> Outage | None:
         """The last turn of the outage that lasts now; None while the other side answers."""
         return self._outage
+
+    @property
+    def outage_since(self) -> float | None:
+        """When the other side last answered, Trio's time, while an outage lasts; else None."""
+        return self._outage_since
 
     async def wait_outage_changed(self) -> None:
         """Wait for the next turn of an outage, its end among them."""
@@ -158,6 +175,10 @@ class Session:
             raise PeerTurnedAway(f"{reason}; make a new code, and allow it if it should be") from reason
         if reason is not None and not isinstance(reason, (LinkClosedByPeer, LocalError)):
             raise PeerLeft(str(reason)) from reason
+
+    def traffic(self) -> tuple[int, int]:
+        """Return how many bytes have gone to the other side and come from it, over all paths there were."""
+        return self._read_traffic()
 
     def statistics(self) -> Any:
         """Return the link's counters."""

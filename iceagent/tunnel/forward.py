@@ -23,6 +23,7 @@ from iceagent.tunnel.local import accept_connections, open_listeners
 from iceagent.tunnel.opening import open_tunnel_stream
 from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
 from iceagent.tunnel.spec import ForwardSpec, PortBind, Target, TcpTarget, UdpTarget, UnixTarget, parse_forward
+from iceagent.tunnel.traffic import Traffic, shown_traffic
 from iceagent.tunnel.udp import UdpForward, open_udp_sockets
 
 MAX_CONNECTIONS = 1024  # per local address; a further one is reset
@@ -58,7 +59,7 @@ class HeldForward:
 
     spec: ForwardSpec
     binds: tuple[str, ...]
-    run: Callable[[Session], Awaitable[None]]
+    run: Callable[[Session, Traffic], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -103,23 +104,25 @@ async def forward_local(session: Session, spec: str | ForwardSpec | HeldForward)
             yield forward
         return
     await check_allowed(session, spec.spec.target)
+    traffic = Traffic(str(spec.spec.target), spec.binds)
     async with open_background() as nursery:
-        nursery.start_soon(spec.run, session)
-        yield Forward(spec.binds[0], spec.spec, spec.binds)
+        nursery.start_soon(spec.run, session, traffic)
+        with shown_traffic(session, traffic):
+            yield Forward(spec.binds[0], spec.spec, spec.binds)
 
 
-async def _run_udp(sockets: Sequence[PlainUdpSocket], target: UdpTarget, session: Session) -> None:
+async def _run_udp(sockets: Sequence[PlainUdpSocket], target: UdpTarget, session: Session, traffic: Traffic) -> None:
     async with trio.open_nursery() as nursery:
         for sock in sockets:
-            nursery.start_soon(UdpForward(session, sock, target).run)
+            nursery.start_soon(UdpForward(session, sock, target, traffic=traffic).run)
 
 
 async def _run_streams(
-    listeners: Sequence[trio.SocketListener], target: TcpTarget | UnixTarget, session: Session
+    listeners: Sequence[trio.SocketListener], target: TcpTarget | UnixTarget, session: Session, traffic: Traffic
 ) -> None:
     async def handle(near: trio.SocketStream) -> None:
-        with contained("a connection of a forward"):
-            await forward_connection(session, near, target)
+        with contained("a connection of a forward"), traffic.connection():
+            await forward_connection(session, near, target, traffic)
 
     async def accept(listener: trio.SocketListener) -> None:
         await accept_connections(listener, handle, limit=MAX_CONNECTIONS)
@@ -151,7 +154,9 @@ async def check_allowed(session: Session, target: Target) -> None:
     answer.raise_unless_ok(target)
 
 
-async def forward_connection(session: Session, near: trio.SocketStream, target: TcpTarget | UnixTarget) -> None:
+async def forward_connection(
+    session: Session, near: trio.SocketStream, target: TcpTarget | UnixTarget, traffic: Traffic | None = None
+) -> None:
     """Carry one local connection to the target; when it cannot be, close it at once and log why.
 
     Nothing waits for the answer before sending: what the application says first travels behind the request.
@@ -163,7 +168,7 @@ async def forward_connection(session: Session, near: trio.SocketStream, target: 
         except BaseException:
             far.reset(RESET_TUNNEL)
             raise
-        await pump(near, far, incoming=_Answered(session, far, target))
+        await pump(near, far, incoming=_Answered(session, far, target), traffic=traffic)
     except (RefusedError, FailedError, wire.WireError) as error:
         _log.warning("%s", error)
     except (IceError, trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -24,6 +24,7 @@ import trio
 from iceagent.net.logs import limited_logger
 from iceagent.net.tcp import LINGER_END, LINGER_RESET
 from iceagent.session.raw import ByteStream, NamedStream
+from iceagent.tunnel.traffic import Traffic
 
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 
@@ -118,13 +119,15 @@ async def copy(source: Source, sink: Sink) -> int:
 class _Outgoing:
     """The link's stream as a sink that remembers whether it was the one that broke."""
 
-    def __init__(self, far: NamedStream) -> None:
+    def __init__(self, far: NamedStream, traffic: Traffic) -> None:
         self.is_broken = False
         self._far = far
+        self._traffic = traffic
 
     async def send_all(self, data: bytes) -> None:
         try:
             await self._far.send_all(data)
+            self._traffic.sent += len(data)
         except trio.BrokenResourceError:
             self.is_broken = True
             raise
@@ -136,21 +139,25 @@ class _Outgoing:
 class _Delivered:
     """The local stream as a sink that remembers how much it took, and whether it got the end."""
 
-    def __init__(self, near: ByteStream) -> None:
+    def __init__(self, near: ByteStream, traffic: Traffic) -> None:
         self.count = 0
         self.has_ended = False
         self._near = near
+        self._traffic = traffic
 
     async def send_all(self, data: bytes) -> None:
         await self._near.send_all(data)
         self.count += len(data)
+        self._traffic.received += len(data)
 
     async def send_eof(self) -> None:
         await self._near.send_eof()
         self.has_ended = True
 
 
-async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = None) -> None:
+async def pump(
+    near: ByteStream, far: NamedStream, *, incoming: Source | None = None, traffic: Traffic | None = None
+) -> None:
     """Copy both ways until both directions have ended, then close both streams.
 
     When one side breaks, the other is broken off too, so that nobody takes half an answer for a whole one; the error
@@ -161,12 +168,14 @@ async def pump(near: ByteStream, far: NamedStream, *, incoming: Source | None = 
         near: the local socket.
         far: the stream of the link.
         incoming: where the far side's bytes are read, if not from `far` itself.
+        traffic: where what is carried is counted.
     Raises:
         trio.BrokenResourceError, trio.ClosedResourceError: a stream broke.
         Exception: whatever `incoming` raises.
     """
     failures: list[Exception] = []
-    outgoing, delivered = _Outgoing(far), _Delivered(near)
+    traffic = traffic or Traffic()
+    outgoing, delivered = _Outgoing(far, traffic), _Delivered(near, traffic)
     incoming_ended = trio.Event()
 
     async def send() -> None:

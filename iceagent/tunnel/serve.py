@@ -19,6 +19,7 @@ from iceagent.tunnel.errors import FailedError
 from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
 from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
 from iceagent.tunnel.targets import connect_target
+from iceagent.tunnel.traffic import Traffic, traffic_to
 from iceagent.tunnel.udp import serve_udp_flow
 
 MAX_STREAMS = 1024  # tunnel streams served at once; the link has fewer
@@ -138,16 +139,18 @@ def refusal(rules: Sequence[AllowRule], target: Target) -> str | None:
 
 
 async def _serve_target(session: Session, stream: NamedStream, request: wire.StreamRequest, target: Target) -> None:
-    match target:
-        case UdpTarget():
-            await serve_udp_flow(session, stream, target, request.flow)
-        case TcpTarget() | UnixTarget():
-            await _serve_connection(stream, target)
-        case PipeTarget():
-            raise wire.WireError("a pipe was asked for where only forwards are served")
+    traffic = traffic_to(session, str(target))
+    with traffic.connection():
+        match target:
+            case UdpTarget():
+                await serve_udp_flow(session, stream, target, request.flow, traffic)
+            case TcpTarget() | UnixTarget():
+                await _serve_connection(stream, target, traffic)
+            case PipeTarget():
+                raise wire.WireError("a pipe was asked for where only forwards are served")
 
 
-async def _serve_connection(stream: NamedStream, target: TcpTarget | UnixTarget) -> None:
+async def _serve_connection(stream: NamedStream, target: TcpTarget | UnixTarget, traffic: Traffic) -> None:
     near = await connect_target(target)
     try:
         await wire.send_answer(stream, wire.OK)
@@ -155,4 +158,4 @@ async def _serve_connection(stream: NamedStream, target: TcpTarget | UnixTarget)
         break_off(near)
         raise
     _log.debug("connected to %s", target)
-    await pump(near, stream)
+    await pump(near, stream, traffic=traffic)

@@ -29,6 +29,7 @@ from iceagent.tunnel.opening import open_tunnel_stream
 from iceagent.tunnel.pump import RESET_TUNNEL
 from iceagent.tunnel.spec import PortBind, UdpTarget
 from iceagent.tunnel.targets import addresses_of, explain_os_error
+from iceagent.tunnel.traffic import Traffic
 
 IDLE_S = 300.0  # a flow without a datagram either way ends; RFC 4787 section 4.3 recommends 5 minutes
 MAX_FLOWS = MAX_STREAMS // 2  # of a session; beyond it the longest idle one makes room. The rest is for connections
@@ -41,12 +42,20 @@ _log = limited_logger(__name__)
 class Flow:
     """One flow once both sides have agreed on it; the same on either side."""
 
-    def __init__(self, session: Session, stream: NamedStream, flow_id: int, deliver: Callable[[bytes], object]) -> None:
-        """`deliver` hands a datagram to the local socket and does not block."""
+    def __init__(
+        self,
+        session: Session,
+        stream: NamedStream,
+        flow_id: int,
+        deliver: Callable[[bytes], object],
+        traffic: Traffic,
+    ) -> None:
+        """`deliver` hands a datagram to the local socket and does not block; `traffic` counts."""
         self._datagrams = session.datagrams
         self._stream = stream
         self._id = flow_id
         self._deliver = deliver
+        self._traffic = traffic
         self.active_at = trio.current_time()
 
     def open(self) -> bool:
@@ -59,11 +68,13 @@ class Flow:
 
     def _handle_datagram(self, data: bytes) -> None:
         self.active_at = trio.current_time()
+        self._traffic.received += len(data)
         self._deliver(data)
 
     async def send(self, data: bytes) -> None:
         """Send a datagram: in a QUIC datagram if it fits, else on the stream."""
         self.active_at = trio.current_time()
+        self._traffic.sent += len(data)
         if len(data) <= self._datagrams.room(self._id):
             await self._datagrams.send(self._id, data)
         else:
@@ -108,7 +119,7 @@ class _NearFlow:
 
     async def run(self) -> None:
         try:
-            with self.scope, contained("a flow of a UDP forward"):
+            with self.scope, contained("a flow of a UDP forward"), self._forward.traffic.connection():
                 await self._run_logged()
         finally:
             self._forward.forget(self._source, self)
@@ -126,7 +137,8 @@ class _NearFlow:
     async def _run_stream(self, stream: NamedStream) -> None:
         session, target = self._forward.session, self._forward.target
         flow_id = session.datagrams.new_flow_id()
-        flow = Flow(session, stream, flow_id, lambda data: self._forward.deliver(data, self._source))
+        traffic = self._forward.traffic
+        flow = Flow(session, stream, flow_id, lambda data: self._forward.deliver(data, self._source), traffic)
         try:
             flow.open()
             async with answer_within(session, wire.ANSWER_TIMEOUT_S):
@@ -158,9 +170,18 @@ _near_flows: WeakKeyDictionary[Session, set[_NearFlow]] = WeakKeyDictionary()
 class UdpForward:
     """A local UDP socket whose every source has its own flow to the target."""
 
-    def __init__(self, session: Session, sock: PlainUdpSocket, target: UdpTarget, *, idle_s: float = IDLE_S) -> None:
-        """`idle_s`: seconds after which a flow without datagrams ends."""
+    def __init__(
+        self,
+        session: Session,
+        sock: PlainUdpSocket,
+        target: UdpTarget,
+        *,
+        idle_s: float = IDLE_S,
+        traffic: Traffic | None = None,
+    ) -> None:
+        """`idle_s`: seconds after which a flow without datagrams ends; `traffic` counts what is carried."""
         self.session = session
+        self.traffic = traffic or Traffic(str(target))
         self.target = target
         self.idle_s = idle_s
         self.dropped: Counter[str] = Counter()
@@ -218,7 +239,9 @@ async def open_udp_sockets(bind: PortBind) -> AsyncIterator[list[PlainUdpSocket]
             sock.close()
 
 
-async def serve_udp_flow(session: Session, stream: NamedStream, target: UdpTarget, flow_id: int) -> None:
+async def serve_udp_flow(
+    session: Session, stream: NamedStream, target: UdpTarget, flow_id: int, traffic: Traffic
+) -> None:
     """Carry a flow that the other side asked for, until its stream ends. Answers the request.
 
     Raises:
@@ -226,7 +249,7 @@ async def serve_udp_flow(session: Session, stream: NamedStream, target: UdpTarge
         trio.BrokenResourceError: the stream broke.
     """
     sock = await _target_socket(target)
-    flow = Flow(session, stream, flow_id, sock.send)
+    flow = Flow(session, stream, flow_id, sock.send, traffic)
     try:
         if not flow.open():
             raise FailedError(f"flow {flow_id} is already in use")
