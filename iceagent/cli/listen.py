@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from iceagent.cli.completion import complete_peer
 from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
@@ -49,6 +50,8 @@ _EXAMPLE = "Example:  iceagent listen --allow tcp:localhost:22"
     "--name",
     "peer",
     metavar="NAME",
+    shell_complete=complete_peer,
+    is_eager=True,  # who it is decides on defaults of others
     help="Wait for the paired peer NAME, which needs no code.",
 )
 @timeout_option("Give up if nobody comes.")
