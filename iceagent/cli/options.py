@@ -51,7 +51,7 @@ def relay_option(function: F) -> F:
         callback=_refuse_empty,
         metavar="URL",
         multiple=True,
-        help="Where the two sides meet: ws://HOST:PORT.  [env: ICEAGENT_RELAY]",
+        help="Where both meet: ws://HOST:PORT.  [env: ICEAGENT_RELAY]",
     )(function)
 
 

@@ -18,6 +18,7 @@ from icesignal import parse_relay_url, parse_relay_urls
 from icesignal.config import ConfigError, Number, Positive, Table, Words, beside, read_table
 from icesignal.config_checks import secret_file_problems
 
+from iceagent.cli.urls import with_scheme
 from iceagent.errors import IceError, LocalError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def servers_of(path: Path, config: UserConfig) -> tuple[IceServer, ...]:
     """
     from iceagent.agent import IceServer
 
-    servers = [IceServer(url if _has_scheme(url) else f"stun:{url}") for url in config.stun]
+    servers = [IceServer(with_scheme(url)) for url in config.stun]
     for number, one in enumerate(config.server, 1):
         try:
             secret = None if one.credential_file is None else _read_secret(beside(path, one.credential_file))
@@ -153,10 +154,6 @@ def servers_of(path: Path, config: UserConfig) -> tuple[IceServer, ...]:
         except LocalError as error:
             raise LocalError(f"{path}: server {number}: {error}") from None
     return tuple(servers)
-
-
-def _has_scheme(url: str) -> bool:
-    return url.partition(":")[0].lower() in {"stun", "stuns", "turn", "turns"}
 
 
 def _read_secret(path: str) -> str:

@@ -17,6 +17,7 @@ import socket
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from iceagent.net.host_names import resolve
 from iceagent.tunnel.errors import SpecError
@@ -34,6 +35,7 @@ from iceagent.tunnel.spec import (
     unix_path,
 )
 
+_KINDS = ("tcp", "udp", "unix", "any")
 EXAMPLE = "tcp:localhost:22 (or udp:192.0.2.1:53, tcp:localhost:*, unix:/run/app.sock, any)"
 
 
@@ -95,7 +97,8 @@ def _parse(text: str) -> AllowRule:
     if kind == "unix" and colon:
         return AllowRule("unix", path=unix_path(rest))
     if kind not in {"tcp", "udp"} or not colon:
-        raise ValueError("it begins with none of tcp:, udp:, unix:")
+        near = get_close_matches(kind, _KINDS, n=1)
+        raise ValueError("it begins with none of tcp:, udp:, unix:" + (f"; did you mean {near[0]}?" if near else ""))
     fields = split_fields(rest)
     if len(fields) != 2:
         raise ValueError(f"after {kind}: there must be HOST:PORT")
