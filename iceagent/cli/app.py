@@ -18,6 +18,7 @@ VERBS = {
     "listen": "Print a code, and wait for the other side to use it.",
     "connect": "Join your standard input and output with those of the other side.",
     "forward": "Forward local ports or sockets to the other side.",
+    "nc": "Join standard input and output with HOST:PORT of the other side.",
     "pair": "Pair with another machine: from then on connect by name.",
     "peers": "List the peers this user has paired with; rename or remove one.",
     "status": "Show what your running commands do: with whom, which way, since when.",
