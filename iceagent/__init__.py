@@ -28,7 +28,11 @@ if TYPE_CHECKING:
         open_agent,
         open_shared_port,
     )
-    from iceagent.errors import IceError, LocalError, NetworkError, RemoteError, WrongType
+    from iceagent.errors import IceError, LocalError, LocalIOError, NetworkError, RemoteError, WrongType
+    from iceagent.files.errors import TransferFailed, TransferRefused
+    from iceagent.files.progress import FileProgress
+    from iceagent.files.receiver import FileOffer
+    from iceagent.files.sender import Transferred
     from iceagent.link.errors import (
         AuthenticationError,
         LinkClosedByPeer,
@@ -62,7 +66,6 @@ if TYPE_CHECKING:
     from iceagent.tunnel.errors import (
         BindError,
         FailedError,
-        LocalIOError,
         RefusedError,
         SpecError,
     )
@@ -83,6 +86,8 @@ __all__ = [
     "Credentials",
     "Description",
     "FailedError",
+    "FileOffer",
+    "FileProgress",
     "HardNat",
     "IceError",
     "IceServer",
@@ -116,6 +121,9 @@ __all__ = [
     "SharedPort",
     "SpecError",
     "StreamReset",
+    "TransferFailed",
+    "TransferRefused",
+    "Transferred",
     "UnknownPeer",
     "VersionMismatch",
     "WishRefused",
@@ -131,7 +139,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("IceError", "LocalError", "NetworkError", "RemoteError", "WrongType"), "iceagent.errors"),
+    **dict.fromkeys(
+        ("IceError", "LocalError", "LocalIOError", "NetworkError", "RemoteError", "WrongType"), "iceagent.errors"
+    ),
+    **dict.fromkeys(("TransferFailed", "TransferRefused"), "iceagent.files.errors"),
+    "FileOffer": "iceagent.files.receiver",
+    "FileProgress": "iceagent.files.progress",
+    "Transferred": "iceagent.files.sender",
     **dict.fromkeys(
         (
             "AuthenticationError",
@@ -170,7 +184,6 @@ _HOMES = {
         (
             "BindError",
             "FailedError",
-            "LocalIOError",
             "RefusedError",
             "SpecError",
         ),

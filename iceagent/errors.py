@@ -15,6 +15,10 @@ class WrongType(LocalError, TypeError):
     """An argument of another type than the function takes, refused at the call."""
 
 
+class LocalIOError(LocalError):
+    """Our own machine would not read or write: standard output is closed, a disk full."""
+
+
 class RemoteError(IceError):
     """The peer's fault: it refused, left, broke the protocol or proved to be somebody else."""
 

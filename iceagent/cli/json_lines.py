@@ -53,14 +53,6 @@ class Checked(Line, frozen=True, kw_only=True, tag="checked"):
     file: str
 
 
-class SettingLine(Line, frozen=True, kw_only=True, tag="setting"):
-    """`config show`: what holds, and what has decided it."""
-
-    name: str
-    value: bool | float | str | Words | None
-    source: str
-
-
 class Metrics(Line, frozen=True, kw_only=True, tag="metrics"):
     """`serve`, `turn`: where metrics are read."""
 
@@ -169,6 +161,40 @@ class Forwarding(Line, frozen=True, kw_only=True, tag="forwarding"):
     bind: str
     binds: Words
     target: str
+
+
+class OfferLine(Line, frozen=True, kw_only=True, tag="offer"):
+    """`send`, `receive`: what is to be sent."""
+
+    files: int
+    size: int | None
+    there: int
+    names: Words
+    more_names: int
+    overwrites: Words
+
+
+class ProgressLine(Line, frozen=True, kw_only=True, tag="progress"):
+    """`send`, `receive`: how far it is; every second."""
+
+    files: int
+    files_done: int
+    size: int | None
+    done: int
+    moved: int
+    rate: Annotated[float, msgspec.Meta(ge=0)]
+    eta_s: Seconds | None
+    name: str
+
+
+class TransferredLine(Line, frozen=True, kw_only=True, tag="transferred"):
+    """`send`, `receive`: all is verified and written."""
+
+    files: int
+    size: int
+    moved: int
+    seconds: Seconds
+    missing: Words
 
 
 class Waiting(Line, frozen=True, kw_only=True, tag="waiting"):
@@ -295,7 +321,6 @@ class PredictionLine(Line, frozen=True, kw_only=True, tag="prediction"):
 AnyLine = (
     Listening
     | Checked
-    | SettingLine
     | Metrics
     | Reloaded
     | Draining
@@ -311,6 +336,9 @@ AnyLine = (
     | NoneLine
     | PathLine
     | Forwarding
+    | OfferLine
+    | ProgressLine
+    | TransferredLine
     | Waiting
     | OutageLine
     | Closed

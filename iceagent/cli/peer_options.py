@@ -52,18 +52,18 @@ def show_words(words: Sequence[str], output: Output) -> None:
     output.line("words", f"words: {text}  (the other side must see the same)", essential=True, words=list(words))
 
 
-async def confirmed() -> bool:
-    """Ask on the terminal whether the words are the same; without a terminal there is nobody to ask: True."""
+async def confirmed(question: str = "Does the other side show these words?", *, unasked: bool = True) -> bool:
+    """Ask on the terminal, by default whether the words are the same; `unasked` without one: there is nobody to ask."""
     if not sys.stderr.isatty():
-        return True
-    return await trio.to_thread.run_sync(_ask, abandon_on_cancel=True)
+        return unasked
+    return await trio.to_thread.run_sync(_ask, question, abandon_on_cancel=True)
 
 
-def _ask() -> bool:
+def _ask(question: str) -> bool:
     """Ask; standard input may carry payload, so the terminal itself is read."""
     try:
         with open("/dev/tty", encoding="utf-8", errors="replace") as terminal:
-            sys.stderr.write("Does the other side show these words? [y/N] ")
+            sys.stderr.write(f"{question} [y/N] ")
             sys.stderr.flush()
             return terminal.readline(64).strip().casefold() in ("y", "yes")
     except OSError:
@@ -86,13 +86,13 @@ class JoinWish:
             CodeError: so it is.
             IdentityError: the files of the identity or of the peers cannot be used.
         """
-        self._name()
+        self.peer()
 
     def join(self, config: AgentConfig | None, progress: Progress) -> AbstractAsyncContextManager[Link]:
         """Return the session with it; see `iceagent.join`."""
         from iceagent.tunnel.peer import join
 
-        name = self._name()
+        name = self.peer()
         return join(
             self.code_or_name if name is None else None,
             peer=name,
@@ -103,25 +103,26 @@ class JoinWish:
             timeout_s=None if name is None else self.timeout_s,
         )
 
-    def _name(self) -> str | None:
-        """Return the name of the peer, None for a code."""
+    def peer(self) -> str | None:
+        """Return the name of the paired peer, None for a code.
+
+        Raises:
+            CodeError: it is neither.
+        """
         from iceagent.session.errors import CodeError
         from iceagent.session.relay import parse_code
 
         try:
             parse_code(self.code_or_name)
         except CodeError as error:
-            from difflib import get_close_matches
-
             from iceagent.session.pairing.identity import identity_path
             from iceagent.session.pairing.store import PeerStore, is_name
 
             if not is_name(self.code_or_name):
                 raise
-            peers = PeerStore.at(identity_path()).peers()
-            if self.code_or_name in peers:
+            if self.code_or_name in PeerStore.at(identity_path()).peers():
                 return self.code_or_name
-            near = get_close_matches(self.code_or_name, peers, n=1)
-            hint = f"did you mean {near[0]}? (`iceagent peers` lists them)" if near else "`iceagent peers` lists them"
-            raise CodeError(f"{error}; and no paired peer is called {self.code_or_name!r}: {hint}") from None
+            raise CodeError(
+                f"{error}; and no paired peer is called {self.code_or_name!r} (`iceagent peers` lists them)"
+            ) from None
         return None

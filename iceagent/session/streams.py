@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own services
 TUNNEL_SERVICE = "iceagent.tunnel"
+FILES_SERVICE = "iceagent.files"
 APPLICATION = ""
 MAX_PENDING_STREAMS = MAX_STREAMS  # not yet taken, per service: a burst of all the other side may open is no offence
 RESET_BUSY = 16  # codes from 16 upwards are not the link's own
@@ -35,7 +36,8 @@ class StreamRouter:
         self._link = link
         self._ended: BaseException | None = None
         self._queues = {
-            name: trio.open_memory_channel["LinkStream"](MAX_PENDING_STREAMS) for name in (APPLICATION, TUNNEL_SERVICE)
+            name: trio.open_memory_channel["LinkStream"](MAX_PENDING_STREAMS)
+            for name in (APPLICATION, TUNNEL_SERVICE, FILES_SERVICE)
         }
 
     async def run(self) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from iceagent.errors import LocalError, RemoteError
+from iceagent.errors import LocalError, LocalIOError, RemoteError
 from iceagent.link.errors import PeerRefused
+
+__all__ = ["BindError", "FailedError", "LocalIOError", "RefusedError", "SpecError"]
 
 
 class SpecError(LocalError):
     """A forward or an allow rule is not written as it must be; the message shows one that is."""
-
-
-class LocalIOError(LocalError):
-    """Our own machine would not read or write: standard output is closed, a disk full."""
 
 
 class BindError(LocalIOError):
@@ -23,16 +21,4 @@ class RefusedError(PeerRefused):
 
 
 class FailedError(RemoteError):
-    """The other side would let us, but could not reach the target itself (connection refused, no such host).
-
-    Attributes:
-        cause: one of `CAUSES` where it is known, for programs that speak a protocol with codes; else empty.
-    """
-
-    def __init__(self, message: str, *, cause: str = "") -> None:
-        super().__init__(message)
-        self.cause = cause
-
-
-CAUSES = ("refused", "network", "host", "timeout", "busy")
-"""Nobody listens there; no way leads there; no such host; no answer; as many connections as there can be."""
+    """The other side would let us, but could not reach the target itself (connection refused, no such host)."""

@@ -7,8 +7,10 @@ sessions of the class that it is given.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from iceagent.agent import AgentConfig
 from iceagent.core.checked import checked
@@ -20,9 +22,14 @@ from iceagent.session.progress import Progress
 from iceagent.session.relay import Relays
 from iceagent.session.session import Session
 from iceagent.tunnel.allow import AllowRule
-from iceagent.tunnel.forward import Forward, forward_dynamic, forward_local
+from iceagent.tunnel.forward import Forward, forward_local
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import ForwardSpec
+
+if TYPE_CHECKING:
+    from iceagent.files.progress import FileProgress
+    from iceagent.files.receiver import Accept
+    from iceagent.files.sender import Transferred
 
 
 class Link(Session):
@@ -40,17 +47,6 @@ class Link(Session):
         return forward_local(self, spec)
 
     @checked
-    def forward_dynamic(self, spec: str | ForwardSpec) -> AbstractAsyncContextManager[Forward]:
-        """Take programs at a local port wherever they want on the other side, while the body of `async with` runs.
-
-        Args:
-            spec: as ssh's `-D`: `1080`, `[::1]:1080`, or `unix:PATH`. Programs speak SOCKS 5, 4 or 4a, or HTTP CONNECT.
-        Raises:
-            SpecError, BindError, RefusedError, FailedError: see `iceagent.tunnel.forward.forward_dynamic`.
-        """
-        return forward_dynamic(self, spec)
-
-    @checked
     def serve_forwards(self, allow: Iterable[str | AllowRule]) -> AbstractAsyncContextManager[None]:
         """Let the other side reach what `allow` names, while the body of `async with` runs.
 
@@ -60,6 +56,52 @@ class Link(Session):
             SpecError: a rule is malformed.
         """
         return serve_forwards(self, allow)
+
+    @checked
+    async def send_files(
+        self, paths: Sequence[str | os.PathLike[str]], *, progress: FileProgress | None = None
+    ) -> Transferred:
+        """Send files and folders to the other side, which receives; return once they are verified and written there.
+
+        What an earlier attempt has left there is gone on with.
+
+        Args:
+            paths: of files and folders here.
+            progress: is kept up to date.
+        Raises:
+            LocalIOError: a path cannot be read.
+            TransferRefused, TransferFailed: the other side does not want them, or could not write.
+            PeerLeft, PeerLost: the other side went away.
+        """
+        from iceagent.files.sender import send_files
+
+        return await send_files(self, paths, progress)
+
+    @checked
+    async def receive_files(
+        self,
+        into: str | os.PathLike[str] = ".",
+        *,
+        overwrite: bool = False,
+        accept: Accept | None = None,
+        progress: FileProgress | None = None,
+    ) -> Transferred:
+        """Receive what the other side sends; return once it is verified and written, and the other side knows.
+
+        Args:
+            into: the folder below which everything is written; made if it is not there.
+            overwrite: whether files that are there and differ may be overwritten, if `accept` does not decide.
+            accept: is asked before anything is written; True also allows what would be overwritten.
+            progress: is kept up to date.
+        Raises:
+            LocalIOError: there is no room, or this machine cannot write.
+            TransferRefused: it was not accepted here.
+            TransferFailed: the other side does not send, or broke the protocol.
+            PeerLeft, PeerLost: the other side went away.
+        """
+        from iceagent.files.receiver import receive_files
+
+        return await receive_files(self, into, overwrite=overwrite, accept=accept, progress=progress)
 
 
 Invitation = connect.Invitation[Link]

@@ -133,11 +133,7 @@ class _Outgoing:
             raise
 
     async def send_eof(self) -> None:
-        try:
-            await self._far.send_eof()
-        except trio.BrokenResourceError:
-            self.is_broken = True
-            raise
+        await self._far.send_eof()
 
 
 class _Delivered:

@@ -7,6 +7,7 @@ import pytest
 from iceagent import errors
 from iceagent.cli.exits import Exit, exit_of
 from iceagent.cli.listen import example_forward, other_command
+from iceagent.files import errors as files
 from iceagent.link import errors as link
 from iceagent.session import errors as session
 from iceagent.tunnel import errors as tunnel
@@ -30,7 +31,9 @@ from iceagent.tunnel.wire import WireError
         (session.RelayMissing(""), 2),
         (tunnel.SpecError(""), 2),
         (tunnel.BindError(""), 9),
-        (tunnel.LocalIOError(""), 9),
+        (errors.LocalIOError(""), 9),
+        (files.TransferRefused(""), 8),
+        (files.TransferFailed(""), 8),
         (tunnel.RefusedError(""), 8),
         (tunnel.FailedError(""), 8),
         (WireError(""), 8),

@@ -70,7 +70,9 @@ def test_what_the_tree_lists_is_exported():
     assert errors == set(IN_TREE)
 
 
-@pytest.mark.parametrize("room", ["iceagent.link.errors", "iceagent.session.errors", "iceagent.tunnel.errors"])
+@pytest.mark.parametrize(
+    "room", ["iceagent.link.errors", "iceagent.session.errors", "iceagent.files.errors", "iceagent.tunnel.errors"]
+)
 def test_the_top_level_has_every_error_of_the_rooms_its_functions_go_through(room: str):
     module = import_module(room)
     errors = {kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, iceagent.IceError)}

@@ -173,6 +173,7 @@ VALUES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = 
 # Names without arguments of the user's, and those whose objects `METHODS` and the other tests below call.
 NOTHING_TO_PASS = {
     *("AgentState", "CandidateType", "Role", "LinkRole", "LinkCode", "StreamCode", "RelayState", "OWNER", "BACK_S"),
+    *("FileOffer", "FileProgress", "Transferred"),
     *("__version__", "generate_identity", "gather_entropy", "preload"),
     *(
         "Candidate",
@@ -317,6 +318,8 @@ async def test_a_session_refuses_wrong_types() -> None:
     await refused((session.forward_local, [8080], {}, "spec"))
     await refused((session.serve_forwards, ["tcp:localhost:22"], {}, "allow"))
     await refused((session.serve_forwards, [[1]], {}, "allow"))
+    await refused((session.send_files, ["path"], {}, "paths"))
+    await refused((session.receive_files, [1], {}, "into"))
     invitation = Invitation.__new__(Invitation)
     await refused((invitation.accept, [], {"timeout_s": "1"}, "timeout_s"))
 
