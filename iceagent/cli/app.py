@@ -18,19 +18,23 @@ VERBS = {
     "listen": "Print a code, and wait for the other side to use it.",
     "connect": "Join your standard input and output with those of the other side.",
     "forward": "Forward local ports or sockets to the other side.",
+    "nc": "Join standard input and output with HOST:PORT of the other side.",
     "send": "Send files and folders to the other side.",
     "receive": "Receive the files and folders that the other side sends.",
     "pair": "Pair with another machine: from then on connect by name.",
     "peers": "List the peers this user has paired with; rename or remove one.",
     "status": "Show what your running commands do: with whom, which way, since when.",
+    "up": "Open the forwards that config.toml calls NAME.",
     "netcheck": "Tell what this network lets through, and what that means.",
     "serve": "Run a relay and a STUN server; with --turn a TURN server, too.",
     "turn": "Run a STUN and TURN server.",
     "check-config": "Tell whether the configuration of a server can be used, and all that is wrong with it.",
+    "config": "Check this user's config.toml; show what holds, and where it comes from.",
+    "completion": "Print what bash, zsh or fish needs to complete commands of iceagent.",
 }
 """Each verb and its line in the list: the first of its own help, repeated here so that the list imports no verb."""
 
-SELDOM = ("serve", "turn", "check-config")
+SELDOM = ("serve", "turn", "check-config", "config", "completion")
 """Verbs of operators and for setting up: `iceagent --help` only names them, `--help-all` has a line for each."""
 
 MEANT = {"help": "--help", "version": "--version", "relay": "serve", "join": "connect", "server": "serve"}
@@ -55,7 +59,8 @@ class _Verbs(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, line in VERBS.items() if everything or name not in SELDOM])
         if not everything:
-            formatter.write(f"\nFor servers and for setting up: {', '.join(SELDOM)} ({ALL})\n")
+            formatter.write_paragraph()
+            formatter.write_text(f"For servers and for setting up: {', '.join(SELDOM)} ({ALL})")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -99,7 +104,7 @@ It prints the command for the other one. More: iceagent COMMAND --help
 @click.group(cls=_Verbs, context_settings=_SETTINGS, epilog=_EXAMPLE, params=[help_all_option()])
 @click.version_option(__version__, prog_name="iceagent", message="%(prog)s %(version)s")
 def app() -> None:
-    """Connect two machines, through any NAT, and use the sockets of one on the other."""
+    """Connect two machines through any NAT: for sockets, pipes and files."""
 
 
 def run_app(arguments: Sequence[str]) -> int:
@@ -123,11 +128,12 @@ def _complain(error: click.ClickException, arguments: Sequence[str]) -> None:
     if isinstance(error, NoArgsIsHelpError):
         error.show()
         return
-    help_hint = "" if "--help" in error.format_message() else f" (see iceagent {_verb(error)}--help)"
+    is_of_this_line = isinstance(error, click.UsageError) and "--help" not in error.format_message()
+    help_hint = f" (see iceagent {_verb(error)}--help)" if is_of_this_line else ""
     output_of(arguments).error(Exit.USAGE, error.format_message().rstrip(".") + help_hint)
 
 
 def _verb(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    name = context.info_name if context is not None and context.parent is not None else ""
-    return f"{name} " if name else ""
+    words = context.command_path.split()[1:] if context is not None else ()
+    return "".join(f"{word} " for word in words)

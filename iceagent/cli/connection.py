@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from icesignal.seconds import Seconds
 
+from iceagent.cli.defaults import user_servers
 from iceagent.cli.help import rare
 
 if TYPE_CHECKING:
-    from iceagent.agent import AgentConfig
+    from iceagent.agent import AgentConfig, IceServer
 
 GROUP = "Connection"
 
@@ -31,6 +32,7 @@ class ConnectionOptions:
     only_ipv4: bool = False
     only_ipv6: bool = False
     give_up_after_s: float | None = None
+    servers: Sequence[IceServer] = ()
 
     def config(self) -> AgentConfig | None:
         """Return a configuration, None for the defaults, with what was asked for.
@@ -50,6 +52,7 @@ class ConnectionOptions:
         if self.interface:
             _check_interfaces(self.interface)
         return AgentConfig(
+            servers=self.servers,
             hard_nat=self.hard_nat,
             interfaces=self.interface or None,
             deny_interfaces=self.deny_interface,
@@ -130,8 +133,9 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def gathered(**arguments: Any) -> Any:
-        chosen = {name: arguments.pop(name) for name in ConnectionOptions.__dataclass_fields__}
-        return function(connection=ConnectionOptions(**chosen), **arguments)
+        names = [name for name in ConnectionOptions.__dataclass_fields__ if name != "servers"]
+        chosen = {name: arguments.pop(name) for name in names}
+        return function(connection=ConnectionOptions(**chosen, servers=user_servers()), **arguments)
 
     wrapped: Callable[..., Any] = gathered
     return rare(GROUP, *_OPTIONS)(wrapped)

@@ -17,8 +17,9 @@ from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
 from iceagent.net.tasks import open_background
 from iceagent.session.errors import PeerLeft
+from iceagent.tunnel.errors import SpecError
 from iceagent.tunnel.forward import Forward, forward_local, hold_forward
-from iceagent.tunnel.spec import check_distinct, parse_forward
+from iceagent.tunnel.spec import AnyTarget, ForwardSpec, check_distinct, parse_dynamic, parse_forward
 
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
@@ -33,8 +34,14 @@ _EXAMPLE = "Example:  iceagent forward -L 2222:localhost:22 7-guitar-ozone"
     "specs",
     metavar="PORT:HOST:PORT",
     multiple=True,
-    required=True,
     help="Forward PORT here to HOST:PORT there; BIND:PORT, unix:PATH and a /udp at the end, too; again for more.",
+)
+@click.option(
+    "-D",
+    "dynamic",
+    metavar="PORT",
+    multiple=True,
+    help="Take programs that speak SOCKS or HTTP CONNECT to PORT here wherever they want there; BIND:PORT, too.",
 )
 @timeout_option("With a name: give up if the peer does not come.")
 @verify_option
@@ -45,6 +52,7 @@ _EXAMPLE = "Example:  iceagent forward -L 2222:localhost:22 7-guitar-ozone"
 def command(
     code: str,
     specs: Sequence[str],
+    dynamic: Sequence[str],
     timeout_s: float | None,
     verify: bool,
     relay: Sequence[str],
@@ -64,20 +72,26 @@ def command(
     async def forward() -> None:
         with kept_timeline(timeline) as kept:
             wish = JoinWish(code, relay, verification(output, wanted=verify), timeout_s)
-            await _forward(wish, specs, connection.config(), output, kept)
+            await _forward(wish, _parsed(specs, dynamic), connection.config(), output, kept)
 
     return run_verb(forward, output, has_peer=True)
 
 
+def _parsed(specs: Sequence[str], dynamic: Sequence[str]) -> list[ForwardSpec]:
+    parsed = [*map(parse_forward, specs), *map(parse_dynamic, dynamic)]
+    if not parsed:
+        raise SpecError("nothing is to be forwarded; say what with -L or -D, as -L 2222:localhost:22")
+    check_distinct(parsed)
+    return parsed
+
+
 async def _forward(
     wish: JoinWish,
-    texts: Sequence[str],
+    specs: Sequence[ForwardSpec],
     config: AgentConfig | None,
     output: Output,
     timeline: TimelineFile | None,
 ) -> None:
-    specs = [parse_forward(text) for text in texts]
-    check_distinct(specs)
     wish.check()
     async with AsyncExitStack() as sockets:
         # Open, and held, before the code is used: it is good for one try.
@@ -97,5 +111,6 @@ async def _forward(
 
 def _show(forward: Forward, output: Output) -> None:
     target, binds = str(forward.target), list(forward.binds)
-    text = f"forwarding {' and '.join(binds)} to {target}"
+    where = "wherever programs want, by SOCKS and HTTP CONNECT" if isinstance(forward.target, AnyTarget) else target
+    text = f"forwarding {' and '.join(binds)} to {where}"
     output.line("forwarding", text, bind=forward.bind, binds=binds, target=target)

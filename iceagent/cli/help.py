@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import click
@@ -64,6 +64,14 @@ class VerbContext(click.Context):
 
     formatter_class = HelpFormatter
 
+    def __init__(self, command: click.Command, parent: click.Context | None = None, **attributes: Any) -> None:
+        """Take what the command line leaves open from this user's file, for whoever meets others at a relay."""
+        super().__init__(command, parent, **attributes)
+        if self.default_map is None and any(one.name == "relay" for one in command.params):
+            from iceagent.cli.defaults import UserDefaults
+
+            self.default_map = cast("dict[str, Any]", UserDefaults(self))
+
     def get_help(self) -> str:
         """Return what `--help` prints."""
         return help_of(self)
@@ -97,6 +105,7 @@ def help_all_option() -> click.Option:
 def help_of(context: click.Context, *, everything: bool = False) -> str:
     """Return the help of a command, without a line end; `everything`: with its rare options."""
     command = context.command
+    context.default_map = None  # the defaults are those of the program
     formatter = context.make_formatter()
     command.format_usage(context, formatter)
     command.format_help_text(context, formatter)

@@ -53,6 +53,14 @@ class Checked(Line, frozen=True, kw_only=True, tag="checked"):
     file: str
 
 
+class SettingLine(Line, frozen=True, kw_only=True, tag="setting"):
+    """`config show`: what holds, and what has decided it."""
+
+    name: str
+    value: bool | float | str | Words | None
+    source: str
+
+
 class Metrics(Line, frozen=True, kw_only=True, tag="metrics"):
     """`serve`, `turn`: where metrics are read."""
 
@@ -321,6 +329,7 @@ class PredictionLine(Line, frozen=True, kw_only=True, tag="prediction"):
 AnyLine = (
     Listening
     | Checked
+    | SettingLine
     | Metrics
     | Reloaded
     | Draining

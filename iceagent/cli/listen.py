@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from iceagent.cli.codes import qr_option, show_code
+from iceagent.cli.completion import complete_peer
 from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
@@ -49,9 +51,12 @@ _EXAMPLE = "Example:  iceagent listen --allow tcp:localhost:22"
     "--name",
     "peer",
     metavar="NAME",
+    shell_complete=complete_peer,
+    is_eager=True,  # who it is decides on defaults of others
     help="Wait for the paired peer NAME, which needs no code.",
 )
 @timeout_option("Give up if nobody comes.")
+@qr_option
 @verify_option
 @relay_option
 @connection_options
@@ -168,8 +173,7 @@ async def _serve(link: Link, rules: Sequence[AllowRule]) -> None:
 
 def _show_code(invitation: Invitation, rules: Sequence[AllowRule], output: Output, *, hard_nat: bool) -> None:
     command = other_command(invitation.code, rules, invitation.relay_url, hard_nat=hard_nat)
-    text = invitation.code if output.quiet else f"code: {invitation.code}\non the other machine, run:  {command}"
-    output.line("code", text, essential=True, code=invitation.code, relay=invitation.relay_url, command=command)
+    show_code(output, code=invitation.code, relay=invitation.relay_url, command=command)
 
 
 def other_command(code: str, rules: Sequence[AllowRule], relay_url: str, *, hard_nat: bool = False) -> str:

@@ -10,10 +10,12 @@ import click
 import trio
 
 from iceagent.agent import IceServer
+from iceagent.cli.codes import show_code
 from iceagent.cli.netcheck_lines import show_prediction, show_report
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
+from iceagent.cli.urls import stun_urls
 from iceagent.core.discovery import PredictedPath, SideView, predict
 from iceagent.net.tasks import open_background
 from iceagent.session.errors import NoPath, RelayError
@@ -36,7 +38,8 @@ class _CheckRequest:
     "servers",
     metavar="URL",
     multiple=True,
-    help="A STUN or TURN server to ask: stun:HOST[:PORT], turn:HOST or turns:HOST.",
+    callback=stun_urls,
+    help="A STUN server to ask: HOST[:PORT]; or turn:HOST, turns:HOST.",
 )
 @click.option("--invite", is_flag=True, help="Print a code for the other side's --peer CODE; both print the path.")
 @click.option("--peer", metavar="CODE", help="Compare with the side that printed CODE.")
@@ -111,8 +114,7 @@ async def _invite(options: CheckOptions, wish: _CheckRequest, relay: Sequence[st
             options = replace(options, relay=())  # it is on this machine and knows no servers
         named = ["--relay", waiting.relay_url] if relay and "@" not in waiting.code else []
         other = " ".join(["iceagent", "netcheck", *named, "--peer", waiting.code])
-        text = waiting.code if output.quiet else f"code: {waiting.code}\non the other machine, run:  {other}"
-        output.line("code", text, essential=True, code=waiting.code, relay=waiting.relay_url, command=other)
+        show_code(output, code=waiting.code, relay=waiting.relay_url, command=other)
         async with _checking(options, output) as report_of:
             channel = await waiting.wait_peer(wish.timeout_s)
             await _compare(await report_of(), lambda view: compare(channel, view), output)

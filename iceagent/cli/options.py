@@ -11,6 +11,8 @@ import click
 from icesignal.log_format import handler_to
 from icesignal.seconds import Seconds
 
+from iceagent.cli.completion import complete_peer
+from iceagent.cli.defaults import use_relays
 from iceagent.cli.output import Output
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -49,22 +51,34 @@ def relay_option(function: F) -> F:
         callback=_refuse_empty,
         metavar="URL",
         multiple=True,
-        help="Where the two sides meet: ws://HOST:PORT.  [env: ICEAGENT_RELAY]",
+        help="Where both meet: ws://HOST:PORT.  [env: ICEAGENT_RELAY]",
     )(function)
 
 
-def _refuse_empty(_: click.Context, __: click.Parameter, urls: Sequence[str]) -> Sequence[str]:
-    """Refuse a URL that is empty, such as a shell's variable that is not set: `listen` would start a relay here."""
+def _refuse_empty(context: click.Context, _: click.Parameter, urls: Sequence[str]) -> Sequence[str]:
+    """Refuse a URL that is empty, such as a shell's variable that is not set: `listen` would start a relay here.
+
+    Without any, those of this user's file stand where those of the environment would.
+    """
     if not all(url.strip() for url in urls):
         raise click.BadParameter("it is empty; name the relay, as ws://HOST:PORT, or leave the option out")
+    if not urls:
+        use_relays(context)
     return urls
 
 
 def code_argument(function: F) -> F:
     """Add the argument CODE; one that is read out in several words may be typed so, too."""
-    return click.argument("code", nargs=-1, required=True, envvar="ICEAGENT_CODE", metavar="CODE", callback=_one_text)(
-        function
-    )
+    return click.argument(
+        "code",
+        nargs=-1,
+        required=True,
+        envvar="ICEAGENT_CODE",
+        metavar="CODE",
+        callback=_one_text,
+        shell_complete=complete_peer,
+        is_eager=True,  # whom it names decides on defaults of others
+    )(function)
 
 
 def _one_text(_: click.Context, __: click.Parameter, words: Sequence[str]) -> str:

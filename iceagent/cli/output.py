@@ -82,7 +82,7 @@ class _LogHandler(logging.Handler):
 def output_of(arguments: Sequence[str]) -> Output:
     """Return where to complain about a command line that is not parsed, or not yet."""
     pipe = bool(arguments) and (
-        arguments[0] == "connect"
+        arguments[0] in {"connect", "nc"}
         or (arguments[0] == "receive" and not {"--into=-", "-"}.isdisjoint(arguments))
         or (arguments[0] == "listen" and not any(argument.startswith("--allow") for argument in arguments))
     )

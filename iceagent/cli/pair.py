@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from iceagent.cli.codes import qr_option, show_code
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.peer_options import confirmed, show_words
@@ -25,6 +26,7 @@ Example:  office$ iceagent pair --name home
 @click.option("--name", metavar="NAME", help="Call the other side NAME here; else as it calls itself.")
 @click.option("--verify", is_flag=True, help="Ask whether both sides show the same five words.")
 @timeout_option("Without CODE: give up if nobody comes.")
+@qr_option
 @relay_option
 @output_options
 def command(
@@ -53,8 +55,7 @@ async def _pair(
         if code is None:
             named = [] if "@" in pairing.code else ["--relay", pairing.relay_url]
             other = shlex.join(["iceagent", "pair", *named, pairing.code])
-            text = pairing.code if output.quiet else f"code: {pairing.code}\non the other machine, run:  {other}"
-            output.line("code", text, essential=True, code=pairing.code, relay=pairing.relay_url, command=other)
+            show_code(output, code=pairing.code, relay=pairing.relay_url, command=other)
         show_words(await pairing.wait_peer(timeout_s=timeout_s), output)
         if verify and not await confirmed():
             await pairing.refuse()

@@ -115,14 +115,17 @@ class JoinWish:
         try:
             parse_code(self.code_or_name)
         except CodeError as error:
+            from difflib import get_close_matches
+
             from iceagent.session.pairing.identity import identity_path
             from iceagent.session.pairing.store import PeerStore, is_name
 
             if not is_name(self.code_or_name):
                 raise
-            if self.code_or_name in PeerStore.at(identity_path()).peers():
+            peers = PeerStore.at(identity_path()).peers()
+            if self.code_or_name in peers:
                 return self.code_or_name
-            raise CodeError(
-                f"{error}; and no paired peer is called {self.code_or_name!r} (`iceagent peers` lists them)"
-            ) from None
+            near = get_close_matches(self.code_or_name, peers, n=1)
+            hint = f"did you mean {near[0]}? (`iceagent peers` lists them)" if near else "`iceagent peers` lists them"
+            raise CodeError(f"{error}; and no paired peer is called {self.code_or_name!r}: {hint}") from None
         return None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import click
 import trio
 
+from iceagent.cli.completion import complete_peer
 from iceagent.cli.options import Common, output_options
 from iceagent.cli.output import Output
 from iceagent.cli.run import run_verb
@@ -28,7 +29,7 @@ def command(context: click.Context, as_json: bool, quiet: bool, verbose: int) ->
 
 
 @command.command("rename", epilog="Example:  iceagent peers rename laptop home")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_peer)
 @click.argument("new_name")
 @click.pass_obj
 def rename(output: Output, name: str, new_name: str) -> int:
@@ -42,7 +43,7 @@ def rename(output: Output, name: str, new_name: str) -> int:
 
 
 @command.command("remove", epilog="Example:  iceagent peers remove home")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_peer)
 @click.pass_obj
 def remove(output: Output, name: str) -> int:
     """Forget the peer NAME: it cannot connect any more."""

@@ -38,6 +38,7 @@ from iceagent.cli.serve_config import ServeConfig, serve_problems, serve_values
 from iceagent.cli.turn import drain_turn, own_host_urls, say_reloaded, serving_metrics, turn_urls
 from iceagent.cli.turn_options import GROUP as TURN_GROUP
 from iceagent.cli.turn_options import TurnArguments, parse_turn, turn_options
+from iceagent.cli.urls import stun_urls
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
 from iceagent.net.accepting import raise_descriptor_limit
@@ -62,7 +63,11 @@ _ATTEMPTS = 16  # at finding one port that is free for both TCP and UDP, when th
 @rare(
     "Relay",
     click.option(
-        "--stun", metavar="URL", multiple=True, help="Another STUN server to tell peers of: stun:stun.example:3478."
+        "--stun",
+        metavar="URL",
+        multiple=True,
+        callback=stun_urls,
+        help="Another STUN server to tell peers of: stun.example:3478.",
     ),
     click.option(
         "--trusted-proxy",

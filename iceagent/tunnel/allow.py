@@ -1,5 +1,6 @@
 """What the listening side lets its peer reach: `--allow`, a list of rules. An empty list allows nothing.
 
+    PORT            PORT/udp         tcp:localhost:PORT, udp:localhost:PORT
     tcp:HOST:PORT   udp:HOST:PORT    exactly this, as in tcp:localhost:22 or udp:[2001:db8::1]:53
     tcp:HOST:*      udp:*:53         any port of a host, a port of any host
     unix:PATH                        exactly this path
@@ -17,10 +18,12 @@ import socket
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from iceagent.net.host_names import resolve
 from iceagent.tunnel.errors import SpecError
 from iceagent.tunnel.spec import (
+    AnyTarget,
     PipeTarget,
     Target,
     TcpTarget,
@@ -34,6 +37,7 @@ from iceagent.tunnel.spec import (
     unix_path,
 )
 
+_KINDS = ("tcp", "udp", "unix", "any")
 EXAMPLE = "tcp:localhost:22 (or udp:192.0.2.1:53, tcp:localhost:*, unix:/run/app.sock, any)"
 
 
@@ -54,14 +58,14 @@ class AllowRule:
             object.__setattr__(self, "host", canonical_host(self.host))
 
     def matches(self, target: Target) -> bool:
-        """Return whether the rule covers the target. A pipe is never covered: it has no address."""
+        """Return whether the rule covers the target. A pipe is never covered, nor what has no address yet."""
         match target:
             case TcpTarget(host, port) | UdpTarget(host, port):
                 kind = "tcp" if isinstance(target, TcpTarget) else "udp"
                 return self.kind == "any" or (self.kind == kind and self._matches_address(host, port))
             case UnixTarget(path):
                 return self.kind == "any" or (self.kind == "unix" and self.path == path)
-            case PipeTarget():
+            case PipeTarget() | AnyTarget():
                 return False
 
     def _matches_address(self, host: str, port: int) -> bool:
@@ -77,7 +81,7 @@ class AllowRule:
 
 
 def parse_allow(text: str) -> AllowRule:
-    """Return the rule written as `tcp:HOST:PORT`, `udp:HOST:PORT`, `unix:PATH` or `any`.
+    """Return the rule written as `PORT`, `tcp:HOST:PORT`, `udp:HOST:PORT`, `unix:PATH` or `any`.
 
     Raises:
         SpecError: the text is none of these; the message has an example of a right one.
@@ -91,11 +95,15 @@ def parse_allow(text: str) -> AllowRule:
 def _parse(text: str) -> AllowRule:
     if text == "any":
         return AllowRule("any")
+    port, _, protocol = text.partition("/")
+    if port.isdigit() and text in {port, f"{port}/tcp", f"{port}/udp"}:
+        return AllowRule(protocol or "tcp", host="localhost", port=parse_port(port))
     kind, colon, rest = text.partition(":")
     if kind == "unix" and colon:
         return AllowRule("unix", path=unix_path(rest))
     if kind not in {"tcp", "udp"} or not colon:
-        raise ValueError("it begins with none of tcp:, udp:, unix:")
+        near = get_close_matches(kind, _KINDS, n=1)
+        raise ValueError("it begins with none of tcp:, udp:, unix:" + (f"; did you mean {near[0]}?" if near else ""))
     fields = split_fields(rest)
     if len(fields) != 2:
         raise ValueError(f"after {kind}: there must be HOST:PORT")

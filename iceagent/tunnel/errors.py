@@ -21,4 +21,16 @@ class RefusedError(PeerRefused):
 
 
 class FailedError(RemoteError):
-    """The other side would let us, but could not reach the target itself (connection refused, no such host)."""
+    """The other side would let us, but could not reach the target itself (connection refused, no such host).
+
+    Attributes:
+        cause: one of `CAUSES` where it is known, for programs that speak a protocol with codes; else empty.
+    """
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+CAUSES = ("refused", "network", "host", "timeout", "busy")
+"""Nobody listens there; no way leads there; no such host; no answer; as many connections as there can be."""

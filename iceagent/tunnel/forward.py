@@ -18,16 +18,26 @@ from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
 from iceagent.tunnel.datagrams import PlainUdpSocket
+from iceagent.tunnel.dynamic import serve_program
 from iceagent.tunnel.errors import FailedError, RefusedError, SpecError
 from iceagent.tunnel.local import accept_connections, open_listeners
-from iceagent.tunnel.opening import open_tunnel_stream
+from iceagent.tunnel.opening import ANSWER_PATIENCE_S, open_tunnel_stream, unanswered
 from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
-from iceagent.tunnel.spec import ForwardSpec, PortBind, Target, TcpTarget, UdpTarget, UnixTarget, parse_forward
+from iceagent.tunnel.spec import (
+    AnyTarget,
+    ForwardSpec,
+    PortBind,
+    Target,
+    TcpTarget,
+    UdpTarget,
+    UnixTarget,
+    parse_dynamic,
+    parse_forward,
+)
 from iceagent.tunnel.traffic import Traffic, shown_traffic
 from iceagent.tunnel.udp import UdpForward, open_udp_sockets
 
 MAX_CONNECTIONS = 1024  # per local address; a further one is reset
-ANSWER_PATIENCE_S = 60.0  # for the answer; the other side has shorter limits of its own, but may be cut off
 
 _log = limited_logger(__name__)
 
@@ -111,6 +121,25 @@ async def forward_local(session: Session, spec: str | ForwardSpec | HeldForward)
             yield Forward(spec.binds[0], spec.spec, spec.binds)
 
 
+@asynccontextmanager
+async def forward_dynamic(session: Session, spec: str | ForwardSpec | HeldForward) -> AsyncIterator[Forward]:
+    """Take programs that speak SOCKS or HTTP CONNECT to whatever the other side can reach, and allows, meanwhile.
+
+    Names are resolved over there.
+
+    Args:
+        session: the session to the other side, which must be serving forwards.
+        spec: `[BIND:]PORT` or `unix:PATH`, or the value of one, or one whose local sockets are open already.
+    Raises:
+        SpecError: `spec` is malformed.
+        BindError: the local socket cannot be opened.
+        RefusedError: the other side allows nothing.
+        FailedError: the other side does not serve forwards.
+    """
+    async with forward_local(session, parse_dynamic(spec) if isinstance(spec, str) else spec) as forward:
+        yield forward
+
+
 async def _run_udp(sockets: Sequence[PlainUdpSocket], target: UdpTarget, session: Session, traffic: Traffic) -> None:
     async with trio.open_nursery() as nursery:
         for sock in sockets:
@@ -118,11 +147,17 @@ async def _run_udp(sockets: Sequence[PlainUdpSocket], target: UdpTarget, session
 
 
 async def _run_streams(
-    listeners: Sequence[trio.SocketListener], target: TcpTarget | UnixTarget, session: Session, traffic: Traffic
+    listeners: Sequence[trio.SocketListener],
+    target: TcpTarget | UnixTarget | AnyTarget,
+    session: Session,
+    traffic: Traffic,
 ) -> None:
     async def handle(near: trio.SocketStream) -> None:
         with contained("a connection of a forward"), traffic.connection():
-            await forward_connection(session, near, target, traffic)
+            if isinstance(target, AnyTarget):
+                await serve_program(session, near, traffic)
+            else:
+                await forward_connection(session, near, target, traffic)
 
     async def accept(listener: trio.SocketListener) -> None:
         await accept_connections(listener, handle, limit=MAX_CONNECTIONS)
@@ -168,7 +203,7 @@ async def forward_connection(
         except BaseException:
             far.reset(RESET_TUNNEL)
             raise
-        await pump(near, far, incoming=_Answered(session, far, target), traffic=traffic)
+        await pump(near, far, incoming=Answered(session, far, target), traffic=traffic)
     except (RefusedError, FailedError, wire.WireError) as error:
         _log.warning("%s", error)
     except (IceError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -177,7 +212,7 @@ async def forward_connection(
         break_off(near)  # a connection that ended well is closed already
 
 
-class _Answered:
+class Answered:
     """The far side's bytes behind its answer, which must be a good one."""
 
     def __init__(self, session: Session, stream: NamedStream, target: Target) -> None:
@@ -187,13 +222,13 @@ class _Answered:
         self._answered = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what the target sent; raises `RefusedError` or `FailedError` in place of the first of it."""
         if not self._answered:
             try:
                 async with answer_within(self._session, ANSWER_PATIENCE_S):
                     answer = await wire.receive_answer(self._stream)
             except trio.TooSlowError:
-                message = f"the other side has not answered about {self._target} for {ANSWER_PATIENCE_S:g} s"
-                raise FailedError(message) from None
+                raise unanswered(self._target) from None
             answer.raise_unless_ok(self._target)
             self._answered = True
         return await self._stream.receive_some(max_bytes)

@@ -22,7 +22,7 @@ from iceagent.session.progress import Progress
 from iceagent.session.relay import Relays
 from iceagent.session.session import Session
 from iceagent.tunnel.allow import AllowRule
-from iceagent.tunnel.forward import Forward, forward_local
+from iceagent.tunnel.forward import Forward, forward_dynamic, forward_local
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import ForwardSpec
 
@@ -45,6 +45,17 @@ class Link(Session):
             SpecError, BindError, RefusedError, FailedError: see `iceagent.tunnel.forward.forward_local`.
         """
         return forward_local(self, spec)
+
+    @checked
+    def forward_dynamic(self, spec: str | ForwardSpec) -> AbstractAsyncContextManager[Forward]:
+        """Take programs at a local port wherever they want on the other side, while the body of `async with` runs.
+
+        Args:
+            spec: as ssh's `-D`: `1080`, `[::1]:1080`, or `unix:PATH`. Programs speak SOCKS 5, 4 or 4a, or HTTP CONNECT.
+        Raises:
+            SpecError, BindError, RefusedError, FailedError: see `iceagent.tunnel.forward.forward_dynamic`.
+        """
+        return forward_dynamic(self, spec)
 
     @checked
     def serve_forwards(self, allow: Iterable[str | AllowRule]) -> AbstractAsyncContextManager[None]:

@@ -133,7 +133,11 @@ class _Outgoing:
             raise
 
     async def send_eof(self) -> None:
-        await self._far.send_eof()
+        try:
+            await self._far.send_eof()
+        except trio.BrokenResourceError:
+            self.is_broken = True
+            raise
 
 
 class _Delivered:

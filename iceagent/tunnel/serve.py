@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
@@ -17,7 +17,7 @@ from iceagent.tunnel import wire
 from iceagent.tunnel.allow import AllowRule, is_allowed, parse_rules
 from iceagent.tunnel.errors import FailedError
 from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
-from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
+from iceagent.tunnel.spec import AnyTarget, PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
 from iceagent.tunnel.targets import connect_target
 from iceagent.tunnel.traffic import Traffic, traffic_to
 from iceagent.tunnel.udp import serve_udp_flow
@@ -45,6 +45,7 @@ async def serve_forwards(
         SpecError: a rule is malformed.
     """
     rules = parse_rules(allow)
+    underway: dict[int, trio.Event] = {}  # connections of which the other side wants to know when they have ended
 
     async def handle(stream: NamedStream, request: wire.StreamRequest, target: Target) -> None:
         reason = refusal(rules, target)
@@ -53,12 +54,30 @@ async def serve_forwards(
             await answer_and_close(stream, wire.Answer("refused", reason))
         elif request.op == "check":
             await answer_and_close(stream, wire.OK)
+        elif request.op == "done":
+            if request.flow in underway:
+                await underway[request.flow].wait()
+            await answer_and_close(stream, wire.OK)
         else:
-            await _serve_target(session, stream, request, target)
+            with _noted(underway, request.flow):
+                await _serve_target(session, stream, request, target)
 
     async with open_background() as nursery:
         nursery.start_soon(serve_requests, session, handle, limit)
         yield
+
+
+@contextmanager
+def _noted(underway: dict[int, trio.Event], flow: int) -> Iterator[None]:
+    """Let `op: done` wait for the end of the body, where the other side has given the connection a number."""
+    if not flow or flow in underway:
+        yield
+        return
+    underway[flow] = trio.Event()
+    try:
+        yield
+    finally:
+        underway.pop(flow).set()
 
 
 async def serve_requests(session: Session, handler: StreamHandler, limit: int = MAX_STREAMS) -> None:
@@ -67,7 +86,7 @@ async def serve_requests(session: Session, handler: StreamHandler, limit: int = 
 
     async def run(stream: NamedStream) -> None:
         if not await _take_slot(slots, limit):
-            await answer_and_close(stream, wire.Answer("failed", f"it serves {limit} connections already"))
+            await answer_and_close(stream, wire.Answer("failed", f"it serves {limit} connections already", "busy"))
             return
         try:
             with contained("a connection of the other side's", lambda _: stream.reset(RESET_TUNNEL)):
@@ -107,7 +126,7 @@ async def _handle_stream(session: Session, stream: NamedStream, handler: StreamH
         await handler(stream, request, target)
     except FailedError as error:
         _log.warning("cannot reach %s: %s", target, error)
-        await answer_and_close(stream, wire.Answer("failed", str(error)))
+        await answer_and_close(stream, wire.Answer("failed", str(error), error.cause))
     except wire.WireError as error:
         _log.warning("%s", error)
         stream.reset(RESET_TUNNEL)
@@ -131,7 +150,7 @@ def refusal(rules: Sequence[AllowRule], target: Target) -> str | None:
     """Return why a target is refused, None if it is allowed. The text is for the other side's user: what is allowed."""
     if isinstance(target, PipeTarget):
         return "it offers forwards, not a pipe; use: iceagent forward -L ..."
-    if is_allowed(rules, target):
+    if is_allowed(rules, target) or (rules and isinstance(target, AnyTarget)):
         return None
     if not rules:
         return "it allows nothing"
@@ -146,8 +165,8 @@ async def _serve_target(session: Session, stream: NamedStream, request: wire.Str
                 await serve_udp_flow(session, stream, target, request.flow, traffic)
             case TcpTarget() | UnixTarget():
                 await _serve_connection(stream, target, traffic)
-            case PipeTarget():
-                raise wire.WireError("a pipe was asked for where only forwards are served")
+            case PipeTarget() | AnyTarget():
+                raise wire.WireError(f"{target} was asked for where only forwards are served")
 
 
 async def _serve_connection(stream: NamedStream, target: TcpTarget | UnixTarget, traffic: Traffic) -> None:

@@ -1,5 +1,6 @@
 """Forwards as a user writes them: ssh's grammar, with `/udp`, `unix:PATH` and brackets around IPv6 addresses.
 
+    PORT:PORT[/udp]                  2222:22, which is 2222:localhost:22
     [BIND:]PORT:HOST:PORT[/udp]      2222:localhost:22, [::1]:2222:[fe80::1]:22, 5353:192.0.2.1:53/udp
     [BIND:]PORT:unix:PATH            8080:unix:/run/app.sock
     unix:PATH:HOST:PORT              unix:/tmp/db.sock:localhost:5432
@@ -152,7 +153,15 @@ class PipeTarget:
         return "pipe"
 
 
-Target = TcpTarget | UdpTarget | UnixTarget | PipeTarget
+@dataclass(frozen=True, slots=True)
+class AnyTarget:
+    """Whatever the programs at a local socket ask for (`-D`), within what the far side allows."""
+
+    def __str__(self) -> str:
+        return "any"
+
+
+Target = TcpTarget | UdpTarget | UnixTarget | PipeTarget | AnyTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +193,7 @@ class ForwardSpec:
     """From a local socket to a target on the far side."""
 
     bind: Bind
-    target: TcpTarget | UdpTarget | UnixTarget
+    target: TcpTarget | UdpTarget | UnixTarget | AnyTarget
 
 
 def parse_forward(text: str) -> ForwardSpec:
@@ -197,6 +206,29 @@ def parse_forward(text: str) -> ForwardSpec:
         return _parse(text)
     except ValueError as error:
         raise SpecError(f"{text!r} is not a forward: {error}. A right one: {EXAMPLE}") from None
+
+
+def parse_dynamic(text: str) -> ForwardSpec:
+    """Return the forward of whatever is asked for, written as `[BIND:]PORT` or `unix:PATH`.
+
+    Raises:
+        SpecError: the text is not of that form; the message has an example of a right one.
+    """
+    try:
+        return ForwardSpec(parse_bind(text), AnyTarget())
+    except ValueError as error:
+        raise SpecError(f"{text!r} is not a place for -D: {error}. A right one: 1080, or [::1]:1080") from None
+
+
+def parse_bind(text: str) -> Bind:
+    """Return the local socket written as `[BIND:]PORT` or `unix:PATH`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.startswith("unix:"):
+        return UnixBind(unix_path(text.removeprefix("unix:")))
+    return _port_bind(split_fields(text))
 
 
 def check_distinct(specs: Iterable[ForwardSpec]) -> None:
@@ -242,6 +274,8 @@ def _parse(text: str) -> ForwardSpec:
         return ForwardSpec(_port_bind(split_fields(left)), UnixTarget(unix_path(path)))
     plain, udp = _strip_protocol(text)
     fields = split_fields(plain)
+    if len(fields) == 2 and all(map(str.isdigit, fields)):
+        fields.insert(1, "localhost")
     if len(fields) not in {3, 4}:
         raise ValueError(f"parts: {len(fields)}, not three (PORT:HOST:PORT) or four (BIND:PORT:HOST:PORT)")
     return ForwardSpec(_port_bind(fields[:-2]), _target(fields[-2], fields[-1], udp=udp))

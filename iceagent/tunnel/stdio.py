@@ -127,7 +127,7 @@ async def run_pipe(session: Session, local: ByteStream, *, opener: bool) -> None
             stream = await _open_pipe(session) if opener else await service.wait_stream()
             await _copy_both(local, stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise await _reason_of_end(session) from error
+            raise await reason_of_end(session) from error
         service.finished = True
         await _say_farewell(session, stream, service)
 
@@ -173,7 +173,7 @@ async def _watch_closed(session: Session, service: _PipeService) -> None:
     service.done.set()
 
 
-async def _reason_of_end(session: Session) -> Exception:
+async def reason_of_end(session: Session) -> Exception:
     """Return why the pipe's stream broke: the link, if it ends now, or the other side's decision."""
     try:
         with trio.move_on_after(REASON_TIMEOUT_S):

@@ -35,9 +35,9 @@ async def connect_target(target: TcpTarget | UnixTarget) -> trio.SocketStream:
                 return await trio.open_unix_socket(target.path)
             return await first_of(await addresses_of(target), _connect, discard=trio.aclose_forcefully)
     except trio.TooSlowError:
-        raise FailedError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
+        raise FailedError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s", cause="timeout") from None
     except OSError as error:
-        raise FailedError(explain_os_error(error)) from error
+        raise FailedError(explain_os_error(error), cause=cause_of(error)) from error
 
 
 async def addresses_of(target: TcpTarget | UdpTarget) -> list[TransportAddress]:
@@ -75,6 +75,14 @@ def explain_os_error(error: Exception) -> str:
     """Return the reason of a failure in a few words; where several addresses were tried, each reason once."""
     reasons = list(dict.fromkeys(map(_explain, _leaves(error))))
     return ", ".join(reasons)
+
+
+def cause_of(error: Exception) -> str:
+    """Return which of `CAUSES` a failure has: of several addresses' that of the one that got farthest."""
+    numbers = {leaf.errno for leaf in _leaves(error) if isinstance(leaf, OSError)}
+    if errno.ECONNREFUSED in numbers:
+        return "refused"
+    return "network" if errno.ENETUNREACH in numbers else "host"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

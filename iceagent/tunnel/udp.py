@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import trio
@@ -90,12 +91,16 @@ class Flow:
             self._handle_datagram(await wire.receive_exactly(self._stream, size) if size else b"")
 
 
-class _NearFlow:
-    """A source address of the local socket, from its first datagram until it falls idle."""
+Key = TypeVar("Key", bound=Hashable)
 
-    def __init__(self, forward: UdpForward, source: Origin) -> None:
-        self._forward = forward
-        self._source = source
+
+class _NearFlow(Generic[Key]):
+    """What a key of a table stands for, from its first datagram until it falls idle."""
+
+    def __init__(self, table: FlowTable[Key], key: Key, target: UdpTarget) -> None:
+        self._table = table
+        self._key = key
+        self._target = target
         self._queue = trio.open_memory_channel[bytes](MAX_QUEUED)
         self._flow: Flow | None = None
         self._opened_at = trio.current_time()
@@ -108,42 +113,40 @@ class _NearFlow:
     def evict(self) -> None:
         """End, to make room for another."""
         self.scope.cancel()
-        self._forward.forget(self._source, self)
-        self._forward.dropped["flow evicted"] += 1
+        self._table.forget(self._key, self)
+        self._table.dropped["flow evicted"] += 1
 
     def put(self, data: bytes) -> None:
         try:
             self._queue[0].send_nowait(data)
         except trio.WouldBlock:
-            self._forward.dropped["queue full"] += 1
+            self._table.dropped["queue full"] += 1
 
     async def run(self) -> None:
         try:
-            with self.scope, contained("a flow of a UDP forward"), self._forward.traffic.connection():
+            with self.scope, contained("a flow of a UDP forward"), self._table.traffic.connection():
                 await self._run_logged()
         finally:
-            self._forward.forget(self._source, self)
+            self._table.forget(self._key, self)
 
     async def _run_logged(self) -> None:
-        target = self._forward.target
         try:
-            await self._run_stream(await open_tunnel_stream(self._forward.session, target))
+            await self._run_stream(await open_tunnel_stream(self._table.session, self._target))
         except (RefusedError, FailedError, trio.TooSlowError) as error:
-            _log.warning("%s", str(error) or f"the other side does not answer about {target}")
+            _log.warning("%s", str(error) or f"the other side does not answer about {self._target}")
             await trio.sleep(REFUSED_PAUSE_S)
         except (wire.WireError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            _log.info("a UDP flow to %s ended: %s", target, error)
+            _log.info("a UDP flow to %s ended: %s", self._target, error)
 
     async def _run_stream(self, stream: NamedStream) -> None:
-        session, target = self._forward.session, self._forward.target
+        session, deliver, key = self._table.session, self._table.deliver, self._key
         flow_id = session.datagrams.new_flow_id()
-        traffic = self._forward.traffic
-        flow = Flow(session, stream, flow_id, lambda data: self._forward.deliver(data, self._source), traffic)
+        flow = Flow(session, stream, flow_id, lambda data: deliver(data, key), self._table.traffic)
         try:
             flow.open()
             async with answer_within(session, wire.ANSWER_TIMEOUT_S):
-                await wire.send_request(stream, wire.request_for(target, flow=flow_id))
-                (await wire.receive_answer(stream)).raise_unless_ok(target)
+                await wire.send_request(stream, wire.request_for(self._target, flow=flow_id))
+                (await wire.receive_answer(stream)).raise_unless_ok(self._target)
             self._flow = flow
             async with open_background() as nursery:
                 nursery.start_soon(self._send_queued, flow)
@@ -158,13 +161,58 @@ class _NearFlow:
             await flow.send(data)
 
     async def _watch_idle(self, flow: Flow, scope: trio.CancelScope) -> None:
-        while (idle_at := flow.active_at + self._forward.idle_s) > trio.current_time():  # noqa: ASYNC110 (it moves)
+        while (idle_at := flow.active_at + self._table.idle_s) > trio.current_time():  # noqa: ASYNC110 (it moves)
             await trio.sleep_until(idle_at)
         scope.cancel()
 
 
 # Of all forwards of a session: they share its streams, of which each flow takes one.
-_near_flows: WeakKeyDictionary[Session, set[_NearFlow]] = WeakKeyDictionary()
+_near_flows: WeakKeyDictionary[Session, set[_NearFlow[Any]]] = WeakKeyDictionary()
+
+
+class FlowTable(Generic[Key]):
+    """The flows of a local UDP socket, each found by its key: the source of its datagrams, or where they go."""
+
+    def __init__(
+        self,
+        session: Session,
+        deliver: Callable[[bytes, Key], object],
+        traffic: Traffic,
+        *,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        """`deliver` hands a datagram of the far side to the local socket; `idle_s`: seconds until a flow ends."""
+        self.session = session
+        self.traffic = traffic
+        self.deliver = deliver
+        self.idle_s = idle_s
+        self.dropped: Counter[str] = Counter()
+        self._flows: dict[Key, _NearFlow[Key]] = {}
+        self._all_flows = _near_flows.setdefault(session, set())
+
+    def put(self, data: bytes, key: Key, target: UdpTarget, nursery: trio.Nursery) -> None:
+        """Send a datagram by the flow of its key, a new one to `target`, run in `nursery`, if there is none."""
+        flow = self._flows.get(key)
+        if flow is None:
+            self._make_room()
+            flow = self._flows[key] = _NearFlow(self, key, target)
+            self._all_flows.add(flow)
+            nursery.start_soon(flow.run)
+        flow.put(data)
+
+    def _make_room(self) -> None:
+        if len(self._all_flows) >= MAX_FLOWS:
+            _log.warning("more than %d UDP sources at once; the longest idle one makes room for the next", MAX_FLOWS)
+            min(self._all_flows, key=lambda flow: flow.active_at).evict()
+
+    def forget(self, key: Key, flow: _NearFlow[Key]) -> None:
+        """Drop a flow that has ended; its key may have a newer one."""
+        self._all_flows.discard(flow)
+        if self._flows.get(key) is flow:
+            del self._flows[key]
+
+    def __len__(self) -> int:
+        return len(self._flows)
 
 
 class UdpForward:
@@ -180,48 +228,31 @@ class UdpForward:
         traffic: Traffic | None = None,
     ) -> None:
         """`idle_s`: seconds after which a flow without datagrams ends; `traffic` counts what is carried."""
-        self.session = session
-        self.traffic = traffic or Traffic(str(target))
-        self.target = target
-        self.idle_s = idle_s
-        self.dropped: Counter[str] = Counter()
+        self._target = target
         self._socket = sock
-        self._flows: dict[Origin, _NearFlow] = {}
-        self._all_flows = _near_flows.setdefault(session, set())
+        self._table = FlowTable[Origin](session, self._deliver, traffic or Traffic(str(target)), idle_s=idle_s)
 
     async def run(self) -> None:
         """Carry datagrams until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 for data, source in await self._socket.receive():
-                    flow = self._flows.get(source)
-                    if flow is None:
-                        self._make_room()
-                        flow = self._flows[source] = _NearFlow(self, source)
-                        self._all_flows.add(flow)
-                        nursery.start_soon(flow.run)
-                    flow.put(data)
+                    self._table.put(data, source, self._target, nursery)
 
-    def _make_room(self) -> None:
-        if len(self._all_flows) >= MAX_FLOWS:
-            _log.warning("more than %d UDP sources at once; the longest idle one makes room for the next", MAX_FLOWS)
-            min(self._all_flows, key=lambda flow: flow.active_at).evict()
-
-    def forget(self, source: Origin, flow: _NearFlow) -> None:
-        """Drop a flow that has ended; its source may have a newer one."""
-        self._all_flows.discard(flow)
-        if self._flows.get(source) is flow:
-            del self._flows[source]
-
-    def deliver(self, data: bytes, source: Origin) -> None:
+    def _deliver(self, data: bytes, source: Origin) -> None:
         """Send a datagram of the far side to the source it answers."""
         if not self._socket.send(data, source):
             self.dropped["local send failed"] += 1
 
     @property
+    def dropped(self) -> Counter[str]:
+        """Datagrams that were dropped here, by reason."""
+        return self._table.dropped
+
+    @property
     def flows(self) -> int:
         """How many sources have a flow now."""
-        return len(self._flows)
+        return len(self._table)
 
 
 @asynccontextmanager

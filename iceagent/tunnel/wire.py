@@ -6,11 +6,14 @@ Each is a frame: its length (2 bytes, big-endian), then a msgpack map. The reque
     {"version": 1, "op": "open", "kind": "udp", "host": "192.0.2.1", "port": 53, "flow": 6}
     {"version": 1, "op": "open", "kind": "unix", "path": "/run/app.sock"}
     {"version": 1, "op": "open", "kind": "pipe"}
+    {"version": 1, "op": "check", "kind": "any"}    is anything allowed at all? what will be asked for is not known yet
     {"version": 1, "op": "check", ...}      would it be allowed? answered without reaching for the target
     {"version": 1, "op": "done", "kind": "pipe"}      the sender has read our pipe to its end
+    {"version": 1, "op": "done", "kind": "tcp", "flow": 8, ...}      answered once the connection that was opened with
+                                                      this flow has ended, and the target has all that was sent
 
-and the answer `{"status": "ok" | "refused" | "failed", "reason": "..."}`: refused by policy, or allowed and out of
-reach. Unknown keys are ignored, so that later versions may add some.
+and the answer `{"status": "ok" | "refused" | "failed", "reason": "...", "cause": "..."}`: refused by policy, or allowed
+and out of reach. Unknown keys are ignored, so that later versions may add some.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ import msgspec
 
 from iceagent.errors import RemoteError
 from iceagent.session.raw import ByteStream
-from iceagent.tunnel.errors import FailedError, RefusedError
-from iceagent.tunnel.spec import PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget, unix_path
+from iceagent.tunnel.errors import CAUSES, FailedError, RefusedError
+from iceagent.tunnel.spec import AnyTarget, PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget, unix_path
 
 VERSION = 1
 MAX_FRAME = 4096  # bytes; the longest request has a path of 107
@@ -41,7 +44,7 @@ class StreamRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the opener of a stream wants."""
 
     op: Operation
-    kind: Literal["tcp", "udp", "unix", "pipe"]
+    kind: Literal["tcp", "udp", "unix", "pipe", "any"]
     host: str = ""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     path: str = ""
@@ -58,6 +61,8 @@ class StreamRequest(msgspec.Struct, frozen=True, omit_defaults=True):
             match self.kind:
                 case "pipe":
                     return PipeTarget()
+                case "any":
+                    return AnyTarget()
                 case "unix":
                     return UnixTarget(unix_path(self.path))
                 case "tcp" | "udp":
@@ -77,6 +82,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     status: Status
     reason: str = ""
+    cause: str = ""
 
     def raise_unless_ok(self, target: Target) -> None:
         """Turn a bad answer into the exception of its kind.
@@ -92,7 +98,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
                 wish="a pipe" if isinstance(target, PipeTarget) else str(target),
             )
         if self.status == "failed":
-            raise FailedError(f"the other side cannot reach {target}: {reason}")
+            cause = self.cause if self.cause in CAUSES else ""
+            raise FailedError(f"the other side cannot reach {target}: {reason}", cause=cause)
 
 
 OK = Answer("ok")
@@ -105,11 +112,13 @@ def request_for(target: Target, *, op: Operation = "open", flow: int = 0) -> Str
     """Return the request for a target."""
     match target:
         case TcpTarget(host, port):
-            return StreamRequest(op, "tcp", host=host, port=port, version=VERSION)
+            return StreamRequest(op, "tcp", host=host, port=port, flow=flow, version=VERSION)
         case UdpTarget(host, port):
             return StreamRequest(op, "udp", host=host, port=port, flow=flow, version=VERSION)
         case UnixTarget(path):
-            return StreamRequest(op, "unix", path=path, version=VERSION)
+            return StreamRequest(op, "unix", path=path, flow=flow, version=VERSION)
+        case AnyTarget():
+            return StreamRequest(op, "any", version=VERSION)
         case PipeTarget():
             return StreamRequest(op, "pipe", version=VERSION)
 
@@ -121,7 +130,7 @@ async def send_request(stream: ByteStream, request: StreamRequest) -> None:
 
 async def send_answer(stream: ByteStream, answer: Answer) -> None:
     """Send an answer, its reason cut to what fits."""
-    await stream.send_all(_frame(Answer(answer.status, answer.reason[:MAX_REASON])))
+    await stream.send_all(_frame(msgspec.structs.replace(answer, reason=answer.reason[:MAX_REASON])))
 
 
 async def receive_request(stream: ByteStream) -> StreamRequest:

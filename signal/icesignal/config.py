@@ -6,8 +6,10 @@ What the file and the command line both say, the command line decides. Source: d
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -52,6 +54,8 @@ _WORDS = {
     "array": "a list",
     "object": "a table",
 }
+_HEADER = re.compile(r"\s*\[{1,2}(?P<key>[^\[\]=]+)\]{1,2}\s*(#.*)?$")
+_ENTRY = re.compile(r"\s*(?P<key>[\w.\"' -]+?)\s*=")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
@@ -112,6 +116,7 @@ class RelayConfig(Table, frozen=True, kw_only=True):
 
 
 C = TypeVar("C", bound=RelayConfig)
+T = TypeVar("T", bound=Table)
 L = TypeVar("L", Limits, RoomLimits)
 
 
@@ -124,11 +129,7 @@ def read_config(path: Path, kind: type[C]) -> C:
     Raises:
         ConfigError: it cannot be read, is no TOML, or a key is unknown, of another type or out of its range.
     """
-    data = _read(path)
-    try:
-        config = msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_sentence(error, kind)}") from None
+    config = read_table(path, kind)
     try:
         limits_of(config, Limits)
         limits_of(config, RoomLimits)
@@ -138,6 +139,24 @@ def read_config(path: Path, kind: type[C]) -> C:
     tls = config.tls and TlsTable(cert=beside(path, config.tls.cert), key=beside(path, config.tls.key))
     token_file = config.status_token_file and beside(path, config.status_token_file)
     return msgspec.structs.replace(config, tls=tls, turn=turn, status_token_file=token_file)
+
+
+def read_table(path: Path, kind: type[T], problem_of: Callable[[os.stat_result], str | None] | None = None) -> T:
+    """Return what a file of TOML says.
+
+    Args:
+        path: of the file.
+        kind: which tables and keys it may have.
+        problem_of: returns why the file, as it lies there, is not to be read; None for nothing.
+    Raises:
+        ConfigError: it cannot be read, is no TOML, or a key is unknown, of another type or out of its range; the
+            sentence names the line where it can be found.
+    """
+    text = _read(path, problem_of)
+    try:
+        return msgspec.convert(_parse(path, text), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}{_sentence(error, kind, text=text)}") from None
 
 
 def beside(path: Path, name: str) -> str:
@@ -155,7 +174,7 @@ def limits_of(config: RelayConfig, kind: type[L]) -> L:
     try:
         table = msgspec.convert(given, _table_of(kind))
     except msgspec.ValidationError as error:
-        raise ConfigError(_sentence(error, _table_of(kind), where)) from None
+        raise ConfigError(_sentence(error, _table_of(kind), where).removeprefix(": ")) from None
     values = {name: getattr(table, name) for name in given}
     rates = {name: Rate(value.burst, value.per_s) for name, value in values.items() if isinstance(value, _RateTable)}
     limits = replace(kind(), **{**values, **rates})
@@ -178,39 +197,86 @@ def _table_of(kind: type[Limits] | type[RoomLimits]) -> type[msgspec.Struct]:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, problem_of: Callable[[os.stat_result], str | None] | None) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        # Without waiting: a FIFO would wait for whoever writes into it.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            problem = problem_of(os.fstat(file.fileno())) if problem_of is not None else None
+            data = b"" if problem else file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if problem:
+        raise ConfigError(f"{path} {problem}")
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 10} KiB; is it the right file?")
     try:
-        return tomllib.loads(data.decode())
+        return data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8, as TOML has to be") from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {str(error)[:1].lower()}{str(error)[1:]}") from None
 
 
-def _sentence(error: msgspec.ValidationError, kind: type[msgspec.Struct], where: str = "") -> str:
-    """Return what is wrong, of a message of msgspec's, which names keys and types and never a value."""
-    text = str(error)
-    found = _AT.search(text)
+def _sentence(error: msgspec.ValidationError, kind: type[msgspec.Struct], where: str = "", text: str = "") -> str:
+    """Return `: ` and what is wrong, of a message of msgspec's, which names keys and types and never a value.
+
+    Args:
+        error: the message.
+        kind: which keys there may be.
+        where: the table that was looked at, empty for all of the file.
+        text: the file, where the line is to be named.
+    """
+    said = str(error)
+    found = _AT.search(said)
     inner = found.group("key") if found else ""
     key = ".".join(part for part in (where, inner.replace("[...]", "")) if part)
-    text = text[: found.start()] if found else text
-    if (unknown := _UNKNOWN.match(text)) is not None:
+    said = said[: found.start()] if found else said
+    if (unknown := _UNKNOWN.match(said)) is not None:
         name = unknown.group("name")
         known = _keys_at(kind, inner)
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-        return f"{f'{key}.' if key else ''}{name} is no key of this file; {hint}"
-    if (missing := _MISSING.match(text)) is not None:
-        return f"{f'{key}.' if key else ''}{missing.group('name')} is missing"
-    text = _TYPE.sub(lambda one: _WORDS.get(one.group(1), one.group(1)), text.replace(" | null", ""))
-    return f"{key}: {text[:1].lower()}{text[1:]}"
+        line = line_of(text, f"{inner}.{name}" if inner else name)
+        return f"{line}: {f'{key}.' if key else ''}{name} is no key of this file; {hint}"
+    if (missing := _MISSING.match(said)) is not None:
+        return f"{line_of(text, inner)}: {f'{key}.' if key else ''}{missing.group('name')} is missing"
+    said = _TYPE.sub(lambda one: _WORDS.get(one.group(1), one.group(1)), said.replace(" | null", ""))
+    return f"{line_of(text, inner)}: {key}: {said[:1].lower()}{said[1:]}"
+
+
+def line_of(text: str, key: str) -> str:
+    """Return `, line N`, where a file of TOML has a key such as `turn[...].urls`; empty where it is not found.
+
+    `[...]` is any key of a table, or any place in a list. Where several lines fit, none is named: it could be wrong.
+    """
+    wanted = key.replace("[...]", ".*").strip(".").split(".")
+    found, table = set[int](), list[str]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if (header := _HEADER.match(line)) is not None:
+            table = _parts(header.group("key"))
+            has_it = _fits(table, wanted)
+        elif (entry := _ENTRY.match(line)) is not None:
+            has_it = _fits([*table, *_parts(entry.group("key"))], wanted)
+        else:
+            continue
+        if has_it:
+            found.add(number)
+    return f", line {found.pop()}" if len(found) == 1 else ""
+
+
+def _parts(key: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in key.split(".")]
+
+
+def _fits(there: list[str], wanted: list[str]) -> bool:
+    """Return whether a key of a file is the one that is wanted; `[...]` there is any, or none for a list's place."""
+    fits = len(there) == len(wanted) and all(b in (a, "*") for a, b in zip(there, wanted, strict=True))
+    return fits or there == [part for part in wanted if part != "*"]
 
 
 def _keys_at(kind: type[msgspec.Struct], inner: str) -> list[str]:

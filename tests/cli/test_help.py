@@ -35,7 +35,7 @@ def test_help_fits_a_screen_and_shows_an_example(words: tuple[str, ...]) -> None
     lines = ended.stdout.decode().splitlines()
     assert len(lines) <= LINES
     assert max(map(len, lines)) <= COLUMNS
-    example = "\n".join(lines[-4:])
+    example = "\n".join(lines[-6:])
     assert "xample:  " in example or not words
     assert f"iceagent {' '.join(words)}".rstrip() in example
 

@@ -122,14 +122,14 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     """With programs that exist: it looks whether those of ExecStart do."""
     analyze = need("systemd-analyze")
     units = []
-    for unit in sorted((DEPLOY / "systemd").glob("*.s*")):
-        text = re.sub(r"/opt/iceagent/bin/\S+", "/bin/true", unit.read_text())
+    for unit in sorted((DEPLOY / "systemd").rglob("*.s*")):
+        text = re.sub(r"(/opt/iceagent|%h/.local)/bin/\S+", "/bin/true", unit.read_text())
         (tmp_path / unit.name).write_text(text)
         units.append(str(tmp_path / unit.name))
     drop_in = tmp_path / "iceagent-serve.service.d"
     drop_in.mkdir()
     shutil.copy(DEPLOY / "systemd" / "no-netlink.conf", drop_in)
-    assert len(units) == 4
+    assert len(units) == 6
     done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, timeout=120, check=False)
     complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "iceagent" in line]
     assert (done.returncode, complaints) == (0, []), done.stderr
@@ -145,6 +145,21 @@ def test_options_of_the_units_are_ours() -> None:
         (line,) = re.findall(r"^ExecStart=(.*)$", (DEPLOY / "systemd" / f"{unit}.service").read_text(), re.M)
         known = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in line.split() if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize(("unit", "verb"), [("iceagent-listen@", "listen"), ("iceagent-up@", "up")])
+def test_the_units_of_a_user_are_commands_of_ours(unit: str, verb: str) -> None:
+    """And do not try again what will not come right by itself."""
+    from iceagent.cli.app import load_verb
+    from iceagent.cli.exits import Exit
+
+    text = (DEPLOY / "systemd" / "user" / f"{unit}.service").read_text()
+    (words,) = re.findall(r"^ExecStart=%h/.local/bin/iceagent (.*)$", text, re.M)
+    assert words.split()[0] == verb
+    known = {name for parameter in load_verb(verb).params for name in parameter.opts}
+    assert {word for word in words.split() if word.startswith("--")} <= known
+    (never,) = re.findall(r"^RestartPreventExitStatus=(.*)$", text, re.M)
+    assert {int(code) for code in never.split()} == {Exit.USAGE, Exit.LOCAL_IO}
 
 
 def test_redis_takes_its_example(tmp_path: Path) -> None:

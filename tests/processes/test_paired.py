@@ -118,6 +118,29 @@ def test_paired_users_connect_by_name_in_either_order(homes: tuple[Home, Home, i
     pipe(listener, joiner)
 
 
+def test_a_configuration_is_enough_on_both_sides(homes: tuple[Home, Home, int], run: Processes) -> None:
+    """What a unit of systemd starts: no relay, rule or forward on the command line, nor in the environment."""
+    one, two, port = homes
+    relay = f'relay = "ws://127.0.0.1:{port}"\n'
+    files = {
+        one: f'{relay}[peers.office]\nallow = ["tcp:localhost:*"]\n',
+        two: f'{relay}[forwards.web]\npeer = "home"\nlocal = ["0:localhost:9"]\n',
+    }
+    for home, text in files.items():
+        file = home.path / "iceagent" / "config.toml"
+        file.write_text(text)
+        file.chmod(0o600)
+
+    def start(home: Home, *arguments: str) -> Process:
+        return run.start("env", f"XDG_DATA_HOME={home.path}", f"XDG_CONFIG_HOME={home.path}", *ICEAGENT, *arguments)
+
+    listener = start(one, "listen", "--json", "--name", "office")
+    joiner = start(two, "up", "web", "--json")
+    assert joiner.wait_for("forwarding")["target"] == "tcp:localhost:9"
+    assert joiner.stop() == 130
+    assert listener.stop() == 130
+
+
 def test_a_relay_that_is_killed_and_started_again_between_is_no_matter(
     homes: tuple[Home, Home, int], run: Processes
 ) -> None:

@@ -281,7 +281,7 @@ async def test_a_name_that_does_not_resolve_is_a_reason():
         stream = await joiner.streams.open_service("iceagent.tunnel")
         await wire.send_request(stream, wire.request_for(TcpTarget("does-not-exist.invalid", 1)))
         answer = await wire.receive_answer(stream)
-    assert answer == wire.Answer("failed", "the name does not resolve")
+    assert answer == wire.Answer("failed", "the name does not resolve", "host")
 
 
 async def test_trap_44_control_characters_of_the_other_side_never_reach_a_terminal():

@@ -12,6 +12,7 @@ from iceagent.errors import LocalError
 from iceagent.tunnel.allow import is_allowed, parse_allow, parse_rules
 from iceagent.tunnel.errors import SpecError
 from iceagent.tunnel.spec import (
+    AnyTarget,
     ForwardSpec,
     PipeTarget,
     PortBind,
@@ -27,6 +28,8 @@ from iceagent.tunnel.spec import (
     ("text", "bind", "target"),
     [
         ("2222:localhost:22", PortBind("127.0.0.1", 2222), TcpTarget("localhost", 22)),
+        ("2222:22", PortBind("127.0.0.1", 2222), TcpTarget("localhost", 22)),
+        ("5353:53/udp", PortBind("127.0.0.1", 5353), UdpTarget("localhost", 53)),
         ("0:h:1", PortBind("127.0.0.1", 0), TcpTarget("h", 1)),
         (":80:h:1", PortBind("", 80), TcpTarget("h", 1)),
         ("*:80:h:1", PortBind("", 80), TcpTarget("h", 1)),
@@ -50,9 +53,9 @@ def test_forwards_read_as_with_ssh(text, bind, target):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "8080", "1:2", "a:b:c", "1:::2", "::1:80:h:1", "80:h:0", "80:h:65536", "80:h:80/sctp", "80:[zz]:1"),
+        *("", "8080", "1:b", "a:2", "a:b:c", "1:::2", "::1:80:h:1", "80:h:0", "80:h:65536", "80:h:80/sctp"),
         *("80:h h:1", "unix:", "unix:/a", "unix:/a:h:1/udp", "unix:/a:unix:", "8080:unix:", "1:h:²", "80:h:1:2:3"),
-        *("unix:/a\0:h:1", f"80:unix:/{'x' * 200}", "80:[::1:1", "80:::1]:1"),
+        *("unix:/a\0:h:1", f"80:unix:/{'x' * 200}", "80:[::1:1", "80:::1]:1", "80:[zz]:1"),
     ],
 )
 def test_a_malformed_forward_shows_a_right_one(text):
@@ -73,13 +76,15 @@ def test_no_text_does_more_than_raise_spec_error(text):
 @pytest.mark.parametrize(
     ("rule", "allowed", "refused"),
     [
+        ("22", [TcpTarget("localhost", 22)], [TcpTarget("127.0.0.1", 22), UdpTarget("localhost", 22), AnyTarget()]),
+        ("53/udp", [UdpTarget("localhost", 53)], [TcpTarget("localhost", 53)]),
         ("tcp:localhost:22", [TcpTarget("LOCALHOST", 22)], [TcpTarget("localhost", 23), UdpTarget("localhost", 22)]),
         ("tcp:localhost:22", [TcpTarget("localhost.", 22)], [TcpTarget("127.0.0.1", 22), UnixTarget("localhost")]),
         ("tcp:127.0.0.1:*", [TcpTarget("127.0.0.1", 1)], [TcpTarget("127.0.0.2", 1), TcpTarget("localhost", 1)]),
         ("tcp:[2001:DB8::1]:22", [TcpTarget("2001:db8:0::1", 22)], [TcpTarget("2001:db8::2", 22)]),
         ("udp:*:53", [UdpTarget("192.0.2.1", 53)], [UdpTarget("192.0.2.1", 54), TcpTarget("192.0.2.1", 53)]),
         ("unix:/run/x", [UnixTarget("/run/x")], [UnixTarget("/run/../run/x"), UnixTarget("/run/x/")]),
-        ("any", [TcpTarget("h", 1), UdpTarget("h", 1), UnixTarget("/x")], [PipeTarget()]),
+        ("any", [TcpTarget("h", 1), UdpTarget("h", 1), UnixTarget("/x")], [PipeTarget(), AnyTarget()]),
     ],
 )
 def test_trap_43_a_rule_allows_what_it_names_and_nothing_else(rule, allowed, refused):
@@ -103,7 +108,7 @@ def test_no_rule_allows_nothing():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "tcp", "tcp:22", "tcp:h:0", "tcp:h:p", "unix:", "all", "sctp:h:1", "tcp:a:b:c"]
+    "text", ["", "x", "tcp", "tcp:22", "tcp:h:0", "tcp:h:p", "unix:", "all", "sctp:h:1", "tcp:a:b:c", "0", "22/sctp"]
 )
 def test_a_malformed_rule_shows_a_right_one(text):
     """A rule that is misread could allow too much; one that is refused must say how to write it."""
