@@ -211,6 +211,11 @@ class Policy:
         return facts + [f"policy: {count} times {what}" for what, count in sorted(self.refused.items())]
 
     @property
+    def has_refused_relays(self) -> bool:
+        """Whether any relayed candidate of the peer was refused for being one."""
+        return bool(self._refused_relays)
+
+    @property
     def has_refused_candidates(self) -> bool:
         """Whether any candidate of the peer was refused."""
         return any(what.startswith("remote") for what in self.refused)

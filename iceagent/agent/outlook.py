@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from iceagent.agent.direct import SIGNALLED_S
 from iceagent.agent.driver import Driver
 from iceagent.agent.gather.gatherer import Gatherer
 from iceagent.agent.stops import stopped_since
@@ -73,6 +74,34 @@ def _may_hear(driver: Driver, gatherer: Gatherer, family: int) -> bool:
 
 def _scope(address: TransportAddress) -> tuple[bool, bool]:
     return address.ip.is_loopback, address.ip.is_link_local
+
+
+def refuses_relays(agent: Agent) -> bool:
+    """Return whether the peer has signalled relayed candidates, and the configuration allows none."""
+    return agent.stream().component().driver.policy.has_refused_relays
+
+
+async def wait_surely_direct(agent: Agent) -> bool:
+    """Wait until the path in use is known to lead through no relay of the peer's; False where none such comes.
+
+    For agents that take no relayed candidates, once they are connected. The peer's checks from its relay may come
+    before its relayed candidate does.
+    """
+    driver = agent.stream().component().driver
+    await trio.lowlevel.checkpoint()
+    with trio.move_on_after(SIGNALLED_S):
+        while not _is_known(driver):
+            await driver.changed.park()
+    pair = driver.ice.selected_pair
+    return pair is not None and not pair.is_relayed and driver.policy.permits(pair.remote.address)
+
+
+def _is_known(driver: Driver) -> bool:
+    pair = driver.ice.selected_pair
+    if driver.closed or pair is None:
+        return driver.closed
+    is_signalled = pair.remote.type is not ice.CandidateType.PRFLX or driver.ice.remote_candidates_ended
+    return is_signalled and driver.policy.permits(pair.remote.address)
 
 
 def what_is_tried(agent: Agent) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import click
 
+from iceagent.cli.code_reach import reach_of
 from iceagent.cli.output import Output
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -54,8 +55,12 @@ def show_code(output: Output, *, code: str, relay: str, command: str) -> None:
         relay: URL of the relay where it was made.
         command: what to paste on the other machine.
     """
+    reach = reach_of(code)
     text = code if output.quiet else f"code: {code}\non the other machine, run:  {command}"
-    output.line("code", text, essential=True, code=code, relay=relay, command=command)
+    if reach is not None and not output.quiet:
+        text += f"\n{reach.text}"
+    where = None if reach is None else reach.where
+    output.line("code", text, essential=True, code=code, relay=relay, command=command, reach=where)
     context = click.get_current_context(silent=True)
     if context is not None and context.meta.get(_WANTED) and not output.as_json and sys.stderr is not None:
         sys.stderr.write(qr_of(command))

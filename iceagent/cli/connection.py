@@ -29,6 +29,7 @@ class ConnectionOptions:
     deny_interface: Sequence[str] = ()
     deny_remote: Sequence[str] = ()
     relay_only: bool = False
+    direct: bool = False
     only_ipv4: bool = False
     only_ipv6: bool = False
     give_up_after_s: float | None = None
@@ -43,10 +44,13 @@ class ConnectionOptions:
         if self == ConnectionOptions():
             return None
         from iceagent.agent import AgentConfig
+        from iceagent.agent.config import CANDIDATE_TYPES
         from iceagent.errors import LocalError
 
         if self.hard_nat and self.relay_only:
             raise LocalError("--hard-nat is for direct paths, and --relay-only wants none; leave out one of them")
+        if self.direct and self.relay_only:
+            raise LocalError("--direct and --relay-only exclude each other; leave out one of them")
         if self.only_ipv4 and self.only_ipv6:
             raise LocalError("-4 and -6 exclude each other; leave out one of them, or both to allow both")
         if self.interface:
@@ -58,6 +62,7 @@ class ConnectionOptions:
             deny_interfaces=self.deny_interface,
             deny_remote_prefixes=self.deny_remote,
             transport_policy="relay" if self.relay_only else "all",
+            candidate_types=("host", "srflx", "prflx") if self.direct else CANDIDATE_TYPES,
             families=(4,) if self.only_ipv4 else (6,) if self.only_ipv6 else (4, 6),
             outage_s=self.give_up_after_s,
         )
@@ -106,6 +111,11 @@ _OPTIONS = (
         multiple=True,
         callback=_prefixes,
         help="Send nothing to these addresses when connecting, such as 10.0.0.0/8. May be given again.",
+    ),
+    click.option(
+        "--direct",
+        is_flag=True,
+        help="Insist on a direct path: send nothing through a relay; end with 7 where only that is possible.",
     ),
     click.option(
         "--relay-only",

@@ -45,6 +45,7 @@ def _table() -> dict[type, Exit]:
         session.NobodyCame: Exit.NOBODY_CAME,
         session.VersionMismatch: Exit.VERSION,
         session.NoPath: Exit.NO_PATH,
+        session.NotDirect: Exit.NOT_DIRECT,
         session.NoLink: Exit.NO_PATH,
         session.PeerLost: Exit.NO_PATH,
         session.PeerLeft: Exit.NO_PATH,

@@ -128,6 +128,7 @@ class CodeLine(Line, frozen=True, kw_only=True, tag="code"):
     code: str
     relay: str
     command: str
+    reach: Literal["machine", "network", "anywhere"] | Maybe | None = UNSET
 
 
 class StatusLine(Line, frozen=True, kw_only=True, tag="status"):
@@ -150,6 +151,57 @@ class UnansweredLine(Line, frozen=True, kw_only=True, tag="unanswered"):
 
 class NoneLine(Line, frozen=True, kw_only=True, tag="none"):
     """`status`: no command is running."""
+
+
+class PingLine(Line, frozen=True, kw_only=True, tag="ping"):
+    """`ping`: one of them; `rtt_ms` is null where it was lost."""
+
+    number: int
+    rtt_ms: Milliseconds | None
+    direct: bool | None
+    path: str | None
+
+
+class PingsLine(Line, frozen=True, kw_only=True, tag="pings"):
+    """`ping`: all of them."""
+
+    sent: int
+    answered: int
+    lost: int
+    min_ms: Milliseconds | None
+    median_ms: Milliseconds | None
+    max_ms: Milliseconds | None
+
+
+class EventLine(Line, frozen=True, kw_only=True, tag="event"):
+    """`trace`: one event of a timeline, in words."""
+
+    t: float
+    event: str
+    what: str
+    between: str
+    result: str
+
+
+class Forgotten(Line, frozen=True, kw_only=True, tag="forgotten"):
+    """`trace`: how many earlier events were not kept."""
+
+    count: int
+
+
+class Conclusion(Line, frozen=True, kw_only=True, tag="conclusion"):
+    """`trace`: what the agent said in the end."""
+
+    started: str
+    verdict: str
+    summary: str
+    remedy: str
+
+
+class Drawn(Line, frozen=True, kw_only=True, tag="drawn"):
+    """`trace --svg`: the chart is written."""
+
+    file: str
 
 
 class PathLine(Line, frozen=True, kw_only=True, tag="path"):
@@ -343,6 +395,12 @@ AnyLine = (
     | StatusLine
     | UnansweredLine
     | NoneLine
+    | PingLine
+    | PingsLine
+    | EventLine
+    | Forgotten
+    | Conclusion
+    | Drawn
     | PathLine
     | Forwarding
     | OfferLine

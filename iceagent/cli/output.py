@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
+_CLEAR = "\r\x1b[K"  # back to the beginning of the line, and nothing in it
 SCHEMA = 1  # raised when a key changes its meaning; new keys and kinds may come at any time
 
 
@@ -25,6 +28,7 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self.pipe = pipe
+        self._is_moving = False
 
     def line(self, kind: str, text: str, *, essential: bool = False, **fields: Any) -> None:
         """Print one line.
@@ -39,7 +43,27 @@ class Output:
             stream = sys.stderr if self.pipe else sys.stdout
             _print(json.dumps({"kind": kind, **fields, "schema": SCHEMA}), stream)
         elif essential or not self.quiet:
+            self.still()
             _print(_shown(text), sys.stderr)
+
+    @property
+    def can_move(self) -> bool:
+        """Whether there is a terminal on which a line can move, and somebody who wants to see it."""
+        is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        return is_terminal and not (self.as_json or self.quiet)
+
+    def move(self, text: str) -> None:
+        """Show a line in the place of the one shown so before; the next line that is printed takes its place."""
+        columns = shutil.get_terminal_size().columns
+        shown = _one_line(_shown(text))
+        self.raw(f"{_CLEAR}{shown[: max(1, columns - 1)]}")
+        self._is_moving = True
+
+    def still(self) -> None:
+        """Take away the line that moves, if there is one."""
+        if self._is_moving:
+            self._is_moving = False
+            self.raw(_CLEAR)
 
     def raw(self, text: str) -> None:
         """Write what a terminal obeys, such as how to go back to the beginning of a line; never words of others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import cycle
 
 import trio
 
@@ -18,6 +19,9 @@ from iceagent.session.progress import Progress, Stage
 from iceagent.session.session import Session
 
 FIRST_S = 2.5  # nothing is said of what takes no longer than that
+STILL_S = 0.4  # as little on a terminal
+MOVE_S = 0.25
+TURNING = "|/-\\"
 AGAIN_S = 10.0  # between two lines while the same thing is waited for
 
 
@@ -40,6 +44,30 @@ async def shown_progress(output: Output, timeline: TimelineFile | None = None) -
 
 
 async def _show_progress(progress: Progress, output: Output) -> None:
+    if output.can_move:
+        await _move_progress(progress, output)
+    else:
+        await _tell_progress(progress, output)
+
+
+async def _move_progress(progress: Progress, output: Output) -> None:
+    """Say in one line what is tried, and for how long; while a person is waited for, the line with the code stands."""
+    turns = cycle(TURNING)
+    try:
+        while progress.stage is not Stage.OPEN:
+            if progress.stage is Stage.CODE:
+                output.still()
+                await progress.wait_changed()
+                continue
+            if progress.seconds >= STILL_S:
+                output.move(f"{next(turns)} {progress.seconds:.0f} s {progress}")  # the end of it may be cut
+            with trio.move_on_after(MOVE_S):
+                await progress.wait_changed()
+    finally:
+        output.still()
+
+
+async def _tell_progress(progress: Progress, output: Output) -> None:
     due_at = progress.since + FIRST_S
     has_spoken = False
     while progress.stage is not Stage.OPEN:

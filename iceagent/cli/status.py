@@ -26,7 +26,7 @@ Example:  iceagent status --watch
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @output_options
 def command(pid: int | None, watch: bool, as_json: bool, quiet: bool, verbose: int) -> int:
-    """Show what your running commands do: with whom, which way, since when.
+    """Show what your running commands do: with whom, and which way.
 
     PID is the process id of one of them.
     """

@@ -38,11 +38,11 @@ class TimelineFile:
 
 
 @contextmanager
-def kept_timeline(path: str | None) -> Iterator[TimelineFile | None]:
+def kept_timeline(path: str | None, what: str = "the timeline") -> Iterator[TimelineFile | None]:
     """Yield what takes a timeline, which is written to `path` at the end; None without a path.
 
     The file is opened first, so that a code is not used up for a command that cannot do what it was asked. It stays
-    empty if there never was an agent. Only its owner may read it: it holds addresses.
+    empty if there never was an agent. Only its owner may read it: it holds addresses. `what` names it in messages.
 
     Raises:
         LocalIOError: the file cannot be written.
@@ -56,7 +56,7 @@ def kept_timeline(path: str | None) -> Iterator[TimelineFile | None]:
     try:
         descriptor = _create(path)
     except OSError as error:
-        raise LocalIOError(f"the timeline cannot be written to {path}: {error.strerror}") from error
+        raise LocalIOError(f"{what} cannot be written to {path}: {error.strerror}") from error
     failure: OSError | None = None
     try:
         yield timeline
@@ -66,9 +66,9 @@ def kept_timeline(path: str | None) -> Iterator[TimelineFile | None]:
                 file.write(timeline.text)
         except OSError as error:
             failure = error
-            _log.warning("the timeline cannot be written to %s: %s", path, error.strerror)
+            _log.warning("%s cannot be written to %s: %s", what, path, error.strerror)
     if failure is not None:
-        raise LocalIOError(f"the timeline cannot be written to {path}: {failure.strerror}") from failure
+        raise LocalIOError(f"{what} cannot be written to {path}: {failure.strerror}") from failure
 
 
 def _create(path: str) -> int:

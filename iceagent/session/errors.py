@@ -49,6 +49,10 @@ class NoPath(NetworkError, SessionError):
     """Both sides are there, but no network path leads from one to the other."""
 
 
+class NotDirect(NoPath):
+    """A direct path was required, and only a relayed one is possible."""
+
+
 class NoLink(NetworkError, SessionError):
     """A path leads to the other side, but the link over it did not come about."""
 

@@ -17,6 +17,7 @@ from iceagent.errors import NetworkError
 from iceagent.link import LinkIdentity, LinkRole, QuicLink, open_link
 from iceagent.net.tasks import open_background
 from iceagent.session.endings import failure_of, no_link
+from iceagent.session.insisting import surely_direct, told_if_relayed
 from iceagent.session.outages import Outage, OutageKind, watch_outages
 from iceagent.session.path import path_of
 from iceagent.session.progress import Progress, Stage
@@ -83,16 +84,20 @@ async def establish(
         servers_of: makes the agent's servers of what the relay names, anew where that ends; None leaves them.
         reunion: how the two meet again when the channel has ended; None if they cannot.
     """
-    progress = progress or Progress()
-    is_inviter = channel.role == "inviter"
+    progress, is_inviter = progress or Progress(), channel.role == "inviter"
     role = Role.CONTROLLED if is_inviter else Role.CONTROLLING
-    async with open_agent(_session_config(config, reunion), role=role) as agent, progress.following(agent):
+    async with (
+        open_agent(_session_config(config, reunion), role=role) as agent,
+        progress.following(agent),
+        told_if_relayed(config, agent, progress),
+    ):
         signaling = Signaling(channel, agent, identity.fingerprint, servers_of, reunion)
         async with open_background() as nursery, keeping_up(signaling.look_again, config.network):
             progress.is_peer_away = lambda: signaling.is_peer_away
             for task in (signaling.watch_peer, signaling.watch_gone, signaling.renew):
                 nursery.start_soon(task)
             fingerprint = await signaling.find_path(nursery, progress)
+            await surely_direct(config, agent)
             progress.enter(Stage.LINK, agent.explain)
             opening = open_link(
                 agent,
@@ -103,7 +108,7 @@ async def establish(
             )
             async with _opened(opening, agent, signaling.report_failed) as link:
                 session = session_type(link, inviter=is_inviter, **_readers(agent, signaling))
-                session.peer, session.relay = progress.peer, progress.relay
+                session.introduce(progress.peer, progress.relay)
                 for task in (signaling.keep, signaling.watch_peers_relay):
                     nursery.start_soon(task)
                 nursery.start_soon(hurry_restarts, agent, signaling.look_again)
@@ -129,6 +134,7 @@ def _readers(agent: Agent, signaling: Signaling) -> dict[str, Callable[[], Any]]
         "read_path": lambda: path_of(agent),
         "read_failure": lambda: failure_of(agent, signaling_ended=signaling.has_ended),
         "read_traffic": read_traffic,
+        "read_verdict": agent.explain,
     }
 
 

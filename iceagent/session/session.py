@@ -13,6 +13,7 @@ from iceagent.errors import IceError, LocalError
 from iceagent.link import LinkClosedByPeer, LinkLost, WishRefused
 from iceagent.net.tasks import open_background
 from iceagent.session.datagrams import APPLICATION_FLOW, DatagramRouter
+from iceagent.session.echo import answer_pings
 from iceagent.session.errors import PeerLeft, PeerTurnedAway
 from iceagent.session.outages import Outage, OutageKind
 from iceagent.session.path import Path
@@ -40,11 +41,12 @@ class Session:
         read_path: Callable[[], Path | None] = lambda: None,
         read_failure: Callable[[], Verdict | None] = lambda: None,
         read_traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        read_verdict: Callable[[], Verdict | None] = lambda: None,
     ) -> None:
         """`inviter` distinguishes the two sides; `read_path` returns the path of this moment.
 
         `read_failure` returns the verdict on an agent that has failed, None while it lives; `read_traffic` how many
-        bytes have gone to the other side and come from it.
+        bytes have gone to the other side and come from it; `read_verdict` what the agent says of itself now.
         """
         self.peer = ""
         """Whom it is with, for people: a paired peer's name, or a code's number; never the code's words."""
@@ -57,6 +59,7 @@ class Session:
         self._read_path = read_path
         self._read_failure = read_failure
         self._read_traffic = read_traffic
+        self._read_verdict = read_verdict
         self._path_changed = trio.Event()
         self._outages = trio.open_memory_channel[Outage](MAX_OUTAGES)
         self._outage: Outage | None = None
@@ -151,6 +154,10 @@ class Session:
         """Wait for the next turn of an outage, its end among them."""
         await self._outage_changed.wait()
 
+    def introduce(self, peer: str, relay: str) -> None:
+        """Note whom the session is with and where the two met, for whoever shows it."""
+        self.peer, self.relay = peer, relay
+
     @property
     def close_reason(self) -> IceError | None:
         """Why the session is over, as the link says it; None while it lasts."""
@@ -180,6 +187,10 @@ class Session:
         """Return how many bytes have gone to the other side and come from it, over all paths there were."""
         return self._read_traffic()
 
+    def explain(self) -> Verdict | None:
+        """Return what the agent says of the session's path now, and what would help; None where there is no agent."""
+        return self._read_verdict()
+
     def statistics(self) -> Any:
         """Return the link's counters."""
         return self._link.statistics()
@@ -205,8 +216,9 @@ class _Paths:
 
 @asynccontextmanager
 async def run_session(session: Session) -> AsyncIterator[None]:
-    """Sort the session's streams and datagrams while the body runs."""
+    """Sort the session's streams and datagrams, and answer the other side's pings, while the body runs."""
     async with open_background() as nursery:
         nursery.start_soon(session.streams.run)
         nursery.start_soon(session.datagrams.run)
+        nursery.start_soon(answer_pings, session.streams, session.datagrams)
         yield

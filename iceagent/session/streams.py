@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RESERVED_PREFIX = "iceagent."  # names beginning so belong to iceagent's own services
 TUNNEL_SERVICE = "iceagent.tunnel"
 FILES_SERVICE = "iceagent.files"
+PING_SERVICE = "iceagent.ping"
 APPLICATION = ""
 MAX_PENDING_STREAMS = MAX_STREAMS  # not yet taken, per service: a burst of all the other side may open is no offence
 RESET_BUSY = 16  # codes from 16 upwards are not the link's own
@@ -37,7 +38,7 @@ class StreamRouter:
         self._ended: BaseException | None = None
         self._queues = {
             name: trio.open_memory_channel["LinkStream"](MAX_PENDING_STREAMS)
-            for name in (APPLICATION, TUNNEL_SERVICE, FILES_SERVICE)
+            for name in (APPLICATION, TUNNEL_SERVICE, FILES_SERVICE, PING_SERVICE)
         }
 
     async def run(self) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import sys
 from contextlib import suppress
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +99,92 @@ async def test_waiting_for_a_person_is_not_told_again_and_again(autojump_clock, 
         progress.enter(Stage.PEER)
         await trio.sleep(3)
     assert [one["stage"] for one in lines(capsys.readouterr().out)] == ["peer"]
+
+
+class Terminal(io.StringIO):
+    """A terminal that remembers what was written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def shown(self) -> list[str]:
+        """Return the lines that can be read there in the end."""
+        lines = []
+        for line in self.getvalue().split("\n"):
+            lines.append(line.rpartition("\r\x1b[K")[2])
+        return lines
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    found = Terminal()
+    monkeypatch.setattr("iceagent.cli.output.sys", SimpleNamespace(stderr=found, stdout=sys.stdout))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    return found
+
+
+async def test_on_a_terminal_one_line_moves_while_the_two_are_being_connected(autojump_clock, terminal):
+    """What is tried, and for how long; when it is over there is nothing of it."""
+    async with shown_progress(Output()) as progress:
+        await trio.sleep(0.3)
+        assert terminal.getvalue() == "", "what is quick does not flash by"
+        await trio.sleep(1.1)
+        progress.enter(Stage.PEER)
+        await trio.sleep(3)
+        progress.enter(Stage.PATH, lambda: VERDICT)
+        await trio.sleep(62)
+        assert re.fullmatch(r"[|/\\-] 62 s trying the paths .*: Not one check came", terminal.shown()[-1])
+        progress.enter(Stage.OPEN)
+    moved = terminal.getvalue().split("\r\x1b[K")
+    assert "\n" not in terminal.getvalue()
+    assert len(moved) > 4 * 60
+    assert any("1 s waiting for the relay" in one for one in moved)
+    assert any("3 s waiting for the other side, which" in one for one in moved)
+    assert terminal.shown() == [""]
+
+
+async def test_a_line_that_is_printed_takes_the_place_of_the_one_that_moves(autojump_clock, terminal):
+    """A warning, and above all the error at the end, stand alone on theirs."""
+    output = Output()
+    with suppress(NoPath):
+        async with shown_progress(output) as progress:
+            progress.enter(Stage.PEER)
+            await trio.sleep(2)
+            output.line("log", "warning: something", level="warning", logger="x", message="something")
+            await trio.sleep(2)
+            raise NoPath("none")
+    output.error(5, "none")
+    assert terminal.shown() == ["warning: something", "iceagent: none", ""]
+
+
+async def test_the_line_that_moves_is_no_longer_than_the_screen_is_wide(autojump_clock, terminal):
+    """Else it would leave a trail; nor does it do what words of others would have a terminal do."""
+    async with shown_progress(Output()) as progress:
+        progress.relay = "relay\x1b[2J.example\n" + "x" * 200
+        await trio.sleep(5)
+        moved = terminal.getvalue().split("\r\x1b[K")
+    assert max(map(len, moved)) == 79
+    assert "\x1b" not in "".join(moved)
+    assert "\n" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("options", [{"as_json": True}, {"quiet": True}])
+async def test_nothing_moves_for_programs_and_where_it_is_to_be_quiet(autojump_clock, terminal, options):
+    async with shown_progress(Output(**options)):
+        await trio.sleep(60)
+    assert terminal.getvalue() == ""
+
+
+async def test_a_code_waits_without_a_line_that_moves(autojump_clock, terminal):
+    """A person is to read it, and to mark it with the mouse."""
+    async with shown_progress(Output()) as progress:
+        progress.enter(Stage.CODE)
+        await trio.sleep(600)
+        assert terminal.getvalue() == ""
+        progress.enter(Stage.PEER)
+        await trio.sleep(1)
+        assert "waiting for the other side, which" in terminal.getvalue()
 
 
 async def test_an_error_leaves_as_it_was_raised(autojump_clock):

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -239,6 +239,7 @@ async def connected(
     turn: bool = False,
     outage_s: float | None = None,
     meet_again: bool = False,
+    insisting: Collection[int] = (),
 ) -> AsyncIterator[VirtualSessions]:
     """Yield two connected sessions, each behind a home.
 
@@ -250,6 +251,7 @@ async def connected(
         turn: the server on the internet relays, too.
         outage_s: of the agents' configuration.
         meet_again: whether the two can meet again when their conversation has ended.
+        insisting: those of the two (0, 1) that take direct paths alone.
     """
     lab = _built(seed, nat, loss)
     net = lab.net
@@ -261,6 +263,8 @@ async def connected(
         host = lab.hosts[number]
         servers = [IceServer("stun:stun.example"), *[IceServer(TURN_URL, username="u", credential="p")] * turn]
         config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes, outage_s=outage_s)
+        if number in insisting:
+            config = replace(config, candidate_types=("host", "srflx", "prflx"))
         end: Any = lab.channels[number]
         reunion: Any = lab.reunions[number] if meet_again else None
         async with establish(Session, end, generate_identity(), config, reunion=reunion) as session:
