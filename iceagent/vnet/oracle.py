@@ -19,6 +19,7 @@ from ipaddress import ip_address, ip_network
 from itertools import count
 from typing import NamedTuple
 
+from iceagent.core.address import is_private
 from iceagent.vnet.host import Host
 from iceagent.vnet.nat import Behaviour, Nat
 from iceagent.vnet.node import Interface
@@ -178,6 +179,8 @@ class _World:
         if router.route_to(host) is not None:
             return self._down(router, packet)
         outer_host = _outer_host(router, host)
+        if router.nat64 is not None and outer_host is not None and is_private(outer_host):
+            return None  # the well-known prefix stands for global addresses alone: RFC 6052 section 3.1
         if nat is not None and outer_host is not None and outer_host == router.public_address:
             if not nat.hairpin:
                 return None
@@ -233,6 +236,8 @@ class _World:
             return None
         source = packet.source
         if router.nat64_prefix is not None and router.nat64 is not None:
+            if is_private(source.host):
+                return None
             source = _Endpoint(synthesize(router.nat64_prefix, source.host), source.port)
         return _Packet(source, internal, packet.is_tcp)
 

@@ -1,7 +1,8 @@
 """Packets through a NAT: applies what `NatTable` decides to UDP, TCP and the ICMP errors about both.
 
 NAT64 (RFC 6146) is the same with IPv6 inside: destinations within its prefix are IPv4-embedded addresses (RFC 6052),
-and the IPv4 addresses outside appear to the inside within that prefix.
+and the IPv4 addresses outside appear to the inside within that prefix. The well-known prefix stands for no private
+address: what would lead to one, or comes from one, is dropped (RFC 6052 section 3.1).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
-from iceagent.core.address import TransportAddress
+from iceagent.core.address import TransportAddress, is_private
 from iceagent.vnet.addressing import parse_ip
 from iceagent.vnet.nat import Nat, NatTable
 from iceagent.vnet.packet import Packet, Quote
@@ -82,6 +83,8 @@ class Translator:
     def outward(self, now: float, packet: Packet) -> Packet | None:
         """Return a packet from inside as the outside sees it; None: it is dropped."""
         table, quote = self._table(packet), packet.quote
+        if not self._stands_for(self._outer(packet.destination)):
+            return None
         if quote is None:
             destination = self._outer(packet.destination)
             external = table.outbound(now, packet.source, destination)
@@ -96,6 +99,8 @@ class Translator:
     def inward(self, now: float, packet: Packet) -> Packet | None:
         """Return a packet from outside as the inside sees it; None: it is dropped."""
         table, quote = self._table(packet), packet.quote
+        if not self._stands_for(packet.source if quote is None else quote.destination):
+            return None
         if quote is None:
             internal = table.inbound(now, packet.destination.port, packet.source)
             return internal and packet._replace(source=self._inner(packet.source), destination=internal)
@@ -113,6 +118,10 @@ class Translator:
             return address
         host = embedded(self.prefix, address.host)
         return address if host is None else TransportAddress(host, address.port)
+
+    def _stands_for(self, outside: TransportAddress) -> bool:
+        """Return whether packets to and from an address outside are translated. RFC 6052 section 3.1."""
+        return self.prefix != NAT64_PREFIX or not is_private(outside.host)
 
     def _inner(self, address: TransportAddress) -> TransportAddress:
         if self.prefix is None:

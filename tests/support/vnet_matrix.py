@@ -209,6 +209,15 @@ def _phone_and_home(phone: Nat, **options: Any) -> Callable[[Network], list[Host
     return build
 
 
+def _phone_and_neighbour(carrier: Nat) -> Callable[[Network], list[Host]]:
+    def build(net: Network) -> list[Host]:
+        shared = net.router(net.internet, nat=carrier, subnet="100.64.0.0/10", delay_s=LINE_S / 2)
+        cell = net.router(shared, nat64=FULL_CONE, delay_s=LINE_S / 2)
+        return [net.host(cell), net.host(net.router(shared, families=(4,), delay_s=LINE_S / 2))]
+
+    return build
+
+
 _RANDOM = Nat(port_allocation="random")
 _HOMES = (PORT_RESTRICTED, PORT_RESTRICTED)
 PLACES = {
@@ -233,6 +242,13 @@ PLACES = {
     ),
     "nat64 to ipv4 alone": Place(
         _phone_and_home(PORT_RESTRICTED, families=(4,)), True, families=(4, 6), server_families=(4,)
+    ),
+    # The neighbour's own address is private, for which the well-known prefix does not stand (RFC 6052 section 3.1).
+    "nat64 beside ipv4 alone, one carrier": Place(
+        _phone_and_neighbour(_RANDOM), False, families=(4, 6), server_families=(4,)
+    ),
+    "nat64 beside ipv4 alone, one carrier with hairpin": Place(
+        _phone_and_neighbour(Nat(port_allocation="random", hairpin=True)), True, families=(4, 6), server_families=(4,)
     ),
     "udp blocked on one side": Place(_firewalled(UDP_BLOCKED, None, nats=_HOMES), False, over_tcp=True),
     "udp blocked on both sides": Place(_firewalled(UDP_BLOCKED, UDP_BLOCKED, nats=_HOMES), False, over_tcp=True),

@@ -191,6 +191,30 @@ async def test_nat64_turns_round_what_goes_to_its_own_outside(vnet):
         assert [got.data for got in await theirs.receive()] == [b"round"]
 
 
+async def test_nat64_leads_to_no_private_address_and_back_from_none(vnet):
+    """RFC 6052 section 3.1: under the well-known prefix a translator drops what is not global, either way."""
+    net = vnet(families=(4, 6))
+    carrier = net.router(net.internet, nat=FULL_CONE, subnet="100.64.0.0/16")
+    mobile = net.router(carrier, nat64=FULL_CONE)
+    phone, neighbour, server = net.host(mobile), net.host(carrier), net.host(net.router(net.internet, families=(4,)))
+    net.add_name("server.example", server.address)
+    net.add_name("neighbour.example", neighbour.address)
+    async with net:
+        ours = await phone.open_udp("::", 5000)
+        theirs, there = await neighbour.open_udp("0.0.0.0", 9), await server.open_udp("0.0.0.0", 9)
+        for name in ("neighbour.example", "server.example"):
+            (found,) = await phone.resolve(name, 9, family=6)
+            await ours.send([b"open"], found)
+        (batch,) = await there.receive()
+        assert batch.data == b"open"
+        assert await silent(theirs)
+        (mapped,) = mobile.nat_table.mappings(trio.current_time())
+        await theirs.send([b"from beside"], mapped)
+        assert await silent(ours)
+        await there.send([b"from the internet"], batch.remote)
+        assert [got.data for got in await ours.receive()] == [b"from the internet"]
+
+
 def test_nat64_needs_both_families_above(vnet):
     """A mistake in a test's set-up should be a sentence."""
     net = vnet()
