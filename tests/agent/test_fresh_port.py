@@ -19,7 +19,7 @@ from iceagent.core.ice import AgentState, Restarted, Role
 from iceagent.servers.stun import open_stun_server
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
-from iceagent.vnet import MASQUERADE, PORT_RESTRICTED, SYMMETRIC, Network
+from iceagent.vnet import MASQUERADE, PORT_RESTRICTED, STATEFUL, SYMMETRIC, Network
 
 LATER_S = 0.2  # how long after the other side one is told of it: more than a packet is under way
 HEALED_S = 5.0  # beyond the time it takes anyway
@@ -30,7 +30,9 @@ NATS = {
     "per address": replace(SYMMETRIC, mapping="address-dependent"),
     "symmetric": SYMMETRIC,
     "none": None,
+    "firewall": None,  # before public addresses
 }
+HIDDEN = {"candidate_types": ("srflx", "prflx", "relay")}
 
 
 @dataclass
@@ -57,9 +59,23 @@ async def carry(source, target, delay_s, *, late=True, relays_later_s=0.0):
 
 @asynccontextmanager
 async def two_agents(
-    net, left, right, *, late, later_s=LATER_S, relay=False, relays_later_s=0.0, carriers=("", ""), **options
+    net,
+    left,
+    right,
+    *,
+    late,
+    later_s=LATER_S,
+    relay=False,
+    relays_later_s=0.0,
+    carriers=("", ""),
+    second="",
+    candidates=({}, {}),
+    **options,
 ) -> AsyncIterator[list]:
-    """Run a server and two agents, one of which hears later of the other than that one of it."""
+    """Run a server and two agents, one of which hears later of the other than that one of it.
+
+    `second` is the NAT of another line of the left one's, `candidates` what else holds for each of the two.
+    """
     server = net.host(net.internet, name="server.example")
     listen = [TransportAddress(server.address, 3478)]
     nets = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24")
@@ -73,12 +89,16 @@ async def two_agents(
         else:
             await stack.enter_async_context(open_stun_server("0.0.0.0", network=server))
         hosts, agents = [], []
-        for nat, carrier, role in zip((left, right), carriers, (Role.CONTROLLING, Role.CONTROLLED), strict=True):
+        roles = (Role.CONTROLLING, Role.CONTROLLED)
+        for nat, carrier, role, more in zip((left, right), carriers, roles, candidates, strict=True):
             above = net.internet
             if carrier:
                 above = net.router(net.internet, nat=NATS[carrier], subnet="100.64.0.0/10")
-            host = net.host(net.router(above, nat=NATS[nat], delay_s=0.020))
-            config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes, **options)
+            firewall = STATEFUL if nat == "firewall" else None
+            host = net.host(net.router(above, nat=NATS[nat], firewall=firewall, delay_s=0.020))
+            if second and role is Role.CONTROLLING:
+                host.attach(net.router(net.internet, nat=NATS[second], delay_s=0.015))
+            config = AgentConfig(servers=servers, network=host, randbytes=host.randbytes, **options | more)
             hosts.append(host)
             agents.append(await stack.enter_async_context(open_agent(config, role=role)))
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -153,6 +173,27 @@ def test_below_a_carrier_the_openers_pass_both_gateways(late):
     assert story.direct_s is not None
     assert story.direct_s < LATER_S + 1 + HEALED_S
     assert [{port.ttl for port in ports} - {ttl} for ports, ttl in zip(story.ports, (3, 2), strict=True)] == [set()] * 2
+
+
+@pytest.mark.parametrize("first", ["symmetric", "masquerade"])
+@pytest.mark.parametrize("late", ["left", "right"])
+def test_of_several_lines_each_is_tried(first, late):
+    """The line whose server answers first may be the one that no port helps on."""
+    second = {"symmetric": "masquerade", "masquerade": "symmetric"}[first]
+    story = run(first, "firewall", late=late, second=second)
+    assert story.direct_s is not None
+    assert story.direct_s < LATER_S + 1 + HEALED_S
+    assert story.left_open == 0
+    assert story.sockets[0] <= 3
+
+
+def test_a_firewall_of_public_addresses_is_passed_by_openers_too():
+    """It is no NAT, and the first router on the way: an opener that died there would leave it shut."""
+    story = run("masquerade", "firewall", late="left", candidates=({"port_range": (50000, 50000)}, HIDDEN))
+    assert story.direct_s is not None
+    assert story.direct_s < LATER_S + 1 + HEALED_S
+    assert not story.ports[0]
+    assert {port.ttl for port in story.ports[1]} == {2}
 
 
 def test_where_the_way_is_open_no_other_port_is_tried():

@@ -6,8 +6,10 @@ from our socket to the peer cannot have the same port. They get another one, and
 sides fail for ever.
 
 A socket that the peer does not know has no such entry. It sends first: an *opener* to each address of the peer. The TTL
-of an opener lets it pass our own gateways and no others, so that it makes no entry at the peer's gateway either. Only
-then the new address is signalled. The peer's checks find the way open, and make a pair like any other. It is enough if
+of an opener lets it pass our own gateways and no others, so that it makes no entry at the peer's gateway either. Where
+our own address is a public one, the first router on the way counts as ours: it may be a firewall. Only then the new
+address is signalled. Of several lines each gets such a socket: which of them is to blame, and which NAT maps alike for
+all, nobody can tell. The peer's checks find the way open, and make a pair like any other. It is enough if
 one side does so, whichever gateway is at fault; if both do, there are two paths instead of one. The controlling side
 chooses one of them by nominating it. Until then neither side closes a port it has signalled: the peer may use that
 path, and may have closed the port that ours leads to.
@@ -36,7 +38,8 @@ logger = logging.getLogger("iceagent.agent")
 
 STUCK_S: Final = 2.0  # ours: ordinary checks that lead to a path have done so by then, twice repeated
 AGAIN_S: Final = 4.0  # ours: after the first fresh port; the candidate may have been lost with a signaling connection
-MAX_PORTS: Final = 2  # ours: in each ICE session
+MAX_PORTS: Final = 2  # ours: in each ICE session, on each line
+MAX_LINES: Final = 3  # ours: interfaces whose packets leave by different gateways
 MAX_KEPT: Final = 2  # ours: fresh ports that led to a path, beside the usual one of each address
 MAX_OPENED: Final = 8  # ours: addresses of the peer's that openers go to
 ANSWER_S: Final = 3.0  # ours: for the STUN server, which has answered before: three requests
@@ -58,7 +61,7 @@ class FreshPorts:
         self._randbytes = config.randbytes
         is_plain = config.transport_policy != "relay" and not config.ice_lite and config.shared_port is None
         self.enabled = is_plain and driver.policy.has_type(ice.CandidateType.SRFLX)
-        self._ttl: int | None = None
+        self._ttls: dict[str, int] = {}  # by our address: of the first public router, 0 for unknown
         self._kept: list[Base] = []
 
     async def run(self) -> None:
@@ -80,12 +83,14 @@ class FreshPorts:
             opened: dict[TransportAddress, ice.Candidate] = {}
             try:
                 while tried < MAX_PORTS:
-                    while self._way_out() is None or not self._targets():
+                    while not self._ways_out() or not self._targets():
                         await self._driver.changed.park()
                     if await wait_direct(self._driver, AGAIN_S if tried else STUCK_S):
                         break
                     tried += 1
-                    await self._open_one(opened, receiving)
+                    async with trio.open_nursery() as lines:
+                        for way in self._ways_out():
+                            lines.start_soon(self._open_one, way, opened, receiving)
                 while opened:  # the peer may have found another path, to the port we have signalled
                     await wait_agreed(self._driver)
                     if await wait_certain(self._driver):
@@ -97,15 +102,19 @@ class FreshPorts:
 
     # One port
 
-    async def _open_one(self, opened: dict[TransportAddress, ice.Candidate], receiving: trio.Nursery) -> None:
+    async def _open_one(
+        self,
+        way: tuple[TransportAddress, TransportAddress],
+        opened: dict[TransportAddress, ice.Candidate],
+        receiving: trio.Nursery,
+    ) -> None:
         """Open a socket, learn its mapped address, open the way to it, and signal it to the peer."""
-        way = self._way_out()
-        if way is None or is_direct(self._driver.ice):
-            return
         usual, server = way
-        if self._ttl is None:
-            found = await late.find_ttl(partial(self._gatherer.open_socket, usual.host), server.host, _at_once)
-            self._ttl = found or USUAL_TTL
+        if usual.host not in self._ttls:
+            open_socket = partial(self._gatherer.open_socket, usual.host)
+            self._ttls[usual.host] = await late.find_ttl(open_socket, server.host, _at_once)
+        if is_direct(self._driver.ice):
+            return
         sock = await self._gatherer.open_socket(usual.host)
         if sock is None:
             return
@@ -117,15 +126,17 @@ class FreshPorts:
             mapped, targets = await self._ask(base, server), self._targets()
             if mapped is None or not targets or not self._driver.ice.probing.adopt(base):
                 return  # nobody answers, or a path was found meanwhile
+            found = self._ttls[base.host]
+            ttl = found + (mapped.host == base.host) if found else USUAL_TTL
             for remote in targets:
-                self._send_opener(base, remote)
+                self._send_opener(base, remote, ttl)
             component = self._driver.ice.component
             candidate = ice.srflx_candidate(mapped, base, server.host, 0, component)
             opened[base] = candidate
             is_signalled = True
             logger.info("no direct path: the local port %d is tried, too", base.port)
             self._gatherer.names.announced.append(candidate)
-            self._driver.note(FreshPort(base, mapped, len(targets), self._ttl))
+            self._driver.note(FreshPort(base, mapped, len(targets), ttl))
         finally:
             if not is_signalled:
                 self._close(base)
@@ -140,10 +151,10 @@ class FreshPorts:
             self._driver.queries.cancel(query)
         return query.mapped
 
-    def _send_opener(self, base: TransportAddress, remote: TransportAddress) -> None:
+    def _send_opener(self, base: TransportAddress, remote: TransportAddress, ttl: int) -> None:
         sock = self._driver.sockets.get(base)
-        if isinstance(sock, LimitsHops) and self._ttl is not None:
-            sock.send_limited(stun.encode(stun.binding_indication(self._randbytes(12))), remote, self._ttl)
+        if isinstance(sock, LimitsHops):
+            sock.send_limited(stun.encode(stun.binding_indication(self._randbytes(12))), remote, ttl)
 
     def _end(self, base: TransportAddress, candidate: ice.Candidate) -> None:
         """Keep the socket if a path goes over it, as one like any other; else close it."""
@@ -179,11 +190,15 @@ class FreshPorts:
 
     # What there is
 
-    def _way_out(self) -> tuple[TransportAddress, TransportAddress] | None:
-        """Return a socket of ours behind a NAT and the server that has shown it; None before, or if there is none."""
+    def _ways_out(self) -> list[tuple[TransportAddress, TransportAddress]]:
+        """Return a socket of ours on each line with a NAT, and the server that has shown it; none before that."""
         mapped = {one.path_base for one in self._driver.ice.local_candidates if one.type is ice.CandidateType.SRFLX}
         ours = {base.address for base in self._gatherer.bases if base.address.family == 4} & mapped
-        return next((path for path in self._gatherer.reflexive.paths() if path[0] in ours), None)
+        ways: dict[str, tuple[TransportAddress, TransportAddress]] = {}
+        for path in self._gatherer.reflexive.paths():
+            if path[0] in ours:
+                ways.setdefault(path[0].host, path)
+        return list(ways.values())[:MAX_LINES]
 
     def _targets(self) -> list[TransportAddress]:
         """Return the addresses of the peer's on the internet, as far as our policy lets us send there."""
