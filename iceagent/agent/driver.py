@@ -79,6 +79,8 @@ class Driver:
         self.checked_at = 0.0
         self.relay_transports: dict[TransportAddress, str] = {}
         """How each relayed address, past ones too, is reached: `udp`, `tcp`, `tls` or `dtls`."""
+        self.relay_answered_at: float | None = None
+        """When a TURN server has last answered over UDP for the first time; a refusal is an answer, too."""
         self.on_remote_host: Callable[[str], None] = lambda host: None
         """Called with each host of the peer's, so that relays let its checks pass before ours go there."""
         self.after_settle: Callable[[float], None] | None = None

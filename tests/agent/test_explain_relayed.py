@@ -93,6 +93,20 @@ async def test_relayed_because_udp_does_not_get_out(vnet: Any) -> None:
         await relayed(town, RelayReason.UDP_BLOCKED, "no answer over UDP of")
 
 
+async def test_a_turn_server_that_refuses_over_udp_has_been_heard_over_udp(vnet: Any) -> None:
+    """It relays over TCP alone, and no STUN server was asked: its very refusal shows that UDP gets out."""
+    async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, firewalls=(None, UDP_BLOCKED), stun=False) as town:
+        await town.serve_script(486)
+        elsewhere, usual = (TransportAddress(town.turn.address, port) for port in (3479, 3478))
+        await town.serve_turn(listen=[elsewhere], tcp_listen=[usual])
+        await town.open_both(TURN_TCP, candidate_types=("host", "relay"))
+        await town.connect()
+        verdict = town.alice.explain()
+        assert verdict.kind is VerdictKind.RELAYED
+        assert verdict.because is not RelayReason.UDP_BLOCKED, str(verdict)
+        assert town.bob.explain().because is RelayReason.UDP_BLOCKED
+
+
 async def test_what_one_component_hears_over_udp_gets_into_this_machine(vnet: Any) -> None:
     """A line that loses much may have cost the other component all its answers."""
     async with site(vnet(), PORT_RESTRICTED, PORT_RESTRICTED, firewalls=(UDP_BLOCKED, None)) as town:

@@ -172,7 +172,10 @@ class Facts:
     @property
     def hears_udp(self) -> bool:
         """Whether this component ever heard anything over UDP: a server, the peer, or an answer of the peer's."""
-        relays = any(event.transport in ("udp", "dtls") for event in self.relays)
+        changed, answered_at = self.last(NetworkChanged), self.driver.relay_answered_at
+        relays = any(event.transport in ("udp", "dtls") for event in self.relays) or (
+            answered_at is not None and (changed is None or answered_at >= changed[0])
+        )
         by_tcp = {base for base, way in self.driver.relay_transports.items() if way in ("tcp", "tls")}
         udp = [
             report

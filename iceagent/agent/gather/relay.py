@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -387,6 +387,10 @@ class Relays:
         for allocation in self._allocations:
             allocation.permit((host,))
 
+    def _note_answer(self, route: TurnRoute) -> None:
+        if route.target.transport in ("udp", "dtls"):
+            self._driver.relay_answered_at = trio.current_time()
+
     def _failed(self, route: TurnRoute, reason: str, code: int | None = None) -> None:
         logger.info("%s over %s: %s", route.server.url, route.target.transport, reason)
         self._driver.note(RelayFailed(route.server.url, route.target.transport, reason, code, route.proxy is not None))
@@ -408,6 +412,7 @@ class Relays:
             permits_proxy=self._driver.policy.permits_server,
             redirections=self._redirections,
             own_hosts=self._driver.policy.own_hosts,
+            answered=partial(self._note_answer, route),
         )
 
 

@@ -74,6 +74,8 @@ class TurnClient:
         self.server = server
         self.state = ClientState.NEW
         self.allocated: Allocated | None = None
+        self.is_answered = False
+        """Whether the server has answered a request, with whatever it may be: it hears us, and we hear it."""
         self.counters: Counter[str] = Counter()
         self._request = request
         self._stream = stream
@@ -300,8 +302,10 @@ class TurnClient:
             return self._handle_indication(message)
         if not self._requests.handle_message(now, message):
             self.counters["unexpected"] += 1
-        elif self.state is ClientState.ALLOCATED:
-            self._liveness.heard(data=False)
+        else:
+            self.is_answered = True
+            if self.state is ClientState.ALLOCATED:
+                self._liveness.heard(data=False)
         self._advance(now)
         return None
 

@@ -88,6 +88,7 @@ class TurnAllocation:
     Attributes:
         server: what was asked; after a redirection the server that gave the allocation.
         place: that of its addresses which gave it; None where a proxy chose.
+        answered: see `TurnConnectOptions`.
         client: the sans-IO machine.
         transport: what carries its messages.
         sockets: one per relayed address, IPv4 first.
@@ -100,9 +101,11 @@ class TurnAllocation:
         client: turn.TurnClient,
         transport: TurnTransport,
         place: TransportAddress | None = None,
+        answered: Callable[[], None] | None = None,
     ) -> None:
         self.server = server
         self.place = place
+        self.answered = answered
         self.client = client
         self.transport = transport
         self.sockets: tuple[TurnSocket, ...] = ()
@@ -221,6 +224,9 @@ class TurnAllocation:
                     sock = self._socket_of(peer)
                     if sock is not None and not sock.put(Batch(peer, data, size)):
                         full.append(sock)
+            if self.answered is not None and self.client.is_answered:
+                self.answered()
+                self.answered = None
             self.settle()
             for behind in full:
                 await behind.wait_room()
@@ -367,7 +373,7 @@ async def _allocate_at(
             request=wish.request,
             stream=transport.is_stream,
         )
-        allocation = TurnAllocation(server, client, transport, place)
+        allocation = TurnAllocation(server, client, transport, place, wish.options.answered)
         wish.nursery.start_soon(allocation.run)
         try:
             await allocation.allocate()

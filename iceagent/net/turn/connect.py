@@ -37,6 +37,7 @@ class TurnConnectOptions:
         permits_proxy: the same about the proxy, where that is another question.
         redirections: remembers who was asked, across allocations; None for this one alone.
         own_hosts: returns the addresses of this machine, where no server may redirect to.
+        answered: called when a server answers a request over a transport for the first time, if only with a refusal.
     """
 
     families: tuple[int, ...] = (4, 6)
@@ -49,6 +50,7 @@ class TurnConnectOptions:
     permits_proxy: Callable[[TransportAddress], bool] | None = None
     redirections: Redirections | None = None
     own_hosts: Callable[[], Collection[str]] = tuple
+    answered: Callable[[], None] | None = None
 
 
 async def find_places(
