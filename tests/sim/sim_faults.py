@@ -14,6 +14,7 @@ from iceagent.vnet import Host, Nat
 
 AWAY_S = (1.0, 5.0, 12.0, 20.0)
 CRASHED_S = 3.0
+CRASHES = ("turn crash", "stun crash")
 
 
 @dataclass

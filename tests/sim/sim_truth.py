@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import trio
 from sim_draw import Drawn, routers_above
+from sim_luck import has_heard_nothing
 
 from iceagent.agent import Agent, RelayReason, Verdict, VerdictKind
 from iceagent.core.ice import Candidate, CandidateType, LocalCandidateAdded
@@ -53,7 +54,8 @@ class Truth:
             return "our NAT does not map per destination"
         if any(line.startswith(THEIRS) for line in verdict.evidence) and not other:
             return "the peer's NAT does not map per destination"
-        if "UDP does not" in verdict.summary and not self._blocks_udp(number, drawn.hosts[number]):
+        says_blocked = "UDP does not" in verdict.summary
+        if says_blocked and not (self._blocks_udp(number, drawn.hosts[number]) or has_heard_nothing(drawn, number)):
             return "UDP gets out"
         is_narrow = drawn.is_relay_only(number) or "candidate_types" in drawn.policies[number]
         if verdict.kind is VerdictKind.UNUSABLE_CANDIDATES:
