@@ -26,6 +26,7 @@ VERBS = {
     "ping": "Measure the way to the other side, and see whether it is direct.",
     "status": "Show what your running commands do: with whom, and which way.",
     "up": "Open the forwards that config.toml calls NAME.",
+    "forwards": "Add and remove forwards of an `iceagent forward` that runs.",
     "trace": "Show what happened to a connection: a file that --timeline wrote.",
     "netcheck": "Tell what this network lets through, and what that means.",
     "serve": "Run a relay and a STUN server; with --turn a TURN server, too.",
@@ -36,7 +37,7 @@ VERBS = {
 }
 """Each verb and its line in the list: the first of its own help, repeated here so that the list imports no verb."""
 
-SELDOM = ("serve", "turn", "check-config", "config", "completion", "trace")
+SELDOM = ("serve", "turn", "check-config", "config", "completion", "forwards", "trace")
 """Verbs of operators and for setting up: `iceagent --help` only names them, `--help-all` has a line for each."""
 
 MEANT = {"help": "--help", "version": "--version", "relay": "serve", "join": "connect", "server": "serve"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from iceagent.cli.connection import ConnectionOptions, connection_options
+from iceagent.cli.open_forwards import open_forwards
 from iceagent.cli.options import Common, code_argument, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.peer_options import JoinWish, verification, verify_option
@@ -100,7 +101,7 @@ async def _forward(
             shown_progress(output, timeline) as progress,
             wish.join(config, progress) as link,
             open_background() as nursery,
-            AsyncExitStack() as forwards,
+            open_forwards(link, lambda forward: _show(forward, output)) as forwards,
         ):
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
             for one in held:
@@ -111,6 +112,8 @@ async def _forward(
 
 def _show(forward: Forward, output: Output) -> None:
     target, binds = str(forward.target), list(forward.binds)
-    where = "wherever programs want, by SOCKS and HTTP CONNECT" if isinstance(forward.target, AnyTarget) else target
+    is_dynamic = isinstance(forward.target, AnyTarget)
+    where = "wherever programs want, by SOCKS and HTTP CONNECT" if is_dynamic else target
     text = f"forwarding {' and '.join(binds)} to {where}"
-    output.line("forwarding", text, bind=forward.bind, binds=binds, target=target)
+    direction = "dynamic" if is_dynamic else "local"
+    output.line("forwarding", text, bind=forward.bind, binds=binds, target=target, direction=direction)

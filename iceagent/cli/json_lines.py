@@ -138,6 +138,7 @@ class StatusLine(Line, frozen=True, kw_only=True, tag="status"):
     verb: str
     since: float
     program: str
+    requests: Words
     sessions: tuple[SessionStatus, ...]
     sessions_left_out: int
 
@@ -221,6 +222,13 @@ class Forwarding(Line, frozen=True, kw_only=True, tag="forwarding"):
     bind: str
     binds: Words
     target: str
+    direction: Literal["local", "remote", "dynamic"]
+
+
+class ForwardRemoved(Line, frozen=True, kw_only=True, tag="forward-removed"):
+    """`forwards remove`: the socket is closed."""
+
+    bind: str
 
 
 class OfferLine(Line, frozen=True, kw_only=True, tag="offer"):
@@ -403,6 +411,7 @@ AnyLine = (
     | Drawn
     | PathLine
     | Forwarding
+    | ForwardRemoved
     | OfferLine
     | ProgressLine
     | TransferredLine

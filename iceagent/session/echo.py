@@ -47,7 +47,7 @@ async def answer_pings(streams: StreamRouter, datagrams: DatagramRouter) -> None
             try:
                 stream = await streams.accept(PING_SERVICE)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
+                break
             try:
                 slots.acquire_nowait()
             except trio.WouldBlock:

@@ -78,12 +78,16 @@ async def _asked(session: Session, flow: int) -> NamedStream:
         async with answer_within(session, ANSWER_S):
             await stream.send_all(flow.to_bytes(ID_SIZE, "big"))
             await receive_exactly(stream, 1)
-    except BaseException as error:
+    except trio.TooSlowError:
         stream.reset(RESET_UNKNOWN)
-        if isinstance(error, trio.TooSlowError):
-            raise PeerLeft(f"the other side is connected, and has not answered for {ANSWER_S:.0f} s") from error
-        if isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, StreamReset):
-            raise _refusal(error.__cause__) from error
+        raise PeerLeft(f"the other side is connected, and has not answered for {ANSWER_S:.0f} s") from None
+    except trio.BrokenResourceError as error:
+        stream.reset(RESET_UNKNOWN)
+        if not isinstance(error.__cause__, StreamReset):
+            raise
+        raise _refusal(error.__cause__) from error
+    except BaseException:
+        stream.reset(RESET_UNKNOWN)
         raise
     return stream
 

@@ -22,7 +22,7 @@ from iceagent.tunnel.dynamic import serve_program
 from iceagent.tunnel.errors import FailedError, RefusedError, SpecError
 from iceagent.tunnel.local import accept_connections, open_listeners
 from iceagent.tunnel.opening import ANSWER_PATIENCE_S, open_tunnel_stream, unanswered
-from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
+from iceagent.tunnel.pump import RESET_TUNNEL, Closable, break_off, pump
 from iceagent.tunnel.spec import (
     AnyTarget,
     ForwardSpec,
@@ -64,12 +64,13 @@ class Forward:
 class HeldForward:
     """A forward whose local sockets are open and ours, before there is a session that could carry what comes to them.
 
-    What connects meanwhile waits in the backlog.
+    What connects meanwhile waits in the backlog. `close` lets nobody connect any more.
     """
 
     spec: ForwardSpec
     binds: tuple[str, ...]
     run: Callable[[Session, Traffic], Awaitable[None]]
+    close: Callable[[], None]
 
 
 @asynccontextmanager
@@ -86,10 +87,17 @@ async def hold_forward(spec: str | ForwardSpec) -> AsyncIterator[HeldForward]:
         if not isinstance(spec.bind, PortBind):
             raise SpecError("a Unix stream socket cannot carry UDP; a right one: 5353:192.0.2.1:53/udp")
         async with open_udp_sockets(spec.bind) as sockets:
-            yield HeldForward(spec, tuple(sock.text for sock in sockets), partial(_run_udp, sockets, target))
+            binds = tuple(sock.text for sock in sockets)
+            yield HeldForward(spec, binds, partial(_run_udp, sockets, target), partial(_close, sockets))
     else:
         async with open_listeners(spec.bind) as (listeners, binds):
-            yield HeldForward(spec, binds, partial(_run_streams, listeners, target))
+            close = partial(_close, [listener.socket for listener in listeners])
+            yield HeldForward(spec, binds, partial(_run_streams, listeners, target), close)
+
+
+def _close(sockets: Sequence[Closable]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 @asynccontextmanager
@@ -115,10 +123,13 @@ async def forward_local(session: Session, spec: str | ForwardSpec | HeldForward)
         return
     await check_allowed(session, spec.spec.target)
     traffic = Traffic(str(spec.spec.target), spec.binds)
-    async with open_background() as nursery:
-        nursery.start_soon(spec.run, session, traffic)
-        with shown_traffic(session, traffic):
-            yield Forward(spec.binds[0], spec.spec, spec.binds)
+    try:
+        async with open_background() as nursery:
+            nursery.start_soon(spec.run, session, traffic)
+            with shown_traffic(session, traffic):
+                yield Forward(spec.binds[0], spec.spec, spec.binds)
+    finally:
+        spec.close()
 
 
 @asynccontextmanager

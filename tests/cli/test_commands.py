@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -395,3 +396,28 @@ def test_documentation_names_every_exit_code_and_kind():
         f"`{kind}`" in text
         for kind in ("listening", "code", "waiting", "path", "outage", "forwarding", "closed", "log", "error")
     )
+
+
+def test_on_a_terminal_a_line_moves_until_the_error_takes_its_place() -> None:
+    """What is tried, and for how long; the end stands alone on its line."""
+    here, there = pty.openpty()
+    with socket.create_server(("127.0.0.1", 0)) as silent, os.fdopen(here, "rb", buffering=0) as terminal:
+        code = f"7-guitar-ozone@127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "TERM": "xterm"}
+        waiting = subprocess.Popen(
+            [*ICEAGENT, "connect", code], stdin=subprocess.DEVNULL, stderr=there, env=environment
+        )
+        os.close(there)
+        shown = b""
+        try:
+            while b" 1 s waiting for the relay 127.0.0.1" not in shown:
+                shown += terminal.read(4096)
+            assert b"\n" not in shown
+            waiting.send_signal(signal.SIGINT)
+            while b"\n" not in shown:
+                shown += terminal.read(4096)
+            assert waiting.wait(60) == 130
+        finally:
+            waiting.kill()
+            waiting.wait()
+    assert shown.rpartition(b"\r\x1b[K")[2] == b"iceagent: interrupted\r\n"

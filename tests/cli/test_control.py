@@ -309,7 +309,7 @@ async def test_a_verb_adds_what_it_can_be_asked_for() -> None:
     async with controlled(running) as path:
         with running.handling("forward.add", add):
             assert await ask(path, "forward.add", spec="1:a:2") == {
-                "version": 1, "ok": True, "error": "", "value": ["1:a:2"],
+                "version": 1, "ok": True, "error": "", "value": ["1:a:2"], "exit": 0,
             }  # fmt: skip
             refused = await ask(path, "forward.add")
             assert (refused["ok"], refused["error"]) == (False, "name a spec")

@@ -34,6 +34,7 @@ class Answer(msgspec.Struct):
         version: of the protocol.
         ok: whether the wish was granted.
         error: in words, where it was not.
+        exit: the exit code that goes with that.
         value: what was asked for.
     """
 
@@ -41,6 +42,7 @@ class Answer(msgspec.Struct):
     ok: bool = True
     error: str = ""
     value: Any = None
+    exit: int = 0
 
 
 class PathStatus(msgspec.Struct):
@@ -109,6 +111,7 @@ class CommandStatus(msgspec.Struct):
         verb: such as `forward`.
         since: when it began, Unix time in seconds.
         program: its version.
+        requests: what it can be asked for besides `status`.
         sessions: those that are open or being opened.
         sessions_left_out: how many more there are.
     """
@@ -117,6 +120,7 @@ class CommandStatus(msgspec.Struct):
     verb: str
     since: float
     program: str
+    requests: list[str] = []
     sessions: list[SessionStatus] = []
     sessions_left_out: int = 0
 

@@ -74,7 +74,15 @@ class Running:
 
         reads = list(self._parts.values())
         sessions = [status for read in reads[:MAX_SHOWN] if (status := read()) is not None]
-        return CommandStatus(os.getpid(), self.verb, self._since, __version__, sessions, max(0, len(reads) - MAX_SHOWN))
+        return CommandStatus(
+            pid=os.getpid(),
+            verb=self.verb,
+            since=self._since,
+            program=__version__,
+            requests=sorted(self.handlers),
+            sessions=sessions,
+            sessions_left_out=max(0, len(reads) - MAX_SHOWN),
+        )
 
 
 RUNNING = PerRun("iceagent.cli.control", Running)

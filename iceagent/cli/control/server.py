@@ -14,6 +14,7 @@ from iceagent.cli.control import folder as places
 from iceagent.cli.control import leftovers
 from iceagent.cli.control.messages import MAX_ANSWER, MAX_REQUEST, Answer, BadMessage, read_request_untrusted, to_line
 from iceagent.cli.control.running import Running
+from iceagent.cli.exits import Exit, exit_of
 from iceagent.errors import IceError
 from iceagent.net.accepting import serve_connections
 from iceagent.net.tasks import contained, open_background
@@ -110,7 +111,10 @@ async def _answer(line: bytes, running: Running) -> Answer:
     try:
         return Answer(value=await handler(request.arguments))
     except (IceError, ValueError) as error:
-        return Answer(ok=False, error=str(error))
+        code = exit_of(error) if isinstance(error, IceError) else Exit.USAGE
+        return Answer(ok=False, error=str(error), exit=int(code))
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return Answer(ok=False, error="the session has ended meanwhile", exit=int(Exit.NO_PATH))
 
 
 def _line_of(answer: Answer) -> bytes:
