@@ -123,18 +123,19 @@ class _Receiving:
 
     async def run(self) -> Transferred:
         """Receive; if that fails for a reason of ours, the other side is told."""
+        failure: LocalIOError | TransferRefused | TransferFailed | None = None
         try:
             entries, plan, open_place = await self._agree()
             await self._write_all(entries, plan, open_place)
-        except TransferRefused as error:
-            await self._say(Frame.ANSWER, wire.Answer("refused", str(error)))
-            raise
-        except (LocalIOError, TransferFailed) as error:
-            await self._say(Frame.RESULT, wire.Answer("failed", str(error)))
-            raise
+        except (LocalIOError, TransferRefused, TransferFailed) as error:
+            failure = error
         finally:
             if self._target is not None:
                 self._target.close()
+        if failure is not None:
+            refused = isinstance(failure, TransferRefused)
+            await self._say(Frame.RESULT, wire.Answer("refused" if refused else "failed", str(failure)))
+            raise failure
         await self._say(Frame.RESULT, wire.Answer("ok"))
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._stream.aclose()

@@ -144,7 +144,7 @@ class _Sending:
         while kind is Frame.HAVE:
             self._note(wire.unpacked(body, list[wire.Have]))
             kind, body = await _next(answers)
-        if kind is not Frame.ANSWER:
+        if kind not in (Frame.ANSWER, Frame.RESULT):
             raise TransferFailed("the other side broke the protocol of transfers: no answer")
         _raise_unless_ok(wire.unpacked(body, wire.Answer))
 

@@ -9,11 +9,13 @@ import pytest
 import trio
 from fake_link import linked_sessions
 
+from iceagent.errors import LocalIOError
 from iceagent.files.errors import TransferFailed, TransferRefused
 from iceagent.files.incoming import Incoming
 from iceagent.files.outgoing import Outgoing
 from iceagent.files.receiver import receive_files
 from iceagent.files.sender import Transferred, send_files
+from iceagent.files.target import Target
 
 
 async def transfer(paths, into, **more) -> tuple[Transferred, Transferred]:
@@ -183,6 +185,17 @@ async def test_who_does_not_want_it_says_so(here, there):
         await transfer([here / "file"], there, accept=accept)
     assert refused.group_contains(TransferRefused, match="the other side does not accept the files: its user said no")
     assert tree(there) == {}
+
+
+async def test_who_has_no_room_tells_the_other_side(here, there, monkeypatch):
+    """Both sides get the figures."""
+    fill(here / "file", 100_000)
+    monkeypatch.setattr(Target, "free_bytes", lambda _: 50_000)
+    with pytest.raises(BaseExceptionGroup) as failed:
+        await transfer([here / "file"], there)
+    figures = r"104 kB are needed, 50\.0 kB are free"
+    assert failed.group_contains(LocalIOError, match=figures)
+    assert failed.group_contains(TransferFailed, match=f"cannot receive: there is no room in .*{figures}")
 
 
 async def test_two_senders_are_told(here):
