@@ -209,7 +209,7 @@ async def _send_batches(stream: NamedStream, outgoing: Outgoing) -> None:
     async with open_background() as nursery:
         nursery.start_soon(read)
         async for batch in take:
-            await stream.send_all(bytes(batch) if isinstance(batch, bytearray) else batch)
+            await stream.send_all(bytes(batch))
 
 
 class ControlFrames:

@@ -4,7 +4,8 @@ From the sender:   OFFER, ENTRIES …, then BEGIN, DATA …, END for each file, 
 From the receiver: READY, HAVE …, ANSWER, then AGAIN for a file that came out wrong, and RESULT
 
 OFFER, ENTRIES, HAVE, ANSWER and RESULT hold msgpack, the others what their functions below say. After LAST the sender
-waits: for AGAIN, after which it sends that file anew, and LAST again; or for RESULT, which ends the transfer, and does so in the place of ANSWER or at any time if it is no.
+waits: for AGAIN, after which it sends that file anew, and LAST again; or for RESULT, which ends the transfer. A RESULT
+that is no may come at any time, in the place of ANSWER, too.
 """
 
 from __future__ import annotations

@@ -76,6 +76,11 @@ class Process:
         """The child's process id (inside `ip netns exec` it is the command's own: ip replaces itself)."""
         return self._popen.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
+
     def wait_for(self, *kinds: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """Return the next JSON line of that kind, or of one of those.
 
