@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = "ICEAGENT_CONFIG"
 RELAY_ENVIRONMENT = "ICEAGENT_RELAY"
 _KEPT = "iceagent.user_config"
-_EXCLUDE = (("only_ipv4", "only_ipv6"), ("hard_nat", "relay_only"))
+_EXCLUDE = (("only_ipv4", "only_ipv6"), ("hard_nat", "relay_only"), ("direct", "relay_only"))
 
 
 def config_path() -> Path | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import trio
 
+from iceagent.cli.codes import show_code
 from iceagent.cli.connection import ConnectionOptions, connection_options
 from iceagent.cli.options import output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
@@ -102,8 +103,7 @@ class Meeting:
         options = ["--hard-nat"] * self.connection.hard_nat + ([] if "@" in code else ["--relay", relay_url])
         verb, *before_code = self.other_verb
         command = shlex.join(["iceagent", verb, *options, *before_code, code])
-        text = code if output.quiet else f"code: {code}\non the other machine, run:  {command}"
-        output.line("code", text, essential=True, code=code, relay=relay_url, command=command)
+        show_code(output, code=code, relay=relay_url, command=command)
 
 
 @asynccontextmanager

@@ -37,6 +37,7 @@ class ConnectionTable(Table, frozen=True, kw_only=True):
     deny_interface: Listed | None = None
     deny_remote: Listed | None = None
     relay_only: bool | None = None
+    direct: bool | None = None
     hard_nat: bool | None = None
     give_up_after: Number | None = None
     verify: bool | None = None

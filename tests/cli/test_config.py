@@ -100,6 +100,11 @@ def test_the_command_line_beats_the_environment_beats_the_file(
     assert (found["relay"], found["environment"]) == (("ws://mine:1",), None)
     assert (found["only_ipv4"], found["only_ipv6"], found["give_up_after_s"]) == (False, True, 5)
     assert parsed("connect", "--relay-only", "office")["hard_nat"] is False, "the two exclude each other"
+    write("[connection]\nrelay_only = true\n[peers.home]\ndirect = true\nrelay_only = false")
+    assert [parsed("connect", "7-a-b")[name] for name in ("direct", "relay_only")] == [False, True]
+    assert [parsed("connect", "home")[name] for name in ("direct", "relay_only")] == [True, False]
+    assert [parsed("connect", "--direct", "7-a-b")[name] for name in ("direct", "relay_only")] == [True, False]
+    write(GOOD)
     monkeypatch.setenv(RELAY_ENVIRONMENT, "ws://theirs:1")
     assert parsed("connect", "office")["environment"] == "ws://theirs:1"
 

@@ -163,6 +163,32 @@ def test_a_relay_that_is_killed_and_started_again_between_is_no_matter(
     pipe(listener, again)
 
 
+def test_pings_go_by_name_and_status_shows_it(homes: tuple[Home, Home, int], tmp_path: Path) -> None:
+    """The listener waits on afterwards; a ping is a session like others."""
+    one, two, _ = homes
+    runtime = tmp_path / "run"
+    runtime.mkdir(mode=0o700)
+    inside = f"XDG_RUNTIME_DIR={runtime}"
+    listener = one.run.start("env", inside, *one.command("listen", "--json", "--allow", "any", "--name", "office"))
+    listener.wait_for("listening")
+    pinger = two.run.start("env", inside, *two.command("ping", "--json", "--interval", "0.1", "home"))
+    pinger.wait_for("ping")
+    listener.wait_for("path")
+    asked = subprocess.run(
+        ["env", inside, *two.command("status", "--json")], capture_output=True, text=True, timeout=60, check=True
+    )
+    found = {line["verb"]: line["sessions"] for line in map(json.loads, asked.stdout.splitlines())}
+    assert {verb: [(one["peer"], one["state"]) for one in sessions] for verb, sessions in found.items()} == {
+        "listen": [("office", "connected")],
+        "ping": [("home", "connected")],
+    }
+    pinger.stop()
+    listener.wait_for("closed")
+    again = two.start("ping", "--json", "--count", "1", "home")
+    assert again.wait() == 0
+    assert again.wait_for("pings")["answered"] == 1
+
+
 @pytest.mark.parametrize("clock_s", [-86_400, 86_400])
 def test_clocks_a_day_apart_are_no_matter(homes: tuple[Home, Home, int], clock_s: int) -> None:
     """Many machines start with a clock that was never set."""
