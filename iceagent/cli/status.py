@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -72,6 +73,13 @@ async def _watch(pid: int | None, output: Output) -> None:
         await trio.sleep(WATCH_S)
 
 
+def fitting(lines: Sequence[str], columns: int, rows: int) -> list[str]:
+    """Return what a screen can show of lines: what is longer would take more of its rows than are counted."""
+    room = max(1, rows - 1)
+    cut = [line[: max(1, columns - 1)] for line in lines]
+    return cut if len(cut) <= room else [*cut[: room - 1], f"and {len(cut) - room + 1} lines more"[: columns - 1]]
+
+
 class _Screen(Output):
     """Collects what is shown, and shows it in the place of what was shown before."""
 
@@ -97,8 +105,8 @@ class _Screen(Output):
             return
         self._last = lines
         if stream.isatty():
-            before = f"\x1b[{self._shown}F\x1b[J" if self._shown else ""
+            self.raw(f"\x1b[{self._shown}F\x1b[J" if self._shown else "")
+            lines = fitting(lines, *shutil.get_terminal_size())
             self._shown = len(lines)
-            self.raw(before)
         for line in lines:
             self.raw(f"{line}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -11,15 +12,18 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 from fake_link import linked
 
+from iceagent.cli import status
 from iceagent.cli.control import client, folder, leftovers, server
 from iceagent.cli.control.messages import MAX_REQUEST, CommandStatus
 from iceagent.cli.control.running import Running
+from iceagent.cli.output import Output
 from iceagent.cli.status_lines import format_bytes, status_lines
 from iceagent.core.address import TransportAddress
 from iceagent.errors import LocalError
@@ -476,6 +480,36 @@ async def test_a_command_that_does_not_answer_is_named(runtime: Path, monkeypatc
             first, second = sorted(await client.ask_all(), key=lambda one: isinstance(one, CommandStatus))
     assert first == client.Unanswered(os.getppid(), "it has not answered for 0.2 s")
     assert isinstance(second, CommandStatus)
+
+
+async def test_what_is_watched_is_drawn_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again where it has changed, and no longer or wider than the screen: else it would leave a trail."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("iceagent.cli.status.sys", SimpleNamespace(stderr=terminal))
+    monkeypatch.setattr("iceagent.cli.output.sys", SimpleNamespace(stderr=terminal))
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "4")
+    screen = status._Screen(Output())
+    running = Running()
+    async with controlled(running):
+        await screen.show(None)
+        first = terminal.getvalue()
+        assert first.count("\n") == 2
+        for _ in range(3):
+            with running.attempt(Progress()):
+                await screen.show(None)
+            await screen.show(None)
+    drawn = terminal.getvalue().removeprefix(first).split("\x1b[J")
+    assert drawn[0] == "\x1b[2F"
+    assert "waiting for the relay" in drawn[1]
+    assert all(len(line) < 40 for part in drawn for line in part.split("\n"))
+    assert status.fitting(["a" * 9, "b", "c", "d"], 5, 4) == ["aaaa", "b", "and "]
+    assert status.fitting(["a", "b", "c"], 5, 4) == ["a", "b", "c"]
 
 
 # What is counted

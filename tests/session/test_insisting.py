@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from fake_link import linked
 from virtual_sessions import connected
 
 from iceagent import vnet as virtual
@@ -17,12 +19,14 @@ from iceagent.agent.outlook import refuses_relays, wait_surely_direct
 from iceagent.cli.connection import ConnectionOptions
 from iceagent.cli.exits import Exit, exit_of
 from iceagent.cli.ping import wait_direct
-from iceagent.core.address import TransportAddress
+from iceagent.core.address import TransportAddress, make_address
 from iceagent.errors import LocalError
 from iceagent.servers.turn import open_turn_server
 from iceagent.servers.turn_options import TurnOptions
 from iceagent.session.errors import NoPath, NotDirect, SessionError
 from iceagent.session.insisting import still_relayed
+from iceagent.session.path import Path
+from iceagent.session.session import Session
 from iceagent.vnet import PORT_RESTRICTED
 
 
@@ -154,3 +158,21 @@ def test_direct_is_of_no_use_with_relay_only() -> None:
     config = ConnectionOptions(direct=True).config()
     assert config is not None
     assert config == replace(AgentConfig(), candidate_types=("host", "srflx", "prflx"), randbytes=config.randbytes)
+
+
+async def test_waiting_for_a_direct_path_ends_with_it(autojump_clock: trio.testing.MockClock) -> None:
+    """Relayed first, direct five seconds later: what `ping --until-direct` waits for."""
+    here, there = make_address("192.0.2.1", 1), make_address("203.0.113.5", 2)
+    present = [Path(False, "turn-udp", here, there, because="no reason")]
+    session = Session(linked()[0], inviter=False, read_path=lambda: present[-1])
+
+    async def become_direct() -> None:
+        await trio.sleep(5)
+        present.append(Path(True, "udp", here, there))
+        session.notify_path_changed()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(become_direct)
+        began_at = trio.current_time()
+        await wait_direct(session)
+        assert trio.current_time() - began_at == 5
