@@ -53,7 +53,7 @@ async def through_api(code: str, relay: str, target: str) -> float:
 
 def through_command_line(run: Processes, relay: str, target: str) -> float:
     """Return milliseconds from starting `forward` to the first byte."""
-    listener = run.iceagent("listen", "--json", "--relay", relay, "--allow", f"tcp:{target}")
+    listener = run.iceagent("listen", "--once", "--json", "--relay", relay, "--allow", f"tcp:{target}")
     code = listener.wait_for("code")["code"]
     forwarder = run.iceagent("forward", "--json", "--relay", relay, "-L", f"0:{target}", code)
     bind = forwarder.wait_for("forwarding")["bind"]

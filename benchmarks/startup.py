@@ -102,7 +102,7 @@ def first_bytes(runs: int) -> dict[str, list[float]]:
 def measure(run: Processes, url: str, target: str, times: dict[str, list[float]]) -> None:
     """Forward once."""
     yardstick, forward, processor = times.values()
-    listener = run.iceagent("listen", "--json", "--relay", url, "--allow", f"tcp:{target}")
+    listener = run.iceagent("listen", "--once", "--json", "--relay", url, "--allow", f"tcp:{target}")
     code = listener.wait_for("code")["code"]
     time.sleep(BREATH_S)
     yardstick.append(to_first_byte(lambda: run.start(sys.executable, "-c", ONE_BYTE))[0])

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         RefusedError,
         SpecError,
     )
+    from iceagent.tunnel.joiners import serve_joiners
     from iceagent.tunnel.peer import Invitation, Link, invite, join, listen
 
 __version__ = "0.1.0"
@@ -138,6 +139,7 @@ __all__ = [
     "open_agent",
     "open_shared_port",
     "pair",
+    "serve_joiners",
 ]
 
 _HOMES = {
@@ -195,6 +197,7 @@ _HOMES = {
     "Identity": "iceagent.session.pairing.identity",
     "PeerStore": "iceagent.session.pairing.store",
     **dict.fromkeys(("Pairing", "pair"), "iceagent.session.pairing.pair"),
+    "serve_joiners": "iceagent.tunnel.joiners",
     **dict.fromkeys(("Invitation", "Link", "invite", "join", "listen"), "iceagent.tunnel.peer"),
 }
 

@@ -107,6 +107,8 @@ def _restore(before: str | None) -> None:
 def peer_of(context: click.Context) -> str | None:
     """Return the name of the paired peer that a command is about, or a code; both options are read first of all."""
     found = context.params.get("peer") or context.params.get("code")
+    if isinstance(found, tuple):  # of several names none decides on what all of them share
+        found = found[0] if len(found) == 1 else None
     return found if isinstance(found, str) else None
 
 

@@ -85,6 +85,7 @@ class Draining(Line, frozen=True, kw_only=True, tag="draining"):
 class WordsLine(Line, frozen=True, kw_only=True, tag="words"):
     """Five words, which the other side must show, too."""
 
+    peer: str | Maybe = UNSET
     words: Annotated[Words, msgspec.Meta(min_length=5, max_length=5)]
 
 
@@ -208,6 +209,7 @@ class Drawn(Line, frozen=True, kw_only=True, tag="drawn"):
 class PathLine(Line, frozen=True, kw_only=True, tag="path"):
     """All with a peer: the path in use, again whenever it changes."""
 
+    peer: str | Maybe = UNSET
     direct: bool
     transport: Literal["udp", "tcp", "turn-udp", "turn-tcp", "turn-tls", "turn-dtls"]
     local: str
@@ -268,6 +270,7 @@ class TransferredLine(Line, frozen=True, kw_only=True, tag="transferred"):
 class Waiting(Line, frozen=True, kw_only=True, tag="waiting"):
     """All with a peer: what is waited for."""
 
+    peer: str | Maybe = UNSET
     stage: Literal["relay", "meet", "peer", "path", "link"]
     seconds: Seconds
     verdict: str | None
@@ -276,24 +279,11 @@ class Waiting(Line, frozen=True, kw_only=True, tag="waiting"):
 class OutageLine(Line, frozen=True, kw_only=True, tag="outage"):
     """All with a peer: the other side does not answer, or does again."""
 
+    peer: str | Maybe = UNSET
     state: Literal["silent", "restarting", "reconnecting", "trying", "back"]
     seconds: Seconds
     here: bool
     gives_up_s: Seconds | None
-
-
-class Closed(Line, frozen=True, kw_only=True, tag="closed"):
-    """`listen`: a session is over."""
-
-    reason: str
-
-
-class Log(Line, frozen=True, kw_only=True, tag="log"):
-    """All: what the library logs."""
-
-    level: Literal["debug", "info", "warning", "error", "critical"]
-    logger: str
-    message: str
 
 
 class VerdictObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -304,6 +294,26 @@ class VerdictObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     summary: str
     evidence: Words
     remedy: str
+
+
+class Closed(Line, frozen=True, kw_only=True, tag="closed"):
+    """`listen`: a session is over, or nobody came of a code."""
+
+    peer: str | Maybe = UNSET
+    reason: str
+    verdict: VerdictObject | Maybe | None = UNSET
+
+
+class Full(Line, frozen=True, kw_only=True, tag="full"):
+    """`listen --allow`: as many are connected as may be."""
+
+
+class Log(Line, frozen=True, kw_only=True, tag="log"):
+    """All: what the library logs."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"]
+    logger: str
+    message: str
 
 
 class ErrorLine(Line, frozen=True, kw_only=True, tag="error"):
@@ -418,6 +428,7 @@ AnyLine = (
     | Waiting
     | OutageLine
     | Closed
+    | Full
     | Log
     | ErrorLine
     | RelayLine

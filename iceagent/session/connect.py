@@ -20,6 +20,7 @@ from iceagent.session.errors import NobodyCame, RelayMissing
 from iceagent.session.own_addresses import check_addresses
 from iceagent.session.progress import Progress, Stage
 from iceagent.session.relay import (
+    RelayPlace,
     Relays,
     agent_config,
     check_turn,
@@ -61,7 +62,12 @@ _TURNS = 4  # of the event loop: an answer goes through a task or two until the 
 
 
 class Invitation(Generic[S]):
-    """A code that waits for the other side. It is good for one."""
+    """A code that waits for the other side. It is good for one.
+
+    Attributes:
+        relay_url: of the relay where the other side is waited for.
+        came: set once somebody has come who knows the code.
+    """
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Invitation(Generic[S]):
         relays: Sequence[str] = (),
     ) -> None:
         self.relay_url = relay_url
+        self.came = trio.Event()
         self._signaling = signaling
         self._session_type = session_type
         self._relay_host = relay_host
@@ -88,6 +95,11 @@ class Invitation(Generic[S]):
     def code(self) -> str:
         """What the other side has to be given, such as `7-guitar-ozone`."""
         return self._signaling.code
+
+    @property
+    def nameplate(self) -> str:
+        """The number that the code begins with; no secret."""
+        return self._signaling.nameplate
 
     @checked
     @asynccontextmanager
@@ -120,6 +132,7 @@ class Invitation(Generic[S]):
                 channel = await self._signaling.wait_peer()
         if channel is None:
             raise NobodyCame(f"nobody came within {timeout_s:g} s")
+        self.came.set()
         await _verified(channel, self._verify)
         servers_of = partial(session_servers, self._config, self._relay_host)
         config = agent_config(self._config, self._relay_host, channel.ice_servers)
@@ -145,14 +158,32 @@ async def invite(
         RelayError: the relay cannot be reached.
         LocalError: a URL is malformed, or what `config` allows leaves no address to connect from, or no TURN server.
     """
+    async with (
+        open_relay(relay) as place,
+        invite_at(place, session_type, config=config, progress=progress, verify=verify) as invitation,
+    ):
+        yield invitation
+
+
+@asynccontextmanager
+async def invite_at(
+    place: RelayPlace,
+    session_type: Callable[..., S],
+    *,
+    config: AgentConfig | None = None,
+    progress: Progress | None = None,
+    verify: Verify | None = None,
+    is_long: bool = False,
+) -> AsyncIterator[Invitation[S]]:
+    """Yield an invitation at a relay; as `invite`, where `is_long` asks for a code of four words."""
     progress = progress or Progress()
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(open_relay(relay))
         check_addresses(config, peer_may_be_here=any(map(is_loopback, place.hosts)))
         progress.relay = " or ".join(place.hosts)
         with signal_errors():
             client = await stack.enter_async_context(open_client(place.urls, config))
-            signaling = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
+            opening = icesignal.open_invitation(client, address=place.address, is_long=is_long)
+            signaling = await stack.enter_async_context(opening)
         url = place.shown if place.address else client.url
         agent_config(config, host_of(url), signaling.ice_servers)  # what it lacks is said before there is a code
         progress.peer = _numbered(signaling.code)
@@ -223,8 +254,12 @@ async def meet_peer(
     identity: Identity | None = None,
     store: PeerStore | None = None,
     timeout_s: float | None = None,
+    is_free: trio.Event | None = None,
 ) -> AsyncIterator[S]:
     """Yield the session with a paired peer: the `inviter` waits for it, the `joiner` goes to it.
+
+    Where the two meet they only meet: once their session is open they leave for a room of its own, and others of the
+    same two may meet there; `is_free` is set then.
 
     Raises:
         UnknownPeer, IdentityError, PeerNotPinned, RelayMissing: see `iceagent.session.errors`.
@@ -254,14 +289,21 @@ async def meet_peer(
         try:
             with signal_errors():
                 met = await stack.enter_async_context(meeting)
+                if is_free is not None:
+                    nursery.start_soon(_note_over, met.channel, is_free)
         except trio.TooSlowError:
             raise NobodyCame(f"{name} did not come within {timeout_s:g} s") from None
         await _verified(met.channel, verify)
         relays = _serving_first(met.client, urls)
         if config is None or config.outage_s is None:
             config = replace(config or AgentConfig(), outage_s=PAIRED_OUTAGE_S)
-        session = _session_over(session_type, met.channel, relays, config, progress)
+        session = _session_over(session_type, met.channel, relays, config, progress, moves_on=True)
         yield await stack.enter_async_context(session)
+
+
+async def _note_over(channel: icesignal.SealedChannel, is_over: trio.Event) -> None:
+    await channel.wait_over()
+    is_over.set()
 
 
 @asynccontextmanager
@@ -298,13 +340,17 @@ def _session_over(
     progress: Progress,
     *,
     peers_relay: tuple[str, int] | None = None,
+    moves_on: bool = False,
 ) -> AbstractAsyncContextManager[S]:
-    """Return a session over a channel; the first of `relays` has led to it, and may be the peer's own."""
+    """Return a session over a channel; the first of `relays` has led to it, and may be the peer's own.
+
+    `moves_on`: the channel is for others, too, and is left as soon as the session is open.
+    """
     from iceagent.link import generate_identity
     from iceagent.session.establish import establish
     from iceagent.session.reunion import Reunion
 
-    reunion = Reunion(relays, config, channel.rendezvous, peers_relay)
+    reunion = Reunion(relays, config, channel.rendezvous, peers_relay, moves_on=moves_on)
     relay_host = host_of(relays[0])
     servers_of = partial(session_servers, config, relay_host)
     config = agent_config(config, relay_host, channel.ice_servers)

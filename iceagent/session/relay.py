@@ -73,9 +73,12 @@ class RelayPlace:
 
 
 @asynccontextmanager
-async def open_relay(relay: Relays) -> AsyncIterator[RelayPlace]:
+async def open_relay(relay: Relays, *, most_peers: int = 1) -> AsyncIterator[RelayPlace]:
     """Yield the relay of an inviter; when none is configured, one runs while the body does.
 
+    Args:
+        relay: what was named.
+        most_peers: how many may be connected at once.
     Raises:
         RelayError: a relay of our own cannot be started.
         LocalError: a URL is malformed.
@@ -90,21 +93,25 @@ async def open_relay(relay: Relays) -> AsyncIterator[RelayPlace]:
     wildcard, loopback = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")  # noqa: S104 (its purpose)
     async with AsyncExitStack() as stack:
         try:
-            server = await stack.enter_async_context(_serve_one_command(wildcard, password))
+            server = await stack.enter_async_context(_serve_one_command(wildcard, password, most_peers))
         except OSError as error:
             raise RelayError(f"cannot start a relay here: {error.strerror}; name one with --relay") from error
         url = f"ws://{icesignal.OWNER}:{password}@{_authority(loopback, server.port)}"
         yield RelayPlace(url, _authority(host, server.port))
 
 
-def _serve_one_command(host: str, password: str) -> AbstractAsyncContextManager[icesignal.Server]:
+def _serve_one_command(host: str, password: str, most_peers: int) -> AbstractAsyncContextManager[icesignal.Server]:
     """Return a relay of one command's own: for its rooms, and whoever comes to join them.
 
     Its code carries an address, so that nobody has to say the nameplate to himself, and it may be long enough that
-    trying them all is no way in.
+    trying them all is no way in. Each peer has a connection here, and this command another for it; of the rest nobody
+    who is at one address alone may take the larger part.
     """
-    limits = icesignal.Limits(max_connections=64, max_connections_per_source=16)
-    rooms = icesignal.RoomLimits(max_rooms=4, total_log_bytes=4 << 20, nameplate_digits=4)
+    limits = icesignal.Limits(max_connections=60 + 4 * most_peers, max_connections_per_source=15 + most_peers)
+    most_rooms = 3 + 2 * most_peers  # that of its code, and one where it is met again
+    rooms = icesignal.RoomLimits(
+        max_rooms=most_rooms, rooms_per_source=most_rooms, total_log_bytes=4 << 20, nameplate_digits=4
+    )
     engine = icesignal.MemoryEngine(limits=rooms)
     return icesignal.serve(host=host, limits=limits, engine=engine, owner_password=password)
 

@@ -28,6 +28,7 @@ class Reunion:
         config: says how they are reached.
         rendezvous: the room, and our role in it.
         peers_relay: host and port of the relay if it is the other side's own, which ends with its program.
+        moves_on: whether the joiner leaves the first conversation once the session is open: others wait there.
     """
 
     def __init__(
@@ -36,7 +37,10 @@ class Reunion:
         config: AgentConfig | None,
         rendezvous: icesignal.Rendezvous,
         peers_relay: tuple[str, int] | None = None,
+        *,
+        moves_on: bool = False,
     ) -> None:
+        self.moves_on = moves_on
         self._urls = list(urls)
         self._config = config
         self._rendezvous = rendezvous

@@ -179,7 +179,9 @@ class Session:
 
             raise peer_lost(reason, self._read_failure()) from reason
         if isinstance(reason, WishRefused):
-            raise PeerTurnedAway(f"{reason}; make a new code, and allow it if it should be") from reason
+            raise PeerTurnedAway(
+                f"{reason}; allow it here if it should be, and let the other side come again"
+            ) from reason
         if reason is not None and not isinstance(reason, (LinkClosedByPeer, LocalError)):
             raise PeerLeft(str(reason)) from reason
 

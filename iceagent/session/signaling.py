@@ -109,6 +109,9 @@ class Signaling:
             outcome, because = "relayed", self._agent.explain().because
         why = "" if because is None else because.value
         self._channel.report_outcome(outcome, why, trio.current_time() - self._began_at)
+        # The joiner's link is the last to open, so that the other side knows that its own is.
+        if self._reunion is not None and self._reunion.moves_on and self._channel.role == "joiner":
+            self._channel.leave()
 
     def report_failed(self, why: str) -> None:
         """Report to the relay's operator that they do not."""

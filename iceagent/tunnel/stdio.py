@@ -106,13 +106,14 @@ class _PipeService:
         return await self._offered[1].receive()
 
 
-async def run_pipe(session: Session, local: ByteStream, *, opener: bool) -> None:
+async def run_pipe(session: Session, local: ByteStream, *, opener: bool, begun: trio.Event | None = None) -> None:
     """Join `local` with the other side's standard streams until both directions have ended.
 
     Args:
         session: the session to the other side, which runs this too.
         local: usually `StandardStreams()`.
         opener: true on the side of the joiner, false on the side of the inviter.
+        begun: set once the two are joined; nothing has been read before.
     Raises:
         RefusedError, FailedError: the other side offers no pipe.
         PeerLeft: the other side closed before both directions had ended.
@@ -125,6 +126,8 @@ async def run_pipe(session: Session, local: ByteStream, *, opener: bool) -> None
         nursery.start_soon(_watch_closed, session, service)
         try:
             stream = await _open_pipe(session) if opener else await service.wait_stream()
+            if begun is not None:
+                begun.set()
             await _copy_both(local, stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise await reason_of_end(session) from error

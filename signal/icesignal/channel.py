@@ -193,6 +193,15 @@ class SealedChannel:
         """End the conversation; the peer gets `PeerLeft`. Returns at once."""
         self._client.close("done")
 
+    def leave(self) -> None:
+        """End the conversation, but not what the two peers do: they go on without it, or meet elsewhere."""
+        self._client.close("left")
+
+    async def wait_over(self) -> None:
+        """Wait until nothing more can be sent, and nothing more comes."""
+        while self._over is None:
+            await self._changed.wait()
+
     # -- the pump
 
     async def run(self) -> None:

@@ -1,6 +1,7 @@
 """Codes such as `7-guitar-ozone`, which one person reads out to another: made here, and parsed tolerantly.
 
-Two words of a list of 512 are 18 bits; one guess per code makes that one chance in 262,144.
+Two words of a list of 512 are 18 bits; one guess per code makes that one chance in 262,144. Who makes one code after
+the other, since somebody guesses, makes them of four. Nobody types four for two by mistake, as he may type three.
 Source: docs/relay-protocol.md section 6.
 """
 
@@ -57,6 +58,7 @@ WORDS: Final[tuple[str, ...]] = tuple(_TEXT.split())
 
 
 WORD_COUNT = 2
+LONG_WORD_COUNT = 4
 _LISTED = frozenset(WORDS)
 MAX_WORDS_CHARACTERS = 320  # number and words, and what they are pasted with
 MAX_CODE_CHARACTERS = MAX_WORDS_CHARACTERS + MAX_URL_CHARACTERS
@@ -122,9 +124,9 @@ class Code:
         return f"{self.nameplate}-{self.password}{at}"
 
 
-def generate_words(randbelow: Callable[[int], int] = secrets.randbelow) -> tuple[str, ...]:
-    """Return the random words of a new code; 9 bits each."""
-    return tuple(WORDS[randbelow(len(WORDS))] for _ in range(WORD_COUNT))
+def generate_words(randbelow: Callable[[int], int] = secrets.randbelow, *, is_long: bool = False) -> tuple[str, ...]:
+    """Return the random words of a new code, two or four of them; 9 bits each."""
+    return tuple(WORDS[randbelow(len(WORDS))] for _ in range(LONG_WORD_COUNT if is_long else WORD_COUNT))
 
 
 def parse_code(text: str) -> Code:
@@ -147,7 +149,7 @@ def parse_code(text: str) -> Code:
     parts = [part for part in _SEPARATORS.split(head) if part]
     if not parts or not _NAMEPLATE.match(parts[0]):
         raise CodeMalformed(f"the code does not begin with a number; {_EXAMPLE}")
-    if len(parts) != 1 + WORD_COUNT:
+    if len(parts) - 1 not in (WORD_COUNT, LONG_WORD_COUNT):
         raise CodeMalformed(f"the code has {len(parts) - 1} words after its number, not {WORD_COUNT}; {_EXAMPLE}")
     for word in parts[1:]:
         if not _WORD.match(word):

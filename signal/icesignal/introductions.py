@@ -93,6 +93,7 @@ async def open_invitation(
     *,
     address: str | None = None,
     app_id: str = pake.APP_ID,
+    is_long: bool = False,
     ssl_context: ssl.SSLContext | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> AsyncGenerator[Invitation, None]:
@@ -102,6 +103,8 @@ async def open_invitation(
         relay: a URL or several, or a client that is in no room yet. Of several relays the code says which one serves.
         address: `HOST:PORT` to put into the code behind an `@`, for a relay that the peer does not know.
         app_id: bound into the keys; both sides must use the same.
+        is_long: whether the code has four words and not two: 36 bits, where codes are made again and again although
+            somebody guesses them.
         ssl_context, timeout_s: as for `open_client`.
     Raises:
         CodeMalformed: `address` is not HOST:PORT.
@@ -110,7 +113,7 @@ async def open_invitation(
     expect(Client, str, list, tuple, relay=relay)
     expect(str, app_id=app_id)
     expect(str, None, address=address)
-    words = generate_words()
+    words = generate_words(is_long=is_long)
     where = None if address is None else parse_host_port(address)
     async with _client_of(relay, ssl_context, timeout_s) as client, open_background() as nursery:
         exchange = pake.Pake("inviter", "-".join(words), app_id=app_id)

@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -46,7 +47,7 @@ def error_of(process: Process) -> dict[str, object]:
 
 def listen(run: Processes, relay: str, *allow: str) -> tuple[Process, str]:
     rules = [option for rule in allow for option in ("--allow", rule)]
-    listener = run.iceagent("listen", "--json", "--relay", relay, *rules)
+    listener = run.iceagent("listen", "--once", "--json", "--relay", relay, *rules)
     return listener, listener.wait_for("code")["code"]
 
 
@@ -91,7 +92,7 @@ def test_version_is_quick_to_ask():
 def test_listen_and_forward_with_an_embedded_relay(run):
     """The README's first example: no server anywhere, the code alone is enough."""
     with upper_server() as port:
-        listener = run.iceagent("listen", "--json", "--allow", f"tcp:127.0.0.1:{port}")
+        listener = run.iceagent("listen", "--once", "--json", "--allow", f"tcp:127.0.0.1:{port}")
         line = listener.wait_for("code")
         assert "@" in line["code"]
         assert line["command"].startswith("iceagent forward -L ")
@@ -148,17 +149,89 @@ def test_a_refused_connection_closes_at_once_and_the_reason_is_in_the_log(run, r
         assert ask(whole, b"x") == b"X"
 
 
-def test_wrong_code_ends_both_sides_with_4(run, relay):
+def test_a_wrong_code_is_exit_4_and_the_listener_has_another(run, relay):
     """One guess: whoever guesses wrong has spoilt the code, and the listener must hear of it."""
     listener, code = listen(run, relay, "any")
     nameplate, _, _ = code.partition("-")
     joiner = run.iceagent("forward", "--json", "--relay", relay, "-L", "0:h:1", f"{nameplate}-zebra-zebra")
-    for side in (joiner, listener):
-        line = error_of(side)
-        assert line["exit"] == 4
-        assert "code" in str(line["message"])
+    line = error_of(joiner)
+    assert line["exit"] == 4
+    assert "code" in str(line["message"])
+    assert "wrong code" in str(listener.wait_for("closed")["reason"])
     late = run.iceagent("forward", "--json", "--relay", relay, "-L", "0:h:1", code)
     assert error_of(late)["exit"] == 4
+    next_code = listener.wait_for("code")["code"]
+    run.iceagent("forward", "--json", "--relay", relay, "-L", "0:h:1", next_code).wait_for("forwarding")
+
+
+class _Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(4096):
+            self.request.sendall(data)
+
+
+@contextmanager
+def echo_server() -> Iterator[int]:
+    """Run a TCP server that sends everything back; yields its port."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Echo) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_a_listener_that_stays_names_each_of_its_joiners(run, relay):
+    """Lines of several sessions go to one terminal: each says whose it is, by the number of its code."""
+    with echo_server() as port:
+        listener = run.iceagent("listen", "--json", "--relay", relay, "--allow", f"tcp:127.0.0.1:{port}")
+        forwards, lines = [], [listener.wait_for("code")]
+        for number in range(2):
+            while len(codes := [line["code"] for line in lines if line["kind"] == "code"]) <= number:
+                lines.append(listener.wait_for("code", "path"))
+            forward = run.iceagent("forward", "--json", "--relay", relay, "-L", f"0:127.0.0.1:{port}", codes[number])
+            forwards.append((forward, int(forward.wait_for("forwarding")["bind"].rpartition(":")[2])))
+            nameplate = codes[number].partition("-")[0]
+            while not any(line.get("peer") == nameplate for line in lines):
+                lines.append(listener.wait_for("code", "path"))
+        for _, bind in forwards:
+            with socket.create_connection(("127.0.0.1", bind), timeout=20) as near:
+                near.sendall(b"hello")
+                assert near.recv(5) == b"hello"
+        forwards[1][0].signal(signal.SIGINT)
+        assert listener.wait_for("closed")["peer"] == nameplate
+        with socket.create_connection(("127.0.0.1", forwards[0][1]), timeout=20) as near:
+            near.sendall(b"hello")
+            assert near.recv(5) == b"hello"
+        listener.signal(signal.SIGINT)
+        assert listener.wait() == 130
+        assert error_of(forwards[0][0])["exit"] == 5
+
+
+def test_a_pipe_waits_for_somebody_who_wants_one(run, relay):
+    """Whoever expects forwards is told so, and the next code is there; nothing of the input has been read."""
+    listener = subprocess.Popen(
+        [*ICEAGENT, "listen", "--json", "--relay", relay],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with listener:
+        assert listener.stderr is not None
+        forward = run.iceagent("forward", "--json", "--relay", relay, "-L", "0:h:1", code_from(listener.stderr))
+        assert error_of(forward)["exit"] == 8
+        kinds: list[str] = []
+        while not kinds or kinds[-1] != "code":
+            line = json.loads(listener.stderr.readline())
+            kinds.append(line["kind"])
+        assert "closed" in kinds
+        assert listener.stdin is not None
+        listener.stdin.write(b"here")
+        listener.stdin.close()
+        connect = iceagent("connect", "-q", "--relay", relay, line["code"], stdin=b"there")
+        assert listener.stdout is not None
+        received = listener.stdout.read()
+        listener.wait(20)
+    assert (received, connect.stdout, connect.returncode, listener.returncode) == (b"there", b"here", 0, 0)
 
 
 def test_relay_down_is_exit_3():
@@ -194,9 +267,9 @@ def test_what_is_not_allowed_is_exit_8(run, relay):
     line = error_of(run.iceagent("forward", "--json", "--relay", relay, "-L", "0:localhost:2", code))
     assert line["exit"] == 8
     assert "tcp:localhost:1" in str(line["message"])
-    line = error_of(listener)
-    assert line["exit"] == 8
-    assert "asked for tcp:localhost:2, which is not allowed here, and left" in str(line["message"])
+    line = listener.wait_for("closed")
+    assert "asked for tcp:localhost:2, which is not allowed here, and left" in str(line["reason"])
+    assert listener.wait_for("code")["code"] != code
 
 
 @pytest.mark.parametrize(
@@ -240,7 +313,7 @@ def test_usage_errors_are_json_too():
 
 def test_nobody_came_is_exit_6(run, relay):
     """A script that offers something must be able to give up."""
-    listener = run.iceagent("listen", "--json", "--allow", "any", "--relay", relay, "--timeout", "0.2")
+    listener = run.iceagent("listen", "--once", "--json", "--allow", "any", "--relay", relay, "--timeout", "0.2")
     assert error_of(listener)["exit"] == 6
 
 
@@ -271,7 +344,7 @@ def test_the_pipe_carries_payload_alone_on_stdout_both_ways(run, relay):
     """`listen < a > b` and `connect < c > d` must exchange the files and nothing else; both end with 0 (trap 45)."""
     here, there = os.urandom(3_000_000), os.urandom(1_000_000)
     listener = subprocess.Popen(
-        [*ICEAGENT, "listen", "--json", "--relay", relay],
+        [*ICEAGENT, "listen", "--once", "--json", "--relay", relay],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -299,7 +372,7 @@ def test_the_pipe_carries_payload_alone_on_stdout_both_ways(run, relay):
 def test_a_killed_pipe_is_not_a_success(run, relay):
     """Half a file with exit code 0 would be taken for a whole one."""
     listener = subprocess.Popen(
-        [*ICEAGENT, "listen", "--json", "--relay", relay],
+        [*ICEAGENT, "listen", "--once", "--json", "--relay", relay],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -308,7 +381,10 @@ def test_a_killed_pipe_is_not_a_success(run, relay):
         assert listener.stderr is not None
         code = code_from(listener.stderr)
         connector = run.start(*ICEAGENT, "connect", "--relay", relay, code, stdin=subprocess.PIPE)
+        connector.say(x=1)
         assert json.loads(listener.stderr.readline())["kind"] == "path"
+        assert listener.stdout is not None
+        assert listener.stdout.read(1) == b"{"
         connector.stop()
         assert listener.wait() == 5
         assert "before the end" in json.loads(listener.stderr.readlines()[-1])["message"]
@@ -347,7 +423,7 @@ def test_a_terminal_that_is_closed_is_told_to_the_other_side_and_nohup_is_respec
     forwarder.signal(signal.SIGHUP)
     assert forwarder.wait() == 130
     assert "interrupted" in listener.wait_for("closed")["reason"]
-    kept = run.start("nohup", *ICEAGENT, "listen", "--json", "--relay", relay, "--allow", "any")
+    kept = run.start("nohup", *ICEAGENT, "listen", "--once", "--json", "--relay", relay, "--allow", "any")
     kept.wait_for("code")
     kept.signal(signal.SIGHUP)
     with pytest.raises(Ended):
@@ -379,7 +455,7 @@ def test_people_read_lines_on_stderr_and_quiet_is_quiet(relay):
 
 def test_a_relay_that_dies_before_the_peer_comes_is_noticed(run):
     """The embedded relay lives in the listener; a joiner that comes after it has gone must not wait for ever."""
-    listener = run.iceagent("listen", "--json", "--allow", "any")
+    listener = run.iceagent("listen", "--once", "--json", "--allow", "any")
     code = listener.wait_for("code")["code"]
     listener.stop()
     done = iceagent("forward", "-L", "0:h:1", code)

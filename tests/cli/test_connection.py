@@ -82,7 +82,7 @@ def test_what_cannot_be_is_refused_before_the_code_is_used(options: tuple[str, .
 @pytest.mark.processes
 def test_the_path_keeps_to_what_was_asked_for(run: Processes) -> None:
     """Over loopback alone, by IPv4, with every other address of this machine denied."""
-    listener = run.iceagent("listen", "--json", "--allow", "any", "--interface", LOOPBACK, "-4")
+    listener = run.iceagent("listen", "--once", "--json", "--allow", "any", "--interface", LOOPBACK, "-4")
     code = str(listener.wait_for("code")["code"])
     options = ("-4", "--interface", LOOPBACK, "--deny-remote", "10.0.0.0/8")
     path = run.iceagent("forward", "--json", "-L", "0:localhost:9", *options, code).wait_for("path")
@@ -94,7 +94,7 @@ def test_the_path_keeps_to_what_was_asked_for(run: Processes) -> None:
 def test_relay_only_without_a_turn_server_says_what_to_start(run: Processes) -> None:
     """With exit code 2: the command asks for what this relay cannot give. That costs the other side nothing."""
     relay = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0").wait_for("listening")["url"]
-    listener = run.iceagent("listen", "--json", "--allow", "any", "--relay", str(relay))
+    listener = run.iceagent("listen", "--once", "--json", "--allow", "any", "--relay", str(relay))
     code = str(listener.wait_for("code")["code"])
     options = ("--relay", str(relay), "--relay-only")
     assert end(run.iceagent("forward", "--json", "-L", "0:localhost:9", *options, code)) == (
@@ -110,7 +110,7 @@ def test_relay_only_relays_on_one_machine(run: Processes) -> None:
     """Though the two could see each other, and the listener shows what it has."""
     serving = run.iceagent("serve", "--json", "--turn", "--insecure-dev", "--listen", "127.0.0.1:0")
     relay = str(serving.wait_for("listening")["url"])
-    listener = run.iceagent("listen", "--json", "--allow", "any", "--relay", relay)
+    listener = run.iceagent("listen", "--once", "--json", "--allow", "any", "--relay", relay)
     code = str(listener.wait_for("code")["code"])
     path = run.iceagent("forward", "--json", "-L", "0:localhost:9", "--relay", relay, "--relay-only", code).wait_for(
         "path"

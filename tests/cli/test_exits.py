@@ -6,7 +6,7 @@ import pytest
 
 from iceagent import errors
 from iceagent.cli.exits import Exit, exit_of
-from iceagent.cli.listen import example_forward, other_command
+from iceagent.cli.joiners import example_forward, other_command
 from iceagent.files import errors as files
 from iceagent.link import errors as link
 from iceagent.session import errors as session

@@ -93,7 +93,7 @@ def test_silence_of_all_servers_ends_with_5(run: Processes) -> None:
 
 def test_malformed_server_ends_with_2(run: Processes) -> None:
     """With a right one as an example, before anything is asked."""
-    check = netcheck(run, "--stun", "example.org")
+    check = netcheck(run, "--stun", "http://example.org")
     error = check.wait_for("error")
     assert "stun:stun.example.org:3478" in error["message"]
     assert check.wait() == error["exit"] == 2
@@ -145,7 +145,7 @@ def test_nobody_coming_ends_with_6(run: Processes, relay: str) -> None:
 
 def test_other_command_on_the_other_side_is_named(run: Processes, relay: str) -> None:
     """Its code was meant for `forward`; say what to do, and end with 8."""
-    listener = run.iceagent("listen", "--json", "--relay", relay, "--allow", "tcp:localhost:1")
+    listener = run.iceagent("listen", "--once", "--json", "--relay", relay, "--allow", "tcp:localhost:1")
     check = netcheck(run, "--relay", relay, "--peer", listener.wait_for("code")["code"])
     error = check.wait_for("error")
     assert "netcheck --invite" in error["message"]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.processes
 def test_both_ends_write_their_timelines_however_they_end(run: Processes, tmp_path: Path) -> None:
     """The file for a bug report: every event, the verdict, the numbers, and no secret."""
     files = [tmp_path / "listen.json", tmp_path / "forward.json"]
-    listener = run.iceagent("listen", "--json", "--allow", "any", "--timeline", str(files[0]))
+    listener = run.iceagent("listen", "--once", "--json", "--allow", "any", "--timeline", str(files[0]))
     code = listener.wait_for("code")["code"]
     other = run.iceagent("forward", "--json", "-L", "0:localhost:9", "--timeline", str(files[1]), code)
     other.wait_for("forwarding")
@@ -38,7 +38,7 @@ def test_both_ends_write_their_timelines_however_they_end(run: Processes, tmp_pa
 
 def test_a_file_that_cannot_be_written_is_said_before_the_code_is_used(run: Processes, tmp_path: Path) -> None:
     """One sentence, exit 9, and the code is still good."""
-    listener = run.iceagent("listen", "--json", "--allow", "any")
+    listener = run.iceagent("listen", "--once", "--json", "--allow", "any")
     code = listener.wait_for("code")["code"]
     missing = tmp_path / "no such folder" / "timeline.json"
     forward = ("forward", "--json", "-L", "0:localhost:9")

@@ -79,7 +79,7 @@ def test_tunnel_between_symmetric_nats_is_direct_when_a_router_maps_ports(home: 
         relay = run.iceagent("serve", "--json", "--listen", "192.0.2.1:0", inside=home.inside("inet"))
         url = relay.wait_for("listening")["url"]
         rule = f"tcp:127.0.0.1:{port}"
-        listening = ("listen", "--json", "--relay", url, "--allow", rule)
+        listening = ("listen", "--once", "--json", "--relay", url, "--allow", rule)
         listener = run.iceagent(*listening, inside=home.inside("host-b"))
         code = listener.wait_for("code")["code"]
         forwarding = ("forward", "--json", "--relay", url, "-L", f"0:127.0.0.1:{port}", code)

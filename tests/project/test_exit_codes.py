@@ -22,7 +22,7 @@ PROVOKED: dict[Exit, tuple[str, ...]] = {
         "tests/cli/test_config.py::test_what_is_wrong_is_one_sentence_before_anything_is_dialled",
     ),
     Exit.RELAY: ("tests/cli/test_commands.py::test_a_relay_that_dies_before_the_peer_comes_is_noticed",),
-    Exit.CODE: ("tests/cli/test_commands.py::test_wrong_code_ends_both_sides_with_4",),
+    Exit.CODE: ("tests/cli/test_commands.py::test_a_wrong_code_is_exit_4_and_the_listener_has_another",),
     Exit.NO_PATH: ("tests/cli/test_commands.py::test_a_forward_ends_when_the_listener_closes",),
     Exit.NOBODY_CAME: ("tests/cli/test_sentences.py::test_qr_stands_under_the_command",),
     Exit.NOT_DIRECT: ("tests/processes/test_ping.py::test_a_path_that_stays_relayed_ends_with_7",),

@@ -111,6 +111,8 @@ VALUES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = 
     (iceagent.invite, (), {"config": {}}, "config"),
     (iceagent.listen, (1,), {}, "peer"),
     (iceagent.listen, ("office",), {"identity": "file"}, "identity"),
+    (iceagent.serve_joiners, (print,), {"most_peers": "2"}, "most_peers"),
+    (iceagent.serve_joiners, (print,), {"identity": "file"}, "identity"),
     (iceagent.join, (), {"peer": 1}, "peer"),
     (iceagent.pair, (7,), {}, "code"),
     (iceagent.pair, (), {"name": 1}, "name"),

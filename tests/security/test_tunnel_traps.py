@@ -67,7 +67,7 @@ def _start(target: Callable[..., object], *arguments: object) -> threading.Threa
 
 
 def _tunnel(run: Processes, port: int) -> tuple[Process, Process, tuple[str, int]]:
-    listener = run.iceagent("listen", "--json", "--allow", f"tcp:127.0.0.1:{port}")
+    listener = run.iceagent("listen", "--once", "--json", "--allow", f"tcp:127.0.0.1:{port}")
     code = listener.wait_for("code")["code"]
     forwarder = run.iceagent("forward", "--json", "-L", f"0:127.0.0.1:{port}", code)
     host, _, near = forwarder.wait_for("forwarding")["bind"].rpartition(":")

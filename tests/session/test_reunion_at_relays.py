@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import icesignal
 import pytest
@@ -66,9 +67,9 @@ async def test_both_sides_know_all_the_relays_that_were_named(monkeypatch: pytes
     seen: list[tuple[list[str], object]] = []
     init = Reunion.__init__
 
-    def note(self: Reunion, urls: list[str], config: object, rendezvous: object, *more: object) -> None:
+    def note(self: Reunion, urls: list[str], config: object, rendezvous: object, *more: Any, **options: bool) -> None:
         seen.append((list(urls), more))
-        init(self, urls, config, rendezvous, *more)  # type: ignore[arg-type]
+        init(self, urls, config, rendezvous, *more, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Reunion, "__init__", note)
     dead = f"ws://127.0.0.1:{free_port()}"

@@ -88,7 +88,7 @@ def soak(seconds: float, *, keep_relay: bool) -> dict[str, object]:
     with processes() as run:
         relay = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0")
         url = relay.wait_for("listening")["url"]
-        listener = run.iceagent("listen", "--json", "--relay", url, "--allow", f"tcp:127.0.0.1:{target}")
+        listener = run.iceagent("listen", "--once", "--json", "--relay", url, "--allow", f"tcp:127.0.0.1:{target}")
         code = listener.wait_for("code")["code"]
         forwarder = run.iceagent("forward", "--json", "--relay", url, "-L", f"0:127.0.0.1:{target}", code)
         host, _, port = forwarder.wait_for("forwarding")["bind"].rpartition(":")

@@ -267,7 +267,7 @@ def open_commands(scenario: Scenario, data: bytes) -> Iterator[Tunnel]:
         rule = f"tcp:127.0.0.1:{port}"
         trusting = ["env", f"SSL_CERT_FILE={folder / 'cert.pem'}"]
         wishes = {letter: ["--hard-nat"] * (scenario.hard_nat and scenario.refuses != letter) for letter in "ab"}
-        listening = ("listen", "--json", *wishes["b"], "--relay", url, "--allow", rule)
+        listening = ("listen", "--once", "--json", *wishes["b"], "--relay", url, "--allow", rule)
         listener = run.iceagent(*listening, inside=[*lab.inside(there), *trusting])
         code = listener.wait_for("code", timeout_s=PATIENCE_S)["code"]
         forwarding = ("forward", "--json", *wishes["a"], "--relay", url, "-L", f"0:127.0.0.1:{port}", code)

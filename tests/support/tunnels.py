@@ -30,7 +30,7 @@ def open_tunnel(run: Processes, target: str, allow: str, suffix: str = "") -> Tu
     """Connect two peers over a relay of their own and forward an ephemeral port to `target`."""
     relay = run.iceagent("serve", "--json", "--listen", "127.0.0.1:0")
     url = relay.wait_for("listening")["url"]
-    listener = run.iceagent("listen", "--json", "--relay", url, "--allow", allow)
+    listener = run.iceagent("listen", "--once", "--json", "--relay", url, "--allow", allow)
     code = listener.wait_for("code")["code"]
     forwarder = run.iceagent("forward", "--json", "--relay", url, "-L", f"0:{target}{suffix}", code)
     return Tunnel(run, relay, listener, forwarder, forwarder.wait_for("forwarding")["bind"])

@@ -172,6 +172,7 @@ class MeetAgain:
     relay: Relay
     number: int
     peers_relay_has_ended: bool = False
+    moves_on: bool = False
 
     def open(self) -> Any:
         """Meet the other side."""

@@ -38,6 +38,7 @@ NEIGHBOUR_AFTER_S: Final = 3.0  # ours: until whoever comes looks into the rooms
 FIRST_PAUSE_S: Final = 0.5
 LOOK_S: Final = 60.0  # ours: how often whoever waits looks whether its clock was set
 LONGEST_PAUSE_S: Final = 30.0  # each is twice the one before
+CROWDED_S: Final = 10.0  # ours: until it is said that the place where the two meet is taken
 PROOF_S: Final = 30.0  # ours: for the other side's proof, which it can give at once
 
 OpenClient = Callable[[str], AbstractAsyncContextManager[icesignal.Client]]
@@ -142,6 +143,7 @@ class _Meeting:
         self._expected = expected
         self._role: Role = role
         self._now = now
+        self._began_at = trio.current_time()
         self._unusable: dict[str, icesignal.SignalError] = {}
         self._has_been_there = False
         self._told: set[str] = set()
@@ -195,11 +197,22 @@ class _Meeting:
                                 self.met = Met(channel, client)
                                 self._end_others(scope)
                         if is_chosen:
-                            await self.over.wait()
+                            await self._wait_over(channel)
         finally:
             self._scopes.pop(scope, None)
             if is_chosen:
                 self.ended.set()
+
+    async def _wait_over(self, channel: icesignal.SealedChannel) -> None:
+        """Stay until the conversation is over, or nobody needs it any more."""
+        async with open_background() as nursery:
+
+            async def leave() -> None:
+                await channel.wait_over()
+                self.over.set()
+
+            nursery.start_soon(leave)
+            await self.over.wait()
 
     async def _prove(self, channel: icesignal.SealedChannel) -> None:
         refusal: PeerNotPinned | UnknownPeer
@@ -240,6 +253,8 @@ class _Meeting:
         if isinstance(error, _AT_THE_RELAY) and not self._has_been_there and len(self._unusable) == len(self._relays):
             self._fail(all_failed([self._unusable[one] for one in self._relays]))
         text = _MEANWHILE.get(type(error))
+        if isinstance(error, icesignal.Crowded) and trio.current_time() - self._began_at < CROWDED_S:
+            return  # by others of the two peers' processes, which meet there before us and move on
         if text is not None and text not in self._told:
             self._told.add(text)
             _log.warning("at the relay %s %s", icesignal.parse_relay_url(url).shown, text)
