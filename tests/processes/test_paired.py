@@ -178,10 +178,9 @@ def test_pings_go_by_name_and_status_shows_it(homes: tuple[Home, Home, int], tmp
         ["env", inside, *two.command("status", "--json")], capture_output=True, text=True, timeout=60, check=True
     )
     found = {line["verb"]: line["sessions"] for line in map(json.loads, asked.stdout.splitlines())}
-    assert {verb: [(one["peer"], one["state"]) for one in sessions] for verb, sessions in found.items()} == {
-        "listen": [("office", "connected")],
-        "ping": [("home", "connected")],
-    }
+    states = {verb: {(one["peer"], one["state"]) for one in sessions} for verb, sessions in found.items()}
+    assert states["ping"] == {("home", "connected")}
+    assert ("office", "connected") in states["listen"]  # where the next of its processes may be waited for by now
     pinger.stop()
     listener.wait_for("closed")
     again = two.start("ping", "--json", "--count", "1", "home")
