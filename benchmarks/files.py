@@ -6,6 +6,9 @@ Everything runs on the loopback interface, in a folder of its own; a relay runs 
 first command to the exit of the second. `--wormhole` is the `bin` of an environment with `magic-wormhole` and
 `magic-wormhole-mailbox-server` from PyPI; its mailbox then runs here, too, and its commands are measured in turns with
 ours.
+
+What was received is kept to the end: ext4 makes files ten times as slowly for a while after as many were removed. With
+`TMPDIR=/dev/shm` no disk is in it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import argparse
 import os
 import random
 import re
-import shutil
 import socket
 import statistics
 import subprocess
@@ -59,7 +61,6 @@ def ours(run: Processes, relay: str, source: Path, work: Path) -> float:
     seconds = time.monotonic() - began_at
     if codes != (0, 0) or not same_content(source, into / source.name):
         raise SystemExit(f"it did not arrive: {codes} {sender.errors} {receiver.errors}")
-    shutil.rmtree(into)
     return seconds
 
 
@@ -101,7 +102,6 @@ def theirs(folder: Path, url: str, source: Path, work: Path) -> float:
     sender.stderr.close()
     if codes != (0, 0) or not same_content(source, into / source.name):
         raise SystemExit(f"wormhole failed: {codes}")
-    shutil.rmtree(into)
     return seconds
 
 
