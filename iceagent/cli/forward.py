@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +21,8 @@ from iceagent.net.tasks import open_background
 from iceagent.session.errors import PeerLeft
 from iceagent.tunnel.errors import SpecError
 from iceagent.tunnel.forward import Forward, forward_local, hold_forward
-from iceagent.tunnel.spec import AnyTarget, ForwardSpec, check_distinct, parse_dynamic, parse_forward
+from iceagent.tunnel.remote import forward_remote
+from iceagent.tunnel.spec import ForwardSpec, check_distinct, parse_dynamic, parse_forward
 
 if TYPE_CHECKING:
     from iceagent.agent import AgentConfig
@@ -38,6 +40,13 @@ _EXAMPLE = "Example:  iceagent forward -L 2222:localhost:22 7-guitar-ozone"
     help="Forward PORT here to HOST:PORT there; BIND:PORT, unix:PATH and a /udp at the end, too; again for more.",
 )
 @click.option(
+    "-R",
+    "remote",
+    metavar="PORT:HOST:PORT",
+    multiple=True,
+    help="Forward PORT there to HOST:PORT here, as -L the other way round; there: listen --allow-remote-listen PORT.",
+)
+@click.option(
     "-D",
     "dynamic",
     metavar="PORT",
@@ -53,6 +62,7 @@ _EXAMPLE = "Example:  iceagent forward -L 2222:localhost:22 7-guitar-ozone"
 def command(
     code: str,
     specs: Sequence[str],
+    remote: Sequence[str],
     dynamic: Sequence[str],
     timeout_s: float | None,
     verify: bool,
@@ -73,22 +83,31 @@ def command(
     async def forward() -> None:
         with kept_timeline(timeline) as kept:
             wish = JoinWish(code, relay, verification(output, wanted=verify), timeout_s)
-            await _forward(wish, _parsed(specs, dynamic), connection.config(), output, kept)
+            await _forward(wish, _parsed(specs, remote, dynamic), connection.config(), output, kept)
 
     return run_verb(forward, output, has_peer=True)
 
 
-def _parsed(specs: Sequence[str], dynamic: Sequence[str]) -> list[ForwardSpec]:
-    parsed = [*map(parse_forward, specs), *map(parse_dynamic, dynamic)]
-    if not parsed:
-        raise SpecError("nothing is to be forwarded; say what with -L or -D, as -L 2222:localhost:22")
-    check_distinct(parsed)
-    return parsed
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Forwards of sockets here, and of sockets there."""
+
+    local: Sequence[ForwardSpec]
+    remote: Sequence[ForwardSpec]
+
+
+def _parsed(specs: Sequence[str], remote: Sequence[str], dynamic: Sequence[str]) -> _Wanted:
+    wanted = _Wanted([*map(parse_forward, specs), *map(parse_dynamic, dynamic)], [*map(parse_forward, remote)])
+    if not (wanted.local or wanted.remote):
+        raise SpecError("nothing is to be forwarded; say what with -L, -R or -D, as -L 2222:localhost:22")
+    check_distinct(wanted.local)
+    check_distinct(wanted.remote, "there")
+    return wanted
 
 
 async def _forward(
     wish: JoinWish,
-    specs: Sequence[ForwardSpec],
+    wanted: _Wanted,
     config: AgentConfig | None,
     output: Output,
     timeline: TimelineFile | None,
@@ -96,7 +115,7 @@ async def _forward(
     wish.check()
     async with AsyncExitStack() as sockets:
         # Open, and held, before the code is used: it is good for one try.
-        held = [await sockets.enter_async_context(hold_forward(spec)) for spec in specs]
+        held = [await sockets.enter_async_context(hold_forward(spec)) for spec in wanted.local]
         async with (
             shown_progress(output, timeline) as progress,
             wish.join(config, progress) as link,
@@ -106,14 +125,18 @@ async def _forward(
             await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
             for one in held:
                 _show(await forwards.enter_async_context(forward_local(link, one)), output)
+            for spec in wanted.remote:
+                _show(await forwards.enter_async_context(forward_remote(link, spec)), output)
             await link.wait_closed()
             raise PeerLeft(closing_words(link))
 
 
 def _show(forward: Forward, output: Output) -> None:
     target, binds = str(forward.target), list(forward.binds)
-    is_dynamic = isinstance(forward.target, AnyTarget)
-    where = "wherever programs want, by SOCKS and HTTP CONNECT" if is_dynamic else target
-    text = f"forwarding {' and '.join(binds)} to {where}"
-    direction = "dynamic" if is_dynamic else "local"
-    output.line("forwarding", text, bind=forward.bind, binds=binds, target=target, direction=direction)
+    shown = " and ".join(binds)
+    text = {
+        "local": f"forwarding {shown} to {target}",
+        "remote": f"forwarding {shown} over there to {target} here",
+        "dynamic": f"forwarding {shown} to wherever programs want, by SOCKS and HTTP CONNECT",
+    }[forward.direction]
+    output.line("forwarding", text, bind=forward.bind, binds=binds, target=target, direction=forward.direction)

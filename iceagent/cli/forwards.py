@@ -32,17 +32,27 @@ def command() -> None:
 
 @command.command("add", epilog=_ADD)
 @click.option("-L", "local", metavar="[BIND:]PORT:HOST:PORT", multiple=True, help="As of `iceagent forward`.")
+@click.option("-R", "remote", metavar="[BIND:]PORT:HOST:PORT", multiple=True, help="As of `iceagent forward`.")
 @click.option("-D", "dynamic", metavar="[BIND:]PORT", multiple=True, help="As of `iceagent forward`.")
 @click.argument("pid", type=click.IntRange(min=1), required=False)
 @output_options
-def add(local: Sequence[str], dynamic: Sequence[str], pid: int | None, as_json: bool, quiet: bool, verbose: int) -> int:
+def add(
+    local: Sequence[str],
+    remote: Sequence[str],
+    dynamic: Sequence[str],
+    pid: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+) -> int:
     """Open further forwards; PID is the process, where several run."""
     output = Common(as_json, quiet, verbose).open_output()
-    wanted = [("local", spec) for spec in local] + [("dynamic", spec) for spec in dynamic]
+    given = (("local", local), ("remote", remote), ("dynamic", dynamic))
+    wanted = [(direction, spec) for direction, specs in given for spec in specs]
 
     async def run() -> None:
         if not wanted:
-            raise LocalError("nothing is to be added; say what with -L or -D")
+            raise LocalError("nothing is to be added; say what with -L, -R or -D")
         for direction, spec in wanted:
             found = await _ask(pid, "forward.add", {"spec": spec, "direction": direction})
             binds, target = [str(one) for one in found.get("binds", [])], str(found.get("target", ""))

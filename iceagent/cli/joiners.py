@@ -17,7 +17,7 @@ from iceagent.errors import IceError
 from iceagent.net.tasks import open_background
 from iceagent.session.errors import PeerTurnedAway, SessionError
 from iceagent.session.progress import Progress
-from iceagent.tunnel.allow import AllowRule
+from iceagent.tunnel.allow import AllowRule, ListenRule
 from iceagent.tunnel.peer import Invitation, Link
 from iceagent.tunnel.spec import join_host_port
 
@@ -145,7 +145,18 @@ def other_command(code: str, rules: Sequence[AllowRule], relay_url: str, *, hard
     options = ["--hard-nat"] * hard_nat + ([] if "@" in code else ["--relay", relay_url])
     if not rules:
         return shlex.join(["iceagent", "connect", *options, code])
-    return shlex.join(["iceagent", "forward", *options, "-L", example_forward(rules[0]), code])
+    return shlex.join(["iceagent", "forward", *options, *_example_option(rules[0]), code])
+
+
+def _example_option(rule: AllowRule) -> tuple[str, str]:
+    """Return the option for a forward that the rule allows."""
+    if not isinstance(rule, ListenRule):
+        return "-L", example_forward(rule)
+    if rule.what == "unix":
+        return "-R", f"unix:{rule.path}:localhost:80"
+    port = rule.port or 0
+    there = str(port) if rule.host is None else join_host_port(rule.host, port)
+    return "-R", f"{there}:localhost:{port or 80}{'/udp' if rule.what == 'udp' else ''}"
 
 
 def example_forward(rule: AllowRule) -> str:

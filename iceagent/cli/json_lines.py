@@ -219,7 +219,7 @@ class PathLine(Line, frozen=True, kw_only=True, tag="path"):
 
 
 class Forwarding(Line, frozen=True, kw_only=True, tag="forwarding"):
-    """`forward`: a socket is open here."""
+    """`forward`: a socket is open, here or, `remote`, over there."""
 
     bind: str
     binds: Words

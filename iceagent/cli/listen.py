@@ -14,6 +14,7 @@ import trio
 from iceagent.cli.codes import qr_option
 from iceagent.cli.completion import complete_peer
 from iceagent.cli.connection import ConnectionOptions, connection_options
+from iceagent.cli.help import rare
 from iceagent.cli.joiners import Joiners
 from iceagent.cli.options import Common, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
@@ -44,6 +45,17 @@ _EXAMPLE = "Example:  iceagent listen --allow tcp:localhost:22"
     help="Let the other side reach tcp:HOST:PORT, udp:HOST:PORT, unix:PATH or any; again for more. Without it your "
     "standard input and output are the pipe of `iceagent connect`.",
 )
+@rare(
+    "Forwards",
+    click.option(
+        "--allow-remote-listen",
+        "listening",
+        metavar="PORT",
+        multiple=True,
+        help="Let the other side have PORT opened here (forward -R): [BIND:]PORT[/udp], unix:PATH or any; again for "
+        "more. The same as --allow listen:PORT.",
+    ),
+)
 @click.option(
     "--name",
     "peer",
@@ -70,6 +82,7 @@ _EXAMPLE = "Example:  iceagent listen --allow tcp:localhost:22"
 @output_options
 def command(
     allow: Sequence[str],
+    listening: Sequence[str],
     peer: Sequence[str],
     once: bool,
     most_peers: int | None,
@@ -86,6 +99,7 @@ def command(
 
     With --allow more codes follow. Without a relay, one is started here.
     """
+    allow = (*allow, *(f"listen:{text}" for text in listening))
     output = Common(as_json, quiet, verbose).open_output(pipe=not allow)
 
     async def run() -> None:

@@ -13,11 +13,16 @@ from iceagent.net.tasks import open_background
 from iceagent.session.session import Session
 from iceagent.tunnel.errors import SpecError
 from iceagent.tunnel.forward import Forward, forward_local
+from iceagent.tunnel.remote import forward_remote
 from iceagent.tunnel.spec import ForwardSpec, parse_dynamic, parse_forward
 
 MAX_FORWARDS = 256  # ours: of one command
-PARSERS: Mapping[str, Callable[[str], ForwardSpec]] = {"local": parse_forward, "dynamic": parse_dynamic}
-"""What can be added, by its direction: `-L`, `-D`."""
+PARSERS: Mapping[str, Callable[[str], ForwardSpec]] = {
+    "local": parse_forward,
+    "remote": parse_forward,
+    "dynamic": parse_dynamic,
+}
+"""What can be added, by its direction: `-L`, `-R`, `-D`."""
 
 
 class OpenForwards:
@@ -67,7 +72,8 @@ class OpenForwards:
             raise SpecError(f"name what to forward, and its direction: one of {', '.join(PARSERS)}")
         if len(self._open) >= MAX_FORWARDS:
             raise SpecError(f"this command has {MAX_FORWARDS} forwards already; remove one, or start another command")
-        forward = await self.enter_async_context(forward_local(self._session, parse(spec)))
+        opening = forward_remote if direction == "remote" else forward_local
+        forward = await self.enter_async_context(opening(self._session, parse(spec)))
         self._show(forward)
         return {"bind": forward.bind, "binds": list(forward.binds), "target": str(forward.target)}
 

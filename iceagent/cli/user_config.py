@@ -237,13 +237,18 @@ def _allow_problems(rules: Sequence[str]) -> Iterator[str]:
 
 def _forwards_problems(forwards: ForwardsTable) -> Iterator[str]:
     from iceagent.session.pairing.store import is_name
-    from iceagent.tunnel.spec import check_distinct, parse_forward
+    from iceagent.tunnel.spec import check_distinct, parse_dynamic, parse_forward
 
     if not is_name(forwards.peer):
         yield f".peer: {forwards.peer!r} can be no paired peer's name, as in office-2"
     if not (forwards.local or forwards.remote or forwards.dynamic):
         yield ': it opens nothing; add local = ["2222:localhost:22"]'
-    try:
-        check_distinct([parse_forward(text) for text in forwards.local])
-    except IceError as error:
-        yield f".local: {error}"
+    for key, parse, texts, where in (
+        ("local", parse_forward, forwards.local, "here"),
+        ("remote", parse_forward, forwards.remote, "there"),
+        ("dynamic", parse_dynamic, forwards.dynamic, "here"),
+    ):
+        try:
+            check_distinct([parse(text) for text in texts], where)
+        except IceError as error:
+            yield f".{key}: {error}"

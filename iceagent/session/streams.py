@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,10 +38,26 @@ class StreamRouter:
     def __init__(self, link: RawLink) -> None:
         self._link = link
         self._ended: BaseException | None = None
+        self._has_ended = False
         self._queues = {
             name: trio.open_memory_channel["LinkStream"](MAX_PENDING_STREAMS)
             for name in (APPLICATION, TUNNEL_SERVICE, FILES_SERVICE, PING_SERVICE)
         }
+
+    @contextmanager
+    def serving(self, name: str) -> Iterator[None]:
+        """Let streams of one more service in while the body runs; those that nobody took by then are reset."""
+        queue = self._queues[name] = trio.open_memory_channel["LinkStream"](MAX_PENDING_STREAMS)
+        if self._has_ended:
+            queue[0].close()
+        try:
+            yield
+        finally:
+            del self._queues[name]
+            queue[0].close()
+            with suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    queue[1].receive_nowait().reset(RESET_UNKNOWN)
 
     async def run(self) -> None:
         """Route until the link ends."""
@@ -49,6 +67,7 @@ class StreamRouter:
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as error:
             self._ended = error
         finally:
+            self._has_ended = True
             for send, _ in self._queues.values():
                 send.close()
 

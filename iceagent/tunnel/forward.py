@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import trio
 
@@ -25,6 +26,7 @@ from iceagent.tunnel.opening import ANSWER_PATIENCE_S, open_tunnel_stream, unans
 from iceagent.tunnel.pump import RESET_TUNNEL, Closable, break_off, pump
 from iceagent.tunnel.spec import (
     AnyTarget,
+    BackTarget,
     ForwardSpec,
     PortBind,
     Target,
@@ -47,17 +49,25 @@ class Forward:
     """A forward that is open.
 
     `bind` is the local address as text, with the port the system chose; `binds` are all of them, where the forward has
-    several: both families, or all addresses of a name.
+    several: both families, or all addresses of a name. With `is_remote` they are the other side's.
     """
 
     bind: str
     spec: ForwardSpec
     binds: tuple[str, ...] = ()
+    is_remote: bool = False
 
     @property
     def target(self) -> Target:
-        """What it leads to, on the other side."""
+        """What it leads to: on the other side, or of a remote forward on this one."""
         return self.spec.target
+
+    @property
+    def direction(self) -> Literal["local", "remote", "dynamic"]:
+        """Which kind it is: as ssh's `-L`, `-R` or `-D`."""
+        if self.is_remote:
+            return "remote"
+        return "dynamic" if isinstance(self.spec.target, AnyTarget) else "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,7 @@ async def hold_forward(spec: str | ForwardSpec) -> AsyncIterator[HeldForward]:
     """
     spec = parse_forward(spec) if isinstance(spec, str) else spec
     target = spec.target
-    if isinstance(target, UdpTarget):
+    if isinstance(target, UdpTarget) or (isinstance(target, BackTarget) and target.udp):
         if not isinstance(spec.bind, PortBind):
             raise SpecError("a Unix stream socket cannot carry UDP; a right one: 5353:192.0.2.1:53/udp")
         async with open_udp_sockets(spec.bind) as sockets:
@@ -151,7 +161,9 @@ async def forward_dynamic(session: Session, spec: str | ForwardSpec | HeldForwar
         yield forward
 
 
-async def _run_udp(sockets: Sequence[PlainUdpSocket], target: UdpTarget, session: Session, traffic: Traffic) -> None:
+async def _run_udp(
+    sockets: Sequence[PlainUdpSocket], target: UdpTarget | BackTarget, session: Session, traffic: Traffic
+) -> None:
     async with trio.open_nursery() as nursery:
         for sock in sockets:
             nursery.start_soon(UdpForward(session, sock, target, traffic=traffic).run)
@@ -159,7 +171,7 @@ async def _run_udp(sockets: Sequence[PlainUdpSocket], target: UdpTarget, session
 
 async def _run_streams(
     listeners: Sequence[trio.SocketListener],
-    target: TcpTarget | UnixTarget | AnyTarget,
+    target: TcpTarget | UnixTarget | AnyTarget | BackTarget,
     session: Session,
     traffic: Traffic,
 ) -> None:
@@ -201,7 +213,10 @@ async def check_allowed(session: Session, target: Target) -> None:
 
 
 async def forward_connection(
-    session: Session, near: trio.SocketStream, target: TcpTarget | UnixTarget, traffic: Traffic | None = None
+    session: Session,
+    near: trio.SocketStream,
+    target: TcpTarget | UnixTarget | BackTarget,
+    traffic: Traffic | None = None,
 ) -> None:
     """Carry one local connection to the target; when it cannot be, close it at once and log why.
 

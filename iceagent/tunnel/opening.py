@@ -8,7 +8,6 @@ from iceagent.net.logs import limited_logger
 from iceagent.session.establish import answer_within
 from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
-from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
 from iceagent.tunnel.errors import FailedError
 from iceagent.tunnel.pump import RESET_TUNNEL
@@ -29,7 +28,7 @@ async def open_tunnel_stream(session: Session, target: Target) -> NamedStream:
         trio.BrokenResourceError: the link has ended.
     """
     with trio.move_on_after(GRACE_S):
-        return await session.streams.open_service(TUNNEL_SERVICE)
+        return await session.streams.open_service(wire.service_of(target))
     if not session.streams.can_open:
         _log.warning(
             "the session carries as many connections as it can; one to %s waits up to %g s for another to end",
@@ -37,7 +36,7 @@ async def open_tunnel_stream(session: Session, target: Target) -> NamedStream:
             PATIENCE_S,
         )
     with trio.move_on_after(PATIENCE_S):
-        return await session.streams.open_service(TUNNEL_SERVICE)
+        return await session.streams.open_service(wire.service_of(target))
     raise FailedError(f"the session carries as many connections as it can; one to {target} is given up", cause="busy")
 
 

@@ -23,6 +23,7 @@ from iceagent.session.relay import Relays
 from iceagent.session.session import Session
 from iceagent.tunnel.allow import AllowRule
 from iceagent.tunnel.forward import Forward, forward_dynamic, forward_local
+from iceagent.tunnel.remote import forward_remote
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import ForwardSpec
 
@@ -47,6 +48,17 @@ class Link(Session):
         return forward_local(self, spec)
 
     @checked
+    def forward_remote(self, spec: str | ForwardSpec) -> AbstractAsyncContextManager[Forward]:
+        """Have the other side listen, and forward what connects there to a socket here, while `async with` runs.
+
+        Args:
+            spec: as ssh's `-R`: `8080:localhost:80`, where 8080 is over there; with `/udp` and `unix:PATH`, too.
+        Raises:
+            SpecError, RefusedError, FailedError: see `iceagent.tunnel.remote.forward_remote`.
+        """
+        return forward_remote(self, spec)
+
+    @checked
     def forward_dynamic(self, spec: str | ForwardSpec) -> AbstractAsyncContextManager[Forward]:
         """Take programs at a local port wherever they want on the other side, while the body of `async with` runs.
 
@@ -62,7 +74,8 @@ class Link(Session):
         """Let the other side reach what `allow` names, while the body of `async with` runs.
 
         Args:
-            allow: rules such as `tcp:localhost:22`, `unix:/run/app.sock` or `any`.
+            allow: rules such as `tcp:localhost:22`, `unix:/run/app.sock` or `any`; and `listen:8080` or `listen:any`
+                for what it may have opened here (`forward_remote`).
         Raises:
             SpecError: a rule is malformed.
         """

@@ -14,10 +14,11 @@ from iceagent.session.raw import NamedStream
 from iceagent.session.session import Session
 from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel import wire
-from iceagent.tunnel.allow import AllowRule, is_allowed, parse_rules
+from iceagent.tunnel.allow import AllowRule, is_allowed, parse_rules, reach_rules
 from iceagent.tunnel.errors import FailedError
+from iceagent.tunnel.listening import Listeners
 from iceagent.tunnel.pump import RESET_TUNNEL, break_off, pump
-from iceagent.tunnel.spec import AnyTarget, PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
+from iceagent.tunnel.spec import AnyTarget, ListenTarget, PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget
 from iceagent.tunnel.targets import connect_target
 from iceagent.tunnel.traffic import Traffic, traffic_to
 from iceagent.tunnel.udp import serve_udp_flow
@@ -39,12 +40,14 @@ async def serve_forwards(
 
     Args:
         session: where the requests come from.
-        allow: rules such as `tcp:localhost:22`, see `iceagent.tunnel.allow`; with none, everything is refused.
+        allow: rules such as `tcp:localhost:22` or `listen:8080`, see `iceagent.tunnel.allow`; with none,
+            everything is refused.
         limit: connections and flows at once.
     Raises:
         SpecError: a rule is malformed.
     """
     rules = parse_rules(allow)
+    listeners = Listeners(session)
     underway: dict[int, trio.Event] = {}  # connections of which the other side wants to know when they have ended
 
     async def handle(stream: NamedStream, request: wire.StreamRequest, target: Target) -> None:
@@ -54,13 +57,15 @@ async def serve_forwards(
             await answer_and_close(stream, wire.Answer("refused", reason))
         elif request.op == "check":
             await answer_and_close(stream, wire.OK)
+        elif isinstance(target, ListenTarget):
+            await listeners.serve(stream, target, request.listener)
         elif request.op == "done":
             if request.flow in underway:
                 await underway[request.flow].wait()
             await answer_and_close(stream, wire.OK)
         else:
             with _noted(underway, request.flow):
-                await _serve_target(session, stream, request, target)
+                await serve_target(session, stream, request, target, traffic_to(session, str(target)))
 
     async with open_background() as nursery:
         nursery.start_soon(serve_requests, session, handle, limit)
@@ -80,7 +85,9 @@ def _noted(underway: dict[int, trio.Event], flow: int) -> Iterator[None]:
         underway.pop(flow).set()
 
 
-async def serve_requests(session: Session, handler: StreamHandler, limit: int = MAX_STREAMS) -> None:
+async def serve_requests(
+    session: Session, handler: StreamHandler, limit: int = MAX_STREAMS, service: str = TUNNEL_SERVICE
+) -> None:
     """Run `handler` for each request of the other side, at most `limit` at once, until the link ends."""
     slots = trio.Semaphore(limit)
 
@@ -97,7 +104,7 @@ async def serve_requests(session: Session, handler: StreamHandler, limit: int = 
     async with trio.open_nursery() as nursery:
         while True:
             try:
-                stream = await session.streams.accept(TUNNEL_SERVICE)
+                stream = await session.streams.accept(service)
             except trio.BrokenResourceError:
                 break
             nursery.start_soon(run, stream)  # the link bounds how many streams there are
@@ -150,22 +157,35 @@ def refusal(rules: Sequence[AllowRule], target: Target) -> str | None:
     """Return why a target is refused, None if it is allowed. The text is for the other side's user: what is allowed."""
     if isinstance(target, PipeTarget):
         return "it offers forwards, not a pipe; use: iceagent forward -L ..."
-    if is_allowed(rules, target) or (rules and isinstance(target, AnyTarget)):
+    reach = reach_rules(rules)
+    if is_allowed(rules, target) or (reach and isinstance(target, AnyTarget)):
         return None
-    if not rules:
+    if isinstance(target, ListenTarget):
+        reach = tuple(rule for rule in rules if rule not in reach)
+        if not reach:
+            return "it listens for nobody; start it with --allow-remote-listen PORT"
+    if not reach:
         return "it allows nothing"
-    return f"it allows only {', '.join(map(str, rules))}"
+    return f"it allows only {', '.join(map(str, reach))}"
 
 
-async def _serve_target(session: Session, stream: NamedStream, request: wire.StreamRequest, target: Target) -> None:
-    traffic = traffic_to(session, str(target))
+async def serve_target(
+    session: Session, stream: NamedStream, request: wire.StreamRequest, target: Target, traffic: Traffic
+) -> None:
+    """Answer a request for a target, which must be allowed, and carry what follows.
+
+    Raises:
+        FailedError: the target cannot be reached.
+        WireError: it is nothing that a connection leads to.
+        trio.BrokenResourceError, trio.ClosedResourceError: either side broke.
+    """
     with traffic.connection():
         match target:
             case UdpTarget():
                 await serve_udp_flow(session, stream, target, request.flow, traffic)
             case TcpTarget() | UnixTarget():
                 await _serve_connection(stream, target, traffic)
-            case PipeTarget() | AnyTarget():
+            case _:
                 raise wire.WireError(f"{target} was asked for where only forwards are served")
 
 

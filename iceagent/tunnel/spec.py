@@ -161,9 +161,6 @@ class AnyTarget:
         return "any"
 
 
-Target = TcpTarget | UdpTarget | UnixTarget | PipeTarget | AnyTarget
-
-
 @dataclass(frozen=True, slots=True)
 class PortBind:
     """A local port. `host` is an IP literal or a name; empty for every interface; port 0 lets the system choose."""
@@ -189,11 +186,43 @@ Bind = PortBind | UnixBind
 
 
 @dataclass(frozen=True, slots=True)
+class BackTarget:
+    """What a listener that the other side asked for leads to, over there: nobody here knows what that is (`-R`).
+
+    Attributes:
+        number: which of the other side's listeners it is.
+        bind: where it listens, for people.
+        udp: whether it takes datagrams.
+    """
+
+    number: int
+    bind: str = ""
+    udp: bool = False
+
+    def __str__(self) -> str:
+        return f"its end of {self.bind}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenTarget:
+    """No target, but a socket that the far side is to open, and whose connections come back (`-R`)."""
+
+    bind: Bind
+    udp: bool = False
+
+    def __str__(self) -> str:
+        return f"listen:{printable(str(self.bind))}{'/udp' if self.udp else ''}"
+
+
+Target = TcpTarget | UdpTarget | UnixTarget | PipeTarget | AnyTarget | BackTarget | ListenTarget
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardSpec:
     """From a local socket to a target on the far side."""
 
     bind: Bind
-    target: TcpTarget | UdpTarget | UnixTarget | AnyTarget
+    target: TcpTarget | UdpTarget | UnixTarget | AnyTarget | BackTarget
 
 
 def parse_forward(text: str) -> ForwardSpec:
@@ -231,8 +260,8 @@ def parse_bind(text: str) -> Bind:
     return _port_bind(split_fields(text))
 
 
-def check_distinct(specs: Iterable[ForwardSpec]) -> None:
-    """Refuse forwards that want the same local socket.
+def check_distinct(specs: Iterable[ForwardSpec], where: str = "here") -> None:
+    """Refuse forwards that want the same socket, all of them on this side or, `where` says so, on the other.
 
     Raises:
         SpecError: two of them do; the message names both.
@@ -242,7 +271,7 @@ def check_distinct(specs: Iterable[ForwardSpec]) -> None:
         for other in seen:
             if _collide(spec, other):
                 raise SpecError(
-                    f"two forwards want {spec.bind} here, one to {other.target} and one to {spec.target}; "
+                    f"two forwards want {spec.bind} {where}, one to {other.target} and one to {spec.target}; "
                     "give one of them another port or path"
                 )
         seen.append(spec)
@@ -251,7 +280,7 @@ def check_distinct(specs: Iterable[ForwardSpec]) -> None:
 def _collide(one: ForwardSpec, other: ForwardSpec) -> bool:
     match one.bind, other.bind:
         case PortBind(host, port), PortBind(other_host, other_port):
-            same_protocol = isinstance(one.target, UdpTarget) is isinstance(other.target, UdpTarget)
+            same_protocol = is_udp(one.target) is is_udp(other.target)
             hosts, other_hosts = _bind_hosts(host), _bind_hosts(other_host)
             same_host = not host or not other_host or not hosts.isdisjoint(other_hosts)
             return same_protocol and port == other_port != 0 and same_host
@@ -259,6 +288,11 @@ def _collide(one: ForwardSpec, other: ForwardSpec) -> bool:
             return os.path.realpath(path) == os.path.realpath(other_path)
         case _:
             return False
+
+
+def is_udp(target: Target) -> bool:
+    """Return whether a target takes datagrams."""
+    return isinstance(target, UdpTarget) or (isinstance(target, BackTarget | ListenTarget) and target.udp)
 
 
 def _bind_hosts(host: str) -> set[str]:

@@ -28,7 +28,7 @@ from iceagent.tunnel.datagrams import Origin, PlainUdpSocket, TargetSocket
 from iceagent.tunnel.errors import FailedError, RefusedError
 from iceagent.tunnel.opening import open_tunnel_stream
 from iceagent.tunnel.pump import RESET_TUNNEL
-from iceagent.tunnel.spec import PortBind, UdpTarget
+from iceagent.tunnel.spec import BackTarget, PortBind, UdpTarget
 from iceagent.tunnel.targets import addresses_of, explain_os_error
 from iceagent.tunnel.traffic import Traffic
 
@@ -97,7 +97,7 @@ Key = TypeVar("Key", bound=Hashable)
 class _NearFlow(Generic[Key]):
     """What a key of a table stands for, from its first datagram until it falls idle."""
 
-    def __init__(self, table: FlowTable[Key], key: Key, target: UdpTarget) -> None:
+    def __init__(self, table: FlowTable[Key], key: Key, target: UdpTarget | BackTarget) -> None:
         self._table = table
         self._key = key
         self._target = target
@@ -190,7 +190,7 @@ class FlowTable(Generic[Key]):
         self._flows: dict[Key, _NearFlow[Key]] = {}
         self._all_flows = _near_flows.setdefault(session, set())
 
-    def put(self, data: bytes, key: Key, target: UdpTarget, nursery: trio.Nursery) -> None:
+    def put(self, data: bytes, key: Key, target: UdpTarget | BackTarget, nursery: trio.Nursery) -> None:
         """Send a datagram by the flow of its key, a new one to `target`, run in `nursery`, if there is none."""
         flow = self._flows.get(key)
         if flow is None:
@@ -222,7 +222,7 @@ class UdpForward:
         self,
         session: Session,
         sock: PlainUdpSocket,
-        target: UdpTarget,
+        target: UdpTarget | BackTarget,
         *,
         idle_s: float = IDLE_S,
         traffic: Traffic | None = None,

@@ -8,12 +8,18 @@ Each is a frame: its length (2 bytes, big-endian), then a msgpack map. The reque
     {"version": 1, "op": "open", "kind": "pipe"}
     {"version": 1, "op": "check", "kind": "any"}    is anything allowed at all? what will be asked for is not known yet
     {"version": 1, "op": "check", ...}      would it be allowed? answered without reaching for the target
+    {"version": 1, "op": "listen", "kind": "tcp", "host": "127.0.0.1", "port": 0, "listener": 6}
+    {"version": 1, "op": "listen", "kind": "unix", "path": "/tmp/app.sock", "listener": 8}
+                        open this over there, for as long as this stream lasts; what connects to it comes back as a
+                        stream of the service `back_service(6)`, with the request
+    {"version": 1, "op": "open", "kind": "back", "listener": 6, "flow": 4}      of datagrams with their flow
     {"version": 1, "op": "done", "kind": "pipe"}      the sender has read our pipe to its end
     {"version": 1, "op": "done", "kind": "tcp", "flow": 8, ...}      answered once the connection that was opened with
                                                       this flow has ended, and the target has all that was sent
 
-and the answer `{"status": "ok" | "refused" | "failed", "reason": "...", "cause": "..."}`: refused by policy, or allowed
-and out of reach. Unknown keys are ignored, so that later versions may add some.
+and the answer `{"status": "ok" | "refused" | "failed", "reason": "...", "cause": "...", "binds": [...]}`: refused by
+policy, or allowed and out of reach; `binds` are the addresses of a listener. Unknown keys are ignored, so that later
+versions may add some.
 """
 
 from __future__ import annotations
@@ -24,15 +30,31 @@ import msgspec
 
 from iceagent.errors import RemoteError
 from iceagent.session.raw import ByteStream
+from iceagent.session.streams import TUNNEL_SERVICE
 from iceagent.tunnel.errors import CAUSES, FailedError, RefusedError
-from iceagent.tunnel.spec import AnyTarget, PipeTarget, Target, TcpTarget, UdpTarget, UnixTarget, unix_path
+from iceagent.tunnel.spec import (
+    AnyTarget,
+    BackTarget,
+    ListenTarget,
+    PipeTarget,
+    PortBind,
+    Target,
+    TcpTarget,
+    UdpTarget,
+    UnixBind,
+    UnixTarget,
+    canonical_host,
+    unix_path,
+)
 
 VERSION = 1
 MAX_FRAME = 4096  # bytes; the longest request has a path of 107
 ANSWER_TIMEOUT_S = 20.0  # for answers that need no connection to a target
 MAX_REASON = 300  # characters of the other side's text that may reach a log or a terminal
 
-Operation = Literal["open", "check", "done"]
+MAX_BINDS = 16  # addresses of one listener of the other side's that are shown
+
+Operation = Literal["open", "check", "done", "listen"]
 Status = Literal["ok", "refused", "failed"]
 
 
@@ -44,11 +66,12 @@ class StreamRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the opener of a stream wants."""
 
     op: Operation
-    kind: Literal["tcp", "udp", "unix", "pipe", "any"]
+    kind: Literal["tcp", "udp", "unix", "pipe", "any", "back"]
     host: str = ""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     path: str = ""
     flow: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] = 0
+    listener: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] = 0
     version: int = 0
 
     def target(self) -> Target:
@@ -58,11 +81,15 @@ class StreamRequest(msgspec.Struct, frozen=True, omit_defaults=True):
             WireError: host, port or path cannot be.
         """
         try:
+            if self.op == "listen":
+                return self._listen_target()
             match self.kind:
                 case "pipe":
                     return PipeTarget()
                 case "any":
                     return AnyTarget()
+                case "back":
+                    return BackTarget(self.listener)
                 case "unix":
                     return UnixTarget(unix_path(self.path))
                 case "tcp" | "udp":
@@ -70,6 +97,14 @@ class StreamRequest(msgspec.Struct, frozen=True, omit_defaults=True):
                     return kind(self.host, self._port())
         except ValueError as error:
             raise WireError(f"the other side asks for something that cannot be: {error}") from None
+
+    def _listen_target(self) -> ListenTarget:
+        if self.kind == "unix":
+            return ListenTarget(UnixBind(unix_path(self.path)))
+        if self.kind not in {"tcp", "udp"}:
+            raise ValueError(f"a listener of the kind {self.kind}")
+        host = canonical_host(self.host) if self.host else ""
+        return ListenTarget(PortBind(host, self.port), self.kind == "udp")
 
     def _port(self) -> int:
         if not self.port:
@@ -83,6 +118,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     status: Status
     reason: str = ""
     cause: str = ""
+    binds: tuple[str, ...] = ()
 
     def raise_unless_ok(self, target: Target) -> None:
         """Turn a bad answer into the exception of its kind.
@@ -98,6 +134,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
                 wish="a pipe" if isinstance(target, PipeTarget) else str(target),
             )
         if self.status == "failed":
+            if isinstance(target, ListenTarget):
+                raise FailedError(f"the other side cannot listen: {reason}")
             cause = self.cause if self.cause in CAUSES else ""
             raise FailedError(f"the other side cannot reach {target}: {reason}", cause=cause)
 
@@ -108,7 +146,17 @@ _answers = msgspec.msgpack.Decoder(Answer)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def request_for(target: Target, *, op: Operation = "open", flow: int = 0) -> StreamRequest:
+def back_service(number: int) -> str:
+    """Return the service whose streams are the connections of a listener of the other side's."""
+    return f"{TUNNEL_SERVICE}.back.{number}"
+
+
+def service_of(target: Target) -> str:
+    """Return the service that has a target."""
+    return back_service(target.number) if isinstance(target, BackTarget) else TUNNEL_SERVICE
+
+
+def request_for(target: Target, *, op: Operation = "open", flow: int = 0, listener: int = 0) -> StreamRequest:
     """Return the request for a target."""
     match target:
         case TcpTarget(host, port):
@@ -119,6 +167,14 @@ def request_for(target: Target, *, op: Operation = "open", flow: int = 0) -> Str
             return StreamRequest(op, "unix", path=path, flow=flow, version=VERSION)
         case AnyTarget():
             return StreamRequest(op, "any", version=VERSION)
+        case BackTarget(number):
+            return StreamRequest(op, "back", listener=number, flow=flow, version=VERSION)
+        case ListenTarget(UnixBind(path)):
+            return StreamRequest(op, "unix", path=path, listener=listener, version=VERSION)
+        case ListenTarget(bind, udp):
+            assert isinstance(bind, PortBind)
+            kind: Literal["tcp", "udp"] = "udp" if udp else "tcp"
+            return StreamRequest(op, kind, host=bind.host, port=bind.port, listener=listener, version=VERSION)
         case PipeTarget():
             return StreamRequest(op, "pipe", version=VERSION)
 

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from processes import ICEAGENT, Process, Processes
+from tunnels import TRAFFIC
 
 pytestmark = pytest.mark.processes
 
@@ -74,6 +76,25 @@ def listen(run: Processes, *allow: str) -> tuple[str, str, Process]:
     rules = [word for rule in allow for word in ("--allow", rule)]
     listener = run.iceagent("listen", "--json", "--relay", url, *rules)
     return url, listener.wait_for("code")["code"], listener
+
+
+def is_free(bind: str) -> bool:
+    """Return whether nobody listens there any more."""
+    host, _, port = bind.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+        return True
+
+
+def wait_free(bind: str) -> None:
+    deadline = time.monotonic() + 60
+    while not is_free(bind):
+        assert time.monotonic() < deadline, f"{bind} is still open"
+        time.sleep(0.05)
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -178,3 +199,47 @@ def test_nc_is_a_proxy_command(run: Processes) -> None:
     assert heard
     assert heard[0].startswith(b"SSH-2.0-")
     assert done.returncode == 255
+
+
+def test_a_port_over_there_leads_here_and_nothing_is_left_of_it(run: Processes, pages: int) -> None:
+    """Each kind of end: the command is interrupted, killed, or the listener is."""
+    for end in ("forwarder", "listener"):
+        url, code, listener = listen(run, "listen:0", "any")
+        options = ("-R", f"0:localhost:{pages}", "-L", f"0:{pages}", "-D", "0", "-R", f"0:localhost:{pages}")
+        forwarder = run.iceagent("forward", "--json", "--relay", url, *options, code)
+        opened = [forwarder.wait_for("forwarding") for _ in range(4)]
+        assert sorted(one["direction"] for one in opened) == ["dynamic", "local", "remote", "remote"]
+        for one in opened:
+            if one["direction"] != "dynamic":
+                assert curl(f"http://{one['bind']}/").stdout == PAGE
+        if end == "forwarder":
+            forwarder.signal(signal.SIGINT)
+            assert forwarder.wait() == 130
+        else:
+            listener.signal(signal.SIGKILL)
+            listener.wait()
+            forwarder.signal(signal.SIGKILL)
+        for one in opened:
+            wait_free(one["bind"])
+
+
+def test_a_listener_that_is_not_allowed_ends_the_command(run: Processes) -> None:
+    url, code, _ = listen(run, "any")
+    forwarder = run.iceagent("forward", "--json", "--relay", url, "-R", "8080:localhost:1", code)
+    error = forwarder.wait_for("error")
+    assert forwarder.wait() == error["exit"] == 8
+    assert "--allow-remote-listen" in error["message"]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("option", ["-L", "-R"])
+def test_a_thousand_connections_at_once_arrive_whole(run: Processes, option: str) -> None:
+    """More than a session carries: the others wait their turn."""
+    port = run.start(*TRAFFIC, "source").wait_for("ready")["port"]
+    url, code, _ = listen(run, "any", "listen:0")
+    forwarder = run.iceagent("forward", "--json", "--relay", url, option, f"0:127.0.0.1:{port}", code)
+    bind = forwarder.wait_for("forwarding")["bind"]
+    done = run.start(*TRAFFIC, "sink", bind, "--bytes", "10000", "--connections", "1000").wait_for(
+        "done", timeout_s=300
+    )
+    assert done["whole"] == 1000
