@@ -69,6 +69,13 @@ class Listeners:
             await wire.send_answer(stream, wire.Answer("ok", binds=held.binds))
             _log.info("listening on %s for the other side", shown)
             with shown_traffic(self._session, traffic):
-                while await stream.receive_some(wire.MAX_FRAME):
-                    await trio.lowlevel.checkpoint()
+                await _until_closed(stream)
         _log.info("no longer listening on %s for the other side", shown)
+
+
+async def _until_closed(stream: NamedStream) -> None:
+    """Until the other side closes the stream; what it says on it meanwhile means nothing."""
+    said = b" "
+    while said:
+        await trio.lowlevel.checkpoint()  # also where bytes are always there already
+        said = await stream.receive_some(wire.MAX_FRAME)
