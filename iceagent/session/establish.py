@@ -109,7 +109,7 @@ async def establish(
             async with _opened(opening, agent, signaling.report_failed) as link:
                 session = session_type(link, inviter=is_inviter, **_readers(agent, signaling))
                 session.introduce(progress.peer, progress.relay)
-                for task in (signaling.keep, signaling.watch_peers_relay):
+                for task in (signaling.keep, signaling.watch_suspicions, signaling.watch_peers_relay):
                     nursery.start_soon(task)
                 nursery.start_soon(hurry_restarts, agent, signaling.look_again)
                 nursery.start_soon(_follow_path, agent, link, session)

@@ -76,6 +76,7 @@ class Signaling:
         self._all_signalled = trio.Event()
         self._gone = trio.Event()
         self._goodbye: icesignal.SignalError | None = None
+        self._seems_dead = trio.Event()
         self._is_needed = True
         self._channel = channel
         self._agent = agent
@@ -109,9 +110,6 @@ class Signaling:
             outcome, because = "relayed", self._agent.explain().because
         why = "" if because is None else because.value
         self._channel.report_outcome(outcome, why, trio.current_time() - self._began_at)
-        # The joiner's link is the last to open, so that the other side knows that its own is.
-        if self._reunion is not None and self._reunion.moves_on and self._channel.role == "joiner":
-            self._channel.leave()
 
     def report_failed(self, why: str) -> None:
         """Report to the relay's operator that they do not."""
@@ -207,25 +205,44 @@ class Signaling:
         """
         reunion, pause_s = self._reunion, FIRST_PAUSE_S
         first = self._channel
+        moves_on = reunion is not None and reunion.moves_on
         while reunion is not None and not self._gone.is_set():
-            await self._channel.wait_alone(ALONE_S)
+            if not moves_on:
+                await self._channel.wait_alone(ALONE_S)
             began_at = trio.current_time()
             try:
                 async with open_background() as nursery:
-                    nursery.start_soon(self._wait_back, self._channel, nursery.cancel_scope)
+                    if not moves_on:
+                        nursery.start_soon(self._wait_back, self._channel, nursery.cancel_scope)
                     async with reunion.open() as channel:
                         self._channel, self.has_ended = channel, False
+                        if moves_on:
+                            self._leave(first)
                         await self._tolerate(self._converse)
             except icesignal.SignalError as error:
                 _log.debug("the two sides have not met again: %s", error)
+                self._suspect(error)
             except trio.ClosedResourceError:
                 return  # the agent was closed meanwhile
-            if not first.is_alone:  # it was taken up again as the two were about to meet elsewhere
+            if moves_on:
+                self._leave(first)
+                moves_on = False
+            elif not first.is_alone:  # it was taken up again as the two were about to meet elsewhere
                 self._channel, self.has_ended = first, False
             if trio.current_time() - began_at >= LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
             await trio.sleep(jittered(pause_s, secrets.randbelow(256)))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    @staticmethod
+    def _leave(first: icesignal.SealedChannel) -> None:
+        """Make room where the two have met, for others.
+
+        The joiner does so, whose link is the last to open: the other side knows that its own is. Not before the two
+        have met elsewhere, since only a conversation tells that a program is gone that was killed.
+        """
+        if first.role == "joiner":
+            first.leave()
 
     async def _wait_back(self, channel: icesignal.SealedChannel, reunion: trio.CancelScope) -> None:
         """Leave the reunion once the conversation there was is taken up again, unless the two have met already."""
@@ -308,6 +325,20 @@ class Signaling:
                 self._agent.give_up()
             await trio.sleep(LOOK_S)
 
+    async def watch_suspicions(self) -> None:
+        """Take note once nothing has come from the other side after the relay said what a killed program leaves."""
+        while not self._gone.is_set():
+            await self._seems_dead.wait()
+            since, self._seems_dead = trio.current_time(), trio.Event()
+            while heard_at(self._agent) <= since and not self._gone.is_set():
+                if self._is_out_of_reach():
+                    self._gone.set()
+                await trio.sleep(LOOK_S)
+
+    def _suspect(self, reason: BaseException) -> None:
+        if isinstance(reason, icesignal.PeerLeft) and reason.is_dead:
+            self._seems_dead.set()
+
     async def watch_peers_relay(self) -> None:
         """Take note if the other side's own relay ends, and so its program: nobody else could report that."""
         if self._reunion is None:
@@ -330,6 +361,7 @@ class Signaling:
         if isinstance(reason, icesignal.PeerLeft) and reason.said_goodbye and (reason.is_done or not self.is_open):
             self._goodbye = reason
             self._gone.set()
+        self._suspect(reason)
         if not self.has_ended:
             self.has_ended = True
             when = "and the session goes on" if self.is_open else "though a path is found and the link being opened"

@@ -114,6 +114,8 @@ class ClientSession(MemberSession[bytes]):
                 return PeerLeft("the other side stayed away for too long")
             case "done":
                 return PeerLeft("the other side is done", said_goodbye=True, is_done=True)
+            case "replaced":
+                return PeerLeft("the other side has begun anew", is_dead=True)
             case _:
                 return PeerLeft("the other side left", said_goodbye=True)
 

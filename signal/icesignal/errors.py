@@ -39,12 +39,17 @@ class PeerLeft(SignalError):
     Attributes:
         said_goodbye: whether it ended the conversation itself.
         is_done: whether it did so because nothing is left to say.
+        is_dead: whether the relay says what a program leaves that was killed: it hung up without a word and was not
+            back, or another one has taken its place.
     """
 
-    def __init__(self, text: str, *, said_goodbye: bool = False, is_done: bool = False) -> None:
+    def __init__(
+        self, text: str, *, said_goodbye: bool = False, is_done: bool = False, is_dead: bool = False
+    ) -> None:
         super().__init__(text)
         self.said_goodbye = said_goodbye
         self.is_done = is_done
+        self.is_dead = is_dead
 
 
 class RoomOver(SignalError):

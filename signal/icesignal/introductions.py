@@ -257,11 +257,13 @@ async def _confirm(client: Client, keys: SessionKeys, wrong: str) -> None:
         except CodeWrong:
             raise CodeWrong(wrong) from None
     if proof is None:
+        is_dead = client.has_peer_hung_up
         what = "did not prove itself"
         if client.is_peer_away:  # for so long: its program was stopped, most likely; for less, it may come back
             what = "is gone: its connection to the relay has ended, and was not back"
         client.close("left")
-        raise PeerLeft(f"the other side {what} within {CONFIRM_TIMEOUT_S:g} s; use a new code")
+        text = f"the other side {what} within {CONFIRM_TIMEOUT_S:g} s; use a new code"
+        raise PeerLeft(text, is_dead=is_dead)
     if proof[:1] != CONFIRMATION or not keys.confirms(proof[1:]):
         client.close("code-wrong")
         raise CodeWrong(wrong)
