@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
+import trio
 
 from iceagent.cli.connection import ConnectionOptions, connection_options
+from iceagent.cli.help import rare
 from iceagent.cli.open_forwards import open_forwards
 from iceagent.cli.options import Common, code_argument, output_options, relay_option, timeout_option
 from iceagent.cli.output import Output
 from iceagent.cli.peer_options import JoinWish, verification, verify_option
 from iceagent.cli.progress import closing_words, follow_paths, shown_progress
+from iceagent.cli.returns import Returns
 from iceagent.cli.run import run_verb
 from iceagent.cli.timeline import TimelineFile, kept_timeline, timeline_option
 from iceagent.net.tasks import open_background
+from iceagent.session.connect import PAIRED_OUTAGE_S
 from iceagent.session.errors import PeerLeft
 from iceagent.tunnel.errors import SpecError
-from iceagent.tunnel.forward import Forward, forward_local, hold_forward
-from iceagent.tunnel.remote import forward_remote
+from iceagent.tunnel.forward import Forward
 from iceagent.tunnel.spec import ForwardSpec, check_distinct, parse_dynamic, parse_forward
 
 if TYPE_CHECKING:
@@ -53,6 +55,10 @@ _EXAMPLE = "Example:  iceagent forward -L 2222:localhost:22 7-guitar-ozone"
     multiple=True,
     help="Take programs that speak SOCKS or HTTP CONNECT to PORT here wherever they want there; BIND:PORT, too.",
 )
+@rare(
+    "Peers",
+    click.option("--once", is_flag=True, help="With a name: end with the first session, as always with a code."),
+)
 @timeout_option("With a name: give up if the peer does not come.")
 @verify_option
 @relay_option
@@ -64,6 +70,7 @@ def command(
     specs: Sequence[str],
     remote: Sequence[str],
     dynamic: Sequence[str],
+    once: bool,
     timeout_s: float | None,
     verify: bool,
     relay: Sequence[str],
@@ -76,14 +83,14 @@ def command(
     """Forward local ports or sockets to the other side.
 
     CODE is what the other side's `iceagent listen --allow` printed, or the name of a paired peer, which runs `iceagent
-    listen --name`.
+    listen --name`; its next process is found again.
     """
     output = Common(as_json, quiet, verbose).open_output()
 
     async def forward() -> None:
         with kept_timeline(timeline) as kept:
             wish = JoinWish(code, relay, verification(output, wanted=verify), timeout_s)
-            await _forward(wish, _parsed(specs, remote, dynamic), connection.config(), output, kept)
+            await _forward(wish, _parsed(specs, remote, dynamic), connection.config(), output, kept, once=once)
 
     return run_verb(forward, output, has_peer=True)
 
@@ -111,24 +118,32 @@ async def _forward(
     config: AgentConfig | None,
     output: Output,
     timeline: TimelineFile | None,
+    *,
+    once: bool,
 ) -> None:
     wish.check()
-    async with AsyncExitStack() as sockets:
-        # Open, and held, before the code is used: it is good for one try.
-        held = [await sockets.enter_async_context(hold_forward(spec)) for spec in wanted.local]
-        async with (
-            shown_progress(output, timeline) as progress,
-            wish.join(config, progress) as link,
-            open_background() as nursery,
-            open_forwards(link, lambda forward: _show(forward, output)) as forwards,
-        ):
-            await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
-            for one in held:
-                _show(await forwards.enter_async_context(forward_local(link, one)), output)
-            for spec in wanted.remote:
-                _show(await forwards.enter_async_context(forward_remote(link, spec)), output)
-            await link.wait_closed()
-            raise PeerLeft(closing_words(link))
+    async with open_forwards(lambda forward: _show(forward, output)) as forwards:
+        for spec in wanted.local:  # open before the code is used: it is good for one try
+            await forwards.keep(spec)
+        for spec in wanted.remote:
+            await forwards.keep(spec, is_remote=True)
+
+        async def carry(wish: JoinWish, is_open: trio.Event) -> None:
+            async with (
+                shown_progress(output, timeline) as progress,
+                wish.join(config, progress) as link,
+                open_background() as nursery,
+            ):
+                is_open.set()
+                await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
+                async with forwards.carried_by(link):
+                    await link.wait_closed()
+                raise PeerLeft(closing_words(link))
+
+        if once or wish.peer() is None:
+            await carry(wish, trio.Event())
+        given_s = None if config is None else config.outage_s
+        await Returns(wish, output, PAIRED_OUTAGE_S if given_s is None else given_s).run(carry)
 
 
 def _show(forward: Forward, output: Output) -> None:

@@ -297,7 +297,7 @@ class VerdictObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Closed(Line, frozen=True, kw_only=True, tag="closed"):
-    """`listen`: a session is over, or nobody came of a code."""
+    """`listen`, `forward` with a name: a session is over, or nobody came of a code."""
 
     peer: str | Maybe = UNSET
     reason: str

@@ -1,9 +1,14 @@
-"""The forwards of a running command: some from its start, others added and removed while it runs (docs/status.md)."""
+"""The forwards of a running command: some from its start, others added and removed while it runs (docs/status.md).
+
+They stay for all the sessions that the command has, one after the other: the local sockets stay open in between, and
+what connects then waits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -12,7 +17,7 @@ from iceagent.cli.control.running import RUNNING
 from iceagent.net.tasks import open_background
 from iceagent.session.session import Session
 from iceagent.tunnel.errors import SpecError
-from iceagent.tunnel.forward import Forward, forward_local
+from iceagent.tunnel.forward import Forward, HeldForward, forward_local, hold_forward
 from iceagent.tunnel.remote import forward_remote
 from iceagent.tunnel.spec import ForwardSpec, parse_dynamic, parse_forward
 
@@ -25,40 +30,72 @@ PARSERS: Mapping[str, Callable[[str], ForwardSpec]] = {
 """What can be added, by its direction: `-L`, `-R`, `-D`."""
 
 
-class OpenForwards:
-    """Forwards, each in a task of its own, so that one can end while the others go on.
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """One forward.
 
-    Args:
-        session: that carries them.
-        nursery: whose tasks they are.
-        show: called with each that is added while the command runs.
+    Attributes:
+        held: its local sockets; None if it listens on the other side.
+        binds: where it was open last.
+        holding, carrying: end its local sockets, and what the present session carries of it.
     """
 
-    def __init__(self, session: Session, nursery: trio.Nursery, show: Callable[[Forward], object]) -> None:
-        self._session = session
-        self._nursery = nursery
-        self._show = show
-        self._open: dict[tuple[str, ...], trio.CancelScope] = {}
+    spec: ForwardSpec
+    held: HeldForward | None = None
+    binds: tuple[str, ...] = ()
+    holding: trio.CancelScope = field(default_factory=trio.CancelScope)
+    carrying: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    async def enter_async_context(self, opening: AbstractAsyncContextManager[Forward]) -> Forward:
-        """Open a forward, and leave it open until it is removed or the command ends.
+
+class Forwards:
+    """The forwards of one command, each in tasks of its own, so that one can end while the others go on.
+
+    Args:
+        holding: whose tasks hold local sockets.
+        show: called with each that is open, again where it is open elsewhere than before.
+    """
+
+    def __init__(self, holding: trio.Nursery, show: Callable[[Forward], object]) -> None:
+        self._holding = holding
+        self._show = show
+        self._kept: list[_Kept] = []
+        self._session: Session | None = None
+        self._carrying: trio.Nursery | None = None
+
+    async def keep(self, spec: ForwardSpec, *, is_remote: bool = False) -> None:
+        """Open the local sockets of a forward, and have each session carry it, the present one too.
 
         Raises:
-            SpecError, BindError, RefusedError, FailedError: it cannot be opened.
+            SpecError, BindError: they cannot be opened.
+            RefusedError, FailedError: the present session's other side does not take it.
         """
-        forward: Forward = await self._nursery.start(self._hold, opening)
-        return forward
+        kept = _Kept(spec)
+        if not is_remote:
+            kept.held = await self._holding.start(self._hold, kept)
+        self._kept.append(kept)
+        try:
+            await self._open(kept)
+        except BaseException:
+            self._drop(kept)
+            raise
 
-    async def _hold(self, opening: AbstractAsyncContextManager[Forward], task_status: trio.TaskStatus[Forward]) -> None:
-        with trio.CancelScope() as scope:
-            async with opening as forward:
-                binds = forward.binds or (forward.bind,)
-                self._open[binds] = scope
-                try:
-                    task_status.started(forward)
-                    await trio.sleep_forever()
-                finally:
-                    self._open.pop(binds, None)
+    @asynccontextmanager
+    async def carried_by(self, session: Session) -> AsyncIterator[None]:
+        """Open them all over a session, and let the control socket add and remove some, while the body runs.
+
+        Raises:
+            RefusedError, FailedError: one cannot be opened.
+        """
+        running = RUNNING.get()
+        async with open_background() as nursery:
+            self._session, self._carrying = session, nursery
+            try:
+                for kept in self._kept:
+                    await self._open(kept)
+                with running.handling("forward.add", self.add), running.handling("forward.remove", self.remove):
+                    yield
+            finally:
+                self._session = self._carrying = None
 
     async def add(self, arguments: Mapping[str, Any]) -> dict[str, object]:
         """Open what is asked for at the control socket: `spec`, and its `direction`.
@@ -70,12 +107,11 @@ class OpenForwards:
         parse = PARSERS.get(direction) if isinstance(direction, str) else None
         if not isinstance(spec, str) or parse is None:
             raise SpecError(f"name what to forward, and its direction: one of {', '.join(PARSERS)}")
-        if len(self._open) >= MAX_FORWARDS:
+        if len(self._kept) >= MAX_FORWARDS:
             raise SpecError(f"this command has {MAX_FORWARDS} forwards already; remove one, or start another command")
-        opening = forward_remote if direction == "remote" else forward_local
-        forward = await self.enter_async_context(opening(self._session, parse(spec)))
-        self._show(forward)
-        return {"bind": forward.bind, "binds": list(forward.binds), "target": str(forward.target)}
+        await self.keep(parse(spec), is_remote=direction == "remote")
+        added = self._kept[-1]
+        return {"bind": added.binds[0], "binds": list(added.binds), "target": str(added.spec.target)}
 
     async def remove(self, arguments: Mapping[str, Any]) -> dict[str, object]:
         """Close the forward at a local address, `bind`; connections that it carries are broken off.
@@ -85,19 +121,50 @@ class OpenForwards:
         """
         await trio.lowlevel.checkpoint()
         bind = arguments.get("bind")
-        for binds, scope in self._open.items():
+        for kept in self._kept:
+            binds = kept.binds
             if isinstance(bind, str) and any(bind == one or bind == one.rpartition(":")[2] for one in binds):
-                scope.cancel()
+                self._drop(kept)
                 return {"bind": binds[0], "binds": list(binds)}
-        known = ", ".join(one for binds in self._open for one in binds)
+        known = ", ".join(one for kept in self._kept for one in kept.binds)
         raise SpecError(f"no forward is open at {bind!r}; open are: {known or 'none'}")
+
+    async def _hold(self, kept: _Kept, task_status: trio.TaskStatus[HeldForward]) -> None:
+        with kept.holding:
+            async with hold_forward(kept.spec) as held:
+                task_status.started(held)
+                await trio.sleep_forever()
+
+    async def _open(self, kept: _Kept) -> None:
+        """Have the present session carry a forward, if there is one."""
+        if self._carrying is None:
+            return
+        kept.carrying = trio.CancelScope()
+        forward: Forward = await self._carrying.start(self._carry, kept)
+        binds = forward.binds or (forward.bind,)
+        if binds != kept.binds:
+            kept.binds = binds
+            self._show(forward)
+
+    async def _carry(self, kept: _Kept, task_status: trio.TaskStatus[Forward]) -> None:
+        session, held = self._session, kept.held
+        assert session is not None
+        if held is not None and kept.binds:
+            held.forget()  # what came since the session before is too old for anybody to wait for
+        with kept.carrying:
+            opening = forward_remote(session, kept.spec) if held is None else forward_local(session, held, keep=True)
+            async with opening as forward:
+                task_status.started(forward)
+                await trio.sleep_forever()
+
+    def _drop(self, kept: _Kept) -> None:
+        kept.carrying.cancel()
+        kept.holding.cancel()
+        self._kept.remove(kept)
 
 
 @asynccontextmanager
-async def open_forwards(session: Session, show: Callable[[Forward], object]) -> AsyncIterator[OpenForwards]:
-    """Yield where forwards are opened, and let the control socket add and remove some; all end with the body."""
-    running = RUNNING.get()
+async def open_forwards(show: Callable[[Forward], object]) -> AsyncIterator[Forwards]:
+    """Yield where forwards are kept; all end with the body."""
     async with open_background() as nursery:
-        forwards = OpenForwards(session, nursery, show)
-        with running.handling("forward.add", forwards.add), running.handling("forward.remove", forwards.remove):
-            yield forwards
+        yield Forwards(nursery, show)

@@ -82,6 +82,12 @@ class PlainUdpSocket:
             return False
         return True
 
+    def forget(self) -> None:
+        """Drop what has come and nobody has read."""
+        with suppress(OSError):
+            while True:
+                self._receive_one()
+
     def close(self) -> None:
         """Close."""
         trio.lowlevel.notify_closing(self._socket)

@@ -74,13 +74,15 @@ class Forward:
 class HeldForward:
     """A forward whose local sockets are open and ours, before there is a session that could carry what comes to them.
 
-    What connects meanwhile waits in the backlog. `close` lets nobody connect any more.
+    What connects meanwhile waits in the backlog. `close` lets nobody connect any more; `forget` drops the datagrams
+    that nobody has read.
     """
 
     spec: ForwardSpec
     binds: tuple[str, ...]
     run: Callable[[Session, Traffic], Awaitable[None]]
     close: Callable[[], None]
+    forget: Callable[[], None] = lambda: None
 
 
 @asynccontextmanager
@@ -98,7 +100,8 @@ async def hold_forward(spec: str | ForwardSpec) -> AsyncIterator[HeldForward]:
             raise SpecError("a Unix stream socket cannot carry UDP; a right one: 5353:192.0.2.1:53/udp")
         async with open_udp_sockets(spec.bind) as sockets:
             binds = tuple(sock.text for sock in sockets)
-            yield HeldForward(spec, binds, partial(_run_udp, sockets, target), partial(_close, sockets))
+            run = partial(_run_udp, target, sockets)
+            yield HeldForward(spec, binds, run, partial(_close, sockets), partial(_forget, sockets))
     else:
         async with open_listeners(spec.bind) as (listeners, binds):
             close = partial(_close, [listener.socket for listener in listeners])
@@ -110,8 +113,15 @@ def _close(sockets: Sequence[Closable]) -> None:
         sock.close()
 
 
+def _forget(sockets: Sequence[PlainUdpSocket]) -> None:
+    for sock in sockets:
+        sock.forget()
+
+
 @asynccontextmanager
-async def forward_local(session: Session, spec: str | ForwardSpec | HeldForward) -> AsyncIterator[Forward]:
+async def forward_local(
+    session: Session, spec: str | ForwardSpec | HeldForward, *, keep: bool = False
+) -> AsyncIterator[Forward]:
     """Forward a local socket to a target on the other side, while the body runs.
 
     The other side is asked first whether it allows the target, so that a forbidden forward fails here and now and not
@@ -121,6 +131,7 @@ async def forward_local(session: Session, spec: str | ForwardSpec | HeldForward)
         session: the session to the other side, which must be serving forwards.
         spec: `[BIND:]PORT:HOST:PORT[/udp]`, with `unix:PATH` on either side, or the value of one; or one whose local
             sockets are open already (`hold_forward`).
+        keep: whether those stay open afterwards, for another session.
     Raises:
         SpecError: `spec` is malformed.
         BindError: the local socket cannot be opened.
@@ -139,7 +150,8 @@ async def forward_local(session: Session, spec: str | ForwardSpec | HeldForward)
             with shown_traffic(session, traffic):
                 yield Forward(spec.binds[0], spec.spec, spec.binds)
     finally:
-        spec.close()
+        if not keep:
+            spec.close()
 
 
 @asynccontextmanager
@@ -162,7 +174,7 @@ async def forward_dynamic(session: Session, spec: str | ForwardSpec | HeldForwar
 
 
 async def _run_udp(
-    sockets: Sequence[PlainUdpSocket], target: UdpTarget | BackTarget, session: Session, traffic: Traffic
+    target: UdpTarget | BackTarget, sockets: Sequence[PlainUdpSocket], session: Session, traffic: Traffic
 ) -> None:
     async with trio.open_nursery() as nursery:
         for sock in sockets:

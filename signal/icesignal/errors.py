@@ -43,9 +43,7 @@ class PeerLeft(SignalError):
             back, or another one has taken its place.
     """
 
-    def __init__(
-        self, text: str, *, said_goodbye: bool = False, is_done: bool = False, is_dead: bool = False
-    ) -> None:
+    def __init__(self, text: str, *, said_goodbye: bool = False, is_done: bool = False, is_dead: bool = False) -> None:
         super().__init__(text)
         self.said_goodbye = said_goodbye
         self.is_done = is_done

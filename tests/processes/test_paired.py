@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -95,8 +96,8 @@ def pipe(listener: Process, joiner: Process) -> None:
         process.stop()
 
 
-def listen(home: Home) -> Process:
-    return home.start("listen", "--json", "--allow", "tcp:localhost:*", "--name", "office")
+def listen(home: Home, *options: str) -> Process:
+    return home.start("listen", "--json", "--allow", "tcp:localhost:*", *options, "--name", "office")
 
 
 def forward(home: Home, *options: str) -> Process:
@@ -287,3 +288,42 @@ def test_a_bad_identity_is_one_sentence_and_9(run: Processes, tmp_path: Path, br
         assert process.wait() == line["exit"] == 9
     with pytest.raises(Ended):
         process.wait_for("code")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_next_process_of_a_peer_is_found_by_itself(homes: tuple[Home, Home, int], how: signal.Signals) -> None:
+    """Killed the moment the session is open: the two are about to move on to a room of their own.
+
+    What connects meanwhile waits, and the local port stays.
+    """
+    one, two, _ = homes
+    with closing(socket.create_server(("127.0.0.1", 0))) as target:
+        where = f"127.0.0.1:{target.getsockname()[1]}"
+        listener = listen(one, "--allow", f"tcp:{where}")
+        joiner = two.start("forward", "--json", "-L", f"0:{where}", "home")
+        host, _, port = joiner.wait_for("forwarding")["bind"].rpartition(":")
+        listener.signal(how)
+        closed = joiner.wait_for("closed")
+        assert closed["peer"] == "home"
+        assert ("interrupted" if how is signal.SIGTERM else "its program has ended") in closed["reason"]
+        with closing(socket.create_connection((host, int(port)), timeout=60)) as waiting:
+            waiting.sendall(b"meanwhile")
+            again = listen(one, "--allow", f"tcp:{where}")
+            joiner.wait_for("path")
+            target.settimeout(60)
+            with closing(target.accept()[0]) as accepted:
+                assert accepted.recv(64) == b"meanwhile"
+        assert [process.stop() for process in (joiner, again)] == [130, 130]
+
+
+def test_a_peer_that_does_not_come_again_is_given_up(homes: tuple[Home, Home, int]) -> None:
+    """`--give-up-after` is how long its next process may take; `--once` waits for none."""
+    one, two, _ = homes
+    listener = listen(one)
+    joiner, once = forward(two, "--give-up-after", "2"), forward(two, "--once")
+    for process in (joiner, once):
+        process.wait_for("forwarding")
+    listener.stop()
+    assert joiner.wait() == 6
+    assert joiner.rest()[-1]["message"].startswith("home did not come within ")
+    assert once.wait() == 5
