@@ -16,7 +16,7 @@ MAX_EVENTS: Final = 5_000  # ours
 LONGEST_S: Final = 10 * 365 * 86_400.0  # ours: beyond it no session lasts
 
 
-class Verdict(msgspec.Struct):
+class TimelineVerdict(msgspec.Struct):
     """What the agent said of itself at the end (docs/explain.md)."""
 
     kind: str = ""
@@ -38,7 +38,7 @@ class Trace(msgspec.Struct):
     events: list[dict[str, Any]]
     started: str = ""
     forgotten: int = msgspec.field(default=0, name="events_forgotten")
-    verdict: Verdict = msgspec.field(default_factory=Verdict)
+    verdict: TimelineVerdict = msgspec.field(default_factory=TimelineVerdict)
 
 
 def read_trace(path: str | Path) -> Trace:

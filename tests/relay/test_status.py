@@ -19,7 +19,7 @@ from icesignal.main import main
 from icesignal.metrics import Family, render
 from icesignal.registry import RoomLimits
 from icesignal.server import Server, serve
-from icesignal.status.door import GUESSES, TokenDoor, Verdict
+from icesignal.status.door import GUESSES, TokenDoor, Admission
 from icesignal.status.history import MAX_ROWS, SERIES, STEP_S, History, values_of
 from icesignal.status.readings import Readings
 from relay_client import connect_raw
@@ -106,8 +106,8 @@ def test_the_past_is_an_hour_and_bounded() -> None:
 def test_the_token_is_what_follows_bearer() -> None:
     """In whatever letters the word comes; nothing else opens, nor two answers at once."""
     door = TokenDoor(TOKEN.encode())
-    assert door.check(0, "192.0.2.1", [RIGHT]) == Verdict.RIGHT
-    assert door.check(0, "192.0.2.1", [RIGHT.replace(b"Bearer", b"bearer ")]) == Verdict.RIGHT
+    assert door.check(0, "192.0.2.1", [RIGHT]) == Admission.RIGHT
+    assert door.check(0, "192.0.2.1", [RIGHT.replace(b"Bearer", b"bearer ")]) == Admission.RIGHT
     wrong: list[list[bytes]] = [
         [],
         [b""],
@@ -119,7 +119,7 @@ def test_the_token_is_what_follows_bearer() -> None:
         [RIGHT, RIGHT],
     ]
     for number, credentials in enumerate(wrong):
-        assert door.check(0, f"192.0.2.{number + 9}", credentials) == Verdict.WRONG, credentials
+        assert door.check(0, f"192.0.2.{number + 9}", credentials) == Admission.WRONG, credentials
 
 
 async def test_trap_89_numbers_are_for_the_token_alone(http_exchange: HttpExchange) -> None:
@@ -174,11 +174,11 @@ def test_trap_90_a_source_that_guesses_shuts_out_nobody_else_nor_itself_for_long
     door = TokenDoor(TOKEN.encode())
     for number in range(40):
         door.check(0, f"2001:db8::{number:x}", [b"Bearer wrong"])
-    assert door.check(0, "2001:db8::ffff", [RIGHT]) == Verdict.TOO_MANY
-    assert door.check(0, "2001:db8:1::1", [RIGHT]) == Verdict.RIGHT
-    assert door.check(0, "192.0.2.1", [RIGHT]) == Verdict.RIGHT
-    assert door.check(9.9, "2001:db8::ffff", [RIGHT]) == Verdict.TOO_MANY
-    assert door.check(10.1, "2001:db8::ffff", [RIGHT]) == Verdict.RIGHT
+    assert door.check(0, "2001:db8::ffff", [RIGHT]) == Admission.TOO_MANY
+    assert door.check(0, "2001:db8:1::1", [RIGHT]) == Admission.RIGHT
+    assert door.check(0, "192.0.2.1", [RIGHT]) == Admission.RIGHT
+    assert door.check(9.9, "2001:db8::ffff", [RIGHT]) == Admission.TOO_MANY
+    assert door.check(10.1, "2001:db8::ffff", [RIGHT]) == Admission.RIGHT
 
 
 async def test_trap_90_a_proxy_in_front_says_who_guesses(http_exchange: HttpExchange) -> None:

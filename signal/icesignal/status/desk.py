@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from icesignal import http
-from icesignal.status.door import TokenDoor, Verdict
+from icesignal.status.door import TokenDoor, Admission
 from icesignal.status.history import STEP_S, History, values_of
 from icesignal.status.readings import Readings
 
@@ -95,7 +95,7 @@ class StatusDesk:
             return http.response(404, head=head)
         now = trio.current_time()
         verdict = self._door.check(now, host, request.values(b"authorization"))
-        if verdict is not Verdict.RIGHT:
+        if verdict is not Admission.RIGHT:
             self._counters["status_tokens_wrong"] += 1
             return http.response(verdict, head=head)
         told = json.dumps(tell(now, Readings.of(self._metrics())), separators=(",", ":"))

@@ -12,7 +12,7 @@ GUESSES = Rate(10, 0.1)  # ours: wrong tokens of a source; more than a person mi
 MAX_SOURCES = 1_000
 
 
-class Verdict(IntEnum):
+class Admission(IntEnum):
     """What a request with a token is worth, as HTTP says it."""
 
     RIGHT = 200
@@ -27,7 +27,7 @@ class TokenDoor:
         self._token = token
         self._sources = SourceTable(Limits(claims=GUESSES, max_sources=MAX_SOURCES))
 
-    def check(self, now: float, host: str, credentials: Sequence[bytes]) -> Verdict:
+    def check(self, now: float, host: str, credentials: Sequence[bytes]) -> Admission:
         """Return what the values of a request's `Authorization` are worth.
 
         Args:
@@ -36,12 +36,12 @@ class TokenDoor:
             credentials: the values; `Bearer TOKEN` is what there should be, once. Source: RFC 6750 section 2.1.
         """
         if not credentials:
-            return Verdict.WRONG  # who has said nothing has not guessed
+            return Admission.WRONG  # who has said nothing has not guessed
         party = self._sources.party(now, host)
         if not party.has("claims", now):
-            return Verdict.TOO_MANY
+            return Admission.TOO_MANY
         scheme, _, token = credentials[0].partition(b" ")
         if len(credentials) == 1 and scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token):
-            return Verdict.RIGHT
+            return Admission.RIGHT
         party.charge("claims", now, 1.0)
-        return Verdict.WRONG
+        return Admission.WRONG
