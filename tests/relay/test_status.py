@@ -19,7 +19,7 @@ from icesignal.main import main
 from icesignal.metrics import Family, render
 from icesignal.registry import RoomLimits
 from icesignal.server import Server, serve
-from icesignal.status.door import GUESSES, TokenDoor, Admission
+from icesignal.status.door import GUESSES, Admission, TokenDoor
 from icesignal.status.history import MAX_ROWS, SERIES, STEP_S, History, values_of
 from icesignal.status.readings import Readings
 from relay_client import connect_raw

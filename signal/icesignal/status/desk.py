@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from icesignal import http
-from icesignal.status.door import TokenDoor, Admission
+from icesignal.status.door import Admission, TokenDoor
 from icesignal.status.history import STEP_S, History, values_of
 from icesignal.status.readings import Readings
 
