@@ -131,6 +131,10 @@ class FrameCarrier(Protocol):
         """Whether DATAGRAM frames may be queued now; what sends does away with what they must not overtake."""
         ...
 
+    def send_buffer_size(self) -> int:
+        """Bytes of streams not yet sent for the first time."""
+        ...
+
     def send_datagram(self, data: bytes) -> None:
         """Queue one DATAGRAM frame."""
         ...
@@ -147,6 +151,7 @@ class Datagrams:
         self._reassembler = Reassembler(MIB)
         self._number = 0
         self._backlog = 0  # bytes of frames that QUIC has not sent yet, estimated from above
+        self._lead = 0  # bytes that datagrams were given more than streams, while both had something to send
 
     @property
     def dropped(self) -> int:
@@ -156,26 +161,35 @@ class Datagrams:
     def hand_over(self) -> int:
         """Give QUIC what the congestion window has room for; return how many datagrams that was.
 
-        The rest waits where it is bounded: neither library reports how many frames it holds back.
+        The rest waits where it is bounded: neither library reports how many frames it holds back. Both libraries send
+        datagrams before what streams have, so that a flow of datagrams as fast as the path would leave them nothing:
+        while those wait, datagrams get one half of what is sent.
         """
         count = 0
         carrier = self._carrier
+        streams_wait = bool(self.pending) and carrier.send_buffer_size() > 0
+        if not streams_wait:
+            self._lead = 0
         if not self.pending or not carrier.takes_datagrams:
             return 0
         room = carrier.congestion_window - carrier.bytes_in_flight - self._backlog
-        while self.pending and room > 0:
+        while self.pending and room > 0 and (self._lead <= 0 or not streams_wait):
             self._number += 1
             for frame in split(self.pending.pop(), self._number, carrier.max_datagram_size):
                 carrier.send_datagram(frame)
                 room -= len(frame)
                 self._backlog += len(frame)
+                self._lead += len(frame)
             count += 1
         return count
 
     def note_sent(self, packets: list[bytes]) -> None:
         """Count what QUIC sent: DATAGRAM frames go out before stream data, so the bytes were theirs first."""
-        if self._backlog:
-            self._backlog = max(0, self._backlog - sum(map(len, packets)))
+        if self._backlog or self._lead:
+            size = sum(map(len, packets))
+            of_streams = max(0, size - self._backlog)
+            self._backlog = max(0, self._backlog - size)
+            self._lead = max(self._lead - of_streams, -self._carrier.congestion_window // 2)
 
     def feed_untrusted(self, frame: bytes) -> bool:
         """Take a frame of the peer; return whether a datagram is now complete and queued."""

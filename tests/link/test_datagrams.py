@@ -184,3 +184,52 @@ async def test_datagrams_that_fill_the_path_do_not_deafen_to_those_of_the_peer(e
         assert len(delays) > amount(300, 110)
         assert max(delays) < 1
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("loss", "queue"), [(0.0, 200), (0.02, 20)])
+async def test_a_flood_of_datagrams_leaves_the_streams_their_half(
+    ends, autojump_clock, loss: float, queue: int
+) -> None:
+    """Both libraries send datagrams before what streams have: a flow as fast as the path left a stream nothing.
+
+    One stream after the other carries 20 kB to its end, on a path for 250 kB/s that a flow of 500 kB/s fills. What was
+    lost of a stream is no newer than what the flow has, and does not wait for it either.
+    """
+    pair = ends(queue=queue)
+    async with pair.links() as (client, server), trio.open_nursery() as nursery:
+        pair.client_transport.rate_bps = pair.server_transport.rate_bps = 2e6
+        pair.client_transport.loss = loss
+        came, took_s = 0, list[float]()
+
+        async def flood() -> None:
+            while True:
+                await client.send_datagram(bytes(1000))
+                await trio.sleep(0.002)
+
+        async def take_flood() -> None:
+            nonlocal came
+            while True:
+                came += len(await server.receive_datagram()) > 0
+
+        async def take_streams() -> None:
+            while True:
+                far = await server.accept_stream()
+                async for _ in far:
+                    pass
+                await far.send_eof()
+
+        for task in (flood, take_flood, take_streams):
+            nursery.start_soon(task)
+        await trio.sleep(1)
+        with trio.move_on_after(10):
+            while True:
+                began_at = trio.current_time()
+                stream = await client.open_stream("one of many")
+                await stream.send_all(bytes(20_000))
+                await stream.send_eof()
+                assert await stream.receive_some(1) == b""
+                took_s.append(trio.current_time() - began_at)
+        assert len(took_s) > 10
+        assert max(took_s) < 2
+        assert came > 1000
+        nursery.cancel_scope.cancel()
