@@ -30,6 +30,10 @@ def run_verb(body: Callable[[], Awaitable[None]], output: Output, *, has_peer: b
         output: where to print.
         has_peer: it leaves somebody behind when its terminal is closed (SIGHUP), who is to be informed as after Ctrl-C.
     """
+    if has_peer:
+        from iceagent.net.accepting import raise_descriptor_limit
+
+        raise_descriptor_limit()  # each connection of a tunnel takes one
     supervisor = _Supervisor(_controlled(body) if has_peer else body, _signals(has_peer=has_peer))
     if not gc.isenabled():  # see `iceagent.cli.main`
         gc.freeze()  # what is there now stays

@@ -18,7 +18,7 @@ PACKET_SIZE = 1200
 MAX_PACKET_SIZE = 1472
 MAX_NAME_SIZE = KIB
 MIN_WINDOW = 4 * KIB  # the name of a stream must always fit
-MAX_STREAMS = 512  # that the peer may have open at once
+MAX_STREAMS = 1280  # that the peer may have open at once: a thousand connections, and some
 MAX_DATAGRAM_SIZE = 65_507  # the largest UDP payload over IPv4, so that any UDP datagram can be tunnelled
 
 

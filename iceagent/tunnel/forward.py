@@ -39,7 +39,7 @@ from iceagent.tunnel.spec import (
 from iceagent.tunnel.traffic import Traffic, shown_traffic
 from iceagent.tunnel.udp import UdpForward, open_udp_sockets
 
-MAX_CONNECTIONS = 1024  # per local address; a further one is reset
+MAX_CONNECTIONS = 2048  # per local address, more than a session carries: those wait; a further one is reset
 
 _log = limited_logger(__name__)
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
+from iceagent.link.config import MAX_STREAMS
 from iceagent.net.logs import limited_logger
 from iceagent.net.tasks import contained, open_background
 from iceagent.session.establish import answer_within
@@ -23,7 +24,6 @@ from iceagent.tunnel.targets import connect_target
 from iceagent.tunnel.traffic import Traffic, traffic_to
 from iceagent.tunnel.udp import serve_udp_flow
 
-MAX_STREAMS = 1024  # tunnel streams served at once; the link has fewer
 SLOT_PATIENCE_S = 20.0  # that a connection waits while `limit` others are served
 REQUEST_TIMEOUT_S = 20.0  # from the opening of a stream to the end of its request
 

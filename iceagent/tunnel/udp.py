@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from iceagent.link.config import MAX_STREAMS
 from iceagent.net.logs import limited_logger
 from iceagent.net.tasks import contained, open_background
 from iceagent.session.establish import answer_within
@@ -33,7 +32,7 @@ from iceagent.tunnel.targets import addresses_of, explain_os_error
 from iceagent.tunnel.traffic import Traffic
 
 IDLE_S = 300.0  # a flow without a datagram either way ends; RFC 4787 section 4.3 recommends 5 minutes
-MAX_FLOWS = MAX_STREAMS // 2  # of a session; beyond it the longest idle one makes room. The rest is for connections
+MAX_FLOWS = 256  # of a session; beyond it the longest idle one makes room. The rest is for connections
 MAX_QUEUED = 256  # datagrams per flow on their way to the link; more are dropped and counted
 REFUSED_PAUSE_S = 5.0  # how long a source that was refused is ignored, instead of asking again for each datagram
 

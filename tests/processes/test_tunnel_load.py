@@ -7,8 +7,8 @@ import time
 
 import pytest
 from amount import amount
-from processes import MemoryWatch
-from tunnels import open_tunnel
+from processes import MemoryWatch, Processes
+from tunnels import TRAFFIC, open_tunnel
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -38,6 +38,19 @@ def test_fifty_connections_at_once_arrive_whole(tcp_tunnel) -> None:
         done = sink.wait_for("done", timeout_s=HANG_S)
     assert done["whole"] == 50
     assert max(memory.peak_mb()) <= RESIDENT_LIMIT_MB, memory.peak_mb()
+
+
+def test_a_thousand_connections_at_once(run: Processes) -> None:
+    """All are half read at the same time. Systems let a program have 1,024 descriptors by habit; here 300."""
+    source = run.start(*TRAFFIC, "source")
+    port = source.wait_for("ready")["port"]
+    tunnel = open_tunnel(run, f"127.0.0.1:{port}", f"tcp:127.0.0.1:{port}", few_descriptors=True)
+    with MemoryWatch(tunnel.listener, tunnel.forwarder) as memory:
+        sizes = ("--bytes", "20000", "--stall-after", "1", "--stall-together", "--stall-s", "0.5")
+        done = tunnel.traffic("sink", tunnel.bind, *sizes, "--connections", "1000").wait_for("done", timeout_s=HANG_S)
+    assert done["whole"] == 1000
+    assert max(memory.peak_mb()) <= RESIDENT_LIMIT_MB, memory.peak_mb()
+    assert [line for line in tunnel.forwarder.rest() + tunnel.listener.rest() if line["kind"] == "log"] == []
 
 
 @pytest.mark.thorough

@@ -1,7 +1,7 @@
 """Both ends of real traffic, as processes of their own: a TCP source and sink, a UDP echo and its client.
 
     traffic.py source                                    prints its port; answers "COUNT SEED\n" with COUNT bytes
-    traffic.py sink HOST:PORT --bytes N [--connections K] [--stall-after B --stall-s S]
+    traffic.py sink HOST:PORT --bytes N [--connections K] [--stall-after B --stall-s S [--stall-together]]
     traffic.py echo                                      prints its port; sends every datagram back
     traffic.py ping HOST:PORT --count N --rate R --sources S
 
@@ -25,14 +25,14 @@ import trio
 BLOCK = 1 << 20
 
 
-def block_of(seed: int) -> bytes:
-    """Return the block that a seed's byte stream repeats."""
-    return random.Random(seed).randbytes(BLOCK)
+def block_of(seed: int, count: int) -> bytes:
+    """Return the block that a seed's stream of `count` bytes repeats."""
+    return random.Random(seed).randbytes(min(BLOCK, count))
 
 
 def digest_of(seed: int, count: int) -> str:
     """Return the SHA-256 of the first `count` bytes of a seed's stream."""
-    block, digest = block_of(seed), hashlib.sha256()
+    block, digest = block_of(seed, count), hashlib.sha256()
     for at in range(0, count, BLOCK):
         digest.update(block[: min(BLOCK, count - at)])
     return digest.hexdigest()
@@ -54,7 +54,7 @@ async def source() -> None:
                 return
             line += chunk
         count, seed = map(int, line.split())
-        block = block_of(seed)
+        block = block_of(seed, count)
         try:
             for at in range(0, count, BLOCK):
                 await stream.send_all(memoryview(block)[: min(BLOCK, count - at)])
@@ -71,11 +71,11 @@ async def source() -> None:
 
 async def sink(host: str, port: int, options: argparse.Namespace) -> None:
     """Fetch a stream over each connection; report bytes, seconds and how many were whole."""
-    whole = 0
+    whole, stalled, all_stalled = 0, 0, trio.Event()
     first_at: list[float] = []
 
     async def fetch(seed: int) -> None:
-        nonlocal whole
+        nonlocal whole, stalled
         stream = await trio.open_tcp_stream(host, port)
         async with stream:
             await stream.send_all(b"%d %d\n" % (options.bytes, seed))
@@ -87,7 +87,13 @@ async def sink(host: str, port: int, options: argparse.Namespace) -> None:
                 stalls = options.stall_after is not None and count < options.stall_after <= count + len(chunk)
                 count += len(chunk)
                 if stalls:
-                    say(kind="stalled", bytes=count)
+                    stalled += 1
+                    if options.stall_together:
+                        if stalled == options.connections:
+                            all_stalled.set()
+                        await all_stalled.wait()
+                    else:
+                        say(kind="stalled", bytes=count)
                     await trio.sleep(options.stall_s)
             whole += count == options.bytes and digest.hexdigest() == digest_of(seed, options.bytes)
 
@@ -183,6 +189,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--stall-after", type=int)
     parser.add_argument("--stall-s", type=float, default=10.0)
+    parser.add_argument("--stall-together", action="store_true")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--rate", type=float, default=5_000.0)
     parser.add_argument("--window", type=int, default=500)
