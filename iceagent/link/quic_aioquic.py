@@ -27,7 +27,8 @@ class AioquicEndpoint(QuicEndpoint):
         connection = QuicConnection(
             configuration=configuration, original_destination_connection_id=original_destination_cid
         )
-        connection._local_max_streams_bidi.value = MAX_STREAMS  # noqa: SLF001 - there is no setting
+        limit = connection._local_max_streams_bidi  # noqa: SLF001 - there is no setting
+        limit.value = limit.sent = MAX_STREAMS
         return connection
 
     def _answers(self) -> bool:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import trio
 
-from iceagent.link.config import MAX_STREAMS
+from iceagent.link import quic_aioquic, quic_qh3
 
 GAP_S = 0.02  # between the last byte and the end, so that they travel apart
 PATIENCE_S = 60.0
+FEW_STREAMS = 64
 
 
 @pytest.mark.parametrize("size", [1, 10, 5000])
@@ -35,10 +36,14 @@ async def test_an_end_that_is_lost_with_the_bytes_before_it_arrives(ends: Any, a
             assert received == bytes(size)
 
 
-async def test_streams_whose_end_overtakes_their_bytes_make_room_for_others(ends: Any, autojump_clock: Any) -> None:
+async def test_streams_whose_end_overtakes_their_bytes_make_room_for_others(
+    ends: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quic_aioquic, "MAX_STREAMS", FEW_STREAMS)
+    monkeypatch.setattr(quic_qh3, "_LIMITS", (FEW_STREAMS, 0))
     pair = ends()
     async with pair.links() as (client, server):
-        for _ in range(MAX_STREAMS + 8):
+        for _ in range(3 * FEW_STREAMS):
             with trio.fail_after(PATIENCE_S):
                 stream = await client.open_stream("asked")
                 far = await server.accept_stream()

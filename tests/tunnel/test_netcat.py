@@ -68,7 +68,7 @@ async def test_it_ends_only_when_the_target_has_everything() -> None:
     got, ended = bytearray(), trio.Event()
 
     async def slow(stream: trio.SocketStream) -> None:
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         await stream.send_eof()
         await trio.sleep(0.3)
         async for part in stream:
