@@ -30,6 +30,7 @@ from iceagent.files.wire import Frame
 from iceagent.session.streams import FILES_SERVICE
 
 CONTENT = b"owned"
+LONG_S = 30.0  # only what waits for ever takes so long
 
 
 def frames_of(index: int, content: bytes = CONTENT) -> bytes:
@@ -63,7 +64,8 @@ async def offered(into, entries, body=b"", size=None, count=None, **more):
 
             nursery.start_soon(sending)
             try:
-                await receive_files(inviter, into, **more)
+                with trio.fail_after(LONG_S):
+                    await receive_files(inviter, into, **more)
             except (LocalIOError, TransferFailed, TransferRefused) as error:
                 failures.append(error)
             nursery.cancel_scope.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -12,10 +13,12 @@ from fake_link import link_of, linked_sessions
 
 from iceagent.link import LinkClosedByPeer
 from iceagent.session.errors import PeerLeft
+from iceagent.tunnel import serve
 from iceagent.tunnel.errors import FailedError, RefusedError, SpecError
 from iceagent.tunnel.netcat import join_target, parse_target
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import TcpTarget, UnixTarget
+from iceagent.tunnel.targets import connect_target
 
 
 class Local:
@@ -63,12 +66,20 @@ async def test_both_directions_end_apart() -> None:
     assert local.ended.is_set()
 
 
-async def test_it_ends_only_when_the_target_has_everything() -> None:
+async def test_it_ends_only_when_the_target_has_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other side drops what is under way when we are gone: a slow reader must have it all by then."""
     got, ended = bytearray(), trio.Event()
 
+    async def connect(*arguments: Any) -> trio.SocketStream:
+        stream = await connect_target(*arguments)
+        assert isinstance(stream, trio.SocketStream)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # the system keeps little for it
+        return stream
+
+    monkeypatch.setattr(serve, "connect_target", connect)
+
     async def slow(stream: trio.SocketStream) -> None:
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await stream.send_eof()
         await trio.sleep(0.3)
         async for part in stream:
@@ -77,9 +88,9 @@ async def test_it_ends_only_when_the_target_has_everything() -> None:
 
     async with server(slow) as target, linked_sessions() as (joiner, inviter):
         async with serve_forwards(inviter, ["any"]):
-            await join_target(joiner, Local(bytes(3_000_000)), target)
+            await join_target(joiner, Local(bytes(200_000)), target)
         await ended.wait()  # it breaks if it was reset
-    assert len(got) == 3_000_000
+    assert len(got) == 200_000
 
 
 async def test_what_cannot_be_is_told() -> None:
