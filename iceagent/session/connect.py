@@ -127,7 +127,8 @@ class Invitation(Generic[S]):
         preload()
         identity = generate_identity()
         channel: icesignal.SealedChannel | None = None
-        async with keeping_up(self._signaling.look_again):
+        network = None if self._config is None else self._config.network
+        async with keeping_up(self._signaling.look_again, network):
             with trio.move_on_after(math.inf if timeout_s is None else timeout_s), signal_errors():
                 channel = await self._signaling.wait_peer()
         if channel is None:
@@ -159,7 +160,7 @@ async def invite(
         LocalError: a URL is malformed, or what `config` allows leaves no address to connect from, or no TURN server.
     """
     async with (
-        open_relay(relay) as place,
+        open_relay(relay, config=config) as place,
         invite_at(place, session_type, config=config, progress=progress, verify=verify) as invitation,
     ):
         yield invitation

@@ -32,6 +32,7 @@ from iceagent.net.proxy import ProxyError, connect_through
 from iceagent.net.proxy_choice import Proxy, is_exempt, parse_proxy, proxy_for
 from iceagent.net.tasks import open_background
 from iceagent.session.errors import CodeError, NobodyCame, RelayError, RelayMissing, VersionMismatch
+from iceagent.session.within import address_on, virtual_network, way_on
 
 if TYPE_CHECKING:
     from iceagent.agent import Agent
@@ -73,12 +74,15 @@ class RelayPlace:
 
 
 @asynccontextmanager
-async def open_relay(relay: Relays, *, most_peers: int = 1) -> AsyncIterator[RelayPlace]:
+async def open_relay(
+    relay: Relays, *, most_peers: int = 1, config: AgentConfig | None = None
+) -> AsyncIterator[RelayPlace]:
     """Yield the relay of an inviter; when none is configured, one runs while the body does.
 
     Args:
         relay: what was named.
         most_peers: how many may be connected at once.
+        config: whose network a relay of our own is on.
     Raises:
         RelayError: a relay of our own cannot be started.
         LocalError: a URL is malformed.
@@ -89,18 +93,22 @@ async def open_relay(relay: Relays, *, most_peers: int = 1) -> AsyncIterator[Rel
         return
     # Strangers that find the port may join, if they know the code, and do nothing else.
     password = secrets.token_urlsafe(16)
-    host = best_address()
+    network = virtual_network(config)
+    host = best_address() if network is None else address_on(network)
     wildcard, loopback = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")  # noqa: S104 (its purpose)
     async with AsyncExitStack() as stack:
         try:
-            server = await stack.enter_async_context(_serve_one_command(wildcard, password, most_peers))
+            listeners = () if network is None else (await network.listen_tcp(wildcard),)
+            server = await stack.enter_async_context(_serve_one_command(wildcard, password, most_peers, listeners))
         except OSError as error:
             raise RelayError(f"cannot start a relay here: {error.strerror}; name one with --relay") from error
         url = f"ws://{icesignal.OWNER}:{password}@{_authority(loopback, server.port)}"
         yield RelayPlace(url, _authority(host, server.port))
 
 
-def _serve_one_command(host: str, password: str, most_peers: int) -> AbstractAsyncContextManager[icesignal.Server]:
+def _serve_one_command(
+    host: str, password: str, most_peers: int, listeners: Sequence[trio.abc.Listener[Any]]
+) -> AbstractAsyncContextManager[icesignal.Server]:
     """Return a relay of one command's own: for its rooms, and whoever comes to join them.
 
     Its code carries an address, so that nobody has to say the nameplate to himself, and it may be long enough that
@@ -113,7 +121,7 @@ def _serve_one_command(host: str, password: str, most_peers: int) -> AbstractAsy
         max_rooms=most_rooms, rooms_per_source=most_rooms, total_log_bytes=4 << 20, nameplate_digits=4
     )
     engine = icesignal.MemoryEngine(limits=rooms)
-    return icesignal.serve(host=host, limits=limits, engine=engine, owner_password=password)
+    return icesignal.serve(host=host, limits=limits, engine=engine, owner_password=password, listeners=listeners)
 
 
 def relay_for(code: icesignal.Code, relay: Relays) -> str:
@@ -168,8 +176,13 @@ async def open_client(
         SignalError: as for `icesignal.open_client`.
     """
     places = icesignal.parse_relay_urls(relays)
+    network = virtual_network(config)
+    direct = None if network is None else way_on(network)
     proxies = [_proxy_to(place.host, place.port, config or AgentConfig()) for place in places]
-    ways = [None if proxy is None else _through(proxy, PROXY_SHARE * timeout_s) for proxy in proxies]
+    ways = [
+        direct if proxy is None else _through(network or SystemNetwork(), proxy, PROXY_SHARE * timeout_s)
+        for proxy in proxies
+    ]
     urls = [place.text for place in places]
     async with icesignal.open_client(urls, open_stream=ways, timeout_s=timeout_s) as client:
         yield client
@@ -181,16 +194,16 @@ def is_proxied(host: str, port: int, config: AgentConfig | None) -> bool:
 
 
 def _proxy_to(host: str, port: int, config: AgentConfig) -> Proxy | None:
-    """Return the proxy to a relay: the configured one, where `""` means none, or the environment's."""
+    """Return the proxy to a relay: the configured one, where `""` means none, or this machine's environment's."""
     if config.proxy is None:
-        return proxy_for(host, port, os.environ)
+        return proxy_for(host, port, os.environ) if virtual_network(config) is None else None
     return parse_proxy(config.proxy) if config.proxy and not is_exempt(host, port, {}) else None
 
 
-def _through(proxy: Proxy, timeout_s: float) -> icesignal.OpenStream:
+def _through(network: Network, proxy: Proxy, timeout_s: float) -> icesignal.OpenStream:
     async def open_stream(host: str, port: int) -> trio.abc.Stream:
         try:
-            return await connect_through(SystemNetwork(), proxy, host, port, timeout_s=timeout_s)
+            return await connect_through(network, proxy, host, port, timeout_s=timeout_s)
         except ProxyError as error:
             raise ProxyError(f"{error} (NO_PROXY names what is to be reached without a proxy)") from error
         except OSError as error:

@@ -11,6 +11,7 @@ import trio
 
 from iceagent.agent import AgentConfig
 from iceagent.session.relay import is_proxied, keeping_up, open_client
+from iceagent.session.within import virtual_network, way_on
 
 STAY_S = 20.0
 """Ours: how long the inviter stays at one of several relays where nobody comes; the joiner a third of that, so that
@@ -80,8 +81,12 @@ class Reunion:
             return False
         try:
             with trio.move_on_after(LOOK_S):
-                await (await trio.open_tcp_stream(*self._peers_relay)).aclose()
+                network = virtual_network(self._config)
+                dial = trio.open_tcp_stream if network is None else way_on(network)
+                await (await dial(*self._peers_relay)).aclose()
         except OSError as error:
+            if isinstance(error, ConnectionRefusedError):
+                return True
             causes = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else (error.__cause__,)
             return all(isinstance(cause, ConnectionRefusedError) for cause in causes)
         return False

@@ -127,7 +127,7 @@ class StandingListener(Generic[S]):
             RelayError, LocalError, VersionMismatch: there is no first code; later they are waited out.
             NobodyCame: nobody came in `timeout_s`.
         """
-        async with open_relay(relay, most_peers=self._most_peers) as place:
+        async with open_relay(relay, most_peers=self._most_peers, config=self._config) as place:
             has_code = False
 
             async def invite(turn: _Turn) -> None:

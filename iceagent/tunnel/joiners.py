@@ -12,12 +12,14 @@ import trio
 from iceagent.agent import AgentConfig
 from iceagent.core.checked import checked
 from iceagent.errors import IceError, LocalError
+from iceagent.net import Network
 from iceagent.net.tasks import open_background
 from iceagent.session.pairing.identity import Identity
 from iceagent.session.pairing.words import Verify
 from iceagent.session.progress import Progress
 from iceagent.session.relay import Relays
 from iceagent.session.standing import MOST_PEERS, StandingListener
+from iceagent.session.within import on_network
 from iceagent.tunnel.peer import Invitation, Link
 
 _log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ async def serve_joiners(
     config: AgentConfig | None = None,
     verify: Verify | None = None,
     identity: Identity | None = None,
+    network: Network | None = None,
 ) -> None:
     """Serve one joiner after the other, many at once, for ever: cancel it to end all of their links.
 
@@ -46,6 +49,7 @@ async def serve_joiners(
         on_end: called with why nobody came of a code, or how a link ended that did not end well; None logs it.
         relay, config, verify: as for `iceagent.invite`.
         identity: ours, for peers; None for this user's.
+        network: as for `iceagent.invite`.
     Raises:
         LocalError: neither codes nor peers are asked for, or as for `iceagent.invite`.
         RelayError, VersionMismatch: the relay cannot be used from the start; later that is waited out.
@@ -53,6 +57,7 @@ async def serve_joiners(
     """
     if on_code is None and not peers:
         raise LocalError("nobody could come: give on_code for codes, or the names of peers")
+    config = on_network(config, network)
     attempt = _Attempt(handler, on_code or (lambda _: None), on_end or _log_end)
     listener = StandingListener(Link, attempt.open, most_peers=most_peers, config=config, verify=verify)
     async with open_background() as waiting:

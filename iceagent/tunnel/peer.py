@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from iceagent.agent import AgentConfig
 from iceagent.core.checked import checked
 from iceagent.errors import LocalError
+from iceagent.net import Network
 from iceagent.session import connect
 from iceagent.session.pairing.identity import Identity
 from iceagent.session.pairing.words import Verify
 from iceagent.session.progress import Progress
 from iceagent.session.relay import Relays
 from iceagent.session.session import Session
+from iceagent.session.within import on_network
 from iceagent.tunnel.allow import AllowRule
 from iceagent.tunnel.forward import Forward, forward_dynamic, forward_local
 from iceagent.tunnel.remote import forward_remote
@@ -139,6 +141,7 @@ async def invite(
     config: AgentConfig | None = None,
     progress: Progress | None = None,
     verify: Verify | None = None,
+    network: Network | None = None,
 ) -> AsyncIterator[Invitation]:
     """Make a code that one other side may use to reach this one.
 
@@ -149,9 +152,12 @@ async def invite(
         progress: is informed of what is being waited for, until the session is open.
         verify: called with five words before anything is opened, which are the same on the other side, or somebody
             sits between; raises `WordsRefused` if they are not.
+        network: where everything happens, the way to the relay too: a host of `iceagent.vnet` in tests, with no real
+            socket (docs/vnet.md); None for `config.network`, else this machine's.
     Raises:
         RelayError: the relay cannot be reached.
     """
+    config = on_network(config, network)
     async with connect.invite(Link, relay=relay, config=config, progress=progress, verify=verify) as invitation:
         yield invitation
 
@@ -168,6 +174,7 @@ async def join(
     verify: Verify | None = None,
     identity: Identity | None = None,
     timeout_s: float | None = None,
+    network: Network | None = None,
 ) -> AsyncIterator[Link]:
     """Reach the other side with the code it made.
 
@@ -181,6 +188,7 @@ async def join(
         peer: the name of a paired peer, instead of a code; it waits in `iceagent.listen`, or will.
         identity: ours, for a peer; None for this user's.
         timeout_s: how long to wait for a peer, seconds; None without limit.
+        network: as for `invite`.
     Raises:
         UnknownPeer, IdentityError, PeerNotPinned: no peer has this name, or it is somebody else (docs/pairing.md).
         NobodyCame: `timeout_s` has passed.
@@ -192,6 +200,7 @@ async def join(
     """
     if (code is None) == (peer is None):
         raise LocalError("join a code or a paired peer: one of the two")
+    config = on_network(config, network)
     session = (
         connect.join(Link, code, relay=relay, config=config, progress=progress, verify=verify)
         if code is not None
@@ -222,6 +231,7 @@ async def listen(
     verify: Verify | None = None,
     identity: Identity | None = None,
     timeout_s: float | None = None,
+    network: Network | None = None,
 ) -> AsyncIterator[Link]:
     """Wait for a paired peer, which comes with `join(peer=...)`, and yield the session with it.
 
@@ -232,12 +242,14 @@ async def listen(
         config, progress, verify: as for `invite`.
         identity: ours; None for this user's.
         timeout_s: how long to wait, seconds; None without limit.
+        network: as for `invite`.
     Raises:
         UnknownPeer, IdentityError, PeerNotPinned: no peer has this name, or it is somebody else (docs/pairing.md).
         NobodyCame: `timeout_s` has passed.
         RelayMissing, RelayError: no relay is named, or none can be reached.
         PeerLeft, NoPath, NoLink: as for `join`.
     """
+    config = on_network(config, network)
     async with connect.meet_peer(
         Link,
         peer,

@@ -6,6 +6,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
 
 import trio
 
@@ -90,6 +91,7 @@ async def listen_all(
     port: int,
     admin: tuple[str | Sequence[str] | None, int] | None,
     sockets: Mapping[str, Sequence[socket.socket]],
+    given: Sequence[trio.SocketListener] = (),
 ) -> tuple[list[trio.SocketListener], list[trio.SocketListener]]:
     """Return the listeners of a relay and those of its operator; sockets that listen already come before addresses.
 
@@ -97,11 +99,12 @@ async def listen_all(
         host, port: of the relay, as `listen` takes them.
         admin: the same for its operator; None for no listener of its own.
         sockets: those that listen, under `relay` and `admin`.
+        given: listeners of the relay that there are already.
     Raises:
         AdminNotListening: the operator's address cannot be had.
         OSError: an address cannot be had.
     """
-    listeners = _adopt(sockets.get(RELAY, ())) or await listen(host, port)
+    listeners = list(given) or _adopt(sockets.get(RELAY, ())) or await listen(host, port)
     admins = _adopt(sockets.get(ADMIN, ()))
     if not admins and admin is not None:
         try:
@@ -113,6 +116,61 @@ async def listen_all(
             _close(listeners)
             raise
     return listeners, admins
+
+
+class _Place:
+    """What is asked of a socket, of a stream or listener that has none."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+
+    def getsockname(self) -> tuple[str, int]:
+        return self._owner.local_address.host, self._owner.local_address.port
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._owner.remote_address.host, self._owner.remote_address.port
+
+    def close(self) -> None:
+        self._owner.close()
+
+
+class _PlacedStream(trio.abc.Stream):
+    """A stream of another network than the system's, as the relay wants it."""
+
+    def __init__(self, stream: Any) -> None:
+        self.socket = _Place(stream)
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _PlacedListener(trio.abc.Listener[_PlacedStream]):
+    """A listener that yields such streams."""
+
+    def __init__(self, listener: Any) -> None:
+        self.socket = _Place(listener)
+        self._listener = listener
+
+    async def accept(self) -> _PlacedStream:
+        return _PlacedStream(await self._listener.accept())
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+def adopted(listeners: Sequence[trio.abc.Listener[Any]]) -> list[trio.SocketListener]:
+    """Return listeners of another network than the system's in the shape of those of the system's."""
+    return [cast(trio.SocketListener, _PlacedListener(one)) for one in listeners]
 
 
 def _close(listeners: Sequence[trio.SocketListener]) -> None:

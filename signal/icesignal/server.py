@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import trio
 
@@ -26,7 +26,7 @@ from icesignal.engines import Engine, MemoryEngine
 from icesignal.expect import expect, expect_list
 from icesignal.first_bytes import TLS_HANDSHAKE, StunConnection, Tls, open_stream, read_proxy_header
 from icesignal.http import may_come_from
-from icesignal.listener import accept_forever, connections_possible, listen_all
+from icesignal.listener import accept_forever, adopted, connections_possible, listen_all
 from icesignal.logs import FewLines
 from icesignal.outcomes import Outcomes
 from icesignal.peer import Encoder, Host, RelayPeer
@@ -438,6 +438,7 @@ async def serve(
     more_metrics: Callable[[], str] | None = None,
     status_token: str | None = None,
     sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+    listeners: Sequence[trio.abc.Listener[Any]] = (),
 ) -> AsyncGenerator[Server, None]:
     """Run a relay while the block lasts.
 
@@ -447,7 +448,7 @@ async def serve(
         limits: what a source may ask for.
         ice_servers: what members of a room get: maps with `urls` and perhaps `username` and `credential`. A URL
             with an empty host, as in `stun::3478`, means the host under which the client reached this relay. A function
-            is called for each member that joins or resumes, so that credentials can be short-lived; and at the start.
+            is called for each member that joins or resumes, so that credentials can be short-lived; and at first.
         ssl_context: with a certificate, for `wss`; a `Tls` where `ws` or STUN are to be served on the same port.
         engine: where the rooms are kept; in memory by default.
         trusted_proxies: addresses or networks whose `X-Forwarded-For`, `Forwarded` and PROXY headers are believed.
@@ -459,10 +460,10 @@ async def serve(
         more_metrics: gives further text for `/metrics`.
         status_token: where given, `/status` of the operator's listener is a page for whoever has it.
         sockets: listening ones to use instead of `host` and `port` (`relay`) and of `admin`.
+        listeners: those of a virtual network, instead of `host` and `port`.
     Raises:
         OSError: the address cannot be bound, as it came from the system.
-        ValueError: an entry of `ice_servers`, `trusted_proxies` or `allow_origins` is malformed, or
-            `status_token` is given without `admin`.
+        ValueError: `ice_servers`, `trusted_proxies` or `allow_origins` is malformed, or `status_token` has no `admin`.
     """
     expect(int, port=port)
     expect(Limits, None, limits=limits)
@@ -473,19 +474,20 @@ async def serve(
     rooms = engine or MemoryEngine()
     access = Access.parse(trusted_proxies, allow_origins, owner_password)
     tls = Tls(ssl_context) if isinstance(ssl_context, ssl.SSLContext) else ssl_context
-    if status_token is not None:
-        _check_status(status_token, has_listener=admin is not None or bool((sockets or {}).get(ADMIN)))
+    _check_status(status_token, has_listener=admin is not None or bool((sockets or {}).get(ADMIN)))
     server = Server(rooms, limits or Limits(), servers_for_each(ice_servers), tls, access, more_metrics, status_token)
-    listeners, admins = await listen_all(host, port, admin, sockets or {})
+    found, admins = await listen_all(host, port, admin, sockets or {}, adopted(listeners))
     async with rooms.run(), server.websockets.run(), open_background() as nursery:
-        server.start(nursery, listeners, admins)
+        server.start(nursery, found, admins)
         try:
             yield server
         finally:
             server.drain()
 
 
-def _check_status(token: str, *, has_listener: bool) -> None:
+def _check_status(token: str | None, *, has_listener: bool) -> None:
+    if token is None:
+        return
     if not token.strip():
         raise ValueError("status_token is empty: everybody would have it")
     if not has_listener:

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_example_passes_when_run_as_its_first_line_says():
-    """`pytest examples/vnet_test.py`, in a process of its own and with the project's configuration; one test will do.
+@pytest.mark.parametrize("name", ["vnet_test.py", "vnet_links_test.py"])
+def test_example_passes_when_run_as_its_first_line_says(name: str) -> None:
+    """`pytest examples/NAME`, in a process of its own and with the project's configuration; one test will do.
 
     `make unit` runs all of them.
     """
@@ -21,7 +24,7 @@ def test_example_passes_when_run_as_its_first_line_says():
         "-q",
         "-p",
         "no:cacheprovider",
-        "examples/vnet_test.py",
+        f"examples/{name}",
         "-k",
         "bad_line",
     ]

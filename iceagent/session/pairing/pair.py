@@ -12,12 +12,14 @@ import trio
 
 from iceagent.core.checked import checked
 from iceagent.errors import RemoteError
+from iceagent.net import Network
 from iceagent.session.errors import NobodyCame, PeerLeft
 from iceagent.session.pairing.identity import Identity, PublicIdentity
 from iceagent.session.pairing.proof import PAIR_PURPOSE, PairingExchange
 from iceagent.session.pairing.store import PeerStore, check_name, safe_name
 from iceagent.session.pairing.words import Words, agree_on_words
 from iceagent.session.relay import Relays, open_client, open_relay, parse_code, relay_for, signal_errors
+from iceagent.session.within import on_network
 
 SPEECH_S: Final = 60.0  # ours: for the other side's program, which answers at once
 ACCEPT_S: Final = 900.0  # ours: for the person there, who hears five words and reads five out
@@ -175,6 +177,7 @@ async def pair(
     relay: Relays = None,
     identity: Identity | None = None,
     store: PeerStore | None = None,
+    network: Network | None = None,
 ) -> AsyncIterator[Pairing]:
     """Come to know another side for good: one makes a code, the other gives it; both accept::
 
@@ -190,6 +193,7 @@ async def pair(
         relay: as for `iceagent.invite` and `iceagent.join`.
         identity: ours; None for this user's.
         store: where the peer is pinned; None for the one of the identity.
+        network: as for `iceagent.invite`.
     Raises:
         IdentityError: the file of the identity cannot be used, or `name` can be no name.
         RelayMissing, RelayError, CodeError, NobodyCame: as for `iceagent.join`.
@@ -199,19 +203,20 @@ async def pair(
     identity = identity or Identity.load()
     store = store or PeerStore.beside(identity)
     store.peers()  # whether it can be read is looked at before the code is used
+    config = on_network(None, network)
     own_name = host_name() if own_name is None else own_name
     async with AsyncExitStack() as stack:
         if code is None:
-            place = await stack.enter_async_context(open_relay(relay))
+            place = await stack.enter_async_context(open_relay(relay, config=config))
             with signal_errors():
-                client = await stack.enter_async_context(open_client(place.urls))
+                client = await stack.enter_async_context(open_client(place.urls, config))
                 made = await stack.enter_async_context(icesignal.open_invitation(client, address=place.address))
             code, relay_url, wait_channel = made.code, place.shown if place.address else client.url, made.wait_peer
         else:
             parsed = parse_code(code)
             url = relay_for(parsed, relay)
             with signal_errors():
-                client = await stack.enter_async_context(open_client(url))
+                client = await stack.enter_async_context(open_client(url, config))
                 channel = await stack.enter_async_context(icesignal.open_join(client, parsed))
             relay_url = client.url
 
