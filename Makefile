@@ -11,7 +11,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay scale bench-smoke js screenshots schema docs coverage wheel clean
+.PHONY: demo demo-nat demo-plain test lint ruff flake8-async types mypy basedpyright collected unit thorough strategies quick test-pythons mutants natlab natlab-hard interop cluster guesses matrix sim soak fuzz bench bench-relay scale bench-smoke js screenshots schema man docs coverage wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -156,6 +156,10 @@ screenshots: $(STAMP)
 # What `--json` prints, for programs that check what they read.
 schema: $(STAMP)
 	$(BIN)/python -m iceagent.cli.json_lines >docs/json-lines.schema.json
+
+# The manual pages, in build/man/man1.
+man: $(STAMP)
+	$(BIN)/python -m iceagent man --into build/man/man1
 
 # The pages of docs/, those of every public name among them, in build/docs. A warning is an error.
 docs: $(VENV)/.installed-docs

@@ -34,10 +34,11 @@ VERBS = {
     "check-config": "Tell whether the configuration of a server can be used, and all that is wrong with it.",
     "config": "Check this user's config.toml; show what holds, and where it comes from.",
     "completion": "Print what bash, zsh or fish needs to complete commands of iceagent.",
+    "man": "Print the manual page of a command, for man.",
 }
 """Each verb and its line in the list: the first of its own help, repeated here so that the list imports no verb."""
 
-SELDOM = ("serve", "turn", "check-config", "config", "completion", "forwards", "trace")
+SELDOM = ("serve", "turn", "check-config", "config", "completion", "man", "forwards", "trace")
 """Verbs of operators and for setting up: `iceagent --help` only names them, `--help-all` has a line for each."""
 
 MEANT = {"help": "--help", "version": "--version", "relay": "serve", "join": "connect", "server": "serve"}
