@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import icesignal
 import pytest
 import trio
+from virtual_links import RELAY, echo, homes
 
 import iceagent
 from iceagent import vnet
-from iceagent.servers.stun import open_stun_server
 from iceagent.session.reunion import Reunion
-from iceagent.vnet import PORT_RESTRICTED, Host, Network
-
-RELAY = "ws://relay.example:8080"
+from iceagent.vnet import Network
 
 
 @pytest.fixture
@@ -38,28 +34,6 @@ def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-
-
-@asynccontextmanager
-async def homes(net: Network) -> AsyncIterator[tuple[Host, Host]]:
-    """Two homes with NATs, and a relay with STUN outside."""
-    relay = net.host(net.internet, name="relay.example")
-    here, there = (net.host(net.router(net.internet, nat=PORT_RESTRICTED)) for _ in range(2))
-    async with (
-        net,
-        open_stun_server("0.0.0.0", network=relay),
-        icesignal.serve(
-            listeners=[await relay.listen_tcp("0.0.0.0", 8080)], ice_servers=[{"urls": ["stun:relay.example:3478"]}]
-        ),
-    ):
-        yield here, there
-
-
-async def echo(link: iceagent.Link) -> None:
-    """Send one stream back."""
-    async with await link.accept_stream() as stream:
-        async for data in stream:
-            await stream.send_all(data)
 
 
 async def answer(invitation: iceagent.Invitation) -> None:
