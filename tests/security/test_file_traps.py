@@ -30,7 +30,7 @@ from iceagent.files.wire import Frame
 from iceagent.session.streams import FILES_SERVICE
 
 CONTENT = b"owned"
-LONG_S = 30.0  # only what waits for ever takes so long
+LONG_S = 10.0  # only what waits for ever takes so long
 
 
 def frames_of(index: int, content: bytes = CONTENT) -> bytes:
