@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import time
 
 import pytest
 from amount import amount
-from processes import MemoryWatch, Processes
+from processes import MemoryWatch, Process, Processes
 from tunnels import TRAFFIC, open_tunnel
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 RESIDENT_LIMIT_MB = 150.0
 HANG_S = 300.0  # only what hangs takes so long, however busy the machine
+
+
+def open_descriptors(process: Process) -> int:
+    return len(os.listdir(f"/proc/{process.pid}/fd"))
 
 
 @pytest.mark.thorough
@@ -51,6 +57,30 @@ def test_a_thousand_connections_at_once(run: Processes) -> None:
     assert done["whole"] == 1000
     assert max(memory.peak_mb()) <= RESIDENT_LIMIT_MB, memory.peak_mb()
     assert [line for line in tunnel.forwarder.rest() + tunnel.listener.rest() if line["kind"] == "log"] == []
+
+
+@pytest.mark.thorough
+def test_connections_one_after_the_other_leave_nothing(tcp_tunnel) -> None:
+    """Neither memory nor descriptors grow with their number."""
+
+    def fetch(count: int) -> list[int]:
+        host, _, port = tcp_tunnel.bind.rpartition(":")
+        for number in range(count):
+            with socket.create_connection((host, int(port)), timeout=60) as client:
+                client.sendall(b"100 %d\n" % number)
+                with client.makefile("rb") as came:
+                    assert len(came.read()) == 100
+        return [process.resident_bytes() for process in (tcp_tunnel.listener, tcp_tunnel.forwarder)]
+
+    before = fetch(50)
+    descriptors = [open_descriptors(process) for process in (tcp_tunnel.listener, tcp_tunnel.forwarder)]
+    after = fetch(amount(10_000, 500))
+    assert [late - early < 4_000_000 for early, late in zip(before, after, strict=True)] == [True, True], (
+        before,
+        after,
+    )
+    for process, count in zip((tcp_tunnel.listener, tcp_tunnel.forwarder), descriptors, strict=True):
+        assert open_descriptors(process) <= count + 3
 
 
 @pytest.mark.thorough
