@@ -136,8 +136,7 @@ async def _forward(
             ):
                 is_open.set()
                 await nursery.start(lambda task_status: follow_paths(link, output, task_status=task_status))
-                async with forwards.carried_by(link):
-                    await link.wait_closed()
+                await forwards.carry(link)
                 raise PeerLeft(closing_words(link))
 
         if once or wish.peer() is None:

@@ -7,7 +7,7 @@ what connects then waits.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,13 @@ import trio
 from iceagent.cli.control.running import RUNNING
 from iceagent.net.tasks import open_background
 from iceagent.session.session import Session
-from iceagent.tunnel.errors import SpecError
+from iceagent.tunnel.errors import FailedError, SpecError
 from iceagent.tunnel.forward import Forward, HeldForward, forward_local, hold_forward
 from iceagent.tunnel.remote import forward_remote
 from iceagent.tunnel.spec import ForwardSpec, parse_dynamic, parse_forward
 
 MAX_FORWARDS = 256  # ours: of one command
+REASON_S = 2.0  # ours: until a session that is ending has said why
 PARSERS: Mapping[str, Callable[[str], ForwardSpec]] = {
     "local": parse_forward,
     "remote": parse_forward,
@@ -96,6 +97,21 @@ class Forwards:
                     yield
             finally:
                 self._session = self._carrying = None
+
+    async def carry(self, session: Session) -> None:
+        """Carry them all until the session has ended.
+
+        Raises:
+            RefusedError, FailedError: one cannot be opened.
+            PeerLost, PeerLeft: see `Session.wait_closed`.
+        """
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with self.carried_by(session):
+                await session.wait_closed()
+        with trio.move_on_after(REASON_S):  # if it ended while they were being opened, it says why
+            await session.wait_closed()
+            return
+        raise FailedError("the other side broke off while forwards were being opened; try again")
 
     async def add(self, arguments: Mapping[str, Any]) -> dict[str, object]:
         """Open what is asked for at the control socket: `spec`, and its `direction`.

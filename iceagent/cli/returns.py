@@ -77,7 +77,7 @@ class Returns:
         name = self._wish.code_or_name
         self._output.line(
             "closed",
-            f"{error}. What connects now waits until {name} is back",
+            f"{str(error).rstrip('.')}. What connects now waits until {name} is back",
             peer=name,
             reason=str(error),
             verdict=None if verdict is None else verdict.as_dict(),

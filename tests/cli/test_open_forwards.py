@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import trio
-from fake_link import linked_sessions
+from fake_link import link_of, linked_sessions
 
 from iceagent.cli import open_forwards as module
 from iceagent.cli.control.running import RUNNING
 from iceagent.cli.open_forwards import open_forwards
-from iceagent.tunnel.errors import RefusedError, SpecError
+from iceagent.link import LinkClosedByPeer
+from iceagent.session.streams import TUNNEL_SERVICE
+from iceagent.tunnel.errors import FailedError, RefusedError, SpecError
 from iceagent.tunnel.forward import Forward
 from iceagent.tunnel.serve import serve_forwards
 from iceagent.tunnel.spec import parse_forward
@@ -91,3 +93,25 @@ async def test_forwards_stay_over_sessions_with_their_sockets() -> None:
                 with pytest.raises(trio.BrokenResourceError):
                     await stream.receive_some()
         assert [one.bind for one in shown] == first, "they are where they were, which needs no word"
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+async def test_a_session_that_ends_while_forwards_are_opened_says_why(how: str, autojump_clock: Any) -> None:
+    """The other side has asked for the code, and leaves: no internal error."""
+    async with open_forwards(lambda _: None) as forwards, linked_sessions() as (joiner, inviter):
+        await forwards.keep(parse_forward("0:localhost:9"))
+        async with trio.open_nursery() as nursery:
+
+            async def end() -> None:
+                asked = await inviter.streams.accept(TUNNEL_SERVICE)
+                if how == "closed":
+                    link_of(inviter).close(LinkClosedByPeer("the other side was interrupted"))
+                else:
+                    asked.reset(1)
+
+            nursery.start_soon(end)
+            if how == "closed":
+                await forwards.carry(joiner)
+            else:
+                with pytest.raises(FailedError, match="broke off while forwards were being opened"):
+                    await forwards.carry(joiner)
