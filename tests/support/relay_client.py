@@ -47,16 +47,18 @@ class RawClient:
 
 
 @asynccontextmanager
-async def sealed_pair(url: str) -> AsyncIterator[tuple[icesignal.SealedChannel, icesignal.SealedChannel]]:
-    """Two peers that have met: the inviter's channel, the joiner's."""
+async def sealed_pair(
+    url: str, *, timeout_s: float = 10.0
+) -> AsyncIterator[tuple[icesignal.SealedChannel, icesignal.SealedChannel]]:
+    """Two peers that have met: the inviter's channel, the joiner's. `timeout_s`: for the relay to answer."""
     channels: list[icesignal.SealedChannel] = []
-    async with icesignal.open_invitation(url) as invitation, trio.open_nursery() as nursery:
+    async with icesignal.open_invitation(url, timeout_s=timeout_s) as invitation, trio.open_nursery() as nursery:
 
         async def wait() -> None:
             channels.append(await invitation.wait_peer())
 
         nursery.start_soon(wait)
-        async with icesignal.open_join(url, invitation.code) as joined:
+        async with icesignal.open_join(url, invitation.code, timeout_s=timeout_s) as joined:
             while not channels:
                 await trio.sleep(0)
             yield channels[0], joined
